@@ -1,0 +1,53 @@
+"""`concurrent.futures` on Civis Platform: a pool of containers, used as the standard pools are.
+
+>>> from civis_futures import ContainerPoolExecutor
+>>> with ContainerPoolExecutor(platform="local") as executor:
+...     print(list(executor.map(pow, [2, 3], [5, 2])))
+[32, 9]
+"""
+
+from ._exceptions import (
+    BrokenContainerPool,
+    CallLostError,
+    CallPicklingError,
+    CallUnpicklingError,
+    CivisFuturesError,
+    CredentialsError,
+    EnvironmentMismatchError,
+    OutcomePicklingError,
+    OutcomeUnpicklingError,
+    PlatformError,
+    RemoteTraceback,
+    SerializationError,
+    TaskError,
+    WorkerCrashedError,
+    WorkerMemoryError,
+)
+from ._executor import ContainerPoolExecutor
+from ._future import ContainerFuture, Timings
+from ._types import Container, LogLine, TaskState, Template
+
+__all__ = [
+    "BrokenContainerPool",
+    "CallLostError",
+    "CallPicklingError",
+    "CallUnpicklingError",
+    "CivisFuturesError",
+    "Container",
+    "ContainerFuture",
+    "ContainerPoolExecutor",
+    "CredentialsError",
+    "EnvironmentMismatchError",
+    "LogLine",
+    "OutcomePicklingError",
+    "OutcomeUnpicklingError",
+    "PlatformError",
+    "RemoteTraceback",
+    "SerializationError",
+    "TaskError",
+    "TaskState",
+    "Template",
+    "Timings",
+    "WorkerCrashedError",
+    "WorkerMemoryError",
+]

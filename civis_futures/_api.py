@@ -1,0 +1,403 @@
+"""The platform's API: `PlatformClient`, one method for each endpoint in use.
+
+This room must not know why it is asked: whether to try again later, look elsewhere or tell the
+user is decided by others. When a request may go, and what is tried again on its way, is
+`_transport`'s business.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import importlib.metadata
+import math
+import os
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
+
+import httpx
+
+from . import _replies
+from ._credentials import DEFAULT_URL, checked_key, credentials, with_slash
+from ._exceptions import PlatformError
+from ._section import Bytes, Section
+from ._transport import FileLinks, Kind, RateBudget, RetryingTransport
+from ._types import Job, JobKind, JobRow, LogLine, Output, Run
+
+__all__ = ["DEFAULT_URL", "PlatformClient", "credentials", "is_ambiguous"]
+
+#: The most rows that a page of any list has.
+PAGE_SIZE = 50
+#: Up to here a file goes as one form, above in parts, which have at least `_LEAST_PART`.
+SINGLE_UPLOAD_LIMIT = 50 * 1024**2
+_LEAST_PART = 5 * 1024**2
+#: The platform takes no larger file.
+FILE_SIZE_LIMIT = 5 * 1024**4
+
+_T = TypeVar("_T")
+
+
+def is_ambiguous(error: PlatformError) -> bool:
+    """Whether the request may have taken effect on the platform although it failed here.
+
+    So it is without an answer, after a failure inside the platform, and when the answer to what
+    succeeded could not be read.
+    """
+    return error.sent and (error.status is None or error.status < 400 or error.status >= 500)
+
+
+class PlatformClient:
+    """A platform and the key to it. Threads may share it.
+
+    Every method raises PlatformError when the platform refuses, cannot be reached or answers what
+    makes no sense. `look=True` marks a request that gives way to others, and gives up soon.
+
+    Args:
+        url, api_key: as `credentials` returns them.
+        budget: the rate budget; clients with the same key should share one.
+        timeout: seconds for each step of an attempt.
+        patience: seconds for which a request is tried again while the platform is out of reach.
+        auth: how to present the key; the platform takes both.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        budget: RateBudget | None = None,
+        timeout: float = 60.0,
+        patience: float = 120.0,
+        auth: Literal["basic", "bearer"] = "basic",
+    ) -> None:
+        self.url = with_slash(url)
+        self.budget = budget or RateBudget()
+        key = checked_key(api_key)
+        self._me: int | None = None
+        self._closing = threading.Event()
+        options: dict[str, Any] = {
+            "timeout": httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+            # A proxy of this machine leads away from it.
+            "trust_env": _host(self.url) not in ("127.0.0.1", "localhost", "::1"),
+            "verify": _tls(),
+        }
+        headers = _headers(key, auth)
+        self._secrets = (key, headers["Authorization"].split()[1])
+        self._http = httpx.Client(base_url=self.url, headers=headers, **options)
+        self._links_http = httpx.Client(**options)
+        self._transport = RetryingTransport(
+            _Pooled(self._http), self.budget, self._closing, seconds=patience
+        )
+        self._links = FileLinks(self._links_http, self._closing)
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"<PlatformClient of {self.url}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a pickle would hold the key."""
+        raise TypeError("a PlatformClient cannot be pickled: it holds an API key")
+
+    def close(self) -> None:
+        """End all waits with a PlatformError, and close the connections. Twice is no harm."""
+        self._closing.set()
+        self._http.close()
+        self._links_http.close()
+
+    def me(self) -> int:
+        """The id of the key's user; asked once. GET /users/me."""
+        if self._me is None:
+            self._me = self._ask("GET", "users/me", _replies.identity)
+        return self._me
+
+    # Jobs.
+
+    def create_script(self, kind: JobKind, body: Mapping[str, Any]) -> Job:
+        """POST /scripts/{kind}. Never repeated after a lost reply: see `find_job`."""
+        return Job(
+            self._ask("POST", f"scripts/{kind.value}", _replies.identity, json=dict(body)), kind
+        )
+
+    def find_job(self, kind: JobKind, name: str, hidden: bool = True) -> Job | None:
+        """My newest script of exactly this name: GET /scripts, then GET /jobs?q={name}.
+
+        None is no proof: beyond the 50 newest it depends on the platform's search.
+        """
+        path, params = self._mine(kind, hidden)
+        newest = {**params, "order": "created_at", "order_dir": "desc"}
+        search = {"q": name, "hidden": hidden, "limit": PAGE_SIZE}
+        for where, which in ((path, newest), ("jobs", search)):
+            rows, _ = self._page(where, which, _replies.job_row)
+            for row in rows:
+                if row.name == name:
+                    return Job(row.job_id, kind)
+        return None
+
+    def list_jobs(
+        self, kind: JobKind, *, hidden: bool, page: int = 1, look: bool = True
+    ) -> tuple[list[JobRow], bool]:
+        """My scripts, the last changed first, and whether more pages follow.
+
+        GET /scripts by the time of the last run's change; GET /scripts/custom by the script's.
+        Rows move between pages while one turns them: not seen is not gone.
+        """
+        path, params = self._mine(kind, hidden)
+        key = "last_run.updated_at" if kind is JobKind.CONTAINER else "updated_at"
+        params.update(order=key, order_dir="desc", page_num=page)
+        return self._page(path, params, _replies.job_row, look=look)
+
+    def archive(self, job: Job) -> None:
+        """PUT /scripts/{kind}/{id}/archive."""
+        self._send("PUT", f"{_path(job)}/archive", json={"status": True})
+
+    def job_url(self, job: Job) -> str:
+        """The page of the job for people."""
+        if self.url == DEFAULT_URL:
+            return f"https://platform.civisanalytics.com/spa/#/jobs/{job.id}"
+        return f"{self.url}{_path(job)}"
+
+    # Runs.
+
+    def start_run(self, job: Job) -> Run:
+        """POST /scripts/{kind}/{id}/runs. Never repeated after a lost reply: see `latest_run`."""
+        return self._ask("POST", f"{_path(job)}/runs", _replies.run, kind=Kind.RUN)
+
+    def latest_run(self, job: Job, *, look: bool = False) -> Run | None:
+        """GET /scripts/{kind}/{id}/runs?limit=1."""
+        params = {"limit": 1, "order": "id", "order_dir": "desc"}
+        runs, _ = self._page(f"{_path(job)}/runs", params, _replies.run, look=look)
+        return runs[0] if runs else None
+
+    def get_run(self, job: Job, run_id: int, *, look: bool = False) -> Run:
+        """GET /scripts/{kind}/{id}/runs/{run_id}."""
+        return self._ask("GET", _path(job, run_id), _replies.run, kind=_kind(look))
+
+    def cancel_run(self, job: Job, run_id: int) -> None:
+        """DELETE /scripts/{kind}/{id}/runs/{run_id}; a run that is over already is no error."""
+        try:
+            self._send("DELETE", _path(job, run_id))
+        except PlatformError as error:
+            if error.status not in (404, 409):
+                raise
+
+    def list_outputs(
+        self, job: Job, run_id: int, page: int = 1, *, look: bool = True
+    ) -> tuple[list[Output], bool]:
+        """The newest first, and whether more pages follow. GET .../runs/{run_id}/outputs."""
+        params = {"limit": PAGE_SIZE, "page_num": page, "order": "id", "order_dir": "desc"}
+        return self._page(f"{_path(job, run_id)}/outputs", params, _replies.output, look=look)
+
+    def list_logs(
+        self,
+        job: Job,
+        run_id: int,
+        *,
+        limit: int = 1000,
+        last_id: int | None = None,
+        look: bool = False,
+    ) -> list[LogLine]:
+        """The last `limit` lines, or the first that follow `last_id`; always the oldest first.
+
+        GET .../runs/{run_id}/logs. A late line may have a lower id than one that was seen.
+        """
+        params = {"limit": limit} if last_id is None else {"limit": limit, "last_id": last_id}
+        lines, _ = self._page(f"{_path(job, run_id)}/logs", params, _replies.log_line, look=look)
+        return sorted(lines, key=lambda line: (_replies.seconds(line.created) or 0.0, line.id))
+
+    # JSON values. One that was made twice, or in vain, harms nobody: so all of these are repeated.
+
+    def create_json_value(self, name: str, text: str) -> int:
+        """POST /json_values; `text` is JSON."""
+        body = {"name": name, "valueStr": text}
+        return self._ask("POST", "json_values", _replies.identity, json=body, idempotent=True)
+
+    def update_json_value(self, value_id: int, text: str) -> None:
+        """PATCH /json_values/{id}."""
+        self._send("PATCH", f"json_values/{value_id}", json={"valueStr": text}, idempotent=True)
+
+    def get_json_value(self, value_id: int, *, look: bool = False) -> Any:
+        """The decoded value. GET /json_values/{id}."""
+        return self._ask("GET", f"json_values/{value_id}", _replies.json_value, kind=_kind(look))
+
+    # Files. An orphan of a lost reply expires: so these are repeated too.
+
+    def upload(
+        self, source: Bytes | BinaryIO, size: int, name: str, *, expires_in: timedelta
+    ) -> int:
+        """The id of a new File with `size` bytes of `source` (from where it stands; seekable).
+
+        POST /files and one form, or POST /files/multipart and a PUT for each part; streamed. The
+        parts go one after another, so that any file object will do and none is in memory.
+        """
+        if not 0 <= size <= FILE_SIZE_LIMIT:
+            raise ValueError(f"a file has 0 to {FILE_SIZE_LIMIT:,} bytes, not {size:,}")
+        section = Section(source, size)
+        body = {"name": name, "expiresAt": _replies.moment(datetime.now(UTC) + expires_in)}
+        if size > SINGLE_UPLOAD_LIMIT:
+            return self._upload_parts(section, body)
+        file_id, url, fields = self._ask(
+            "POST", "files", _replies.upload_form, json=body, idempotent=True
+        )
+        self._links.post(f"upload of File {file_id}", url, fields, section)
+        return file_id
+
+    def _upload_parts(self, section: Section, body: dict[str, Any]) -> int:
+        size = section.size
+        part = max(int(math.sqrt(_LEAST_PART) * math.sqrt(size)), _LEAST_PART)
+        starts = range(0, size, part)
+        body = {**body, "numParts": len(starts)}
+        file_id, urls = self._ask(
+            "POST", "files/multipart", _replies.upload_parts, json=body, idempotent=True
+        )
+        name = f"upload of File {file_id}"
+        if len(urls) != len(starts):
+            raise PlatformError(f"{name}: {len(urls)} links came for {len(starts)} parts")
+        for number, (url, start) in enumerate(zip(urls, starts, strict=True), 1):
+            stretch = section.part(start, min(part, size - start))
+            self._links.put(f"{name}, part {number}", url, stretch)
+        self._send("POST", f"files/multipart/{file_id}/complete", idempotent=True)
+        return file_id
+
+    def download(self, file_id: int) -> Iterator[bytes]:
+        """The bytes of a File as they come. GET /files/{id}, then GET of its link."""
+        return self._links.read(f"download of File {file_id}", lambda: self._link(file_id))
+
+    def download_to(self, file_id: int, target: BinaryIO) -> int:
+        """Write the bytes of a File to `target`; their number."""
+        return sum(target.write(chunk) for chunk in self.download(file_id))
+
+    def set_file_expiry(self, file_id: int, when: datetime) -> None:
+        """PATCH /files/{id}; `when` must have a time zone."""
+        body = {"expiresAt": _replies.moment(when)}
+        self._send("PATCH", f"files/{file_id}", json=body, idempotent=True)
+
+    def _link(self, file_id: int) -> tuple[str, int | None]:
+        url, size = self._ask("GET", f"files/{file_id}", _replies.file_link)
+        if url is None:
+            message = f"File {file_id} is empty or has expired: it has no link"
+            raise PlatformError(message, method="GET", path=f"/files/{file_id}")
+        return url, size
+
+    # The way of every request.
+
+    def _mine(self, kind: JobKind, hidden: bool) -> tuple[str, dict[str, Any]]:
+        params: dict[str, Any] = {"author": self.me(), "hidden": hidden, "limit": PAGE_SIZE}
+        if kind is JobKind.CUSTOM:
+            return "scripts/custom", params
+        return "scripts", {"type": kind.value, **params}
+
+    def _page(
+        self, path: str, params: Mapping[str, Any], row: Callable[[Any], _T], look: bool = False
+    ) -> tuple[list[_T], bool]:
+        """The rows of one page, and whether more follow."""
+        response = self._send("GET", path, params=params, kind=_kind(look))
+        rows = self._read(response, lambda value: [row(each) for each in _replies.array(value)])
+        try:
+            more = int(response.headers["X-Pagination-Total-Pages"]) > params.get("page_num", 1)
+        except (KeyError, ValueError):
+            more = len(rows) >= params["limit"]
+        return rows, more
+
+    def _ask(self, method: str, path: str, parse: Callable[[Any], _T], **request: Any) -> _T:
+        return self._read(self._send(method, path, **request), parse)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        kind: Kind = Kind.GENERAL,
+        idempotent: bool = False,
+    ) -> httpx.Response:
+        marks = {"kind": kind, "idempotent": idempotent}
+        request = self._http.build_request(method, path, params=params, json=json, extensions=marks)
+        response = self._transport.handle_request(request)
+        if not response.is_success:
+            reason = _replies.reason(response.text, response.reason_phrase or "no reason given")
+            raise self._error(response, reason)
+        return response
+
+    def _read(self, response: httpx.Response, parse: Callable[[Any], _T]) -> _T:
+        try:
+            value = response.json()
+        except (ValueError, RecursionError) as error:
+            raise self._error(response, "answered something that is not JSON") from error
+        try:
+            return parse(value)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            said = f"answered JSON that was not expected ({type(error).__name__}: {error})"
+            raise self._error(response, said) from error
+
+    def _error(self, response: httpx.Response, said: str) -> PlatformError:
+        request, status = response.request, response.status_code
+        path = request.url.path
+        request_id = response.headers.get("X-Request-Id")
+        message = f"{request.method} {path}: {status}: {said}"
+        message += f" [request {request_id}]" if request_id else ""
+        for secret in self._secrets:  # a platform may quote what it was sent
+            message = message.replace(secret, "(key)")
+        return PlatformError(
+            message,
+            method=request.method,
+            path=path,
+            status=status,
+            request_id=request_id,
+        )
+
+
+class _Pooled(httpx.BaseTransport):
+    """The client's own pool as a transport: so the proxies of the environment stay in force."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return self._client.send(request, stream=True)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for all clients: reading the certificates takes longer than all else in making one."""
+    return httpx.create_ssl_context()
+
+
+def _host(url: str) -> str:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"the platform's URL is none: {url!r} ({error})") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(f"the platform's URL must begin with http:// or https://, not {url!r}")
+    return parsed.host
+
+
+def _headers(key: str, auth: str) -> dict[str, str]:
+    if auth not in ("basic", "bearer"):
+        raise ValueError(f"auth must be 'basic' or 'bearer', not {auth!r}")
+    basic = "Basic " + base64.b64encode(f"{key}:".encode()).decode("ascii")
+    headers = {
+        "Authorization": basic if auth == "basic" else f"Bearer {key}",
+        "User-Agent": f"civis-futures/{importlib.metadata.version('civis-futures')}",
+    }
+    # Inside a container: so that the platform can say who asked.
+    for header, variable in (
+        ("X-Civis-Job-ID", "CIVIS_JOB_ID"),
+        ("X-Civis-Run-ID", "CIVIS_RUN_ID"),
+    ):
+        if value := os.environ.get(variable):
+            headers[header] = value
+    return headers
+
+
+def _path(job: Job, run_id: int | None = None) -> str:
+    path = f"scripts/{job.kind.value}/{job.id}"
+    return path if run_id is None else f"{path}/runs/{run_id}"
+
+
+def _kind(look: bool) -> Kind:
+    return Kind.LOOK if look else Kind.GENERAL

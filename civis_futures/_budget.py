@@ -1,0 +1,144 @@
+"""What we may ask of the platform, and when: a log of what was sent, and what it said of its limit.
+
+Arithmetic only. This room must not know what a request is, send one, or wait: it says how long.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC
+from enum import Enum
+
+#: The share of the general budget that looks must leave to starts, sends and cancels.
+KEPT_FROM_LOOKS = 0.2
+#: A limit from here on is no limit: nothing is counted any more.
+UNLIMITED = 1_000_000
+#: The least wait that is ever asked for, so that no rounding makes anyone spin.
+LEAST_WAIT = 0.001
+
+
+class Kind(Enum):
+    """What a request spends: the general budget, a run start as well, or only what is spare."""
+
+    GENERAL = "general"
+    RUN = "run"
+    LOOK = "look"
+
+
+class RateBudget:
+    """Never more than `limit` requests, and `runs` run starts, in any `window` of seconds.
+
+    A log of what was sent, not a bucket: Platform counts by window, and a bucket would let twice
+    the limit through in some of them. (pyrate-limiter has neither the priority of starts over
+    looks nor a way to learn from response headers, and keeps a thread of its own.)
+
+    Whether a run start counts against the general limit too is not documented; it does here.
+    """
+
+    def __init__(
+        self,
+        limit: int = 1000,
+        runs: int = 100,
+        window: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if limit < 1 or runs < 1 or window <= 0:
+            raise ValueError("a budget has at least one request, one run start, and some time")
+        self._run_limit = runs
+        self._window = window
+        self._clock = clock
+        # Guards all that follows. Held for arithmetic only: who must wait does so outside.
+        self._lock = threading.Lock()
+        self._limit = limit
+        self._sent: deque[float] = deque()
+        self._sent_runs: deque[float] = deque()
+        self._reported = 0.0  # what the platform said was left, less what we sent since
+        self._reported_at = -math.inf
+
+    @property
+    def pace(self) -> float:
+        """Seconds per request that the budget sustains; 0.0 when there is no limit."""
+        limit = self._limit  # one read of one attribute: no lock needed
+        return 0.0 if limit >= UNLIMITED else self._window / limit
+
+    def delay(self, kind: Kind) -> float:
+        """Seconds until such a request may go. 0.0 is now, and has spent what it needs."""
+        with self._lock:
+            if self._limit >= UNLIMITED:
+                return 0.0
+            now = self._clock()
+            for log in (self._sent, self._sent_runs):
+                while log and log[0] <= now - self._window:
+                    log.popleft()
+            kept = int(self._limit * KEPT_FROM_LOOKS) if kind is Kind.LOOK else 0
+            wait = self._wait(self._sent, self._limit - kept, now)
+            wait = max(wait, self._wait_by_report(1 + kept, now))
+            if kind is Kind.RUN:
+                wait = max(wait, self._wait(self._sent_runs, self._run_limit, now))
+            if wait > 0:
+                return max(wait, LEAST_WAIT)
+            self._sent.append(now)
+            self._reported -= 1
+            if kind is Kind.RUN:
+                self._sent_runs.append(now)
+            return 0.0
+
+    def observe(self, limit: int, remaining: int) -> None:
+        """Learn from a response's headers: others spend the same budget, and it may change.
+
+        Not to be called for the response of a run start: it may speak of the run limit.
+        """
+        if limit < 1 or not 0 <= remaining <= limit:
+            return
+        with self._lock:
+            self._limit = limit
+            if limit >= UNLIMITED:
+                self._sent.clear()
+                self._sent_runs.clear()
+            self._reported, self._reported_at = remaining, self._clock()
+
+    def _wait(self, log: deque[float], limit: int, now: float) -> float:
+        """Until `log` has room for one more below `limit`."""
+        excess = len(log) - limit
+        return log[excess] + self._window - now if excess >= 0 else 0.0
+
+    def _wait_by_report(self, needed: int, now: float) -> float:
+        """Until the last report, with a linear regain, allows `needed`; never past its window."""
+        age = now - self._reported_at
+        if age >= self._window:
+            return 0.0
+        pace = self._window / self._limit
+        missing = needed - (self._reported + age / pace)
+        return min(missing * pace, self._window - age)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """The seconds that ``Retry-After`` asks for: a number or a date; 0.0 if there is none."""
+    text = headers.get("Retry-After", "").strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = _seconds_until(text, headers.get("Date", ""))
+    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
+
+
+def _seconds_until(text: str, now: str) -> float:
+    """From `now` (the platform's own clock, if it says so) to the date in `text`."""
+    try:
+        then = _http_date(text)
+    except ValueError:
+        return 0.0
+    try:
+        return then - _http_date(now)
+    except ValueError:
+        return then - time.time()
+
+
+def _http_date(text: str) -> float:
+    date = email.utils.parsedate_to_datetime(text)
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,170 @@
+"""The bundle: the worker packed into one file that any image with Python can run, and the command
+that runs it.
+
+In the bundle the package is called `civis_futures_worker`, so that it never shadows a
+`civis_futures` installed in the image; beside it lies the client's own cloudpickle, since pickles
+are best read by the version that wrote them. This room knows file names and a zip's format; it does
+not know what the worker does, nor the platform beyond the one link that the bootstrap needs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import marshal
+import shlex
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from . import _wire
+
+#: What the package is called in the bundle.
+PACKAGE = "civis_futures_worker"
+#: The flag in a .pyc that says: do not look at the source to see whether this is up to date.
+_UNCHECKED_HASH = (0b01).to_bytes(4, "little")
+
+# Written for a person who looks at the script on the platform, and for any Python, however old, up
+# to the check of its version. Double quotes only: the shell takes it in single ones. The link that
+# the platform puts into the environment is tried once; after that, fresh ones from the API.
+_BOOTSTRAP = """\
+# A worker of civis_futures: fetch its program, check it, run it.
+import os, sys
+
+API, FILE, SHA256 = {api}, {file}, {sha256}
+if sys.version_info < (3, 8):
+    sys.exit("civis_futures: Python %d.%d is too old, use the version of the client"
+             % sys.version_info[:2])
+import base64, hashlib, http.client, json, time
+from urllib.parse import urlsplit
+
+def get(link, **headers):
+    at = urlsplit(link)
+    kind = http.client.HTTPSConnection if at.scheme == "https" else http.client.HTTPConnection
+    connection = kind(at.netloc, timeout=60)
+    connection.request("GET", at.path + "?" + at.query, headers=headers)
+    reply = connection.getresponse()
+    data = reply.read()
+    connection.close()
+    if reply.status != 200:
+        again = reply.status == 429 or reply.status >= 500
+        raise (OSError if again else LookupError)("HTTP %d" % reply.status)
+    return data
+
+def fresh_link():
+    key = base64.b64encode((os.environ["CIVIS_API_KEY"] + ":").encode()).decode()
+    file = json.loads(get("%sfiles/%d" % (API, FILE), Authorization="Basic " + key).decode())
+    return file["fileUrl"] or sys.exit("civis_futures: File %d is empty or has expired" % FILE)
+
+def fetch():
+    link = os.environ.get("{variable}_URL")
+    for pause in (0, 1, 2, 5, 10, 30, 60, 120, 120):
+        time.sleep(pause)
+        try:
+            data = get(link or fresh_link())
+            if hashlib.sha256(data).hexdigest() == SHA256:
+                return data
+            raise LookupError("these are not the bytes that were uploaded (SHA-256)")
+        except (OSError, ValueError, LookupError, http.client.HTTPException) as error:
+            problem = error
+            if isinstance(error, LookupError) and not link:
+                break
+        link = None
+    sys.exit("civis_futures: cannot fetch the worker, File %d: %r" % (FILE, problem))
+
+def store(data):
+    name = "civis-futures-%s.zip" % os.urandom(8).hex()
+    for folder in (os.environ.get("TMPDIR") or "/tmp", "/var/tmp", os.getcwd()):
+        path = os.path.join(folder, name)
+        try:
+            with open(path, "xb") as file:
+                file.write(data)
+            return path
+        except OSError as error:
+            problem = error
+    sys.exit("civis_futures: cannot store the worker: %s" % problem)
+
+bundle = store(fetch())
+sys.path.insert(0, bundle)
+try:
+    from {package}.worker import main
+    main()
+finally:
+    os.unlink(bundle)
+"""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The bytes to upload, their SHA-256, and a file name that holds a part of it."""
+
+    data: bytes
+    sha256: str
+    name: str
+
+
+@cache
+def bundle() -> Bundle:
+    """The bundle of this installation; packed once per process, and the same in each process."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in sorted(_files()):
+            # The time is fixed, and nothing is compressed (a worker starts sooner, and zlib's
+            # output differs between its versions): equal content makes an equal bundle.
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+    data = target.getvalue()
+    sha256 = _wire.digest(data)
+    return Bundle(data, sha256, f"{PACKAGE}-{sha256[:16]}.zip")
+
+
+def docker_command(url: str, sha256: str, file_id: int, setup_cmd: str | None = None) -> str:
+    """The shell command of a worker's script, which fetches the bundle and runs it.
+
+    `url` is the base of the API and `file_id` the bundle's File, for when the platform gives no
+    link to it; `setup_cmd` a shell command to run first, and to stop at if it fails.
+    """
+    program = _BOOTSTRAP.format(
+        api=json.dumps(url.rstrip("/") + "/"),
+        file=int(file_id),
+        sha256=json.dumps(sha256),
+        variable=_wire.BUNDLE_VARIABLE,
+        package=PACKAGE,
+    )
+    run = f"exec python3 -c {shlex.quote(program)}"
+    if setup_cmd is None or not setup_cmd.strip():
+        return run
+    # Grouped on lines of its own: it may hold `;`, end in a comment or in a here-document.
+    return f"{{ {setup_cmd}\n}} && {run}"
+
+
+def _files() -> Iterator[tuple[str, bytes]]:
+    """Names and contents of all that goes into the bundle."""
+    ours = resources.files(__package__)
+    modules = {
+        f"{PACKAGE}/__init__.py": b'"""A worker of civis_futures."""\n',
+        f"{PACKAGE}/_wire.py": ours.joinpath("_wire.py").read_bytes(),
+    }
+    for file in ours.joinpath("worker").iterdir():
+        if file.name.endswith(".py"):
+            modules[f"{PACKAGE}/worker/{file.name}"] = file.read_bytes()
+    for file in resources.files("cloudpickle").iterdir():
+        if file.name.endswith(".py"):
+            modules[f"cloudpickle/{file.name}"] = file.read_bytes()
+    for name, source in modules.items():
+        yield name, source
+        yield f"{name}c", _compiled(name, source)
+
+
+def _compiled(name: str, source: bytes) -> bytes:
+    """A .pyc for this Python; another one passes it over and compiles the source."""
+    code = compile(source, name, "exec", dont_inherit=True, optimize=0)
+    try:
+        # Version 2 writes no back references, which depend on what else is in memory.
+        content = marshal.dumps(code, 2)
+    except ValueError:  # it cannot hold a constant that newer Pythons make
+        content = marshal.dumps(code)
+    check = importlib.util.source_hash(source)
+    return importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH + check + content

@@ -1,0 +1,349 @@
+"""What the scheduler and the manager say to each other: events in, commands out, all frozen.
+
+This room knows only the leaves. A command names tasks and workers by id; what belongs to an id
+(bytes, futures, runs) stays with the manager.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from ._types import Run, TaskId, WorkerId
+from ._wire import Answer
+
+# --- events: what happened ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A new task; `upload` if its call is too large to travel inline."""
+
+    task: TaskId
+    upload: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """The call of a task is on the platform."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class UploadFailed:
+    """The call of a task could not be put on the platform."""
+
+    task: TaskId
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """The future of a task was cancelled."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The platform knows us; bundle and inbox are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareFailed:
+    """The first contact failed; `hopeless` if trying again cannot help."""
+
+    error: Exception
+    hopeless: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A worker has a run."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchFailed:
+    """A worker got no run: nothing of it was executed."""
+
+    worker: WorkerId
+    error: Exception
+    hopeless: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InboxWritten:
+    """The last inbox is in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class InboxFailed:
+    """The last inbox may not be in place."""
+
+    error: Exception
+    hopeless: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one look brought of one worker.
+
+    `run` is None when the look did not tell; `answers` are those not reported before;
+    `complete` says that the answers were read after the state.
+    """
+
+    worker: WorkerId
+    run: Run | None
+    answers: tuple[Answer, ...] = ()
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The look is over. `cost` in requests; `pace` in seconds per request that we can afford."""
+
+    reports: tuple[Report, ...]
+    cost: int
+    pace: float
+
+
+@dataclass(frozen=True, slots=True)
+class LookFailed:
+    """The look brought nothing. It says nothing of any task."""
+
+    error: Exception
+    hopeless: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The bytes of an answer are here."""
+
+    task: TaskId
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed:
+    """The bytes of an answer cannot be had, or are not those that were sent."""
+
+    task: TaskId
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a call was lost, as far as run and log tell."""
+
+    run: Run | None
+    reason: str
+    exit_code: int | None = None
+    memory: bool = False
+    crashed: bool = False
+    log_tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosed:
+    """The answer to Diagnose."""
+
+    worker: WorkerId
+    tasks: tuple[TaskId, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class RunCancelled:
+    """The platform took the request to cancel a run (the run ends later), or refused it."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """The script of a worker is archived, or cannot be."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownRequested:
+    """No more tasks will come: end when the known ones have."""
+
+
+@dataclass(frozen=True, slots=True)
+class TerminateRequested:
+    """Stop everything now."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    Submitted
+    | Uploaded
+    | UploadFailed
+    | CancelRequested
+    | Prepared
+    | PrepareFailed
+    | Launched
+    | LaunchFailed
+    | InboxWritten
+    | InboxFailed
+    | Looked
+    | LookFailed
+    | Fetched
+    | FetchFailed
+    | Diagnosed
+    | RunCancelled
+    | Archived
+    | ShutdownRequested
+    | TerminateRequested
+    | Tick
+)
+
+#: A task as it is given to a worker, and which time that is: 1, 2, ...
+Given = tuple[TaskId, int]
+
+# --- commands: what to do ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Put the bundle, and an inbox if asked for, on the platform."""
+
+    inbox: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Put the call of a task on the platform as a File."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start a worker with its first calls; without an inbox it answers them and ends."""
+
+    worker: WorkerId
+    calls: tuple[Given, ...]
+    inbox: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WriteInbox:
+    """Write the whole inbox: for each worker the calls it has not answered, and whether to stop."""
+
+    letters: tuple[tuple[WorkerId, tuple[Given, ...], bool], ...]
+    workers: int
+
+
+class Reading(Enum):
+    """When a look reads the answers of a worker."""
+
+    NEVER = "never"  #: it owes none
+    AT_END = "at its end"  #: it posts them just before it ends
+    RUNNING = "while it runs"  #: it may have posted some
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """See how all these workers are, and read their new answers."""
+
+    workers: tuple[tuple[WorkerId, Reading], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Get the bytes of an answer that are in a File."""
+
+    task: TaskId
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnose:
+    """Find out why these calls were lost: `answer` if the worker itself said so, else from the
+    run and its log.
+    """
+
+    worker: WorkerId
+    tasks: tuple[TaskId, ...]
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRun:
+    """Ask the platform to cancel the run of a worker; if it has none yet, start none."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Archive the script of a worker, which is over."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """End a task with its answer."""
+
+    task: TaskId
+    worker: WorkerId
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """End a task with an error: a verdict about its container, or what made it impossible."""
+
+    task: TaskId
+    worker: WorkerId | None
+    cause: Verdict | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """End a task as cancelled."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The pool takes no more tasks, and this is why."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing is left to do, and no more will come."""
+
+
+Command = (
+    Prepare
+    | Upload
+    | Launch
+    | WriteInbox
+    | Look
+    | Fetch
+    | Diagnose
+    | CancelRun
+    | Archive
+    | Settle
+    | Lose
+    | Drop
+    | Break
+    | Finish
+)

@@ -1,0 +1,185 @@
+"""The errors of civis_futures, and nothing else: this room knows no other room.
+
+::
+
+    CivisFuturesError
+    ├── CredentialsError                 no key, and no platform named (also a ValueError)
+    ├── PlatformError                    the platform refused a request, or could not be reached
+    ├── TaskError                        one task ended without the result of its function
+    │   ├── CallLostError                its container ended before it had answered
+    │   │   ├── WorkerCrashedError       the process that ran it died (exit code, signal)
+    │   │   └── WorkerMemoryError        it was killed for its use of memory
+    │   ├── EnvironmentMismatchError     the image is not fit: Python version, missing module
+    │   └── SerializationError           also a pickle.PicklingError
+    │       ├── CallPicklingError        here:   function or arguments -> bytes
+    │       ├── CallUnpicklingError      there:  bytes -> function or arguments
+    │       ├── OutcomePicklingError     there:  result or exception -> bytes
+    │       └── OutcomeUnpicklingError   here:   bytes -> result or exception
+    └── BrokenContainerPool              the pool can do no more work (also a BrokenExecutor)
+
+    RemoteTraceback                      the ``__cause__`` of an exception raised in a container
+
+An exception that the user's function raises is none of these: it arrives as itself, with a
+`RemoteTraceback` as its ``__cause__``. Every error pickles with its attributes.
+"""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import BrokenExecutor
+
+__all__ = [
+    "BrokenContainerPool",
+    "CallLostError",
+    "CallPicklingError",
+    "CallUnpicklingError",
+    "CivisFuturesError",
+    "CredentialsError",
+    "EnvironmentMismatchError",
+    "OutcomePicklingError",
+    "OutcomeUnpicklingError",
+    "PlatformError",
+    "RemoteTraceback",
+    "SerializationError",
+    "TaskError",
+    "WorkerCrashedError",
+    "WorkerMemoryError",
+]
+
+
+class CivisFuturesError(Exception):
+    """The base of every error that civis_futures raises on its own account."""
+
+
+class CredentialsError(CivisFuturesError, ValueError):
+    """There is no API key and no platform was named."""
+
+
+class PlatformError(CivisFuturesError):
+    """The platform refused a request, or could not be reached.
+
+    Attributes:
+        method, path: the request, e.g. ``"POST"``, ``"/scripts/containers"``.
+        status: the HTTP status, or None when no answer came.
+        request_id: the platform's ``X-Request-Id``, to quote to its support, or None.
+        sent: False when the request surely did not reach the platform, so that it cannot have
+            taken effect there.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        method: str = "",
+        path: str = "",
+        status: int | None = None,
+        request_id: str | None = None,
+        sent: bool = True,
+    ) -> None:
+        super().__init__(message)
+        self.method = method
+        self.path = path
+        self.status = status
+        self.request_id = request_id
+        self.sent = sent
+
+
+class TaskError(CivisFuturesError):
+    """One task ended without the result of its function.
+
+    Attributes:
+        task: the name of the call, e.g. ``"train(3)"``.
+        job_id, run_id: the script and the run that had it, or None if it never had one.
+        job_url: the page of the script on the platform, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        task: str = "",
+        job_id: int | None = None,
+        run_id: int | None = None,
+        job_url: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.task = task
+        self.job_id = job_id
+        self.run_id = run_id
+        self.job_url = job_url
+
+
+class CallLostError(TaskError):
+    """The container ended, or could not be started, before the call was answered.
+
+    Attributes:
+        state: how the run ended, as the platform says it (``"failed"``, ...), or None.
+        exit_code: the exit code of the process that ran the call (-9: killed by signal 9), or
+            None if it is not known.
+        log_tail: the last lines of the run's log, oldest first.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        task: str = "",
+        job_id: int | None = None,
+        run_id: int | None = None,
+        job_url: str | None = None,
+        state: str | None = None,
+        exit_code: int | None = None,
+        log_tail: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, task=task, job_id=job_id, run_id=run_id, job_url=job_url)
+        self.state = state
+        self.exit_code = exit_code
+        self.log_tail = log_tail
+
+
+class WorkerCrashedError(CallLostError):
+    """The process that ran the call died: ``os._exit``, a signal, a crash of the interpreter."""
+
+
+class WorkerMemoryError(CallLostError):
+    """The container was killed because it used more memory than it had asked for."""
+
+
+class EnvironmentMismatchError(TaskError):
+    """The image cannot run the call: another Python version, or a module that it lacks."""
+
+
+class SerializationError(TaskError, pickle.PicklingError):
+    """A call or its outcome cannot become bytes, or cannot be made from them."""
+
+
+class CallPicklingError(SerializationError):
+    """The function or its arguments cannot be pickled here."""
+
+
+class CallUnpicklingError(SerializationError):
+    """The function or its arguments cannot be unpickled in the container."""
+
+
+class OutcomePicklingError(SerializationError):
+    """The result or the exception cannot be pickled in the container."""
+
+
+class OutcomeUnpicklingError(SerializationError):
+    """The result or the exception cannot be unpickled here."""
+
+
+class BrokenContainerPool(CivisFuturesError, BrokenExecutor):
+    """The pool can do no more work: a failed initializer, or a defect of the pool itself."""
+
+
+class RemoteTraceback(Exception):
+    """The text of a traceback from a container, as the ``__cause__`` of what was raised there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        """Set off from the traceback below it, as the standard library's pools do."""
+        return f'\n"""\n{self.text.rstrip()}\n"""'

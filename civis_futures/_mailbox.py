@@ -1,0 +1,367 @@
+"""The client's end of the post: prepare, launch, send, look, fetch, cancel, archive.
+
+Each method performs one command against the platform and may be repeated: what a lost reply left
+open is looked up, never done twice. It knows runs, letters and files, and nothing of futures,
+pickles or scheduling. Methods raise PlatformError; the manager makes events of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from . import _events as e
+from . import _script, _wire
+from ._api import PlatformClient, is_ambiguous
+from ._bundle import bundle
+from ._exceptions import PlatformError
+from ._types import Container, Job, JobRow, Output, Run, RunState, Template, WorkerId
+
+_log = logging.getLogger(__name__)
+
+#: Files of ours live so long: longer than a run may (5 days), queueing and retries included.
+FILE_LIFE = timedelta(days=14)
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+#: How many runs a look asks for one by one, besides the list: those it has not seen for longest.
+DIRECT_LOOKS = 2
+#: How many pages of a list a look reads at the most; 50 rows each.
+LIST_PAGES = 20
+#: An answer whose bytes do not match their digest, as a kind of answer.
+CORRUPT = "result corrupt"
+#: What a lost reply is looked up for before the request is given up, and then repeated.
+LOOK_UPS = 3
+TAIL = 15
+
+_MEMORY_LINE = "Process ran out of its"
+_EXIT_LINE = re.compile(r"exiting: (\d+)")
+
+
+class Recalled(Exception):
+    """A launch that is no longer wanted was stopped before it had started a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """What `prepare` put on the platform for all workers of a pool."""
+
+    bundle_id: int
+    bundle_sha256: str
+    inbox_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """A worker as the mailbox knows it: its token, its run, and how many of its answers it has
+    read without a gap.
+    """
+
+    worker: WorkerId
+    token: str
+    job: Job
+    run_id: int
+    read: int = 0
+
+
+class Mailbox:
+    """The post of one pool, over one `PlatformClient`.
+
+    All methods may be called from any thread; `look` from one at a time (the scheduler sees to
+    that), since it alone owns the memory of what it saw before.
+    """
+
+    def __init__(self, client: PlatformClient, container: Container | Template) -> None:
+        self._client = client
+        self._container = container
+        self._kind = _script.job_kind(container)
+        self._states: dict[WorkerId, RunState] = {}  # owned by `look`
+        self._unseen: Counter[WorkerId] = Counter()  # owned by `look`
+
+    # --- prepare, upload, fetch ----------------------------------------------------------------
+
+    def prepare(self, name: str, inbox: bool) -> Station:
+        """Put the bundle, and an inbox if asked for, on the platform. Repeating it costs a File."""
+        self._client.me()
+        packed = bundle()
+        file_id = self._client.upload(
+            packed.data, len(packed.data), packed.name, expires_in=FILE_LIFE
+        )
+        inbox_id = None
+        if inbox:
+            empty = _wire.to_json(_wire.Inbox())
+            inbox_id = self._client.create_json_value(f"{name} inbox", empty)
+        return Station(file_id, packed.sha256, inbox_id)
+
+    def upload(self, data: bytes, name: str) -> _wire.Blob:
+        """Put bytes into a File."""
+        file_id = self._client.upload(data, len(data), name, expires_in=FILE_LIFE)
+        return _wire.Blob.in_file(file_id, _wire.digest(data), len(data))
+
+    def fetch(self, blob: _wire.Blob) -> bytes:
+        """The bytes of a File, checked; read twice before they count as wrong.
+
+        Raises:
+            PlatformError: the File cannot be read.
+            WireError: the bytes are not those that were sent.
+        """
+        if blob.file_id is None:
+            return blob.inline_data()
+        try:
+            return blob.check(b"".join(self._client.download(blob.file_id)))
+        except _wire.WireError:
+            return blob.check(b"".join(self._client.download(blob.file_id)))
+
+    # --- launch, send, cancel, archive ---------------------------------------------------------
+
+    def launch(
+        self, title: str, order: _wire.Order, station: Station, wanted: Sequence[object]
+    ) -> tuple[Job, Run]:
+        """Create a worker's script and start its run.
+
+        `wanted` is emptied by the manager when the worker is no longer wanted.
+
+        Raises:
+            Recalled: it was no longer wanted, and no run was started.
+        """
+        if not wanted:
+            raise Recalled
+        # Names are not unique on Platform; the token makes this one so, to be found again.
+        name = f"{title} [{order.worker}-{secrets.token_hex(4)}]"
+        body = _script.script_body(
+            self._container,
+            name=name,
+            order=_wire.to_json(order),
+            bundle_id=station.bundle_id,
+            bundle_sha256=station.bundle_sha256,
+            url=order.url,
+        )
+        job = self._create(name, body)
+        try:
+            if not wanted:
+                raise Recalled
+            return job, self._start(job)
+        except (PlatformError, Recalled):
+            self._archive_quietly(job)
+            raise
+
+    def _create(self, name: str, body: dict[str, object]) -> Job:
+        for _ in range(LOOK_UPS):
+            try:
+                return self._client.create_script(self._kind, body)
+            except PlatformError as error:
+                if not is_ambiguous(error):
+                    raise
+                failure = error
+            job = self._client.find_job(self._kind, name, hidden=self._container.hidden)
+            if job is not None:
+                return job
+        raise failure
+
+    def _start(self, job: Job) -> Run:
+        for _ in range(LOOK_UPS):
+            try:
+                return self._client.start_run(job)
+            except PlatformError as error:
+                # 409: an earlier try, whose reply was lost on the way, did start it.
+                if not is_ambiguous(error) and error.status != 409:
+                    raise
+                failure = error
+            run = self._client.latest_run(job)
+            if run is not None:
+                return run
+        raise failure
+
+    def write_inbox(self, inbox_id: int, inbox: _wire.Inbox) -> None:
+        """Replace what the workers read."""
+        self._client.update_json_value(inbox_id, _wire.to_json(inbox))
+
+    def cancel(self, posting: Posting) -> None:
+        """Ask for the end of a run; one that is over already is fine."""
+        self._client.cancel_run(posting.job, posting.run_id)
+
+    def archive(self, posting: Posting) -> None:
+        """Archive the script of a worker."""
+        self._client.archive(posting.job)
+
+    def _archive_quietly(self, job: Job) -> None:
+        try:
+            self._client.archive(job)
+        except PlatformError as error:
+            _log.warning("script %s was created but not run, and not archived: %s", job.id, error)
+
+    # --- look ----------------------------------------------------------------------------------
+
+    def look(
+        self, watches: Sequence[tuple[Posting, e.Reading]]
+    ) -> tuple[tuple[e.Report, ...], tuple[Posting, ...], int]:
+        """See how these workers are, and read their new answers.
+
+        Returns the reports, the postings with what was read counted in, and the number of
+        requests that it took. States come first, answers after them: the other way round, what a
+        worker posts in between and then ends would be taken for lost.
+        """
+        runs, cost = self._runs([posting for posting, _ in watches])
+        reports, postings = [], []
+        for posting, reading in watches:
+            run = runs.get(posting.worker)
+            state = run.state if run is not None else self._states.get(posting.worker)
+            at_end = state is not None and state not in (RunState.QUEUED, RunState.RUNNING)
+            while_running = reading is e.Reading.RUNNING and state is RunState.RUNNING
+            report = e.Report(posting.worker, run)
+            if reading is not e.Reading.NEVER and (at_end or while_running):
+                report, posting, requests = self._read(report, posting)
+                cost += requests
+            reports.append(report)
+            postings.append(posting)
+        return tuple(reports), tuple(postings), cost
+
+    def _runs(self, postings: Sequence[Posting]) -> tuple[dict[WorkerId, Run], int]:
+        """The runs as the platform has them now, as far as a few requests can tell."""
+        runs: dict[WorkerId, Run] = {}
+        cost = 0
+        if len(postings) > DIRECT_LOOKS:
+            cost = self._list(postings, runs)
+        missed = [posting for posting in postings if posting.worker not in runs]
+        missed.sort(key=lambda posting: -self._unseen[posting.worker])
+        # A list that shows none of ours (its filters are not fully documented) is no help.
+        blind = len(postings) > DIRECT_LOOKS and not runs
+        for posting in missed[: DIRECT_LOOKS * (3 if blind else 1)]:
+            runs[posting.worker] = self._client.get_run(posting.job, posting.run_id)
+            cost += 1
+        for posting in postings:
+            self._unseen[posting.worker] += 1
+        for worker, run in runs.items():
+            self._unseen[worker] = 0
+            self._states[worker] = run.state
+        return runs, cost
+
+    def _list(self, postings: Sequence[Posting], runs: dict[WorkerId, Run]) -> int:
+        """Read the list of jobs, newest change first, while it brings news of these workers."""
+        ours = {(posting.job.id, posting.run_id): posting.worker for posting in postings}
+        for page in range(1, LIST_PAGES + 1):
+            rows, more = self._client.list_jobs(
+                self._kind, hidden=self._container.hidden, page=page
+            )
+            if not (self._take(rows, ours, runs) and more and len(runs) < len(postings)):
+                break
+        return page
+
+    def _take(
+        self,
+        rows: Sequence[JobRow],
+        ours: dict[tuple[int, int], WorkerId],
+        runs: dict[WorkerId, Run],
+    ) -> bool:
+        """Take our runs out of a page; whether there was news in it."""
+        news = False
+        for row in rows:
+            worker = ours.get((row.job_id, row.run.id)) if row.run is not None else None
+            if worker is None or row.run is None or worker in runs:
+                continue  # a row may move to the next page while we read; the first one counts
+            news |= self._states.get(worker) is not row.run.state
+            runs[worker] = row.run
+        return news
+
+    def _read(self, report: e.Report, posting: Posting) -> tuple[e.Report, Posting, int]:
+        """The answers that a worker has posted since the last time, oldest first."""
+        found: dict[int, _wire.Answers] = {}
+        page, more = 0, True
+        try:
+            while more and posting.read not in found:
+                page += 1
+                outputs, more = self._client.list_outputs(posting.job, posting.run_id, page=page)
+                numbers = _numbered(outputs, posting.token)
+                found.update(numbers)
+                # Newest first: what is older than the newest one we know, we know.
+                more = more and not any(number < posting.read for number in numbers)
+        except PlatformError as error:
+            _log.info("the answers of run %s could not be read: %s", posting.run_id, error)
+            return replace(report, complete=False), posting, page
+        new = [found[number] for number in sorted(found) if number >= posting.read]
+        read = posting.read
+        while read in found:
+            read += 1
+        answers = tuple(_intact(answer) for letter in new for answer in letter.answers)
+        return replace(report, answers=answers), replace(posting, read=read), page
+
+    def forget(self, worker: WorkerId) -> None:
+        """A worker is gone: no look will name it again."""
+        self._states.pop(worker, None)
+        self._unseen.pop(worker, None)
+
+    # --- diagnose ------------------------------------------------------------------------------
+
+    def diagnose(self, posting: Posting, answer: _wire.Answer | None) -> e.Verdict:
+        """Why a call of this worker was lost: from what the worker says, its run and its log."""
+        run, lines = None, []
+        try:
+            run = self._client.get_run(posting.job, posting.run_id)
+            lines = self._client.list_logs(posting.job, posting.run_id, limit=100)
+        except PlatformError as error:
+            _log.warning("run %s cannot be looked into: %s", posting.run_id, error)
+        tail = tuple(line.message.rstrip() for line in lines[-TAIL:])
+        if answer is not None:
+            return _said_by_worker(answer, run, tail)
+        memory = any(line.message.startswith(_MEMORY_LINE) for line in lines)
+        codes = [match for line in lines if (match := _EXIT_LINE.search(line.message))]
+        exit_code = int(codes[-1].group(1)) if codes else None
+        return e.Verdict(
+            run, _end_of_run(run, memory, exit_code), exit_code, memory=memory, log_tail=tail
+        )
+
+
+def _numbered(outputs: Sequence[Output], token: str) -> dict[int, _wire.Answers]:
+    """Those outputs that are letters of this worker, by their number; user code may post others."""
+    prefix = _wire.answers_name(token, 0)[:-1]
+    letters = {}
+    for output in outputs:
+        number = output.name.removeprefix(prefix)
+        if not output.name.startswith(prefix) or not number.isdigit():
+            continue
+        try:
+            letter = _wire.answers_from_json(output.value)
+        except _wire.WireError as error:
+            _log.warning("output %s cannot be read: %s", output.name, error)
+            continue
+        if letter.worker == token:
+            letters[int(number)] = letter
+    return letters
+
+
+def _intact(answer: _wire.Answer) -> _wire.Answer:
+    """The answer, or one that says that its inline bytes are not those that were sent."""
+    if answer.data is None or answer.data.file_id is not None:
+        return answer
+    try:
+        answer.data.inline_data()
+    except ValueError as error:
+        return replace(answer, kind=CORRUPT, data=None, text=str(error))
+    return answer
+
+
+def _said_by_worker(answer: _wire.Answer, run: Run | None, tail: tuple[str, ...]) -> e.Verdict:
+    code = int(answer.detail) if answer.detail.lstrip("-").isdigit() else None
+    crashed = answer.kind == _wire.CRASHED
+    memory = answer.kind == _wire.MEMORY
+    what = "the process that ran it died" if crashed or memory else answer.kind
+    reason = f"{what}: {answer.text}" if answer.text else what
+    return e.Verdict(run, reason, code, memory=memory, crashed=crashed, log_tail=tail)
+
+
+def _end_of_run(run: Run | None, memory: bool, exit_code: int | None) -> str:
+    if memory:
+        return "its container was killed because it used more memory than it had asked for"
+    if run is None:
+        return "its container ended"
+    if run.state is RunState.CANCELLED:
+        return "its run was cancelled, and not by this pool"
+    code = "" if exit_code is None else f" with exit code {exit_code}"
+    error = f" ({run.error})" if run.error else ""
+    if run.state is RunState.FAILED:
+        return f"its container failed{code}{error}"
+    return f"its container ended ({run.said or run.state}){code}{error} without an answer"

@@ -1,0 +1,539 @@
+"""The one thread that owns a pool: it feeds events to the scheduler and performs its commands.
+
+::
+
+    submit, cancel, shutdown ──> events ──> manager thread ──> scheduler
+                                   ^             │ commands, with their goods
+                                   │             v
+                              I/O lanes (launch, look, post, transfer): one command, one event
+                                                 │
+                                                 └─> settle lane: outcomes into futures
+
+The tables below (work items, postings, ...) belong to the manager thread; nobody else reads or
+writes them. Lanes get frozen values and answer with an event and its goods. Futures are settled
+on a lane of their own, since their callbacks are the user's code and may take any time. The
+manager holds no reference to the executor, so that a forgotten executor can be collected.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from . import _events as e
+from . import _wire
+from ._api import PlatformClient, is_ambiguous
+from ._exceptions import BrokenContainerPool, PlatformError
+from ._future import ContainerFuture
+from ._lane import Lane
+from ._mailbox import PYTHON, Mailbox, Posting, Recalled, Station
+from ._scheduler import Scheduler
+from ._serialize import Outcome, Place, lost_outcome, outcome_of
+from ._types import Container, RunState, TaskId, TaskState, Template, WorkerId
+
+_log = logging.getLogger(__name__)
+
+#: The part of the budget that idle workers may spend on reading the inbox: one in so many.
+INBOX_SHARE = 4
+#: Bounds of a worker's pause between two looks at the inbox, in seconds.
+SHORTEST_POLL, LONGEST_POLL = 0.1, 30.0
+#: A worker ends by itself when the inbox has not changed for so long, in seconds, and at least
+#: so many idle timeouts: it must be longer than we are ever silent.
+LEASE, LEASE_TIMEOUTS = 3600.0, 2.0
+
+_FAILURES = (PlatformError, _wire.WireError, Recalled)
+_Goods = Any
+
+
+@dataclass(slots=True)
+class WorkItem:
+    """A task at home: its future, and its call until nobody can ask for it any more."""
+
+    id: TaskId
+    future: ContainerFuture[Any]
+    call: _wire.Blob | None  # None until it is uploaded
+    data: bytes | None = None  # what to upload; dropped then
+    fetched: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What all workers of a pool have in common."""
+
+    name: str
+    url: str
+    container: Container | Template
+    initializer: _wire.Blob | None
+    idle_timeout: float
+
+
+@dataclass(slots=True)
+class _Defect:
+    """Not an event: an error of ours on a lane, to be raised where the loop is."""
+
+    error: BaseException
+
+
+@dataclass(eq=False)
+class Manager:
+    """The owner of one pool's state; `start` it, then `submit` and `post` from any thread."""
+
+    scheduler: Scheduler
+    mailbox: Mailbox
+    client: PlatformClient
+    pool: Pool
+    at_end: Callable[[], None] = lambda: None
+    _items: dict[TaskId, WorkItem] = field(default_factory=dict)
+    _postings: dict[WorkerId, Posting] = field(default_factory=dict)
+    _calls: dict[WorkerId, tuple[TaskId, ...]] = field(default_factory=dict)
+    _wanted: dict[WorkerId, list[object]] = field(default_factory=dict)
+    _station: Station | None = None
+
+    def __post_init__(self) -> None:
+        """Nothing runs before `start`."""
+        # Guards `_closed`, `broken` and the order "check, then put": after `_close` nothing is
+        # put into a queue that nobody reads. Nothing else happens under it.
+        self._gate = threading.Lock()
+        self._closed = False
+        self.broken: Exception | None = None
+        self._events: queue.SimpleQueue[tuple[Any, _Goods]] = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._run, name=f"civis-futures manager of {self.pool.name}", daemon=True
+        )
+        self._launches = Lane("launch", 3)
+        self._looks = Lane("look", 1)
+        self._posts = Lane("post", 2)
+        self._transfers = Lane("transfer", 4)
+        self._settlements = Lane("settle", 1)
+        self._lanes = (
+            self._launches, self._looks, self._posts, self._transfers, self._settlements,
+        )  # fmt: skip
+        self._acts: dict[type, Callable[[Any], None]] = {
+            e.Prepare: self._prepare,
+            e.Upload: self._upload,
+            e.Launch: self._launch,
+            e.WriteInbox: self._write_inbox,
+            e.Look: self._look,
+            e.Fetch: self._fetch,
+            e.Diagnose: self._diagnose,
+            e.CancelRun: self._cancel_run,
+            e.Archive: self._archive,
+            e.Settle: self._settle,
+            e.Lose: self._lose,
+            e.Drop: self._drop,
+            e.Break: self._break,
+            e.Finish: lambda _: self._close(),
+        }
+
+    # --- for other threads ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all threads now: at the interpreter's exit, when we still work, none can start."""
+        for lane in self._lanes:
+            lane.start()
+        self._thread.start()
+        _live.add(self)
+
+    def never_started(self) -> None:
+        """Clean up after a pool that never had a task; of no effect on any other."""
+        if self._thread.ident is None:
+            self.client.close()
+            self.at_end()
+
+    def raise_if_broken(self) -> None:
+        """Raise BrokenContainerPool if the pool can do no more work."""
+        broken = self.broken
+        if broken is not None:
+            raise BrokenContainerPool(str(broken)) from broken.__cause__
+
+    def submit(
+        self,
+        task: TaskId,
+        future: ContainerFuture[Any],
+        call: _wire.Blob | None,
+        data: bytes | None,
+    ) -> None:
+        """Take in a task: its call, or else the bytes to upload.
+
+        Raises:
+            BrokenContainerPool: the pool can do no more work.
+        """
+        item = WorkItem(task, future, call, data)
+        with self._gate:
+            self.raise_if_broken()
+            self._events.put((e.Submitted(task, upload=call is None), item))
+
+    def post(self, event: e.Event | _Defect, goods: _Goods = None) -> None:
+        """Tell the manager what happened; of no effect after its end."""
+        with self._gate:
+            if not self._closed:
+                self._events.put((event, goods))
+
+    def join(self) -> None:
+        """Wait until nothing of the pool runs any more, here or on the platform."""
+        if self._thread.ident is not None and threading.current_thread() not in self._threads():
+            self._thread.join()
+
+    def _threads(self) -> set[threading.Thread]:
+        return {self._thread, *itertools.chain(*(lane.threads for lane in self._lanes))}
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                event, goods = self._next()
+                if isinstance(event, _Defect):
+                    raise event.error
+                self._take_in(event, goods)
+                for command in self.scheduler.advance(event, time.monotonic()):
+                    self._acts[type(command)](command)
+        except BaseException as error:
+            _log.critical("the pool %s has a defect", self.pool.name, exc_info=True)
+            self._collapse(error)
+        finally:
+            self.client.close()  # ends every wait on a lane
+            for lane in self._lanes:
+                lane.stop()
+            self.at_end()
+            _live.discard(self)
+
+    def _next(self) -> tuple[Any, _Goods]:
+        deadline = self.scheduler.deadline
+        try:
+            if deadline is None:
+                return self._events.get()
+            return self._events.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return e.Tick(), None
+
+    def _take_in(self, event: e.Event, goods: _Goods) -> None:
+        """Put the goods of an event where they belong, before the scheduler decides."""
+        match event:
+            case e.Submitted():
+                self._items[event.task] = goods
+            case e.Uploaded() if event.task in self._items:
+                self._items[event.task].call, self._items[event.task].data = goods, None
+            case e.Fetched() if event.task in self._items:
+                self._items[event.task].fetched = goods
+            case e.Prepared():
+                self._station = goods
+            case e.Launched():
+                self._postings[event.worker] = goods
+                self._show(event.worker, RunState.QUEUED)
+            case e.Looked():
+                self._postings.update({posting.worker: posting for posting in goods})
+                for report in event.reports:
+                    if report.run is not None:
+                        self._show(report.worker, report.run.state)
+            case e.Diagnosed():
+                left = (task for task in self._calls[event.worker] if task not in event.tasks)
+                self._calls[event.worker] = tuple(left)
+                for task in event.tasks:
+                    self._view(task, state=TaskState.PENDING)
+            case e.LaunchFailed() | e.Archived():
+                self._forget(event.worker)
+            case _:
+                pass
+
+    def _forget(self, worker: WorkerId) -> None:
+        for table in (self._postings, self._calls, self._wanted):
+            table.pop(worker, None)
+        self.mailbox.forget(worker)
+
+    def _collapse(self, error: BaseException) -> None:
+        """A defect of ours. Never silent: every future fails, and what runs is cancelled."""
+        broken = BrokenContainerPool(f"civis_futures itself failed: {error!r}; please report it")
+        broken.__cause__ = error
+        self._close(broken)
+        for task in list(self._items):
+            self._lose(e.Lose(task, None, broken))
+        for posting in self._postings.values():
+            try:
+                self.mailbox.cancel(posting)
+            except Exception:
+                _log.exception("run %s may still be running", posting.run_id)
+
+    def _close(self, broken: Exception | None = None) -> None:
+        """Take nothing more; a task that was on its way ends with the reason."""
+        with self._gate:
+            self._closed = True
+            self.broken = reason = self.broken or broken or BrokenContainerPool("it was shut down")
+        while not self._events.empty():
+            event, goods = self._events.get()
+            if isinstance(event, e.Submitted):
+                self._items[event.task] = goods
+                self._lose(e.Lose(event.task, None, reason))
+
+    # --- commands that a lane performs ---------------------------------------------------------
+
+    def _on(
+        self,
+        lane: Lane,
+        work: Callable[[], tuple[e.Event, _Goods]],
+        failed: Callable[[Exception], e.Event],
+    ) -> None:
+        def perform() -> None:
+            try:
+                self.post(*work())
+            except _FAILURES as error:
+                self.post(failed(error))
+            except BaseException as error:
+                self.post(_Defect(error))
+
+        lane.put(perform)
+
+    def _prepare(self, command: e.Prepare) -> None:
+        self._on(
+            self._posts,
+            lambda: (e.Prepared(), self.mailbox.prepare(self.pool.name, command.inbox)),
+            lambda error: e.PrepareFailed(error, _is_hopeless(error)),
+        )
+
+    def _upload(self, command: e.Upload) -> None:
+        item = self._items[command.task]
+        data = item.data or b""
+        self._on(
+            self._transfers,
+            lambda: (e.Uploaded(item.id), self.mailbox.upload(data, f"call of {item.future.task}")),
+            lambda error: e.UploadFailed(item.id, error),
+        )
+
+    def _launch(self, command: e.Launch) -> None:
+        worker, station = command.worker, self._station
+        assert station is not None, "no launch before Prepared"
+        order = _wire.Order(
+            worker=secrets.token_hex(8),
+            url=self.pool.url,
+            python=PYTHON,
+            letter=self._letter(command.calls, stop=False),
+            inbox=station.inbox_id if command.inbox else None,
+            initializer=self.pool.initializer,
+            poll=_poll(1, self.client.budget.pace),
+            lease=max(LEASE, LEASE_TIMEOUTS * self.pool.idle_timeout),
+        )
+        title = f"{self.pool.name}, worker {worker}"
+        wanted = self._wanted[worker] = [worker]
+        self._calls[worker] = tuple(task for task, _ in command.calls)
+        for task in self._calls[worker]:
+            self._view(task, worker=int(worker))
+
+        def work() -> tuple[e.Event, Posting]:
+            job, run = self.mailbox.launch(title, order, station, wanted)
+            return e.Launched(worker), Posting(worker, order.worker, job, run.id)
+
+        self._on(
+            self._launches,
+            work,
+            lambda error: e.LaunchFailed(worker, error, _is_hopeless(error)),
+        )
+
+    def _write_inbox(self, command: e.WriteInbox) -> None:
+        station = self._station
+        assert station is not None, "no inbox before Prepared"
+        assert station.inbox_id is not None, "a pool without an inbox sends nothing"
+        letters = {}
+        for worker, calls, stop in command.letters:
+            letters[self._postings[worker].token] = self._letter(calls, stop)
+            if calls:
+                self._calls[worker] = tuple(task for task, _ in calls)
+                self._view_calls(worker, self._calls[worker])
+        inbox_id = station.inbox_id
+        inbox = _wire.Inbox(letters, _poll(command.workers, self.client.budget.pace))
+
+        def work() -> tuple[e.Event, None]:
+            self.mailbox.write_inbox(inbox_id, inbox)
+            return e.InboxWritten(), None
+
+        self._on(self._posts, work, lambda error: e.InboxFailed(error, _is_hopeless(error)))
+
+    def _letter(self, given: tuple[e.Given, ...], stop: bool) -> _wire.Letter:
+        calls = []
+        for task, attempt in given:
+            call = self._items[task].call
+            assert call is not None, "a call is uploaded before it is given away"
+            calls.append(_wire.Call(task, call, attempt))
+        return _wire.Letter(tuple(calls), stop)
+
+    def _look(self, command: e.Look) -> None:
+        watches = [(self._postings[worker], reading) for worker, reading in command.workers]
+
+        def work() -> tuple[e.Event, tuple[Posting, ...]]:
+            reports, postings, cost = self.mailbox.look(watches)
+            return e.Looked(reports, cost, self.client.budget.pace), postings
+
+        self._on(self._looks, work, lambda error: e.LookFailed(error, _is_hopeless(error)))
+
+    def _fetch(self, command: e.Fetch) -> None:
+        blob = command.answer.data
+        assert blob is not None, "only answers with data are fetched"
+        self._on(
+            self._transfers,
+            lambda: (e.Fetched(command.task, command.answer), self.mailbox.fetch(blob)),
+            lambda error: e.FetchFailed(command.task, error),
+        )
+
+    def _diagnose(self, command: e.Diagnose) -> None:
+        posting = self._postings[command.worker]
+
+        def work() -> tuple[e.Event, None]:
+            verdict = self.mailbox.diagnose(posting, command.answer)
+            return e.Diagnosed(command.worker, command.tasks, verdict), None
+
+        self._on(self._posts, work, _no_failure)
+
+    def _cancel_run(self, command: e.CancelRun) -> None:
+        self._wanted[command.worker].clear()
+        posting = self._postings.get(command.worker)
+        if posting is None:
+            return  # the launch that is under way sees that it is not wanted
+
+        def work() -> tuple[e.Event, None]:
+            self.mailbox.cancel(posting)
+            return e.RunCancelled(command.worker), None
+
+        self._on(self._posts, work, lambda _: e.RunCancelled(command.worker))
+
+    def _archive(self, command: e.Archive) -> None:
+        posting = self._postings[command.worker]
+
+        def work() -> tuple[e.Event, None]:
+            self.mailbox.archive(posting)
+            return e.Archived(command.worker), None
+
+        def failed(error: Exception) -> e.Event:
+            _log.warning("script %s is not archived: %s", posting.job.id, error)
+            return e.Archived(command.worker)
+
+        self._on(self._posts, work, failed)
+
+    # --- commands that end a task --------------------------------------------------------------
+
+    def _settle(self, command: e.Settle) -> None:
+        item = self._items.pop(command.task)
+        answer = command.answer
+        future = item.future
+        timings = replace(
+            future.timings,
+            started=answer.started,
+            finished=answer.finished,
+            compute=answer.seconds,
+        )
+        future._view = replace(future._view, timings=timings)
+        place = self._place(item)
+
+        def outcome() -> Outcome:
+            data = item.fetched
+            if data is None and answer.data is not None:
+                data = answer.data.inline_data()
+            return outcome_of(answer, data, place, PYTHON)
+
+        self._settlements.put(lambda: _put_outcome(future, outcome))
+
+    def _lose(self, command: e.Lose) -> None:
+        item = self._items.pop(command.task)
+        place = self._place(item)
+        self._settlements.put(
+            lambda: _put_outcome(item.future, lambda: lost_outcome(command.cause, place))
+        )
+
+    def _drop(self, command: e.Drop) -> None:
+        future = self._items.pop(command.task).future
+        # `wait` and `as_completed` see a cancelled future only after this; it must happen once,
+        # so it happens where every other end of a future does.
+        self._settlements.put(lambda: _put_outcome(future, Outcome))
+
+    def _break(self, command: e.Break) -> None:
+        with self._gate:
+            self.broken = command.error
+
+    # --- what futures show ---------------------------------------------------------------------
+
+    def _place(self, item: WorkItem) -> Place:
+        view = item.future._view
+        image = self.pool.container.image
+        return Place(item.future.task, image, view.job_id, view.run_id, view.job_url)
+
+    def _view(self, task: TaskId, **changes: Any) -> None:
+        item = self._items.get(task)
+        if item is not None:
+            item.future._view = replace(item.future._view, **changes)
+
+    def _view_calls(self, worker: WorkerId, tasks: tuple[TaskId, ...]) -> None:
+        """These tasks are with this worker from now on, as far as they were not before."""
+        posting = self._postings[worker]
+        url = self.client.job_url(posting.job)
+        for task in tasks:
+            item = self._items.get(task)
+            if item is None or item.future._view.run_id == posting.run_id:
+                continue
+            self._view(
+                task,
+                worker=int(worker),
+                job_id=posting.job.id,
+                run_id=posting.run_id,
+                job_url=url,
+                state=TaskState.QUEUED,
+                timings=replace(item.future.timings, queued=time.time()),
+            )
+
+    def _show(self, worker: WorkerId, state: RunState) -> None:
+        """The run of a worker is in this state: so are the calls that it has."""
+        tasks = self._calls.get(worker, ())
+        self._view_calls(worker, tasks)
+        if state is RunState.RUNNING:
+            for task in tasks:
+                self._view(task, state=TaskState.RUNNING)
+
+
+def _put_outcome(future: ContainerFuture[Any], make: Callable[[], Outcome]) -> None:
+    """Claim the future, unless it was cancelled, and settle it; callbacks run in here."""
+    outcome = make()
+    if not future.set_running_or_notify_cancel():
+        return
+    if outcome.exception is not None:
+        future.set_exception(outcome.exception)
+    else:
+        future.set_result(outcome.result)
+
+
+def _poll(readers: int, pace: float) -> float:
+    """How long a worker may pause between two looks at the inbox: by budget, not by taste."""
+    return min(max(SHORTEST_POLL, readers * pace * INBOX_SHARE), LONGEST_POLL)
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Whether the same request would fail again: refused, or never able to reach the platform."""
+    if not isinstance(error, PlatformError):
+        return False
+    refused = error.status is not None and 400 <= error.status < 500 and error.status != 429
+    return refused or not (error.sent or is_ambiguous(error))
+
+
+def _no_failure(error: Exception) -> e.Event:
+    raise error
+
+
+#: The managers at work, for the interpreter's exit.
+_live: weakref.WeakSet[Manager] = weakref.WeakSet()
+
+
+def _finish_all() -> None:
+    """At the interpreter's exit: no more tasks come, finish those that there are."""
+    for manager in list(_live):
+        manager.post(e.ShutdownRequested())
+    for manager in list(_live):
+        manager.join()
+
+
+# As CPython's own pools do. A hook of `atexit` would come too late: by then the interpreter has
+# waited for all threads and stopped those that are daemons.
+threading._register_atexit(_finish_all)  # type: ignore[attr-defined]

@@ -1,0 +1,562 @@
+"""What to do next: events in, commands out. Pure: no clock, thread, lock, I/O or bytes in here.
+
+A task is known from `Submitted` until exactly one of `Settle`, `Lose`, `Drop` names it; whatever
+comes of it later is ignored. Between the two it is in one phase::
+
+    UPLOADING ──> READY ──> HELD by one worker ──> FETCHING ──> Settle
+                    ^         │         │             │
+                 DELAYED <────┴─ LOSING ┴─────────────┘  (attempts left)   ──> Lose
+                                                 from anywhere, on cancel  ──> Drop
+
+A worker is one container run::
+
+    LAUNCHING ──> ALIVE ──> CONCLUDING (over, with calls unanswered) ──> ARCHIVING ──> gone
+
+What always holds (`tests/test_scheduler.py` checks it after every event of random histories):
+
+1. A task is in one phase, and HELD tasks and the workers' lists of calls say the same.
+2. At most `max_workers` workers are launching or alive, whatever happens.
+3. A task ends once; the pool finishes once, with no task and no worker left.
+4. There is never a second look, inbox write or preparation in flight.
+5. A worker that is told to stop, or cancelled, is given no call; one without an inbox gets only
+   the calls of its launch; none gets more than `max_tasks_per_worker`.
+6. No task is attempted more often than 1 + `max_retries` times, not counting what surely never
+   began.
+7. While a task or a worker is left, a command is in flight or `deadline` is set: no waiting for
+   nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from heapq import heappop, heappush
+from typing import Any
+
+from . import _events as e
+from ._exceptions import BrokenContainerPool
+from ._pacing import Attempts, Pause, backoff
+from ._types import RunState, TaskId, WorkerId
+from ._wire import CALL_NOT_FETCHED, CRASHED, INITIALIZER, MEMORY, Answer
+
+_Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
+
+#: How often a run that is over is read again before an answer counts as missing.
+REREADS = 2
+#: A run state nobody has heard of may last so long before the run counts as over, in seconds.
+UNKNOWN_STATE_PATIENCE = 300.0
+#: A cancel that shows no effect is repeated after so many seconds.
+CANCEL_AGAIN = 30.0
+#: So many failures in a row of one kind of request to the platform break the pool.
+HOPE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the user asked for. `calls_per_worker`: unanswered calls a worker may hold at once."""
+
+    max_workers: int
+    max_tasks_per_worker: int | None = None
+    idle_timeout: float = 60.0
+    max_retries: int = 0
+    calls_per_worker: int = 1
+
+
+class TaskPhase(Enum):
+    """Where a task is; see the module's docstring."""
+
+    UPLOADING = auto()
+    READY = auto()
+    DELAYED = auto()
+    HELD = auto()
+    LOSING = auto()
+    FETCHING = auto()
+
+
+class WorkerPhase(Enum):
+    """Where a worker is; see the module's docstring."""
+
+    LAUNCHING = auto()
+    ALIVE = auto()
+    CONCLUDING = auto()
+    ARCHIVING = auto()
+
+
+@dataclass(slots=True)
+class _Task:
+    phase: TaskPhase
+    worker: WorkerId | None = None
+    given: int = 0  # how often it was handed to a worker
+    attempts: int = 0  # how many of these count: it may have begun, and was lost
+
+
+@dataclass(slots=True)
+class _Worker:
+    id: WorkerId
+    inbox: bool
+    first: tuple[e.Given, ...]
+    calls: list[TaskId]
+    taken: int
+    phase: WorkerPhase = WorkerPhase.LAUNCHING
+    state: RunState = RunState.QUEUED
+    idle_since: float = 0.0
+    stop: bool = False
+    cancelled: bool = False
+    cancel_at: float = 0.0
+    rereads: float = 0.0
+    unknown_since: float | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.phase in (WorkerPhase.LAUNCHING, WorkerPhase.ALIVE)
+
+
+@dataclass
+class Scheduler:
+    """All tasks and workers of one pool. `advance` takes an event and returns the commands."""
+
+    policy: Policy
+    jitter: Callable[[], float] = field(default=random.random)
+
+    def __post_init__(self) -> None:
+        """Start with nothing: no task, no worker, and a platform that does not know us."""
+        self.tasks: dict[TaskId, _Task] = {}
+        self.workers: dict[WorkerId, _Worker] = {}
+        self.deadline: float | None = None  # when to send a Tick, at the latest
+        self._phases: Counter[TaskPhase] = Counter()
+        self._ready: list[TaskId] = []  # a heap; entries that are no longer READY are skipped
+        self._delayed: list[tuple[float, TaskId]] = []  # a heap, likewise
+        self._known = False  # Prepared has come
+        self._preparing, self._launching = Attempts(), Attempts()
+        self._writing, self._looking = Attempts(), Attempts()
+        self._inbox_stale = False
+        self._pause = Pause()
+        self._closing = self._finished = False
+        self._broken: Exception | None = None
+        self._last_worker = 0
+        self._now = 0.0
+        self._out: list[e.Command] = []
+        self._steps: dict[type, Callable[[Any], None]] = {
+            e.Submitted: self._submitted,
+            e.Uploaded: self._uploaded,
+            e.UploadFailed: self._upload_failed,
+            e.CancelRequested: self._cancel_requested,
+            e.Prepared: self._prepared,
+            e.PrepareFailed: self._prepare_failed,
+            e.Launched: self._launched,
+            e.LaunchFailed: self._launch_failed,
+            e.InboxWritten: self._inbox_written,
+            e.InboxFailed: self._inbox_failed,
+            e.Looked: self._looked,
+            e.LookFailed: self._look_failed,
+            e.Fetched: self._fetched,
+            e.FetchFailed: self._fetch_failed,
+            e.Diagnosed: self._diagnosed,
+            e.RunCancelled: lambda _: self._pause.soon(self._now),
+            e.Archived: self._archived,
+            e.ShutdownRequested: self._shutdown_requested,
+            e.TerminateRequested: lambda event: self._break(event.error),
+            e.Tick: lambda _: None,
+        }
+
+    def advance(self, event: e.Event, now: float) -> list[e.Command]:
+        """Take in one event at time `now` (monotonic, seconds); what to do about it, in order."""
+        self._now, self._out, self.deadline = now, [], None
+        self._steps[type(event)](event)
+        self._wake_delayed()
+        self._prepare()
+        self._give()
+        self._launch()
+        self._let_go()
+        self._cancel_again()
+        self._write_inbox()
+        self._look()
+        if self._closing and not (self.tasks or self.workers or self._busy() or self._finished):
+            self._finished = True
+            self._out.append(e.Finish())
+        return self._out
+
+    # --- tasks ---------------------------------------------------------------------------------
+
+    def _submitted(self, event: e.Submitted) -> None:
+        self.tasks[event.task] = _Task(TaskPhase.READY)
+        self._phases[TaskPhase.READY] += 1
+        if self._broken is not None:  # it was under way when the pool broke
+            self._end(event.task, e.Lose(event.task, None, self._broken))
+        elif event.upload:
+            self._move(event.task, TaskPhase.UPLOADING)
+            self._out.append(e.Upload(event.task))
+        else:
+            heappush(self._ready, event.task)
+
+    def _uploaded(self, event: e.Uploaded) -> None:
+        if event.task in self.tasks:
+            self._make_ready(event.task)
+
+    def _upload_failed(self, event: e.UploadFailed) -> None:
+        if event.task in self.tasks:
+            self._end(event.task, e.Lose(event.task, None, event.error))
+
+    def _cancel_requested(self, event: e.CancelRequested) -> None:
+        task = self.tasks.get(event.task)
+        if task is None:
+            return
+        self._end(event.task, e.Drop(event.task))
+        if task.phase is TaskPhase.HELD and task.worker is not None:
+            worker = self.workers[task.worker]
+            begun = worker.calls[0] == event.task
+            worker.calls.remove(event.task)
+            # Calls run in order: the first unanswered one may be running, and only the end of
+            # its container surely ends it. One further back has not begun: the inbox drops it.
+            if begun:
+                self._cancel(worker)
+            else:
+                self._inbox_stale = True
+
+    def _answered(self, worker: _Worker, answer: Answer) -> None:
+        task = self.tasks.get(TaskId(answer.task))
+        if task is None or task.phase is not TaskPhase.HELD or task.worker != worker.id:
+            return  # it came twice, or too late
+        if task.given != answer.attempt:
+            return  # likewise, and the same worker has the task again
+        name = TaskId(answer.task)
+        worker.calls.remove(name)
+        worker.idle_since = self._now
+        if answer.kind == INITIALIZER:
+            self._break(
+                BrokenContainerPool(f"the initializer failed in a container:\n{answer.text}")
+            )
+        elif answer.kind in (CRASHED, MEMORY, CALL_NOT_FETCHED):
+            self._move(name, TaskPhase.LOSING)
+            self._out.append(e.Diagnose(worker.id, (name,), answer))
+        elif answer.data is not None and answer.data.file_id is not None:
+            self._move(name, TaskPhase.FETCHING)
+            self._out.append(e.Fetch(name, answer))
+        else:
+            self._end(name, e.Settle(name, worker.id, answer))
+
+    def _fetched(self, event: e.Fetched) -> None:
+        task = self.tasks.get(event.task)
+        if task is not None and task.worker is not None:
+            self._end(event.task, e.Settle(event.task, task.worker, event.answer))
+
+    def _fetch_failed(self, event: e.FetchFailed) -> None:
+        task = self.tasks.get(event.task)
+        if task is not None:
+            self._lost(event.task, e.Verdict(None, f"its result was lost: {event.error}"))
+
+    def _lost(self, name: TaskId, verdict: e.Verdict) -> None:
+        """An attempt has failed through no fault of the function: again, or the end."""
+        task = self.tasks[name]
+        task.attempts += 1
+        # Who cancels a run on the platform does not want it to come back.
+        stopped = verdict.run is not None and verdict.run.state is RunState.CANCELLED
+        if stopped or task.attempts > self.policy.max_retries:
+            self._end(name, e.Lose(name, task.worker, verdict))
+        else:
+            self._delay(name, backoff(task.attempts, self.jitter()))
+
+    def _end(self, name: TaskId, last_word: e.Settle | e.Lose | e.Drop) -> None:
+        task = self.tasks.pop(name)
+        self._phases[task.phase] -= 1
+        self._out.append(last_word)
+
+    def _move(self, name: TaskId, phase: TaskPhase) -> None:
+        task = self.tasks[name]
+        self._phases[task.phase] -= 1
+        task.phase = phase
+        self._phases[phase] += 1
+
+    def _make_ready(self, name: TaskId) -> None:
+        self._move(name, TaskPhase.READY)
+        self.tasks[name].worker = None
+        heappush(self._ready, name)
+
+    def _delay(self, name: TaskId, seconds: float) -> None:
+        self._move(name, TaskPhase.DELAYED)
+        heappush(self._delayed, (self._now + seconds, name))
+
+    def _wake_delayed(self) -> None:
+        while self._delayed:
+            at, name = self._delayed[0]
+            task = self.tasks.get(name)
+            if task is not None and task.phase is TaskPhase.DELAYED:
+                if at > self._now:
+                    self._wake(at)
+                    return
+                self._make_ready(name)
+            heappop(self._delayed)
+
+    # --- giving calls to workers ---------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        waiting = self._phases[TaskPhase.READY] and not self._known
+        if waiting and self._may(self._preparing):
+            self._preparing.busy = True
+            self._out.append(e.Prepare(self.policy.max_tasks_per_worker != 1))
+
+    def _prepared(self, _: e.Prepared) -> None:
+        self._preparing = Attempts()
+        self._known = True
+
+    def _prepare_failed(self, event: e.PrepareFailed) -> None:
+        self._failed(self._preparing, event, "the platform cannot be used", patient=False)
+
+    def _give(self) -> None:
+        """Calls for the workers that run and have room."""
+        if not self._known:
+            return
+        for worker in self.workers.values():
+            if worker.phase is not WorkerPhase.ALIVE or not worker.inbox:
+                continue
+            if worker.stop or worker.cancelled:
+                continue
+            calls = self._take(self.policy.calls_per_worker - len(worker.calls), worker)
+            if calls:
+                worker.calls += calls
+                worker.stop = worker.taken == self.policy.max_tasks_per_worker
+                self._inbox_stale = True
+                self._pause.soon(self._now)
+
+    def _launch(self) -> None:
+        """New workers for the calls that are left, while there is room for workers."""
+        room = self.policy.max_workers - sum(worker.open for worker in self.workers.values())
+        while room > 0 and self._known and self._phases[TaskPhase.READY]:
+            if not self._may(self._launching):
+                return
+            room -= 1
+            self._last_worker += 1
+            worker = _Worker(WorkerId(self._last_worker), True, (), [], 0)
+            self.workers[worker.id] = worker
+            worker.calls = self._take(self.policy.calls_per_worker, worker)
+            worker.first = self._given(worker.calls)
+            worker.inbox = worker.taken != self.policy.max_tasks_per_worker
+            self._out.append(e.Launch(worker.id, worker.first, worker.inbox))
+
+    def _take(self, number: int, worker: _Worker) -> list[TaskId]:
+        """Up to `number` ready tasks, the oldest first, for a worker."""
+        if self.policy.max_tasks_per_worker is not None:
+            number = min(number, self.policy.max_tasks_per_worker - worker.taken)
+        taken: list[TaskId] = []
+        while self._ready and len(taken) < number:
+            name = heappop(self._ready)
+            task = self.tasks.get(name)
+            if task is not None and task.phase is TaskPhase.READY:
+                self._move(name, TaskPhase.HELD)
+                task.worker = worker.id
+                task.given += 1
+                taken.append(name)
+        worker.taken += len(taken)
+        return taken
+
+    def _given(self, names: list[TaskId]) -> tuple[e.Given, ...]:
+        return tuple((name, self.tasks[name].given) for name in names)
+
+    def _write_inbox(self) -> None:
+        if not self._inbox_stale or self._writing.busy or not self._may(self._writing):
+            return
+        self._inbox_stale = False
+        readers = [w for w in self.workers.values() if w.inbox and w.phase is WorkerPhase.ALIVE]
+        letters = []
+        for worker in readers:
+            calls = tuple(call for call in self._given(worker.calls) if call not in worker.first)
+            if calls or worker.stop:
+                letters.append((worker.id, calls, worker.stop))
+        if readers:  # even if there is no letter: a call that was dropped must not stay in there
+            self._writing.busy = True
+            self._out.append(e.WriteInbox(tuple(letters), len(readers)))
+
+    def _inbox_written(self, _: e.InboxWritten) -> None:
+        self._writing = Attempts()
+
+    def _inbox_failed(self, event: e.InboxFailed) -> None:
+        self._inbox_stale = True
+        self._failed(self._writing, event, "calls cannot be sent", patient=False)
+
+    # --- workers -------------------------------------------------------------------------------
+
+    def _launched(self, event: e.Launched) -> None:
+        self._launching = Attempts()
+        worker = self.workers[event.worker]
+        worker.phase = WorkerPhase.ALIVE
+        worker.idle_since = self._now
+        self._pause.soon(self._now)
+        if worker.cancelled:
+            self._cancel(worker)
+
+    def _launch_failed(self, event: e.LaunchFailed) -> None:
+        worker = self.workers.pop(event.worker)
+        # As long as containers run, their calls go on, and so may the rest later.
+        running = any(other.phase is WorkerPhase.ALIVE for other in self.workers.values())
+        self._failed(self._launching, event, "no container can be started", patient=running)
+        for name in worker.calls:  # none of them has begun
+            if name in self.tasks:
+                self._delay(name, 0.0)
+
+    def _let_go(self) -> None:
+        """Idle workers end: at once if no task can come, else after `idle_timeout`."""
+        coming = self._phases.total() - self._phases[TaskPhase.HELD]
+        for worker in self.workers.values():
+            if worker.phase is not WorkerPhase.ALIVE or worker.calls:
+                continue
+            if worker.stop or worker.cancelled or not worker.inbox:
+                continue
+            leave_at = worker.idle_since + self.policy.idle_timeout
+            if leave_at > self._now and not (self._closing and not coming):
+                self._wake(leave_at)
+            elif worker.state is RunState.QUEUED:
+                self._cancel(worker)  # it reads no inbox before it has started
+            else:
+                worker.stop = self._inbox_stale = True
+                self._pause.soon(self._now)
+
+    def _cancel(self, worker: _Worker) -> None:
+        """Stop its run; if the launch is still under way, then so that it starts none."""
+        worker.cancelled = True
+        worker.cancel_at = self._now + CANCEL_AGAIN
+        self._pause.soon(self._now)
+        self._out.append(e.CancelRun(worker.id))
+
+    def _cancel_again(self) -> None:
+        for worker in self.workers.values():
+            if worker.cancelled and worker.phase is WorkerPhase.ALIVE:
+                if worker.cancel_at <= self._now:
+                    self._cancel(worker)
+                self._wake(worker.cancel_at)
+
+    def _diagnosed(self, event: e.Diagnosed) -> None:
+        worker = self.workers.get(event.worker)
+        for number, name in enumerate(event.tasks):
+            task = self.tasks.get(name)
+            if task is None or task.worker != event.worker:
+                continue
+            if number == 0:
+                self._lost(name, event.verdict)
+            else:  # calls run in order, so this one had not begun
+                self._delay(name, 0.0)
+        if worker is not None and worker.phase is WorkerPhase.CONCLUDING:
+            self._archive(worker)
+
+    def _archive(self, worker: _Worker) -> None:
+        worker.calls = []
+        worker.phase = WorkerPhase.ARCHIVING
+        self._out.append(e.Archive(worker.id))
+
+    def _archived(self, event: e.Archived) -> None:
+        self.workers.pop(event.worker, None)
+
+    # --- looks ---------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        watched = [w for w in self.workers.values() if w.phase is WorkerPhase.ALIVE]
+        if not watched or not self._may(self._looking):
+            return
+        if self._pause.at > self._now:
+            self._wake(self._pause.at)
+            return
+        self._looking.busy = True
+        self._out.append(e.Look(tuple((worker.id, _reading(worker)) for worker in watched)))
+
+    def _looked(self, event: e.Looked) -> None:
+        self._looking = Attempts()
+        seen = [
+            (worker, report)
+            for report in event.reports
+            if (worker := self.workers.get(report.worker)) and worker.phase is WorkerPhase.ALIVE
+        ]
+        states = [worker.state for worker, _ in seen]
+        over = [
+            (worker, report.complete) for worker, report in seen if self._is_over(worker, report)
+        ]
+        # As they ended, so that as_completed yields them in that order.
+        answers = [(worker, answer) for worker, report in seen for answer in report.answers]
+        for worker, answer in sorted(answers, key=lambda pair: pair[1].finished):
+            self._answered(worker, answer)
+        for worker, complete in over:
+            self._conclude(worker, complete)
+        news = bool(answers) or states != [worker.state for worker, _ in seen]
+        self._pause.after(self._now, news=news, cost=event.cost, pace=event.pace)
+
+    def _look_failed(self, event: e.LookFailed) -> None:
+        # A failed look says nothing of any task; only a key that is refused for good does.
+        patient = not (event.hopeless and self._looking.failures + 1 >= HOPE)
+        self._failed(self._looking, event, "runs cannot be watched", patient)
+
+    def _is_over(self, worker: _Worker, report: e.Report) -> bool:
+        run = report.run
+        if run is None:
+            return False
+        if run.state is not RunState.UNKNOWN:
+            worker.state, worker.unknown_since = run.state, None
+            return run.state.over
+        if worker.unknown_since is None:
+            worker.unknown_since = self._now
+        patient = self._now - worker.unknown_since < UNKNOWN_STATE_PATIENCE
+        if patient and run.finished is None:
+            return False
+        if run.finished is None and not worker.cancelled:
+            self._out.append(e.CancelRun(worker.id))  # its calls are lost, not given back
+        return True
+
+    def _conclude(self, worker: _Worker, complete: bool) -> None:
+        """A run is over. Answers may show up late: read again before a call counts as lost."""
+        worker.rereads += 1.0 if complete else 0.1
+        if not worker.calls:
+            self._archive(worker)
+        elif worker.cancelled:  # for the sake of another call; these had not begun
+            for name in worker.calls:
+                self._delay(name, 0.0)
+            self._archive(worker)
+        elif worker.rereads > REREADS:
+            worker.phase = WorkerPhase.CONCLUDING
+            self._out.append(e.Diagnose(worker.id, tuple(worker.calls)))
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def _shutdown_requested(self, _: e.ShutdownRequested) -> None:
+        self._closing = True
+
+    def _break(self, error: Exception) -> None:
+        """End all tasks with this error, stop all workers, take nothing more."""
+        if self._broken is not None:
+            return
+        self._broken, self._closing = error, True
+        self._out.append(e.Break(error))
+        for name, task in list(self.tasks.items()):
+            self._end(name, e.Lose(name, task.worker, error))
+        for worker in self.workers.values():
+            worker.calls = []
+            if worker.open and not worker.cancelled:
+                self._cancel(worker)
+
+    def _failed(self, attempts: Attempts, event: _Failure, what: str, patient: bool) -> None:
+        attempts.fail(self._now, self.jitter())
+        if (event.hopeless or attempts.failures >= HOPE) and not patient:
+            broken = BrokenContainerPool(f"{what}: {event.error}")
+            broken.__cause__ = event.error
+            self._break(broken)
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def _may(self, attempts: Attempts) -> bool:
+        if attempts.busy:
+            return False
+        if attempts.not_before > self._now:
+            self._wake(attempts.not_before)
+            return False
+        return True
+
+    def _wake(self, at: float) -> None:
+        self.deadline = at if self.deadline is None else min(self.deadline, at)
+
+    def _busy(self) -> bool:
+        return self._preparing.busy or self._writing.busy or self._looking.busy
+
+
+def _reading(worker: _Worker) -> e.Reading:
+    if not worker.calls:
+        return e.Reading.NEVER
+    return e.Reading.RUNNING if worker.inbox else e.Reading.AT_END

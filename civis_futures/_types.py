@@ -1,0 +1,239 @@
+"""The frozen values that cross rooms. This room knows no other room.
+
+What users see of it: `Container`, `Template` and `TaskState`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import Any, NewType
+
+#: One submitted call, from submit to result; unique within an executor.
+TaskId = NewType("TaskId", int)
+#: One worker (one container run) of an executor; unique within it.
+WorkerId = NewType("WorkerId", int)
+
+#: What Platform accepts at the least (api contract, section 2): millicores, MB.
+MINIMUM_RESOURCES = {"cpu": 2, "memory": 4}
+#: What a container asks for unless told otherwise: millicores, MB, GB.
+DEFAULT_RESOURCES = {"cpu": 1000, "memory": 2048, "disk_space": 1.0}
+_RESOURCE_NAMES = ("cpu", "memory", "disk_space")
+
+
+class TaskState(StrEnum):
+    """Where a task is. It prints as its value."""
+
+    PENDING = "pending"  #: not yet handed to a container
+    QUEUED = "queued"  #: handed to a container that has not started
+    RUNNING = "running"  #: its container runs, and has it in hand
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class RunState(StrEnum):
+    """The state of a run, in Platform's words; UNKNOWN is any word that we do not know."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+    @property
+    def over(self) -> bool:
+        """Whether the run can have no further state."""
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+
+class JobKind(Enum):
+    """The two kinds of script that we start; the value is their segment in the API's paths."""
+
+    CONTAINER = "containers"
+    CUSTOM = "custom"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A script on the platform, which is a job there."""
+
+    id: int
+    kind: JobKind = JobKind.CONTAINER
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a job, as the platform last told it. Times are seconds since the epoch.
+
+    `said` is the platform's own word for the state; `max_memory` the peak in MB (only after the
+    end, and only from the scripts endpoints).
+    """
+
+    id: int
+    state: RunState
+    said: str = ""
+    created: float | None = None
+    started: float | None = None
+    finished: float | None = None
+    error: str | None = None
+    max_memory: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A row of a list of jobs: the job and the run it had last, if any."""
+
+    job_id: int
+    name: str
+    run: Run | None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output of a run; `value` is the decoded JSON of a JSONValue, None for other types."""
+
+    object_type: str
+    object_id: int
+    name: str
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of a run's log. `level`: "info" is stdout, "error" is stderr."""
+
+    id: int
+    created: str
+    level: str
+    message: str
+
+
+def _checked_resources(given: Mapping[str, float] | None) -> dict[str, float]:
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"required_resources must be a mapping, not {type(given).__name__}")
+    resources = dict(given or {})
+    for name, value in resources.items():
+        if name not in _RESOURCE_NAMES:
+            raise ValueError(
+                f"required_resources has no {name!r}; it takes {', '.join(_RESOURCE_NAMES)}"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"required_resources[{name!r}] must be a number, not {value!r}")
+        least = MINIMUM_RESOURCES.get(name, 0)
+        if value < least:
+            raise ValueError(
+                f"required_resources[{name!r}] is {value}: the platform's minimum is {least}"
+            )
+    return resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """The container that each worker of a pool runs in; fields as in the API's container scripts.
+
+    Args:
+        docker_image_name, docker_image_tag: an image with Python of the same minor version as
+            this one, and with every package that the functions import.
+        required_resources: ``cpu`` in millicores (1000 = one core), ``memory`` in MB,
+            ``disk_space`` in GB; what is left out has the values of 1000, 2048 and 1.0.
+        repo_http_uri, repo_ref, git_credential_id: a repository to clone to ``/app``.
+        setup_cmd: a shell command to run first. If None and there is a repository, it is
+            installed with pip.
+        remote_host_credential_id: a database credential to put into the environment.
+        params, arguments: more parameters of the script and their values, as the API takes them;
+            they are environment variables of the container.
+        cancel_timeout: seconds between the TERM and the KILL of a cancelled container.
+        instance_type, partition_label: placement.
+        time_zone: the zone of the script, e.g. ``"America/Chicago"``.
+        target_project_id, running_as_id, user_context: as in the API.
+        notifications: as in the API; by default nobody gets an e-mail.
+        hidden: whether the scripts are hidden in the platform's lists.
+
+    Raises:
+        ValueError: resources below the platform's minimum, or of an unknown name.
+    """
+
+    docker_image_name: str = "civisanalytics/datascience-python"
+    docker_image_tag: str = "latest"
+    required_resources: Mapping[str, float] = field(default_factory=dict)
+    repo_http_uri: str | None = None
+    repo_ref: str | None = None
+    git_credential_id: int | None = None
+    setup_cmd: str | None = None
+    remote_host_credential_id: int | None = None
+    params: Sequence[Mapping[str, Any]] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    cancel_timeout: int = 0
+    instance_type: str | None = None
+    partition_label: str | None = None
+    time_zone: str | None = None
+    target_project_id: int | None = None
+    running_as_id: int | None = None
+    user_context: str | None = None
+    notifications: Mapping[str, Any] = field(
+        default_factory=lambda: {"success_on": False, "failure_on": False}
+    )
+    hidden: bool = True
+
+    def __post_init__(self) -> None:
+        """Take copies, so that a later change of the caller's dicts does not reach us."""
+        resources = {**DEFAULT_RESOURCES, **_checked_resources(self.required_resources)}
+        object.__setattr__(self, "required_resources", resources)
+        object.__setattr__(self, "params", tuple(dict(param) for param in self.params))
+        object.__setattr__(self, "arguments", dict(self.arguments))
+        object.__setattr__(self, "notifications", dict(self.notifications))
+        if self.cancel_timeout < 0:
+            raise ValueError("cancel_timeout must not be negative")
+
+    @property
+    def image(self) -> str:
+        """The image with its tag."""
+        return f"{self.docker_image_name}:{self.docker_image_tag}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """Run the workers as Custom Scripts of a template, for those who may only use templates.
+
+    The template's script must run `civis-futures-worker` (from this package, in its image) and
+    have a parameter ``CIVIS_FUTURES_ORDER`` of type ``multi_line_string``.
+
+    Args:
+        from_template_id: the id of the template.
+        arguments: values for the template's other parameters.
+        required_resources: overrides those of the template's script; names and units as in
+            `Container`.
+        remote_host_id, credential_id: a database and its credential.
+        partition_label, time_zone, target_project_id, running_as_id, notifications, hidden: as in
+            `Container`.
+    """
+
+    from_template_id: int
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    required_resources: Mapping[str, float] | None = None
+    remote_host_id: int | None = None
+    credential_id: int | None = None
+    partition_label: str | None = None
+    time_zone: str | None = None
+    target_project_id: int | None = None
+    running_as_id: int | None = None
+    notifications: Mapping[str, Any] = field(
+        default_factory=lambda: {"success_on": False, "failure_on": False}
+    )
+    hidden: bool = True
+
+    def __post_init__(self) -> None:
+        """Take copies, so that a later change of the caller's dicts does not reach us."""
+        object.__setattr__(self, "arguments", dict(self.arguments))
+        object.__setattr__(self, "notifications", dict(self.notifications))
+        if self.required_resources is not None:
+            resources = _checked_resources(self.required_resources)
+            object.__setattr__(self, "required_resources", resources)
+
+    @property
+    def image(self) -> str:
+        """What to call the image in a message: only the template knows it."""
+        return f"the image of template {self.from_template_id}"

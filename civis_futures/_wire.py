@@ -1,0 +1,237 @@
+"""What crosses between client and worker, in both directions. Standard library only: this file
+travels to the container inside the bundle, and must not know anything else of the package.
+
+Three letters, each JSON::
+
+    Order    client -> worker   with the launch (environment variable ORDER_VARIABLE)
+    Inbox    client -> workers  one JSON value for the whole pool; each worker reads its own entry
+    Answers  worker -> client   JSONValue outputs of the run, each named by `answers_name`
+
+An inbox is last-write-wins, so it always holds *everything* a worker has not yet answered: reading
+it twice or missing one version of it does no harm. Answers are append-only; the same answer may
+come twice (a repeated POST), the client takes the first.
+
+Bytes travel as a `Blob`: inline, or as a Platform File; always with their digest.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+WIRE_VERSION = 1
+
+#: The environment variable (and script parameter) that holds the order.
+ORDER_VARIABLE = "CIVIS_FUTURES_ORDER"
+#: The script parameter of type `file` that names the bundle; Platform adds ``_URL`` for its link.
+BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
+
+#: Bytes above this size travel as a File instead of inline in JSON (before base64).
+INLINE_LIMIT = 64_000
+#: What one JSON value may hold (Platform's limit is 1,000,000 bytes; the rest is headroom).
+JSON_VALUE_LIMIT = 900_000
+
+
+class WireError(ValueError):
+    """A letter that does not say what it should, or bytes that do not match their digest."""
+
+
+def digest(data: bytes) -> str:
+    """The SHA-256 of `data`, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def answers_name(worker: str, number: int) -> str:
+    """The name of the JSON value with the `number`-th answers of a worker."""
+    return f"civis_futures.answers.{worker}.{number}"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Bytes on their way: `inline` as base64, or in the File `file_id`; `size` in bytes."""
+
+    sha256: str
+    size: int
+    inline: str | None = None
+    file_id: int | None = None
+
+    @classmethod
+    def of(cls, data: bytes) -> Blob:
+        """An inline blob."""
+        return cls(digest(data), len(data), inline=base64.b64encode(data).decode("ascii"))
+
+    @classmethod
+    def in_file(cls, file_id: int, sha256: str, size: int) -> Blob:
+        """A blob whose bytes are in a File."""
+        return cls(sha256, size, file_id=file_id)
+
+    def check(self, data: bytes) -> bytes:
+        """`data`, if it is what this blob announced; WireError otherwise."""
+        if len(data) != self.size or digest(data) != self.sha256:
+            where = "inline" if self.file_id is None else f"in File {self.file_id}"
+            raise WireError(
+                f"the bytes {where} are not those that were sent: "
+                f"{len(data):,} bytes for {self.size:,}, or another SHA-256"
+            )
+        return data
+
+    def inline_data(self) -> bytes:
+        """The bytes of an inline blob, checked."""
+        return self.check(base64.b64decode(self.inline or ""))
+
+
+@dataclass(frozen=True)
+class Call:
+    """A task on its way out.
+
+    `data` is the pickled (function, args, kwargs), or (function, rows of args), which is answered
+    by the list of the results. `attempt` tells apart the times that a task was given away: the
+    same worker may get it again after it was lost.
+    """
+
+    task: int
+    data: Blob
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What one worker shall know: the calls it has not yet answered, and whether to stop then."""
+
+    calls: tuple[Call, ...] = ()
+    stop: bool = False
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is told at its launch.
+
+    `url` is the base of the API; `python` the client's version ("3.11"); `inbox` the JSON value
+    to poll, or None for a worker that answers `letter` and ends; `initializer` the pickled
+    (function, args, kwargs) to run first in each process; `poll` the longest pause between two
+    looks at the inbox, and `lease` how long the inbox may stay silent, both in seconds.
+    """
+
+    worker: str
+    url: str
+    python: str
+    letter: Letter
+    inbox: int | None = None
+    initializer: Blob | None = None
+    poll: float = 10.0
+    lease: float = 3600.0
+    version: int = WIRE_VERSION
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """The client's one JSON value: worker token -> letter. A worker not named has no news."""
+
+    letters: dict[str, Letter] = field(default_factory=dict)
+    poll: float = 10.0
+    version: int = WIRE_VERSION
+
+
+#: How a call ended. The first two are the function's own doing; the rest is told in `Answer.text`.
+RETURNED = "returned"
+RAISED = "raised"
+CALL_NOT_FETCHED = "call not fetched"
+CALL_UNPICKLING = "call unpickling"
+OUTCOME_PICKLING = "outcome pickling"
+MISSING_MODULE = "missing module"
+PYTHON_MISMATCH = "python mismatch"
+INITIALIZER = "initializer"
+CRASHED = "crashed"
+MEMORY = "memory"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How one call ended; `task` and `attempt` are those of the call.
+
+    `kind` is one of the constants above; `data` the pickled result or exception (None where there
+    is none); `text` a traceback or a reason for people; `detail` the missing module, the worker's
+    Python version or the exit code, by kind. `started` and `finished` are seconds since the epoch
+    by the container's clock, `seconds` the compute alone, `peak_mb` the process's peak memory.
+    """
+
+    task: int
+    kind: str
+    data: Blob | None = None
+    text: str = ""
+    detail: str = ""
+    attempt: int = 1
+    started: float = 0.0
+    finished: float = 0.0
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of one worker, in the order in which the calls ended."""
+
+    worker: str
+    answers: tuple[Answer, ...]
+    version: int = WIRE_VERSION
+
+
+def to_json(letter: Order | Inbox | Answers) -> str:
+    """A letter as JSON text (ASCII, no spaces)."""
+    return json.dumps(asdict(letter), separators=(",", ":"))
+
+
+def order_from_json(text: str) -> Order:
+    """The order that `text` holds; WireError if it holds none."""
+    value = _object(text)
+    try:
+        value["letter"] = _letter(value["letter"])
+        value["initializer"] = _blob(value["initializer"])
+        return Order(**value)
+    except (KeyError, TypeError) as error:
+        raise WireError(f"not an order: {error}") from error
+
+
+def inbox_from_json(value: Any) -> Inbox:
+    """The inbox that a JSON value (text, or already decoded) holds; WireError if it holds none."""
+    value = _object(value)
+    try:
+        value["letters"] = {name: _letter(letter) for name, letter in value["letters"].items()}
+        return Inbox(**value)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise WireError(f"not an inbox: {error}") from error
+
+
+def answers_from_json(value: Any) -> Answers:
+    """The answers that a JSON value (text, or already decoded) holds; WireError if none."""
+    value = _object(value)
+    try:
+        answers = tuple(
+            Answer(**{**answer, "data": _blob(answer["data"])}) for answer in value["answers"]
+        )
+        return Answers(**{**value, "answers": answers})
+    except (KeyError, TypeError) as error:
+        raise WireError(f"not answers: {error}") from error
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise WireError(f"not JSON: {error}") from error
+    if not isinstance(value, dict) or value.get("version") != WIRE_VERSION:
+        raise WireError(f"not a letter of version {WIRE_VERSION}")
+    return dict(value)
+
+
+def _blob(value: dict[str, Any] | None) -> Blob | None:
+    return None if value is None else Blob(**value)
+
+
+def _letter(value: dict[str, Any]) -> Letter:
+    calls = tuple(Call(**{**call, "data": Blob(**call["data"])}) for call in value["calls"])
+    return Letter(calls, bool(value["stop"]))

@@ -1,0 +1,9 @@
+"""Civis Platform's API on this machine: try the library without an account, test code against it.
+
+The package imports nothing else of civis_futures. It and the client meet in HTTP and in a
+container's command line only, so that a misunderstanding of the contract cannot be shared.
+"""
+
+from ._platform import LocalPlatform
+
+__all__ = ["LocalPlatform"]

@@ -1,0 +1,323 @@
+"""Rows of the store as the documents of the API.
+
+Every field is always present, null where unset, as the Platform answers. This room reads the store
+but never changes it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from . import _tables as tables
+from ._exchange import not_found
+from ._site import USER, Site
+from ._store import Row, document
+
+# A job with its last run. `shown_updated_at` is a reading of the contract that can be chosen.
+JOBS = """
+SELECT scripts.*, runs.state AS run_state, runs.created_at AS run_created_at,
+  runs.started_at AS run_started_at, runs.finished_at AS run_finished_at,
+  runs.error AS run_error, runs.updated_at AS run_updated_at,
+  CASE WHEN {follows} THEN MAX(scripts.updated_at, IFNULL(runs.updated_at, 0))
+    ELSE scripts.updated_at END AS shown_updated_at
+FROM scripts LEFT JOIN runs ON runs.id = scripts.last_run_id
+"""
+
+
+def jobs_sql(site: Site) -> str:
+    """Return the SELECT of jobs with their last runs, as one table to filter and order."""
+    chosen = JOBS.format(follows=int(site.settings.updated_at_follows_runs))
+    return f"SELECT * FROM ({chosen})"
+
+
+def job_row(site: Site, key: int, kind: str | None = None) -> Row:
+    """Return one job, or raise 404."""
+    row = site.store.one(f"{jobs_sql(site)} WHERE id = ?", key)
+    if row is None or (kind is not None and row["kind"] != kind):
+        raise not_found(f"The script with id {key}")
+    return row
+
+
+def run_row(site: Site, script_id: int, run_id: int) -> Row:
+    """Return one run of a script, or raise 404."""
+    row = site.store.one("SELECT * FROM runs WHERE id = ? AND script_id = ?", run_id, script_id)
+    if row is None:
+        raise not_found(f"The run with id {run_id}")
+    return row
+
+
+def job_run(site: Site, row: Row) -> dict[str, Any]:
+    """Return a JobRun."""
+    return {
+        "id": row["id"],
+        "state": row["state"],
+        "createdAt": site.time(row["created_at"]),
+        "startedAt": site.time(row["started_at"]),
+        "finishedAt": site.time(row["finished_at"]),
+        "error": row["error"],
+    }
+
+
+def script_run(site: Site, row: Row, owner_field: str) -> dict[str, Any]:
+    """Return a ContainerRun (`owner_field` containerId) or CustomRun (customId)."""
+    return {
+        **job_run(site, row),
+        owner_field: row["script_id"],
+        "isCancelRequested": bool(row["cancel_requested"]),
+        "maxMemoryUsage": row["max_memory"],
+        "maxCpuUsage": row["max_cpu"],
+    }
+
+
+def last_run(site: Site, row: Row) -> dict[str, Any] | None:
+    """Return the JobRun that a row of `jobs_sql` carries."""
+    if row["last_run_id"] is None:
+        return None
+    return {
+        "id": row["last_run_id"],
+        "state": row["run_state"],
+        "createdAt": site.time(row["run_created_at"]),
+        "startedAt": site.time(row["run_started_at"]),
+        "finishedAt": site.time(row["run_finished_at"]),
+        "error": row["run_error"],
+    }
+
+
+def last_success(site: Site, row: Row) -> dict[str, Any] | None:
+    """Return the JobRun of the last run that succeeded."""
+    found = site.store.one("SELECT * FROM runs WHERE id = ?", row["last_success_id"])
+    return None if found is None else job_run(site, found)
+
+
+def backing(site: Site, row: Row) -> tuple[Row | None, Row]:
+    """Return the template and the script that a job takes its code from; a container: itself."""
+    if row["kind"] != "custom":
+        return None, row
+    template = site.store.one("SELECT * FROM templates WHERE id = ?", row["template_id"])
+    assert template is not None, "templates are never deleted"
+    return template, job_row(site, template["script_id"])
+
+
+def effective(site: Site, row: Row) -> dict[str, Any]:
+    """Return what a run of this job executes: code of the backing script, its own arguments."""
+    own = document(row)
+    _, source = backing(site, row)
+    if source is row:
+        return own
+    resources = {k: v for k, v in (own["requiredResources"] or {}).items() if v is not None}
+    code = document(source)
+    return {
+        **code,
+        **{name: value for name, value in own.items() if name != "requiredResources"},
+        "requiredResources": {**code["requiredResources"], **resources},
+    }
+
+
+def _common(site: Site, row: Row) -> dict[str, Any]:
+    run = last_run(site, row)
+    return {
+        "id": row["id"],
+        "name": row["name"],
+        "createdAt": site.time(row["created_at"]),
+        "updatedAt": site.time(row["shown_updated_at"]),
+        "author": USER,
+        "state": "idle" if run is None else run["state"],
+        "fromTemplateId": row["template_id"],
+        "lastRun": run,
+        "archived": bool(row["archived"]),
+    }
+
+
+def _listed(site: Site, row: Row) -> dict[str, Any]:
+    return {
+        **_common(site, row),
+        "type": "Custom" if row["kind"] == "custom" else "Container",
+        "finishedAt": site.time(row["run_finished_at"]),
+        "projects": [],
+        "parentId": row["parent_id"],
+    }
+
+
+def script_summary(site: Site, row: Row) -> dict[str, Any]:
+    """Return a row of GET /scripts."""
+    template, source = backing(site, row)
+    return {
+        **_listed(site, row),
+        "isTemplate": row["published_as"] is not None,
+        "links": _links(site, row, "custom" if row["kind"] == "custom" else "containers"),
+        "timeZone": document(row)["timeZone"],
+        "templateScriptId": None if template is None else source["id"],
+    }
+
+
+def custom_summary(site: Site, row: Row) -> dict[str, Any]:
+    """Return a row of GET /scripts/custom."""
+    return {
+        **_listed(site, row),
+        "backingScriptType": "Container",
+        "timeZone": document(row)["timeZone"],
+        "lastSuccessfulRun": last_success(site, row),
+    }
+
+
+def _links(site: Site, row: Row, family: str) -> dict[str, str]:
+    details = f"{site.api_host}/scripts/{family}/{row['id']}"
+    return {"details": details, "runs": f"{details}/runs"}
+
+
+def _script(site: Site, row: Row) -> dict[str, Any]:
+    template, source = backing(site, row)
+    return {
+        **_listed(site, row),
+        "fromTemplateAliases": [],
+        "category": "script",
+        "isTemplate": row["published_as"] is not None,
+        "publishedAsTemplateId": row["published_as"],
+        "templateScriptName": None if template is None else source["name"],
+        "runningAs": USER,
+        "runningAsId": USER["id"],
+        "myPermissionLevel": "manage",
+        "hidden": bool(row["hidden"]),
+    }
+
+
+def container(site: Site, row: Row) -> dict[str, Any]:
+    """Return a ContainerScript; a custom script backed by one is answered too."""
+    dependents = site.store.count(
+        "SELECT COUNT(*) FROM scripts WHERE template_id = ?", row["published_as"]
+    )
+    return {
+        **{name: value for name, value in effective(site, row).items() if name in _CONTAINER_DOC},
+        **_script(site, row),
+        "templateDependentsCount": None if row["published_as"] is None else dependents,
+        "links": _links(site, row, "containers"),
+    }
+
+
+_CONTAINER_DOC = frozenset(tables.CONTAINER) - {"name", "parentId", "runningAsId"}
+
+
+def custom(site: Site, row: Row) -> dict[str, Any]:
+    """Return a CustomScript."""
+    template, source = backing(site, row)
+    assert template is not None
+    code = document(source)
+    return {
+        **document(row),
+        **_script(site, row),
+        "backingScriptType": "Container",
+        "params": code["params"],
+        "uiReportUrl": None,
+        "uiReportId": template["ui_report_id"],
+        "uiReportProvideAPIKey": None,
+        "templateNote": template["note"],
+        "codePreview": code["dockerCommand"],
+        "lastSuccessfulRun": last_success(site, row),
+    }
+
+
+def template_summary(site: Site, row: Row) -> dict[str, Any]:
+    """Return a row of GET /templates/scripts."""
+    script = job_row(site, row["script_id"])
+    uses = site.store.count("SELECT COUNT(*) FROM scripts WHERE template_id = ?", row["id"])
+    return {
+        "id": row["id"],
+        "public": False,
+        "scriptId": row["script_id"],
+        "userContext": document(script)["userContext"],
+        "name": row["name"],
+        "category": "script",
+        "createdAt": site.time(row["created_at"]),
+        "updatedAt": site.time(row["updated_at"]),
+        "useCount": uses,
+        "uiReportId": row["ui_report_id"],
+        "techReviewed": False,
+        "archived": bool(row["archived"]),
+        "author": USER,
+    }
+
+
+def template(site: Site, row: Row) -> dict[str, Any]:
+    """Return a ScriptTemplate."""
+    return {
+        **template_summary(site, row),
+        "scriptType": "Container",
+        "params": document(job_row(site, row["script_id"]))["params"],
+        "note": row["note"],
+        "hidden": bool(row["hidden"]),
+        "myPermissionLevel": "manage",
+    }
+
+
+def job_summary(site: Site, row: Row) -> dict[str, Any]:
+    """Return a row of GET /jobs."""
+    common = _common(site, row)
+    return {
+        **common,
+        "type": "JobTypes::ContainerDocker",
+        # Not in the older spec that the contract was cut from; documented since civis 2.10.
+        "lastRunUpdatedAt": site.time(row["run_updated_at"]),
+        "schedule": document(row)["schedule"],
+    }
+
+
+def recent_runs(site: Site, row: Row) -> list[dict[str, Any]]:
+    """Return the runs that a job's own document shows, newest first."""
+    sql = "SELECT * FROM runs WHERE script_id = ? ORDER BY id DESC LIMIT 10"
+    return [job_run(site, run) for run in site.store.all(sql, row["id"])]
+
+
+def job(site: Site, row: Row) -> dict[str, Any]:
+    """Return a Job."""
+    notifications = document(row)["notifications"]
+    return {
+        **job_summary(site, row),
+        "runs": recent_runs(site, row),
+        "hidden": bool(row["hidden"]),
+        "myPermissionLevel": "manage",
+        "successEmailSubject": notifications["successEmailSubject"],
+        "successEmailBody": notifications["successEmailBody"],
+        "runningAsUser": USER["username"],
+        "runByUser": None if row["last_run_id"] is None else USER["username"],
+    }
+
+
+NESTED = ("id", "name", "type", "fromTemplateId", "state", "createdAt", "updatedAt", "lastRun")
+
+
+def nested_job(site: Site, row: Row, above: frozenset[int]) -> dict[str, Any]:
+    """Return a job with the jobs that its success triggers; a circle is cut where it closes."""
+    summary = job_summary(site, row)
+    return {
+        **{name: summary[name] for name in NESTED},
+        "runs": recent_runs(site, row),
+        "children": children(site, row["id"], above),
+    }
+
+
+def children(site: Site, key: int, above: frozenset[int]) -> list[dict[str, Any]]:
+    """Return the nested jobs below a job."""
+    above |= {key}
+    rows = site.store.all(f"{jobs_sql(site)} WHERE parent_id = ? ORDER BY id", key)
+    return [nested_job(site, row, above) for row in rows if row["id"] not in above]
+
+
+def json_value(row: Row) -> dict[str, Any]:
+    """Return a JSONValue."""
+    return {"id": row["id"], "name": row["name"], "value": json.loads(row["value"])}
+
+
+def output(site: Site, row: Row) -> dict[str, Any]:
+    """Return a JobOutput; a JSON value travels inside."""
+    key, kind = row["object_id"], row["object_type"]
+    family = {"File": "files", "JSONValue": "json_values"}[kind]
+    found = site.store.one(f"SELECT * FROM {family} WHERE id = ?", key)
+    assert found is not None, "files and JSON values are never deleted"
+    return {
+        "objectType": kind,
+        "objectId": key,
+        "name": found["name"],
+        "link": f"{site.api_host}/{family}/{key}",
+        "value": json.loads(found["value"]) if kind == "JSONValue" else None,
+    }

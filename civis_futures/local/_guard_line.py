@@ -1,0 +1,70 @@
+"""The server's end of the guard: starts it, tells it which runs there are, replaces a dead one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from . import _guard
+
+
+class GuardLine:
+    """One guard process and the pipe to it; the event loop's thread owns it."""
+
+    def __init__(self, mark: str, remove: str | None) -> None:
+        self._told = json.dumps({"mark": mark, "remove": remove})
+        self._groups: set[int] = set()
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(_guard.__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+            bufsize=1,
+        )
+        assert process.stdin is not None
+        process.stdin.write(self._told + "\n")
+        for group in self._groups:
+            process.stdin.write(f"run {group}\n")
+        return process
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line + "\n")
+        except OSError:
+            self.check()
+
+    def check(self) -> None:
+        """Replace the guard if it died."""
+        if self._process.poll() is not None:
+            self._drop()
+            self._process = self._start()
+
+    def started(self, group: int) -> None:
+        """Tell of a run that has begun."""
+        self._groups.add(group)
+        self._say(f"run {group}")
+
+    def ended(self, group: int) -> None:
+        """Tell of a run that is over."""
+        self._groups.discard(group)
+        self._say(f"end {group}")
+
+    def dismiss(self) -> None:
+        """Let the guard go: everything has been ended in order."""
+        self._say("bye")
+        self._drop()
+        self._process.wait()
+
+    def _drop(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it died with something unread
+            self._process.stdin.close()

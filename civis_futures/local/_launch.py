@@ -1,0 +1,113 @@
+"""What a run needs to start: its command, its environment, its limits. It starts nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from . import _documents as documents
+from ._files import download_url
+from ._links import DOWNLOAD_SECONDS
+from ._settings import KEY_VARIABLE
+from ._site import Site
+
+LOCALE = "C.UTF-8" if sys.platform.startswith("linux") else "en_US.UTF-8"
+DUMMY = "local-dummy"  # there are no credentials here
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """One run, ready to be started."""
+
+    job_id: int
+    command: str | None
+    environment: Mapping[str, str]
+    cpu: int
+    memory: int
+    cancel_timeout: int
+    notes: tuple[str, ...]  # for the log: what this platform does not do
+
+
+def plan(site: Site, run_id: int) -> Launch:
+    """Return what to start for a run, by its script as it is now."""
+    row = site.store.one("SELECT script_id FROM runs WHERE id = ?", run_id)
+    assert row is not None
+    job = documents.job_row(site, row["script_id"])
+    doc = documents.effective(site, job)
+    notes = []
+    if doc["repoHttpUri"]:
+        notes.append(f"The local platform does not clone {doc['repoHttpUri']}: there is no /app.")
+    return Launch(
+        job_id=job["id"],
+        command=doc["dockerCommand"],
+        environment={
+            **site.settings.environment,
+            **dict(_variables(site, doc)),
+            "CIVIS_JOB_ID": str(job["id"]),
+            "CIVIS_RUN_ID": str(run_id),
+            # Not so on the Platform: there the default address is the right one.
+            "CIVIS_API_ENDPOINT": f"http://{site.api_host}",
+        },
+        cpu=doc["requiredResources"]["cpu"],
+        memory=doc["requiredResources"]["memory"],
+        cancel_timeout=doc["cancelTimeout"],
+        notes=tuple(notes),
+    )
+
+
+def surroundings(folder: str, key: str) -> dict[str, str]:
+    """Return the variables that depend on the process: where it is at home, and its key."""
+    here = os.path.dirname(sys.executable)
+    return {
+        "PATH": f"{here}{os.pathsep}/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin",
+        "HOME": folder,
+        "TMPDIR": os.path.join(folder, "tmp"),
+        "LANG": LOCALE,
+        "LC_ALL": LOCALE,
+        KEY_VARIABLE: key,
+    }
+
+
+def _variables(site: Site, doc: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Give each param that has a value as the variables that the Platform makes of it."""
+    for param in doc["params"]:
+        name = param["name"].upper()
+        candidates = (param["value"], doc["arguments"].get(param["name"]), param["default"])
+        value = next((found for found in candidates if found is not None), None)
+        if value is None:
+            continue
+        kind = param["type"]
+        if kind.startswith("credential_"):
+            words = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
+            for word in words if kind == "credential_aws" else ("USERNAME", "PASSWORD"):
+                yield f"{name}_{word}", DUMMY
+        elif kind == "database":
+            chosen = value.get("database") if isinstance(value, dict) else value
+            yield f"{name}_ID", _text(chosen)
+            yield f"{name}_CREDENTIAL_USERNAME", DUMMY
+            yield f"{name}_CREDENTIAL_PASSWORD", DUMMY
+        else:
+            yield name, _text(value)
+            if kind == "string":
+                yield f"{name}_SHELL_ESCAPED", shlex.quote(_text(value))
+            if kind == "file":
+                url = _file_url(site, value)
+                if url is not None:
+                    yield f"{name}_URL", url
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value)  # true, 1.5, and lists as the Platform's own JSON
+
+
+def _file_url(site: Site, key: Any) -> str | None:
+    row = site.store.one("SELECT * FROM files WHERE id = ?", str(key))
+    return None if row is None else download_url(site, row, time.time() + DOWNLOAD_SECONDS)

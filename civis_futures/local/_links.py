@@ -1,0 +1,69 @@
+"""Links to stored bytes: unguessable, for one purpose, until a moment.
+
+A link is what gives access, so it names the verb, the blob, the part and its end, all signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+from ._site import Site
+
+UPLOAD_SECONDS = 12 * 3600.0
+DOWNLOAD_SECONDS = 30 * 60.0
+MOST_DOWNLOAD_SECONDS = 36 * 3600.0
+
+
+class LinkError(Exception):
+    """The link is not one of ours, or its time is over."""
+
+
+def _signature(site: Site, verb: str, blob: str, extra: str, expires: str) -> str:
+    said = "\n".join((verb, blob, extra, expires)).encode("utf-8", "surrogatepass")
+    return hmac.new(site.store.secret, said, hashlib.sha256).hexdigest()
+
+
+def download_url(site: Site, blob: str, expires: float, *, inline: bool) -> str:
+    """Return a link to GET a blob."""
+    return _url(site, "GET", blob, "inline" if inline else "", expires)
+
+
+def part_url(site: Site, blob: str, part: int) -> str:
+    """Return a link to PUT one part of a multipart upload."""
+    return _url(site, "PUT", blob, str(part), time.time() + UPLOAD_SECONDS)
+
+
+def _url(site: Site, verb: str, blob: str, extra: str, expires: float) -> str:
+    until = str(int(expires))
+    signature = _signature(site, verb, blob, extra, until)
+    query = urlencode({"extra": extra, "expires": until, "signature": signature})
+    return f"http://{site.blob_host}/{blob}?{query}"
+
+
+def upload_form(site: Site, blob: str) -> tuple[str, dict[str, str]]:
+    """Return the URL and the fields of a form POST; lower case, as a client may re-case them."""
+    until = str(int(time.time() + UPLOAD_SECONDS))
+    signature = _signature(site, "POST", blob, "", until)
+    return f"http://{site.blob_host}/", {"key": blob, "policy": until, "signature": signature}
+
+
+def check(site: Site, verb: str, blob: str, given: Mapping[str, str]) -> str:
+    """Return the link's extra word, or raise LinkError.
+
+    HEAD goes with the GET link. `given` is the query, or the fields of an upload form.
+    """
+    verb = "GET" if verb == "HEAD" else verb
+    extra = given.get("extra", "")
+    expires = given.get("policy" if verb == "POST" else "expires", "")
+    signature = _signature(site, verb, blob, extra, expires)
+    if not hmac.compare_digest(
+        signature, given.get("signature", "").encode("ascii", "replace").decode()
+    ):
+        raise LinkError("The request signature does not match")
+    if time.time() >= float(expires):
+        raise LinkError("Request has expired")
+    return extra

@@ -1,0 +1,229 @@
+"""Everything that answers with pages: filters, order and the paging headers.
+
+What may be filtered and ordered by is data; a name from a request is only ever looked up in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import _documents as documents
+from ._exchange import Answer, Ask, Page
+from ._fields import refuse, truth
+from ._site import USER, Site
+from ._store import Row
+
+Condition = tuple[str, list[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ordering:
+    """How one list may be paged; the first order is the default."""
+
+    orders: Mapping[str, str]
+    limit: int
+    most: int
+    descending: bool = True
+
+
+BY_ID = Ordering({"id": "id"}, 20, 100)
+OUTPUTS = Ordering({"created_at": "created_at", "id": "id"}, 50, 50)
+SCRIPTS = Ordering(
+    {
+        "updated_at": "shown_updated_at",
+        "name": "name",
+        "created_at": "created_at",
+        "last_run.updated_at": "run_updated_at",
+    },
+    20,
+    50,
+)
+JOBS = Ordering({"updated_at": "shown_updated_at", "last_run_updated_at": "run_updated_at"}, 50, 50)
+CUSTOM = Ordering(
+    {"updated_at": "shown_updated_at", "name": "name", "created_at": "created_at"}, 50, 50, False
+)
+TEMPLATES = Ordering(
+    {"name": "name", "updated_at": "updated_at", "created_at": "created_at"}, 50, 1000, False
+)
+
+
+def page(ask: Ask, ordering: Ordering) -> Page:
+    """Return the page that was asked for; a limit above the maximum gives the maximum."""
+    try:
+        limit = int(ask.query.get("limit") or ordering.limit)
+        number = int(ask.query.get("page_num") or 1)
+    except ValueError:
+        raise refuse("limit or page_num is invalid") from None
+    order = ask.query.get("order") or next(iter(ordering.orders))
+    way = ask.query.get("order_dir") or ("desc" if ordering.descending else "asc")
+    if limit < 1 or not 1 <= number < 2**31 or way not in ("asc", "desc"):
+        raise refuse("limit, page_num or order_dir does not have a valid value")
+    if order not in ordering.orders:
+        raise refuse(f"order must be one of: {', '.join(ordering.orders)}")
+    limit = min(limit, ordering.most)
+    asked = bool(ask.query.get("page_num"))
+    return Page(limit, number, asked, ordering.orders[order], way == "desc")
+
+
+def paged(
+    site: Site,
+    ask: Ask,
+    select: str,
+    conditions: list[Condition],
+    ordering: Ordering,
+    show: Callable[[Row], Any],
+    *,
+    blank_when_unasked: bool = False,
+) -> Answer:
+    """Return one page of the rows that fulfil all conditions."""
+    part = page(ask, ordering)
+    where = " AND ".join(f"({sql})" for sql, _ in conditions) or "1"
+    values = [value for _, bound in conditions for value in bound]
+    total = site.store.count(f"SELECT COUNT(*) FROM ({select}) WHERE {where}", *values)
+    rows = site.store.all(f"SELECT * FROM ({select}) WHERE {where}{part.clause()}", *values)
+    headers = part.headers(total, blank_when_unasked=blank_when_unasked)
+    return Answer(200, [show(row) for row in rows], headers)
+
+
+def _flag(ask: Ask, name: str) -> bool | None:
+    given = ask.query.get(name)
+    if not given:
+        return None
+    try:
+        return truth(given)
+    except ValueError:
+        raise refuse(f"{name} is invalid") from None
+
+
+def _one_of(ask: Ask, name: str, column: str, valid: tuple[str, ...] = ()) -> list[Condition]:
+    given = [value for value in ask.query.get(name, "").split(",") if value]
+    if not given:
+        return []
+    for value in given:
+        if valid and value not in valid:
+            raise refuse(f"{name} does not have a valid value")
+    return [(f"{column} IN ({', '.join('?' * len(given))})", [*given])]
+
+
+def _visible(site: Site, ask: Ask) -> list[Condition]:
+    """Return the conditions that all lists share: hidden, archived, author."""
+    conditions: list[Condition] = []
+    if not _flag(ask, "hidden"):
+        conditions.append(("NOT hidden", []))
+    elif site.settings.hidden_lists == "only":
+        conditions.append(("hidden", []))
+    archived = (ask.query.get("archived") or "false").lower()
+    if archived not in ("true", "false", "all"):
+        raise refuse("archived does not have a valid value")
+    if archived != "all":
+        conditions.append(("archived = ?", [archived == "true"]))
+    authors = ask.query.get("author")
+    if authors and str(USER["id"]) not in authors.split(","):
+        conditions.append(("0", []))
+    return conditions
+
+
+def _status(ask: Ask) -> list[Condition]:
+    """Return the filter on `status`, which knows neither queued nor cancelled."""
+    valid = ("running", "failed", "succeeded", "idle", "scheduled")
+    state = "IFNULL(run_state, 'idle')"
+    found = _one_of(ask, "status", state, valid)
+    if "scheduled" in ask.query.get("status", "").split(","):
+        found = [(f"({found[0][0]}) OR {_SCHEDULED}", found[0][1])]
+    return found
+
+
+_SCHEDULED = "IFNULL(json_extract(doc, '$.schedule.scheduled'), 0)"
+
+
+def list_scripts(site: Site, ask: Ask) -> Answer:
+    """GET /scripts."""
+    conditions = _visible(site, ask) + _status(ask)
+    types = [value for value in ask.query.get("type", "").split(",") if value]
+    if types:
+        conditions.append(("kind = 'container'" if "containers" in types else "0", []))
+    category = ask.query.get("category")
+    if category and category not in ("script", "import", "export", "enhancement"):
+        raise refuse("category does not have a valid value")
+    if category and category != "script":
+        conditions.append(("0", []))
+    return paged(
+        site,
+        ask,
+        documents.jobs_sql(site),
+        conditions,
+        SCRIPTS,
+        lambda row: documents.script_summary(site, row),
+        blank_when_unasked=True,
+    )
+
+
+def list_custom(site: Site, ask: Ask) -> Answer:
+    """GET /scripts/custom."""
+    conditions: list[Condition] = [("kind = 'custom'", [])]
+    conditions += _visible(site, ask) + _status(ask)
+    conditions += _one_of(ask, "from_template_id", "CAST(template_id AS TEXT)")
+    select = documents.jobs_sql(site)
+    return paged(
+        site, ask, select, conditions, CUSTOM, lambda row: documents.custom_summary(site, row)
+    )
+
+
+def list_jobs(site: Site, ask: Ask) -> Answer:
+    """GET /jobs."""
+    states = ("queued", "running", "succeeded", "failed", "cancelled")
+    conditions = _visible(site, ask) + _one_of(ask, "state", "run_state", states)
+    conditions += _one_of(ask, "type", "'JobTypes::ContainerDocker'")
+    if ask.query.get("permission") not in (None, "", "read", "write", "manage"):
+        raise refuse("permission does not have a valid value")
+    scheduled = _flag(ask, "scheduled")
+    if scheduled is not None:
+        conditions.append((_SCHEDULED if scheduled else f"NOT {_SCHEDULED}", []))
+    if ask.query.get("q"):
+        sought = "instr(lower(name || ' ' || id || ' JobTypes::ContainerDocker'), lower(?))"
+        conditions.append((sought, [ask.query["q"]]))
+    select = documents.jobs_sql(site)
+    return paged(site, ask, select, conditions, JOBS, lambda row: documents.job_summary(site, row))
+
+
+def list_templates(site: Site, ask: Ask) -> Answer:
+    """GET /templates/scripts."""
+    conditions = _visible(site, ask)
+    if ask.query.get("category") not in (None, "", "script"):
+        conditions.append(("0", []))
+    select = "SELECT * FROM templates"
+    return paged(
+        site, ask, select, conditions, TEMPLATES, lambda row: documents.template_summary(site, row)
+    )
+
+
+def runs_of(owner_field: str | None, kind: str | None = None) -> Any:
+    """Return the endpoint that lists runs: as JobRuns, or as the runs of a script."""
+
+    def list_runs(site: Site, ask: Ask) -> Answer:
+        row = documents.job_row(site, ask.id(), kind)
+
+        def show(run: Row) -> dict[str, Any]:
+            if owner_field is None:
+                return documents.job_run(site, run)
+            return documents.script_run(site, run, owner_field)
+
+        mine: list[Condition] = [("script_id = ?", [row["id"]])]
+        return paged(site, ask, "SELECT * FROM runs", mine, BY_ID, show)
+
+    return list_runs
+
+
+def outputs_of(kind: str | None = None) -> Any:
+    """Return the endpoint that lists the outputs of a run."""
+
+    def list_outputs(site: Site, ask: Ask) -> Answer:
+        documents.job_row(site, ask.id(), kind)
+        run = documents.run_row(site, ask.id(), ask.id("run_id"))
+        mine: list[Condition] = [("run_id = ?", [run["id"]])]
+        select = "SELECT * FROM outputs"
+        return paged(site, ask, select, mine, OUTPUTS, lambda row: documents.output(site, row))
+
+    return list_outputs

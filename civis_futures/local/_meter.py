@@ -1,0 +1,95 @@
+"""How much memory and processor the process trees of the runs use; looked at from a thread.
+
+Memory is the resident set summed over the tree, which counts shared pages more than once. So where
+the sum passes the limit, the proportional set (Linux) or the unique set is asked for, which costs
+more to find out, and that decides. Knows pids and numbers only, nothing of runs or their states.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator, Mapping
+
+import psutil
+
+MEGABYTE = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What one look at one tree found."""
+
+    pids: frozenset[int]
+    memory: float  # MB
+    cpu_seconds: float
+    over: bool
+
+
+def session_members(leader: int) -> list[int]:
+    """Return who is in a session, the leader not included."""
+    found = []
+    for pid in psutil.pids():
+        try:
+            if pid != leader and os.getsid(pid) == leader:
+                found.append(pid)
+        except (ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+def measure(limits: Mapping[int, int]) -> tuple[dict[int, Sample], float]:
+    """Look at the trees below some session leaders; also return how long the look took.
+
+    `limits` gives the MB that each leader's tree may use.
+    """
+    started = time.perf_counter()
+    children: dict[int, list[psutil.Process]] = {}
+    sessions: dict[int, list[psutil.Process]] = {}
+    for process in psutil.process_iter(["ppid"]):
+        children.setdefault(process.info["ppid"], []).append(process)
+        try:
+            sessions.setdefault(os.getsid(process.pid), []).append(process)
+        except (ProcessLookupError, PermissionError):
+            continue
+    samples = {}
+    for leader, limit in limits.items():
+        tree = {process.pid: process for process in _below(leader, children)}
+        tree |= {process.pid: process for process in sessions.get(leader, [])}
+        samples[leader] = _sample(tree, limit)
+    return samples, time.perf_counter() - started
+
+
+def _below(leader: int, children: Mapping[int, list[psutil.Process]]) -> Iterator[psutil.Process]:
+    stack = [leader]
+    while stack:
+        for child in children.get(stack.pop(), []):
+            yield child
+            stack.append(child.pid)
+
+
+def _sample(tree: Mapping[int, psutil.Process], limit: int) -> Sample:
+    memory, cpu = 0.0, 0.0
+    for process in tree.values():
+        try:
+            with process.oneshot():
+                memory += process.memory_info().rss / MEGABYTE
+                times = process.cpu_times()
+                cpu += times.user + times.system
+        except psutil.Error:
+            continue
+    if memory > limit:
+        memory = sum(_fair_share(process) for process in tree.values())
+    return Sample(frozenset(tree), memory, cpu, memory > limit)
+
+
+def _fair_share(process: psutil.Process) -> float:
+    """Return a process's memory without what it shares."""
+    try:
+        full = process.memory_full_info()
+        return float(getattr(full, "pss", full.uss)) / MEGABYTE
+    except psutil.AccessDenied:
+        return float(process.memory_info().rss) / MEGABYTE
+    except psutil.Error:
+        return 0.0

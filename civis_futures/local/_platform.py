@@ -1,0 +1,334 @@
+"""LocalPlatform: the owner's side. It starts the server's process, knows where it is, and ends it.
+
+The server is reached through HTTP only; the pipe to it carries the key and the settings once and
+then nothing: that it is open is what keeps the server alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Literal, NoReturn
+
+from ._settings import MAX_FILE_BYTES, Settings
+
+CIVIS_LIMIT = (1000, 100, 300.0)  # requests, run starts, per seconds (contract, section 1)
+START_SECONDS = 30.0
+STOP_SECONDS = 5.0
+NEEDED = ("psutil", "python_multipart", "starlette", "uvicorn")
+
+RateLimit = Literal["civis"] | tuple[int, int] | tuple[int, int, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """What a platform did since it started, or since `LocalPlatform.reset()`.
+
+    `requests` counts API requests by (method, path template, "client" or "worker"): a request is
+    a worker's if it came with the key that its run was given. File links are counted apart.
+    `active` has the process ids of each run that runs now.
+    """
+
+    requests: Mapping[tuple[str, str, str], int]
+    refused: int
+    runs_started: int
+    uploads: int
+    upload_bytes: int
+    downloads: int
+    download_bytes: int
+    queued: int
+    active: Mapping[int, tuple[int, ...]]
+
+    def count(
+        self, method: str | None = None, path: str | None = None, origin: str | None = None
+    ) -> int:
+        """Return how many requests there were of one method, path template or origin."""
+        wanted = (method, path, origin)
+        return sum(
+            count
+            for key, count in self.requests.items()
+            if all(want is None or want == have for want, have in zip(wanted, key, strict=True))
+        )
+
+
+class LocalPlatform:
+    """Civis Platform's API on this machine, with each container run as a process.
+
+    Use it as a context manager, or call :meth:`start` and :meth:`stop`. Give it to a
+    ``ContainerPoolExecutor`` as ``platform``, or point any client at it with the environment
+    variables ``CIVIS_API_ENDPOINT`` (:attr:`url`) and ``CIVIS_API_KEY`` (:attr:`api_key`)::
+
+        with LocalPlatform() as platform:
+            ...
+
+    It listens on loopback only, runs the commands of whoever has the key with your own rights,
+    and ends with its owner, leaving no process behind.
+
+    Args:
+        port: Where to listen; 0 takes a free port.
+        state: A folder to keep scripts, runs and files in, so that they survive a restart; runs
+            that were active are then failed. The key is kept there too. Default: a temporary
+            folder that goes with the platform.
+        cores: How many cores the runs may use together, by `requiredResources.cpu`, of which up
+            to 1024 count as one core. Default: as many as the machine has. Runs that do not fit
+            wait, first come first; one that asks for more than there is runs alone.
+        memory: How many MB the runs may use together, by `requiredResources.memory`. Default:
+            no limit. (A single run's own limit is always enforced.)
+        start_delay: Seconds that every run stays queued at least.
+        rate_limit: `"civis"` for the Platform's own limit (1000 requests and 100 run starts per
+            300 s), or a tuple of requests, run starts and, if not 300, seconds. Default: none.
+        max_file_size: The most bytes in one upload.
+        environment: Variables that every run gets in addition.
+        record: A file to which each exchange is appended as a line of JSON (never the key).
+        log: A file for the server's own messages. Default: kept aside, shown if it won't start.
+        hidden_lists: Whether lists asked for hidden items return "only" those or "also" those;
+            the Platform's documentation leaves it open.
+        updated_at_follows_runs: Whether a change of a run's state moves `updatedAt` of its job;
+            left open too.
+        whole_seconds: Whether times have no milliseconds, as in all recorded examples.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        state: str | os.PathLike[str] | None = None,
+        cores: float | None = None,
+        memory: int | None = None,
+        start_delay: float = 0.0,
+        rate_limit: RateLimit = None,
+        max_file_size: int = MAX_FILE_BYTES,
+        environment: Mapping[str, str] | None = None,
+        record: str | os.PathLike[str] | None = None,
+        log: str | os.PathLike[str] | None = None,
+        hidden_lists: Literal["only", "also"] = "only",
+        updated_at_follows_runs: bool = False,
+        whole_seconds: bool = False,
+    ) -> None:
+        """Check the settings; nothing is started yet."""
+        if cores is not None and not cores > 0:
+            raise ValueError(f"cores must be positive, not {cores!r}")
+        if memory is not None and not memory > 0:
+            raise ValueError(f"memory must be positive, not {memory!r}")
+        if not 0 <= start_delay < float("inf"):
+            raise ValueError(f"start_delay must not be negative, not {start_delay!r}")
+        if not 0 <= port < 65536:
+            raise ValueError(f"port must be between 0 and 65535, not {port!r}")
+        if hidden_lists not in ("only", "also"):
+            raise ValueError(f'hidden_lists must be "only" or "also", not {hidden_lists!r}')
+        self._settings = Settings(
+            port=port,
+            state=None if state is None else str(Path(state).absolute()),
+            cores=cores,
+            memory=memory,
+            start_delay=start_delay,
+            rate_limit=_rate_limit(rate_limit),
+            max_file_size=max_file_size,
+            environment=dict(environment or {}),
+            record=None if record is None else str(Path(record).absolute()),
+            hidden_lists=hidden_lists,
+            updated_at_follows_runs=updated_at_follows_runs,
+            whole_seconds=whole_seconds,
+        )
+        self._log = None if log is None else Path(log).absolute()
+        # Guards the four below against start and stop from two threads. Starting and stopping
+        # wait under it, on purpose: the second caller has nothing to do before the first is done.
+        self._lock = threading.Lock()
+        self._key: str | None = None
+        self._url: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address of the API, for `CIVIS_API_ENDPOINT`."""
+        if self._url is None:
+            raise RuntimeError("the local platform is not running: start() it, or use `with`")
+        return self._url
+
+    @property
+    def api_key(self) -> str:
+        """The key that opens it, for `CIVIS_API_KEY`."""
+        if self._url is None or self._key is None:
+            raise RuntimeError("the local platform is not running: start() it, or use `with`")
+        return self._key
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> LocalPlatform:
+        """Start the server's process and wait until it answers; does nothing if it runs already.
+
+        Raises RuntimeError with the reason if it does not start, ImportError if the packages of
+        the extra `local` are missing.
+        """
+        _check_installed()
+        with self._lock:
+            if self.running:
+                return self
+            if self._finalizer is not None:
+                self._finalizer()  # it died; what it left open is closed
+            self._key = _key(self._settings.state)
+            self._process, self._url = _launch(self._settings, self._key, self._log)
+            # At exit, or when this object is forgotten. It must not refer to this object.
+            self._finalizer = weakref.finalize(self, _end, self._process, os.getpid())
+        return self
+
+    def stop(self) -> None:
+        """End the server and every run; does nothing if it is not running."""
+        with self._lock:
+            if self._finalizer is not None:
+                self._finalizer()
+            self._finalizer = self._process = self._url = None
+
+    def __enter__(self) -> LocalPlatform:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<LocalPlatform {self._url or 'not running'}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a LocalPlatform owns a process and a key and is not pickled; pass its url")
+
+    def stats(self) -> Stats:
+        """Return what the platform did so far; asking is not counted."""
+        told = self._ask("GET", "/_local/stats")
+        requests = {(method, path, who): n for method, path, who, n in told.pop("requests")}
+        active = {int(run): tuple(pids) for run, pids in told.pop("active").items()}
+        return Stats(requests=requests, active=active, **told)
+
+    def reset(self) -> None:
+        """Count from zero, with a full rate limit."""
+        self._ask("POST", "/_local/reset")
+
+    def _ask(self, method: str, path: str) -> Any:
+        import http.client  # not needed by who only starts a platform
+
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=10)
+        with contextlib.closing(connection):
+            connection.request(method, path, headers={"Authorization": f"Bearer {self.api_key}"})
+            response = connection.getresponse()
+            body = response.read()
+            if response.status >= 300:
+                raise RuntimeError(f"the local platform answered {response.status} to {path}")
+        return json.loads(body) if body else None
+
+
+def _rate_limit(given: RateLimit) -> tuple[int, int, float] | None:
+    if given is None:
+        return None
+    if given == "civis":
+        return CIVIS_LIMIT
+    if isinstance(given, tuple) and len(given) in (2, 3) and all(number > 0 for number in given):
+        general, runs, *seconds = given
+        return int(general), int(runs), float(seconds[0]) if seconds else CIVIS_LIMIT[2]
+    raise ValueError(f'rate_limit must be "civis" or (requests, runs[, seconds]), not {given!r}')
+
+
+def _check_installed() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f'the local platform needs {", ".join(missing)}: pip install "civis-futures[local]"'
+        )
+    if os.name != "posix":
+        raise RuntimeError("the local platform runs on Linux and macOS only")
+
+
+def _key(state: str | None) -> str:
+    """Return a new key, or the one that belongs to a state folder."""
+    fresh = secrets.token_urlsafe(32)
+    if state is None:
+        return fresh
+    path = Path(state) / "key"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(fresh)
+        return path.read_text().strip() or fresh
+    except OSError as error:
+        raise RuntimeError(f"the local platform cannot use {state}: {error}") from None
+
+
+def _launch(settings: Settings, key: str, log: Path | None) -> tuple[subprocess.Popen[bytes], str]:
+    """Start the server and return it with its address."""
+    try:
+        # Closed by the `with` below.
+        messages: IO[bytes] = tempfile.TemporaryFile() if log is None else log.open("ab+")  # noqa: SIM115
+    except OSError as error:
+        raise RuntimeError(f"the local platform cannot write its log: {error}") from None
+    with messages:
+        process = subprocess.Popen(
+            [sys.executable, "-m", __package__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            # Ctrl-C in a terminal is for the owner, which ends the server when it ends itself.
+            start_new_session=True,
+        )
+        told = {"key": key, "owner": os.getpid(), "settings": settings.to_json()}
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # It dies unheard or says nothing for too long: either way the pipe ends.
+        late = threading.Timer(START_SECONDS, process.kill)
+        late.name = "civis-local-start"
+        late.daemon = True
+        late.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(told).encode() + b"\n")
+                process.stdin.flush()
+            line = process.stdout.readline()
+        finally:
+            late.cancel()
+        answer = json.loads(line) if line else {}
+        if "url" in answer:
+            process.stdout.close()
+            return process, answer["url"]
+        _end(process, os.getpid())
+        raise RuntimeError(f"the local platform did not start: {_reason(answer, messages)}")
+
+
+def _reason(answer: Mapping[str, str], messages: IO[bytes]) -> str:
+    if "error" in answer:
+        return answer["error"]
+    messages.seek(max(0, messages.seek(0, os.SEEK_END) - 4000))
+    return messages.read().decode(errors="replace") or "it said nothing"
+
+
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    """End the server; not from a fork of the owner, to which it does not belong."""
+    if os.getpid() != owner:
+        return
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(OSError):
+        # A word, for somebody whom we forked may hold the pipe open.
+        process.stdin.write(b"stop\n")
+        process.stdin.flush()
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    process.stdout.close()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()  # its guard ends the runs
+        process.wait()

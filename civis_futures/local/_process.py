@@ -1,0 +1,175 @@
+"""One run as a process: started, its output cut into lines, signalled, reaped; without a thread.
+
+It lives on the event loop's thread, knows no store and no API, and never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+
+from ._guard import kill_group
+from ._meter import session_members
+
+Line = tuple[float, str, str]  # when, level, message
+
+LONGEST_LINE = 32_768  # characters; a longer one is cut
+READ_BYTES = 65_536
+
+
+class OutputPipe:
+    """One of the two streams of a run: bytes in, whole lines out."""
+
+    def __init__(self, descriptor: int, level: str, lines: Callable[[list[Line]], None]) -> None:
+        self.open = True
+        self._descriptor = descriptor
+        self._level = level
+        self._lines = lines
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+        os.set_blocking(descriptor, False)
+        asyncio.get_running_loop().add_reader(descriptor, self._ready)
+
+    def _ready(self) -> None:
+        try:
+            data = os.read(self._descriptor, READ_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            self._cut(self._decoder.decode(data))
+        else:
+            self.close()
+
+    def _cut(self, text: str) -> None:
+        *whole, self._rest = (self._rest + text).split("\n")
+        while len(self._rest) > LONGEST_LINE:
+            whole.append(self._rest[:LONGEST_LINE])
+            self._rest = self._rest[LONGEST_LINE:]
+        self._emit(whole)
+
+    def _emit(self, texts: list[str]) -> None:
+        now = time.time()
+        cut = [
+            text[start : start + LONGEST_LINE].removesuffix("\r")
+            for text in texts
+            for start in range(0, len(text) or 1, LONGEST_LINE)
+        ]
+        if cut:
+            self._lines([(now, self._level, text) for text in cut])
+
+    def drain(self) -> None:
+        """Take what is in the pipe now: at most a pipe's capacity, for a writer may be left."""
+        for _ in range(16):
+            if not self.open:
+                return
+            self._ready()
+
+    def close(self) -> None:
+        """Stop listening; what is left is a line."""
+        if self.open:
+            self.open = False
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            rest = self._rest + self._decoder.decode(b"", final=True)
+            if rest:
+                self._emit([rest])
+
+
+class RunProcess:
+    """`sh -c command` as a session of its own."""
+
+    def __init__(
+        self,
+        command: str,
+        environment: Mapping[str, str],
+        folder: str,
+        lines: Callable[[list[Line]], None],
+    ) -> None:
+        """Start it; raises OSError or ValueError if the system will not have it."""
+        self.started = time.monotonic()
+        self.exit_code: int | None = None
+        self.cpu_seconds = 0.0
+        self.own_memory = 0.0  # MB; the largest single process, by the kernel's account
+        self.seen: set[int] = set()  # pids below it, as the meter saw them
+        self._popen = subprocess.Popen(
+            ["sh", "-c", command],
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._popen.stdout is not None
+        assert self._popen.stderr is not None
+        self.pipes = (
+            OutputPipe(self._popen.stdout.fileno(), "info", lines),
+            OutputPipe(self._popen.stderr.fileno(), "error", lines),
+        )
+
+    @property
+    def pid(self) -> int:
+        """Return the pid, which is also the process group's and the session's."""
+        return self._popen.pid
+
+    def terminate(self) -> None:
+        """Ask the whole group to end."""
+        if self.exit_code is None:
+            kill_group(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the group, and whoever left it but not the session or the tree."""
+        if self.exit_code is not None:
+            return  # the pid may be somebody else's by now
+        kill_group(self.pid)
+        for pid in {*session_members(self.pid), *self._strays()}:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _strays(self) -> list[int]:
+        """Return those whom the meter saw below this run and that went to another session.
+
+        A pid could have been used anew since; so only processes that still carry the run's own
+        environment would be surer, but that costs a look at each. The meter forgets a pid that it
+        does not see, a fifth of a second later.
+        """
+        return [pid for pid in self.seen if pid != self.pid]
+
+    def reap(self) -> bool:
+        """Return whether the command has ended; if so, end what is left of it, and keep the books.
+
+        The leader is looked at before it is reaped: until then nobody else can have its pid, so
+        the signals hit the right group.
+        """
+        if self.exit_code is not None:
+            return True
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return False
+        self.kill()
+        _, status, usage = os.wait4(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self.exit_code = self._popen.returncode = code if code >= 0 else 128 - code
+        self._account(usage)
+        return True
+
+    def _account(self, usage: resource.struct_rusage) -> None:
+        self.cpu_seconds = usage.ru_utime + usage.ru_stime
+        unit = 2**20 if os.uname().sysname == "Darwin" else 2**10
+        # A process that was started from us begins its account with our own size.
+        ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.own_memory = usage.ru_maxrss / unit if usage.ru_maxrss > ours else 0.0
+
+    def close(self) -> None:
+        """Let go of the pipes, whoever may still hold their other ends."""
+        for pipe in self.pipes:
+            pipe.drain()
+            pipe.close()
+        for stream in (self._popen.stdout, self._popen.stderr):
+            if stream is not None:
+                stream.close()

@@ -1,0 +1,337 @@
+"""Who runs what, when: the queue, the capacity, and each run's way from queued to its end.
+
+Everything here happens on the event loop's thread, which owns all of it; only the meter's look at
+the system (`_meter.measure`) happens in another thread, and that shares nothing. Processes are
+reaped on SIGCHLD; no thread waits for a run, and nothing polls while nothing runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from . import _documents as documents
+from ._exchange import ApiError
+from ._guard import kill_marked
+from ._guard_line import GuardLine
+from ._launch import Launch, plan, surroundings
+from ._meter import Sample, measure
+from ._process import Line, RunProcess
+from ._runs import begin
+from ._site import Site
+
+FLUSH_SECONDS = 0.05  # lines are gathered this long
+FLUSH_LINES = 2_000
+GRACE_SECONDS = 0.25  # for the last output, when somebody out of reach holds the pipe
+METER_SECONDS = 0.12
+METER_SHARE = 10  # the meter sleeps at least this many times as long as it works
+
+
+@dataclasses.dataclass
+class Active:
+    """One run that has a process."""
+
+    run_id: int
+    launch: Launch
+    key: str
+    folder: str
+    process: RunProcess | None = None
+    lines: list[Line] = dataclasses.field(default_factory=list)
+    flushing: asyncio.TimerHandle | None = None
+    cancelled: bool = False
+    out_of_memory: bool = False
+    max_memory: float = 0.0
+    max_cpu: float = 0.0
+    last_look: tuple[float, float] | None = None  # when, seconds of cpu
+
+
+class Runner:
+    """The machine behind the API."""
+
+    def __init__(self, site: Site, guard: GuardLine) -> None:
+        self._site = site
+        self._guard = guard
+        self._delayed: dict[int, asyncio.TimerHandle] = {}
+        self._waiting: collections.deque[int] = collections.deque()
+        self._active: dict[int, Active] = {}
+        self._loop = asyncio.get_running_loop()
+        self._metering = False
+        self._filling = False
+        self._closed = False
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+
+    # What the API asks.
+
+    def queue(self, run_id: int) -> None:
+        """Take a new run; it starts when its delay is over and there is room, first come first."""
+        delay = self._site.settings.start_delay
+        if delay > 0:
+            self._delayed[run_id] = self._loop.call_later(delay, self._ripe, run_id)
+        else:
+            self._ripe(run_id)
+
+    def cancel(self, run_id: int) -> None:
+        """End a run: at once if it waits; else TERM, and KILL after its `cancelTimeout`."""
+        now = time.time()
+        active = self._active.get(run_id)
+        self._site.store.update("runs", run_id, cancel_requested=True, updated_at=now)
+        if active is None:
+            timer = self._delayed.pop(run_id, None)
+            if timer is not None:
+                timer.cancel()
+            else:
+                self._waiting.remove(run_id)
+            self._site.store.update("runs", run_id, state="cancelled", finished_at=now)
+            self._fill_soon()
+        elif active.process is not None and not active.cancelled:
+            active.cancelled = active.process.exit_code is None
+            active.process.terminate()
+            self._loop.call_later(active.launch.cancel_timeout, active.process.kill)
+
+    def flush(self, run_id: int) -> None:
+        """Write what a run has printed so far."""
+        active = self._active.get(run_id)
+        if active is not None and active.lines:
+            lines, active.lines = active.lines, []
+            self._site.store.add_logs(run_id, lines)
+
+    def queued(self) -> int:
+        """Return how many runs wait."""
+        return len(self._delayed) + len(self._waiting)
+
+    def active(self) -> dict[int, list[int]]:
+        """Return the pids of each run that has any."""
+        return {
+            active.run_id: sorted({active.process.pid, *active.process.seen})
+            for active in self._active.values()
+            if active.process is not None
+        }
+
+    # From queued to running.
+
+    def _ripe(self, run_id: int) -> None:
+        self._delayed.pop(run_id, None)
+        self._waiting.append(run_id)
+        self._fill_soon()
+
+    def _fill_soon(self) -> None:
+        """Start runs from the loop, one at a time, so that requests pass in between."""
+        if not self._filling:
+            self._filling = True
+            self._loop.call_soon(self._fill)
+
+    def _fill(self) -> None:
+        self._filling = False
+        if self._closed or not self._waiting:
+            return
+        launch = plan(self._site, self._waiting[0])
+        if self._fits(launch):
+            self._start(self._waiting.popleft(), launch)
+            self._fill_soon()
+
+    def _fits(self, launch: Launch) -> bool:
+        """Tell whether there is room; who wants more than there is runs when nobody else does."""
+        if not self._active:
+            return True
+        settings = self._site.settings
+        running = [active.launch for active in self._active.values()]
+        cpu = launch.cpu + sum(other.cpu for other in running)
+        memory = launch.memory + sum(other.memory for other in running)
+        enough = settings.memory is None or memory <= settings.memory
+        return enough and cpu <= settings.capacity_millicores()
+
+    def _start(self, run_id: int, launch: Launch) -> None:
+        now = time.time()
+        self._site.store.update("runs", run_id, state="running", started_at=now, updated_at=now)
+        folder = os.path.join(self._site.store.work, f"run-{run_id}")
+        active = Active(run_id, launch, self._site.keys.for_run(run_id), folder)
+        self._active[run_id] = active
+        self._note(active, [("info", note) for note in launch.notes])
+        try:
+            if launch.command is None:
+                raise ValueError("the script has no dockerCommand, and there is no image here")
+            os.makedirs(os.path.join(folder, "tmp"), mode=0o700)
+            environment = {**surroundings(folder, active.key), **launch.environment}
+            active.process = RunProcess(
+                launch.command, environment, folder, lambda lines: self._gather(active, lines)
+            )
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            self._note(active, [("error", f"The container could not be started: {error}")])
+            self._finish(active, None)
+            return
+        self._guard.started(active.process.pid)
+        self._meter_soon(METER_SECONDS)
+
+    # While it runs.
+
+    def _gather(self, active: Active, lines: list[Line]) -> None:
+        active.lines += lines
+        if len(active.lines) >= FLUSH_LINES:
+            self.flush(active.run_id)
+        elif active.flushing is None:
+            active.flushing = self._loop.call_later(FLUSH_SECONDS, self._flush_due, active)
+
+    def _flush_due(self, active: Active) -> None:
+        active.flushing = None
+        self.flush(active.run_id)
+
+    def _note(self, active: Active, lines: list[tuple[str, str]]) -> None:
+        """Write the platform's own lines, after all that the run printed."""
+        self.flush(active.run_id)
+        now = time.time()
+        self._site.store.add_logs(active.run_id, [(now, *line) for line in lines])
+
+    def _meter_soon(self, seconds: float) -> None:
+        if not self._metering:
+            self._metering = True
+            self._loop.call_later(seconds, self._meter)
+
+    def _meter(self) -> None:
+        self._metering = False
+        limits = {
+            active.process.pid: active.launch.memory
+            for active in self._active.values()
+            if active.process is not None and active.process.exit_code is None
+        }
+        if not limits or self._closed:
+            return
+        self._metering = True
+        look = self._loop.run_in_executor(None, measure, limits)
+        look.add_done_callback(self._measured)
+
+    def _measured(self, look: asyncio.Future[tuple[dict[int, Sample], float]]) -> None:
+        self._metering = False
+        if self._closed or look.cancelled():
+            return
+        pause = METER_SECONDS
+        error = look.exception()
+        if error is None:
+            samples, cost = look.result()
+            pause = max(METER_SECONDS, METER_SHARE * cost)
+            for active in list(self._active.values()):
+                process = active.process
+                if process is not None and process.exit_code is None and process.pid in samples:
+                    self._look(active, process, samples[process.pid])
+        else:
+            print(f"The meter failed: {error!r}", file=sys.stderr)
+        self._meter_soon(pause)
+
+    def _look(self, active: Active, process: RunProcess, sample: Sample) -> None:
+        now = time.monotonic()
+        process.seen = set(sample.pids)
+        active.max_memory = max(active.max_memory, sample.memory)
+        if active.last_look is not None:
+            then, before = active.last_look
+            active.max_cpu = max(active.max_cpu, (sample.cpu_seconds - before) / (now - then))
+        active.last_look = now, sample.cpu_seconds
+        if sample.over and not active.out_of_memory:
+            active.out_of_memory = True
+            process.kill()
+
+    # From running to its end.
+
+    def _reap(self) -> None:
+        self._guard.check()
+        for active in list(self._active.values()):
+            process = active.process
+            if process is not None and process.exit_code is None and process.reap():
+                self._guard.ended(process.pid)
+                for pipe in process.pipes:
+                    pipe.drain()
+                grace = GRACE_SECONDS if any(pipe.open for pipe in process.pipes) else 0.0
+                self._loop.call_later(grace, self._finish, active, process)
+
+    def _finish(self, active: Active, process: RunProcess | None) -> None:
+        """Write down how a run ended, and make room for the next."""
+        run_id = active.run_id
+        if run_id not in self._active:
+            return
+        code: int | None = None
+        if process is not None:
+            process.close()  # brings the last lines
+            code = process.exit_code
+            wall = max(time.monotonic() - process.started, 0.001)
+            active.max_memory = max(active.max_memory, process.own_memory)
+            active.max_cpu = max(active.max_cpu, process.cpu_seconds / wall)
+        self.flush(run_id)
+        del self._active[run_id]
+        state = self._verdict(active, code)
+        now = time.time()
+        self._site.store.update(
+            "runs",
+            run_id,
+            state=state,
+            finished_at=now,
+            updated_at=now,
+            max_memory=round(active.max_memory, 2),
+            max_cpu=round(active.max_cpu * 1000, 1),
+        )
+        self._site.keys.forget(active.key)
+        if active.flushing is not None:
+            active.flushing.cancel()
+        self._loop.run_in_executor(None, _remove, active.folder)
+        if state == "succeeded":
+            self._succeeded(active)
+        self._fill_soon()
+
+    def _verdict(self, active: Active, code: int | None) -> str:
+        """Return the final state, with the log lines that the Platform gives a failure."""
+        if active.cancelled:
+            return "cancelled"
+        if active.out_of_memory:
+            code = 137
+        if code == 0:
+            return "succeeded"
+        lines = ["Failed"]
+        if code is not None:
+            lines.insert(0, f"Error on job: Process ended with an error, exiting: {code}.")
+        if active.out_of_memory:
+            allowed = f"{active.launch.memory} MiB"
+            lines.insert(0, f"Process ran out of its allowed {allowed} of memory and was killed.")
+        now = time.time()
+        self._site.store.add_logs(active.run_id, [(now, "error", line) for line in lines])
+        return "failed"
+
+    def _succeeded(self, active: Active) -> None:
+        """Remember it, and start the jobs that wait for this one's success."""
+        store = self._site.store
+        store.update("scripts", active.launch.job_id, last_success_id=active.run_id)
+        sql = f"{documents.jobs_sql(self._site)} WHERE parent_id = ? AND NOT archived"
+        for row in store.all(sql, active.launch.job_id):
+            try:
+                begin(self._site, row, ApiError(409, "conflict", "already active"))
+            except ApiError as error:
+                print(f"Job {row['id']} was not triggered: {error}", file=sys.stderr)
+
+    def close(self) -> None:
+        """End every run; what was active is written down as failed by the store."""
+        self._closed = True
+        self._loop.remove_signal_handler(signal.SIGCHLD)
+        for active in self._active.values():
+            if active.process is not None:
+                active.process.kill()
+        for active in self._active.values():
+            if active.process is not None:
+                while not active.process.reap():
+                    time.sleep(0.002)  # it has been sent KILL
+                active.process.close()
+                self.flush(active.run_id)
+        if self._active:
+            kill_marked(self._site.keys.mark)
+        self._active.clear()
+
+
+def _remove(folder: str) -> None:
+    """Remove a run's folder, even where the run took away its own permissions; in a thread."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if os.path.isdir(folder):
+        for path, _, _ in os.walk(folder):
+            os.chmod(path, 0o700)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,185 @@
+"""The server's process, from its first line of input to its end.
+
+Standard input is the life line: the first line brings the key and the settings, and the end of it
+(the owner stopped us, or died) is the end of the server. Standard output carries one line: where
+the server listens, or why it does not. Nothing else of the owner is known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ._settings import Settings
+from ._site import Keys
+
+OWNER_SECONDS = 0.5  # how often to look whether the owner is still our parent
+
+
+class StartError(Exception):
+    """The server cannot start, and the user can do something about it."""
+
+
+def main() -> None:
+    """Serve until the owner goes."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn takes these while it serves, then raises them again: go on to the clean end.
+        signal.signal(number, lambda *_: None)
+    line = _first_line()
+    if not line:
+        return
+    told = json.loads(line)
+    try:
+        _run(Settings.from_json(json.dumps(told["settings"])), told["key"], told["owner"])
+    except StartError as error:
+        _say({"error": str(error)})
+        sys.exit(2)
+
+
+def _first_line() -> bytes:
+    """Read up to the first newline and not a byte more: the event loop reads the rest."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            return b""
+        line += byte
+    return line
+
+
+def _say(what: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+def _run(settings: Settings, key: str, owner: int) -> None:
+    from ._guard_line import GuardLine
+    from ._store import StateInUseError, Store
+
+    temporary = settings.state is None
+    folder = Path(settings.state or tempfile.mkdtemp(prefix="civis-local-"))
+    keys = Keys(key)
+    # First, while nothing runs yet: it starts up beside us.
+    guard = GuardLine(keys.mark, str(folder) if temporary else None)
+    try:
+        sockets = _listen(settings.port)
+        try:
+            store = Store(folder, durable=not temporary)
+        except (OSError, StateInUseError) as error:
+            raise StartError(f"cannot use {folder}: {error}") from None
+        try:
+            store.fail_unfinished()
+            _clear(store.work)
+            asyncio.run(_serve(settings, keys, store, guard, sockets, owner))
+        finally:
+            store.fail_unfinished()
+            store.close()
+    finally:
+        if temporary:
+            shutil.rmtree(folder, ignore_errors=True)
+        guard.dismiss()
+
+
+def _clear(folder: Path) -> None:
+    """Remove what the runs of a killed server left."""
+    for left in folder.iterdir():
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _listen(port: int) -> list[socket.socket]:
+    """Return the listening sockets: the API's and the file links'."""
+    sockets = []
+    for wanted in (port, 0):
+        # With the protocol named, or asyncio leaves Nagle's delay on: 40 ms for each answer.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", wanted))
+        except (OSError, OverflowError) as error:
+            raise StartError(f"cannot listen on port {wanted}: {error}") from None
+        listener.listen(512)
+        sockets.append(listener)
+    return sockets
+
+
+async def _serve(
+    settings: Settings,
+    keys: Keys,
+    store: Any,
+    guard: Any,
+    sockets: list[socket.socket],
+    owner: int,
+) -> None:
+    import uvicorn
+
+    from ._app import make_app
+    from ._limits import Budget
+    from ._record import Recorder
+    from ._runner import Runner
+    from ._site import Site
+
+    api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)
+    site = Site(settings, store, keys, Budget(settings.rate_limit), api, blob)
+    site.attach(Runner(site, guard))
+    try:
+        recorder = Recorder(settings.record)
+    except OSError as error:
+        raise StartError(f"cannot record: {error}") from None
+    config = uvicorn.Config(
+        make_app(site, sockets[1].getsockname()[1], recorder),
+        http="h11",
+        ws="none",
+        lifespan="off",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    try:
+        await _until_owner_goes(server, sockets, owner, api)
+    finally:
+        site.runner.close()
+        recorder.close()
+
+
+async def _until_owner_goes(
+    server: Any, sockets: list[socket.socket], owner: int, api: str
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        # A word or the end of input: both mean the same.
+        loop.remove_reader(0)
+        server.should_exit = True
+
+    async def watch() -> None:
+        while not server.started:
+            await asyncio.sleep(0.005)
+        _say({"url": f"http://{api}"})
+        # Whoever the owner forked holds the other end of the pipe too, so its end alone is not
+        # enough to tell that the owner died.
+        while os.getppid() == owner:
+            await asyncio.sleep(OWNER_SECONDS)
+        server.should_exit = True
+
+    loop.add_reader(0, told)
+    watcher = asyncio.create_task(watch())
+    try:
+        await server.serve(sockets=sockets)
+    finally:
+        loop.remove_reader(0)
+        watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watcher

@@ -1,0 +1,60 @@
+"""What a local platform is told when it starts, and the numbers that the contract fixes.
+
+A leaf: it knows neither the server nor its owner, for both import it. The settings travel from
+the owner to the server as one line of JSON through a pipe, never on a command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any, Literal
+
+MEBIBYTE = 2**20
+MIN_PART_BYTES = 5 * MEBIBYTE  # every part of a multipart upload but the last
+MAX_FILE_BYTES = 5 * 2**30  # one form POST, or one part
+MAX_JSON_VALUE_BYTES = 1_000_000
+MAX_BODY_BYTES = 64 * MEBIBYTE  # an API body; files do not come this way
+MILLICORES = 1024  # what one core is worth, so that the customary "cpu: 1024" asks for one core
+
+KEY_VARIABLE = "CIVIS_API_KEY"
+RUN_KEY_PREFIX = "local-run"  # a run's own key is <prefix>-<mark of the platform>-<random>
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that `LocalPlatform` accepts, in the form that crosses to the server."""
+
+    port: int = 0
+    state: str | None = None
+    cores: float | None = None
+    memory: int | None = None
+    start_delay: float = 0.0
+    rate_limit: tuple[int, int, float] | None = None
+    max_file_size: int = MAX_FILE_BYTES
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    record: str | None = None
+
+    # What nobody outside Civis could verify (contract, sections 5 and 12), so that a client can
+    # be tested under each reading.
+    hidden_lists: Literal["only", "also"] = "only"
+    updated_at_follows_runs: bool = False
+    whole_seconds: bool = False
+
+    def capacity_millicores(self) -> float:
+        """Return how much `requiredResources.cpu` may be in use at once."""
+        cores = self.cores if self.cores is not None else float(os.cpu_count() or 1)
+        return cores * MILLICORES
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that `from_json` understands."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Read what the owner wrote."""
+        given = json.loads(text)
+        if given.get("rate_limit") is not None:
+            given["rate_limit"] = tuple(given["rate_limit"])
+        return cls(**given)

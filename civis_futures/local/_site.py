@@ -1,0 +1,97 @@
+"""What every room of the API is given: who is served, with what, and what was counted.
+
+Owned by the event loop's thread; nothing here is shared with another thread.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hmac
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from ._exchange import Origin
+from ._fields import iso
+from ._settings import RUN_KEY_PREFIX, Settings
+
+if TYPE_CHECKING:
+    from ._limits import Budget
+    from ._runner import Runner
+    from ._store import Store
+
+USER: dict[str, Any] = {
+    "id": 77,
+    "name": "Local User",
+    "username": "localuser",
+    "initials": "LU",
+    "online": True,
+}
+
+
+@dataclasses.dataclass
+class Counters:
+    """What `LocalPlatform.stats()` reports; see there."""
+
+    requests: collections.Counter[tuple[str, str, str]] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    refused: int = 0
+    runs_started: int = 0
+    uploads: int = 0
+    upload_bytes: int = 0
+    downloads: int = 0
+    download_bytes: int = 0
+
+
+@dataclasses.dataclass
+class Keys:
+    """Who may come in: the owner, and each active run with a key of its own."""
+
+    owner: str
+    mark: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
+    runs: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def for_run(self, run_id: int) -> str:
+        """Make the key of a run that starts."""
+        key = f"{RUN_KEY_PREFIX}-{self.mark}-{secrets.token_hex(16)}"
+        self.runs[key] = run_id
+        return key
+
+    def forget(self, key: str) -> None:
+        """Refuse the key of a run that ended."""
+        self.runs.pop(key, None)
+
+    def origin(self, key: str) -> Origin | None:
+        """Return whose key this is, None if nobody's."""
+        if hmac.compare_digest(key.encode(), self.owner.encode()):
+            return "client"
+        return "worker" if key in self.runs else None
+
+
+@dataclasses.dataclass
+class Site:
+    """Everything that an endpoint may need."""
+
+    settings: Settings
+    store: Store
+    keys: Keys
+    budget: Budget
+    api_host: str  # host:port, as links inside documents have it
+    blob_host: str
+    counters: Counters = dataclasses.field(default_factory=Counters)
+    _runner: Runner | None = None
+
+    @property
+    def runner(self) -> Runner:
+        """Return who runs the containers; it needs the site itself, so it comes later."""
+        assert self._runner is not None
+        return self._runner
+
+    def attach(self, runner: Runner) -> None:
+        """Complete the circle, once."""
+        self._runner = runner
+
+    def time(self, moment: float | None) -> str | None:
+        """Return a time as this platform writes it."""
+        return iso(moment, whole_seconds=self.settings.whole_seconds)

@@ -1,0 +1,5 @@
+"""So that ``python -m`` runs the worker."""
+
+from . import main
+
+main()

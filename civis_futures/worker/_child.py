@@ -1,0 +1,315 @@
+"""The child of the worker: the process that runs user code, one call after the other.
+
+It gets calls and gives outcomes over two pipes, and knows nothing of HTTP or of the platform. Here
+alone are payloads unpickled. Whatever a function raises is its answer; what it does to the process
+(exit, kill, memory) is for the parent to see. Cloudpickle is not imported here unless needed: a
+payload that needs it imports it by itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import pickle
+import resource
+import signal
+import sys
+import time
+
+from .. import _wire
+from ._frames import BODY_LIMIT, Frames, high_copy, packed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn, TextIO
+
+    Header = dict[str, Any]
+
+#: The exit code of a child that could not write its answer; see `Process.death`.
+PIPE_LOST = 74
+_TEXT_LIMIT = 20_000  # characters of a traceback that travel
+_PROTOCOL = 5
+
+
+def live(calls: int, answers: int, mark: bytes, folder: str, initializer: bytes | None) -> NoReturn:
+    """All that the child does, from the fork to its end. It never returns into the parent's stack.
+
+    `calls` and `answers` are the pipes' descriptors; `folder` is for what is too large for them.
+    """
+    code = 1
+    try:
+        _settle_in()
+        Child(calls, answers, mark, folder).serve(initializer)
+        _run_exit_hooks()
+        code = 0
+    except BrokenPipeError:
+        pass  # the parent ended first, or has closed the pipes because it is told to end
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+class Child:
+    """Reads calls, runs them, writes answers."""
+
+    def __init__(self, calls: int, answers: int, mark: bytes, folder: str) -> None:
+        self._calls = calls
+        self._answers = answers
+        self._mark = mark
+        self._folder = folder
+        self._frames = Frames(mark)
+        self._streams = (Stream("stdout", 1), Stream("stderr", 2))
+        self._pid = os.getpid()
+
+    def serve(self, initializer: bytes | None) -> None:
+        """Run the initializer, then calls until no more can come."""
+        problem = self._initialize(initializer)
+        self._send({"ready": problem is None, "text": problem or ""}, b"")
+        while problem is None:
+            frame = self._receive()
+            if frame is None:
+                return
+            header, body = frame
+            answer, data = self._perform(header, body)
+            del body, frame
+            self._restore_streams()
+            self._send({**answer, "name": header["name"]}, data)
+
+    def _initialize(self, initializer: bytes | None) -> str | None:
+        """What went wrong, if anything did."""
+        if initializer is None:
+            return None
+        try:
+            _load(initializer, None)()
+        except BaseException as error:
+            self._end_if_forked(error)
+            return _traceback(error)
+        self._end_if_forked(None)
+        self._restore_streams()
+        return None
+
+    def _perform(self, header: Header, body: bytes) -> tuple[Header, bytes | None]:
+        """Run one call: what is to be said of it, and the pickled outcome."""
+        started = time.time()
+        try:
+            function = _load(body, header["path"])
+        except BaseException as error:
+            self._end_if_forked(error)
+            return _unloadable(error, started), None
+        started, begin = time.time(), time.perf_counter()
+        try:
+            result = function()
+        except BaseException as error:  # SystemExit too, as in the standard library's pools
+            seconds = time.perf_counter() - begin
+            self._end_if_forked(error)
+            answer, data = _raised(error)
+        else:
+            seconds = time.perf_counter() - begin
+            self._end_if_forked(None)
+            answer, data = _returned(result)
+        answer.update(
+            started=started, finished=time.time(), seconds=seconds, peak_mb=_own_peak_mb()
+        )
+        return answer, data
+
+    def _end_if_forked(self, error: BaseException | None) -> None:
+        """End here if this is a fork that user code made and let run out of its function.
+
+        Such a process would answer the call a second time, and then fight for the pipe.
+        """
+        if os.getpid() == self._pid:
+            return
+        code: Any = 0
+        if isinstance(error, SystemExit):
+            code = error.code
+        elif error is not None:
+            sys.excepthook(type(error), error, error.__traceback__)
+            code = 1
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+        for stream in self._streams:
+            stream.flush()
+        os._exit((code or 0) & 0xFF)
+
+    def _restore_streams(self) -> None:
+        for stream in self._streams:
+            stream.restore()
+
+    def _receive(self) -> tuple[Header, bytes] | None:
+        while True:
+            frame = self._frames.next()
+            if frame is not None:
+                return frame
+            data = os.read(self._calls, 1 << 16)
+            if not data:
+                return None
+            self._frames.add(data)
+
+    def _send(self, header: Header, data: bytes | None) -> None:
+        header["data"] = data is not None
+        body = data or b""
+        header["path"] = self._stored(header, body) if len(body) > BODY_LIMIT else None
+        view = memoryview(packed(self._mark, header, b"" if header["path"] else body))
+        try:
+            while view:
+                view = view[os.write(self._answers, view) :]
+        except BrokenPipeError:
+            raise
+        except OSError:  # user code has closed it
+            os._exit(PIPE_LOST)
+
+    def _stored(self, header: Header, body: bytes) -> str | None:
+        """The path of a file with `body`, or None if there is no room: the pipe will do then."""
+        path = os.path.join(self._folder, f"outcome-{header['name']}")
+        try:
+            with open(path, "wb") as file:
+                file.write(body)
+        except OSError:
+            return None
+        return path
+
+
+class Stream:
+    """One of the two output streams, so that a call which breaks it breaks it only for itself."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        self._name = name
+        self._fd = fd
+        try:
+            self._copy = high_copy(fd)
+        except OSError:  # the process was started without it
+            self._copy = high_copy(0)
+        self._stream: TextIO | None = getattr(sys, name)
+        self._encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        if self._stream is not None:
+            self._stream.reconfigure(line_buffering=True)
+
+    def flush(self) -> None:
+        """Write out what user code has printed, wherever it prints now."""
+        with contextlib.suppress(Exception):  # closed, replaced by anything, its descriptor gone
+            getattr(sys, self._name).flush()
+
+    def restore(self) -> None:
+        """Make the stream write to the log again."""
+        self.flush()
+        os.dup2(self._copy, self._fd)
+        try:
+            self._stream.flush()  # type: ignore[union-attr]
+        except Exception:  # closed or detached
+            self._stream = open(  # noqa: SIM115
+                self._fd,
+                "w",
+                buffering=1,
+                encoding=self._encoding,
+                errors="backslashreplace",
+                closefd=False,
+            )
+        setattr(sys, self._name, self._stream)
+
+
+def _settle_in() -> None:
+    """Make this fork a process like one that has just been started."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+
+def _run_exit_hooks() -> None:
+    """What the interpreter would do at its end, which `os._exit` leaves out.
+
+    The libraries that people use in tasks rely on it: to stop pools, to remove temporary files.
+    """
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def _load(body: bytes, path: str | None) -> Callable[[], Any]:
+    """The call that a payload holds: of one function once, or for each of many rows."""
+    if path is None:
+        parts = pickle.loads(body)
+    else:
+        with open(path, "rb") as file:
+            os.unlink(path)  # its room is free again as soon as it is read
+            parts = pickle.load(file)
+    if len(parts) == 2:
+        each, rows = parts
+        return lambda: [each(*row) for row in rows]
+    function, args, kwargs = parts
+    return lambda: function(*args, **kwargs)
+
+
+def _unloadable(error: BaseException, started: float) -> Header:
+    kind, detail = _wire.CALL_UNPICKLING, ""
+    if isinstance(error, ModuleNotFoundError):
+        kind, detail = _wire.MISSING_MODULE, error.name or ""
+    answer = _answer(kind, _traceback(error), detail)
+    answer.update(started=started, finished=time.time(), peak_mb=_own_peak_mb())
+    return answer
+
+
+def _returned(result: Any) -> tuple[Header, bytes | None]:
+    try:
+        return _answer(_wire.RETURNED), _pickled(result)
+    except BaseException as error:
+        kind = f"{type(result).__module__}.{type(result).__qualname__}"
+        text = f"the result, of type {kind}, cannot be pickled\n\n{_traceback(error)}"
+        return _answer(_wire.OUTCOME_PICKLING, text, "result"), None
+
+
+def _raised(error: BaseException) -> tuple[Header, bytes | None]:
+    text = _traceback(error)
+    try:
+        return _answer(_wire.RAISED, text), _pickled(error)
+    except BaseException as problem:
+        why = f"{type(problem).__name__}: {problem}"
+        text += f"\nThis exception cannot be pickled: {why}"
+        return _answer(_wire.OUTCOME_PICKLING, text, "exception"), None
+
+
+def _pickled(value: Any) -> bytes:
+    with contextlib.suppress(Exception):
+        return pickle.dumps(value, _PROTOCOL)
+    import cloudpickle  # by value, then: what is local, or was defined in the client's __main__
+
+    return bytes(cloudpickle.dumps(value, _PROTOCOL))
+
+
+def _answer(kind: str, text: str = "", detail: str = "") -> Header:
+    return {"kind": kind, "text": text, "detail": detail}
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback as text, from the first frame below ours; its middle left out if it is long."""
+    import traceback
+
+    trace, ours = error.__traceback__, _traceback.__code__.co_filename
+    while trace is not None and trace.tb_frame.f_code.co_filename == ours:
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace))
+    # What no database takes in a text: lone surrogates, and the null character.
+    text = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    if len(text) <= _TEXT_LIMIT:
+        return text
+    half = _TEXT_LIMIT // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters ...]\n{text[-half:]}"
+
+
+def peak_mb(usage: resource.struct_rusage) -> float:
+    """The peak of a process's memory in MB. (Linux counts in kB here, macOS in bytes.)"""
+    return usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _own_peak_mb() -> float:
+    return peak_mb(resource.getrusage(resource.RUSAGE_SELF))

@@ -1,0 +1,86 @@
+"""What passes between the worker and its child over a pipe: a JSON header and a body of bytes.
+
+A frame starts with a mark that only these two processes know, made anew for each child. User code
+that writes to file descriptors which are not its own may leave rubbish in the pipe; the reader
+skips what comes before the next mark. The pipe's descriptors are kept high, out of the way of code
+that closes or overwrites the low ones.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MARK_SIZE = 16
+#: A body above this size travels as a file instead: a pipe is slow, and holds 64 kB.
+BODY_LIMIT = 1_000_000
+_HEADER = 4  # bytes of the header's length
+_BODY = 8  # bytes of the body's length
+
+
+def new_mark() -> bytes:
+    """A mark for the frames of one child."""
+    return os.urandom(MARK_SIZE)
+
+
+def packed(mark: bytes, header: dict[str, Any], body: bytes = b"") -> bytes:
+    """A frame as bytes."""
+    text = json.dumps(header).encode()
+    sizes = len(text).to_bytes(_HEADER, "big") + len(body).to_bytes(_BODY, "big")
+    return b"".join((mark, sizes, text, body))
+
+
+class Frames:
+    """Collects what a pipe brings, and cuts it into frames."""
+
+    def __init__(self, mark: bytes) -> None:
+        self._mark = mark
+        self._bytes = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Take what has been read."""
+        self._bytes += data
+
+    def next(self) -> tuple[dict[str, Any], bytes] | None:
+        """The next whole frame, or None if it has not come yet. ValueError if it is damaged."""
+        begin = self._bytes.find(self._mark)
+        if begin < 0:
+            del self._bytes[:-MARK_SIZE]  # what is left may be the beginning of a mark
+            return None
+        del self._bytes[:begin]
+        text_at = MARK_SIZE + _HEADER + _BODY
+        if len(self._bytes) < text_at:
+            return None
+        sizes = self._bytes[MARK_SIZE:text_at]
+        body_at = text_at + int.from_bytes(sizes[:_HEADER], "big")
+        end = body_at + int.from_bytes(sizes[_HEADER:], "big")
+        if len(self._bytes) < end:
+            return None
+        header = json.loads(bytes(self._bytes[text_at:body_at]))
+        body = bytes(self._bytes[body_at:end])
+        del self._bytes[:end]
+        return header, body
+
+
+def high_copy(fd: int) -> int:
+    """A copy of `fd` with a high number, closed on exec."""
+    lowest = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1024) - 64
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(3, lowest))
+    except OSError:  # no room up there
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def high_pipe() -> tuple[int, int]:
+    """A pipe, both ends high: (to read from, to write to)."""
+    low = os.pipe()
+    high = high_copy(low[0]), high_copy(low[1])
+    for fd in low:
+        os.close(fd)
+    return high

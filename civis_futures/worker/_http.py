@@ -1,0 +1,137 @@
+"""HTTP for the worker: one request at a time over kept connections, repeated until it is answered.
+
+Standard library only, and of it `http.client`: `urllib.request` takes longer to import. This room
+knows nothing of the platform but how a server refuses (429 with Retry-After) and stumbles (5xx).
+
+Every request is repeated after a lost reply, POSTs too. That is safe here, because each POST of a
+worker may happen twice: of two equal answers the client takes the first, a spare File expires.
+"""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import time
+from urllib.parse import urlsplit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+    Body = Callable[[], Iterable[bytes]]
+    Reader = Callable[[http.client.HTTPResponse], T]
+
+#: Seconds that one request may take, all its attempts and pauses included.
+PATIENCE = 600.0
+#: Seconds without a byte after which an attempt has failed.
+TIMEOUT = 60.0
+
+_LONGEST_PAUSE = 30.0
+_TELL_AFTER = 4  # failed attempts, before a line in the log says why nothing moves
+_STUMBLES = (429, 500, 502, 503, 504)
+
+
+class HttpError(Exception):
+    """The request has failed for good. The text names method, path and reason, and no secret."""
+
+
+class RefusedError(HttpError):
+    """The server answered with a status that a further attempt will not change."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UnreachableError(HttpError):
+    """No usable answer within the patience."""
+
+
+class Http:
+    """Requests over one kept connection per host. For a single thread."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self.patience = patience
+        self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
+
+    def close(self) -> None:
+        """Close every connection; the next request opens its own."""
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        read: Reader[T],
+        headers: dict[str, str],
+        body: Body | None = None,
+    ) -> T:
+        """What `read` makes of the first 2xx answer.
+
+        `read` and `body` are called anew in each attempt; the headers must state the length of the
+        body. A ValueError of `read` (HTML from a proxy, say) counts as a lost reply.
+        """
+        what = f"{method} {urlsplit(url).path}"
+        deadline = time.monotonic() + self.patience
+        attempt = 0
+        while True:
+            attempt += 1
+            wait = 0.0
+            try:
+                reply = self._send(method, url, headers, body)
+                if 200 <= reply.status < 300:
+                    return read(reply)
+                content = reply.read()
+                problem = f"HTTP {reply.status}{_reason(content)}"
+                if reply.status not in _STUMBLES:
+                    raise RefusedError(f"{what}: {problem}", reply.status)
+                wait = _retry_after(reply)
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                self.close()  # what is left in the connection belongs to a lost reply
+                problem = f"{type(error).__name__}: {error}"
+                if type(error).__name__ == "SSLCertVerificationError":
+                    raise UnreachableError(f"{what}: {problem}") from error
+            self._pause(f"{what}: {problem}", attempt, wait, deadline)
+
+    def _send(
+        self, method: str, url: str, headers: dict[str, str], body: Body | None
+    ) -> http.client.HTTPResponse:
+        parts = urlsplit(url)
+        key = (parts.scheme, parts.netloc)
+        connection = self._connections.get(key)
+        if connection is None:
+            kind = http.client.HTTPSConnection if key[0] == "https" else http.client.HTTPConnection
+            connection = self._connections[key] = kind(parts.netloc, timeout=TIMEOUT)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request(method, target, body=body() if body else None, headers=headers)
+        return connection.getresponse()
+
+    @staticmethod
+    def _pause(problem: str, attempt: int, at_least: float, deadline: float) -> None:
+        """Sleep before the next attempt; UnreachableError if there is no time for one."""
+        import random
+
+        growing = min(_LONGEST_PAUSE, 0.1 * 2.0**attempt)
+        pause = max(at_least, growing * random.uniform(0.5, 1.0))
+        if time.monotonic() + pause > deadline:
+            raise UnreachableError(f"{problem} (gave up after attempt {attempt})")
+        if attempt == _TELL_AFTER:
+            print(f"civis_futures: {problem}; trying again", file=sys.stderr, flush=True)
+        time.sleep(pause)
+
+
+def _retry_after(reply: http.client.HTTPResponse) -> float:
+    try:
+        return max(0.0, float(reply.headers.get("Retry-After", "0")))
+    except ValueError:
+        return 0.0  # the form with a date, which Platform does not use
+
+
+def _reason(content: bytes) -> str:
+    """What the server says about it, in one short line."""
+    text = " ".join(content[:300].decode("utf-8", "replace").split())
+    return f" ({text})" if text else ""

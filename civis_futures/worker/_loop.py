@@ -1,0 +1,238 @@
+"""The parent: which call next, when to post answers, when to look for more, when to end.
+
+One thread, so that it may fork. Calls run one after the other, in the order of the letters, and
+none twice. It unpickles nothing and runs no user code: that is the child's part, which may die of
+it without taking this process along.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+
+from .. import _wire
+from ._http import Http, HttpError, UnreachableError
+from ._inbox import Inbox
+from ._outbox import Outbox
+from ._platform import Source
+from ._process import DiedError, Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._platform import Platform
+
+#: Seconds for the answers that wait when a TERM comes: the platform kills soon after it.
+_LAST_POST = 3.0
+
+
+class Terminated(SystemExit):
+    """A TERM has come."""
+
+
+class Fetched:
+    """A call whose bytes are here, in memory or in a file; or the reason why they are not."""
+
+    def __init__(self, body: bytes = b"", path: str | None = None, problem: str = "") -> None:
+        self.body = body
+        self.path = path
+        self.problem = problem
+
+
+class Worker:
+    """Answers the calls of an order, in processes of its own."""
+
+    def __init__(self, order: _wire.Order, platform: Platform, folder: str) -> None:
+        self._order = order
+        self._platform = platform
+        self._folder = folder
+        self._outbox = Outbox(platform, order.worker)
+        self._inbox = None if order.inbox is None else Inbox(platform, order.inbox, order)
+        self._stop = order.inbox is None
+        self._taken: set[str] = set()  # every call ever seen: an inbox names them again
+        self._queue: deque[_wire.Call] = deque()
+        self._fetched: dict[str, Fetched] = {}  # at most the next call, fetched ahead
+        self._running: _wire.Call | None = None
+        self._since = 0.0  # when the running call was handed over
+        self._process: Process | None = None
+        self._ready = False  # whether that process has run its initializer
+        self._initializer: bytes | None = None
+        self._refusal: tuple[str, str, str] | None = None  # why none can be run: kind, text, detail
+
+    def run(self) -> None:
+        """Answer calls until there are no more, and post the answers."""
+        try:
+            self._prepare()
+            self._answer_all()
+        except Terminated:
+            self._last_words()
+            raise
+        finally:
+            if self._process is not None:
+                self._process.end()
+
+    def _answer_all(self) -> None:
+        self._take(self._order.letter)
+        while True:
+            self._start_next()  # before posting, so that posting and computing overlap
+            if self._outbox and (self._running is None or self._outbox.due_in() == 0):
+                self._outbox.post()
+            if self._running is not None:
+                self._fetch_ahead()
+                self._await_answer()
+            elif self._stop or self._inbox is None:
+                return
+            elif self._inbox.silent:
+                print("civis_futures: no word from the client, this worker ends", flush=True)
+                return
+            else:
+                self._take(self._inbox.look())
+
+    def _prepare(self) -> None:
+        """Find out whether calls can be run here at all."""
+        ours = "{}.{}".format(*sys.version_info)
+        if self._order.python != ours:
+            text = f"the client runs Python {self._order.python}, the container Python {ours}"
+            self._refusal = _wire.PYTHON_MISMATCH, text, ours
+        elif self._order.initializer is not None:
+            fetched = self._fetch("initializer", self._order.initializer)
+            if fetched.path is not None:
+                with open(fetched.path, "rb") as file:
+                    fetched.body = file.read()
+                os.unlink(fetched.path)
+            self._initializer = fetched.body
+            if fetched.problem:
+                self._refuse_all(fetched.problem)
+
+    def _refuse_all(self, text: str) -> None:
+        self._refusal = _wire.INITIALIZER, text, ""
+
+    def _take(self, letter: _wire.Letter | None) -> None:
+        """Queue the calls of a letter that are new."""
+        if letter is None:
+            return
+        self._stop = self._stop or letter.stop
+        new = [call for call in letter.calls if _name(call) not in self._taken]
+        self._taken.update(_name(call) for call in new)
+        self._queue.extend(new)
+
+    def _start_next(self) -> None:
+        """Give the child its next call; answer at once those that cannot be run."""
+        while self._running is None and self._queue:
+            call = self._queue.popleft()
+            fetched = self._fetched.pop(_name(call), None)
+            if self._refusal is not None:
+                self._answer(call, *self._refusal)
+                continue
+            fetched = fetched or self._fetch(f"call-{_name(call)}", call.data)
+            if fetched.problem:
+                self._answer(call, _wire.CALL_NOT_FETCHED, fetched.problem)
+                continue
+            self._running, self._since = call, time.time()
+            try:
+                header = {"name": _name(call), "path": fetched.path}
+                self._living_process().send(header, fetched.body)
+            except DiedError as death:
+                self._crashed(death)
+
+    def _living_process(self) -> Process:
+        if self._process is not None and not self._process.alive():
+            self._process.end()
+            self._process = None
+        if self._process is None:
+            self._ready = False
+            self._process = Process(self._folder, self._initializer)
+            self._process.start(self._platform.http.close)
+        return self._process
+
+    def _fetch_ahead(self) -> None:
+        """Fetch the next call while the child works on this one."""
+        if self._queue and not self._fetched and self._refusal is None:
+            name = _name(self._queue[0])
+            self._fetched[name] = self._fetch(f"call-{name}", self._queue[0].data)
+
+    def _fetch(self, name: str, blob: _wire.Blob) -> Fetched:
+        try:
+            if blob.file_id is None:
+                return Fetched(blob.inline_data())
+            path = os.path.join(self._folder, name)
+            self._platform.download(blob.file_id, path, blob)
+            return Fetched(path=path)
+        except UnreachableError:
+            raise
+        except (HttpError, ValueError, TypeError) as error:
+            return Fetched(problem=str(error))
+
+    def _await_answer(self) -> None:
+        """Wait for the child's answer, but not longer than other answers can wait."""
+        assert self._process is not None
+        assert self._running is not None
+        try:
+            frame = self._process.receive(self._outbox.due_in())
+        except DiedError as death:
+            self._crashed(death)
+            return
+        if frame is None:
+            return
+        header, body = frame
+        if "ready" not in header:
+            self._finished(self._running, header, body)
+        elif header["ready"]:
+            self._ready = True
+        else:
+            self._refuse_all(header["text"])
+            self._answer(self._running, _wire.INITIALIZER, header["text"])
+
+    def _finished(self, call: _wire.Call, header: dict[str, Any], body: bytes) -> None:
+        _, path, has_data = (header.pop(key) for key in ("name", "path", "data"))
+        source = Source(body, path) if has_data else None
+        self._running = None
+        self._outbox.add(_wire.Answer(call.task, attempt=call.attempt, **header), source)
+        self._restart_looking()
+
+    def _crashed(self, death: DiedError) -> None:
+        call = self._running
+        assert call is not None
+        if self._initializer is not None and not self._ready:
+            self._refusal = (_wire.INITIALIZER, f"the process ended in it: {death}", "")
+            self._answer(call, *self._refusal)
+            return
+        kind = _wire.MEMORY if death.memory else _wire.CRASHED
+        text = f"the process ended before the call did: {death}"
+        code = str(death.code)
+        self._answer(call, kind, text, code, started=self._since, peak_mb=death.peak_mb)
+
+    def _answer(
+        self, call: _wire.Call, kind: str, text: str, detail: str = "", **measured: float
+    ) -> None:
+        """Answer a call that gave no outcome."""
+        now = time.time()
+        times = {"started": now, "finished": now, **measured}
+        answer = _wire.Answer(call.task, kind, None, text, detail, call.attempt, **times)
+        self._running = None
+        self._outbox.add(answer)
+        self._restart_looking()
+
+    def _restart_looking(self) -> None:
+        if self._inbox is not None:
+            self._inbox.restart()
+
+    def _last_words(self) -> None:
+        """On a TERM: the child gets it too, finished answers go out, then the child's end."""
+        if self._process is not None:
+            self._process.terminate()
+        self._platform.http = Http(patience=_LAST_POST)  # the old one may be in mid-request
+        try:
+            self._outbox.post()
+        except (HttpError, OSError) as error:
+            print(f"civis_futures: answers were lost: {error}", file=sys.stderr, flush=True)
+        if self._process is not None:
+            self._process.wait()
+
+
+def _name(call: _wire.Call) -> str:
+    """What tells a call from all others, the earlier attempts of its task included."""
+    return f"{call.task}-{call.attempt}"

@@ -1,0 +1,87 @@
+"""Answers on their way out: they wait a little, so that many short calls share one request.
+
+It knows how answers are packed into JSON values and when bytes must become a File; it does not know
+how calls are run.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+
+from .. import _wire
+from ._platform import Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._platform import Platform
+
+#: Seconds that an answer waits for company while further calls are run.
+LINGER = 0.5
+
+
+class Outbox:
+    """Answers in the order in which the calls ended."""
+
+    def __init__(self, platform: Platform, worker: str) -> None:
+        self._platform = platform
+        self._worker = worker
+        self._waiting: list[tuple[_wire.Answer, Source | None]] = []
+        self._oldest = 0.0
+        self._posted = 0
+
+    def __bool__(self) -> bool:
+        """Whether answers wait."""
+        return bool(self._waiting)
+
+    def add(self, answer: _wire.Answer, data: Source | None = None) -> None:
+        """Take an answer; `data` is its pickled outcome."""
+        if not self._waiting:
+            self._oldest = time.monotonic()
+        self._waiting.append((answer, data))
+
+    def due_in(self) -> float | None:
+        """Seconds until the oldest answer should go, or None if there is none."""
+        if not self._waiting:
+            return None
+        return max(0.0, self._oldest + LINGER - time.monotonic())
+
+    def post(self) -> None:
+        """Post all. If this breaks off, what has not been posted still waits."""
+        batch: list[_wire.Answer] = []
+        size = 0
+        while len(batch) < len(self._waiting):
+            answer = self._with_data(len(batch))
+            length = len(_wire.to_json(_wire.Answers(self._worker, (answer,))))
+            if batch and size + length > _wire.JSON_VALUE_LIMIT:
+                self._send(batch)
+                batch, size = [], 0
+            batch.append(answer)
+            size += length
+        if batch:
+            self._send(batch)
+
+    def _with_data(self, place: int) -> _wire.Answer:
+        """The waiting answer at `place`, its outcome inline or uploaded."""
+        answer, data = self._waiting[place]
+        if data is None:
+            return answer
+        if data.size <= _wire.INLINE_LIMIT:
+            blob = _wire.Blob.of(b"".join(data.pieces(0, data.size)))
+        else:
+            name = f"civis_futures.outcome.{self._worker}.{answer.task}"
+            file_id = self._platform.upload(name, data)
+            blob = _wire.Blob.in_file(file_id, data.digest(), data.size)
+        if data.path is not None:
+            os.unlink(data.path)
+        answer = replace(answer, data=blob)
+        self._waiting[place] = answer, None
+        return answer
+
+    def _send(self, batch: list[_wire.Answer]) -> None:
+        name = _wire.answers_name(self._worker, self._posted)
+        text = _wire.to_json(_wire.Answers(self._worker, tuple(batch)))
+        self._platform.post_output(name, text)
+        self._posted += 1
+        del self._waiting[: len(batch)]

@@ -1,0 +1,214 @@
+"""The requests that a worker makes of the platform. No policy but what the API's contract asks for.
+
+It knows paths, bodies and links; it does not know what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import time
+
+from .._wire import WireError
+from ._http import Http, HttpError, RefusedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from http.client import HTTPResponse
+    from typing import Any, BinaryIO
+
+    from .._wire import Blob
+
+#: Above this size a file goes up in parts.
+SINGLE_UPLOAD = 50 << 20
+_SMALLEST_PART = 5 << 20
+_CHUNK = 1 << 20
+_LINKS = 3  # how many links to ask for before a transfer is given up: they expire
+_KEEP_FOR = 7 * 86400.0  # seconds; a run lasts 5 days at most
+
+
+class Platform:
+    """The API at `url` for the run `run_id` of the job `job_id`."""
+
+    def __init__(self, url: str, key: str, job_id: str, run_id: str, http: Http) -> None:
+        self.http = http
+        self._url = url.rstrip("/")
+        self._run = f"/scripts/containers/{job_id}/runs/{run_id}"
+        secret = base64.b64encode(f"{key}:".encode()).decode()
+        self._headers = {"Authorization": f"Basic {secret}", "User-Agent": "civis-futures-worker"}
+
+    def json_value(self, value_id: int) -> Any:
+        """What a JSON value holds."""
+        return self._api("GET", f"/json_values/{value_id}", "value")["value"]
+
+    def post_output(self, name: str, text: str) -> None:
+        """Make a JSON value out of `text`, and an output of the run out of that."""
+        value = self._api("POST", "/json_values", "id", {"name": name, "valueStr": text})
+        body = {"objectType": "JSONValue", "objectId": value["id"]}
+        self._api("POST", f"{self._run}/outputs", "objectId", body)
+
+    def upload(self, name: str, source: Source) -> int:
+        """Put bytes into a new File that expires in a week; its id."""
+        send = self._upload_parts if source.size > SINGLE_UPLOAD else self._upload_form
+        for attempt in range(1, _LINKS + 1):
+            try:
+                return send({"name": name, "expiresAt": _timestamp(_KEEP_FOR)}, source)
+            except RefusedError:  # a link may have expired while we tried; a new File has a new one
+                if attempt == _LINKS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def download(self, file_id: int, path: str, blob: Blob | None = None) -> None:
+        """Write a File's bytes to `path`; WireError if they are not those of `blob`."""
+        for attempt in range(_LINKS):
+            link = self._api("GET", f"/files/{file_id}", "fileUrl")["fileUrl"]
+            if not link:
+                raise HttpError(f"File {file_id} is empty or has expired")
+            try:
+                digest, size = self.http.request("GET", link, _saver(path), {})
+            except RefusedError:
+                if attempt == _LINKS - 1:
+                    raise
+                continue
+            if blob is None or (digest, size) == (blob.sha256, blob.size):
+                return
+            if attempt:
+                raise WireError(
+                    f"the bytes in File {file_id} are not those that were sent: "
+                    f"{size:,} bytes for {blob.size:,}, or another SHA-256"
+                )
+
+    def _api(
+        self, method: str, path: str, expected: str, body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The object that the API answers with; an answer without the field `expected` is none."""
+
+        def read(reply: HTTPResponse) -> dict[str, Any]:
+            value = json.loads(reply.read())
+            if not isinstance(value, dict) or expected not in value:
+                raise ValueError(f"not an answer with {expected!r}")
+            return value
+
+        if body is None:
+            return self.http.request(method, self._url + path, read, self._headers)
+        data = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(data))}
+        headers.update(self._headers)
+        return self.http.request(method, self._url + path, read, headers, lambda: (data,))
+
+    def _upload_form(self, body: dict[str, Any], source: Source) -> int:
+        """One POST of a form, as S3 wants it: the fields as given, `key` first, `file` last."""
+        file = self._api("POST", "/files", "uploadUrl", body)
+        fields = dict(file["uploadFields"])
+        fields = {**{k: v for k, v in fields.items() if k == "key"}, **fields}
+        edge = os.urandom(16).hex()
+        head = "".join(
+            f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        )
+        head += (
+            f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="outcome"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        )
+        first, last = head.encode(), f"\r\n--{edge}--\r\n".encode()
+
+        def content() -> Iterator[bytes]:
+            yield first
+            yield from source.pieces(0, source.size)
+            yield last
+
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={edge}",
+            "Content-Length": str(len(first) + source.size + len(last)),
+        }
+        self.http.request("POST", file["uploadUrl"], _nothing, headers, content)
+        return int(file["id"])
+
+    def _upload_parts(self, body: dict[str, Any], source: Source) -> int:
+        """A PUT for each part. The parts grow with the file, as those of the `civis` client do."""
+        step = max(int((_SMALLEST_PART * source.size) ** 0.5), _SMALLEST_PART)
+        starts = range(0, source.size, step)
+        file = self._api(
+            "POST", "/files/multipart", "uploadUrls", {**body, "numParts": len(starts)}
+        )
+        for start, link in zip(starts, file["uploadUrls"]):  # noqa: B905 (no `strict` in 3.8)
+            size = min(step, source.size - start)
+            headers = {"Content-Length": str(size)}
+            self.http.request("PUT", link, _nothing, headers, source.part(start, size))
+        complete = f"{self._url}/files/multipart/{file['id']}/complete"
+        self.http.request("POST", complete, _nothing, self._headers)
+        return int(file["id"])
+
+
+class Source:
+    """Bytes to upload: in memory or in a file."""
+
+    def __init__(self, data: bytes = b"", path: str | None = None) -> None:
+        self.path = path
+        self._data = data
+        self.size = len(data) if path is None else os.path.getsize(path)
+
+    def pieces(self, start: int, size: int) -> Iterator[bytes]:
+        """`size` bytes from `start` on, some at a time."""
+        if self.path is None:
+            yield self._data[start : start + size]
+            return
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            while size > 0:
+                piece = file.read(min(_CHUNK, size))
+                if not piece:
+                    raise HttpError(f"{self.path} has become shorter")
+                size -= len(piece)
+                yield piece
+
+    def part(self, start: int, size: int) -> Callable[[], Iterator[bytes]]:
+        """`pieces`, for a request that may need them again."""
+        return lambda: self.pieces(start, size)
+
+    def digest(self) -> str:
+        """The SHA-256 of the bytes."""
+        total = hashlib.sha256()
+        for piece in self.pieces(0, self.size):
+            total.update(piece)
+        return total.hexdigest()
+
+
+def _nothing(reply: HTTPResponse) -> None:
+    reply.read()
+
+
+def _saver(path: str) -> Callable[[HTTPResponse], tuple[str, int]]:
+    """A reader that writes a reply to `path`, and returns its SHA-256 and its size."""
+
+    def save(reply: HTTPResponse) -> tuple[str, int]:
+        total, size = hashlib.sha256(), 0
+        with open(path, "wb") as file:
+            while True:
+                piece = reply.read(_CHUNK)
+                if not piece:
+                    break
+                total.update(piece)
+                size += len(piece)
+                _store(file, piece)
+        if reply.length:  # `read(n)`, unlike `read()`, does not mind an early end
+            raise ConnectionError(f"{reply.length:,} bytes are missing")
+        return total.hexdigest(), size
+
+    return save
+
+
+def _store(file: BinaryIO, piece: bytes) -> None:
+    try:
+        file.write(piece)
+        file.flush()
+    except OSError as error:  # must not pass for a network error, which would be tried again
+        raise HttpError(f"no room for the bytes of a call: {error}") from error
+
+
+def _timestamp(from_now: float) -> str:
+    """A time as the API writes it. The offset matters: without one it is taken for UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + from_now))

@@ -1,0 +1,233 @@
+"""The parent's end of the child: to fork it, to give it calls, to hear from it, to see it die.
+
+It knows processes and pipes, not what passes through them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+
+from . import _child
+from ._frames import Frames, high_pipe, new_mark, packed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+#: Seconds between two looks at whether the child still lives. Its end usually closes the pipe,
+#: which is seen at once; but a process that it left behind may hold the pipe open.
+_LOOK = 0.25
+#: Seconds that a child may take to end by itself, and then after a TERM.
+_PATIENCE = (5.0, 2.0)
+#: Where the kernel counts the processes that it killed for want of memory (cgroup v2, v1).
+_OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+
+
+class DiedError(Exception):
+    """The child has ended without an answer.
+
+    `code` is its exit code, or minus its signal; `memory` whether the kernel killed it for that.
+    """
+
+    def __init__(self, code: int, memory: bool, peak_mb: float) -> None:
+        super().__init__(code, memory, peak_mb)
+        self.code = code
+        self.memory = memory
+        self.peak_mb = peak_mb
+
+    def __str__(self) -> str:
+        """What happened, for people."""
+        if self.memory:
+            return "killed by the kernel: the container ran out of memory"
+        if self.code == _child.PIPE_LOST:
+            return f"exit code {self.code}: it could not answer, its pipe was closed"
+        if self.code >= 0:
+            return f"exit code {self.code}"
+        try:
+            name = signal.Signals(-self.code).name
+        except ValueError:
+            name = f"signal {-self.code}"
+        perhaps = "; perhaps out of memory" if self.code == -signal.SIGKILL else ""
+        return f"killed by {name}{perhaps}"
+
+
+class Process:
+    """A child. `folder` is for bytes too large for a pipe; `initializer` what it runs first."""
+
+    def __init__(self, folder: str, initializer: bytes | None) -> None:
+        self._folder = folder
+        self._initializer = initializer
+        self._mark = new_mark()
+        self._frames = Frames(self._mark)
+        self._calls = self._answers = -1
+        self._heard_end = False
+        self._status: int | None = 0  # None while it runs
+        self._peak_mb = 0.0
+        self._kills = _oom_kills()
+        self.pid = 0
+
+    def start(self, in_child: Callable[[], None]) -> None:
+        """Fork. `in_child` is called in the child, to close what is the parent's.
+
+        A fork and not a new interpreter: it costs a few milliseconds instead of fifty, and it is
+        safe, because the parent has no threads.
+        """
+        calls_out, self._calls = high_pipe()
+        self._answers, answers_in = high_pipe()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()  # or the child would print it too
+        # A TERM must find either no child, or one whose pid is known; the child unblocks it itself.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._calls)
+            os.close(self._answers)
+            in_child()
+            _child.live(calls_out, answers_in, self._mark, self._folder, self._initializer)
+        self._status = None
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        os.close(calls_out)
+        os.close(answers_in)
+        os.set_blocking(self._calls, False)
+
+    def send(self, header: dict[str, Any], body: bytes) -> None:
+        """Give it a frame; DiedError if it cannot be given."""
+        view = memoryview(packed(self._mark, header, body))
+        while view:
+            try:
+                view = view[os.write(self._calls, view) :]
+            except BlockingIOError:
+                _ready(self._calls, select.POLLOUT, _LOOK)
+                if not self.alive():
+                    raise self._death() from None
+            except BrokenPipeError:
+                self._gone(None)
+                raise self._death() from None
+
+    def receive(self, timeout: float | None) -> tuple[dict[str, Any], bytes] | None:
+        """The next frame, or None after `timeout` seconds. DiedError if there will be none."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            frame = self._next_frame()
+            if frame is not None:
+                return frame
+            # Asked before the read: what it wrote before it died is then in the pipe.
+            alive = self.alive()
+            left = _LOOK if deadline is None else min(_LOOK, deadline - time.monotonic())
+            if not self._read(max(0.0, left) if alive else 0.0):
+                if not alive:
+                    raise self._death()
+                if left <= 0:
+                    return None
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        # As process 1 of the container, we also inherit whatever the child leaves behind.
+        target = -1 if os.getpid() == 1 else self.pid
+        while self._status is None:
+            try:
+                pid, status, usage = os.wait4(target, os.WNOHANG)
+            except ChildProcessError:  # reaped by a call of this that a TERM broke off
+                self._status = 0
+                break
+            if pid == 0:
+                break
+            if pid == self.pid:
+                self._status, self._peak_mb = status, _child.peak_mb(usage)
+        return self._status is None
+
+    def end(self) -> None:
+        """Let it end by itself: it sees that no more calls come. Then less kindly."""
+        self._close()
+        if self._gone(_PATIENCE[0]):
+            return
+        self._signal(signal.SIGTERM)
+        if not self._gone(_PATIENCE[1]):
+            self._signal(signal.SIGKILL)
+            self._gone(None)
+
+    def terminate(self) -> None:
+        """Pass a TERM on, once. Its pipes are closed, so that a child which lives on ends soon."""
+        self._close()
+        if self.alive():
+            self._signal(signal.SIGTERM)
+
+    def wait(self) -> None:
+        """Wait for its end, as long as it takes: how long is the platform's decision."""
+        self._gone(None)
+
+    def _next_frame(self) -> tuple[dict[str, Any], bytes] | None:
+        try:
+            return self._frames.next()
+        except ValueError:  # user code wrote into the middle of it
+            self._signal(signal.SIGKILL)
+            self._gone(None)
+            raise self._death() from None
+
+    def _read(self, timeout: float) -> bool:
+        """Whether the pipe brought anything within `timeout` seconds."""
+        if self._heard_end:  # yet the child may run on: user code has closed the other end
+            self._gone(timeout)
+            return False
+        if not _ready(self._answers, select.POLLIN, timeout):
+            return False
+        data = os.read(self._answers, 1 << 16)
+        self._heard_end = not data
+        self._frames.add(data)
+        return bool(data)
+
+    def _death(self) -> DiedError:
+        status = self._status or 0
+        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        memory = code == -signal.SIGKILL and _oom_kills() > self._kills
+        self._close()
+        return DiedError(code, memory, self._peak_mb)
+
+    def _gone(self, patience: float | None) -> bool:
+        deadline = None if patience is None else time.monotonic() + patience
+        pause = 0.001
+        while self.alive():
+            if deadline is not None and time.monotonic() > deadline:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+        return True
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def _close(self) -> None:
+        fds, self._calls, self._answers = (self._calls, self._answers), -1, -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _ready(fd: int, event: int, timeout: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, event)
+    return bool(poll.poll(timeout * 1000))
+
+
+def _oom_kills(paths: tuple[str, ...] = _OOM_COUNTERS) -> int:
+    """How many processes of this container the kernel has killed for want of memory."""
+    count = 0
+    for path in paths:
+        try:
+            with open(path) as file:
+                lines = file.read().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, value = line.partition(" ")
+            if name == "oom_kill" and value.isdigit():
+                count += int(value)
+    return count

@@ -1,0 +1,549 @@
+"""The budget by a clock of ours, the retries by transports that break as told; nothing sleeps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from civis_futures._budget import KEPT_FROM_LOOKS, retry_after
+from civis_futures._exceptions import PlatformError
+from civis_futures._transport import Kind, RateBudget, RetryingTransport
+
+URL = "http://platform.test/scripts/1"
+
+
+class Clock:
+    """Time that passes when somebody waits; waits in `waits`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.waits: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+# The budget.
+
+
+def spend(budget: RateBudget, clock: Clock, kind: Kind) -> float:
+    """Wait as long as the budget says, then go; the moment of going."""
+    for _ in range(10_000):
+        delay = budget.delay(kind)
+        if delay == 0.0:
+            return clock.now
+        clock.now += delay
+    raise AssertionError("it never may go")
+
+
+def most_in_a_window(moments: list[float], window: float) -> int:
+    # A hair less than the window: two moments exactly one window apart are not in one window.
+    return max(
+        (sum(start <= m < start + window - 1e-6 for m in moments) for start in moments), default=0
+    )
+
+
+ARRIVALS = st.lists(
+    st.tuples(st.floats(0, 40), st.sampled_from(Kind)), max_size=120
+)  # seconds since the one before, kind
+
+
+@given(ARRIVALS, st.integers(1, 20), st.integers(1, 8))
+def test_never_more_than_the_limits_in_any_window(
+    arrivals: list[tuple[float, Kind]], limit: int, runs: int
+) -> None:
+    clock = Clock()
+    budget = RateBudget(limit, runs, 100.0, clock)
+    sent: list[tuple[float, Kind]] = []
+    for gap, kind in arrivals:
+        clock.now += gap
+        sent.append((spend(budget, clock, kind), kind))
+    assert most_in_a_window([moment for moment, _ in sent], 100.0) <= limit
+    assert most_in_a_window([m for m, kind in sent if kind is Kind.RUN], 100.0) <= runs
+
+
+@given(ARRIVALS, st.lists(st.tuples(st.integers(-5, 30), st.integers(-5, 30)), min_size=1))
+def test_whatever_is_reported_nobody_waits_longer_than_a_window(
+    arrivals: list[tuple[float, Kind]], reports: list[tuple[int, int]]
+) -> None:
+    clock = Clock()
+    budget = RateBudget(20, 20, 100.0, clock)
+    highest = 20
+    sent = []
+    for number, (gap, kind) in enumerate(arrivals):
+        clock.now += gap
+        limit, remaining = reports[number % len(reports)]
+        budget.observe(limit, remaining)
+        highest = max(highest, limit)
+        asked = clock.now
+        sent.append(spend(budget, clock, kind))
+        assert sent[-1] - asked <= 100.0 + 0.01
+    assert most_in_a_window(sent, 100.0) <= highest
+
+
+def test_looks_leave_a_share_to_the_others(clock: Clock) -> None:
+    budget = RateBudget(100, 100, 300.0, clock)
+    looks = 0
+    while budget.delay(Kind.LOOK) == 0.0:
+        looks += 1
+    assert looks == 100 * (1 - KEPT_FROM_LOOKS)
+    assert budget.delay(Kind.LOOK) == pytest.approx(300.0)
+    starts = 0
+    while budget.delay(Kind.RUN if starts % 2 else Kind.GENERAL) == 0.0:
+        starts += 1
+    assert starts == 100 * KEPT_FROM_LOOKS
+
+
+def test_a_run_start_counts_in_both(clock: Clock) -> None:
+    budget = RateBudget(5, 2, 300.0, clock)
+    assert [budget.delay(Kind.RUN) for _ in range(2)] == [0.0, 0.0]
+    assert budget.delay(Kind.RUN) == 300.0
+    assert [budget.delay(Kind.GENERAL) for _ in range(3)] == [0.0] * 3
+    clock.now += 100
+    assert budget.delay(Kind.GENERAL) == 200.0
+
+
+def test_others_spend_the_same_budget(clock: Clock) -> None:
+    budget = RateBudget(100, 100, 300.0, clock)
+    budget.observe(100, 2)
+    assert [budget.delay(Kind.GENERAL) for _ in range(2)] == [0.0, 0.0]
+    assert budget.delay(Kind.GENERAL) == pytest.approx(3.0)  # the pace of the regain
+    assert budget.delay(Kind.LOOK) == pytest.approx(63.0)  # 21 of them
+    clock.now += 3.0
+    assert budget.delay(Kind.GENERAL) == 0.0
+    clock.now += 297.0  # an old report says nothing any more
+    assert budget.delay(Kind.LOOK) == 0.0
+
+
+def test_a_report_of_plenty_does_not_overrule_our_own_count(clock: Clock) -> None:
+    budget = RateBudget(10, 10, 300.0, clock)
+    for _ in range(10):
+        budget.delay(Kind.GENERAL)
+        budget.observe(10, 10)
+    assert budget.delay(Kind.GENERAL) == 300.0
+
+
+def test_the_limit_may_change(clock: Clock) -> None:
+    budget = RateBudget(10, 10, 300.0, clock)
+    assert budget.pace == 30.0
+    for _ in range(10):
+        budget.delay(Kind.GENERAL)
+    budget.observe(5, 0)
+    assert budget.pace == 60.0
+    assert 0.0 < budget.delay(Kind.GENERAL) <= 300.0
+    budget.observe(20, 10)
+    assert budget.delay(Kind.GENERAL) == 0.0
+
+
+@pytest.mark.parametrize(("limit", "remaining"), [(0, 0), (-1, -1), (10, 11), (10, -1)])
+def test_nonsense_is_ignored(clock: Clock, limit: int, remaining: int) -> None:
+    budget = RateBudget(10, 10, 300.0, clock)
+    budget.observe(limit, remaining)
+    assert [budget.delay(Kind.GENERAL) for _ in range(10)] == [0.0] * 10
+    assert budget.pace == 30.0
+
+
+def test_no_limit_costs_nothing(clock: Clock) -> None:
+    budget = RateBudget(10, 2, 300.0, clock)
+    while budget.delay(Kind.RUN) == 0.0:
+        pass
+    budget.observe(1_000_000_000, 1_000_000_000)
+    assert budget.pace == 0.0
+    assert not any(budget.delay(Kind.RUN) for _ in range(10_000))
+    assert len(budget._sent) == len(budget._sent_runs) == 0
+
+
+@pytest.mark.parametrize("wrong", [(0, 1, 1.0), (1, 0, 1.0), (1, 1, 0.0)])
+def test_a_budget_of_nothing(wrong: tuple[int, int, float]) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        RateBudget(*wrong)
+
+
+def test_threads_share_a_budget(clock: Clock) -> None:
+    budget = RateBudget(500, 500, 300.0, clock)
+    passed: list[float] = []
+
+    def run() -> None:
+        passed.extend(d for _ in range(200) if (d := budget.delay(Kind.GENERAL)) == 0.0)
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(passed) == 500
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0),
+        ({"Retry-After": "12"}, 12),
+        ({"Retry-After": " 1.5 "}, 1.5),
+        ({"Retry-After": "-3"}, 0),
+        ({"Retry-After": "nan"}, 0),
+        ({"Retry-After": "inf"}, 0),
+        ({"Retry-After": "soon"}, 0),
+        (
+            {
+                "Retry-After": "Fri, 21 Nov 2025 10:00:30 GMT",
+                "Date": "Fri, 21 Nov 2025 10:00:00 GMT",
+            },
+            30,
+        ),
+        ({"Retry-After": "Fri, 21 Nov 2025 10:00:30 -0000", "Date": "x"}, 0),  # long ago
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_retry_after_a_date_by_our_own_clock() -> None:
+    assert retry_after({"Retry-After": "Fri, 21 Nov 2225 10:00:30 GMT"}) > 1e9
+
+
+# The transport.
+
+Reply = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
+
+
+class Broken(httpx.SyncByteStream):
+    """A body that is cut short."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"half of"
+        raise httpx.RemoteProtocolError("peer closed connection without sending complete body")
+
+
+class Script(httpx.BaseTransport):
+    """Answers in turn, whatever is asked; the last one for ever. Requests in `requests`."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self.replies = list(replies)
+        self.requests: list[httpx.Request] = []
+        self.closed = False
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if isinstance(reply, Exception):
+            raise reply
+        if callable(reply):
+            return reply(request)
+        # A new one: a response is read once.
+        return httpx.Response(reply.status_code, headers=reply.headers, content=reply.content)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def status(code: int, **headers: str) -> httpx.Response:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.Response(code, headers=names, content=b"said")
+
+
+OK = status(200)
+CUT = lambda request: httpx.Response(200, stream=Broken())  # noqa: E731
+
+
+def send(script: Script, clock: Clock, method: str = "GET", **extensions: object) -> httpx.Response:
+    transport = RetryingTransport(
+        script, RateBudget(clock=clock), threading.Event(), wait=clock.wait, clock=clock
+    )
+    request = httpx.Request(method, URL, extensions=extensions)
+    return transport.handle_request(request)
+
+
+IDEMPOTENT = [("GET", {}), ("PUT", {}), ("DELETE", {}), ("PATCH", {"idempotent": True})]
+NOT = [("POST", {}), ("PATCH", {}), ("POST", {"kind": Kind.RUN})]
+NOT_OPENED = [httpx.ConnectError("no"), httpx.ConnectTimeout("no"), httpx.PoolTimeout("no")]
+LOST = [httpx.ReadError("cut"), httpx.ReadTimeout("late"), httpx.WriteError("cut"), CUT]
+
+
+@pytest.mark.parametrize(("method", "marks"), IDEMPOTENT)
+@pytest.mark.parametrize(
+    "reply",
+    [*map(status, (429, 500, 502, 503, 504)), *NOT_OPENED, *LOST, httpx.RemoteProtocolError("x")],
+)
+def test_the_idempotent_is_tried_again(
+    clock: Clock, method: str, marks: dict[str, object], reply: Reply
+) -> None:
+    script = Script(reply, reply, OK)
+    assert send(script, clock, method, **marks).status_code == 200
+    assert len(script.requests) == 3
+    assert len(clock.waits) == 2
+
+
+@pytest.mark.parametrize(("method", "marks"), NOT)
+@pytest.mark.parametrize("reply", [status(429), *NOT_OPENED, httpx.ProxyError("no")])
+def test_what_did_not_arrive_is_tried_again_on_every_verb(
+    clock: Clock, method: str, marks: dict[str, object], reply: Reply
+) -> None:
+    script = Script(reply, OK)
+    assert send(script, clock, method, **marks).status_code == 200
+    assert len(script.requests) == 2
+
+
+@pytest.mark.parametrize(("method", "marks"), NOT)
+@pytest.mark.parametrize("reply", LOST)
+def test_a_lost_reply_to_what_is_not_idempotent(
+    clock: Clock, method: str, marks: dict[str, object], reply: Reply
+) -> None:
+    script = Script(reply, OK)
+    with pytest.raises(PlatformError, match=f"{method} /scripts/1: no answer") as caught:
+        send(script, clock, method, **marks)
+    assert len(script.requests) == 1
+    error = caught.value
+    assert (error.sent, error.status, error.method, error.path) == (
+        True,
+        None,
+        method,
+        "/scripts/1",
+    )
+    assert isinstance(error.__cause__, httpx.RequestError)
+
+
+@pytest.mark.parametrize(("method", "marks"), NOT)
+@pytest.mark.parametrize("code", [500, 502, 503, 504])
+def test_a_failure_inside_the_platform_is_the_answer_to_what_is_not_idempotent(
+    clock: Clock, method: str, marks: dict[str, object], code: int
+) -> None:
+    assert send(Script(status(code), OK), clock, method, **marks).status_code == code
+
+
+@pytest.mark.parametrize("code", [200, 204, 301, 400, 401, 403, 404, 409, 501])
+def test_other_answers_are_final(clock: Clock, code: int) -> None:
+    script = Script(status(code))
+    response = send(script, clock)
+    assert (response.status_code, response.content) == (code, b"said")
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("error", [httpx.UnsupportedProtocol("x"), httpx.LocalProtocolError("x")])
+def test_a_request_that_cannot_be_sent_is_not_tried_again(clock: Clock, error: Exception) -> None:
+    with pytest.raises(PlatformError) as caught:
+        send(Script(error), clock)
+    assert not caught.value.sent
+    assert not clock.waits
+
+
+def test_an_answer_that_cannot_be_decoded_is_tried_again(clock: Clock) -> None:
+    def garbled(request: httpx.Request) -> httpx.Response:
+        stream = httpx.ByteStream(b"not gzip")
+        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=stream)
+
+    assert send(Script(garbled, OK), clock).content == b"said"
+
+
+def test_ten_attempts_and_the_last_answer_is_returned(clock: Clock) -> None:
+    script = Script(status(429))
+    assert send(script, clock, "POST").status_code == 429
+    assert len(script.requests) == 10
+
+
+def test_ten_attempts_and_the_last_error_is_told(clock: Clock) -> None:
+    script = Script(httpx.ConnectError("refused"))
+    with pytest.raises(PlatformError, match="refused") as caught:
+        send(script, clock, "POST")
+    assert len(script.requests) <= 10
+    assert not caught.value.sent
+
+
+def test_sent_if_any_attempt_may_have_arrived(clock: Clock) -> None:
+    script = Script(httpx.ReadError("cut"), httpx.ConnectError("refused"))
+    with pytest.raises(PlatformError) as caught:
+        send(script, clock, "DELETE")
+    assert caught.value.sent
+
+
+def test_not_for_ever(clock: Clock) -> None:
+    def slow(request: httpx.Request) -> httpx.Response:
+        clock.now += 50.0
+        return status(502)
+
+    assert send(script := Script(slow), clock).status_code == 502
+    assert len(script.requests) in (2, 3)  # 120 s in all
+
+
+def test_a_retry_after_of_503_is_respected_or_too_long(clock: Clock) -> None:
+    assert send(Script(status(503, Retry_After="40"), OK), clock).status_code == 200
+    assert clock.waits[0] >= 40
+    assert send(Script(status(503, Retry_After="4000"), OK), clock).status_code == 503
+
+
+def test_a_429_is_waited_for_whatever_it_asks(clock: Clock) -> None:
+    script = Script(status(429, Retry_After="900"), status(502), status(429, Retry_After="800"), OK)
+    assert send(script, clock).status_code == 200
+    assert clock.waits[0] >= 900
+    assert clock.waits[2] >= 800
+
+
+def test_waits_grow_and_are_jittered(clock: Clock) -> None:
+    waits = []
+    for _ in range(20):
+        send(Script(status(502)), one := Clock())
+        waits.append(one.waits)
+    assert len({tuple(each) for each in waits}) == 20
+    assert all(each <= 2**n for row in waits for n, each in enumerate(row))
+    assert max(max(row) for row in waits) > 2
+
+
+def test_a_look_gives_up_soon(clock: Clock) -> None:
+    script = Script(status(502))
+    assert send(script, clock, kind=Kind.LOOK).status_code == 502
+    assert len(script.requests) == 2
+
+
+def test_every_attempt_spends(clock: Clock) -> None:
+    budget = RateBudget(3, 3, 300.0, clock)
+    transport = RetryingTransport(
+        Script(status(502), status(502), status(502), OK),
+        budget,
+        threading.Event(),
+        wait=clock.wait,
+        clock=clock,
+    )
+    began = clock.now
+    assert transport.handle_request(httpx.Request("GET", URL)).status_code == 200
+    assert clock.now - began >= 300.0  # waiting for the budget does not count against 120 s
+    assert max(clock.waits) <= 5.0  # and the budget is looked at again and again
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "remaining", "pace"),
+    [
+        (Kind.GENERAL, "500", "499", 0.6),
+        (Kind.LOOK, "500", "499", 0.6),
+        (Kind.RUN, "100", "99", 0.3),
+        (Kind.GENERAL, "many", "few", 0.3),
+        (Kind.GENERAL, "1000000000", "1000000000", 0.0),
+    ],
+)
+def test_the_budget_learns_from_answers(
+    clock: Clock, kind: Kind, limit: str, remaining: str, pace: float
+) -> None:
+    budget = RateBudget(clock=clock)
+    reply = status(200, X_RateLimit_Limit=limit, X_RateLimit_Remaining=remaining)
+    transport = RetryingTransport(Script(reply), budget, threading.Event(), clock=clock)
+    transport.handle_request(httpx.Request("POST", URL, extensions={"kind": kind}))
+    assert budget.pace == pytest.approx(pace)
+
+
+class Waiting:
+    """A `closing` that says when somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.closing = threading.Event()
+        self.asked: list[float] = []
+        self.begun = threading.Event()
+
+    def __call__(self, seconds: float) -> bool:
+        self.asked.append(seconds)
+        self.begun.set()
+        return self.closing.wait(seconds)
+
+
+def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    ends: list[object] = []
+
+    def run() -> None:
+        try:
+            ends.append(call())
+        except Exception as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=run, name="a request")
+    thread.start()
+    return thread, ends
+
+
+def test_a_429_delays_that_request_and_no_other() -> None:
+    def app(request: httpx.Request) -> httpx.Response:
+        return status(429, Retry_After="10") if request.url.path == "/slow" else OK
+
+    waiting = Waiting()
+    transport = RetryingTransport(
+        httpx.MockTransport(app), RateBudget(), waiting.closing, wait=waiting
+    )
+    slow = httpx.Request("GET", "http://platform.test/slow")
+    thread, ends = in_thread(lambda: transport.handle_request(slow))
+    assert waiting.begun.wait(5)
+    for _ in range(20):
+        assert transport.handle_request(httpx.Request("GET", URL)).status_code == 200
+    assert waiting.asked[0] >= 10
+    assert not ends  # it waits still
+    waiting.closing.set()
+    thread.join(5)
+    assert isinstance(ends[0], PlatformError)
+
+
+@pytest.mark.parametrize(
+    ("reply", "method", "sent"),
+    [
+        (status(429, Retry_After="100"), "POST", False),
+        (httpx.ConnectError("refused"), "POST", False),
+        (status(502, Retry_After="100"), "GET", True),
+    ],
+)
+def test_closing_ends_a_wait_at_once(reply: Reply, method: str, sent: bool) -> None:
+    waiting = Waiting()
+    script = Script(reply)
+    transport = RetryingTransport(script, RateBudget(), waiting.closing, wait=waiting)
+    thread, ends = in_thread(lambda: transport.handle_request(httpx.Request(method, URL)))
+    assert waiting.begun.wait(5)
+    waiting.closing.set()
+    thread.join(5)
+    (error,) = ends
+    assert isinstance(error, PlatformError)
+    assert "the client was closed" in str(error)
+    assert error.sent is sent
+
+
+def test_closing_ends_a_wait_for_the_budget() -> None:
+    waiting = Waiting()
+    budget = RateBudget(limit=1)
+    budget.delay(Kind.GENERAL)
+    transport = RetryingTransport(Script(OK), budget, waiting.closing, wait=waiting)
+    thread, ends = in_thread(lambda: transport.handle_request(httpx.Request("GET", URL)))
+    assert waiting.begun.wait(5)
+    waiting.closing.set()
+    thread.join(5)
+    (error,) = ends
+    assert isinstance(error, PlatformError)
+    assert not error.sent
+
+
+def test_what_breaks_while_closing_was_closed() -> None:
+    closing = threading.Event()
+
+    def app(request: httpx.Request) -> httpx.Response:
+        closing.set()
+        raise RuntimeError("Cannot send a request, as the client has been closed.")
+
+    transport = RetryingTransport(httpx.MockTransport(app), RateBudget(), closing)
+    with pytest.raises(PlatformError, match="the client was closed") as caught:
+        transport.handle_request(httpx.Request("GET", URL))
+    assert caught.value.sent
+    with pytest.raises(PlatformError, match="the client was closed") as caught:
+        transport.handle_request(httpx.Request("GET", URL))
+    assert not caught.value.sent
+
+
+def test_close_closes_what_is_below() -> None:
+    script = Script(OK)
+    RetryingTransport(script, RateBudget(), threading.Event()).close()
+    assert script.closed

@@ -1,0 +1,273 @@
+"""Calls and outcomes: what comes back for what was sent."""
+
+import os
+import pickle
+import threading
+import time
+
+import pytest
+
+from civis_futures import _wire
+
+
+class Local(Exception):
+    """Known to nobody but this file."""
+
+
+class BadAttribute(Exception):
+    def __init__(self):
+        super().__init__("with a lock inside")
+        self.lock = threading.Lock()
+
+
+def test_results_in_order_with_measures(run, calls, stub):
+    before = time.time()
+
+    def slow(a, *, b):
+        time.sleep(0.05)
+        return a + b
+
+    specs = calls((lambda x: x + 1, 41), os.getpid, lambda: None, lambda: b"")
+    specs += (_wire.Call(9, _wire.Blob.of(pickle_of(slow, 1, b=2))),)
+    answers = run(specs)
+    assert [answer.kind for answer in answers] == [_wire.RETURNED] * 5
+    first, pid, none, empty, last = map(stub.outcome, answers)
+    assert (first, none, empty, last) == (42, None, b"", 3)
+    assert pid != os.getpid()
+    assert 0.05 <= answers[4].seconds < 1
+    assert before <= answers[4].started <= answers[4].finished <= time.time()
+    assert answers[4].finished - answers[4].started >= 0.05
+    assert 5 < answers[0].peak_mb < 500
+
+
+def pickle_of(function, *args, **kwargs):
+    import cloudpickle
+
+    return cloudpickle.dumps((function, args, kwargs))
+
+
+def raise_it(error):
+    raise error
+
+
+def raise_local():
+    raise Local("mine", 3)
+
+
+def recurse():
+    return recurse()
+
+
+@pytest.mark.parametrize("_", ["all in one worker"])
+def test_whatever_a_function_raises_is_its_answer(run, calls, stub, _):
+    table = [
+        (raise_local, Local, "Local: ('mine', 3)"),
+        ((raise_it, ValueError("née 🎉 \udc80 \0")), ValueError, "née 🎉"),
+        ((raise_it, SystemExit(3)), SystemExit, "SystemExit: 3"),
+        ((raise_it, KeyboardInterrupt()), KeyboardInterrupt, "KeyboardInterrupt"),
+        ((raise_it, MemoryError()), MemoryError, "MemoryError"),
+        (recurse, RecursionError, "maximum recursion depth"),
+        ((raise_it, ExceptionGroup("two", [OSError(2, "x"), TypeError()])), ExceptionGroup, "two"),
+        (lambda: 1 / 0, ZeroDivisionError, "division by zero"),
+    ]
+    specs = calls(os.getpid, *(row[0] for row in table), os.getpid)
+    answers = run(specs)
+    for (_, kind, text), answer in zip(table, answers[1:-1], strict=True):
+        assert answer.kind == _wire.RAISED, answer
+        assert type(stub.outcome(answer)).__name__ == kind.__name__
+        assert text in answer.text
+        assert "_child.py" not in answer.text
+    assert stub.outcome(answers[0]) == stub.outcome(answers[-1])  # one process for all
+
+
+def test_a_long_traceback_is_cut_in_the_middle(run, calls, stub):
+    [answer] = run(calls(lambda: raise_it(ValueError("é" * 3_000_000))))
+    assert answer.kind == _wire.RAISED
+    assert len(answer.text) < 21_000
+    assert answer.text.startswith("Traceback")
+    assert "characters ...]" in answer.text
+    assert len(stub.outcome(answer).args[0]) == 3_000_000
+
+
+def deep_list():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    return deep
+
+
+def raise_bad_attribute():
+    raise BadAttribute
+
+
+def test_outcomes_that_cannot_be_pickled(run, calls, stub):
+    answers = run(calls(threading.Lock, raise_bad_attribute, deep_list, lambda: "alive"))
+    lock, attribute, deep, alive = answers
+    assert (lock.kind, lock.detail) == (_wire.OUTCOME_PICKLING, "result")
+    assert "_thread.lock" in lock.text
+    assert (attribute.kind, attribute.detail) == (_wire.OUTCOME_PICKLING, "exception")
+    assert "with a lock inside" in attribute.text
+    assert "raise_bad_attribute" in attribute.text
+    assert "cannot pickle '_thread.lock' object" in attribute.text
+    assert (deep.kind, deep.detail) == (_wire.OUTCOME_PICKLING, "result")
+    assert "builtins.list" in deep.text
+    assert {answer.data for answer in answers[:3]} == {None}
+    assert stub.outcome(alive) == "alive"
+
+
+class RaiseWhenPickled:
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        raise self.error
+
+
+def test_pickling_that_raises_anything(run, calls):
+    specs = [(lambda error: RaiseWhenPickled(error), e) for e in (SystemExit(1), ValueError("no"))]
+    for answer, text in zip(run(calls(*specs)), ("SystemExit", "ValueError: no"), strict=True):
+        assert answer.kind == _wire.OUTCOME_PICKLING
+        assert text in answer.text
+
+
+def test_payloads_that_cannot_be_unpickled(run, calls):
+    here = pickle.dumps(len)
+    specs = calls(
+        b"cno_such_module\nname\n.",
+        b"cxml.no_such_part\nname\n.",
+        b"cos\nno_such_name\n.",
+        b"garbage",
+        here,  # not a triple
+        b"(cbuiltins\nexit\n(I3\ntR.",  # raises SystemExit
+    )
+    module, part, *others = run(specs)
+    assert (module.kind, module.detail) == (_wire.MISSING_MODULE, "no_such_module")
+    assert (part.kind, part.detail) == (_wire.MISSING_MODULE, "xml.no_such_part")
+    assert "ModuleNotFoundError" in part.text
+    assert {answer.kind for answer in others} == {_wire.CALL_UNPICKLING}
+    for answer, text in zip(others, ("no_such_name", "", "", "SystemExit"), strict=True):
+        assert text in answer.text
+
+
+def test_another_python(run, calls):
+    ours = "{}.{}".format(*__import__("sys").version_info)
+    answers = run(calls(os.getpid, b"garbage"), python="2.7")
+    for answer in answers:
+        assert (answer.kind, answer.detail) == (_wire.PYTHON_MISMATCH, ours)
+        assert "2.7" in answer.text
+
+
+def test_initializer_runs_once_per_process(run, calls, stub):
+    def initialize(value):
+        import builtins
+
+        print("hello")
+        builtins.count = getattr(builtins, "count", 0) + value
+
+    def look():
+        import builtins
+
+        return builtins.count
+
+    blob = _wire.Blob.of(pickle_of(initialize, 7))
+    answers = run(calls(look, look, (os._exit, 1), look), initializer=blob)
+    assert [stub.outcome(answers[i]) for i in (0, 1, 3)] == [7, 7, 7]
+    assert answers[2].kind == _wire.CRASHED
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [((raise_local,), "mine"), ((os._exit, 4), "exit code 4"), ((exit, 5), "SystemExit: 5")],
+)
+def test_a_failed_initializer_answers_every_call(run, calls, stub, function, text):
+    stub_file = stub.put_file(data := pickle_of(*function))
+    blob = _wire.Blob.in_file(stub_file, _wire.digest(data), len(data))
+    answers = run(calls(os.getpid, os.getpid), initializer=blob)
+    for answer in answers:
+        assert answer.kind == _wire.INITIALIZER
+        assert text in answer.text
+
+
+def test_an_initializer_that_cannot_be_had(run, calls, stub):
+    [answer] = run(calls(os.getpid), initializer=_wire.Blob.in_file(5, "", 0))
+    assert answer.kind == _wire.INITIALIZER
+    assert "no such file" in answer.text
+
+
+def test_results_of_all_sizes(run, calls, stub):
+    sizes = [63_000, 65_000, 999_000, 1_001_000, 60 << 20]
+    answers = run(calls(*((lambda n: b"\xff" * n, n) for n in sizes)))
+    assert [answer.data.file_id is not None for answer in answers] == [False, *[True] * 4]
+    for size, answer in zip(sizes, answers, strict=True):
+        assert stub.outcome(answer) == b"\xff" * size
+    assert stub.count("PUT", "/store") > 1  # the last went up in parts
+    expiry = stub.files[answers[1].data.file_id]["expiresAt"]
+    assert expiry.endswith("+00:00")
+    assert expiry > time.strftime("%Y-%m-%d", time.gmtime(time.time() + 6.9 * 86400))
+
+
+def in_file(task, stub, data, announced=None):
+    announced = data if announced is None else announced
+    blob = _wire.Blob.in_file(stub.put_file(data), _wire.digest(announced), len(announced))
+    return _wire.Call(task, blob)
+
+
+def test_payloads_in_files(run, stub):
+    big = b"\1" * 3_000_000
+    good = [in_file(task, stub, pickle_of(len, big + b"." * task)) for task in (1, 2, 3)]
+    bad = [
+        in_file(4, stub, b"what is there", b"what was sent"),
+        _wire.Call(5, _wire.Blob.in_file(1, "", 0)),
+        _wire.Call(6, _wire.Blob("0" * 64, 3, inline="AAAA")),
+        _wire.Call(7, _wire.Blob("0" * 64, 3, inline="no base64!")),
+    ]
+    stub.fault("GET", f"/store/{good[0].data.file_id}", 403, 500, "drop")
+    answers = run([*good, *bad])
+    assert [stub.outcome(answer) for answer in answers[:3]] == [len(big) + n for n in (1, 2, 3)]
+    assert {answer.kind for answer in answers[3:]} == {_wire.CALL_NOT_FETCHED}
+    texts = [answer.text for answer in answers[3:]]
+    assert f"File {bad[0].data.file_id}" in texts[0]
+    assert "HTTP 404" in texts[1]
+    assert "inline" in texts[2]
+    assert stub.count("GET", f"/store/{bad[0].data.file_id}") == 2  # tried twice
+
+
+def test_many_answers_share_few_values(run, calls, stub):
+    answers = run(calls(*[lambda: b"x" * 60_000] * 25))
+    assert all(stub.outcome(answer) == b"x" * 60_000 for answer in answers)
+    assert 3 <= len(stub.outputs) <= 6
+    assert stub.count("POST", "/files") == 0
+
+
+def test_posting_and_computing_overlap(run, calls, stub):
+    def late():
+        time.sleep(0.8)
+
+    stub.fault("POST", "/json_values", late)
+    stub.fault("POST", "/json_values", 503)
+
+    def nap(seconds):
+        time.sleep(seconds)
+        return time.time()
+
+    begin = time.monotonic()
+    answers = run(calls((nap, 0.7), (nap, 0.1), (nap, 0.7)))
+    assert time.monotonic() - begin < 3.5
+    gaps = [b.started - a.finished for a, b in zip(answers, answers[1:], strict=False)]
+    assert max(gaps) < 0.5, gaps
+
+
+def test_a_call_of_many_rows(run, stub):
+    import cloudpickle
+
+    def payload(function, rows):
+        return _wire.Blob.of(cloudpickle.dumps((function, rows)))
+
+    made = [
+        _wire.Call(1, payload(lambda a, b: a * b, [(1, 2), (3, 4)])),
+        _wire.Call(2, payload(lambda a: 1 // a, [(1,), (0,)])),
+    ]
+    products, failure = run(made)
+    assert stub.outcome(products) == [2, 12]
+    assert failure.kind == _wire.RAISED
+    assert "_child.py" not in failure.text

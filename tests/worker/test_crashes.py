@@ -1,0 +1,303 @@
+"""What user code does to its process, and what is left of the worker afterwards: everything."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from civis_futures import _wire
+from civis_futures.worker._process import _oom_kills
+
+
+def exit_0():
+    os._exit(0)
+
+
+def exit_3():
+    os._exit(3)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fault():
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class WhenUnpickled:
+    def __init__(self, action):
+        self.action = action
+
+    def __reduce__(self):
+        return self.action, ()
+
+
+class WhenPickled:
+    def __init__(self, action):
+        self.action = action
+
+    def __reduce__(self):
+        self.action()
+
+
+def unpickle(_):
+    raise AssertionError("must not run")
+
+
+def test_crash_table(run, calls, stub):
+    """Each action in each place costs one call; its siblings never notice."""
+    actions = {exit_0: "0", exit_3: "3", kill: "-9", fault: "-11"}
+    places = {
+        "call": lambda action: (unpickle, WhenUnpickled(action)),
+        "run": lambda action: action,
+        "result": lambda action: (WhenPickled, action),
+    }
+    specs, details = [], []
+    for action, detail in actions.items():
+        for place in places.values():
+            specs += [place(action), os.getpid]
+            details.append(detail)
+    answers = run(calls(*specs))
+    assert [answer.detail for answer in answers[::2]] == details
+    assert {answer.kind for answer in answers[::2]} == {_wire.CRASHED}
+    for answer in answers[::2]:
+        assert answer.peak_mb > 5
+        assert 0 < answer.started <= answer.finished
+    pids = {stub.outcome(answer) for answer in answers[1::2]}
+    assert len(pids) == len(answers) // 2  # each crash brought a new process
+    texts = [answer.text for answer in answers[::2]]
+    assert "exit code 3" in texts[3]
+    assert "SIGKILL; perhaps out of memory" in texts[6]
+    assert "SIGSEGV" in texts[9]
+
+
+def leave_a_process(crash):
+    """It holds the pipes open, and outlives its parent."""
+    if os.fork() == 0:
+        time.sleep(3)
+        os._exit(0)
+    if crash:
+        os._exit(9)
+
+
+def test_a_background_process_delays_nothing(run, calls):
+    begin = time.monotonic()
+    left, crashed, after = run(calls((leave_a_process, False), (leave_a_process, True), os.getpid))
+    assert time.monotonic() - begin < 2.5
+    assert (left.kind, after.kind) == (_wire.RETURNED, _wire.RETURNED)
+    assert (crashed.kind, crashed.detail) == (_wire.CRASHED, "9")
+
+
+def fork_and(ending):
+    """The exit code of a fork that runs out of the function in this way."""
+    pid = os.fork()
+    if pid == 0:
+        if ending == "raise":
+            raise ValueError("in a fork")
+        if ending != "return":
+            sys.exit(ending)
+        return "nobody hears this"
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_fork_that_leaves_its_function_ends_there(run, calls, stub):
+    endings = ["return", "raise", 5, "a text", None]
+    answers = run(calls(*((fork_and, ending) for ending in endings), os.getpid))
+    assert [stub.outcome(answer) for answer in answers[:-1]] == [0, 1, 5, 1, 0]
+
+
+def use_processes_and_threads():
+    seen = []
+    thread = threading.Thread(target=seen.append, args=(1,))
+    thread.start()
+    thread.join()
+    context = multiprocessing.get_context("fork")
+    with context.Pool(2) as pool:
+        seen += pool.map(abs, [-2, -3])
+    code = subprocess.run([sys.executable, "-c", "import sys; sys.exit(4)"]).returncode
+    return [*seen, code, signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, sys.stdin.read()]
+
+
+def test_user_code_may_use_processes_and_threads(run, calls, stub):
+    [answer] = run(calls(use_processes_and_threads))
+    assert stub.outcome(answer) == [1, 2, 3, 4, True, ""]
+
+
+def spawn_processes():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.map(abs, [-2])
+
+
+def test_user_code_may_spawn(run, calls, stub):
+    [answer] = run(calls(spawn_processes))
+    assert stub.outcome(answer) == [2]
+
+
+def exit_later():
+    def later():
+        time.sleep(0.1)
+        os._exit(7)
+
+    threading.Thread(target=later, daemon=True).start()
+
+
+def test_a_process_that_dies_between_calls_costs_no_call(stub, start, calls, put_inbox):
+    inbox = put_inbox()
+    worker = start(calls(exit_later), inbox=inbox.id, poll=0.05)
+    stub.until_answered(1)
+    stub.until(lambda: not worker.children() or state_of(worker.children()[0]) == "Z")
+    inbox.write(calls((os._exit, 0), os.getpid, first=2), stop=True)
+    worker.end()
+    assert [stub.answers()[task].kind for task in (2, 3)] == [_wire.CRASHED, _wire.RETURNED]
+
+
+def state_of(pid):
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+    return "Z"
+
+
+def register_hook(path):
+    import atexit
+
+    atexit.register(lambda: os.close(os.open(path, os.O_CREAT)))
+    threading.Thread(target=time.sleep, args=(0.3,)).start()
+
+
+def test_the_child_ends_like_an_interpreter(run, calls, tmp_path):
+    path = tmp_path / "hook"
+    begin = time.monotonic()
+    run(calls((register_hook, str(path))))
+    assert path.exists()
+    assert time.monotonic() - begin > 0.3
+
+
+def change_surroundings(folder):
+    os.chdir(folder)
+    os.environ["MARK"] = "set"
+
+
+def test_surroundings_stay_changed(run, calls, stub, tmp_path):
+    """As in the standard library's pools: a process is not cleaned between calls."""
+    look = (lambda: (os.getcwd(), os.environ.get("MARK")),)[0]
+    answers = run(calls((change_surroundings, str(tmp_path)), look))
+    assert stub.outcome(answers[1]) == (str(tmp_path), "set")
+
+
+def close_all_descriptors():
+    os.closerange(3, 4096)
+
+
+def write_to_all_descriptors():
+    written = 0
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd > 2:
+            with contextlib.suppress(OSError):
+                written += os.write(fd, b"rubbish")
+    return written
+
+
+def test_descriptors_that_are_not_the_functions_own(run, calls, stub):
+    rubbish, closed, after = run(calls(write_to_all_descriptors, close_all_descriptors, os.getpid))
+    assert stub.outcome(rubbish) > 0
+    assert (closed.kind, closed.detail) == (_wire.CRASHED, "74")
+    assert "pipe" in closed.text
+    assert after.kind == _wire.RETURNED
+
+
+def replace_stdout():
+    import io
+
+    sys.stdout = sys.stderr = io.StringIO()
+    print("into the void")
+
+
+def detach_stdout():
+    print("before detach")
+    sys.stdout.detach()
+
+
+def write_binary():
+    sys.stdout.buffer.write(b"\xff\x00\xfe\n")
+    os.write(1, b"raw\n")
+
+
+def close_descriptor():
+    print("held", end="")
+    os.close(1)
+
+
+def redirect():
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    print("gone")
+
+
+def remove_stdout():
+    sys.stdout = None
+
+
+BREAKERS = [
+    lambda: sys.stdout.close(),
+    lambda: sys.stderr.close(),
+    replace_stdout,
+    detach_stdout,
+    write_binary,
+    close_descriptor,
+    redirect,
+    remove_stdout,
+]
+
+
+def test_a_broken_stdout_is_whole_again_for_the_next_call(stub, start, calls):
+    def say(number):
+        print("line", number)
+        print("error", number, file=sys.stderr)
+
+    specs = []
+    for number, breaker in enumerate(BREAKERS):
+        specs += [breaker, (say, number)]
+    worker = start(calls(*specs)).end()
+    assert {answer.kind for answer in stub.answers().values()} == {_wire.RETURNED}
+    lines = worker.out().splitlines()
+    assert [line for line in lines if line.startswith(b"line")] == [
+        b"line %d" % number for number in range(len(BREAKERS))
+    ]
+    assert worker.log().count("error") == len(BREAKERS)
+    assert b"\xff\x00\xfe" in lines
+    assert b"before detach" in lines
+    assert b"gone" not in lines
+    assert b"into the void" not in lines
+
+
+def print_much():
+    for _ in range(10_000):
+        print("x" * 1023)
+
+
+def test_ten_megabytes_of_log(stub, start, calls):
+    worker = start(calls(print_much, lambda: print("end", end=""))).end()
+    out = worker.out()
+    assert len(out) == 10_000 * 1024 + 3
+    assert out.endswith(b"end")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("low 0\nhigh 0\nmax 4\noom 2\noom_kill 3\noom_group_kill 0\n", 3),
+        ("oom_kill_disable 0\nunder_oom 0\noom_kill 12\n", 12),
+        ("", 0),
+    ],
+)
+def test_the_kernels_count_of_memory_kills(tmp_path, text, count):
+    path = tmp_path / "events"
+    path.write_text(text)
+    assert _oom_kills((str(path), str(tmp_path / "missing"))) == count

@@ -7,11 +7,8 @@ user is decided by others. When a request may go, and what is tried again on its
 
 from __future__ import annotations
 
-import base64
 import functools
-import importlib.metadata
 import math
-import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +18,7 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 import httpx
 
 from . import _replies
-from ._credentials import DEFAULT_URL, checked_key, credentials, with_slash
+from ._credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
 from ._exceptions import PlatformError
 from ._section import Bytes, Section
 from ._transport import FileLinks, Kind, RateBudget, RetryingTransport
@@ -84,7 +81,7 @@ class PlatformClient:
             "trust_env": _host(self.url) not in ("127.0.0.1", "localhost", "::1"),
             "verify": _tls(),
         }
-        headers = _headers(key, auth)
+        headers = headers_for(key, auth)
         self._secrets = (key, headers["Authorization"].split()[1])
         self._http = httpx.Client(base_url=self.url, headers=headers, **options)
         self._links_http = httpx.Client(**options)
@@ -370,28 +367,12 @@ def _host(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise ValueError(f"the platform's URL is none: {url!r} ({error})") from None
+        raise ValueError(f"the platform's URL cannot be read: {error}") from None
+    if parsed.userinfo:  # it would be sent in place of the key, and be in every repr
+        raise ValueError("the platform's URL must not hold a user name or a password")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"the platform's URL must begin with http:// or https://, not {url!r}")
     return parsed.host
-
-
-def _headers(key: str, auth: str) -> dict[str, str]:
-    if auth not in ("basic", "bearer"):
-        raise ValueError(f"auth must be 'basic' or 'bearer', not {auth!r}")
-    basic = "Basic " + base64.b64encode(f"{key}:".encode()).decode("ascii")
-    headers = {
-        "Authorization": basic if auth == "basic" else f"Bearer {key}",
-        "User-Agent": f"civis-futures/{importlib.metadata.version('civis-futures')}",
-    }
-    # Inside a container: so that the platform can say who asked.
-    for header, variable in (
-        ("X-Civis-Job-ID", "CIVIS_JOB_ID"),
-        ("X-Civis-Run-ID", "CIVIS_RUN_ID"),
-    ):
-        if value := os.environ.get(variable):
-            headers[header] = value
-    return headers
 
 
 def _path(job: Job, run_id: int | None = None) -> str:

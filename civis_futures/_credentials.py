@@ -1,10 +1,11 @@
-"""Which platform, and with which key. This room must not know how to speak to one.
+"""Which platform, with which key, and how the key is shown. This room must not speak to one.
 
 It imports nothing slow, as an executor resolves its credentials long before its first request.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 
 from ._exceptions import CredentialsError
@@ -44,6 +45,31 @@ def checked_key(key: str) -> str:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise CredentialsError("the API key is empty, or has characters that no API key has")
     return key
+
+
+def headers_for(key: str, auth: str) -> dict[str, str]:
+    """What each request to the API carries; `auth` is "basic" or "bearer"."""
+    if auth not in ("basic", "bearer"):
+        raise ValueError(f"auth must be 'basic' or 'bearer', not {auth!r}")
+    basic = "Basic " + base64.b64encode(f"{key}:".encode()).decode("ascii")
+    headers = {
+        "Authorization": basic if auth == "basic" else f"Bearer {key}",
+        "User-Agent": f"civis-futures/{_version()}",
+    }
+    # Inside a container: so that the platform can say who asked.
+    for name in ("Job", "Run"):
+        if value := os.environ.get(f"CIVIS_{name.upper()}_ID"):
+            headers[f"X-Civis-{name}-ID"] = value
+    return headers
+
+
+def _version() -> str:
+    import importlib.metadata  # slow, and not needed before the first client
+
+    try:
+        return importlib.metadata.version("civis-futures")
+    except importlib.metadata.PackageNotFoundError:  # the sources alone, not installed
+        return "unknown"
 
 
 def _text_attribute(platform: object, name: str) -> str:

@@ -21,7 +21,7 @@ from ._events import CancelRequested, ShutdownRequested, TerminateRequested
 from ._exceptions import BrokenContainerPool, CallPicklingError
 from ._future import ContainerFuture, Timings, View
 from ._map import results
-from ._scheduler import Policy
+from ._state import Policy
 from ._types import Container, TaskId, TaskState, Template
 
 if TYPE_CHECKING:
@@ -142,7 +142,9 @@ class ContainerPoolExecutor(Executor):
             BrokenContainerPool: the pool can do no more work.
         """
         self._check_open()
-        return self._post(fn, partial(self._serialize.call_bytes, fn=fn, args=args, kwargs=kwargs))
+        pickled = partial(self._serialize.call_bytes, fn=fn, args=args, kwargs=kwargs)
+        future: ContainerFuture[T] = self._post(fn, pickled)
+        return future
 
     def map(
         self,
@@ -176,13 +178,16 @@ class ContainerPoolExecutor(Executor):
             return results((self.submit(fn, *row) for row in rows), timeout, buffersize)
         chunks = iter(lambda: list(itertools.islice(rows, chunksize)), [])
         futures = (self._submit_chunk(fn, chunk) for chunk in chunks)
-        return itertools.chain.from_iterable(results(futures, timeout, buffersize))
+        lists: Iterator[list[T]] = results(futures, timeout, buffersize)
+        return itertools.chain.from_iterable(lists)
 
     def _submit_chunk(
         self, fn: Callable[..., T], rows: list[tuple[Any, ...]]
     ) -> ContainerFuture[list[T]]:
         self._check_open()
-        return self._post(fn, partial(self._serialize.chunk_bytes, fn=fn, rows=rows))
+        pickled = partial(self._serialize.chunk_bytes, fn=fn, rows=rows)
+        future: ContainerFuture[list[T]] = self._post(fn, pickled)
+        return future
 
     def _post(self, fn: Callable[..., Any], pickled: Callable[[str], bytes]) -> Any:
         task = TaskId(next(self._ids))

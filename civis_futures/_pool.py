@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ from . import _wire
 from ._api import PlatformClient, credentials
 from ._mailbox import Mailbox
 from ._manager import Manager, Pool
-from ._scheduler import Policy, Scheduler
+from ._scheduler import Scheduler
 from ._script import job_kind
+from ._state import Policy
 from ._types import Container, Job, LogLine, Template
 
 
@@ -58,7 +60,7 @@ def open_pool(
 
     def read_logs(job_id: int, run_id: int) -> list[LogLine]:
         # A client of its own: logs are read after the pool is gone, too.
-        with PlatformClient(url, key) as reader:
+        with closing(PlatformClient(url, key)) as reader:
             return reader.list_logs(Job(job_id, kind), run_id)
 
     return Opened(manager, url, read_logs)

@@ -1,8 +1,8 @@
 """What the platform's JSON says: from decoded bodies to values of `_types`, and back for moments.
 
 Pure. A body that lacks what is needed raises AttributeError, LookupError, TypeError or ValueError,
-of which the client makes an error of ours. Where the platform may add words (run states), we take any. This room
-must not know HTTP.
+of which the client makes an error of ours. Where the platform may add words (run states), any is
+taken. This room must not know HTTP.
 """
 
 from __future__ import annotations

@@ -29,16 +29,14 @@ What always holds (`tests/test_scheduler.py` checks it after every event of rand
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum, auto
-from heapq import heappop, heappush
 from typing import Any
 
 from . import _events as e
 from ._exceptions import BrokenContainerPool
 from ._pacing import Attempts, Pause, backoff
+from ._state import Policy, TaskPhase, Tasks, Worker, WorkerPhase
 from ._types import RunState, TaskId, WorkerId
 from ._wire import CALL_NOT_FETCHED, CRASHED, INITIALIZER, MEMORY, Answer
 
@@ -54,66 +52,6 @@ CANCEL_AGAIN = 30.0
 HOPE = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the user asked for. `calls_per_worker`: unanswered calls a worker may hold at once."""
-
-    max_workers: int
-    max_tasks_per_worker: int | None = None
-    idle_timeout: float = 60.0
-    max_retries: int = 0
-    calls_per_worker: int = 1
-
-
-class TaskPhase(Enum):
-    """Where a task is; see the module's docstring."""
-
-    UPLOADING = auto()
-    READY = auto()
-    DELAYED = auto()
-    HELD = auto()
-    LOSING = auto()
-    FETCHING = auto()
-
-
-class WorkerPhase(Enum):
-    """Where a worker is; see the module's docstring."""
-
-    LAUNCHING = auto()
-    ALIVE = auto()
-    CONCLUDING = auto()
-    ARCHIVING = auto()
-
-
-@dataclass(slots=True)
-class _Task:
-    phase: TaskPhase
-    worker: WorkerId | None = None
-    given: int = 0  # how often it was handed to a worker
-    attempts: int = 0  # how many of these count: it may have begun, and was lost
-
-
-@dataclass(slots=True)
-class _Worker:
-    id: WorkerId
-    inbox: bool
-    first: tuple[e.Given, ...]
-    calls: list[TaskId]
-    taken: int
-    phase: WorkerPhase = WorkerPhase.LAUNCHING
-    state: RunState = RunState.QUEUED
-    idle_since: float = 0.0
-    stop: bool = False
-    cancelled: bool = False
-    cancel_at: float = 0.0
-    rereads: float = 0.0
-    unknown_since: float | None = None
-
-    @property
-    def open(self) -> bool:
-        return self.phase in (WorkerPhase.LAUNCHING, WorkerPhase.ALIVE)
-
-
 @dataclass
 class Scheduler:
     """All tasks and workers of one pool. `advance` takes an event and returns the commands."""
@@ -123,12 +61,9 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         """Start with nothing: no task, no worker, and a platform that does not know us."""
-        self.tasks: dict[TaskId, _Task] = {}
-        self.workers: dict[WorkerId, _Worker] = {}
+        self.tasks = Tasks()
+        self.workers: dict[WorkerId, Worker] = {}
         self.deadline: float | None = None  # when to send a Tick, at the latest
-        self._phases: Counter[TaskPhase] = Counter()
-        self._ready: list[TaskId] = []  # a heap; entries that are no longer READY are skipped
-        self._delayed: list[tuple[float, TaskId]] = []  # a heap, likewise
         self._known = False  # Prepared has come
         self._preparing, self._launching = Attempts(), Attempts()
         self._writing, self._looking = Attempts(), Attempts()
@@ -166,7 +101,8 @@ class Scheduler:
         """Take in one event at time `now` (monotonic, seconds); what to do about it, in order."""
         self._now, self._out, self.deadline = now, [], None
         self._steps[type(event)](event)
-        self._wake_delayed()
+        if (at := self.tasks.wake(now)) is not None:
+            self._wake(at)
         self._prepare()
         self._give()
         self._launch()
@@ -174,7 +110,9 @@ class Scheduler:
         self._cancel_again()
         self._write_inbox()
         self._look()
-        if self._closing and not (self.tasks or self.workers or self._busy() or self._finished):
+        if self._closing and not (
+            self.tasks.known or self.workers or self._busy() or self._finished
+        ):
             self._finished = True
             self._out.append(e.Finish())
         return self._out
@@ -182,26 +120,22 @@ class Scheduler:
     # --- tasks ---------------------------------------------------------------------------------
 
     def _submitted(self, event: e.Submitted) -> None:
-        self.tasks[event.task] = _Task(TaskPhase.READY)
-        self._phases[TaskPhase.READY] += 1
+        self.tasks.add(event.task, TaskPhase.UPLOADING if event.upload else TaskPhase.READY)
         if self._broken is not None:  # it was under way when the pool broke
             self._end(event.task, e.Lose(event.task, None, self._broken))
         elif event.upload:
-            self._move(event.task, TaskPhase.UPLOADING)
             self._out.append(e.Upload(event.task))
-        else:
-            heappush(self._ready, event.task)
 
     def _uploaded(self, event: e.Uploaded) -> None:
-        if event.task in self.tasks:
-            self._make_ready(event.task)
+        if event.task in self.tasks.known:
+            self.tasks.move(event.task, TaskPhase.READY)
 
     def _upload_failed(self, event: e.UploadFailed) -> None:
-        if event.task in self.tasks:
+        if event.task in self.tasks.known:
             self._end(event.task, e.Lose(event.task, None, event.error))
 
     def _cancel_requested(self, event: e.CancelRequested) -> None:
-        task = self.tasks.get(event.task)
+        task = self.tasks.known.get(event.task)
         if task is None:
             return
         self._end(event.task, e.Drop(event.task))
@@ -216,8 +150,8 @@ class Scheduler:
             else:
                 self._inbox_stale = True
 
-    def _answered(self, worker: _Worker, answer: Answer) -> None:
-        task = self.tasks.get(TaskId(answer.task))
+    def _answered(self, worker: Worker, answer: Answer) -> None:
+        task = self.tasks.known.get(TaskId(answer.task))
         if task is None or task.phase is not TaskPhase.HELD or task.worker != worker.id:
             return  # it came twice, or too late
         if task.given != answer.attempt:
@@ -230,70 +164,43 @@ class Scheduler:
                 BrokenContainerPool(f"the initializer failed in a container:\n{answer.text}")
             )
         elif answer.kind in (CRASHED, MEMORY, CALL_NOT_FETCHED):
-            self._move(name, TaskPhase.LOSING)
+            self.tasks.move(name, TaskPhase.LOSING)
             self._out.append(e.Diagnose(worker.id, (name,), answer))
         elif answer.data is not None and answer.data.file_id is not None:
-            self._move(name, TaskPhase.FETCHING)
+            self.tasks.move(name, TaskPhase.FETCHING)
             self._out.append(e.Fetch(name, answer))
         else:
             self._end(name, e.Settle(name, worker.id, answer))
 
     def _fetched(self, event: e.Fetched) -> None:
-        task = self.tasks.get(event.task)
+        task = self.tasks.known.get(event.task)
         if task is not None and task.worker is not None:
             self._end(event.task, e.Settle(event.task, task.worker, event.answer))
 
     def _fetch_failed(self, event: e.FetchFailed) -> None:
-        task = self.tasks.get(event.task)
+        task = self.tasks.known.get(event.task)
         if task is not None:
             self._lost(event.task, e.Verdict(None, f"its result was lost: {event.error}"))
 
     def _lost(self, name: TaskId, verdict: e.Verdict) -> None:
         """An attempt has failed through no fault of the function: again, or the end."""
-        task = self.tasks[name]
+        task = self.tasks.known[name]
         task.attempts += 1
         # Who cancels a run on the platform does not want it to come back.
         stopped = verdict.run is not None and verdict.run.state is RunState.CANCELLED
         if stopped or task.attempts > self.policy.max_retries:
             self._end(name, e.Lose(name, task.worker, verdict))
         else:
-            self._delay(name, backoff(task.attempts, self.jitter()))
+            self.tasks.delay(name, self._now + backoff(task.attempts, self.jitter()))
 
     def _end(self, name: TaskId, last_word: e.Settle | e.Lose | e.Drop) -> None:
-        task = self.tasks.pop(name)
-        self._phases[task.phase] -= 1
+        self.tasks.remove(name)
         self._out.append(last_word)
-
-    def _move(self, name: TaskId, phase: TaskPhase) -> None:
-        task = self.tasks[name]
-        self._phases[task.phase] -= 1
-        task.phase = phase
-        self._phases[phase] += 1
-
-    def _make_ready(self, name: TaskId) -> None:
-        self._move(name, TaskPhase.READY)
-        self.tasks[name].worker = None
-        heappush(self._ready, name)
-
-    def _delay(self, name: TaskId, seconds: float) -> None:
-        self._move(name, TaskPhase.DELAYED)
-        heappush(self._delayed, (self._now + seconds, name))
-
-    def _wake_delayed(self) -> None:
-        while self._delayed:
-            at, name = self._delayed[0]
-            task = self.tasks.get(name)
-            if task is not None and task.phase is TaskPhase.DELAYED:
-                if at > self._now:
-                    self._wake(at)
-                    return
-                self._make_ready(name)
-            heappop(self._delayed)
 
     # --- giving calls to workers ---------------------------------------------------------------
 
     def _prepare(self) -> None:
-        waiting = self._phases[TaskPhase.READY] and not self._known
+        waiting = self.tasks.count[TaskPhase.READY] and not self._known
         if waiting and self._may(self._preparing):
             self._preparing.busy = True
             self._out.append(e.Prepare(self.policy.max_tasks_per_worker != 1))
@@ -310,13 +217,11 @@ class Scheduler:
         if not self._known:
             return
         for worker in self.workers.values():
-            if worker.phase is not WorkerPhase.ALIVE or not worker.inbox:
+            if not worker.alive or not worker.inbox:
                 continue
             if worker.stop or worker.cancelled:
                 continue
-            calls = self._take(self.policy.calls_per_worker - len(worker.calls), worker)
-            if calls:
-                worker.calls += calls
+            if self._fill(worker):
                 worker.stop = worker.taken == self.policy.max_tasks_per_worker
                 self._inbox_stale = True
                 self._pause.soon(self._now)
@@ -324,42 +229,33 @@ class Scheduler:
     def _launch(self) -> None:
         """New workers for the calls that are left, while there is room for workers."""
         room = self.policy.max_workers - sum(worker.open for worker in self.workers.values())
-        while room > 0 and self._known and self._phases[TaskPhase.READY]:
+        while room > 0 and self._known and self.tasks.count[TaskPhase.READY]:
             if not self._may(self._launching):
                 return
             room -= 1
             self._last_worker += 1
-            worker = _Worker(WorkerId(self._last_worker), True, (), [], 0)
+            worker = Worker(WorkerId(self._last_worker), True, (), [], 0)
             self.workers[worker.id] = worker
-            worker.calls = self._take(self.policy.calls_per_worker, worker)
+            self._fill(worker)
             worker.first = self._given(worker.calls)
             worker.inbox = worker.taken != self.policy.max_tasks_per_worker
             self._out.append(e.Launch(worker.id, worker.first, worker.inbox))
 
-    def _take(self, number: int, worker: _Worker) -> list[TaskId]:
-        """Up to `number` ready tasks, the oldest first, for a worker."""
+    def _fill(self, worker: Worker) -> tuple[TaskId, ...]:
+        """Give a worker as many calls as it may have."""
+        room = self.policy.calls_per_worker - len(worker.calls)
         if self.policy.max_tasks_per_worker is not None:
-            number = min(number, self.policy.max_tasks_per_worker - worker.taken)
-        taken: list[TaskId] = []
-        while self._ready and len(taken) < number:
-            name = heappop(self._ready)
-            task = self.tasks.get(name)
-            if task is not None and task.phase is TaskPhase.READY:
-                self._move(name, TaskPhase.HELD)
-                task.worker = worker.id
-                task.given += 1
-                taken.append(name)
-        worker.taken += len(taken)
-        return taken
+            room = min(room, self.policy.max_tasks_per_worker - worker.taken)
+        return self.tasks.give(room, worker)
 
     def _given(self, names: list[TaskId]) -> tuple[e.Given, ...]:
-        return tuple((name, self.tasks[name].given) for name in names)
+        return tuple((name, self.tasks.known[name].given) for name in names)
 
     def _write_inbox(self) -> None:
         if not self._inbox_stale or self._writing.busy or not self._may(self._writing):
             return
         self._inbox_stale = False
-        readers = [w for w in self.workers.values() if w.inbox and w.phase is WorkerPhase.ALIVE]
+        readers = [w for w in self.workers.values() if w.inbox and w.alive]
         letters = []
         for worker in readers:
             calls = tuple(call for call in self._given(worker.calls) if call not in worker.first)
@@ -390,17 +286,17 @@ class Scheduler:
     def _launch_failed(self, event: e.LaunchFailed) -> None:
         worker = self.workers.pop(event.worker)
         # As long as containers run, their calls go on, and so may the rest later.
-        running = any(other.phase is WorkerPhase.ALIVE for other in self.workers.values())
+        running = any(other.alive for other in self.workers.values())
         self._failed(self._launching, event, "no container can be started", patient=running)
         for name in worker.calls:  # none of them has begun
-            if name in self.tasks:
-                self._delay(name, 0.0)
+            if name in self.tasks.known:
+                self.tasks.delay(name, self._now)
 
     def _let_go(self) -> None:
         """Idle workers end: at once if no task can come, else after `idle_timeout`."""
-        coming = self._phases.total() - self._phases[TaskPhase.HELD]
+        coming = len(self.tasks.known) - self.tasks.count[TaskPhase.HELD]
         for worker in self.workers.values():
-            if worker.phase is not WorkerPhase.ALIVE or worker.calls:
+            if not worker.alive or worker.calls:
                 continue
             if worker.stop or worker.cancelled or not worker.inbox:
                 continue
@@ -413,7 +309,7 @@ class Scheduler:
                 worker.stop = self._inbox_stale = True
                 self._pause.soon(self._now)
 
-    def _cancel(self, worker: _Worker) -> None:
+    def _cancel(self, worker: Worker) -> None:
         """Stop its run; if the launch is still under way, then so that it starts none."""
         worker.cancelled = True
         worker.cancel_at = self._now + CANCEL_AGAIN
@@ -422,7 +318,7 @@ class Scheduler:
 
     def _cancel_again(self) -> None:
         for worker in self.workers.values():
-            if worker.cancelled and worker.phase is WorkerPhase.ALIVE:
+            if worker.cancelled and worker.alive:
                 if worker.cancel_at <= self._now:
                     self._cancel(worker)
                 self._wake(worker.cancel_at)
@@ -430,17 +326,17 @@ class Scheduler:
     def _diagnosed(self, event: e.Diagnosed) -> None:
         worker = self.workers.get(event.worker)
         for number, name in enumerate(event.tasks):
-            task = self.tasks.get(name)
+            task = self.tasks.known.get(name)
             if task is None or task.worker != event.worker:
                 continue
             if number == 0:
                 self._lost(name, event.verdict)
             else:  # calls run in order, so this one had not begun
-                self._delay(name, 0.0)
+                self.tasks.delay(name, self._now)
         if worker is not None and worker.phase is WorkerPhase.CONCLUDING:
             self._archive(worker)
 
-    def _archive(self, worker: _Worker) -> None:
+    def _archive(self, worker: Worker) -> None:
         worker.calls = []
         worker.phase = WorkerPhase.ARCHIVING
         self._out.append(e.Archive(worker.id))
@@ -451,21 +347,21 @@ class Scheduler:
     # --- looks ---------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        watched = [w for w in self.workers.values() if w.phase is WorkerPhase.ALIVE]
+        watched = [w for w in self.workers.values() if w.alive]
         if not watched or not self._may(self._looking):
             return
         if self._pause.at > self._now:
             self._wake(self._pause.at)
             return
         self._looking.busy = True
-        self._out.append(e.Look(tuple((worker.id, _reading(worker)) for worker in watched)))
+        self._out.append(e.Look(tuple((worker.id, worker.reading) for worker in watched)))
 
     def _looked(self, event: e.Looked) -> None:
         self._looking = Attempts()
         seen = [
             (worker, report)
             for report in event.reports
-            if (worker := self.workers.get(report.worker)) and worker.phase is WorkerPhase.ALIVE
+            if (worker := self.workers.get(report.worker)) and worker.alive
         ]
         states = [worker.state for worker, _ in seen]
         over = [
@@ -485,7 +381,7 @@ class Scheduler:
         patient = not (event.hopeless and self._looking.failures + 1 >= HOPE)
         self._failed(self._looking, event, "runs cannot be watched", patient)
 
-    def _is_over(self, worker: _Worker, report: e.Report) -> bool:
+    def _is_over(self, worker: Worker, report: e.Report) -> bool:
         run = report.run
         if run is None:
             return False
@@ -501,14 +397,14 @@ class Scheduler:
             self._out.append(e.CancelRun(worker.id))  # its calls are lost, not given back
         return True
 
-    def _conclude(self, worker: _Worker, complete: bool) -> None:
+    def _conclude(self, worker: Worker, complete: bool) -> None:
         """A run is over. Answers may show up late: read again before a call counts as lost."""
         worker.rereads += 1.0 if complete else 0.1
         if not worker.calls:
             self._archive(worker)
         elif worker.cancelled:  # for the sake of another call; these had not begun
             for name in worker.calls:
-                self._delay(name, 0.0)
+                self.tasks.delay(name, self._now)
             self._archive(worker)
         elif worker.rereads > REREADS:
             worker.phase = WorkerPhase.CONCLUDING
@@ -525,7 +421,7 @@ class Scheduler:
             return
         self._broken, self._closing = error, True
         self._out.append(e.Break(error))
-        for name, task in list(self.tasks.items()):
+        for name, task in list(self.tasks.known.items()):
             self._end(name, e.Lose(name, task.worker, error))
         for worker in self.workers.values():
             worker.calls = []
@@ -554,9 +450,3 @@ class Scheduler:
 
     def _busy(self) -> bool:
         return self._preparing.busy or self._writing.busy or self._looking.busy
-
-
-def _reading(worker: _Worker) -> e.Reading:
-    if not worker.calls:
-        return e.Reading.NEVER
-    return e.Reading.RUNNING if worker.inbox else e.Reading.AT_END

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,8 +39,8 @@ _IDEMPOTENT_VERBS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _BROKEN_STATUSES = frozenset({500, 502, 503, 504})
 #: Errors of a connection that never came about: the platform cannot have seen the request.
 _NEVER_OPENED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
-#: Errors that another attempt would meet again.
-_HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+#: Errors that another attempt would meet again; see `_is_hopeless`.
+_HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, ssl.SSLCertVerificationError)
 _backoff = tenacity.wait_random_exponential(multiplier=1, max=30)
 
 
@@ -145,7 +146,7 @@ class RetryingTransport(httpx.BaseTransport):
             finally:
                 response.close()
         except Exception as error:
-            trial.arrived |= not isinstance(error, _NEVER_OPENED + _HOPELESS)
+            trial.arrived |= not (isinstance(error, _NEVER_OPENED) or _is_hopeless(error))
             # Closing the pool under a request makes errors of many kinds; this is what they mean.
             self._check_open(trial, error)
             raise
@@ -202,6 +203,12 @@ def _said(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def _is_hopeless(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, _HOPELESS):
+        error = error.__cause__  # what httpx says of a certificate is told by its cause alone
+    return error is not None
+
+
 def _last_outcome(state: tenacity.RetryCallState) -> Any:
     return state.outcome.result() if state.outcome else None
 
@@ -211,7 +218,7 @@ def _is_worth_another(state: tenacity.RetryCallState, trial: _Trial) -> bool:
     if error is None:
         status = _status(state)
         return status == 429 or (trial.idempotent and status in _BROKEN_STATUSES)
-    if not isinstance(error, httpx.RequestError) or isinstance(error, _HOPELESS):
+    if not isinstance(error, httpx.RequestError) or _is_hopeless(error):
         return False
     return trial.idempotent or isinstance(error, _NEVER_OPENED)
 
@@ -297,6 +304,8 @@ class FileLinks:
             self._own_errors(name),
             self._client.stream("GET", url, headers=headers, follow_redirects=True) as response,
         ):
+            if position and response.status_code == 416:
+                return  # nothing follows: the break came after the last byte
             _check_accepted(name, response)
             # Storage that knows no ranges begins anew; then pass over what we have.
             skip = 0 if response.status_code == 206 else position
@@ -336,7 +345,7 @@ class FileLinks:
             yield
         except (httpx.RequestError, httpx.InvalidURL, RuntimeError) as error:
             self._check_open(name, error)
-            if isinstance(error, httpx.RequestError) and not isinstance(error, _HOPELESS):
+            if isinstance(error, httpx.RequestError) and not _is_hopeless(error):
                 raise _LinkError(_said(error)) from error
             raise PlatformError(f"{name}: the link is of no use ({_said(error)})") from error
 

@@ -393,6 +393,12 @@ def test_a_download_that_ends_early_without_a_word(
     assert b"".join(client.download(4)) == b"0123456789"
 
 
+def test_a_break_after_the_last_byte(client: PlatformClient, storage: Storage) -> None:
+    answers = [httpx.Response(200, stream=CutAfter(b"012345")), httpx.Response(416)]
+    storage.trouble = lambda request: answers.pop(0)
+    assert b"".join(client.download(4)) == b"012345"
+
+
 def test_a_download_that_never_ends_well(client: PlatformClient, storage: Storage) -> None:
     storage.trouble = lambda request: httpx.ReadError("cut")
     with pytest.raises(PlatformError, match="given up after 8 attempts: ReadError: cut") as caught:

@@ -16,7 +16,8 @@ import pytest
 from civis_futures import BrokenContainerPool, _wire
 from civis_futures import _events as e
 from civis_futures._exceptions import PlatformError
-from civis_futures._scheduler import Policy, Scheduler, TaskPhase, WorkerPhase
+from civis_futures._scheduler import Scheduler
+from civis_futures._state import Policy, TaskPhase, WorkerPhase
 from civis_futures._types import Run, RunState, TaskId, WorkerId
 
 ERROR = PlatformError("no answer")
@@ -191,7 +192,9 @@ def test_a_crash_costs_the_call_and_not_the_worker():
     verdict = e.Verdict(None, "exit code 3", crashed=True)
     commands = table(e.Diagnosed(WorkerId(1), (TaskId(0),), verdict))
     assert commands == [e.Lose(TaskId(0), WorkerId(1), verdict)]
-    assert table(e.Submitted(TaskId(1))) == [e.WriteInbox(((WorkerId(1), ((TaskId(1), 1),), False),), 1)]
+    assert table(e.Submitted(TaskId(1))) == [
+        e.WriteInbox(((WorkerId(1), ((TaskId(1), 1),), False),), 1)
+    ]
 
 
 @pytest.mark.parametrize("phase", ["uploading", "preparing", "launching", "running", "fetching"])
@@ -253,7 +256,7 @@ def test_a_failed_look_fails_nothing():
     for _ in range(50):
         table.tick()
         assert table(e.LookFailed(ERROR, hopeless=False)) == []
-    assert table.scheduler.tasks
+    assert table.scheduler.tasks.known
 
 
 def test_a_key_that_is_refused_for_good_breaks_the_pool():
@@ -378,26 +381,26 @@ class World:
             if worker.phase is not WorkerPhase.ARCHIVING
             for name in worker.calls
         }
-        for name, task in scheduler.tasks.items():
-            assert (task.phase is TaskPhase.HELD) == (held.get(name) == task.worker and name in held), (
-                "invariant 1"
-            )
+        for name, task in scheduler.tasks.known.items():
+            assert (task.phase is TaskPhase.HELD) == (
+                held.get(name) == task.worker and name in held
+            ), "invariant 1"
             assert self.ended[name] == 0, "invariant 3"
             assert task.attempts <= self.policy.max_retries, "invariant 6"
-        phases = Counter(task.phase for task in scheduler.tasks.values())
-        assert +scheduler._phases == phases, "invariant 1"
-        assert set(held) <= set(scheduler.tasks), "invariant 1"
+        phases = Counter(task.phase for task in scheduler.tasks.known.values())
+        assert +scheduler.tasks.count == phases, "invariant 1"
+        assert set(held) <= set(scheduler.tasks.known), "invariant 1"
         assert sum(worker.open for worker in scheduler.workers.values()) <= self.policy.max_workers
         active = sum(not state.over for state in self.runs.values())
         assert active <= self.policy.max_workers, "invariant 2"
         assert max(self.ended.values(), default=0) <= 1, "invariant 3"
         assert self.finished <= 1, "invariant 3"
         if self.finished:
-            assert not scheduler.tasks, "invariant 3"
+            assert not scheduler.tasks.known, "invariant 3"
             assert not scheduler.workers, "invariant 3"
         for worker in scheduler.workers.values():
             assert worker.taken <= (self.policy.max_tasks_per_worker or worker.taken), "invariant 5"
-        if scheduler.tasks or scheduler.workers:
+        if scheduler.tasks.known or scheduler.workers:
             assert self.pending or scheduler.deadline is not None, "invariant 7"
 
     # what the world does
@@ -470,9 +473,7 @@ class World:
                 continue
             answers = ()
             complete = not self.fails(0.1)
-            wanted = reading is e.Reading.RUNNING or (
-                reading is e.Reading.AT_END and state.over
-            )
+            wanted = reading is e.Reading.RUNNING or (reading is e.Reading.AT_END and state.over)
             if complete and wanted and not self.fails(0.1):  # else: the output comes later
                 answers = tuple(self.unread[worker])
                 if not self.fails(0.1):  # else: they come twice

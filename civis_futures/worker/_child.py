@@ -196,7 +196,8 @@ class Stream:
     def restore(self) -> None:
         """Make the stream write to the log again."""
         self.flush()
-        os.dup2(self._copy, self._fd)
+        with contextlib.suppress(OSError):  # user code has closed the copy too
+            os.dup2(self._copy, self._fd)
         try:
             self._stream.flush()  # type: ignore[union-attr]
         except Exception:  # closed or detached

@@ -132,11 +132,8 @@ class Worker:
                 self._answer(call, _wire.CALL_NOT_FETCHED, fetched.problem)
                 continue
             self._running, self._since = call, time.time()
-            try:
-                header = {"name": _name(call), "path": fetched.path}
-                self._living_process().send(header, fetched.body)
-            except DiedError as death:
-                self._crashed(death)
+            header = {"name": _name(call), "path": fetched.path}
+            self._living_process().send(header, fetched.body)
 
     def _living_process(self) -> Process:
         if self._process is not None and not self._process.alive():

@@ -18,7 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from http.client import HTTPResponse
-    from typing import Any, BinaryIO
+    from io import FileIO
+    from typing import Any
 
     from .._wire import Blob
 
@@ -186,7 +187,7 @@ def _saver(path: str) -> Callable[[HTTPResponse], tuple[str, int]]:
 
     def save(reply: HTTPResponse) -> tuple[str, int]:
         total, size = hashlib.sha256(), 0
-        with open(path, "wb") as file:
+        with open(path, "wb", buffering=0) as file:
             while True:
                 piece = reply.read(_CHUNK)
                 if not piece:
@@ -201,10 +202,11 @@ def _saver(path: str) -> Callable[[HTTPResponse], tuple[str, int]]:
     return save
 
 
-def _store(file: BinaryIO, piece: bytes) -> None:
+def _store(file: FileIO, piece: bytes) -> None:
+    view = memoryview(piece)
     try:
-        file.write(piece)
-        file.flush()
+        while view:
+            view = view[file.write(view) :]
     except OSError as error:  # must not pass for a network error, which would be tried again
         raise HttpError(f"no room for the bytes of a call: {error}") from error
 

@@ -98,7 +98,10 @@ class Process:
         os.set_blocking(self._calls, False)
 
     def send(self, header: dict[str, Any], body: bytes) -> None:
-        """Give it a frame; DiedError if it cannot be given."""
+        """Give it a frame. If it takes none any more, `receive` will say why.
+
+        (What it said itself before it ended is still to be read.)
+        """
         view = memoryview(packed(self._mark, header, body))
         while view:
             try:
@@ -106,10 +109,9 @@ class Process:
             except BlockingIOError:
                 _ready(self._calls, select.POLLOUT, _LOOK)
                 if not self.alive():
-                    raise self._death() from None
+                    return
             except BrokenPipeError:
-                self._gone(None)
-                raise self._death() from None
+                return
 
     def receive(self, timeout: float | None) -> tuple[dict[str, Any], bytes] | None:
         """The next frame, or None after `timeout` seconds. DiedError if there will be none."""

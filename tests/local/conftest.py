@@ -78,8 +78,7 @@ class Api:
         return self.ok("GET", f"/scripts/containers/{job}/runs/{run}")
 
     def wait(self, job, run, states=DONE, seconds=20):
-        found = until(lambda: (r := self.look(job, run))["state"] in states and r, seconds)
-        return found
+        return until(lambda: (r := self.look(job, run))["state"] in states and r, seconds)
 
     def logs(self, job, run, level=None):
         path = f"/scripts/containers/{job}/runs/{run}/logs?last_id=0&limit=10000"

@@ -16,7 +16,7 @@ def test_without_a_limit_the_headers_say_so(api):
 def test_beyond_the_limit_is_429_without_a_description(make, tools):
     platform = make(rate_limit=(4, 1, 2.0))
     api = tools.Api(platform.url, platform.api_key)
-    job, run = api.run()  # one request of each kind
+    job, _run = api.run()  # one request of each kind
     refused = api("POST", f"/jobs/{job}/runs")
     assert refused.status == 429
     assert 1 <= int(refused.headers["retry-after"]) <= 2

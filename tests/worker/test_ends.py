@@ -1,0 +1,137 @@
+"""How a worker ends: told to, killed, without a platform, without an order."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from civis_futures import _wire
+
+
+def gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "Z"
+
+
+def clean_up(path):
+    """A function that uses the time between TERM and KILL."""
+
+    def term(*_):
+        with open(path, "a") as file:
+            file.write("cleaned ")
+        time.sleep(0.2)
+        raise SystemExit
+
+    signal.signal(signal.SIGTERM, term)
+    with open(path, "w") as file:
+        file.write("started ")
+    time.sleep(20)
+
+
+def test_term_reaches_user_code_once_and_the_child_ends_first(stub, start, calls, tmp_path):
+    path = tmp_path / "cleaned"
+    worker = start(calls(lambda: "done", (clean_up, str(path))))
+    stub.until(lambda: path.exists() and path.read_text())
+    [child] = worker.children()
+    begin = time.monotonic()
+    worker.term()
+    worker.end(143)
+    assert time.monotonic() - begin < 2
+    assert path.read_text() == "started cleaned "
+    assert gone(child)
+    assert stub.outcome(stub.answers()[1]) == "done"  # posted at the last moment
+
+
+def test_term_kills_a_call_that_does_not_listen(stub, start, calls):
+    worker = start(calls(lambda: time.sleep(20)))
+    stub.until(worker.children)
+    worker.term()
+    worker.end(143)
+    assert stub.answers() == {}
+
+
+def test_term_while_idle_and_in_mid_request(stub, start, put_inbox):
+    def slow():
+        time.sleep(0.5)
+
+    inbox = put_inbox()
+    stub.fault("GET", "/json_values", slow)
+    worker = start((), inbox=inbox.id)
+    stub.until(inbox.looks)
+    begin = time.monotonic()
+    worker.term()
+    worker.end(143)
+    assert time.monotonic() - begin < 2
+
+
+def test_last_words_do_not_wait_for_a_dead_platform(stub, start, calls, tmp_path):
+    path = tmp_path / "started"
+    stub.fault("POST", "/json_values", *[503] * 100)
+    specs = calls(os.getpid, (clean_up, str(path)))
+    worker = start(specs, impatient="_loop._LAST_POST = 0.5")
+    stub.until(path.exists)
+    worker.term()
+    worker.end(143)
+    assert "answers were lost" in worker.log()
+
+
+def test_no_process_is_left_by_a_child_that_ignores_its_end(stub, start, calls):
+    def hold_on():
+        import atexit
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        atexit.register(time.sleep, 60)
+        return os.getpid()
+
+    worker = start(calls(hold_on), impatient="_process._PATIENCE = 0.3, 0.3")
+    pid = stub.outcome(stub.until_answered(1)[1])
+    worker.end()
+    assert gone(pid)
+
+
+def test_a_key_that_is_refused(stub, start, calls):
+    stub.fault("POST", "/json_values", 401)
+    worker = start(calls(os.getpid)).end(1)
+    [line] = worker.log().splitlines()
+    assert "gives up: POST /json_values: HTTP 401" in line
+    assert "the key" not in worker.log()
+
+
+@pytest.fixture
+def start_with(launch, environment):
+    def start_with(command=(sys.executable, "-m", "civis_futures.worker"), **changes):
+        changed = {k: v for k, v in {**environment, **changes}.items() if v is not None}
+        return launch(command, changed)
+
+    return start_with
+
+
+def test_an_order_in_a_file(stub, start_with, order, calls):
+    text = _wire.to_json(order(calls(os.getpid)))
+    file_id = stub.put_file(text.encode())
+    for value in (str(file_id), f"file:{file_id}"):
+        start_with(**{_wire.ORDER_VARIABLE: value}).end()
+    assert len(stub.outputs) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "text"),
+    [
+        ({}, 2, "CIVIS_FUTURES_ORDER is not set"),
+        ({"CIVIS_FUTURES_ORDER": "{}"}, 2, "cannot be read"),
+        ({"CIVIS_FUTURES_ORDER": "what?"}, 2, "not JSON"),
+        ({"CIVIS_FUTURES_ORDER": "999"}, 1, "GET /files/999: HTTP 404"),
+        ({"CIVIS_FUTURES_ORDER": "999", "CIVIS_API_KEY": None}, 2, "CIVIS_API_KEY is not set"),
+    ],
+)
+def test_without_an_order(start_with, changes, code, text):
+    worker = start_with(**changes).end(code)
+    [line] = worker.log().splitlines()
+    assert line.startswith("civis_futures: ")
+    assert text in line

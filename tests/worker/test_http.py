@@ -1,0 +1,110 @@
+"""The worker's HTTP, from within: giving up, files, descriptors of neither end lost."""
+
+import os
+
+import pytest
+
+from civis_futures import _wire
+from civis_futures.worker import _entry, _frames, _platform
+from civis_futures.worker._http import Http, HttpError, RefusedError, UnreachableError
+from civis_futures.worker._platform import Platform, Source
+
+
+@pytest.fixture
+def platform(stub):
+    http = Http(patience=1.0)
+    yield Platform(stub.url + "/", "the key", "11", "22", http)
+    http.close()
+
+
+def test_patience_has_an_end(stub, platform, capsys):
+    stub.fault("GET", "/json_values", *[503] * 50)
+    with pytest.raises(UnreachableError, match=r"GET /json_values/5: HTTP 503 .*gave up after"):
+        platform.json_value(5)
+    stub.fault("GET", "/files", (429, {"Retry-After": "7"}))
+    with pytest.raises(UnreachableError, match="HTTP 429"):
+        platform.download(5, "unused")
+
+
+def test_nobody_there(stub):
+    platform = Platform("http://127.0.0.1:9", "the key", "11", "22", Http(patience=0.5))
+    with pytest.raises(UnreachableError, match="ConnectionRefusedError") as caught:
+        platform.post_output("name", "{}")
+    assert "the key" not in str(caught.value)
+
+
+def test_one_connection_serves_many_requests(stub, platform):
+    number = stub.put_value(3)
+    assert [platform.json_value(number) for _ in range(3)] == [3] * 3
+    assert len(platform.http._connections) == 1
+
+
+def test_upload_streams_from_a_file_in_parts(stub, platform, tmp_path, monkeypatch):
+    monkeypatch.setattr(_platform, "SINGLE_UPLOAD", 10 << 20)
+    monkeypatch.setattr(_platform, "_SMALLEST_PART", 1 << 20)
+    data = os.urandom(11 << 20)
+    path = tmp_path / "data"
+    path.write_bytes(data)
+    stub.fault("PUT", "/store", 500, "drop")
+    source = Source(path=str(path))
+    number = platform.upload("name", source)
+    assert stub.path(number).read_bytes() == data
+    assert source.digest() == _wire.digest(data)
+    assert stub.count("PUT", "/store") == 4 + 2
+
+
+def test_a_failed_part_fails_the_upload(stub, platform, monkeypatch):
+    monkeypatch.setattr(_platform, "SINGLE_UPLOAD", 1)
+    stub.fault("PUT", "/store", *[403] * 9)
+    with pytest.raises(RefusedError, match="HTTP 403"):
+        platform.upload("name", Source(b"data"))
+    assert stub.count("POST", "/files/multipart") == 3  # a new link each time
+    assert not any(path.endswith("complete") for _, path, _ in stub.log)
+
+
+def test_a_form_whose_link_has_expired(stub, platform):
+    stub.fault("POST", "/store", 403, 500)
+    number = platform.upload("name", Source(b"\r\n--data\0"))
+    assert stub.path(number).read_bytes() == b"\r\n--data\0"
+
+
+def test_a_download_that_cannot_be_stored(stub, platform, tmp_path):
+    number = stub.put_file(b"x" * 100)
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    with pytest.raises(HttpError, match="no room"):
+        platform.download(number, "/dev/full")
+
+
+def test_a_file_without_content(stub, platform, monkeypatch):
+    number = stub.put_file(b"")
+    stub.fault("GET", f"/files/{number}", b'{"fileUrl": null}')
+    with pytest.raises(HttpError, match="empty or has expired"):
+        platform.download(number, "unused")
+
+
+def test_an_order_is_read_from_text_or_from_a_file(order):
+    text = _wire.to_json(order())
+    files = {7: text}
+    for value in (text, f"  {text}\n", "7", "file:7", " 7 "):
+        assert _entry.read_order(value, files.__getitem__) == order()
+    with pytest.raises(_wire.WireError):
+        _entry.read_order("file:x", files.__getitem__)
+
+
+def test_frames_survive_rubbish():
+    mark = _frames.new_mark()
+    frames = _frames.Frames(mark)
+    whole = _frames.packed(mark, {"a": 1}, b"body") + _frames.packed(mark, {"b": "é"})
+    for byte in b"rubbish" + whole[:40] + whole[40:]:
+        frames.add(bytes([byte]))
+        if frames._bytes.endswith(b"body"):
+            assert frames.next() == ({"a": 1}, b"body")
+    assert frames.next() == ({"b": "é"}, b"")
+    assert frames.next() is None
+    frames.add(b"more rubbish" * 100)
+    assert frames.next() is None
+    assert len(frames._bytes) <= _frames.MARK_SIZE
+    frames.add(mark + (3).to_bytes(4, "big") + bytes(8) + b"{]}")
+    with pytest.raises(ValueError):
+        frames.next()

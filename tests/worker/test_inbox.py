@@ -1,0 +1,130 @@
+"""A worker with an inbox: news, rubbish, silence, faults."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from civis_futures import _wire
+
+
+@pytest.fixture
+def inbox(put_inbox):
+    return put_inbox()
+
+
+def test_calls_come_until_stop_and_none_is_run_twice(stub, start, calls, inbox):
+    worker = start(calls(os.getpid), inbox=inbox.id, poll=0.1)
+    stub.until_answered(1)
+    inbox.write(calls(*[os.getpid] * 3))  # the first again
+    stub.until_answered(1, 2, 3)
+    inbox.write(calls(*[os.getpid] * 4), stop=True)
+    worker.end()
+    pids = {stub.outcome(answer) for answer in stub.answers().values()}
+    assert len(pids) == 1
+    assert len(stub.answers()) == 4
+
+
+def test_a_second_attempt_at_a_task_is_another_call(stub, start, calls, inbox):
+    [call] = calls(os.getpid)
+    start([call], inbox=inbox.id, poll=0.1)
+    stub.until_answered(1)
+    again = _wire.Call(1, call.data, attempt=2)
+    inbox.write([call, again], stop=True)
+    letters = stub.until(
+        lambda: len(stub.outputs) == 2 and [stub.values[number] for number in stub.outputs]
+    )
+    attempts = [letter["answers"][0]["attempt"] for letter in letters]
+    assert attempts == [1, 2]
+
+
+def test_stop_answers_what_is_known_first(stub, start, calls, inbox):
+    inbox.write(calls(*[lambda: time.sleep(0.1)] * 3), stop=True)
+    start((), inbox=inbox.id).end()
+    assert len(stub.answers()) == 3
+
+
+def test_rubbish_is_no_news(stub, start, calls, inbox):
+    good = _wire.to_json(_wire.Inbox({"w": _wire.Letter((), True)}))
+    worker = start((), inbox=inbox.id, poll=0.05)
+    rubbish = [None, 7, "text", [], {"version": 99}, {"version": 1, "letters": 3}]
+    rubbish += [{"version": 1, "letters": {"w": {}}}, {"version": 1, "letters": {}, "x": 1}]
+    rubbish += [{"version": 1, "letters": {"w": {"calls": [{"task": 1}], "stop": False}}}]
+    for value in rubbish:
+        inbox.put(value)
+        looks = inbox.looks()
+        stub.until(lambda looks=looks: inbox.looks() >= looks + 2)
+    assert worker.process.poll() is None
+    inbox.put(good)  # as a text within JSON, too
+    worker.end()
+
+
+def test_a_platform_that_stumbles(stub, start, calls, inbox):
+    path = f"/json_values/{inbox.id}"
+    limited = (429, {"Retry-After": "0.7"})
+    stub.fault("GET", path, limited, None, b"<html>", 500, None, "drop", 502, None, b"{}", None)
+    stub.fault("GET", path, (503, {"Retry-After": "soon"}), 404, 403)
+    stub.fault("POST", "/json_values", limited)
+    stub.fault("POST", "/scripts", "drop", 504, b"<html>", 503)
+    worker = start((), inbox=inbox.id, poll=0.05)
+    stub.until(lambda: not stub.faults["GET", path])
+    inbox.write(calls(os.getpid), stop=True)
+    worker.end()
+    assert len(stub.answers()) == 1
+    assert 'outputs: HTTP 503 ({"error": "a fault"}); trying again' in worker.log()
+    times = [at for method, p, at in stub.log if p == path]
+    assert times[1] - times[0] >= 0.7  # never sooner than Retry-After
+
+
+@pytest.mark.parametrize("status", [404, 401])
+def test_an_inbox_that_is_refused_for_good(stub, start, inbox, status):
+    stub.fault("GET", f"/json_values/{inbox.id}", *[status] * 20)
+    worker = start((), inbox=inbox.id, poll=0.05).end(1)
+    [line] = worker.log().splitlines()
+    assert f"gives up: GET /json_values/{inbox.id}: HTTP {status}" in line
+    assert inbox.looks() == 5
+
+
+def test_silence_for_a_lease_ends_the_worker(stub, start, inbox):
+    begin = time.monotonic()
+    worker = start((), inbox=inbox.id, poll=0.05, lease=0.6)
+    while time.monotonic() < begin + 1.2:  # other workers' news are a sign of life
+        inbox.write((), worker=f"other {time.monotonic()}")
+        time.sleep(0.1)
+    assert worker.process.poll() is None
+    worker.end()
+    assert b"no word from the client" in worker.out()
+    assert 0.5 < time.monotonic() - begin - 1.2 < 3
+
+
+def test_the_pause_grows_to_poll_and_the_inbox_may_change_it(stub, start, inbox):
+    inbox.write(poll=0.2)
+    worker = start((), inbox=inbox.id, poll=8.0)  # the first pause is 0.4 s then
+    stub.until(lambda: inbox.looks() >= 6)
+    times = [at for method, path, at in stub.log if path == f"/json_values/{inbox.id}"]
+    assert times[5] - times[0] < 2
+    assert times[5] - times[4] >= 0.15
+    inbox.write(stop=True)
+    worker.end()
+
+
+def test_no_look_while_a_call_runs(stub, start, calls, inbox):
+    release = threading.Event()
+    inbox.write(calls(lambda: time.sleep(0.5)), poll=0.05)
+    worker = start((), inbox=inbox.id, poll=0.05)
+    stub.until(lambda: worker.children())
+    looks = inbox.looks()
+    release.wait(0.4)
+    assert inbox.looks() <= looks + 1
+    stub.until_answered(1)
+    inbox.write(stop=True)
+    worker.end()
+
+
+def test_finished_answers_do_not_wait_for_a_long_call(stub, start, calls, inbox):
+    start(calls(os.getpid, lambda: time.sleep(3)), inbox=inbox.id)
+    begin = time.monotonic()
+    answers = stub.until_answered(1)
+    assert set(answers) == {1}
+    assert time.monotonic() - begin < 2.5

@@ -224,6 +224,8 @@ class Mailbox:
         """The runs as the platform has them now, as far as a few requests can tell."""
         runs: dict[WorkerId, Run] = {}
         cost = 0
+        for gone in self._states.keys() - {posting.worker for posting in postings}:
+            del self._states[gone], self._unseen[gone]
         if len(postings) > DIRECT_LOOKS:
             cost = self._list(postings, runs)
         missed = [posting for posting in postings if posting.worker not in runs]
@@ -288,11 +290,6 @@ class Mailbox:
             read += 1
         answers = tuple(_intact(answer) for letter in new for answer in letter.answers)
         return replace(report, answers=answers), replace(posting, read=read), page
-
-    def forget(self, worker: WorkerId) -> None:
-        """A worker is gone: no look will name it again."""
-        self._states.pop(worker, None)
-        self._unseen.pop(worker, None)
 
     # --- diagnose ------------------------------------------------------------------------------
 

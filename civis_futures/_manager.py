@@ -9,8 +9,8 @@
                                                  │
                                                  └─> settle lane: outcomes into futures
 
-The tables below (work items, postings, ...) belong to the manager thread; nobody else reads or
-writes them. Lanes get frozen values and answer with an event and its goods. Futures are settled
+The ledger (work items, postings, ...) belongs to the manager thread; nobody else reads or writes
+it. Lanes get frozen values and answer with an event and its goods. Futures are settled
 on a lane of their own, since their callbacks are the user's code and may take any time. The
 manager holds no reference to the executor, so that a forgotten executor can be collected.
 """
@@ -25,7 +25,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 from . import _events as e
@@ -34,10 +34,11 @@ from ._api import PlatformClient, is_ambiguous
 from ._exceptions import BrokenContainerPool, PlatformError
 from ._future import ContainerFuture
 from ._lane import Lane
-from ._mailbox import PYTHON, Mailbox, Posting, Recalled, Station
+from ._ledger import Ledger, WorkItem
+from ._mailbox import PYTHON, Mailbox, Posting, Recalled
 from ._scheduler import Scheduler
-from ._serialize import Outcome, Place, lost_outcome, outcome_of
-from ._types import Container, RunState, TaskId, TaskState, Template, WorkerId
+from ._serialize import Outcome, lost_outcome, outcome_of
+from ._types import Container, TaskId, Template
 
 _log = logging.getLogger(__name__)
 
@@ -51,17 +52,6 @@ LEASE, LEASE_TIMEOUTS = 3600.0, 2.0
 
 _FAILURES = (PlatformError, _wire.WireError, Recalled)
 _Goods = Any
-
-
-@dataclass(slots=True)
-class WorkItem:
-    """A task at home: its future, and its call until nobody can ask for it any more."""
-
-    id: TaskId
-    future: ContainerFuture[Any]
-    call: _wire.Blob | None  # None until it is uploaded
-    data: bytes | None = None  # what to upload; dropped then
-    fetched: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +81,10 @@ class Manager:
     client: PlatformClient
     pool: Pool
     at_end: Callable[[], None] = lambda: None
-    _items: dict[TaskId, WorkItem] = field(default_factory=dict)
-    _postings: dict[WorkerId, Posting] = field(default_factory=dict)
-    _calls: dict[WorkerId, tuple[TaskId, ...]] = field(default_factory=dict)
-    _wanted: dict[WorkerId, list[object]] = field(default_factory=dict)
-    _station: Station | None = None
 
     def __post_init__(self) -> None:
         """Nothing runs before `start`."""
+        self._ledger = Ledger(self.pool.container.image, self.client.job_url)
         # Guards `_closed`, `broken` and the order "check, then put": after `_close` nothing is
         # put into a queue that nobody reads. Nothing else happens under it.
         self._gate = threading.Lock()
@@ -193,7 +179,7 @@ class Manager:
                 event, goods = self._next()
                 if isinstance(event, _Defect):
                     raise event.error
-                self._take_in(event, goods)
+                self._ledger.take_in(event, goods)
                 for command in self.scheduler.advance(event, time.monotonic()):
                     self._acts[type(command)](command)
         except BaseException as error:
@@ -215,48 +201,14 @@ class Manager:
         except queue.Empty:
             return e.Tick(), None
 
-    def _take_in(self, event: e.Event, goods: _Goods) -> None:
-        """Put the goods of an event where they belong, before the scheduler decides."""
-        match event:
-            case e.Submitted():
-                self._items[event.task] = goods
-            case e.Uploaded() if event.task in self._items:
-                self._items[event.task].call, self._items[event.task].data = goods, None
-            case e.Fetched() if event.task in self._items:
-                self._items[event.task].fetched = goods
-            case e.Prepared():
-                self._station = goods
-            case e.Launched():
-                self._postings[event.worker] = goods
-                self._show(event.worker, RunState.QUEUED)
-            case e.Looked():
-                self._postings.update({posting.worker: posting for posting in goods})
-                for report in event.reports:
-                    if report.run is not None:
-                        self._show(report.worker, report.run.state)
-            case e.Diagnosed():
-                left = (task for task in self._calls[event.worker] if task not in event.tasks)
-                self._calls[event.worker] = tuple(left)
-                for task in event.tasks:
-                    self._view(task, state=TaskState.PENDING)
-            case e.LaunchFailed() | e.Archived():
-                self._forget(event.worker)
-            case _:
-                pass
-
-    def _forget(self, worker: WorkerId) -> None:
-        for table in (self._postings, self._calls, self._wanted):
-            table.pop(worker, None)
-        self.mailbox.forget(worker)
-
     def _collapse(self, error: BaseException) -> None:
         """A defect of ours. Never silent: every future fails, and what runs is cancelled."""
         broken = BrokenContainerPool(f"civis_futures itself failed: {error!r}; please report it")
         broken.__cause__ = error
         self._close(broken)
-        for task in list(self._items):
+        for task in list(self._ledger.items):
             self._lose(e.Lose(task, None, broken))
-        for posting in self._postings.values():
+        for posting in self._ledger.postings.values():
             try:
                 self.mailbox.cancel(posting)
             except Exception:
@@ -270,7 +222,7 @@ class Manager:
         while not self._events.empty():
             event, goods = self._events.get()
             if isinstance(event, e.Submitted):
-                self._items[event.task] = goods
+                self._ledger.take_in(event, goods)
                 self._lose(e.Lose(event.task, None, reason))
 
     # --- commands that a lane performs ---------------------------------------------------------
@@ -299,7 +251,7 @@ class Manager:
         )
 
     def _upload(self, command: e.Upload) -> None:
-        item = self._items[command.task]
+        item = self._ledger.items[command.task]
         data = item.data or b""
         self._on(
             self._transfers,
@@ -308,23 +260,21 @@ class Manager:
         )
 
     def _launch(self, command: e.Launch) -> None:
-        worker, station = command.worker, self._station
+        worker, station = command.worker, self._ledger.station
         assert station is not None, "no launch before Prepared"
         order = _wire.Order(
             worker=secrets.token_hex(8),
             url=self.pool.url,
             python=PYTHON,
-            letter=self._letter(command.calls, stop=False),
+            letter=self._ledger.letter(command.calls, stop=False),
             inbox=station.inbox_id if command.inbox else None,
             initializer=self.pool.initializer,
             poll=_poll(1, self.client.budget.pace),
             lease=max(LEASE, LEASE_TIMEOUTS * self.pool.idle_timeout),
         )
         title = f"{self.pool.name}, worker {worker}"
-        wanted = self._wanted[worker] = [worker]
-        self._calls[worker] = tuple(task for task, _ in command.calls)
-        for task in self._calls[worker]:
-            self._view(task, worker=int(worker))
+        wanted = self._ledger.wanted[worker] = [worker]
+        self._ledger.give(worker, command.calls)
 
         def work() -> tuple[e.Event, Posting]:
             job, run = self.mailbox.launch(title, order, station, wanted)
@@ -337,15 +287,13 @@ class Manager:
         )
 
     def _write_inbox(self, command: e.WriteInbox) -> None:
-        station = self._station
+        station = self._ledger.station
         assert station is not None, "no inbox before Prepared"
         assert station.inbox_id is not None, "a pool without an inbox sends nothing"
         letters = {}
         for worker, calls, stop in command.letters:
-            letters[self._postings[worker].token] = self._letter(calls, stop)
-            if calls:
-                self._calls[worker] = tuple(task for task, _ in calls)
-                self._view_calls(worker, self._calls[worker])
+            letters[self._ledger.postings[worker].token] = self._ledger.letter(calls, stop)
+            self._ledger.give(worker, calls)
         inbox_id = station.inbox_id
         inbox = _wire.Inbox(letters, _poll(command.workers, self.client.budget.pace))
 
@@ -355,16 +303,8 @@ class Manager:
 
         self._on(self._posts, work, lambda error: e.InboxFailed(error, _is_hopeless(error)))
 
-    def _letter(self, given: tuple[e.Given, ...], stop: bool) -> _wire.Letter:
-        calls = []
-        for task, attempt in given:
-            call = self._items[task].call
-            assert call is not None, "a call is uploaded before it is given away"
-            calls.append(_wire.Call(task, call, attempt))
-        return _wire.Letter(tuple(calls), stop)
-
     def _look(self, command: e.Look) -> None:
-        watches = [(self._postings[worker], reading) for worker, reading in command.workers]
+        watches = [(self._ledger.postings[worker], reading) for worker, reading in command.workers]
 
         def work() -> tuple[e.Event, tuple[Posting, ...]]:
             reports, postings, cost = self.mailbox.look(watches)
@@ -382,7 +322,7 @@ class Manager:
         )
 
     def _diagnose(self, command: e.Diagnose) -> None:
-        posting = self._postings[command.worker]
+        posting = self._ledger.postings[command.worker]
 
         def work() -> tuple[e.Event, None]:
             verdict = self.mailbox.diagnose(posting, command.answer)
@@ -391,8 +331,8 @@ class Manager:
         self._on(self._posts, work, _no_failure)
 
     def _cancel_run(self, command: e.CancelRun) -> None:
-        self._wanted[command.worker].clear()
-        posting = self._postings.get(command.worker)
+        self._ledger.wanted[command.worker].clear()
+        posting = self._ledger.postings.get(command.worker)
         if posting is None:
             return  # the launch that is under way sees that it is not wanted
 
@@ -403,7 +343,7 @@ class Manager:
         self._on(self._posts, work, lambda _: e.RunCancelled(command.worker))
 
     def _archive(self, command: e.Archive) -> None:
-        posting = self._postings[command.worker]
+        posting = self._ledger.postings[command.worker]
 
         def work() -> tuple[e.Event, None]:
             self.mailbox.archive(posting)
@@ -418,17 +358,8 @@ class Manager:
     # --- commands that end a task --------------------------------------------------------------
 
     def _settle(self, command: e.Settle) -> None:
-        item = self._items.pop(command.task)
         answer = command.answer
-        future = item.future
-        timings = replace(
-            future.timings,
-            started=answer.started,
-            finished=answer.finished,
-            compute=answer.seconds,
-        )
-        future._view = replace(future._view, timings=timings)
-        place = self._place(item)
+        item, place = self._ledger.settle(command.task, answer)
 
         def outcome() -> Outcome:
             data = item.fetched
@@ -436,62 +367,24 @@ class Manager:
                 data = answer.data.inline_data()
             return outcome_of(answer, data, place, PYTHON)
 
-        self._settlements.put(lambda: _put_outcome(future, outcome))
+        self._put_outcome(item, outcome)
 
     def _lose(self, command: e.Lose) -> None:
-        item = self._items.pop(command.task)
-        place = self._place(item)
-        self._settlements.put(
-            lambda: _put_outcome(item.future, lambda: lost_outcome(command.cause, place))
-        )
+        item, place = self._ledger.remove(command.task)
+        self._put_outcome(item, lambda: lost_outcome(command.cause, place))
 
     def _drop(self, command: e.Drop) -> None:
-        future = self._items.pop(command.task).future
         # `wait` and `as_completed` see a cancelled future only after this; it must happen once,
         # so it happens where every other end of a future does.
-        self._settlements.put(lambda: _put_outcome(future, Outcome))
+        item, _ = self._ledger.remove(command.task)
+        self._put_outcome(item, Outcome)
+
+    def _put_outcome(self, item: WorkItem, make: Callable[[], Outcome]) -> None:
+        self._settlements.put(lambda: _put_outcome(item.future, make))
 
     def _break(self, command: e.Break) -> None:
         with self._gate:
             self.broken = command.error
-
-    # --- what futures show ---------------------------------------------------------------------
-
-    def _place(self, item: WorkItem) -> Place:
-        view = item.future._view
-        image = self.pool.container.image
-        return Place(item.future.task, image, view.job_id, view.run_id, view.job_url)
-
-    def _view(self, task: TaskId, **changes: Any) -> None:
-        item = self._items.get(task)
-        if item is not None:
-            item.future._view = replace(item.future._view, **changes)
-
-    def _view_calls(self, worker: WorkerId, tasks: tuple[TaskId, ...]) -> None:
-        """These tasks are with this worker from now on, as far as they were not before."""
-        posting = self._postings[worker]
-        url = self.client.job_url(posting.job)
-        for task in tasks:
-            item = self._items.get(task)
-            if item is None or item.future._view.run_id == posting.run_id:
-                continue
-            self._view(
-                task,
-                worker=int(worker),
-                job_id=posting.job.id,
-                run_id=posting.run_id,
-                job_url=url,
-                state=TaskState.QUEUED,
-                timings=replace(item.future.timings, queued=time.time()),
-            )
-
-    def _show(self, worker: WorkerId, state: RunState) -> None:
-        """The run of a worker is in this state: so are the calls that it has."""
-        tasks = self._calls.get(worker, ())
-        self._view_calls(worker, tasks)
-        if state is RunState.RUNNING:
-            for task in tasks:
-                self._view(task, state=TaskState.RUNNING)
 
 
 def _put_outcome(future: ContainerFuture[Any], make: Callable[[], Outcome]) -> None:

@@ -254,6 +254,13 @@ def test_json_of_another_shape(
         call(client)
 
 
+@pytest.mark.parametrize("url", [None, "", 3])
+def test_a_new_file_without_a_link(client: PlatformClient, httpx_mock: HTTPXMock, url: Any) -> None:
+    httpx_mock.add_response(json={"id": 1, "uploadUrl": url, "uploadFields": {}})
+    with pytest.raises(PlatformError, match="JSON that was not expected"):
+        client.upload(b"", 0, "n", expires_in=timedelta(1))
+
+
 @pytest.mark.parametrize("body", [None, 3, "x", {}, [3], [None], [{}], [{"id": 1}]])
 @pytest.mark.parametrize(
     "call",

@@ -297,6 +297,14 @@ def test_a_source_that_ends_too_early(
     assert len(storage.links) == 2  # and it is not tried again
 
 
+def test_a_section_is_a_file() -> None:
+    section = Section(io.BytesIO(b"0123456789"), 8, start=1).part(2, 5)
+    assert list(section) == [b"34567"]
+    assert section.tell() == section.seek(0, 2) == 5
+    assert section.seek(1) == 1
+    assert (section.read(2), section.read(99), section.read(99)) == (b"45", b"67", b"")
+
+
 @pytest.mark.parametrize("url", ["presigned_url", "http://x:y/", "ftp://store.test/"])
 def test_a_link_of_no_use(
     client: PlatformClient, storage: Storage, monkeypatch: pytest.MonkeyPatch, url: str

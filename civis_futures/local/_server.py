@@ -82,6 +82,7 @@ def _run(settings: Settings, key: str, owner: int) -> None:
             asyncio.run(_serve(settings, keys, store, guard, sockets, owner))
         finally:
             store.fail_unfinished()
+            _clear(store.work)
             store.close()
     finally:
         if temporary:
@@ -90,7 +91,7 @@ def _run(settings: Settings, key: str, owner: int) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what the runs of a killed server left."""
+    """Remove the folders of runs that the end of a server overtook."""
     for left in folder.iterdir():
         shutil.rmtree(left, ignore_errors=True)
 

@@ -28,7 +28,7 @@ PATIENCE = 600.0
 #: Seconds without a byte after which an attempt has failed.
 TIMEOUT = 60.0
 
-_LONGEST_PAUSE = 30.0
+_PAUSES = (0.2, 30.0)  # seconds between attempts: the first, and the longest
 _TELL_AFTER = 4  # failed attempts, before a line in the log says why nothing moves
 _STUMBLES = (429, 500, 502, 503, 504)
 
@@ -115,7 +115,7 @@ class Http:
         """Sleep before the next attempt; UnreachableError if there is no time for one."""
         import random
 
-        growing = min(_LONGEST_PAUSE, 0.1 * 2.0**attempt)
+        growing = min(_PAUSES[0] * 2.0 ** (attempt - 1), _PAUSES[1])
         pause = max(at_least, growing * random.uniform(0.5, 1.0))
         if time.monotonic() + pause > deadline:
             raise UnreachableError(f"{problem} (gave up after attempt {attempt})")

@@ -1,4 +1,4 @@
-"""A plain HTTP client for the tests of the local platform: the standard library, nothing of ours."""
+"""A plain HTTP client for tests of the local platform: the standard library, nothing of ours."""
 
 from __future__ import annotations
 

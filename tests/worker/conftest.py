@@ -391,7 +391,7 @@ def start(launch, environment, order):
         text = _wire.to_json(order(calls, **fields))
         command = [*COMMAND]
         if impatient:
-            change = f"from civis_futures.worker import _loop, _process; {impatient}; main()"
+            change = f"from civis_futures.worker import _http, _loop, _process; {impatient}; main()"
             command[-1] = command[-1].replace("main()", change)
         return launch(command, {**environment, _wire.ORDER_VARIABLE: text})
 

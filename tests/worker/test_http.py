@@ -12,7 +12,7 @@ from civis_futures.worker._platform import Platform, Source
 
 @pytest.fixture
 def platform(stub):
-    http = Http(patience=1.0)
+    http = Http(patience=0.5)
     yield Platform(stub.url + "/", "the key", "11", "22", http)
     http.close()
 

@@ -40,8 +40,8 @@ def test_a_second_attempt_at_a_task_is_another_call(stub, start, calls, inbox):
 
 
 def test_stop_answers_what_is_known_first(stub, start, calls, inbox):
-    inbox.write(calls(*[lambda: time.sleep(0.1)] * 3), stop=True)
-    start((), inbox=inbox.id).end()
+    inbox.write(calls(*[lambda: time.sleep(0.05)] * 3), stop=True)
+    start((), inbox=inbox.id, poll=0.05).end()
     assert len(stub.answers()) == 3
 
 
@@ -62,19 +62,19 @@ def test_rubbish_is_no_news(stub, start, calls, inbox):
 
 def test_a_platform_that_stumbles(stub, start, calls, inbox):
     path = f"/json_values/{inbox.id}"
-    limited = (429, {"Retry-After": "0.7"})
+    limited = (429, {"Retry-After": "0.5"})
     stub.fault("GET", path, limited, None, b"<html>", 500, None, "drop", 502, None, b"{}", None)
     stub.fault("GET", path, (503, {"Retry-After": "soon"}), 404, 403)
     stub.fault("POST", "/json_values", limited)
     stub.fault("POST", "/scripts", "drop", 504, b"<html>", 503)
-    worker = start((), inbox=inbox.id, poll=0.05)
+    worker = start((), inbox=inbox.id, poll=0.05, impatient="_http._PAUSES = 0.03, 30")
     stub.until(lambda: not stub.faults["GET", path])
     inbox.write(calls(os.getpid), stop=True)
     worker.end()
     assert len(stub.answers()) == 1
     assert 'outputs: HTTP 503 ({"error": "a fault"}); trying again' in worker.log()
     times = [at for method, p, at in stub.log if p == path]
-    assert times[1] - times[0] >= 0.7  # never sooner than Retry-After
+    assert times[1] - times[0] >= 0.5  # never sooner than Retry-After
 
 
 @pytest.mark.parametrize("status", [404, 401])
@@ -88,23 +88,23 @@ def test_an_inbox_that_is_refused_for_good(stub, start, inbox, status):
 
 def test_silence_for_a_lease_ends_the_worker(stub, start, inbox):
     begin = time.monotonic()
-    worker = start((), inbox=inbox.id, poll=0.05, lease=0.6)
-    while time.monotonic() < begin + 1.2:  # other workers' news are a sign of life
+    worker = start((), inbox=inbox.id, poll=0.05, lease=0.4)
+    while time.monotonic() < begin + 0.8:  # other workers' news are a sign of life
         inbox.write((), worker=f"other {time.monotonic()}")
-        time.sleep(0.1)
+        time.sleep(0.05)
     assert worker.process.poll() is None
     worker.end()
     assert b"no word from the client" in worker.out()
-    assert 0.5 < time.monotonic() - begin - 1.2 < 3
+    assert 0.3 < time.monotonic() - begin - 0.8 < 3
 
 
 def test_the_pause_grows_to_poll_and_the_inbox_may_change_it(stub, start, inbox):
     inbox.write(poll=0.2)
     worker = start((), inbox=inbox.id, poll=8.0)  # the first pause is 0.4 s then
-    stub.until(lambda: inbox.looks() >= 6)
+    stub.until(lambda: inbox.looks() >= 4)
     times = [at for method, path, at in stub.log if path == f"/json_values/{inbox.id}"]
-    assert times[5] - times[0] < 2
-    assert times[5] - times[4] >= 0.15
+    assert times[3] - times[0] < 2
+    assert times[3] - times[2] >= 0.15
     inbox.write(stop=True)
     worker.end()
 

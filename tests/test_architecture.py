@@ -1,0 +1,268 @@
+"""Who may know whom. The tables below are also in docs/design.md, where the rooms are explained."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import civis_futures
+import civis_futures.local
+import civis_joblib
+
+ROOT = Path(__file__).parents[1]
+LONGEST_FILE = 450  # lines
+LONGEST_FUNCTION = 45  # lines of the body, without its docstring
+IMPORT_CPU = 0.150  # seconds
+
+# A room on the left knows the rooms on its right, and no others; imports for types count.
+ARROWS = """
+cli            -> local
+__init__       -> _exceptions _executor _future _types
+
+_executor      -> _events _exceptions _future _manager _map _pool _scheduler _serialize _state _types _wire
+_pool          -> _api _ledger _mailbox _manager _scheduler _script _state _types _wire local
+_manager       -> _api _events _exceptions _future _lane _ledger _mailbox _scheduler _serialize _types _wire
+_ledger        -> _events _future _mailbox _serialize _types _wire
+_scheduler     -> _events _exceptions _pacing _state _types _wire
+_state         -> _events _types
+_mailbox       -> _api _bundle _events _exceptions _script _types _wire
+_script        -> _bundle _types _wire
+_bundle        -> _wire
+_serialize     -> _events _exceptions _wire
+_api           -> _credentials _exceptions _replies _section _transport _types
+_transport     -> _budget _exceptions _section
+_credentials   -> _exceptions
+_replies       -> _types
+_events        -> _types _wire
+_future        -> _types
+
+_budget _exceptions _lane _map _pacing _section _types _wire ->
+
+worker         -> _wire
+local          ->
+civis_joblib   ->
+"""
+
+# Each of these is imported in these rooms, and nowhere else.
+ONLY_IN = """
+httpx             in _api _transport
+tenacity          in _transport
+cloudpickle       in _serialize worker
+pickle            in _exceptions _serialize worker
+threading         in _api _budget _executor _lane _manager _transport cli local
+queue             in _lane _manager
+subprocess        in cli local
+os.fork           in worker
+asyncio           in local
+sqlite3           in local
+starlette         in local
+uvicorn           in local
+python_multipart  in local
+psutil            in local
+joblib            in civis_joblib
+"""
+
+# The rooms of the worker, each of which knows only rooms further down.
+WORKER = "__main__ __init__ _entry _loop _outbox _inbox _process _child _frames _platform _http"
+
+
+def modules() -> dict[str, Path]:
+    """Every module of ours, by its dotted name."""
+    found = {}
+    for package in ("civis_futures", "civis_joblib"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
+
+
+def room(module: str) -> str:
+    """The room of the tables that a module is, or is part of."""
+    package, _, rest = module.partition(".")
+    if package != "civis_futures":
+        return package
+    return rest.partition(".")[0] or "__init__"
+
+
+def imported(module: str) -> set[str]:
+    """The dotted names of all modules that a module imports, wherever in its text."""
+    is_package = MODULES[module].name == "__init__.py"
+    found = set()
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".")
+            above = parts[: len(parts) - node.level + is_package] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            inner = names & MODULES.keys()
+            found |= inner
+            if inner != names:
+                found.add(base)
+    return found
+
+
+def own(module: str) -> set[str]:
+    return {name for name in imported(module) if name in MODULES}
+
+
+def rooms() -> set[str]:
+    return {room(module) for module in MODULES}
+
+
+def table(text: str, arrow: str) -> dict[str, set[str]]:
+    parsed = {}
+    for line in filter(None, text.splitlines()):
+        left, found, right = line.partition(arrow)
+        assert found, line
+        parsed |= {name: set(right.split()) for name in left.split()}
+    return parsed
+
+
+def test_every_room_knows_what_the_table_says():
+    actual: dict[str, set[str]] = {name: set() for name in rooms()}
+    for module in MODULES:
+        actual[room(module)] |= {room(name) for name in own(module)} - {room(module)}
+    # The package joins its parent only by name: what it uses of it are public names.
+    actual["civis_joblib"] -= {"__init__"}
+    assert actual == table(ARROWS, "->")
+
+
+def test_no_cycles_between_modules():
+    graph = {module: own(module) for module in MODULES}
+    for module, path in MODULES.items():
+        if path.name == "__init__.py":  # it names its modules for others; they do not need it
+            for name in graph:
+                if name.startswith(f"{module}."):
+                    graph[name].discard(module)
+    list(TopologicalSorter(graph).static_order())
+
+
+def test_dangerous_imports_stay_in_their_rooms():
+    for name, allowed in table(ONLY_IN, " in ").items():
+        users = {
+            room(module)
+            for module in MODULES
+            if any(f"{used}.".startswith(f"{name.strip()}.") for used in mentioned(module))
+        }
+        assert users == allowed, name
+
+
+def mentioned(module: str) -> set[str]:
+    """Imported modules, and `os.fork` and the like where they are used."""
+    attributes = {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    return imported(module) | attributes
+
+
+def test_the_worker_needs_the_standard_library_and_cloudpickle_only():
+    for module in MODULES:
+        if room(module) in ("worker", "_wire"):
+            foreign = {name.partition(".")[0] for name in imported(module) - MODULES.keys()}
+            assert foreign <= sys.stdlib_module_names | {"cloudpickle"}, module
+
+
+def test_the_rooms_of_the_worker_know_only_those_below():
+    order = [f"civis_futures.worker.{name}".removesuffix(".__init__") for name in WORKER.split()]
+    assert set(order) == {module for module in MODULES if room(module) == "worker"}
+    for place, module in enumerate(order):
+        assert own(module) - {"civis_futures._wire"} <= set(order[place + 1 :]), module
+
+
+def test_joblib_uses_public_names_only():
+    for module in MODULES:
+        if room(module) == "civis_joblib":
+            for node in ast.walk(TREES[module]):
+                if isinstance(node, ast.ImportFrom) and node.module == "civis_futures":
+                    assert {alias.name for alias in node.names} <= set(civis_futures.__all__)
+            used = {name for name in imported(module) if name.startswith("civis_futures")}
+            assert used <= {"civis_futures", "civis_futures.local"}, module
+
+
+@pytest.mark.parametrize("package", [civis_futures, civis_futures.local, civis_joblib])
+def test_public_names_are_sorted_and_complete(package):
+    assert package.__all__ == sorted(set(package.__all__))
+    tree = TREES[package.__name__]
+    bound = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module != "__future__"
+        for alias in node.names
+    }
+    bound |= {
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    assert set(package.__all__) == {name for name in bound if not name.startswith("_")}
+    for name in package.__all__:
+        assert getattr(package, name).__doc__, f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_it_is_for(module):
+    assert ast.get_docstring(TREES[module])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_and_functions_fit_into_a_head(module):
+    assert len(MODULES[module].read_text("utf-8").splitlines()) <= LONGEST_FILE
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= LONGEST_FUNCTION, node.name
+
+
+def test_names():
+    banned = re.compile(r"(?<![a-z])(utils?|helpers?|core|engine|handle|dispatcher)(?![a-z])")
+    for module, tree in TREES.items():
+        names = {module.rpartition(".")[2]}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.add(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", node.name).lower())
+        assert not {name for name in names if banned.search(name)}, module
+
+
+def test_the_document_has_the_same_tables():
+    text = (ROOT / "docs" / "design.md").read_text("utf-8")
+    for block in (ARROWS, ONLY_IN, WORKER):
+        assert block.strip() in text
+
+
+def measured(code: str) -> str:
+    """What a fresh interpreter prints, without the weight of coverage."""
+    environment = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_the_import_is_light():
+    code = """
+import sys, time
+before = time.process_time()
+import civis_futures
+print(time.process_time() - before)
+print(*sys.modules)
+"""
+    seconds, names = measured(code).splitlines()
+    loaded = {name.partition(".")[0] for name in names.split()}
+    heavy = {"asyncio", "cloudpickle", "httpx", "joblib", "ssl", "starlette", "tenacity", "uvicorn"}
+    assert not loaded & heavy
+    best = min([float(seconds)] + [float(measured(code).split()[0]) for _ in range(4)])
+    assert best < IMPORT_CPU

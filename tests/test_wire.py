@@ -1,0 +1,131 @@
+"""The letters between client and worker: there and back, and what is no letter."""
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from civis_futures import _wire
+from civis_futures._wire import Answer, Answers, Blob, Call, Inbox, Letter, Order, WireError
+
+sizes = st.integers(0, 2**40)
+blobs = st.one_of(
+    st.binary(max_size=50).map(Blob.of),
+    st.builds(Blob.in_file, st.integers(1), st.text(max_size=5), sizes),
+)
+seconds = st.floats(0, 1e10)
+calls = st.builds(Call, st.integers(), blobs, st.integers(1, 9))
+letters = st.builds(Letter, st.lists(calls, max_size=3).map(tuple), st.booleans())
+answers = st.builds(
+    Answer,
+    st.integers(),
+    st.sampled_from([_wire.RETURNED, _wire.RAISED, _wire.CRASHED]),
+    st.none() | blobs,
+    st.text(),
+    st.text(),
+    st.integers(1, 9),
+    *[seconds] * 4,
+)
+orders = st.builds(
+    Order,
+    st.text(),
+    st.text(),
+    st.text(),
+    letters,
+    st.none() | st.integers(),
+    st.none() | blobs,
+    seconds,
+    seconds,
+)
+
+
+@given(orders)
+def test_orders_there_and_back(order):
+    text = _wire.to_json(order)
+    assert text.isascii()
+    assert _wire.order_from_json(text) == order
+
+
+@given(st.builds(Inbox, st.dictionaries(st.text(), letters, max_size=3), seconds))
+def test_inboxes_there_and_back(inbox):
+    text = _wire.to_json(inbox)
+    assert _wire.inbox_from_json(text) == _wire.inbox_from_json(json.loads(text)) == inbox
+
+
+@given(st.builds(Answers, st.text(), st.lists(answers, max_size=3).map(tuple)))
+def test_answers_there_and_back(letter):
+    text = _wire.to_json(letter)
+    assert _wire.answers_from_json(text) == _wire.answers_from_json(json.loads(text)) == letter
+
+
+RUBBISH = [
+    None,
+    3,
+    "",
+    "<html>",
+    "null",
+    [],
+    {},
+    {"version": 2},
+    {"version": 1},
+    {"version": 1, "letter": 3, "letters": 3, "answers": 3, "initializer": None},
+    {"version": 1, "letter": {}, "letters": [], "answers": [{}], "initializer": None},
+    {"version": 1, "letters": {}, "surplus": 1},
+    {"version": 1, "letters": {"w": None}, "answers": [None]},
+    {"version": 1, "letters": {"w": {"calls": [{"task": 1}], "stop": 0}}, "answers": None},
+    {"version": 1, "letters": {"w": {"calls": 3, "stop": 0}}, "worker": "w"},
+]
+
+
+@pytest.mark.parametrize("value", RUBBISH, ids=repr)
+def test_rubbish_is_no_letter(value):
+    with pytest.raises(WireError):
+        _wire.inbox_from_json(value)
+    with pytest.raises(WireError):
+        _wire.answers_from_json(value)
+    with pytest.raises(WireError):
+        _wire.order_from_json(value if isinstance(value, str) else json.dumps(value))
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=5))
+def test_any_json_is_a_letter_or_a_wire_error(value):
+    for read in (_wire.inbox_from_json, _wire.answers_from_json):
+        with pytest.raises(WireError):
+            read(value)
+        with pytest.raises(WireError):
+            read({"version": 1, "letters": value, "answers": value, "worker": value})
+
+
+@given(st.binary(max_size=100))
+def test_a_blob_gives_back_what_it_was_made_of(data):
+    assert Blob.of(data).inline_data() == data
+    assert Blob.in_file(3, _wire.digest(data), len(data)).check(data) == data
+
+
+def test_a_blob_notices_other_bytes():
+    blob = Blob.of(b"abc")
+    for other in (b"", b"abd", b"abcd"):
+        with pytest.raises(WireError, match="inline are not those"):
+            blob.check(other)
+        with pytest.raises(WireError, match="in File 7 are not those"):
+            Blob.in_file(7, blob.sha256, blob.size).check(other)
+    inline = base64.b64encode(b"abd").decode()
+    with pytest.raises(WireError):
+        Blob(blob.sha256, blob.size, inline=inline).inline_data()
+    with pytest.raises(WireError):
+        Blob(blob.sha256, blob.size).inline_data()
+
+
+def test_the_largest_inline_outcome_fits_a_json_value():
+    """With the longest text that a worker sends, in the most expensive characters."""
+    blob = Blob.of(b"\xff" * _wire.INLINE_LIMIT)
+    answer = Answer(1, _wire.RAISED, blob, "\N{PARTY POPPER}" * 21_000)
+    assert len(_wire.to_json(Answers("worker", (answer,)))) < _wire.JSON_VALUE_LIMIT
+
+
+def test_answers_names_differ():
+    names = {_wire.answers_name(worker, n) for worker in ("a", "b") for n in (0, 1)}
+    assert len(names) == 4
+    assert all(name.startswith("civis_futures.answers.") for name in names)

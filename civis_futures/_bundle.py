@@ -61,7 +61,7 @@ def fresh_link():
 
 def fetch():
     link = os.environ.get("{variable}_URL")
-    for pause in (0, 1, 2, 5, 10, 30, 60, 120, 120):
+    for pause in (0, 0, 2, 5, 10, 30, 60, 120, 120):
         time.sleep(pause)
         try:
             data = get(link or fresh_link())

@@ -124,7 +124,8 @@ class ContainerFuture(Future[T]):
     def logs(self) -> list[LogLine]:
         """The log of the run that has (or had) the call, oldest line first; asks the platform.
 
-        A reused worker has one log for all of its calls. Empty before there is a run.
+        The last 10,000 lines at the most. A reused worker has one log for all of its calls.
+        Empty before there is a run.
 
         Raises:
             PlatformError: the platform cannot be reached, or refuses.

@@ -247,7 +247,7 @@ class Manager:
         self._on(
             self._posts,
             lambda: (e.Prepared(), self.mailbox.prepare(self.pool.name, command.inbox)),
-            lambda error: e.PrepareFailed(error, _is_hopeless(error)),
+            lambda error: e.PrepareFailed(error, _is_hopeless(error) or _is_stranger(error)),
         )
 
     def _upload(self, command: e.Upload) -> None:
@@ -409,6 +409,13 @@ def _is_hopeless(error: Exception) -> bool:
         return False
     refused = error.status is not None and 400 <= error.status < 500 and error.status != 429
     return refused or not (error.sent or is_ambiguous(error))
+
+
+def _is_stranger(error: Exception) -> bool:
+    """Whether what answers, if anything, is no platform. Asked at first contact only: later on
+    it is a platform that has trouble.
+    """
+    return isinstance(error, PlatformError) and (error.status is None or error.status < 400)
 
 
 def _no_failure(error: Exception) -> e.Event:

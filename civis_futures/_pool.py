@@ -16,6 +16,9 @@ from ._script import job_kind
 from ._state import Policy
 from ._types import Container, Job, LogLine, Template
 
+#: How much of a log `ContainerFuture.logs` reads: what the platform gives at a time.
+LOG_LINES = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -61,7 +64,7 @@ def open_pool(
     def read_logs(job_id: int, run_id: int) -> list[LogLine]:
         # A client of its own: logs are read after the pool is gone, too.
         with closing(PlatformClient(url, key)) as reader:
-            return reader.list_logs(Job(job_id, kind), run_id)
+            return reader.list_logs(Job(job_id, kind), run_id, limit=LOG_LINES)
 
     return Opened(manager, url, read_logs)
 

@@ -26,8 +26,8 @@ class Section:
         if start is None:
             start = 0 if isinstance(source, Bytes) else source.tell()
         self._start = start
-        self._position = 0
         self.size = size
+        self._position = self.seek(0)
 
     def part(self, start: int, size: int) -> Section:
         """`size` bytes of this section from `start` on."""

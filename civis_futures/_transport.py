@@ -84,6 +84,8 @@ class RetryingTransport(httpx.BaseTransport):
             by a 429 does not count.
         look_attempts, look_seconds: the same for looks. They give up soon: the next one comes
             anyway, and knows more.
+        first_seconds: the same until the platform has answered for the first time: a wrong address
+            shall not look like a slow platform.
         wait: how to wait, for tests; by default until `closing` is set.
     """
 
@@ -97,6 +99,7 @@ class RetryingTransport(httpx.BaseTransport):
         seconds: float = 120.0,
         look_attempts: int = 2,
         look_seconds: float = 20.0,
+        first_seconds: float = 15.0,
         wait: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -105,6 +108,8 @@ class RetryingTransport(httpx.BaseTransport):
         self._closing = closing
         self._bounds = (attempts, seconds)
         self._look_bounds = (look_attempts, look_seconds)
+        self._first_seconds = first_seconds
+        self._reached = False  # only ever becomes True, on whatever thread: no lock needed
         self._wait = wait or closing.wait
         self._clock = clock
 
@@ -150,6 +155,7 @@ class RetryingTransport(httpx.BaseTransport):
             # Closing the pool under a request makes errors of many kinds; this is what they mean.
             self._check_open(trial, error)
             raise
+        self._reached = True
         trial.arrived |= response.status_code != 429
         self._learn(trial.kind, response.headers)
         return response
@@ -166,6 +172,8 @@ class RetryingTransport(httpx.BaseTransport):
 
     def _is_enough(self, state: tenacity.RetryCallState, trial: _Trial) -> bool:
         attempts, seconds = self._look_bounds if trial.kind is Kind.LOOK else self._bounds
+        if not self._reached:
+            seconds = min(seconds, self._first_seconds)
         if state.attempt_number >= attempts:
             return True
         if _status(state) == 429:

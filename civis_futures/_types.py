@@ -103,12 +103,19 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of a run's log. `level`: "info" is stdout, "error" is stderr."""
+    """A line of a run's log; it prints as its message.
+
+    `level`: "info" is stdout, "error" is stderr. `created` is the platform's time, as it says it.
+    """
 
     id: int
     created: str
     level: str
     message: str
+
+    def __str__(self) -> str:
+        """The message alone."""
+        return self.message
 
 
 def _checked_resources(given: Mapping[str, float] | None) -> dict[str, float]:

@@ -4,7 +4,7 @@ import base64
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from civis_futures import _wire
@@ -41,6 +41,7 @@ orders = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(orders)
 def test_orders_there_and_back(order):
     text = _wire.to_json(order)

@@ -97,20 +97,30 @@ def create_multipart(site: Site, ask: Ask) -> Answer:
 
 async def complete_multipart(site: Site, ask: Ask) -> Answer:
     """POST /files/multipart/{id}/complete: all parts are there, and only the last is small."""
-    row = file_row(site, ask.id())
-    if row["parts"] is None:
-        raise not_found(f"The multipart upload of file {row['id']}")
-    if row["size"] is not None:
-        return Answer(204)  # a repeated call after a lost answer
+    async with site.joining:  # a repeated call waits for the first, and finds it done
+        row = file_row(site, ask.id())
+        if row["parts"] is None:
+            raise not_found(f"The multipart upload of file {row['id']}")
+        if row["size"] is None:
+            size = await asyncio.to_thread(
+                _join, _taken_parts(site, row), blob_path(site, row["blob"])
+            )
+            site.store.update("files", row["id"], size=size)
+    return Answer(204)
+
+
+def _taken_parts(site: Site, row: Row) -> list[Path]:
+    """Take the parts away, so that a late upload of one cannot change what is being joined."""
     paths = [blob_path(site, row["blob"], part) for part in range(1, row["parts"] + 1)]
     missing = [str(index) for index, path in enumerate(paths, 1) if not path.exists()]
     if missing:
         raise refuse(f"parts {', '.join(missing)} were not uploaded")
     if any(path.stat().st_size < MIN_PART_BYTES for path in paths[:-1]):
         raise refuse("Your proposed upload is smaller than the minimum allowed size")
-    size = await asyncio.to_thread(_join, paths, blob_path(site, row["blob"]))
-    site.store.update("files", row["id"], size=size)
-    return Answer(204)
+    taken = [path.with_name(f"taken-{path.name}") for path in paths]
+    for path, new in zip(paths, taken, strict=True):
+        os.replace(path, new)
+    return taken
 
 
 def _join(paths: list[Path], whole: Path) -> int:

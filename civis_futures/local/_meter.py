@@ -7,10 +7,11 @@ more to find out, and that decides. Knows pids and numbers only, nothing of runs
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import psutil
 
@@ -21,10 +22,17 @@ MEGABYTE = 2**20
 class Sample:
     """What one look at one tree found."""
 
-    pids: frozenset[int]
+    processes: tuple[psutil.Process, ...]
     memory: float  # MB
     cpu_seconds: float
     over: bool
+
+
+def kill_seen(processes: Iterable[psutil.Process]) -> None:
+    """Kill processes that a look has found; psutil knows whether a pid has passed to another."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def session_members(leader: int) -> list[int]:
@@ -81,7 +89,7 @@ def _sample(tree: Mapping[int, psutil.Process], limit: int) -> Sample:
             continue
     if memory > limit:
         memory = sum(_fair_share(process) for process in tree.values())
-    return Sample(frozenset(tree), memory, cpu, memory > limit)
+    return Sample(tuple(tree.values()), memory, cpu, memory > limit)
 
 
 def _fair_share(process: psutil.Process) -> float:

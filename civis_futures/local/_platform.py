@@ -297,8 +297,12 @@ def _launch(settings: Settings, key: str, log: Path | None) -> tuple[subprocess.
                 process.stdin.write(json.dumps(told).encode() + b"\n")
                 process.stdin.flush()
             line = process.stdout.readline()
+        except BaseException:  # Ctrl-C, while we wait
+            _end(process, os.getpid())
+            raise
         finally:
             late.cancel()
+            late.join()
         answer = json.loads(line) if line else {}
         if "url" in answer:
             process.stdout.close()

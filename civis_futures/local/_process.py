@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ._guard import kill_group
-from ._meter import session_members
+from ._meter import Sample, kill_seen, session_members
 
 Line = tuple[float, str, str]  # when, level, message
 
@@ -96,7 +96,7 @@ class RunProcess:
         self.exit_code: int | None = None
         self.cpu_seconds = 0.0
         self.own_memory = 0.0  # MB; the largest single process, by the kernel's account
-        self.seen: set[int] = set()  # pids below it, as the meter saw them
+        self.sample: Sample | None = None  # what the meter saw last
         self._popen = subprocess.Popen(
             ["sh", "-c", command],
             cwd=folder,
@@ -128,31 +128,35 @@ class RunProcess:
         if self.exit_code is not None:
             return  # the pid may be somebody else's by now
         kill_group(self.pid)
-        for pid in {*session_members(self.pid), *self._strays()}:
+        for pid in session_members(self.pid):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        if self.sample is not None:
+            kill_seen(self.sample.processes)
 
-    def _strays(self) -> list[int]:
-        """Return those whom the meter saw below this run and that went to another session.
-
-        A pid could have been used anew since; so only processes that still carry the run's own
-        environment would be surer, but that costs a look at each. The meter forgets a pid that it
-        does not see, a fifth of a second later.
-        """
-        return [pid for pid in self.seen if pid != self.pid]
+    def pids(self) -> list[int]:
+        """Return the command's pid and those below it, as the meter saw them last."""
+        seen = () if self.sample is None else self.sample.processes
+        return sorted({self.pid, *(process.pid for process in seen)})
 
     def reap(self) -> bool:
         """Return whether the command has ended; if so, end what is left of it, and keep the books.
 
         The leader is looked at before it is reaped: until then nobody else can have its pid, so
-        the signals hit the right group.
+        the signals hit the right group. (Before 3.13, Python on macOS cannot look without reaping.)
         """
         if self.exit_code is not None:
             return True
-        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        can_look = hasattr(os, "waitid")
+        if can_look:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return False
+            self.kill()
+        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+        if pid == 0:
             return False
-        self.kill()
-        _, status, usage = os.wait4(self.pid, 0)
+        if not can_look:
+            self.kill()
         code = os.waitstatus_to_exitcode(status)
         self.exit_code = self._popen.returncode = code if code >= 0 else 128 - code
         self._account(usage)

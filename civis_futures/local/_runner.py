@@ -109,7 +109,7 @@ class Runner:
     def active(self) -> dict[int, list[int]]:
         """Return the pids of each run that has any."""
         return {
-            active.run_id: sorted({active.process.pid, *active.process.seen})
+            active.run_id: active.process.pids()
             for active in self._active.values()
             if active.process is not None
         }
@@ -225,7 +225,7 @@ class Runner:
 
     def _look(self, active: Active, process: RunProcess, sample: Sample) -> None:
         now = time.monotonic()
-        process.seen = set(sample.pids)
+        process.sample = sample
         active.max_memory = max(active.max_memory, sample.memory)
         if active.last_look is not None:
             then, before = active.last_look

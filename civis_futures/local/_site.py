@@ -5,6 +5,7 @@ Owned by the event loop's thread; nothing here is shared with another thread.
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 import hmac
@@ -79,6 +80,8 @@ class Site:
     budget: Budget
     api_host: str  # host:port, as links inside documents have it
     blob_host: str
+    # Held while the parts of a file become one: an await lies between looking and writing.
+    joining: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
     counters: Counters = dataclasses.field(default_factory=Counters)
     _runner: Runner | None = None
 

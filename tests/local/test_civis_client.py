@@ -59,7 +59,7 @@ def test_files_up_and_down(client, platform, tmp_path, size):
 def test_a_run_with_logs_and_outputs(client):
     value = client.json_values.post('{"a": 1}', name="v")
     command = (
-        "echo hello; civis files upload --help > /dev/null; python -c 'import os, civis;"
+        "echo hello; python -c 'import os, civis;"
         "c = civis.APIClient(); e = os.environ;"
         'c.scripts.post_containers_runs_outputs(e["CIVIS_JOB_ID"], e["CIVIS_RUN_ID"],'
         f'"JSONValue", {value.id})\''

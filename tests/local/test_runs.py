@@ -176,7 +176,9 @@ def test_a_repository_is_not_cloned_and_the_log_says_so(api):
 # --- output
 
 
-def test_ten_megabytes_of_output(api):
+def test_ten_megabytes_of_output(make, tools):
+    platform = make(record=None)  # or it is in the record, several times
+    api = tools.Api(platform.url, platform.api_key)
     code = "import sys\nfor i in range(100_000): sys.stdout.write(f'{i:099d}\\n')"
     job, run = api.run(python(code), requiredResources={"cpu": 64, "memory": 1000})
     assert api.wait(job, run)["state"] == "succeeded"

@@ -13,7 +13,7 @@ import zipfile
 
 import pytest
 
-from civis_futures import _bundle, _wire
+from civis_futures import _wire
 from civis_futures._bundle import bundle, docker_command
 
 KEY = "the key"
@@ -23,13 +23,13 @@ KEY = "the key"
 def start_bundle(stub, launch, environment, order):
     """start_bundle(calls, ...) -> a worker, started as the platform would."""
 
-    def start_bundle(calls=(), *, python=None, setup=None, file_id=None, link=None, **fields):
+    def start_bundle(calls=(), *, interpreter=None, setup=None, file_id=None, link=None, **fields):
         packed = bundle()
         if file_id is None:
             file_id = stub.put_file(packed.data)
         command = docker_command(stub.url, packed.sha256, file_id, setup)
-        if python is not None:
-            command = command.replace("python3", python, 1)
+        if interpreter is not None:
+            command = command.replace("python3", interpreter, 1)
         changes = {_wire.ORDER_VARIABLE: _wire.to_json(order(calls, **fields))}
         if link is not None:
             changes[f"{_wire.BUNDLE_VARIABLE}_URL"] = stub.url + link
@@ -67,24 +67,9 @@ def test_what_is_in_it():
         sources = {name for name in names if name.endswith(".py")}
         assert {f"{name}c" for name in sources} == set(names) - sources
         wire = archive.read("civis_futures_worker/_wire.py")
-        assert b"/work" not in packed.data
+        assert os.getcwd().encode() not in packed.data
     with open(_wire.__file__, "rb") as file:
         assert wire == file.read()
-
-
-LIST_SOURCES = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import builtins
-compiled = []
-real = builtins.compile
-builtins.compile = lambda source, name, *rest, **more: (
-    compiled.append(name), real(source, name, *rest, **more))[1]
-import civis_futures_worker._wire, civis_futures_worker.worker._loop
-from civis_futures_worker.worker import _loop
-assert "bundle.zip" in _loop.__file__, _loop.__file__
-print(_loop.__cached__ if hasattr(_loop, "__cached__") else "", _loop.__file__)
-"""
 
 
 def modules_from(data, folder, python=sys.executable):
@@ -178,7 +163,7 @@ OLD = ["2.7", "3.6", "3.7"]
 OTHER = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14"]
 
 
-def interpreter(version):
+def find(version):
     path = shutil.which(f"python{version}")
     ask = [path or "false", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     found = subprocess.run(ask, capture_output=True, text=True) if path else None
@@ -189,16 +174,16 @@ def interpreter(version):
 
 @pytest.mark.parametrize("version", OLD)
 def test_a_python_that_is_too_old_says_so(start_bundle, version):
-    worker = start_bundle(python=interpreter(version)).end(1)
+    worker = start_bundle(interpreter=find(version)).end(1)
     [line] = worker.log().splitlines()
     assert f"Python {version} is too old" in line
 
 
 @pytest.mark.parametrize("version", OTHER)
 def test_another_python_answers_that_it_is_another(stub, start_bundle, calls, version):
-    python = interpreter(version)
+    interpreter = find(version)
     ours = "{}.{}".format(*sys.version_info)
-    worker = start_bundle(calls(os.getpid, b"rubbish"), python=python)
+    worker = start_bundle(calls(os.getpid, b"rubbish"), interpreter=interpreter)
     worker.end()
     assert worker.log() == ""
     answers = stub.answers().values()
@@ -210,44 +195,39 @@ def test_another_python_answers_that_it_is_another(stub, start_bundle, calls, ve
         assert ours in answer.text
 
 
-def test_another_python_can_do_the_work_too(stub, launch, environment, start_bundle):
-    """Not that it is asked to; but all of the worker's code runs there."""
-    python = interpreter("3.8")
-    payloads = [pickle.dumps((len, ("abc",), {}), 4), b"garbage", pickle.dumps((exit, (3,), {}), 4)]
-    made = [_wire.Call(n, _wire.Blob.of(payload)) for n, payload in enumerate(payloads)]
-    start_bundle(made, python="3.8").end() if False else None
-    worker = start_bundle(made, python=python)
-    worker.end()
+def test_another_python_can_do_the_work_too(stub, start_bundle):
+    """It is not asked to by our client; but all of the worker's code runs there."""
+    payloads = [(len, ("abc",), {}), (int, ("x",), {}), (os.abort, (), {}), (pow, [(2, 3)])]
+    blobs = [_wire.Blob.of(pickle.dumps(payload, 4)) for payload in payloads]
+    made = [_wire.Call(task, blob) for task, blob in enumerate(blobs)]
+    interpreter = find("3.8")
+    start_bundle(made, interpreter=interpreter, python="3.8").end()
+    kinds = [stub.answers()[task].kind for task in range(4)]
+    assert kinds == [_wire.RETURNED, _wire.RAISED, _wire.CRASHED, _wire.RETURNED]
 
 
-def cpu_of_a_start(stub, environment, order, calls, folder):
-    """CPU seconds of a worker, parent and child, that is fetched, runs one call and ends."""
-    packed = bundle()
-    file_id = stub.put_file(packed.data)
-    clean = {k: v for k, v in environment.items() if not k.startswith("COV")}
-    clean[_wire.ORDER_VARIABLE] = _wire.to_json(order(calls))
-    clean[f"{_wire.BUNDLE_VARIABLE}_URL"] = f"{stub.url}/store/{file_id}"
-    clean["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), clean["PATH"]])
-    command = ["sh", "-c", docker_command(stub.url, packed.sha256, file_id)]
-    process = subprocess.Popen(command, env=clean, cwd=folder)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_utime + usage.ru_stime
+def cpu_so_far():
+    """Seconds of CPU of this process and of its parent, which is all there is of a worker."""
+    clock_of_parent = (~os.getppid() << 3) | 2  # as clock_getcpuclockid(3) makes it on Linux
+    return time.process_time() + time.clock_gettime(clock_of_parent)
 
 
-def test_a_start_costs_little(stub, environment, order, calls, tmp_path):
-    """The least of some: the machine may be busy with other things."""
-    by_reference = [_wire.Call(1, _wire.Blob.of(pickle.dumps((os.getpid, (), {}))))]
-    by_value = calls(lambda: None)
-    costs = {"by reference": [], "by value": []}
-    for _ in range(4):
-        costs["by reference"].append(
-            cpu_of_a_start(stub, environment, order, by_reference, tmp_path)
-        )
-        costs["by value"].append(cpu_of_a_start(stub, environment, order, by_value, tmp_path))
-    print({name: f"{min(values) * 1000:.0f} ms" for name, values in costs.items()})
-    assert max(min(values) for values in costs.values()) < 0.15
+@pytest.mark.skipif(sys.platform != "linux", reason="reads another process's clock")
+def test_a_start_costs_little(stub, start_bundle, environment, calls):
+    """CPU from the start of the process to its first call, below 150 ms.
+
+    The least of some attempts: what others do on the machine makes it dearer. The function comes
+    by value, so that the cost of cloudpickle is in it.
+    """
+    for name in [name for name in environment if name.startswith("COV")]:
+        del environment[name]
+    file_id = stub.put_file(bundle().data)
+    link, costs = f"/store/{file_id}", []
+    while len(costs) < 15 and min(costs, default=1.0) > 0.13:
+        start_bundle(calls(cpu_so_far, first=len(costs)), link=link, file_id=file_id).end()
+        costs.append(stub.outcome(stub.answers()[len(costs)]))
+    print(f"start to first call: {min(costs) * 1000:.0f} ms of CPU")
+    assert min(costs) < 0.15
 
 
 @pytest.fixture(scope="module")
@@ -259,8 +239,6 @@ def local():
 
 def test_on_the_local_platform(local, order):
     import httpx
-
-    import civis_futures
 
     packed = bundle()
     python = "{}.{}".format(*sys.version_info)
@@ -293,5 +271,3 @@ def test_on_the_local_platform(local, order):
     [answer] = _wire.answers_from_json(output["value"]).answers
     assert pickle.loads(answer.data.inline_data()) == 1024
     assert local.api_key not in json.dumps(body)
-    assert civis_futures
-    assert _bundle

@@ -2,12 +2,20 @@
 
 import os
 import pickle
+import sys
 import threading
 import time
 
+import cloudpickle
 import pytest
 
 from civis_futures import _wire
+
+
+def pickle_of(function, *args, **kwargs):
+    """A payload, with what is defined in this file by value."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return cloudpickle.dumps((function, args, kwargs))
 
 
 class Local(Exception):
@@ -40,18 +48,16 @@ def test_results_in_order_with_measures(run, calls, stub):
     assert 5 < answers[0].peak_mb < 500
 
 
-def pickle_of(function, *args, **kwargs):
-    import cloudpickle
-
-    return cloudpickle.dumps((function, args, kwargs))
-
-
 def raise_it(error):
     raise error
 
 
 def raise_local():
     raise Local("mine", 3)
+
+
+def exit_4():
+    os._exit(4)
 
 
 def recurse():
@@ -150,7 +156,7 @@ def test_payloads_that_cannot_be_unpickled(run, calls):
 
 
 def test_another_python(run, calls):
-    ours = "{}.{}".format(*__import__("sys").version_info)
+    ours = "{}.{}".format(*sys.version_info)
     answers = run(calls(os.getpid, b"garbage"), python="2.7")
     for answer in answers:
         assert (answer.kind, answer.detail) == (_wire.PYTHON_MISMATCH, ours)
@@ -170,14 +176,14 @@ def test_initializer_runs_once_per_process(run, calls, stub):
         return builtins.count
 
     blob = _wire.Blob.of(pickle_of(initialize, 7))
-    answers = run(calls(look, look, (os._exit, 1), look), initializer=blob)
+    answers = run(calls(look, look, exit_4, look), initializer=blob)
     assert [stub.outcome(answers[i]) for i in (0, 1, 3)] == [7, 7, 7]
     assert answers[2].kind == _wire.CRASHED
 
 
 @pytest.mark.parametrize(
     ("function", "text"),
-    [((raise_local,), "mine"), ((os._exit, 4), "exit code 4"), ((exit, 5), "SystemExit: 5")],
+    [((raise_local,), "mine"), ((exit_4,), "exit code 4"), ((exit, 5), "SystemExit: 5")],
 )
 def test_a_failed_initializer_answers_every_call(run, calls, stub, function, text):
     stub_file = stub.put_file(data := pickle_of(*function))
@@ -259,8 +265,6 @@ def test_posting_and_computing_overlap(run, calls, stub):
 
 
 def test_a_call_of_many_rows(run, stub):
-    import cloudpickle
-
     def payload(function, rows):
         return _wire.Blob.of(cloudpickle.dumps((function, rows)))
 

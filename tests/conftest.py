@@ -1,0 +1,203 @@
+"""What all tests have in common: one local platform, executors on it, and that nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib.util
+import json
+import re
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import psutil
+import pytest
+
+from civis_futures import ContainerPoolExecutor
+from civis_futures.local import LocalPlatform
+
+#: How long what ends in the background may take. Nothing takes nearly as long.
+PATIENCE = 15.0
+#: What scripts of ours are called: the pool's name, the worker's number, a token.
+OURS = re.compile(r"(?P<pool>.*), worker \d+ \[.*\]", re.DOTALL)
+#: The platform of this session, once a test has asked for it.
+_running: list[LocalPlatform] = []
+
+
+def _until(condition, seconds=PATIENCE):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+    return found
+
+
+@pytest.fixture(scope="session")
+def until():
+    """until(condition, seconds=...): its first true value; a test never just sleeps."""
+    return _until
+
+
+# --- the platform ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory):
+    """The platform of all tests that do not bring their own: large, since their tasks are tiny.
+
+    At the end all that it answered is held against the official spec.
+    """
+    record = tmp_path_factory.mktemp("platform") / "exchanges.jsonl"
+    record.touch()
+    with LocalPlatform(cores=32, record=record) as platform:
+        _running.append(platform)
+        yield platform
+        _running.remove(platform)
+    assert _validate(record) == []
+
+
+def _validate(record):
+    path = Path(__file__).parent / "contract" / "validator.py"
+    if not path.exists():
+        return []
+    spec = importlib.util.spec_from_file_location("session_validator", path)
+    validator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(validator)
+    return validator.validate_record(record)
+
+
+@pytest.fixture
+def make_executor(platform):
+    """make_executor(max_workers, ...): executors on the platform, which end with the test."""
+    made = []  # references are weak: some tests are about executors that nobody holds
+
+    def make(max_workers=2, **options):
+        executor = ContainerPoolExecutor(max_workers, **{"platform": platform, **options})
+        made.append(weakref.ref(executor))
+        return executor
+
+    yield make
+    for reference in made:
+        end_executor(reference)
+
+
+def end_executor(reference):
+    """Shut down, by force if need be, and fail instead of hanging."""
+    executor = reference()
+    if executor is None:
+        return
+    thread = threading.Thread(
+        target=executor.shutdown, kwargs={"cancel_futures": True}, name="ending", daemon=True
+    )
+    thread.start()
+    thread.join(5)
+    if thread.is_alive():
+        executor.terminate_workers()
+        thread.join(PATIENCE)
+    assert not thread.is_alive(), f"the shutdown of {executor!r} does not return"
+
+
+# --- nothing is left ---------------------------------------------------------------------------
+
+
+class Leftovers:
+    """What there is now and was not there before: threads, processes, runs and scripts of ours."""
+
+    def __init__(self):
+        #: Names of pools that outlive a test, so that their runs and scripts may as well.
+        self.spared = set()
+        self.look()
+
+    def look(self):
+        """What there is now was there before."""
+        self._threads, self._processes = _threads(), _processes()
+
+    def __call__(self):
+        """Whatever is left, in words."""
+        found = [f"thread {thread.name!r}" for thread in _threads() - self._threads]
+        spared_runs = {}
+        for platform in _running:
+            stats = platform.stats()
+            scripts = list(_scripts(platform))
+            spared_runs |= {
+                run: stats.active.get(run, ())
+                for pool, _, run in scripts
+                if pool in self.spared and run is not None
+            }
+            found += [f"script {name!r}" for pool, name, _ in scripts if pool not in self.spared]
+            found += [f"run {run}" for run in stats.active.keys() - spared_runs.keys()]
+            if stats.queued and not self.spared:
+                found.append(f"{stats.queued} queued runs")
+        new = _processes() - self._processes
+        if new:
+            new -= _trees(pid for pids in spared_runs.values() for pid in pids)
+        return found + [f"process {_command(pid)}" for pid, _ in new]
+
+
+@pytest.fixture(scope="session")
+def spared():
+    """Add the name of a pool to let its runs live on between tests."""
+    return set()
+
+
+@pytest.fixture(autouse=True)
+def leftovers(request, spared):
+    """Each test cleans up: no thread, process, run or script of ours is left a moment later."""
+    leftovers = Leftovers()
+    leftovers.spared = spared
+    yield leftovers
+    end = time.monotonic() + PATIENCE
+    while (left := leftovers()) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not left, f"the test has left behind: {', '.join(left)}"
+
+
+def _threads():
+    return {thread for thread in threading.enumerate() if thread.name.startswith("civis-futures")}
+
+
+def _processes():
+    return {
+        (process.pid, process.create_time()) for process in psutil.Process().children(True)
+    }
+
+
+def _trees(roots):
+    found = set()
+    for root in roots:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(root)
+            for one in [process, *process.children(True)]:
+                found.add((one.pid, one.create_time()))
+    return found
+
+
+def _command(pid):
+    try:
+        process = psutil.Process(pid)
+        return f"{pid} ({process.status()}: {' '.join(process.cmdline())[:200]})"
+    except psutil.Error:
+        return str(pid)
+
+
+def _scripts(platform):
+    """(pool, name, active run or None) of each script of ours that is not archived."""
+    for row in _get(platform, "/jobs?hidden=true&archived=false&limit=50&order=updated_at"):
+        match = OURS.fullmatch(row["name"])
+        if match:
+            run = row["lastRun"]
+            active = run is not None and run["state"] in ("queued", "running")
+            yield match["pool"], row["name"], run["id"] if active else None
+
+
+def _get(platform, path):
+    connection = http.client.HTTPConnection(platform.url.removeprefix("http://"), timeout=10)
+    with contextlib.closing(connection):
+        key = platform.api_key
+        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
+        response = connection.getresponse()
+        body = json.loads(response.read())
+    assert response.status == 200, (path, response.status, body)
+    return body

@@ -1,0 +1,280 @@
+"""`submit`: what is called comes back, as a result or as the exception that it raised."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+import sys
+import time
+import traceback
+
+import cloudpickle
+import pytest
+
+from civis_futures import CallPicklingError, OutcomeUnpicklingError, RemoteTraceback
+
+#: For what should take a moment; a test that waits so long fails.
+SECONDS = 30
+
+# No container has this module: what is defined here travels by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def capture(*args, **kwargs):
+    return args, kwargs
+
+
+def wait_at(gate, value=None):
+    open(f"{gate}/arrived-{value}", "w").close()
+    while not os.path.exists(f"{gate}/open"):
+        time.sleep(0.005)
+    return value
+
+
+def fail(make_error, *args):
+    raise make_error(*args)
+
+
+def fail_because():
+    try:
+        {}["the reason"]
+    except KeyError as error:
+        raise ValueError("the consequence") from error
+
+
+class Adder:
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self, other):
+        return self.number + other
+
+    def method(self, other):
+        return self.number + other
+
+    @classmethod
+    def of_class(cls, other):
+        return cls(20).number + other
+
+    @staticmethod
+    def static(other):
+        return 20 + other
+
+
+class TwoPartsError(Exception):
+    """Its `args` are not what its `__init__` takes, but it says how to make it again."""
+
+    def __init__(self, code, *, hint):
+        super().__init__(f"{code}: {hint}")
+        self.code, self.hint = code, hint
+
+    def __reduce__(self):
+        return functools.partial(type(self), self.code, hint=self.hint), ()
+
+
+class ForgetfulError(Exception):
+    """It cannot be made again from its `args`."""
+
+    def __init__(self, code, hint):
+        super().__init__(f"{code}: {hint}")
+
+
+class StubbornError(Exception):
+    """Nothing can be set on it, neither a cause nor a note: e.g. a frozen dataclass."""
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f"{name} is read-only")
+
+
+class NoNotesError(Exception):
+    """It has an attribute that `add_note` does not expect."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.__notes__ = "not a list"
+
+
+class UnprintableError(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class RoughError(BaseException):
+    """Not an Exception."""
+
+
+# --- calls and their results -------------------------------------------------------------------
+
+
+def test_a_call_returns_its_result(executor):
+    assert executor.submit(pow, 2, 8).result(SECONDS) == 256
+
+
+def test_keywords_may_have_any_name(executor):
+    future = executor.submit(capture, 1, self=2, fn=3, timeout=4)
+    assert future.result(SECONDS) == ((1,), {"self": 2, "fn": 3, "timeout": 4})
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"arg": 1}, {"fn": capture, "arg": 1}])
+def test_the_function_is_given_by_position(executor, kwargs):
+    with pytest.raises(TypeError):
+        executor.submit(**kwargs)
+
+
+def test_anything_callable_can_be_called(executor):
+    offset = 20
+    callables = [
+        Adder(20),
+        Adder(20).method,
+        Adder.of_class,
+        Adder.static,
+        lambda other: offset + other,
+        functools.partial(int.__add__, 20),
+        (20).__add__,
+    ]
+    futures = [executor.submit(function, 2) for function in callables]
+    assert [future.result(SECONDS) for future in futures] == [22] * len(callables)
+
+
+@pytest.mark.parametrize("value", [None, False, (), "", b"\x00", float("inf"), "ü\n'\"💥"], ids=repr)
+def test_every_value_comes_back_as_it_is(executor, value):
+    assert executor.submit(capture, value).result(SECONDS) == ((value,), {})
+
+
+def test_a_new_future_is_pending(executor, gate):
+    future = executor.submit(wait_at, gate.path, "value")
+    assert isinstance(future, concurrent.futures.Future)
+    assert not future.done()
+    assert not future.cancelled()
+    gate.open()
+    assert future.result(SECONDS) == "value"
+    assert future.done()
+    assert not future.running()
+    assert not future.cancelled()
+    assert future.exception() is None
+
+
+def test_submit_returns_before_any_container_starts(make, platform):
+    executor = make(1)
+    runs = platform.stats().runs_started
+    began = time.monotonic()
+    future = executor.submit(pow, 2, 2)
+    assert time.monotonic() - began < 1
+    assert platform.stats().runs_started == runs or not future.done()
+    assert future.result(SECONDS) == 4
+
+
+def test_arguments_are_taken_as_they_are_now(executor):
+    values = [1]
+    future = executor.submit(capture, values)
+    values.append(2)
+    assert future.result(SECONDS) == (([1],), {})
+
+
+def test_what_cannot_be_pickled_is_the_futures_error(executor):
+    future = executor.submit(capture, (x for x in "ab"))
+    assert future.done()
+    with pytest.raises(CallPicklingError, match="generator"):
+        future.result()
+    assert executor.submit(pow, 2, 2).result(SECONDS) == 4
+
+
+def test_what_is_not_callable_fails_in_its_call(executor):
+    with pytest.raises(TypeError, match="not callable"):
+        executor.submit(5).result(SECONDS)
+
+
+# --- exceptions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a text", 2),
+        KeyError("key"),
+        OSError(2, "No such file", "name"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
+        StopIteration(3),
+        TimeoutError("its own"),
+        concurrent.futures.CancelledError("its own"),
+        ExceptionGroup("both", [ValueError(1), TypeError(2)]),
+        RoughError(1),
+        SystemExit(3),
+        KeyboardInterrupt("there"),
+        GeneratorExit(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_exception_arrives_as_itself(executor, error):
+    raised = executor.submit(fail, type(error), *error.args)
+    after = executor.submit(pow, 2, 2)
+    found = raised.exception(SECONDS)
+    assert type(found) is type(error)
+    assert repr(found.args) == repr(error.args)
+    assert after.result(SECONDS) == 4  # whatever it was, the pool lives on
+    with pytest.raises(type(error)):
+        raised.result()
+
+
+def test_the_remote_traceback_is_the_cause(executor):
+    error = executor.submit(fail, RuntimeError, 123).exception(SECONDS)
+    assert isinstance(error.__cause__, RemoteTraceback)
+    assert "RuntimeError: 123" in str(error.__cause__)
+    assert "in fail\n" in str(error.__cause__)
+
+
+def test_the_remote_traceback_is_printed_with_the_exception(executor):
+    with pytest.raises(RuntimeError) as caught:
+        executor.submit(fail, RuntimeError, 123).result(SECONDS)
+    text = "".join(traceback.format_exception(caught.value))
+    assert "in fail\n" in text  # from there
+    assert "test_the_remote_traceback_is_printed" in text  # from here
+
+
+def test_a_chain_of_exceptions_is_told(executor):
+    error = executor.submit(fail_because).exception(SECONDS)
+    assert type(error) is ValueError
+    assert "KeyError: 'the reason'" in str(error.__cause__)
+    assert "direct cause" in str(error.__cause__)
+
+
+def test_each_raise_of_a_result_has_its_own_traceback(executor):
+    errors = [executor.submit(fail, ValueError, 1).exception(SECONDS) for _ in range(2)]
+    assert errors[0] is not errors[1]
+    assert errors[0].__cause__ is not errors[1].__cause__
+
+
+def test_an_exception_may_say_how_it_is_pickled(executor):
+    error = executor.submit(fail, functools.partial(TwoPartsError, 5, hint="x")).exception(SECONDS)
+    assert type(error) is TwoPartsError
+    assert (error.code, error.hint) == (5, "x")
+
+
+def test_an_exception_that_cannot_be_made_again_is_told(executor):
+    # A process pool is broken by it.
+    error = executor.submit(fail, ForgetfulError, 5, "the hint").exception(SECONDS)
+    assert isinstance(error, OutcomeUnpicklingError)
+    assert "the hint" in "".join(traceback.format_exception(error))
+    assert executor.submit(pow, 2, 2).result(SECONDS) == 4
+
+
+@pytest.mark.parametrize("kind", [StubbornError, NoNotesError, UnprintableError])
+def test_no_exception_hangs_its_future(executor, kind):
+    error = executor.submit(fail, kind, 1).exception(SECONDS)
+    assert isinstance(error, kind | OutcomeUnpicklingError)
+    assert executor.submit(pow, 2, 2).result(SECONDS) == 4
+
+
+# --- timeouts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [0, 0.05, -1])
+@pytest.mark.parametrize("ask", ["result", "exception"])
+def test_waiting_has_its_limit(executor, gate, ask, seconds):
+    future = executor.submit(wait_at, gate.path, 1)
+    with pytest.raises(concurrent.futures.TimeoutError):
+        getattr(future, ask)(timeout=seconds)
+    assert not future.done()  # a timeout gives up waiting, not the call
+    gate.open()
+    assert future.result(SECONDS) == 1

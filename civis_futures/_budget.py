@@ -108,13 +108,17 @@ class RateBudget:
         return log[excess] + self._window - now if excess >= 0 else 0.0
 
     def _wait_by_report(self, needed: int, now: float) -> float:
-        """Until the last report, with a linear regain, allows `needed`; never past its window."""
+        """Until the last report, with a linear regain, allows `needed`.
+
+        It says nothing once it is a window old. Nor does it ask for more than that: what it could
+        ask beyond, we have sent since, and our own log asks it too.
+        """
         age = now - self._reported_at
         if age >= self._window:
             return 0.0
         pace = self._window / self._limit
         missing = needed - (self._reported + age / pace)
-        return min(missing * pace, self._window - age)
+        return missing * pace
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

@@ -12,6 +12,9 @@ from enum import Enum
 from ._types import Run, TaskId, WorkerId
 from ._wire import Answer
 
+#: One more kind of answer, made here: its bytes are not those that were sent.
+CORRUPT = "its result came back corrupt"
+
 # --- events: what happened ---------------------------------------------------------------------
 
 
@@ -92,13 +95,15 @@ class Report:
     """What one look brought of one worker.
 
     `run` is None when the look did not tell; `answers` are those not reported before;
-    `complete` says that the answers were read after the state.
+    `complete` says that the answers were read after the state; `garbled` that the next answers
+    are there, and cannot be read however often one tries.
     """
 
     worker: WorkerId
     run: Run | None
     answers: tuple[Answer, ...] = ()
     complete: bool = True
+    garbled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +141,12 @@ class FetchFailed:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why a call was lost, as far as run and log tell."""
+    """Why a call was lost, as far as run and log tell. `outside`: others cancelled the run."""
 
     run: Run | None
     reason: str
     exit_code: int | None = None
+    outside: bool = False
     memory: bool = False
     crashed: bool = False
     log_tail: tuple[str, ...] = ()

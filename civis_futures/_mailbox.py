@@ -32,8 +32,8 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 DIRECT_LOOKS = 2
 #: How many pages of a list a look reads at the most; 50 rows each.
 LIST_PAGES = 20
-#: An answer whose bytes do not match their digest, as a kind of answer.
-CORRUPT = "result corrupt"
+#: How many looks find the same answers unreadable before they count as garbled.
+GARBLED_LOOKS = 3
 #: What a lost reply is looked up for before the request is given up, and then repeated.
 LOOK_UPS = 3
 TAIL = 15
@@ -57,8 +57,8 @@ class Station:
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """A worker as the mailbox knows it: its token, its run, and how many of its answers it has
-    read without a gap.
+    """A worker as the mailbox knows it: its token, its run, how many of its letters it has read
+    without a gap, and how many looks have found the next one there but unreadable.
     """
 
     worker: WorkerId
@@ -66,6 +66,7 @@ class Posting:
     job: Job
     run_id: int
     read: int = 0
+    unreadable: int = 0
 
 
 class Mailbox:
@@ -271,7 +272,7 @@ class Mailbox:
 
     def _read(self, report: e.Report, posting: Posting) -> tuple[e.Report, Posting, int]:
         """The answers that a worker has posted since the last time, oldest first."""
-        found: dict[int, _wire.Answers] = {}
+        found: dict[int, _wire.Answers | None] = {}
         page, more = 0, True
         try:
             while more and posting.read not in found:
@@ -284,12 +285,16 @@ class Mailbox:
         except PlatformError as error:
             _log.info("the answers of run %s could not be read: %s", posting.run_id, error)
             return replace(report, complete=False), posting, page
-        new = [found[number] for number in sorted(found) if number >= posting.read]
+        answers: list[_wire.Answer] = []
+        for number in sorted(found):
+            if number >= posting.read and (letter := found[number]) is not None:
+                answers += map(_intact, letter.answers)
         read = posting.read
-        while read in found:
+        while found.get(read) is not None:
             read += 1
-        answers = tuple(_intact(answer) for letter in new for answer in letter.answers)
-        return replace(report, answers=answers), replace(posting, read=read), page
+        unreadable = posting.unreadable + 1 if read in found else 0
+        report = replace(report, answers=tuple(answers), garbled=unreadable >= GARBLED_LOOKS)
+        return report, replace(posting, read=read, unreadable=unreadable), page
 
     # --- diagnose ------------------------------------------------------------------------------
 
@@ -308,25 +313,35 @@ class Mailbox:
         codes = [match for line in lines if (match := _EXIT_LINE.search(line.message))]
         exit_code = int(codes[-1].group(1)) if codes else None
         return e.Verdict(
-            run, _end_of_run(run, memory, exit_code), exit_code, memory=memory, log_tail=tail
+            run,
+            _end_of_run(run, memory, exit_code),
+            exit_code,
+            outside=run is not None and run.state is RunState.CANCELLED,
+            memory=memory,
+            log_tail=tail,
         )
 
 
-def _numbered(outputs: Sequence[Output], token: str) -> dict[int, _wire.Answers]:
-    """Those outputs that are letters of this worker, by their number; user code may post others."""
+def _numbered(outputs: Sequence[Output], token: str) -> dict[int, _wire.Answers | None]:
+    """Those outputs that are letters of this worker, by their number; None if unreadable.
+
+    User code may post outputs too, of any name.
+    """
     prefix = _wire.answers_name(token, 0)[:-1]
-    letters = {}
+    letters: dict[int, _wire.Answers | None] = {}
     for output in outputs:
         number = output.name.removeprefix(prefix)
         if not output.name.startswith(prefix) or not number.isdigit():
+            continue
+        if output.object_type != "JSONValue":
             continue
         try:
             letter = _wire.answers_from_json(output.value)
         except _wire.WireError as error:
             _log.warning("output %s cannot be read: %s", output.name, error)
-            continue
-        if letter.worker == token:
-            letters[int(number)] = letter
+            letters[int(number)] = None
+        else:
+            letters[int(number)] = letter if letter.worker == token else None
     return letters
 
 
@@ -337,7 +352,7 @@ def _intact(answer: _wire.Answer) -> _wire.Answer:
     try:
         answer.data.inline_data()
     except ValueError as error:
-        return replace(answer, kind=CORRUPT, data=None, text=str(error))
+        return replace(answer, kind=e.CORRUPT, data=None, text=str(error))
     return answer
 
 

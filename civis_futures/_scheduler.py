@@ -163,7 +163,7 @@ class Scheduler:
             self._break(
                 BrokenContainerPool(f"the initializer failed in a container:\n{answer.text}")
             )
-        elif answer.kind in (CRASHED, MEMORY, CALL_NOT_FETCHED):
+        elif answer.kind in (CRASHED, MEMORY, CALL_NOT_FETCHED, e.CORRUPT):
             self.tasks.move(name, TaskPhase.LOSING)
             self._out.append(e.Diagnose(worker.id, (name,), answer))
         elif answer.data is not None and answer.data.file_id is not None:
@@ -187,8 +187,7 @@ class Scheduler:
         task = self.tasks.known[name]
         task.attempts += 1
         # Who cancels a run on the platform does not want it to come back.
-        stopped = verdict.run is not None and verdict.run.state is RunState.CANCELLED
-        if stopped or task.attempts > self.policy.max_retries:
+        if verdict.outside or task.attempts > self.policy.max_retries:
             self._end(name, e.Lose(name, task.worker, verdict))
         else:
             self.tasks.delay(name, self._now + backoff(task.attempts, self.jitter()))
@@ -371,6 +370,9 @@ class Scheduler:
         answers = [(worker, answer) for worker, report in seen for answer in report.answers]
         for worker, answer in sorted(answers, key=lambda pair: pair[1].finished):
             self._answered(worker, answer)
+        for worker, report in seen:
+            if report.garbled and worker.calls:
+                self._give_up(worker)
         for worker, complete in over:
             self._conclude(worker, complete)
         news = bool(answers) or states != [worker.state for worker, _ in seen]
@@ -408,7 +410,14 @@ class Scheduler:
             self._archive(worker)
         elif worker.rereads > REREADS:
             worker.phase = WorkerPhase.CONCLUDING
-            self._out.append(e.Diagnose(worker.id, tuple(worker.calls)))
+            answer = Answer(worker.calls[0], e.CORRUPT) if worker.garbled else None
+            self._out.append(e.Diagnose(worker.id, tuple(worker.calls), answer))
+
+    def _give_up(self, worker: Worker) -> None:
+        """Its answers cannot be read, so its calls will be lost: end it, and then they are."""
+        if not worker.garbled:
+            worker.garbled = True
+            self._out.append(e.CancelRun(worker.id))
 
     # --- the end -------------------------------------------------------------------------------
 

@@ -137,6 +137,7 @@ class Worker:
     stop: bool = False
     cancelled: bool = False
     cancel_at: float = 0.0
+    garbled: bool = False
     rereads: float = 0.0
     unknown_since: float | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import http.client
 import importlib.util
@@ -10,6 +11,7 @@ import re
 import threading
 import time
 import weakref
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -19,7 +21,7 @@ from civis_futures import ContainerPoolExecutor
 from civis_futures.local import LocalPlatform
 
 #: How long what ends in the background may take. Nothing takes nearly as long.
-PATIENCE = 15.0
+PATIENCE = 10.0
 #: What scripts of ours are called: the pool's name, the worker's number, a token.
 OURS = re.compile(r"(?P<pool>.*), worker \d+ \[.*\]", re.DOTALL)
 #: The platform of this session, once a test has asked for it.
@@ -101,13 +103,14 @@ def end_executor(reference):
 
 # --- nothing is left ---------------------------------------------------------------------------
 
+#: Names of the pools that outlive a test, with how many of that name there are.
+_spared: Counter[str] = Counter()
+
 
 class Leftovers:
     """What there is now and was not there before: threads, processes, runs and scripts of ours."""
 
     def __init__(self):
-        #: Names of pools that outlive a test, so that their runs and scripts may as well.
-        self.spared = set()
         self.look()
 
     def look(self):
@@ -117,41 +120,69 @@ class Leftovers:
     def __call__(self):
         """Whatever is left, in words."""
         found = [f"thread {thread.name!r}" for thread in _threads() - self._threads]
-        spared_runs = {}
+        spared = {}
         for platform in _running:
-            stats = platform.stats()
             scripts = list(_scripts(platform))
-            spared_runs |= {
-                run: stats.active.get(run, ())
-                for pool, _, run in scripts
-                if pool in self.spared and run is not None
+            stats = platform.stats()
+            spared |= {
+                run: stats.active.get(run, ()) for pool, _, run in scripts if _spared[pool]
             }
-            found += [f"script {name!r}" for pool, name, _ in scripts if pool not in self.spared]
-            found += [f"run {run}" for run in stats.active.keys() - spared_runs.keys()]
-            if stats.queued and not self.spared:
+            found += [f"script {name!r}" for pool, name, _ in scripts if not _spared[pool]]
+            found += [f"run {run}" for run in stats.active.keys() - spared.keys()]
+            if stats.queued and not _spared:
                 found.append(f"{stats.queued} queued runs")
         new = _processes() - self._processes
         if new:
-            new -= _trees(pid for pids in spared_runs.values() for pid in pids)
+            new -= _trees(pid for pids in spared.values() for pid in pids)
         return found + [f"process {_command(pid)}" for pid, _ in new]
 
 
-@pytest.fixture(scope="session")
-def spared():
-    """Add the name of a pool to let its runs live on between tests."""
-    return set()
+_leftovers: list[Leftovers] = []
 
 
 @pytest.fixture(autouse=True)
-def leftovers(request, spared):
-    """Each test cleans up: no thread, process, run or script of ours is left a moment later."""
+def leftovers():
+    """Each test cleans up: no thread, process, run or script of ours is left a moment later.
+
+    Executors of wider fixtures live on, see below; what they were given is theirs.
+    """
     leftovers = Leftovers()
-    leftovers.spared = spared
+    _leftovers.append(leftovers)
     yield leftovers
+    _leftovers.clear()
     end = time.monotonic() + PATIENCE
     while (left := leftovers()) and time.monotonic() < end:
         time.sleep(0.01)
     assert not left, f"the test has left behind: {', '.join(left)}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """An executor that is the value of a wider fixture outlives the test that asks for it first."""
+    value = yield
+    if fixturedef.scope != "function" and isinstance(value, ContainerPoolExecutor):
+        spare(value)
+    return value
+
+
+@pytest.hookimpl
+def pytest_fixture_post_finalizer(fixturedef):
+    """Such an executor ends with its fixture."""
+    cached = fixturedef.cached_result
+    if fixturedef.scope != "function" and cached and isinstance(cached[0], ContainerPoolExecutor):
+        _spared[_name(cached[0])] -= 1
+
+
+def spare(executor):
+    """This executor outlives the test: start its threads, so that they were there before it."""
+    executor.submit(pow, 1, 1).result(PATIENCE)
+    _spared[_name(executor)] += 1
+    for leftovers in _leftovers:
+        leftovers.look()
+
+
+def _name(executor):
+    return ast.literal_eval(re.match(r"<\w+ (.*) max_workers=", repr(executor))[1])
 
 
 def _threads():

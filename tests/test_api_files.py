@@ -255,6 +255,49 @@ def test_storage_is_tried_again(
     assert whole == data
 
 
+@pytest.mark.parametrize("which", SOURCES)
+@pytest.mark.parametrize("size", [200_000, 400_000])
+def test_a_body_that_was_half_sent_is_sent_anew_from_its_start(
+    client: PlatformClient,
+    storage: Storage,
+    monkeypatch: pytest.MonkeyPatch,
+    which: str,
+    size: int,
+) -> None:
+    monkeypatch.setattr(_api, "SINGLE_UPLOAD_LIMIT", 300_000)
+    monkeypatch.setattr(_api, "_LEAST_PART", 150_000)
+
+    def trouble(request: httpx.Request) -> Exception | None:
+        if len(storage.links) % 3 == 0:
+            return None
+        chunks = iter(request.stream)  # type: ignore[arg-type]
+        sent.append(sum(len(next(chunks)) for _ in range(2)))
+        return httpx.WriteError("cut")
+
+    sent: list[int] = []
+    storage.trouble = trouble
+    data = bytes(n * n % 251 for n in range(size))
+    with source_of(which, data) as source:
+        client.upload(source, size, "n", expires_in=DAY)
+    parts = [storage.forms[0][-1][1]] if storage.forms else list(storage.stored.values())
+    assert len(sent) == 2 * len(parts)
+    assert b"".join(parts) == data
+
+
+def test_the_last_word_of_an_upload_is_repeated(
+    client: PlatformClient, storage: Storage, small_limit: None
+) -> None:
+    def flaky(request: httpx.Request) -> httpx.Response:
+        response = api(request)
+        if request.url.path.endswith("complete") and len(storage.asked) == 2:
+            raise httpx.ReadError("cut")
+        return response
+
+    api, storage.api = storage.api, flaky  # type: ignore[method-assign]
+    client.upload(bytes(30), 30, "n", expires_in=DAY)
+    assert storage.asked == ["POST /files/multipart"] + ["POST /files/multipart/4/complete"] * 2
+
+
 @pytest.mark.parametrize("times_", [1, 100])
 def test_a_failed_part_fails_the_upload(
     client: PlatformClient, storage: Storage, small_limit: None, times_: int

@@ -180,7 +180,7 @@ def test_a_run_cancelled_from_outside_is_not_retried():
     cancelled = run_in(RunState.CANCELLED)
     for _ in range(3):
         table.looked(e.Report(WorkerId(1), cancelled))
-    commands = table(e.Diagnosed(WorkerId(1), (TaskId(0),), e.Verdict(cancelled, "cancelled")))
+    commands = table(e.Diagnosed(WorkerId(1), (TaskId(0),), e.Verdict(cancelled, "cancelled", outside=True)))
     assert kinds(commands) == ["Lose", "Archive"]
 
 
@@ -195,6 +195,18 @@ def test_a_crash_costs_the_call_and_not_the_worker():
     assert table(e.Submitted(TaskId(1))) == [
         e.WriteInbox(((WorkerId(1), ((TaskId(1), 1),), False),), 1)
     ]
+
+
+def test_answers_that_cannot_be_read_end_the_worker_and_lose_its_calls():
+    table = started()
+    running = run_in(RunState.RUNNING)
+    commands = table.looked(e.Report(WorkerId(1), running, garbled=True))
+    assert commands == [e.CancelRun(WorkerId(1))]
+    assert table.looked(e.Report(WorkerId(1), running, garbled=True)) == []
+    for _ in range(3):
+        commands = table.looked(e.Report(WorkerId(1), run_in(RunState.CANCELLED), garbled=True))
+    [diagnose] = commands
+    assert (diagnose.tasks, diagnose.answer.kind) == ((TaskId(0),), e.CORRUPT)
 
 
 @pytest.mark.parametrize("phase", ["uploading", "preparing", "launching", "running", "fetching"])
@@ -478,7 +490,8 @@ class World:
                 answers = tuple(self.unread[worker])
                 if not self.fails(0.1):  # else: they come twice
                     self.unread[worker] = []
-            reports.append(e.Report(worker, run_in(state), answers, complete))
+            garbled = complete and wanted and self.fails(0.005)
+            reports.append(e.Report(worker, run_in(state), answers, complete, garbled))
         self.send(e.Looked(tuple(reports), len(reports), self.chance.choice([0.0, 0.3])))
 
     def work(self) -> None:

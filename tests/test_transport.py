@@ -250,6 +250,15 @@ def test_every_attempt_spends(clock: Clock) -> None:
     assert max(clock.waits) <= 5.0  # and the budget is looked at again and again
 
 
+def test_waiting_for_the_budget_uses_up_no_patience(clock: Clock) -> None:
+    script = Script(status(502), status(502), OK)
+    transport = RetryingTransport(
+        script, RateBudget(1, 1, 300.0, clock), threading.Event(), wait=clock.wait, clock=clock
+    )
+    assert transport.handle_request(httpx.Request("GET", URL)).status_code == 200
+    assert sum(clock.waits) == pytest.approx(600.0, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("kind", "limit", "remaining", "pace"),
     [

@@ -117,16 +117,6 @@ class LocalPlatform:
         whole_seconds: bool = False,
     ) -> None:
         """Check the settings; nothing is started yet."""
-        if cores is not None and not cores > 0:
-            raise ValueError(f"cores must be positive, not {cores!r}")
-        if memory is not None and not memory > 0:
-            raise ValueError(f"memory must be positive, not {memory!r}")
-        if not 0 <= start_delay < float("inf"):
-            raise ValueError(f"start_delay must not be negative, not {start_delay!r}")
-        if not 0 <= port < 65536:
-            raise ValueError(f"port must be between 0 and 65535, not {port!r}")
-        if hidden_lists not in ("only", "also"):
-            raise ValueError(f'hidden_lists must be "only" or "also", not {hidden_lists!r}')
         self._settings = Settings(
             port=port,
             state=None if state is None else str(Path(state).absolute()),
@@ -141,6 +131,7 @@ class LocalPlatform:
             updated_at_follows_runs=updated_at_follows_runs,
             whole_seconds=whole_seconds,
         )
+        _check(self._settings)
         self._log = None if log is None else Path(log).absolute()
         # Guards the four below against start and stop from two threads. Starting and stopping
         # wait under it, on purpose: the second caller has nothing to do before the first is done.
@@ -230,6 +221,21 @@ class LocalPlatform:
         return json.loads(body) if body else None
 
 
+def _check(settings: Settings) -> None:
+    """Raise ValueError for what makes no sense."""
+    rules = (
+        ("cores", settings.cores is None or settings.cores > 0, "must be positive"),
+        ("memory", settings.memory is None or settings.memory > 0, "must be positive"),
+        ("start_delay", 0 <= settings.start_delay < float("inf"), "must not be negative"),
+        ("port", 0 <= settings.port < 65536, "must be between 0 and 65535"),
+        ("max_file_size", settings.max_file_size > 0, "must be positive"),
+        ("hidden_lists", settings.hidden_lists in ("only", "also"), 'must be "only" or "also"'),
+    )
+    for name, fits, rule in rules:
+        if not fits:
+            raise ValueError(f"{name} {rule}, not {getattr(settings, name)!r}")
+
+
 def _rate_limit(given: RateLimit) -> tuple[int, int, float] | None:
     if given is None:
         return None
@@ -285,30 +291,36 @@ def _launch(settings: Settings, key: str, log: Path | None) -> tuple[subprocess.
             start_new_session=True,
         )
         told = {"key": key, "owner": os.getpid(), "settings": settings.to_json()}
-        assert process.stdin is not None
-        assert process.stdout is not None
-        # It dies unheard or says nothing for too long: either way the pipe ends.
-        late = threading.Timer(START_SECONDS, process.kill)
-        late.name = "civis-local-start"
-        late.daemon = True
-        late.start()
         try:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(told).encode() + b"\n")
-                process.stdin.flush()
-            line = process.stdout.readline()
+            line = _first_answer(process, json.dumps(told).encode() + b"\n")
         except BaseException:  # Ctrl-C, while we wait
             _end(process, os.getpid())
             raise
-        finally:
-            late.cancel()
-            late.join()
         answer = json.loads(line) if line else {}
         if "url" in answer:
-            process.stdout.close()
             return process, answer["url"]
         _end(process, os.getpid())
         raise RuntimeError(f"the local platform did not start: {_reason(answer, messages)}")
+
+
+def _first_answer(process: subprocess.Popen[bytes], told: bytes) -> bytes:
+    """Tell the server what it needs, and return the line that it says back, if any."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    # It dies unheard or says nothing for too long: either way the pipe ends.
+    late = threading.Timer(START_SECONDS, process.kill)
+    late.name = "civis-local-start"
+    late.daemon = True
+    late.start()
+    try:
+        with contextlib.suppress(BrokenPipeError), process.stdout:
+            process.stdin.write(told)
+            process.stdin.flush()
+            return process.stdout.readline()
+        return b""
+    finally:
+        late.cancel()
+        late.join()
 
 
 def _reason(answer: Mapping[str, str], messages: IO[bytes]) -> str:

@@ -22,6 +22,17 @@ from typing import Any
 from ._settings import Settings
 from ._site import Keys
 
+HTTP_SERVER: dict[str, Any] = {
+    "http": "h11",
+    "ws": "none",
+    "lifespan": "off",
+    "loop": "asyncio",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "timeout_keep_alive": 60,
+    "timeout_graceful_shutdown": 1,
+}
 OWNER_SECONDS = 0.5  # how often to look whether the owner is still our parent
 
 
@@ -135,19 +146,8 @@ async def _serve(
         recorder = Recorder(settings.record)
     except OSError as error:
         raise StartError(f"cannot record: {error}") from None
-    config = uvicorn.Config(
-        make_app(site, sockets[1].getsockname()[1], recorder),
-        http="h11",
-        ws="none",
-        lifespan="off",
-        loop="asyncio",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=60,
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
+    app = make_app(site, sockets[1].getsockname()[1], recorder)
+    server = uvicorn.Server(uvicorn.Config(app, **HTTP_SERVER))
     try:
         await _until_owner_goes(server, sockets, owner, api)
     finally:

@@ -33,42 +33,26 @@ class SharedExecutor(ContainerPoolExecutor):
 
 
 @pytest.fixture(scope="session")
-def shared_executors(platform, spared):
-    """One executor for each mode. Starting one for each test would take minutes."""
-    executors = {mode: _shared(platform, mode) for mode in MODES.values()}
-    for mode, executor in executors.items():
-        executor.submit(pow, 1, 1).result(30)  # its threads are there before the first test
-        spared.add(_name(mode))
-    yield executors
-    for executor in executors.values():
-        executor.shutdown()
-    spared.clear()
+def fresh(platform):
+    """Shared: one container for each call."""
+    with SharedExecutor(4, platform=platform, max_tasks_per_worker=1, name="shared, fresh") as it:
+        yield it
 
 
-def _name(mode):
-    return f"shared executor ({mode})"
+@pytest.fixture(scope="session")
+def reused(platform):
+    """Shared: containers are reused."""
+    with SharedExecutor(4, platform=platform, idle_timeout=3, name="shared, reused") as it:
+        yield it
 
 
-def _shared(platform, mode):
-    return SharedExecutor(
-        4, platform=platform, max_tasks_per_worker=mode, idle_timeout=3, name=_name(mode)
-    )
-
-
-@pytest.fixture
-def executor(shared_executors, max_tasks_per_worker, platform, until, leftovers, gates):
-    """An executor of 4 workers, in each mode; it is shared, so a test must not shut it down."""
-    mode = max_tasks_per_worker
-    try:
-        shared_executors[mode].map(id, [])
-    except RuntimeError:  # an earlier test broke it, and failed for that; this one need not
-        shared_executors[mode].shutdown(wait=False)
-        shared_executors[mode] = _shared(platform, mode)
-        shared_executors[mode].submit(pow, 1, 1).result(30)
-        leftovers.look()
-    yield shared_executors[mode]
+@pytest.fixture(params=["fresh", "reused"])
+def executor(request, until, gates):
+    """An executor of 4 workers, in each mode. It is shared, so a test must not shut it down."""
+    executor = request.getfixturevalue(request.param)
+    yield executor
     gates.open_all()
-    until(lambda: all(future.done() for future in shared_executors[mode].submitted))
+    until(lambda: all(future.done() for future in executor.submitted))
 
 
 @pytest.fixture

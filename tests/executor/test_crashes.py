@@ -195,9 +195,8 @@ def one_each(platform):
 def test_each_way_to_die(request, executor, case):
     executor = request.getfixturevalue(executor)
     function, argument, error, text = TABLE[case]
-    before, doomed, after = (
-        executor.submit(identity, 1), executor.submit(function, argument), executor.submit(identity, 2),
-    )  # fmt: skip
+    before, doomed = executor.submit(identity, 1), executor.submit(function, argument)
+    after = executor.submit(identity, 2)
     check(doomed, error, text)
     assert (before.result(30), after.result(30)) == (1, 2)
 

@@ -67,11 +67,14 @@ class Counted:
 def test_map_is_the_builtin_map(executor, function, iterables):
     # Taken twice, as an iterator of the table is used up by the first.
     results = executor.map(function, *iterables)
-    assert list(results) == {
-        pow: [pow(n, n) for n in range(min(map(_length, iterables), default=0))],
-        str: [],
-        divmod: [(0, 1), (0, 2)],
-    }[function]
+    assert (
+        list(results)
+        == {
+            pow: [pow(n, n) for n in range(min(map(_length, iterables), default=0))],
+            str: [],
+            divmod: [(0, 1), (0, 2)],
+        }[function]
+    )
 
 
 def _length(iterable):
@@ -244,18 +247,16 @@ def test_shutdown_ends_a_lazy_map_at_its_next_submission(make):
         ("timeout", "3", TypeError),
     ],
 )
-def test_bad_options_are_refused_before_anything_is_read(
-    shared_executors, option, value, error
-):
+def test_bad_options_are_refused_before_anything_is_read(reused, option, value, error):
     items = Counted(range(3))
     with pytest.raises(error, match=option):
-        shared_executors[None].map(str, items, **{option: value})
+        reused.map(str, items, **{option: value})
     assert items.taken == 0
 
 
-def test_map_without_a_function_is_refused(shared_executors):
+def test_map_without_a_function_is_refused(reused):
     with pytest.raises(TypeError):
-        shared_executors[None].map()
+        reused.map()
 
 
 @pytest.mark.parametrize("options", [{}, {"chunksize": 2}, {"buffersize": 5}], ids=str)

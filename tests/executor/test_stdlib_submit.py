@@ -137,7 +137,9 @@ def test_anything_callable_can_be_called(executor):
     assert [future.result(SECONDS) for future in futures] == [22] * len(callables)
 
 
-@pytest.mark.parametrize("value", [None, False, (), "", b"\x00", float("inf"), "ü\n'\"💥"], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, False, (), "", b"\x00", float("inf"), "ü\n'\"💥"], ids=repr
+)
 def test_every_value_comes_back_as_it_is(executor, value):
     assert executor.submit(capture, value).result(SECONDS) == ((value,), {})
 

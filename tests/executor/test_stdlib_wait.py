@@ -240,6 +240,6 @@ def test_as_completed_keeps_no_future(executor):
         assert reference() is None
 
 
-def test_as_completed_takes_futures_of_many_executors(shared_executors):
-    futures = [executor.submit(pow, 2, 3) for executor in shared_executors.values()]
+def test_as_completed_takes_futures_of_many_executors(fresh, reused):
+    futures = [executor.submit(pow, 2, 3) for executor in (fresh, reused)]
     assert set(as_completed(futures, SECONDS)) == set(futures)

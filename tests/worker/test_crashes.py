@@ -115,14 +115,21 @@ def test_a_fork_that_leaves_its_function_ends_there(run, calls, stub):
     assert [stub.outcome(answer) for answer in answers[:-1]] == [0, 1, 5, 1, 0]
 
 
+def end(pool):
+    """Gently: coverage may be in those processes, and is not to be interrupted."""
+    pool.close()
+    pool.join()
+
+
 def use_processes_and_threads():
     seen = []
     thread = threading.Thread(target=seen.append, args=(1,))
     thread.start()
     thread.join()
     context = multiprocessing.get_context("fork")
-    with context.Pool(2) as pool:
-        seen += pool.map(abs, [-2, -3])
+    pool = context.Pool(2)
+    seen += pool.map(abs, [-2, -3])
+    end(pool)
     code = subprocess.run([sys.executable, "-c", "import sys; sys.exit(4)"]).returncode
     return [*seen, code, signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, sys.stdin.read()]
 
@@ -133,8 +140,10 @@ def test_user_code_may_use_processes_and_threads(run, calls, stub):
 
 
 def spawn_processes():
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.map(abs, [-2])
+    pool = multiprocessing.get_context("spawn").Pool(1)
+    result = pool.map(abs, [-2])
+    end(pool)
+    return result
 
 
 def test_user_code_may_spawn(run, calls, stub):

@@ -105,7 +105,8 @@ def test_a_key_that_is_refused(stub, start, calls):
 
 @pytest.fixture
 def start_with(launch, environment):
-    def start_with(command=(sys.executable, "-m", "civis_futures.worker"), **changes):
+    def start_with(**changes):
+        command = [sys.executable, "-m", "civis_futures.worker"]
         changed = {k: v for k, v in {**environment, **changes}.items() if v is not None}
         return launch(command, changed)
 

@@ -1,0 +1,300 @@
+"""The mailbox over a client that loses replies and shows stale lists.
+
+The client is a stand-in, since the real platform cannot be made to fail in just these ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from civis_futures import Container, PlatformError, _wire
+from civis_futures import _events as e
+from civis_futures._mailbox import Mailbox, Posting, Recalled, Station
+from civis_futures._types import Job, JobRow, LogLine, Output, Run, RunState, WorkerId
+
+LOST = PlatformError("no answer", method="POST", sent=True)
+REFUSED = PlatformError("no", method="POST", status=400)
+CONFLICT = PlatformError("active already", method="POST", status=409)
+RUNNING = RunState.RUNNING
+
+
+class Stub:
+    """Plays back what each method shall do, in order; the last thing again and again."""
+
+    def __init__(self, **script):
+        self.script = {name: list(steps) for name, steps in script.items()}
+        self.asked: list[tuple] = []
+
+    def __getattr__(self, name):
+        def method(*args, **kwargs):
+            self.asked.append((name, *args))
+            steps = self.script.get(name, [None])
+            step = steps.pop(0) if len(steps) > 1 else steps[0]
+            if isinstance(step, Exception):
+                raise step
+            return step(*args, **kwargs) if callable(step) else step
+
+        return method
+
+    def count(self, name):
+        return sum(asked[0] == name for asked in self.asked)
+
+
+def launch(wanted=(1,), **script):
+    stub = Stub(**script)
+    mailbox = Mailbox(stub, Container())
+    order = _wire.Order("token", "http://localhost/", "3.11", _wire.Letter())
+    station = Station(5, "0" * 64, None)
+    try:
+        return stub, mailbox.launch("the pool, worker 1", order, station, list(wanted))
+    except (PlatformError, Recalled) as error:
+        return stub, error
+
+
+JOB, RUN = Job(7), Run(70, RunState.QUEUED)
+
+
+def test_a_lost_reply_to_the_script_is_looked_up_by_its_name():
+    stub, answer = launch(create_script=[LOST], find_job=[JOB], start_run=[RUN])
+    assert answer == (JOB, RUN)
+    assert stub.count("create_script") == 1
+    [created] = [asked for asked in stub.asked if asked[0] == "create_script"]
+    [sought] = [asked for asked in stub.asked if asked[0] == "find_job"]
+    assert sought[2] == created[2]["name"]
+
+
+def test_a_script_that_is_not_there_is_created_again():
+    stub, answer = launch(create_script=[LOST, JOB], find_job=[None], start_run=[RUN])
+    assert answer == (JOB, RUN)
+    assert stub.count("create_script") == 2
+
+
+def test_a_refused_script_is_not_tried_again():
+    stub, answer = launch(create_script=[REFUSED])
+    assert answer is REFUSED
+    assert [asked[0] for asked in stub.asked] == ["create_script"]
+
+
+def test_a_lost_reply_to_the_run_is_looked_up():
+    stub, answer = launch(create_script=[JOB], start_run=[LOST], latest_run=[RUN])
+    assert answer == (JOB, RUN)
+    assert stub.count("start_run") == 1
+
+
+def test_a_run_that_an_earlier_try_has_started_is_ours():
+    _, answer = launch(create_script=[JOB], start_run=[CONFLICT], latest_run=[RUN])
+    assert answer == (JOB, RUN)
+
+
+def test_a_run_that_was_not_started_is_started_again():
+    stub, answer = launch(create_script=[JOB], start_run=[LOST, RUN], latest_run=[None])
+    assert answer == (JOB, RUN)
+    assert stub.count("start_run") == 2
+
+
+def test_a_script_whose_run_is_refused_is_archived():
+    stub, answer = launch(create_script=[JOB], start_run=[REFUSED])
+    assert answer is REFUSED
+    assert stub.asked[-1] == ("archive", JOB)
+
+
+def test_a_recalled_launch_creates_nothing():
+    stub, answer = launch(wanted=())
+    assert isinstance(answer, Recalled)
+    assert stub.asked == []
+
+
+def test_a_launch_recalled_half_way_starts_nothing():
+    wanted = [1]
+
+    def create(*_):
+        wanted.clear()
+        return JOB
+
+    stub = Stub(create_script=[create])
+    order = _wire.Order("token", "http://localhost/", "3.11", _wire.Letter())
+    with pytest.raises(Recalled):
+        Mailbox(stub, Container()).launch("worker 1", order, Station(5, "0", None), wanted)
+    assert [asked[0] for asked in stub.asked] == ["create_script", "archive"]
+
+
+# --- looks -------------------------------------------------------------------------------------
+
+
+def posting(number, read=0):
+    return Posting(WorkerId(number), f"token{number}", Job(number), number * 10, read)
+
+
+def row(number, state=RUNNING, run=None):
+    return JobRow(number, f"worker {number}", Run(run or number * 10, state))
+
+
+def letter(number, *tasks, token="token1", name=None, text=None):
+    answers = tuple(_wire.Answer(task, _wire.RETURNED, _wire.Blob.of(b"x")) for task in tasks)
+    value = text or _wire.to_json(_wire.Answers(token, answers))
+    return Output("JSONValue", number, name or _wire.answers_name("token1", number), value)
+
+
+def look(stub, *postings, reading=e.Reading.RUNNING, mailbox=None):
+    mailbox = mailbox or Mailbox(stub, Container())
+    return mailbox.look([(posting, reading) for posting in postings])
+
+
+def test_one_request_shows_all_states():
+    stub = Stub(list_jobs=[([row(n) for n in range(1, 40)], True)])
+    reports, _, cost = look(stub, *(posting(n) for n in range(1, 40)), reading=e.Reading.AT_END)
+    assert [report.run.state for report in reports] == [RUNNING] * 39
+    assert cost == 1
+
+
+def test_a_row_of_an_older_run_says_nothing():
+    stub = Stub(
+        list_jobs=[([row(n, RunState.FAILED, run=1) for n in (1, 2, 3)], False)],
+        get_run=[lambda job, run_id: Run(run_id, RUNNING)],
+    )
+    reports, _, _ = look(stub, *(posting(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
+    assert [report.run.state for report in reports] == [RUNNING] * 3
+
+
+def test_what_the_list_does_not_show_is_asked_for_by_turns():
+    stub = Stub(list_jobs=[([row(1)], False)], get_run=[lambda job, run_id: Run(run_id, RUNNING)])
+    mailbox = Mailbox(stub, Container())
+    postings = [posting(n) for n in range(1, 10)]
+    for _ in range(5):
+        reports, _, cost = look(stub, *postings, reading=e.Reading.NEVER, mailbox=mailbox)
+        assert cost == 3
+        assert sum(report.run is None for report in reports) == 6  # unknown, not over
+    asked = {asked[1].id for asked in stub.asked if asked[0] == "get_run"}
+    assert asked == set(range(2, 10))
+
+
+def test_paging_stops_where_there_is_no_news():
+    pages = [
+        ([row(n, RunState.SUCCEEDED) for n in range(1, 51)], True),
+        ([row(n) for n in range(51, 101)], True),
+        ([row(n) for n in range(101, 121)], False),
+    ]
+    stub = Stub(list_jobs=[lambda kind, hidden, page: pages[page - 1]], get_run=[Run(1, RUNNING)])
+    mailbox = Mailbox(stub, Container())
+    postings = [posting(n) for n in range(1, 121)]
+    _, _, first = look(stub, *postings, reading=e.Reading.NEVER, mailbox=mailbox)
+    assert first == 3
+    _, _, second = look(stub, *postings, reading=e.Reading.NEVER, mailbox=mailbox)
+    assert second == 1 + 2  # one page, and two that were not on it
+
+
+def test_a_row_that_moves_between_pages_counts_once():
+    pages = [([row(1, RunState.SUCCEEDED), row(2)], True), ([row(1), row(3)], False)]
+    stub = Stub(list_jobs=[lambda kind, hidden, page: pages[page - 1]])
+    reports, _, _ = look(stub, *(posting(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
+    assert [report.run.state for report in reports] == [RunState.SUCCEEDED, RUNNING, RUNNING]
+
+
+def read(outputs, read=0, pages=None):
+    """What one look reads of worker 1, whose run is running."""
+    pages = pages or [(outputs, False)]
+    stub = Stub(get_run=[Run(10, RUNNING)], list_outputs=[lambda job, run, page: pages[page - 1]])
+    [report], [after], cost = look(stub, posting(1, read))
+    return [answer.task for answer in report.answers], after.read, cost
+
+
+def test_only_new_answers_are_taken_oldest_first():
+    outputs = [letter(2, 5, 6), letter(1, 4), letter(0, 3)]
+    assert read(outputs) == ([3, 4, 5, 6], 3, 2)
+    assert read(outputs, read=2) == ([5, 6], 3, 2)
+    assert read(outputs, read=3) == ([], 3, 2)
+
+
+def test_a_gap_is_read_again():
+    outputs = [letter(2, 5), letter(0, 3)]
+    assert read(outputs) == ([3, 5], 1, 2)
+    assert read([letter(2, 5), letter(1, 4), letter(0, 3)], read=1) == ([4, 5], 3, 2)
+
+
+def test_outputs_of_others_are_never_taken():
+    forged = letter(0, 9, token="token2")
+    users = Output("File", 1, "civis_futures.answers.token1.0", None)
+    other = letter(0, 8, name="results")
+    suffix = letter(1, 7, name="civis_futures.answers.token1.1x")
+    assert read([forged, users, other, suffix]) == ([], 0, 2)
+
+
+def test_answers_that_stay_unreadable_are_garbled():
+    nonsense = letter(0, text='{"version": 1, "answers": 3}')
+    stub = Stub(get_run=[Run(10, RUNNING)], list_outputs=[([letter(1, 4), nonsense], False)])
+    after, garbled = posting(1), []
+    for _ in range(4):
+        [report], [after], _ = look(stub, after)
+        garbled.append(report.garbled)
+        assert [answer.task for answer in report.answers] == [4]
+    assert garbled == [False, False, True, True]
+
+
+def test_answers_over_several_pages():
+    pages = [([letter(n, n)], n > 0) for n in (3, 2, 1, 0)]
+    assert read([], pages=pages) == ([0, 1, 2, 3], 4, 5)
+    assert read([], read=2, pages=pages) == ([2, 3], 4, 3)
+
+
+def test_bytes_that_were_changed_on_the_way_are_no_result():
+    bad = replace(_wire.Blob.of(b"right"), inline=_wire.Blob.of(b"wrong").inline)
+    answers = _wire.Answers("token1", (_wire.Answer(1, _wire.RETURNED, bad),))
+    output = letter(0, text=_wire.to_json(answers))
+    stub = Stub(get_run=[Run(10, RUNNING)], list_outputs=[([output], False)])
+    [report], _, _ = look(stub, posting(1))
+    assert [(answer.kind, answer.data) for answer in report.answers] == [(e.CORRUPT, None)]
+
+
+def test_answers_that_cannot_be_read_leave_the_look_incomplete():
+    stub = Stub(get_run=[Run(10, RunState.SUCCEEDED)], list_outputs=[LOST])
+    [report], [after], _ = look(stub, posting(1))
+    assert report == e.Report(WorkerId(1), Run(10, RunState.SUCCEEDED), (), complete=False)
+    assert after == posting(1)
+
+
+def test_a_queued_run_has_no_answers_to_read():
+    stub = Stub(get_run=[Run(10, RunState.QUEUED)])
+    _, _, cost = look(stub, posting(1))
+    assert cost == 1
+
+
+def test_bytes_of_a_file_are_read_twice_before_they_count_as_wrong():
+    blob = _wire.Blob.in_file(3, _wire.digest(b"right"), 5)
+    stub = Stub(download=[lambda _: iter([b"wro", b"ng"]), lambda _: iter([b"right"])])
+    assert Mailbox(stub, Container()).fetch(blob) == b"right"
+    stub = Stub(download=[lambda _: iter([b"wrong"])])
+    with pytest.raises(_wire.WireError, match="in File 3 are not those that were sent"):
+        Mailbox(stub, Container()).fetch(blob)
+
+
+# --- diagnoses ---------------------------------------------------------------------------------
+
+
+def diagnose(run, *messages, answer=None):
+    lines = [LogLine(n, "", "error", message) for n, message in enumerate(messages)]
+    stub = Stub(get_run=[run], list_logs=[lines])
+    return Mailbox(stub, Container()).diagnose(posting(1), answer)
+
+
+def test_the_verdict_on_a_run():
+    failed, gone = Run(10, RunState.FAILED), Run(10, RunState.CANCELLED)
+    exited = "Error on job: Process ended with an error, exiting: 137."
+    out_of_memory = "Process ran out of its allowed 3000 MiB of memory and was killed."
+    verdict = diagnose(failed, "hello", out_of_memory, exited, "Failed")
+    assert (verdict.memory, verdict.exit_code) == (True, 137)
+    assert verdict.log_tail == ("hello", out_of_memory, exited, "Failed")
+    verdict = diagnose(failed, exited)
+    assert (verdict.memory, verdict.exit_code) == (False, 137)
+    assert verdict.reason == "its container failed with exit code 137"
+    assert diagnose(gone).reason == "its run was cancelled, and not by this pool"
+    odd = Run(10, RunState.UNKNOWN, "exploded", error="disk on fire")
+    assert "exploded" in diagnose(odd).reason
+    assert "disk on fire" in diagnose(odd).reason
+
+
+def test_a_verdict_without_a_platform():
+    stub = Stub(get_run=[LOST])
+    verdict = Mailbox(stub, Container()).diagnose(posting(1), None)
+    assert verdict == e.Verdict(None, "its container ended")

@@ -99,7 +99,11 @@ class PlatformClient:
         raise TypeError("a PlatformClient cannot be pickled: it holds an API key")
 
     def close(self) -> None:
-        """End all waits with a PlatformError, and close the connections. Twice is no harm."""
+        """End all waits with a PlatformError, and close the connections. Twice is no harm.
+
+        What is being answered right then ends so too, but only by its timeout if no answer comes:
+        closing a socket does not wake the thread that reads it.
+        """
         self._closing.set()
         self._http.close()
         self._links_http.close()

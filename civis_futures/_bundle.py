@@ -70,14 +70,16 @@ def fetch():
             raise LookupError("these are not the bytes that were uploaded (SHA-256)")
         except (OSError, ValueError, LookupError, http.client.HTTPException) as error:
             problem = error
-            if isinstance(error, LookupError) and not link:
-                break
+            if not link:
+                if isinstance(error, LookupError):
+                    break
+                sys.stderr.write("civis_futures: %r, trying again\\n" % error)
         link = None
     sys.exit("civis_futures: cannot fetch the worker, File %d: %r" % (FILE, problem))
 
 def store(data):
     name = "civis-futures-%s.zip" % os.urandom(8).hex()
-    for folder in (os.environ.get("TMPDIR") or "/tmp", "/var/tmp", os.getcwd()):
+    for folder in (os.environ.get("TMPDIR") or "/tmp", "/var/tmp", "/dev/shm", "."):
         path = os.path.join(folder, name)
         try:
             with open(path, "xb") as file:

@@ -105,8 +105,7 @@ class ContainerPoolExecutor(Executor):
         self._serialize = _serialize
         initial = None
         if initializer is not None:
-            data = _serialize.call_bytes("the initializer", initializer, tuple(initargs), {})
-            initial = _wire.Blob.of(data)
+            initial = _serialize.call_bytes("the initializer", initializer, tuple(initargs), {})
         self._inline = min(_wire.INLINE_LIMIT, INLINE_TOTAL // self._max_workers)
         opened = open_pool(
             platform=platform,

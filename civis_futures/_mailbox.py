@@ -34,6 +34,8 @@ DIRECT_LOOKS = 2
 LIST_PAGES = 20
 #: How many looks find the same answers unreadable before they count as garbled.
 GARBLED_LOOKS = 3
+#: An order above this size travels as a File: Linux takes 128 kB in one environment variable.
+ORDER_LIMIT = 100_000
 #: What a lost reply is looked up for before the request is given up, and then repeated.
 LOOK_UPS = 3
 TAIL = 15
@@ -52,7 +54,8 @@ class Station:
 
     bundle_id: int
     bundle_sha256: str
-    inbox_id: int | None
+    inbox_id: int | None = None
+    initializer: _wire.Blob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,10 @@ class Mailbox:
 
     # --- prepare, upload, fetch ----------------------------------------------------------------
 
-    def prepare(self, name: str, inbox: bool) -> Station:
-        """Put the bundle, and an inbox if asked for, on the platform. Repeating it costs a File."""
+    def prepare(self, name: str, inbox: bool, initializer: bytes | None) -> Station:
+        """Put the bundle, the initializer if it is large, and an inbox if asked for, on the
+        platform. Repeating it costs some Files.
+        """
         self._client.me()
         packed = bundle()
         file_id = self._client.upload(
@@ -96,7 +101,15 @@ class Mailbox:
         if inbox:
             empty = _wire.to_json(_wire.Inbox())
             inbox_id = self._client.create_json_value(f"{name} inbox", empty)
-        return Station(file_id, packed.sha256, inbox_id)
+        initial = None
+        if initializer is not None:
+            small = len(initializer) <= _wire.INLINE_LIMIT
+            initial = (
+                _wire.Blob.of(initializer)
+                if small
+                else self.upload(initializer, f"initializer of {name}")
+            )
+        return Station(file_id, packed.sha256, inbox_id, initial)
 
     def upload(self, data: bytes, name: str) -> _wire.Blob:
         """Put bytes into a File."""
@@ -133,10 +146,13 @@ class Mailbox:
             raise Recalled
         # Names are not unique on Platform; the token makes this one so, to be found again.
         name = f"{title} [{order.worker}-{secrets.token_hex(4)}]"
+        text = _wire.to_json(order)
+        if len(text) > ORDER_LIMIT:
+            text = str(self.upload(text.encode("ascii"), f"order of {name}").file_id)
         body = _script.script_body(
             self._container,
             name=name,
-            order=_wire.to_json(order),
+            order=text,
             bundle_id=station.bundle_id,
             bundle_sha256=station.bundle_sha256,
             url=order.url,

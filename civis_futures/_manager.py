@@ -61,7 +61,7 @@ class Pool:
     name: str
     url: str
     container: Container | Template
-    initializer: _wire.Blob | None
+    initializer: bytes | None
     idle_timeout: float
 
 
@@ -246,7 +246,10 @@ class Manager:
     def _prepare(self, command: e.Prepare) -> None:
         self._on(
             self._posts,
-            lambda: (e.Prepared(), self.mailbox.prepare(self.pool.name, command.inbox)),
+            lambda: (
+                e.Prepared(),
+                self.mailbox.prepare(self.pool.name, command.inbox, self.pool.initializer),
+            ),
             lambda error: e.PrepareFailed(error, _is_hopeless(error) or _is_stranger(error)),
         )
 
@@ -268,7 +271,7 @@ class Manager:
             python=PYTHON,
             letter=self._ledger.letter(command.calls, stop=False),
             inbox=station.inbox_id if command.inbox else None,
-            initializer=self.pool.initializer,
+            initializer=station.initializer,
             poll=_poll(1, self.client.budget.pace),
             lease=max(LEASE, LEASE_TIMEOUTS * self.pool.idle_timeout),
         )

@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from . import _wire
 from ._api import PlatformClient, credentials
 from ._mailbox import Mailbox
 from ._manager import Manager, Pool
@@ -34,7 +33,7 @@ def open_pool(
     platform: Any,
     name: str,
     container: Container | Template,
-    initializer: _wire.Blob | None,
+    initializer: bytes | None,
     policy: Policy,
 ) -> Opened:
     """The pool of one executor. Contacts no platform, but starts a local one if asked to.

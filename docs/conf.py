@@ -13,6 +13,7 @@ html_theme = "furo"
 html_title = f"civis_futures {release}"
 html_copy_source = False
 
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
 default_role = "code"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -273,6 +274,16 @@ def test_states(
     assert run.state.over is (run.state.value in ("succeeded", "failed", "cancelled"))
 
 
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose own time is not UTC."""
+    with monkeypatch.context() as there:
+        there.setenv("TZ", "America/Chicago")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 @pytest.mark.parametrize(
     ("said", "seconds"),
     [
@@ -285,7 +296,11 @@ def test_states(
     ],
 )
 def test_times(
-    client: PlatformClient, httpx_mock: HTTPXMock, said: Any, seconds: float | None
+    client: PlatformClient,
+    httpx_mock: HTTPXMock,
+    elsewhere: None,
+    said: Any,
+    seconds: float | None,
 ) -> None:
     httpx_mock.add_response(json={"id": 1, "state": "queued", "finishedAt": said})
     assert client.get_run(CONTAINER, 1).finished == seconds

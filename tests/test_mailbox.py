@@ -100,6 +100,19 @@ def test_a_script_whose_run_is_refused_is_archived():
     assert stub.asked[-1] == ("archive", JOB)
 
 
+def test_an_order_too_large_for_the_environment_travels_as_a_file():
+    order = _wire.Order(
+        "token",
+        "http://localhost/",
+        "3.11",
+        _wire.Letter((_wire.Call(1, _wire.Blob.of(bytes(100_000))),)),
+    )
+    stub = Stub(upload=[31], create_script=[JOB], start_run=[RUN])
+    assert Mailbox(stub, Container()).launch("w", order, Station(5, "0"), [1]) == (JOB, RUN)
+    [created] = [asked for asked in stub.asked if asked[0] == "create_script"]
+    assert created[2]["arguments"]["CIVIS_FUTURES_ORDER"] == "31"
+
+
 def test_a_recalled_launch_creates_nothing():
     stub, answer = launch(wanted=())
     assert isinstance(answer, Recalled)

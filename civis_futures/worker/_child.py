@@ -19,6 +19,7 @@ import time
 
 from .. import _wire
 from ._frames import BODY_LIMIT, Frames, high_copy, packed
+from ._globals import Globals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,12 +83,14 @@ class Child:
         """What went wrong, if anything did."""
         if initializer is None:
             return None
+        variables = Globals(initializer)
         try:
             _load(initializer, None)()
         except BaseException as error:
             self._end_if_forked(error)
             return _traceback(error)
         self._end_if_forked(None)
+        variables.keep()
         self._restore_streams()
         return None
 
@@ -185,8 +188,8 @@ class Stream:
             self._copy = high_copy(0)
         self._stream: TextIO | None = getattr(sys, name)
         self._encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        if self._stream is not None:
-            self._stream.reconfigure(line_buffering=True)
+        with contextlib.suppress(AttributeError):  # None, or not the interpreter's own
+            self._stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
     def flush(self) -> None:
         """Write out what user code has printed, wherever it prints now."""

@@ -81,14 +81,13 @@ def _text(file_id: int, folder: str) -> str:
 def _private_folder() -> str:
     """A new folder that nobody else can read. (`tempfile` would cost 5 ms to import.)"""
     name = f"civis-futures-{os.urandom(8).hex()}"
-    places = [os.environ.get("TMPDIR"), "/tmp", "/var/tmp", os.getcwd()]
-    for place in filter(None, places):
+    for place in (os.environ.get("TMPDIR") or "/tmp", "/var/tmp", "/dev/shm", "."):
         folder = os.path.join(place, name)
         try:
             os.mkdir(folder, 0o700)
         except OSError:
             continue
-        return folder
+        return os.path.abspath(folder)
     raise SystemExit("civis_futures: there is no place for temporary files")
 
 

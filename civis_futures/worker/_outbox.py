@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 
 from .. import _wire
+from ._http import RefusedError
 from ._platform import Source
 
 TYPE_CHECKING = False
@@ -68,16 +69,23 @@ class Outbox:
         if data is None:
             return answer
         if data.size <= _wire.INLINE_LIMIT:
-            blob = _wire.Blob.of(b"".join(data.pieces(0, data.size)))
+            answer = replace(answer, data=_wire.Blob.of(b"".join(data.pieces(0, data.size))))
         else:
-            name = f"civis_futures.outcome.{self._worker}.{answer.task}"
-            file_id = self._platform.upload(name, data)
-            blob = _wire.Blob.in_file(file_id, data.digest(), data.size)
+            answer = self._uploaded(answer, data)
         if data.path is not None:
             os.unlink(data.path)
-        answer = replace(answer, data=blob)
         self._waiting[place] = answer, None
         return answer
+
+    def _uploaded(self, answer: _wire.Answer, data: Source) -> _wire.Answer:
+        name = f"civis_futures.outcome.{self._worker}.{answer.task}"
+        try:
+            file_id = self._platform.upload(name, data)
+        except RefusedError as error:  # costs this call, and not the answers beside it
+            text = f"{answer.text}\nThe outcome of {data.size:,} bytes cannot be stored: {error}"
+            detail = "result" if answer.kind == _wire.RETURNED else "exception"
+            return replace(answer, kind=_wire.OUTCOME_PICKLING, text=text.lstrip(), detail=detail)
+        return replace(answer, data=_wire.Blob.in_file(file_id, data.digest(), data.size))
 
     def _send(self, batch: list[_wire.Answer]) -> None:
         name = _wire.answers_name(self._worker, self._posted)

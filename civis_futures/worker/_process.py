@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 #: Seconds between two looks at whether the child still lives. Its end usually closes the pipe,
 #: which is seen at once; but a process that it left behind may hold the pipe open.
 _LOOK = 0.25
-#: Seconds that a child may take to end by itself, and then after a TERM.
-_PATIENCE = (5.0, 2.0)
+#: Seconds that a child may take to end by itself (its exit hooks may wait for threads, or for a
+#: pool of their own), and then after a TERM.
+_PATIENCE = (30.0, 2.0)
 #: Where the kernel counts the processes that it killed for want of memory (cgroup v2, v1).
 _OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 

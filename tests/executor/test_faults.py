@@ -218,6 +218,29 @@ def test_an_argument_too_large_for_an_environment(platform):
     assert type(lost(platform, container)) is cf.CallLostError
 
 
+model = None
+
+
+def load_model(value):
+    global model
+    model = value
+
+
+def use_model(index):
+    return len(model), model[index]
+
+
+@pytest.mark.parametrize("size", [10, 60_000, 3_000_000])
+def test_initializers_of_any_size(platform, size):
+    value = os.urandom(size)
+    with cf.ContainerPoolExecutor(
+        1, platform=platform, initializer=load_model, initargs=(value,)
+    ) as executor:
+        assert executor.submit(use_model, 7).result(60) == (size, value[7])
+        assert executor.submit(zeros, 50_000).result(60) == bytes(50_000)
+    assert model is None
+
+
 def zeros(size):
     return bytes(size)
 

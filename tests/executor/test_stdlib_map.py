@@ -292,13 +292,24 @@ def test_a_dropped_iterator_cancels_the_rest(make, gate, options):
 @pytest.mark.parametrize("chunksize", [1, 2])
 def test_an_iterator_can_be_closed(make, gate, chunksize):
     executor = make(1)
-    with contextlib.closing(executor.map(wait_at, [gate.path] * 4, chunksize=chunksize)):
-        pass
+    results = executor.map(wait_if, itertools.repeat(gate.path), [0, 0, 1, 2], chunksize=chunksize)
+    with contextlib.closing(results):
+        assert next(results) == 0
     executor.shutdown()  # returns, though nobody has opened the gate
 
 
-def test_an_iterator_that_was_never_asked_is_finished(make, tmp_path):
-    executor = make(2)
-    results = executor.map(abs, range(-3, 3))
+@pytest.mark.parametrize("options", [{}, {"chunksize": 2}], ids=str)
+def test_who_ignores_the_iterator_wants_the_work_done(make, gates, options):
+    # For the sake of side effects, as many do: the standard library cancels nothing either.
+    executor, signs = make(2), gates()
+    signs.open()
+    executor.map(wait_at, [signs.path] * 4, "abcd", **options)
     executor.shutdown()
-    assert list(results) == [3, 2, 1, 0, 1, 2]
+    assert signs.arrived == {"a", "b", "c", "d"}
+
+
+def test_results_may_be_taken_after_the_shutdown(make):
+    executor = make(2)
+    results = executor.map(abs, range(-2, 2))
+    executor.shutdown()
+    assert list(results) == [2, 1, 0, 1]

@@ -5,7 +5,6 @@ The worker is driven from outside only: environment, HTTP, signals, exit code, l
 
 import collections
 import contextlib
-import hashlib
 import http.server
 import json
 import os
@@ -305,16 +304,12 @@ def launch(tmp_path):
         worker.process.wait()
 
 
-def pickled(function, *args, **kwargs):
+def pickled(function, *args):
     """A call as the client sends it: functions of test modules by value, for no one has those."""
     module = sys.modules.get(getattr(function, "__module__", None))
-    if module is not None and module.__name__.partition(".")[0] in ("tests", "test_", "worker"):
+    if module is not None and module.__name__.partition(".")[0] == "tests":
         cloudpickle.register_pickle_by_value(module)
-    return cloudpickle.dumps((function, args, kwargs))
-
-
-def call(task, function, *args, **kwargs):
-    return _wire.Call(task, _wire.Blob.of(pickled(function, *args, **kwargs)))
+    return cloudpickle.dumps((function, args, {}))
 
 
 @pytest.fixture
@@ -324,12 +319,9 @@ def calls():
     def calls(*specs, first=1):
         made = []
         for task, spec in enumerate(specs, first):
-            if isinstance(spec, bytes):
-                made.append(_wire.Call(task, _wire.Blob.of(spec)))
-            elif isinstance(spec, tuple):
-                made.append(call(task, *spec))
-            else:
-                made.append(call(task, spec))
+            if not isinstance(spec, bytes):
+                spec = pickled(*(spec if isinstance(spec, tuple) else (spec,)))
+            made.append(_wire.Call(task, _wire.Blob.of(spec)))
         return tuple(made)
 
     return calls
@@ -381,7 +373,7 @@ def order(stub):
 
 
 @pytest.fixture
-def start(launch, environment, order):
+def start(stub, launch, environment, order):
     """start(calls, ...) -> a started worker with an order of these.
 
     `impatient` names constants of it that are to be small.
@@ -393,6 +385,8 @@ def start(launch, environment, order):
         if impatient:
             change = f"from civis_futures.worker import _http, _loop, _process; {impatient}; main()"
             command[-1] = command[-1].replace("main()", change)
+        if len(text) > 100_000:  # more than an environment variable can hold
+            text = f"file:{stub.put_file(text.encode())}"
         return launch(command, {**environment, _wire.ORDER_VARIABLE: text})
 
     return start
@@ -409,7 +403,3 @@ def run(stub, start):
         return [answers[call.task] for call in calls]
 
     return run
-
-
-def sha256(data):
-    return hashlib.sha256(data).hexdigest()

@@ -127,6 +127,13 @@ def test_the_link_of_the_platform_and_what_to_do_without(stub, start_bundle, cal
     assert stub.count("GET", "/files") == 3
 
 
+def test_a_platform_that_stumbles_at_the_start(stub, start_bundle, calls):
+    stub.fault("GET", "/files", 503)
+    worker = start_bundle(calls(os.getpid)).end()
+    assert worker.log() == "civis_futures: OSError('HTTP 503'), trying again\n"
+    assert len(stub.answers()) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [(b"something else", "SHA-256"), (None, "HTTP 404")],

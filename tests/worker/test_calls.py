@@ -212,6 +212,14 @@ def test_results_of_all_sizes(run, calls, stub):
     assert expiry > time.strftime("%Y-%m-%d", time.gmtime(time.time() + 6.9 * 86400))
 
 
+def test_a_result_that_is_refused_costs_only_its_call(run, calls, stub):
+    stub.fault("POST", "/files", 403, 403, 403)
+    refused, other = run(calls(lambda: b"x" * 100_000, os.getpid))
+    assert (refused.kind, refused.detail) == (_wire.OUTCOME_PICKLING, "result")
+    assert "POST /files: HTTP 403" in refused.text
+    assert other.kind == _wire.RETURNED
+
+
 def in_file(task, stub, data, announced=None):
     announced = data if announced is None else announced
     blob = _wire.Blob.in_file(stub.put_file(data), _wire.digest(announced), len(announced))

@@ -295,6 +295,32 @@ def test_a_broken_stdout_is_whole_again_for_the_next_call(stub, start, calls):
     assert b"into the void" not in lines
 
 
+SMALL_PIPES = """
+import fcntl
+def small(real=_process.high_pipe):
+    pipe = real()
+    fcntl.fcntl(pipe[0], 1031, 4096)
+    return pipe
+_process.high_pipe = small
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="F_SETPIPE_SZ")
+def test_pipes_smaller_than_what_they_carry(run, calls, stub):
+    change = f"exec({SMALL_PIPES!r}, vars())"
+    first, exits, last = run(
+        calls((len, b"x" * 60_000), (exit_0_late, b"x" * 60_000), lambda: b"x" * 500_000),
+        impatient=change,
+    )
+    assert stub.outcome(first) == 60_000
+    assert exits.kind == _wire.CRASHED
+    assert stub.outcome(last) == b"x" * 500_000
+
+
+def exit_0_late(_):
+    os._exit(0)
+
+
 def print_much():
     for _ in range(10_000):
         print("x" * 1023)

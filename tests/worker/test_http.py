@@ -1,23 +1,25 @@
-"""The worker's HTTP, from within: giving up, files, descriptors of neither end lost."""
+"""The worker's smaller rooms, from within: requests, transfers, orders, frames."""
 
 import os
 
 import pytest
 
 from civis_futures import _wire
-from civis_futures.worker import _entry, _frames, _platform
+from civis_futures.worker import _entry, _frames, _http, _platform
 from civis_futures.worker._http import Http, HttpError, RefusedError, UnreachableError
 from civis_futures.worker._platform import Platform, Source
 
 
 @pytest.fixture
-def platform(stub):
-    http = Http(patience=0.5)
+def platform(stub, monkeypatch):
+    monkeypatch.setattr(_http, "_PAUSES", (0.01, 1.0))
+    http = Http()
     yield Platform(stub.url + "/", "the key", "11", "22", http)
     http.close()
 
 
-def test_patience_has_an_end(stub, platform, capsys):
+def test_patience_has_an_end(stub, platform):
+    platform.http.patience = 0.5
     stub.fault("GET", "/json_values", *[503] * 50)
     with pytest.raises(UnreachableError, match=r"GET /json_values/5: HTTP 503 .*gave up after"):
         platform.json_value(5)

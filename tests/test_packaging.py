@@ -1,0 +1,73 @@
+"""What is installed: `make test` installs the built wheel, so this is about the wheel there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import re
+import subprocess
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PACKAGES = ("civis_futures", "civis_joblib")
+distribution = importlib.metadata.distribution("civis-futures")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_packages_are_typed(package):
+    assert importlib.resources.files(package).joinpath("py.typed").is_file()
+
+
+def test_the_version_is_that_of_the_project_and_of_the_changelog():
+    assert distribution.version == PROJECT["version"]
+    newest = re.search(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert newest
+    assert newest[1] in (PROJECT["version"], "Unreleased")
+
+
+def test_the_console_scripts_are_there_and_can_be_loaded():
+    found = {point.name: point for point in distribution.entry_points}
+    assert found.keys() == PROJECT["scripts"].keys()
+    for name, point in found.items():
+        assert callable(point.load())
+        assert (Path(sysconfig.get_path("scripts")) / name).exists()
+
+
+def test_a_console_script_runs():
+    script = Path(sysconfig.get_path("scripts")) / "civis-futures"
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0
+    assert "local" in done.stdout
+
+
+def test_nothing_else_is_installed():
+    if not distribution.read_text("WHEEL") or is_editable():
+        pytest.skip("installed for editing; the wheel is tested by `make test`")
+    tops = {file.parts[0] for file in distribution.files or () if ".." not in file.parts}
+    assert tops == {*PACKAGES, f"civis_futures-{PROJECT['version']}.dist-info"}
+    sources = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    installed = {
+        file.as_posix()
+        for file in distribution.files or ()
+        if file.parts[0] in PACKAGES and file.suffix != ".pyc"
+    }
+    assert installed == sources
+
+
+def test_the_license_is_there():
+    names = [file.name for file in distribution.files or ()]
+    assert "LICENSE" in names
+
+
+def is_editable() -> bool:
+    return '"editable": true' in (distribution.read_text("direct_url.json") or "")

@@ -44,8 +44,6 @@ _Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
 
 #: How often a run that is over is read again before an answer counts as missing.
 REREADS = 2
-#: A run state nobody has heard of may last so long before the run counts as over, in seconds.
-UNKNOWN_STATE_PATIENCE = 300.0
 #: A cancel that shows no effect is repeated after so many seconds.
 CANCEL_AGAIN = 30.0
 #: So many failures in a row of one kind of request to the platform break the pool.
@@ -364,7 +362,9 @@ class Scheduler:
         ]
         states = [worker.state for worker, _ in seen]
         over = [
-            (worker, report.complete) for worker, report in seen if self._is_over(worker, report)
+            (worker, report.complete)
+            for worker, report in seen
+            if report.run is not None and worker.is_over(report.run, self._now)
         ]
         # As they ended, so that as_completed yields them in that order.
         answers = [(worker, answer) for worker, report in seen for answer in report.answers]
@@ -383,22 +383,6 @@ class Scheduler:
         patient = not (event.hopeless and self._looking.failures + 1 >= HOPE)
         self._failed(self._looking, event, "runs cannot be watched", patient)
 
-    def _is_over(self, worker: Worker, report: e.Report) -> bool:
-        run = report.run
-        if run is None:
-            return False
-        if run.state is not RunState.UNKNOWN:
-            worker.state, worker.unknown_since = run.state, None
-            return run.state.over
-        if worker.unknown_since is None:
-            worker.unknown_since = self._now
-        patient = self._now - worker.unknown_since < UNKNOWN_STATE_PATIENCE
-        if patient and run.finished is None:
-            return False
-        if run.finished is None and not worker.cancelled:
-            self._out.append(e.CancelRun(worker.id))  # its calls are lost, not given back
-        return True
-
     def _conclude(self, worker: Worker, complete: bool) -> None:
         """A run is over. Answers may show up late: read again before a call counts as lost."""
         worker.rereads += 1.0 if complete else 0.1
@@ -409,6 +393,8 @@ class Scheduler:
                 self.tasks.delay(name, self._now)
             self._archive(worker)
         elif worker.rereads > REREADS:
+            if not worker.state.over:  # a state nobody knows, for too long: make sure
+                self._out.append(e.CancelRun(worker.id))
             worker.phase = WorkerPhase.CONCLUDING
             answer = Answer(worker.calls[0], e.CORRUPT) if worker.garbled else None
             self._out.append(e.Diagnose(worker.id, tuple(worker.calls), answer))

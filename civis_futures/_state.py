@@ -11,7 +11,10 @@ from enum import Enum, auto
 from heapq import heappop, heappush
 
 from ._events import Given, Reading
-from ._types import RunState, TaskId, WorkerId
+from ._types import Run, RunState, TaskId, WorkerId
+
+#: A run state nobody has heard of may last so long before the run counts as over, in seconds.
+UNKNOWN_STATE_PATIENCE = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +160,16 @@ class Worker:
         if not self.calls:
             return Reading.NEVER
         return Reading.RUNNING if self.inbox else Reading.AT_END
+
+    def is_over(self, run: Run, now: float) -> bool:
+        """Take in what a look tells of its run: whether it is over.
+
+        Platform says that any state but queued and running is final. One that we do not know is
+        taken for final only if the run has an end, or if it stays: "pending" would not.
+        """
+        if run.state is not RunState.UNKNOWN:
+            self.state, self.unknown_since = run.state, None
+            return run.state.over
+        if self.unknown_since is None:
+            self.unknown_since = now
+        return run.finished is not None or now - self.unknown_since >= UNKNOWN_STATE_PATIENCE

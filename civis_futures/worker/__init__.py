@@ -9,6 +9,7 @@ for ``python -m``. The rooms, each of which knows only rooms below it::
     _inbox     how often to look for news, and when to give up
     _process   the parent's end of the child: fork, send, receive, end
     _child     the child: runs user code
+    _globals   what an initializer assigns, for the calls after it
     _frames    what passes between the two over a pipe
     _platform  the requests that a worker makes
     _http      a request, repeated until it is answered

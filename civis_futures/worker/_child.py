@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Header = dict[str, Any]
 
-#: The exit code of a child that could not write its answer; see `Process.death`.
+#: The exit code of a child that could not write its answer; see `DiedError`.
 PIPE_LOST = 74
 _TEXT_LIMIT = 20_000  # characters of a traceback that travel
 _PROTOCOL = 5
@@ -189,7 +189,7 @@ class Stream:
         self._stream: TextIO | None = getattr(sys, name)
         self._encoding = getattr(self._stream, "encoding", None) or "utf-8"
         with contextlib.suppress(AttributeError):  # None, or not the interpreter's own
-            self._stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            self._stream.reconfigure(line_buffering=True)
 
     def flush(self) -> None:
         """Write out what user code has printed, wherever it prints now."""

@@ -25,6 +25,7 @@ from ._exceptions import (
 )
 from ._executor import ContainerPoolExecutor
 from ._future import ContainerFuture, Timings
+from ._here import this_container
 from ._types import Container, LogLine, TaskState, Template
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "Timings",
     "WorkerCrashedError",
     "WorkerMemoryError",
+    "this_container",
 ]

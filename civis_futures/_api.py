@@ -150,6 +150,14 @@ class PlatformClient:
         params.update(order=key, order_dir="desc", page_num=page)
         return self._page(path, params, _replies.job_row, look=look)
 
+    def get_script(self, job: Job) -> dict[str, Any]:
+        """The script as the platform has it. GET /scripts/{kind}/{id}."""
+        return self._ask("GET", _path(job), _replies.document)
+
+    def template_script(self, template_id: int) -> Job:
+        """The script behind a template. GET /templates/scripts/{id}."""
+        return self._ask("GET", f"templates/scripts/{template_id}", _replies.template_script)
+
     def archive(self, job: Job) -> None:
         """PUT /scripts/{kind}/{id}/archive."""
         self._send("PUT", f"{_path(job)}/archive", json={"status": True})

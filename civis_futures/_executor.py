@@ -20,7 +20,7 @@ from . import _wire
 from ._events import CancelRequested, ShutdownRequested, TerminateRequested
 from ._exceptions import BrokenContainerPool, CallPicklingError
 from ._future import ContainerFuture, Timings, View
-from ._map import results
+from ._map import flat, results
 from ._state import Policy
 from ._types import Container, TaskId, TaskState, Template
 
@@ -89,12 +89,14 @@ class ContainerPoolExecutor(Executor):
         if max_tasks_per_worker is not None:
             _whole("max_tasks_per_worker", max_tasks_per_worker)
         _whole("max_retries", max_retries, least=0)
-        if isinstance(idle_timeout, bool) or not isinstance(idle_timeout, int | float):
-            raise TypeError("idle_timeout must be a number of seconds")
-        if not 0 <= idle_timeout < float("inf"):
+        if not 0 <= _number("idle_timeout", idle_timeout) < float("inf"):
             raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        if not isinstance(initargs, Iterable):
+            raise TypeError("initargs must be an iterable")
+        if name is not None and not isinstance(name, str):
+            raise TypeError("name must be a str")
         if container is not None and not isinstance(container, Container | Template):
             raise TypeError("container must be a Container or a Template")
         self._name = name or f"civis_futures on {socket.gethostname()}"
@@ -117,11 +119,10 @@ class ContainerPoolExecutor(Executor):
             ),
         )
         self._manager, self._url, self._read_logs = opened.manager, opened.url, opened.read_logs
-        # Guards `_shutdown`, `_begun` and `_futures`, and the order "check, then post": a task
+        # Guards `_shutdown` and `_futures`, and the order "check, then post": a task
         # is never posted after the shutdown. No I/O, pickling or user code under it.
         self._lock = threading.Lock()
         self._shutdown = False
-        self._begun = False
         self._futures: weakref.WeakSet[ContainerFuture[Any]] = weakref.WeakSet()
         self._ids = itertools.count()
         # A forgotten executor finishes its work and goes; the manager does not hold it.
@@ -166,7 +167,7 @@ class ContainerPoolExecutor(Executor):
             Exception: from the iterator: whatever a call raised. The rest is cancelled then, and
                 when the iterator is dropped half-way.
         """
-        if timeout is not None and timeout < 0:
+        if timeout is not None and _number("timeout", timeout) < 0:
             raise ValueError("timeout must not be negative")
         _whole("chunksize", chunksize)
         if buffersize is not None:
@@ -178,7 +179,7 @@ class ContainerPoolExecutor(Executor):
         chunks = iter(lambda: list(itertools.islice(rows, chunksize)), [])
         futures = (self._submit_chunk(fn, chunk) for chunk in chunks)
         lists: Iterator[list[T]] = results(futures, timeout, buffersize)
-        return itertools.chain.from_iterable(lists)
+        return flat(lists)
 
     def _submit_chunk(
         self, fn: Callable[..., T], rows: list[tuple[Any, ...]]
@@ -205,9 +206,6 @@ class ContainerPoolExecutor(Executor):
         blob = _wire.Blob.of(data) if inline else None
         with self._lock:
             self._raise_if_shut_down()
-            if not self._begun:
-                manager.start()
-                self._begun = True
             manager.submit(task, future, blob, None if inline else data)
             self._futures.add(future)
         return future
@@ -230,13 +228,12 @@ class ContainerPoolExecutor(Executor):
             wait: return only when all futures are done, and no container runs any more.
             cancel_futures: cancel the calls that no running container has in hand.
         """
-        begun = self._no_more()
+        self._no_more()
         if cancel_futures:
             self._cancel_waiting()
-        if begun:
-            self._manager.post(ShutdownRequested())
-            if wait:
-                self._manager.join()
+        self._manager.post(ShutdownRequested())
+        if wait:
+            self._manager.join()
 
     def terminate_workers(self) -> None:
         """Stop everything now: waiting calls are cancelled, and the containers are stopped.
@@ -244,20 +241,14 @@ class ContainerPoolExecutor(Executor):
         Calls that run fail with `BrokenContainerPool`. Returns at once; `shutdown` waits until
         the containers have ended.
         """
-        begun = self._no_more()
+        self._no_more()
         self._cancel_waiting()
-        if begun:
-            reason = BrokenContainerPool("terminate_workers was called")
-            self._manager.post(TerminateRequested(reason))
+        reason = BrokenContainerPool("terminate_workers was called")
+        self._manager.post(TerminateRequested(reason))
 
-    def _no_more(self) -> bool:
-        """Shut the door; whether there is a manager at work behind it."""
+    def _no_more(self) -> None:
         with self._lock:
-            first, self._shutdown = not self._shutdown, True
-            begun = self._begun
-        if first and not begun:
-            self._manager.never_started()
-        return begun
+            self._shutdown = True
 
     def _cancel_waiting(self) -> None:
         with self._lock:
@@ -285,7 +276,6 @@ def _cancel(manager: Manager, task: TaskId) -> None:
 def _abandon(manager: Manager) -> None:
     """The executor is gone without a shutdown."""
     manager.post(ShutdownRequested())
-    manager.never_started()
 
 
 def _whole(name: str, value: int | None, default: int | None = None, *, least: int = 1) -> int:
@@ -296,6 +286,13 @@ def _whole(name: str, value: int | None, default: int | None = None, *, least: i
         raise TypeError(f"{name} must be an integer, not {value!r}")
     if value < least:
         raise ValueError(f"{name} must be {least} or more, not {value}")
+    return value
+
+
+def _number(name: str, value: float) -> float:
+    """`value` if it is a number; TypeError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     return value
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from ._types import LogLine, TaskState
 
@@ -134,6 +134,10 @@ class ContainerFuture(Future[T]):
         if view.job_id is None or view.run_id is None:
             return []
         return self._read_logs(view.job_id, view.run_id)
+
+    def __reduce__(self) -> NoReturn:
+        """As the standard library's futures: what they wait for cannot travel."""
+        raise TypeError(f"cannot pickle a {type(self).__name__}")
 
     def __repr__(self) -> str:
         """What is known of it, from memory."""

@@ -146,9 +146,11 @@ class Mailbox:
             raise Recalled
         # Names are not unique on Platform; the token makes this one so, to be found again.
         name = f"{title} [{order.worker}-{secrets.token_hex(4)}]"
-        text = _wire.to_json(order)
-        if len(text) > ORDER_LIMIT:
-            text = str(self.upload(text.encode("ascii"), f"order of {name}").file_id)
+        text: str | int = _wire.to_json(order)
+        in_file = isinstance(self._container, Template) and self._container.order_in_file
+        if in_file or len(text) > ORDER_LIMIT:
+            data = text.encode("ascii")
+            text = self._client.upload(data, len(data), f"order of {name}", expires_in=FILE_LIFE)
         body = _script.script_body(
             self._container,
             name=name,

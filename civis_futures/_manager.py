@@ -86,8 +86,9 @@ class Manager:
         """Nothing runs before `start`."""
         self._ledger = Ledger(self.pool.container.image, self.client.job_url)
         # Guards `_closed`, `broken` and the order "check, then put": after `_close` nothing is
-        # put into a queue that nobody reads. Nothing else happens under it.
-        self._gate = threading.Lock()
+        # put into a queue that nobody reads. Nothing else happens under it. Reentrant, since
+        # futures and executors post when they are collected, on whatever thread that happens.
+        self._gate = threading.RLock()
         self._closed = False
         self.broken: Exception | None = None
         self._events: queue.SimpleQueue[tuple[Any, _Goods]] = queue.SimpleQueue()
@@ -128,12 +129,6 @@ class Manager:
         self._thread.start()
         _live.add(self)
 
-    def never_started(self) -> None:
-        """Clean up after a pool that never had a task; of no effect on any other."""
-        if self._thread.ident is None:
-            self.client.close()
-            self.at_end()
-
     def raise_if_broken(self) -> None:
         """Raise BrokenContainerPool if the pool can do no more work."""
         broken = self.broken
@@ -165,7 +160,7 @@ class Manager:
 
     def join(self) -> None:
         """Wait until nothing of the pool runs any more, here or on the platform."""
-        if self._thread.ident is not None and threading.current_thread() not in self._threads():
+        if threading.current_thread() not in self._threads():
             self._thread.join()
 
     def _threads(self) -> set[threading.Thread]:
@@ -392,7 +387,11 @@ class Manager:
 
 def _put_outcome(future: ContainerFuture[Any], make: Callable[[], Outcome]) -> None:
     """Claim the future, unless it was cancelled, and settle it; callbacks run in here."""
-    outcome = make()
+    try:
+        outcome = make()
+    except BaseException as error:  # nothing may keep a future from its end
+        _log.exception("the outcome of %s cannot be told", future.task)
+        outcome = Outcome(exception=error)
     if not future.set_running_or_notify_cancel():
         return
     if outcome.exception is not None:

@@ -40,6 +40,14 @@ def _results(
         _cancel(taken)
 
 
+def flat(chunks: Iterator[list[T]]) -> Iterator[T]:
+    """The items of lists; each is let go when it has been given out."""
+    for chunk in chunks:
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()
+
+
 def _result(future: Future[T], end: float | None) -> T:
     try:
         return future.result(None if end is None else max(0.0, end - time.monotonic()))

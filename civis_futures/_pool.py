@@ -21,7 +21,7 @@ LOG_LINES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A pool that has not started yet, and how to read the log of a (job, run) of its kind."""
+    """A pool at work, and how to read the log of a (job, run) of its kind."""
 
     manager: Manager
     url: str
@@ -65,6 +65,7 @@ def open_pool(
         with closing(PlatformClient(url, key)) as reader:
             return reader.list_logs(Job(job_id, kind), run_id, limit=LOG_LINES)
 
+    manager.start()
     return Opened(manager, url, read_logs)
 
 

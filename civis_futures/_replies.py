@@ -11,7 +11,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from ._types import JobRow, LogLine, Output, Run, RunState
+from ._types import Job, JobKind, JobRow, LogLine, Output, Run, RunState
 
 _STATES = {state.value: state for state in RunState} | {"success": RunState.SUCCEEDED}
 
@@ -35,6 +35,17 @@ def text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise TypeError(f"a text was expected, not {type(value).__name__}")
     return value
+
+
+def document(value: Any) -> dict[str, Any]:
+    """An object as a whole: one that has an id."""
+    identity(value)
+    return dict(value)
+
+
+def template_script(value: Any) -> Job:
+    """The script that a template is made from."""
+    return Job(integer(value["scriptId"]), JobKind.CONTAINER)
 
 
 def identity(value: Any) -> int:

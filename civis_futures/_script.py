@@ -22,7 +22,7 @@ PARENT_VARIABLES = {
     "CIVIS_PARENT_RUN_ID": "CIVIS_RUN_ID",
 }
 #: Fields of `Container` and `Template` that are not sent as they are.
-_OURS = {"setup_cmd", "params", "arguments"}
+_OURS = {"setup_cmd", "params", "arguments", "order_param", "order_in_file"}
 _REPOSITORY_SETUP = "cd /app && pip install . && cd /"
 
 
@@ -35,7 +35,7 @@ def script_body(
     container: Container | Template,
     *,
     name: str,
-    order: str,
+    order: str | int,
     bundle_id: int,
     bundle_sha256: str,
     url: str,
@@ -49,14 +49,14 @@ def script_body(
     body["name"] = name
     if isinstance(container, Template):
         # Its parameters are fixed by the template; those it does not have are refused.
-        body["arguments"] = {**container.arguments, ORDER_VARIABLE: order}
+        body["arguments"] = {**container.arguments, container.order_param: order}
         return body
     setup = container.setup_cmd
     if setup is None and container.repo_http_uri:
         setup = _REPOSITORY_SETUP
     body["docker_command"] = docker_command(url, bundle_sha256, bundle_id, setup)
-    own = {
-        ORDER_VARIABLE: ("multi_line_string", order),
+    own: dict[str, tuple[str, str | int]] = {
+        ORDER_VARIABLE: ("multi_line_string", str(order)),
         BUNDLE_VARIABLE: ("file", bundle_id),
         **_parents(),
     }
@@ -70,9 +70,9 @@ def script_body(
     return body
 
 
-def _parents(environment: Mapping[str, str] = os.environ) -> dict[str, tuple[str, int]]:
+def _parents(environment: Mapping[str, str] = os.environ) -> dict[str, tuple[str, str | int]]:
     """The job and run that we run in ourselves, if we do."""
-    found = {}
+    found: dict[str, tuple[str, str | int]] = {}
     for name, source in PARENT_VARIABLES.items():
         value = environment.get(source, "")
         if value.isdigit():

@@ -6,6 +6,7 @@ compared them with their digest, and only those that came as answers of our own 
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,8 +118,9 @@ def _raised(answer: _wire.Answer, data: bytes | None, place: Place) -> Outcome:
         lost = _not_loaded("exception", error, place)
         lost.add_note(f"What was raised there:\n{answer.text}")
         return Outcome(exception=lost)
-    exception.__cause__ = RemoteTraceback(answer.text)
-    exception.add_note(f"Raised by {place}.")
+    with contextlib.suppress(Exception):  # an exception may refuse any attribute
+        exception.__cause__ = RemoteTraceback(answer.text)
+        exception.add_note(f"Raised by {place}.")
     return Outcome(exception=exception)
 
 
@@ -200,7 +202,11 @@ def lost_outcome(cause: Verdict | Exception, place: Place) -> Outcome:
 
 
 def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _last_line(text: str) -> str:

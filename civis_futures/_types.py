@@ -211,6 +211,9 @@ class Template:
     Args:
         from_template_id: the id of the template.
         arguments: values for the template's other parameters.
+        order_param: the parameter that takes the worker's order, if it has another name.
+        order_in_file: give it the id of a File with the order, and not the order itself; for
+            templates that end in `civis_joblib_worker`, with ``JOBLIB_FUNC_FILE_ID``.
         required_resources: overrides those of the template's script; names and units as in
             `Container`.
         remote_host_id, credential_id: a database and its credential.
@@ -220,6 +223,8 @@ class Template:
 
     from_template_id: int
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    order_param: str = "CIVIS_FUTURES_ORDER"
+    order_in_file: bool = False
     required_resources: Mapping[str, float] | None = None
     remote_host_id: int | None = None
     credential_id: int | None = None

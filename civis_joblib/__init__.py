@@ -1,7 +1,26 @@
-"""joblib and scikit-learn on Civis Platform, over `civis_futures.ContainerPoolExecutor`.
+"""joblib and scikit-learn on Civis Platform: a joblib backend over `ContainerPoolExecutor`.
 
-This room uses public names of `civis_futures` only: what it lacks there is a gap in that API.
-The backend itself is not here yet.
+>>> import civis_joblib
+>>> from joblib import Parallel, delayed, parallel_config
+>>> civis_joblib.register(platform="local")
+>>> with parallel_config("civis", n_jobs=2):
+...     print(Parallel()(delayed(pow)(2, n) for n in range(5)))
+[1, 2, 4, 8, 16]
+
+The three factories are those of `civis.parallel`, with the same parameters. Both rooms in here use
+public names of `civis_futures` only: what they lack there is a gap in that API.
 """
 
-__all__: list[str] = []
+from ._factories import (
+    infer_backend_factory,
+    make_backend_factory,
+    make_backend_template_factory,
+    register,
+)
+
+__all__ = [
+    "infer_backend_factory",
+    "make_backend_factory",
+    "make_backend_template_factory",
+    "register",
+]

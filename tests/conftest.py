@@ -144,7 +144,7 @@ _leftovers: list[Leftovers] = []
 def leftovers():
     """Each test cleans up: no thread, process, run or script of ours is left a moment later.
 
-    Executors of wider fixtures live on, see below; what they were given is theirs.
+    What wider fixtures have started lives on, see `WiderFixtures`.
     """
     leftovers = Leftovers()
     _leftovers.append(leftovers)
@@ -156,29 +156,36 @@ def leftovers():
     assert not left, f"the test has left behind: {', '.join(left)}"
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef):
-    """An executor that is the value of a wider fixture outlives the test that asks for it first."""
-    value = yield
-    if fixturedef.scope != "function" and isinstance(value, ContainerPoolExecutor):
-        spare(value)
-    return value
+class WiderFixtures:
+    """What a fixture for more than one test starts is its own: servers, threads, runs.
+
+    A plugin and not hooks of this file, since those are not called for fixtures of the session.
+    """
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef):
+        value = yield
+        if fixturedef.scope != "function":
+            if isinstance(value, ContainerPoolExecutor):
+                value.submit(pow, 1, 1).result(PATIENCE)  # so that it has started its threads
+                _spared[_name(value)] += 1
+            for leftovers in _leftovers:
+                leftovers.look()
+        return value
+
+    @pytest.hookimpl
+    def pytest_fixture_post_finalizer(self, fixturedef):
+        cached = fixturedef.cached_result
+        if (
+            fixturedef.scope != "function"
+            and cached
+            and isinstance(cached[0], ContainerPoolExecutor)
+        ):
+            _spared[_name(cached[0])] -= 1
 
 
-@pytest.hookimpl
-def pytest_fixture_post_finalizer(fixturedef):
-    """Such an executor ends with its fixture."""
-    cached = fixturedef.cached_result
-    if fixturedef.scope != "function" and cached and isinstance(cached[0], ContainerPoolExecutor):
-        _spared[_name(cached[0])] -= 1
-
-
-def spare(executor):
-    """This executor outlives the test: start its threads, so that they were there before it."""
-    executor.submit(pow, 1, 1).result(PATIENCE)
-    _spared[_name(executor)] += 1
-    for leftovers in _leftovers:
-        leftovers.look()
+def pytest_configure(config):
+    config.pluginmanager.register(WiderFixtures())
 
 
 def _name(executor):

@@ -1,7 +1,7 @@
 """The program inside a container: it answers the calls of its order, then those of its inbox.
 
-One way in, `main`: for the bundle's bootstrap, for the console script `civis-futures-worker` and
-for ``python -m``. The rooms, each of which knows only rooms below it::
+The way in is `main`: for the bundle's bootstrap, for the console script `civis-futures-worker` and
+for ``python -m``; `of_file` is the same for templates made for civis-python. The rooms, each of which knows only rooms below it::
 
     _entry     environment -> order; exit codes
     _loop      the parent: which call next, when to post, when to look, when to end
@@ -21,6 +21,7 @@ payload asks for it, cloudpickle; and as little of the first as it can, because 
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False  # as in `typing`, whose import would cost more than this whole package
@@ -33,3 +34,16 @@ def main() -> NoReturn:
     from . import _entry  # here, so that to import the package costs nothing
 
     sys.exit(_entry.run())
+
+
+def of_file() -> NoReturn:
+    """Do what the order says that is in a File; its id is the argument, or in the environment.
+
+    The console script `civis_joblib_worker`: templates that were made for the worker of that name
+    in civis-python end in it, and have the parameter JOBLIB_FUNC_FILE_ID.
+    """
+    from .._wire import ORDER_VARIABLE
+
+    file_id = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("JOBLIB_FUNC_FILE_ID", "")
+    os.environ[ORDER_VARIABLE] = file_id
+    main()

@@ -1,0 +1,134 @@
+"""References: what is over is let go, here and in the workers."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import weakref
+from concurrent.futures import wait
+
+import cloudpickle
+import pytest
+
+SECONDS = 30
+
+# No container has this module: what is defined here travels by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Thing:
+    """It can be referred to weakly."""
+
+    def __init__(self, *content):
+        self.content = content
+
+    def method(self):
+        return len(self.content)
+
+
+def make_thing(number=0):
+    return Thing(number)
+
+
+def count_things():
+    """How many there are in this process."""
+    gc.collect()
+    return sum(type(thing).__name__ == "Thing" for thing in gc.get_objects())
+
+
+def gone(reference):
+    gc.collect()
+    return reference() is None
+
+
+def test_arguments_are_let_go_at_once(executor, until):
+    thing = Thing()
+    reference = weakref.ref(thing)
+    future = executor.submit(thing.method)
+    del thing
+    until(lambda: gone(reference))
+    assert future.result(SECONDS) == 0
+
+
+def test_arguments_of_a_forgotten_future_are_let_go(executor, until):
+    thing = Thing()
+    reference = weakref.ref(thing)
+    executor.submit(thing.method)
+    del thing
+    until(lambda: gone(reference))
+
+
+def test_arguments_of_a_map_are_let_go(executor, until):
+    references = []
+
+    def things():
+        for number in range(3):
+            thing = Thing(number)
+            references.append(weakref.ref(thing))
+            yield thing
+
+    results = executor.map(Thing.method, things())
+    until(lambda: all(map(gone, references)))
+    assert list(results) == [1, 1, 1]
+
+
+def test_a_result_lives_as_long_as_its_future(executor, until):
+    future = executor.submit(make_thing)
+    reference = weakref.ref(future.result(SECONDS))
+    assert not gone(reference)
+    del future
+    until(lambda: gone(reference))
+
+
+def test_a_forgotten_future_is_let_go_when_it_is_done(executor, until):
+    future = executor.submit(make_thing)
+    ended = threading.Event()
+    future.add_done_callback(lambda _: ended.set())
+    reference = weakref.ref(future)
+    del future
+    assert ended.wait(SECONDS)
+    until(lambda: gone(reference))
+
+
+def test_an_exception_lives_as_long_as_its_future(executor, until):
+    future = executor.submit(divmod, 1, 0)
+    wait([future], SECONDS)
+    reference = weakref.ref(future)
+    del future
+    until(lambda: gone(reference))
+
+
+@pytest.mark.parametrize("options", [{}, {"chunksize": 3}, {"buffersize": 2}], ids=str)
+def test_a_map_keeps_no_result_that_was_taken(executor, options):
+    for thing in executor.map(make_thing, range(5), **options):
+        reference = weakref.ref(thing)
+        del thing
+        gc.collect()
+        assert reference() is None
+
+
+def test_a_cancelled_future_is_let_go(make, until):
+    executor = make(1)
+    futures = [executor.submit(make_thing) for _ in range(5)]
+    references = [weakref.ref(future) for future in futures]
+    for future in futures:
+        future.cancel()
+    del future, futures
+    until(lambda: all(map(gone, references)))
+
+
+def test_a_worker_lets_go_of_arguments_and_results(reused, make_executor):
+    executor = make_executor(1)
+    assert executor.submit(Thing.method, Thing(1)).result(SECONDS) == 1
+    assert executor.submit(make_thing).result(SECONDS).content == (0,)
+    assert executor.submit(count_things).result(SECONDS) == 0
+
+
+def test_an_executor_lets_go_of_its_platform(make, until):
+    executor = make(1)
+    executor.submit(pow, 2, 2).result(SECONDS)
+    manager = weakref.ref(executor._manager)
+    executor.shutdown()
+    del executor
+    until(lambda: gone(manager))

@@ -1,0 +1,257 @@
+"""A task fails, its container dies, its result cannot travel: raised, and soon; never a hang.
+
+civis.parallel told joblib of successes only, so that it waited for ever for a task that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+
+import cloudpickle
+import pytest
+from joblib import Parallel, delayed, parallel_config
+
+import civis_futures as cf
+import civis_joblib
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+MODES = ("list", "generator", "generator_unordered")
+SOON = 10.0  # seconds
+
+
+class Peculiar(Exception):
+    """Takes more to make than it has in `args`."""
+
+    def __init__(self, code, text):
+        super().__init__(text)
+        self.code = code
+
+    def __reduce__(self):
+        return type(self), (self.code, self.args[0])
+
+
+def square(x):
+    return x * x
+
+
+def raise_or_sleep(error):
+    if isinstance(error, BaseException):
+        raise error
+    time.sleep(error)
+
+
+def die(how):
+    if how:
+        how()
+    time.sleep(0.2)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Sent:
+    """An argument or a result that breaks at one end."""
+
+    def __init__(self, breaks):
+        self.breaks = breaks
+
+    def __reduce__(self):
+        if self.breaks == "here":
+            raise LookupError("cannot be pickled")
+        return Sent.arrive, (self.breaks, os.getpid())
+
+    @staticmethod
+    def arrive(breaks, origin):
+        if breaks == "there" and origin != os.getpid():
+            raise LookupError("cannot be unpickled")
+        return Sent(breaks)
+
+
+def lock_or_square(x):
+    return threading.Lock() if x == 3 else x * x
+
+
+@pytest.mark.parametrize("return_as", MODES)
+def test_the_first_failure_is_raised_soon(platform, return_as):
+    begun = time.monotonic()
+    with pytest.raises(Peculiar, match="this one") as caught:
+        list(
+            Parallel(3, backend="civis", return_as=return_as, batch_size=1)(
+                delayed(raise_or_sleep)(x) for x in (60, Peculiar(7, "this one"), 60, 60, 60)
+            )
+        )
+    assert time.monotonic() - begun < SOON
+    assert not platform.stats().active
+    error = caught.value
+    assert error.code == 7
+    assert isinstance(error.__cause__, cf.RemoteTraceback)
+    text = "".join(traceback.format_exception(error))
+    assert "in raise_or_sleep" in text
+    assert "number 1 of the call, number 0 of a batch of 1" in text
+    assert "Raised by raise_or_sleep (task 1) in run" in text
+
+
+@pytest.mark.parametrize("return_as", MODES)
+def test_after_a_failure_at_once(return_as):
+    with Parallel(2, backend="civis", return_as=return_as, batch_size=1) as parallel:
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                list(parallel(delayed(raise_or_sleep)(x) for x in (ZeroDivisionError(), 60, 60)))
+            assert sorted(parallel(delayed(square)(x) for x in range(3))) == [0, 1, 4]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), Warning("w")], ids=repr)
+def test_any_exception_comes_as_itself(error):
+    with pytest.raises(type(error)):
+        Parallel(2, backend="civis")(delayed(raise_or_sleep)(x) for x in (error, 60))
+
+
+@pytest.mark.parametrize("size", [5, "auto"])
+def test_a_failure_in_a_batch_names_the_item(size):
+    calls = [delayed(square)(x) for x in range(17)] + [delayed(raise_or_sleep)(KeyError("k"))]
+    with pytest.raises(KeyError) as caught:
+        Parallel(2, backend="civis", batch_size=size, pre_dispatch="all")(calls * 2)
+    notes = "\n".join(caught.value.__notes__)
+    assert "The item that failed is number 17 of the call" in notes
+    if size == 5:
+        assert "number 2 of a batch of 5; the first is number 0" in notes
+        assert "Raised by square and 4 more (task 3)" in notes
+
+
+@pytest.mark.parametrize("how", [kill, lambda: os._exit(3)], ids=["killed", "exits"])
+def test_a_process_dies(how):
+    begun = time.monotonic()
+    with Parallel(2, backend="civis", batch_size=1) as parallel:
+        with pytest.raises(cf.WorkerCrashedError):
+            parallel(delayed(die)(x) for x in (None, how, None, None))
+        assert time.monotonic() - begun < SOON
+        assert parallel(delayed(square)(x) for x in range(3)) == [0, 1, 4]
+
+
+@pytest.mark.parametrize("end", ["kill", "cancel"])
+def test_a_container_ends_in_the_middle(platform, until, ask, end):
+    def strike():
+        runs = until(lambda: {k: v for k, v in platform.stats().active.items() if v})
+        if end == "kill":
+            os.kill(min(next(iter(runs.values()))), signal.SIGKILL)
+        else:
+            rows = ask("GET", "jobs?hidden=true&archived=false&limit=50&order=updated_at")
+            job = next(row["id"] for row in rows if (row["lastRun"] or {}).get("id") in runs)
+            ask("POST", f"scripts/containers/{job}/cancel")
+
+    begun = time.monotonic()
+    thread = threading.Thread(target=strike)
+    thread.start()
+    with pytest.raises(cf.CallLostError) as caught:
+        Parallel(2, backend="civis", batch_size=1)(delayed(raise_or_sleep)(20) for _ in range(4))
+    thread.join()
+    assert time.monotonic() - begun < SOON
+    assert caught.value.run_id
+    assert not platform.stats().active
+
+
+def die_the_first_time(path):
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return "done"
+    kill()
+
+
+def test_a_lost_call_is_tried_again(tmp_path):
+    with parallel_config("civis", n_jobs=2, max_retries=1):
+        assert Parallel()([delayed(die_the_first_time)(str(tmp_path / "d"))]) == ["done"]
+
+
+@pytest.mark.parametrize(("breaks", "error"), [
+    ("here", cf.CallPicklingError), ("there", cf.CallUnpicklingError),
+])  # fmt: skip
+def test_an_argument_cannot_travel(breaks, error):
+    with Parallel(2, backend="civis", batch_size=1) as parallel:
+        with pytest.raises(error, match="LookupError: cannot be"):
+            parallel(delayed(raise_or_sleep)(x) for x in (0.0, 0.0, 0.0, Sent(breaks), 60))
+        assert parallel(delayed(square)(x) for x in range(2)) == [0, 1]
+
+
+def test_an_argument_that_cannot_travel_comes_late():
+    # By then joblib dispatches from a callback, where nobody sees what is raised.
+    calls = [delayed(raise_or_sleep)(0.01)] * 20 + [delayed(raise_or_sleep)(Sent("here"))]
+    with pytest.raises(cf.CallPicklingError, match="cannot be pickled"):
+        Parallel(2, backend="civis", batch_size=1)(calls)
+
+
+def test_a_result_cannot_travel():
+    with Parallel(2, backend="civis", batch_size=1) as parallel:
+        with pytest.raises(cf.OutcomePicklingError, match="lock"):
+            parallel(delayed(lock_or_square)(x) for x in range(6))
+        assert parallel(delayed(square)(x) for x in range(2)) == [0, 1]
+
+
+def test_a_broken_pool_is_replaced():
+    flag = []
+
+    def initializer():
+        raise OSError("no disk")
+
+    with parallel_config("civis", n_jobs=2, initializer=initializer):
+        parallel = Parallel()
+        for _ in range(2):
+            flag.append(1)
+            with parallel, pytest.raises(cf.BrokenContainerPool, match="no disk"):
+                parallel(delayed(square)(x) for x in range(3))
+            with pytest.raises(cf.BrokenContainerPool, match="no disk"):
+                parallel(delayed(square)(x) for x in range(3))
+
+
+def test_a_key_that_is_refused(monkeypatch):
+    monkeypatch.setenv("CIVIS_API_KEY", "another")
+    with pytest.raises(cf.BrokenContainerPool, match="401"):
+        Parallel(2, backend="civis")(delayed(square)(x) for x in range(3))
+
+
+def test_after_the_end_nothing_is_run(platform):
+    with Parallel(2, backend="civis") as parallel:
+        backend = parallel._backend
+    future = backend.submit([(square, (1,), {})])
+    with pytest.raises(RuntimeError, match="terminated"):
+        backend.retrieve_result_callback(future)
+
+
+def test_a_failure_cancels_the_calls_of_another_parallel(platform):
+    # As on loky, where both lose their processes.
+    with parallel_config("civis", n_jobs=3):
+        other = Parallel(return_as="generator", batch_size=1)(
+            delayed(raise_or_sleep)(60) for _ in range(1)
+        )
+        with pytest.raises(ZeroDivisionError):
+            Parallel()([delayed(raise_or_sleep)(ZeroDivisionError())])
+        from concurrent.futures import CancelledError
+
+        with pytest.raises(CancelledError, match="raise_or_sleep.*a call on the same backend"):
+            list(other)
+    assert not platform.stats().active
+
+
+# --- images that are not fit -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("source", "error", "text"), [
+    ("__version__ = '1.2.0'", cf.CallUnpicklingError, "image has joblib 1.2.0; this is joblib "),
+    ("raise ModuleNotFoundError('no', name='joblib')", cf.EnvironmentMismatchError,
+     "needs the module 'joblib'.* install it with setup_cmd"),
+], ids=["too old", "missing"])  # fmt: skip
+def test_joblib_of_the_image(tmp_path, source, error, text):
+    (tmp_path / "joblib").mkdir()
+    (tmp_path / "joblib" / "__init__.py").write_text(source)
+    factory = civis_joblib.make_backend_factory(setup_cmd=f"export PYTHONPATH={tmp_path}")
+    begun = time.monotonic()
+    with pytest.raises(error, match=text):
+        Parallel(2, backend=factory())(delayed(square)(x) for x in range(3))
+    assert time.monotonic() - begun < SOON

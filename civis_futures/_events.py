@@ -334,7 +334,11 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Nothing is left to do, and no more will come."""
+    """Nothing is left to do, and no more will come; `abandoned` are workers whose end nobody can
+    see, since the platform does not answer any more.
+    """
+
+    abandoned: tuple[WorkerId, ...] = ()
 
 
 Command = (

@@ -213,7 +213,7 @@ class ContainerPoolExecutor(Executor):
     def _check_open(self) -> None:
         with self._lock:
             self._raise_if_shut_down()
-        self._manager.raise_if_broken()
+        self._manager.raise_if_closed()
 
     def _raise_if_shut_down(self) -> None:
         if self._shutdown:

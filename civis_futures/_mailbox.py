@@ -146,15 +146,15 @@ class Mailbox:
             raise Recalled
         # Names are not unique on Platform; the token makes this one so, to be found again.
         name = f"{title} [{order.worker}-{secrets.token_hex(4)}]"
-        text: str | int = _wire.to_json(order)
+        text = _wire.to_json(order)
         in_file = isinstance(self._container, Template) and self._container.order_in_file
+        file_id = None
         if in_file or len(text) > ORDER_LIMIT:
-            data = text.encode("ascii")
-            text = self._client.upload(data, len(data), f"order of {name}", expires_in=FILE_LIFE)
+            file_id = self.upload(text.encode("ascii"), f"order of {name}").file_id
         body = _script.script_body(
             self._container,
             name=name,
-            order=text,
+            order=text if file_id is None else file_id,
             bundle_id=station.bundle_id,
             bundle_sha256=station.bundle_sha256,
             url=order.url,
@@ -252,7 +252,7 @@ class Mailbox:
         # A list that shows none of ours (its filters are not fully documented) is no help.
         blind = len(postings) > DIRECT_LOOKS and not runs
         for posting in missed[: DIRECT_LOOKS * (3 if blind else 1)]:
-            runs[posting.worker] = self._client.get_run(posting.job, posting.run_id)
+            runs[posting.worker] = self._client.get_run(posting.job, posting.run_id, look=True)
             cost += 1
         for posting in postings:
             self._unseen[posting.worker] += 1

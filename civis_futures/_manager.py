@@ -23,7 +23,6 @@ import queue
 import secrets
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +31,7 @@ from . import _events as e
 from . import _wire
 from ._api import PlatformClient, is_ambiguous
 from ._exceptions import BrokenContainerPool, PlatformError
+from ._exit import interpreter_exit
 from ._future import ContainerFuture
 from ._lane import Lane
 from ._ledger import Ledger, WorkItem
@@ -92,6 +92,7 @@ class Manager:
         self._closed = False
         self.broken: Exception | None = None
         self._events: queue.SimpleQueue[tuple[Any, _Goods]] = queue.SimpleQueue()
+        self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"civis-futures manager of {self.pool.name}", daemon=True
         )
@@ -117,7 +118,7 @@ class Manager:
             e.Lose: self._lose,
             e.Drop: self._drop,
             e.Break: self._break,
-            e.Finish: lambda _: self._close(),
+            e.Finish: self._finish,
         }
 
     # --- for other threads ---------------------------------------------------------------------
@@ -127,10 +128,12 @@ class Manager:
         for lane in self._lanes:
             lane.start()
         self._thread.start()
-        _live.add(self)
+        interpreter_exit.managers.add(self)
 
-    def raise_if_broken(self) -> None:
-        """Raise BrokenContainerPool if the pool can do no more work."""
+    def raise_if_closed(self) -> None:
+        """Raise what `submit` would, before anything is pickled for nothing."""
+        if interpreter_exit.begun:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         broken = self.broken
         if broken is not None:
             raise BrokenContainerPool(str(broken)) from broken.__cause__
@@ -145,11 +148,12 @@ class Manager:
         """Take in a task: its call, or else the bytes to upload.
 
         Raises:
+            RuntimeError: the interpreter is about to exit.
             BrokenContainerPool: the pool can do no more work.
         """
         item = WorkItem(task, future, call, data)
         with self._gate:
-            self.raise_if_broken()
+            self.raise_if_closed()
             self._events.put((e.Submitted(task, upload=call is None), item))
 
     def post(self, event: e.Event | _Defect, goods: _Goods = None) -> None:
@@ -158,9 +162,14 @@ class Manager:
             if not self._closed:
                 self._events.put((event, goods))
 
-    def join(self) -> None:
+    def join(self, timeout: float | None = None) -> None:
         """Wait until nothing of the pool runs any more, here or on the platform."""
-        if threading.current_thread() not in self._threads():
+        if threading.current_thread() in self._threads():
+            return
+        # Not by `Thread.join` alone: a Ctrl-C in it may leave the thread taken for ended
+        # (bpo-45274), and a second join would return at once.
+        # In a fork of this process the thread is not alive, and nothing is to be waited for.
+        if self._thread.is_alive() and self._ended.wait(timeout):
             self._thread.join()
 
     def _threads(self) -> set[threading.Thread]:
@@ -185,7 +194,8 @@ class Manager:
             for lane in self._lanes:
                 lane.stop()
             self.at_end()
-            _live.discard(self)
+            self._ended.set()
+            interpreter_exit.managers.discard(self)
 
     def _next(self) -> tuple[Any, _Goods]:
         deadline = self.scheduler.deadline
@@ -380,6 +390,13 @@ class Manager:
     def _put_outcome(self, item: WorkItem, make: Callable[[], Outcome]) -> None:
         self._settlements.put(lambda: _put_outcome(item.future, make))
 
+    def _finish(self, command: e.Finish) -> None:
+        known = self._ledger.postings
+        runs = [known[worker].run_id for worker in command.abandoned if worker in known]
+        if runs:
+            _log.warning("%s does not answer: these runs may go on: %s", self.pool.url, runs)
+        self._close()
+
     def _break(self, command: e.Break) -> None:
         with self._gate:
             self.broken = command.error
@@ -422,20 +439,3 @@ def _is_stranger(error: Exception) -> bool:
 
 def _no_failure(error: Exception) -> e.Event:
     raise error
-
-
-#: The managers at work, for the interpreter's exit.
-_live: weakref.WeakSet[Manager] = weakref.WeakSet()
-
-
-def _finish_all() -> None:
-    """At the interpreter's exit: no more tasks come, finish those that there are."""
-    for manager in list(_live):
-        manager.post(e.ShutdownRequested())
-    for manager in list(_live):
-        manager.join()
-
-
-# As CPython's own pools do. A hook of `atexit` would come too late: by then the interpreter has
-# waited for all threads and stopped those that are daemons.
-threading._register_atexit(_finish_all)  # type: ignore[attr-defined]

@@ -48,6 +48,8 @@ REREADS = 2
 CANCEL_AGAIN = 30.0
 #: So many failures in a row of one kind of request to the platform break the pool.
 HOPE = 5
+#: When only the end of containers is waited for, so many failed looks in a row end the waiting.
+LAST_LOOKS = 4
 
 
 @dataclass
@@ -108,11 +110,8 @@ class Scheduler:
         self._cancel_again()
         self._write_inbox()
         self._look()
-        if self._closing and not (
-            self.tasks.known or self.workers or self._busy() or self._finished
-        ):
-            self._finished = True
-            self._out.append(e.Finish())
+        if self._closing and not (self.tasks.known or self.workers or self._busy()):
+            self._finish()
         return self._out
 
     # --- tasks ---------------------------------------------------------------------------------
@@ -213,11 +212,7 @@ class Scheduler:
         """Calls for the workers that run and have room."""
         if not self._known:
             return
-        for worker in self.workers.values():
-            if not worker.alive or not worker.inbox:
-                continue
-            if worker.stop or worker.cancelled:
-                continue
+        for worker in filter(lambda worker: worker.listens, self.workers.values()):
             if self._fill(worker):
                 worker.stop = worker.taken == self.policy.max_tasks_per_worker
                 self._inbox_stale = True
@@ -282,9 +277,11 @@ class Scheduler:
 
     def _launch_failed(self, event: e.LaunchFailed) -> None:
         worker = self.workers.pop(event.worker)
-        # As long as containers run, their calls go on, and so may the rest later.
-        running = any(other.alive for other in self.workers.values())
-        self._failed(self._launching, event, "no container can be started", patient=running)
+        # As long as containers run, their calls go on, and so may the rest later. One that was
+        # cancelled meanwhile has not failed.
+        patient = any(other.alive for other in self.workers.values())
+        if not worker.cancelled:
+            self._failed(self._launching, event, "no container can be started", patient)
         for name in worker.calls:  # none of them has begun
             if name in self.tasks.known:
                 self.tasks.delay(name, self._now)
@@ -293,9 +290,7 @@ class Scheduler:
         """Idle workers end: at once if no task can come, else after `idle_timeout`."""
         coming = len(self.tasks.known) - self.tasks.count[TaskPhase.HELD]
         for worker in self.workers.values():
-            if not worker.alive or worker.calls:
-                continue
-            if worker.stop or worker.cancelled or not worker.inbox:
+            if worker.calls or not worker.listens:
                 continue
             leave_at = worker.idle_since + self.policy.idle_timeout
             if leave_at > self._now and not (self._closing and not coming):
@@ -382,6 +377,8 @@ class Scheduler:
         # A failed look says nothing of any task; only a key that is refused for good does.
         patient = not (event.hopeless and self._looking.failures + 1 >= HOPE)
         self._failed(self._looking, event, "runs cannot be watched", patient)
+        if self._closing and not self.tasks.known and self._looking.failures >= LAST_LOOKS:
+            self._finish()
 
     def _conclude(self, worker: Worker, complete: bool) -> None:
         """A run is over. Answers may show up late: read again before a call counts as lost."""
@@ -407,6 +404,12 @@ class Scheduler:
 
     # --- the end -------------------------------------------------------------------------------
 
+    def _finish(self) -> None:
+        if not self._finished:
+            self._finished = True
+            self._out.append(e.Finish(tuple(self.workers)))
+            self.workers.clear()
+
     def _shutdown_requested(self, _: e.ShutdownRequested) -> None:
         self._closing = True
 
@@ -415,6 +418,7 @@ class Scheduler:
         if self._broken is not None:
             return
         self._broken, self._closing = error, True
+        self._looking.failures = 0  # the cancels below have chances of their own to be seen
         self._out.append(e.Break(error))
         for name, task in list(self.tasks.known.items()):
             self._end(name, e.Lose(name, task.worker, error))

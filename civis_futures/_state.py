@@ -155,6 +155,11 @@ class Worker:
         return self.phase is WorkerPhase.ALIVE
 
     @property
+    def listens(self) -> bool:
+        """Whether it may be given more calls."""
+        return self.alive and self.inbox and not (self.stop or self.cancelled)
+
+    @property
     def reading(self) -> Reading:
         """When a look should read its answers."""
         if not self.calls:

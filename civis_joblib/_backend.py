@@ -13,10 +13,12 @@ import dataclasses
 import difflib
 import inspect
 import math
+import signal
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, SequentialBackend
 
@@ -28,7 +30,10 @@ from ._batch import CheckJoblib, runner
 ALL_JOBS = 50
 #: Seconds of compute that a batch should take: some ten times what a call costs besides.
 BATCH_SECONDS = 2.0
+#: What a cancelled container has to end those that it started itself.
+PARTING_SECONDS = 30
 EXECUTOR_OPTIONS = frozenset(inspect.signature(ContainerPoolExecutor).parameters)
+_DEFAULT = signal.SIG_DFL
 #: What joblib passes to every backend for its own ones, which share this machine.
 _NOT_FOR_US = frozenset(
     (
@@ -51,6 +56,11 @@ def check_names(given: Iterable[str], known: Iterable[str]) -> None:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, 1, 0.0)[0]
             raise TypeError(f"there is no option {name!r}: did you mean {nearest!r}?")
+
+
+def _leave(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come twice: from platform and worker
+    sys.exit(143)
 
 
 class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
@@ -97,7 +107,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._share = 1  # containers for each nested call
         self._calls = 0  # of Parallel that are under way: generators may overlap
         self._items: int | None = 0  # of this call that have come; None: calls overlap
-        self._aborted = False
+        self._aborted = self._on_term = False
         self._outstanding: set[Future[Any]] = set()
         self._batch_size, self._seconds = 1, 0.0  # the latter of one item, smoothed
 
@@ -157,6 +167,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._open()  # again, if another Parallel on this backend has ended meanwhile
         self._items = 0 if self._calls == 0 else None
         self._calls += 1
+        if self._cap and self.in_main_thread() and signal.getsignal(signal.SIGTERM) is _DEFAULT:
+            # Our container is being cancelled: that must abort this call, and so end its own.
+            signal.signal(signal.SIGTERM, _leave)
+            self._on_term = True
 
     def stop_call(self) -> None:
         """A call has ended."""
@@ -165,8 +179,12 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     def terminate(self) -> None:
         """End the containers, and wait for that; but not while another Parallel needs them."""
         if self._calls <= 0:
+            if self._on_term:  # this is what a TERM would ask for
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             self._close()
-            self._batch_size, self._seconds = 1, 0.0
+            if self._on_term:
+                signal.signal(signal.SIGTERM, _DEFAULT)
+            self._batch_size, self._seconds, self._on_term = 1, 0.0, False
 
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002
         """Cancel all batches, and stop the containers that have them; the executor lives on."""
@@ -180,20 +198,24 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._executor is None:
             number, options = self._wanted
             options = {**self._options, **options}
-            if self.inner_max_num_threads is not None:
-                options["container"] = self._limited(options.get("container") or Container())
+            options["container"] = self._prepared(options.get("container") or Container())
             self._executor = ContainerPoolExecutor(number, **options)
             self._aborted, self._opened = False, self._wanted
 
-    def _limited(self, container: Any) -> Container:
-        if not isinstance(container, Container):
-            raise ValueError("inner_max_num_threads needs a Container: templates fix their params")
-        names = self.MAX_NUM_THREADS_VARS
-        return dataclasses.replace(
-            container,
-            params=[*container.params, *({"name": name, "type": "integer"} for name in names)],
-            arguments={**container.arguments, **dict.fromkeys(names, self.inner_max_num_threads)},
-        )
+    def _prepared(self, container: Any) -> Any:
+        """The container with what these tasks need besides what the user asked for."""
+        given: dict[str, Any] = {}
+        if self.inner_max_num_threads is not None:
+            if not isinstance(container, Container):
+                raise ValueError("inner_max_num_threads needs a Container: templates fix params")
+            names = self.MAX_NUM_THREADS_VARS
+            params = [{"name": name, "type": "integer"} for name in names]
+            given["params"] = [*container.params, *params]
+            limits = dict.fromkeys(names, self.inner_max_num_threads)
+            given["arguments"] = {**container.arguments, **limits}
+        if self._remote == "civis" and getattr(container, "cancel_timeout", None) == 0:
+            given["cancel_timeout"] = PARTING_SECONDS
+        return dataclasses.replace(container, **given) if given else container
 
     def _close(self) -> None:
         executor, self._executor = self._executor, None

@@ -23,6 +23,10 @@ _NEEDLESS = {
 }
 
 
+#: Parameters of ours that are no field of a container and no option of the executor.
+_OWN = {"client", "max_job_retries", "remote_backend", *_NEEDLESS}
+
+
 @dataclass(frozen=True)
 class _Client:
     """What a `civis.APIClient` knows: where the platform is, and the key."""
@@ -65,7 +69,7 @@ def make_backend_factory(
     """
     _say_needless(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
     options.update(docker_image_name=docker_image_name, setup_cmd=setup_cmd, hidden=hidden)
-    options.update(max_retries=max_job_retries, remote_backend=remote_backend)
+    options = {"max_retries": max_job_retries, "remote_backend": remote_backend, **options}
     return _factory(Container, client, options)
 
 
@@ -74,32 +78,44 @@ def infer_backend_factory(
     params: Iterable[Mapping[str, Any]] | None = None,
     arguments: Mapping[str, Any] | None = None,
     client: Any = None,
-    platform: Any = None,
+    polling_interval: float | None = None,
+    setup_cmd: str | None = None,
+    max_submit_retries: int = 0,
+    max_job_retries: int = 0,
+    hidden: bool = True,
+    remote_backend: Any = "sequential",
     **options: Any,
 ) -> Factory:
     """A factory of backends whose containers are like the one that this runs in.
 
     Args:
         required_resources, params, arguments: come on top of those of this container.
-        client, platform, **options: as in `make_backend_factory`.
+        **options: as in `make_backend_factory`, like all others; they replace what is inferred.
 
     Raises:
         RuntimeError: this is no container of Civis Platform, or its script cannot be read.
     """
-    platform = _platform(client, platform)
-    ours = this_container(platform)
+    _say_needless(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
+    ours = this_container(_platform(client, options.get("platform")))
     by_name = {str(param["name"]).upper(): param for param in ours.params}
     for param in params or ():
         name = str(param["name"]).upper()
         by_name[name] = {**by_name.get(name, {}), **param}
-    inferred = {
-        **{each.name: getattr(ours, each.name) for each in fields(Container)},
-        "required_resources": {**ours.required_resources, **(required_resources or {})},
-        "params": tuple(by_name.values()),
-        "arguments": {**ours.arguments, **(arguments or {})},
-    }
     given = {name: value for name, value in options.items() if value is not None}
-    return make_backend_factory(platform=platform, **{**inferred, **given})
+    return make_backend_factory(
+        **{
+            **{each.name: getattr(ours, each.name) for each in fields(Container)},
+            **given,
+            "required_resources": {**ours.required_resources, **(required_resources or {})},
+            "params": tuple(by_name.values()),
+            "arguments": {**ours.arguments, **(arguments or {})},
+            "client": client,
+            "setup_cmd": setup_cmd,
+            "max_job_retries": max_job_retries,
+            "hidden": hidden,
+            "remote_backend": remote_backend,
+        },
+    )
 
 
 def make_backend_template_factory(
@@ -123,12 +139,12 @@ def make_backend_template_factory(
     _say_needless(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
     options.update(from_template_id=from_template_id, arguments=arguments, hidden=hidden)
     options.update(order_param="JOBLIB_FUNC_FILE_ID", order_in_file=True)
-    return _factory(Template, client, {**options, "max_retries": max_job_retries})
+    return _factory(Template, client, {"max_retries": max_job_retries, **options})
 
 
 def _factory(kind: type[Container | Template], client: Any, options: dict[str, Any]) -> Factory:
     names = {each.name for each in fields(kind)}
-    check_names(options, names | (EXECUTOR_OPTIONS - {"container"}) | {"remote_backend"})
+    check_names(options, names | (EXECUTOR_OPTIONS - {"container"}) | _OWN)
     given = {name: options.pop(name) for name in names & options.keys()}
     container = kind(**{name: value for name, value in given.items() if value is not None})
     options["platform"] = _platform(client, options.get("platform"))

@@ -124,9 +124,7 @@ class Leftovers:
         for platform in _running:
             scripts = list(_scripts(platform))
             stats = platform.stats()
-            spared |= {
-                run: stats.active.get(run, ()) for pool, _, run in scripts if _spared[pool]
-            }
+            spared |= {run: stats.active.get(run, ()) for pool, _, run in scripts if _spared[pool]}
             found += [f"script {name!r}" for pool, name, _ in scripts if not _spared[pool]]
             found += [f"run {run}" for run in stats.active.keys() - spared.keys()]
             if stats.queued and not _spared:
@@ -134,10 +132,13 @@ class Leftovers:
         new = _processes() - self._processes
         if new:
             new -= _trees(pid for pids in spared.values() for pid in pids)
-        return found + [f"process {_command(pid)}" for pid, _ in new]
+        found += [f"process {_command(pid)}" for pid, _ in new]
+        return [what for what in found if what not in _reported]
 
 
 _leftovers: list[Leftovers] = []
+#: What a test has failed for; the next one need not.
+_reported: set[str] = set()
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +154,7 @@ def leftovers():
     end = time.monotonic() + PATIENCE
     while (left := leftovers()) and time.monotonic() < end:
         time.sleep(0.01)
+    _reported.update(left)
     assert not left, f"the test has left behind: {', '.join(left)}"
 
 
@@ -197,9 +199,7 @@ def _threads():
 
 
 def _processes():
-    return {
-        (process.pid, process.create_time()) for process in psutil.Process().children(True)
-    }
+    return {(process.pid, process.create_time()) for process in psutil.Process().children(True)}
 
 
 def _trees(roots):

@@ -26,10 +26,11 @@ IMPORT_CPU = 0.150  # seconds
 # A room on the left knows the rooms on its right, and no others; imports for types count.
 ARROWS = """
 cli          -> local
-__init__     -> _exceptions _executor _future _types
+__init__     -> _exceptions _executor _future _here _types
 
 _executor    -> _events _exceptions _future _manager _map _pool _serialize _state _types _wire
-_pool        -> _api _mailbox _manager _scheduler _script _state _types _wire local
+_pool        -> _api _mailbox _manager _scheduler _script _state _types local
+_here        -> _api _exceptions _types
 _manager     -> _api _events _exceptions _future _lane _ledger _mailbox _scheduler _serialize
              -> _types _wire
 _ledger      -> _events _future _mailbox _serialize _types _wire
@@ -50,7 +51,7 @@ _budget _exceptions _lane _map _pacing _section _types _wire ->
 
 worker       -> _wire
 local        ->
-civis_joblib ->
+civis_joblib -> __init__
 """
 
 # Each of these is imported in these rooms, and nowhere else.
@@ -69,10 +70,13 @@ starlette         in local
 uvicorn           in local
 python_multipart  in local
 psutil            in local
+joblib            in civis_joblib
 """
 
 # The rooms of the worker, each of which knows only rooms further down.
-WORKER = "__main__ __init__ _entry _loop _outbox _inbox _process _child _frames _platform _http"
+WORKER = """
+__main__ __init__ _entry _loop _outbox _inbox _process _child _globals _frames _platform _http
+"""
 
 
 def modules() -> dict[str, Path]:

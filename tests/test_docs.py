@@ -167,7 +167,7 @@ def test_the_tree_of_errors_is_the_one_in_the_docstring():
 
 def test_every_public_name_is_in_the_reference():
     text = (ROOT / "docs" / "reference.md").read_text("utf-8")
-    named = re.findall(r"auto(?:class|exception):: (\w+)", text)
+    named = re.findall(r"auto(?:class|exception|function):: (\w+)", text)
     assert sorted(named) == sorted([*civis_futures.__all__, *civis_futures.local.__all__])
 
 

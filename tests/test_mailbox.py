@@ -165,14 +165,14 @@ def test_one_request_shows_all_states():
 def test_a_row_of_an_older_run_says_nothing():
     stub = Stub(
         list_jobs=[([row(n, RunState.FAILED, run=1) for n in (1, 2, 3)], False)],
-        get_run=[lambda job, run_id: Run(run_id, RUNNING)],
+        get_run=[lambda job, run_id, look: Run(run_id, RUNNING)],
     )
     reports, _, _ = look(stub, *(posting(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
     assert [report.run.state for report in reports] == [RUNNING] * 3
 
 
 def test_what_the_list_does_not_show_is_asked_for_by_turns():
-    stub = Stub(list_jobs=[([row(1)], False)], get_run=[lambda job, run_id: Run(run_id, RUNNING)])
+    stub = Stub(list_jobs=[([row(1)], False)], get_run=[lambda job, run_id, look: Run(run_id, RUNNING)])
     mailbox = Mailbox(stub, Container())
     postings = [posting(n) for n in range(1, 10)]
     for _ in range(5):

@@ -42,7 +42,7 @@ def fresh(platform):
 @pytest.fixture(scope="session")
 def reused(platform):
     """Shared: containers are reused."""
-    with SharedExecutor(4, platform=platform, idle_timeout=3, name="shared, reused") as it:
+    with SharedExecutor(4, platform=platform, idle_timeout=30, name="shared, reused") as it:
         yield it
 
 

@@ -42,6 +42,7 @@ class Scripts:
             "CIVIS_API_ENDPOINT": platform.url,
             "CIVIS_API_KEY": platform.api_key,
             "PYTHONWARNINGS": "error",
+            "PYTHONFAULTHANDLER": "1",  # all stacks, if it has to be aborted
         }
 
     def start(self, body, mode=None, python=sys.executable, prelude=PRELUDE, **environment):
@@ -53,6 +54,7 @@ class Scripts:
             stderr=subprocess.PIPE,
             text=True,
             env=self._environment | environment,
+            start_new_session=True,  # so that it can be ended with all that it forked
         )
 
     def __call__(self, *args, **options):
@@ -60,12 +62,13 @@ class Scripts:
         return self.end(self.start(*args, **options))
 
     def end(self, process):
-        try:
-            out, err = process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGABRT)
-            _, err = process.communicate()
-            pytest.fail(f"the script does not end:\n{err}")
+        with process:
+            try:
+                out, err = process.communicate(timeout=SECONDS)
+            except BaseException as error:
+                os.killpg(process.pid, signal.SIGABRT)
+                _, err = process.communicate()
+                raise AssertionError(f"the script does not end:\n{err}") from error
         return process.returncode, out.splitlines(), err
 
 
@@ -76,7 +79,7 @@ def script(tmp_path, platform):
 
 @pytest.fixture
 def run(script, max_tasks_per_worker):
-    """run(body): a script that has an executor, in each mode."""
+    """run(body): as script, in each mode."""
     return functools.partial(script, mode=max_tasks_per_worker)
 
 
@@ -107,8 +110,8 @@ def test_also_after_a_shutdown_that_did_not_wait(run):
     assert (code, out, err) == (0, ["apple"], "")
 
 
-def test_also_after_sys_exit(run):
-    code, out, err = run("""
+def test_also_after_sys_exit(script):
+    code, out, err = script("""
         executor.submit(wait_and_return, 0.1, "apple").add_done_callback(tell)
         sys.exit(3)
     """)
@@ -125,8 +128,8 @@ def test_also_when_the_script_raises(run):
     assert err.count("Traceback") == 1
 
 
-def test_also_when_the_call_raises(run):
-    code, out, err = run("""
+def test_also_when_the_call_raises(script):
+    code, out, err = script("""
         executor.submit(divmod, 1, 0).add_done_callback(tell)
     """)
     assert code == 0
@@ -134,8 +137,8 @@ def test_also_when_the_call_raises(run):
     assert err == ""
 
 
-def test_also_when_the_script_raises_in_a_with(run):
-    code, out, err = run("""
+def test_also_when_the_script_raises_in_a_with(script):
+    code, out, err = script("""
         with executor:
             executor.submit(wait_and_return, 0.1, "apple").add_done_callback(tell)
             raise LookupError("in the with")
@@ -144,16 +147,16 @@ def test_also_when_the_script_raises_in_a_with(run):
     assert err.strip().endswith("LookupError: in the with")
 
 
-def test_also_when_it_waits_in_a_thread(run):
-    code, out, err = run("""
+def test_also_when_it_waits_in_a_thread(script):
+    code, out, err = script("""
         future = executor.submit(wait_and_return, 0.1, "apple")
         threading.Thread(target=lambda: print(future.result(), flush=True)).start()
     """)
     assert (code, out, err) == (0, ["apple"], "")
 
 
-def test_cancelled_work_is_not_done(run):
-    code, out, err = run("""
+def test_cancelled_work_is_not_done(script):
+    code, out, err = script("""
         futures = [executor.submit(wait_and_return, 0.1, "apple") for _ in range(20)]
         executor.shutdown(wait=False, cancel_futures=True)
         print(sum(future.cancelled() for future in futures) >= 16)
@@ -161,8 +164,8 @@ def test_cancelled_work_is_not_done(run):
     assert (code, out, err) == (0, ["True"], "")
 
 
-def test_an_executor_that_was_never_used(run):
-    assert run("") == (0, [], "")
+def test_an_executor_that_was_never_used(script):
+    assert script("") == (0, [], "")
 
 
 def test_many_executors(script):
@@ -188,24 +191,38 @@ def test_its_own_platform_ends_with_the_script(script, tmp_path, until):
     until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids.split()))
 
 
+def test_a_platform_that_ends_first(script):
+    code, out, _ = script(
+        """
+        from civis_futures.local import LocalPlatform
+        with LocalPlatform() as own:
+            executor = ContainerPoolExecutor(1, platform=own)
+            executor.submit(pow, 2, 3).add_done_callback(tell)
+            executor.submit(pow, 2, 3).result()
+        # no shutdown, and the platform is gone
+        """
+    )
+    assert (code, out) == (0, ["8"])
+
+
 # --- submissions that come too late ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("used", [True, False])
-def test_a_submission_after_the_end_is_refused(run, used):
-    code, out, err = run(f"""
+def test_a_submission_after_the_end_is_refused(script):
+    code, out, err = script("""
+        unused = ContainerPoolExecutor(1)
         @atexit.register
         def late():
-            try:
-                executor.submit(id, None)
-            except RuntimeError as error:
-                print("refused:", error)
-        if {used}:
-            executor.submit(id, 42).result()
+            for one in (executor, unused):
+                try:
+                    one.submit(id, None)
+                except RuntimeError as error:
+                    print("refused:", error)
+        executor.submit(id, 42).result()
     """)
-    assert code == 0
-    assert out[0].startswith("refused: cannot schedule new futures after")
-    assert err == ""
+    assert (code, err, len(out)) == (0, "", 2)
+    for line in out:
+        assert line.startswith("refused: cannot schedule new futures after")
 
 
 def test_a_new_executor_after_the_end_is_refused_or_works(script):
@@ -254,7 +271,7 @@ def test_a_thread_that_submits_for_ever_is_stopped(run):
 # --- interruptions -----------------------------------------------------------------------------
 
 
-def test_an_interrupt_lets_the_work_finish(script, gate, until, max_tasks_per_worker):
+def test_an_interrupt_lets_the_work_finish(script, gate, until):
     process = script.start(
         f"""
         def wait_at(gate):
@@ -266,8 +283,7 @@ def test_an_interrupt_lets_the_work_finish(script, gate, until, max_tasks_per_wo
         future = executor.submit(wait_at, {gate.path!r})
         future.add_done_callback(tell)
         future.result()
-        """,
-        max_tasks_per_worker,
+        """
     )
     until(lambda: gate.arrived)
     process.send_signal(signal.SIGINT)
@@ -330,7 +346,11 @@ def python_with_us(version):
         for environment in ({}, {"PYTHONPATH": ours}):
             if python is None:
                 continue
-            check = "import sys, civis_futures, httpx, cloudpickle, tenacity; print(*sys.version_info[:2], sep='.')"
+            check = (
+                "import sys, civis_futures, httpx, cloudpickle, tenacity\n"
+                "import psutil, python_multipart, starlette, uvicorn\n"
+                "print(*sys.version_info[:2], sep='.')"
+            )
             found = subprocess.run(
                 [python, "-c", check],
                 env={**os.environ, **environment},

@@ -74,7 +74,7 @@ def test_a_callback_that_raises_is_logged_and_others_come(executor, gate, caplog
     assert executor.submit(pow, 2, 2).result(SECONDS) == 4
 
 
-@pytest.mark.parametrize("error", [RoughError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [RoughError, SystemExit])
 def test_a_callback_that_raises_no_exception_is_logged_too(executor, gate, caplog, until, error):
     def callback(_):
         raise error("from the callback")
@@ -133,9 +133,7 @@ def test_a_callback_on_a_done_future_raises_into_the_log(executor, caplog):
 def test_callbacks_are_called_in_a_thread_with_a_name_of_ours(executor, gate):
     future = executor.submit(wait_at, gate.path)
     names, there = [], threading.Event()
-    future.add_done_callback(
-        lambda _: (names.append(threading.current_thread().name), there.set())
-    )
+    future.add_done_callback(lambda _: (names.append(threading.current_thread().name), there.set()))
     gate.open()
     assert there.wait(SECONDS)
     assert names[0].startswith("civis-futures ")
@@ -206,7 +204,7 @@ def test_who_waits_is_told_of_the_cancel(executor, gate):
         future.exception()
 
 
-@pytest.mark.parametrize("seconds", [0, 0.05, 0.15, 0.3])
+@pytest.mark.parametrize("seconds", [0, 0.05, 0.2])
 def test_cancel_at_any_moment_leaves_nothing_behind(executor, gate, seconds):
     future = executor.submit(wait_at, gate.path)
     time.sleep(seconds)

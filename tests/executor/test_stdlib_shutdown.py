@@ -14,6 +14,8 @@ from concurrent.futures import BrokenExecutor, wait
 import cloudpickle
 import pytest
 
+from civis_futures.local import LocalPlatform
+
 SECONDS = 30
 
 # No container has this module: what is defined here travels by value.
@@ -202,10 +204,16 @@ def test_with_waits_for_the_results(make):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_with_lets_errors_through_and_waits(make, error):
-    with pytest.raises(error), make(2) as executor:
-        future = executor.submit(pow, 2, 3)
-        raise error
-    assert future.result(0) == 8
+    futures = []
+
+    def work():
+        with make(2) as executor:
+            futures.append(executor.submit(pow, 2, 3))
+            raise error
+
+    with pytest.raises(error):
+        work()
+    assert futures[0].result(0) == 8
 
 
 def test_with_of_an_executor_that_was_never_used(make):
@@ -375,3 +383,13 @@ def test_terminate_after_a_shutdown(make, gate, until):
     executor.terminate_workers()
     executor.shutdown()
     assert isinstance(future.exception(0), BrokenExecutor)
+
+
+def test_terminate_when_the_platform_is_gone(make, gate, until, calm):
+    with LocalPlatform(cores=4) as platform:
+        executor = make(1, platform=platform)
+        future = executor.submit(wait_at, gate.path)
+        until(future.running)
+    executor.terminate_workers()
+    assert isinstance(future.exception(SECONDS), BrokenExecutor)
+    calm(SECONDS)

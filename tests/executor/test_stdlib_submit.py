@@ -25,6 +25,10 @@ def capture(*args, **kwargs):
     return args, kwargs
 
 
+def first_of(value):
+    return value
+
+
 def wait_at(gate, value=None):
     open(f"{gate}/arrived-{value}", "w").close()
     while not os.path.exists(f"{gate}/open"):
@@ -190,31 +194,37 @@ def test_what_is_not_callable_fails_in_its_call(executor):
 # --- exceptions --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("a text", 2),
-        KeyError("key"),
-        OSError(2, "No such file", "name"),
-        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
-        StopIteration(3),
-        TimeoutError("its own"),
-        concurrent.futures.CancelledError("its own"),
-        ExceptionGroup("both", [ValueError(1), TypeError(2)]),
-        RoughError(1),
-        SystemExit(3),
-        KeyboardInterrupt("there"),
-        GeneratorExit(),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_an_exception_arrives_as_itself(executor, error):
+ERRORS = [
+    ValueError("a text", 2),
+    KeyError("key"),
+    OSError(2, "No such file", "name"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
+    StopIteration(3),
+    TimeoutError("its own"),
+    concurrent.futures.CancelledError("its own"),
+    ExceptionGroup("both", [ValueError(1), TypeError(2)]),
+    GeneratorExit(),
+    RoughError(1),
+]
+
+
+def test_every_exception_arrives_as_itself(executor):
+    futures = [executor.submit(fail, type(error), *error.args) for error in ERRORS]
+    for future, error in zip(futures, ERRORS, strict=True):
+        found = future.exception(SECONDS)
+        assert type(found) is type(error)
+        assert repr(found.args) == repr(error.args)
+        with pytest.raises(type(error)):
+            future.result()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("there")], ids=repr)
+def test_what_would_end_a_process_does_not_end_the_pool(executor, error):
     raised = executor.submit(fail, type(error), *error.args)
-    after = executor.submit(pow, 2, 2)
-    found = raised.exception(SECONDS)
-    assert type(found) is type(error)
-    assert repr(found.args) == repr(error.args)
-    assert after.result(SECONDS) == 4  # whatever it was, the pool lives on
+    after = [executor.submit(pow, 2, 2) for _ in range(4)]
+    assert type(raised.exception(SECONDS)) is type(error)
+    assert raised.exception().args == error.args
+    assert [future.result(SECONDS) for future in after] == [4] * 4
     with pytest.raises(type(error)):
         raised.result()
 
@@ -261,22 +271,24 @@ def test_an_exception_that_cannot_be_made_again_is_told(executor):
     assert executor.submit(pow, 2, 2).result(SECONDS) == 4
 
 
-@pytest.mark.parametrize("kind", [StubbornError, NoNotesError, UnprintableError])
-def test_no_exception_hangs_its_future(executor, kind):
-    error = executor.submit(fail, kind, 1).exception(SECONDS)
-    assert isinstance(error, kind | OutcomeUnpicklingError)
+def test_no_exception_hangs_its_future(executor):
+    kinds = [StubbornError, NoNotesError, UnprintableError]
+    futures = [executor.submit(fail, kind, 1) for kind in kinds]
+    for kind, future in zip(kinds, futures, strict=True):
+        assert isinstance(future.exception(SECONDS), kind | OutcomeUnpicklingError)
     assert executor.submit(pow, 2, 2).result(SECONDS) == 4
 
 
 # --- timeouts ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seconds", [0, 0.05, -1])
-@pytest.mark.parametrize("ask", ["result", "exception"])
-def test_waiting_has_its_limit(executor, gate, ask, seconds):
+def test_waiting_has_its_limit(executor, gate):
     future = executor.submit(wait_at, gate.path, 1)
-    with pytest.raises(concurrent.futures.TimeoutError):
-        getattr(future, ask)(timeout=seconds)
+    for seconds in (0, 0.05, -1):
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.result(timeout=seconds)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.exception(timeout=seconds)
     assert not future.done()  # a timeout gives up waiting, not the call
     gate.open()
     assert future.result(SECONDS) == 1

@@ -14,7 +14,6 @@ from concurrent.futures import (
     FIRST_COMPLETED,
     FIRST_EXCEPTION,
     Future,
-    TimeoutError,
     as_completed,
     wait,
 )
@@ -140,8 +139,9 @@ def test_wait_has_its_limit(executor, gate):
     assert not_done == {slow}
 
 
-@pytest.mark.parametrize("moment", ["before", "during"])
-@pytest.mark.parametrize("running", [False, True], ids=["waiting", "running"])
+@pytest.mark.parametrize(
+    ("moment", "running"), [("before", False), ("during", False), ("during", True)]
+)
 def test_wait_sees_a_cancelled_future(executor, gate, until, moment, running):
     future = executor.submit(wait_at, gate.path)
     if running:
@@ -206,8 +206,7 @@ def test_as_completed_has_its_limit(executor, gate, seconds):
     slow = executor.submit(wait_at, gate.path)
     completed = set()
     with pytest.raises(TimeoutError, match=r"^1 \(of 4\) futures unfinished$"):
-        for future in as_completed(ready | {slow}, seconds):
-            completed.add(future)  # noqa: PERF402
+        completed.update(as_completed(ready | {slow}, seconds))
     assert completed == ready
 
 

@@ -91,17 +91,15 @@ def test_one_call_needs_one_worker(make, platform):
 def test_calls_one_after_the_other(make, platform, max_tasks_per_worker):
     executor = make(4)
     before = platform.stats().runs_started
-    places = [executor.submit(where).result(SECONDS) for _ in range(4)]
+    places = [executor.submit(where).result(SECONDS) for _ in range(3)]
     executor.shutdown()
-    workers = 4 if max_tasks_per_worker == 1 else 1
+    workers = 3 if max_tasks_per_worker == 1 else 1
     assert len({pid for pid, _ in places}) == workers
     assert len({run for _, run in places}) == workers
     assert platform.stats().runs_started == before + workers
 
 
-@pytest.mark.parametrize(
-    ("max_workers", "most", "calls"), [(1, 3, 4), (1, 2, 6), (2, 2, 8), (3, 1, 6)]
-)
+@pytest.mark.parametrize(("max_workers", "most", "calls"), [(1, 3, 4), (2, 2, 8), (3, 1, 6)])
 def test_a_worker_takes_so_many_calls_and_another_takes_its_place(
     make_executor, max_workers, most, calls
 ):
@@ -149,7 +147,7 @@ def test_a_worker_waits_out_its_idle_timeout(make_executor):
 
 def test_submissions_at_the_moment_of_going(make):
     executor = make(1, idle_timeout=0.1)
-    for pause in (0.05, 0.1, 0.12, 0.15, 0.2):
+    for pause in (0.05, 0.1, 0.15):
         assert executor.submit(pow, 2, 2).result(SECONDS) == 4
         time.sleep(pause)
 

@@ -7,7 +7,6 @@ about processes of this machine.
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
@@ -66,17 +65,19 @@ def test_results(return_as):
     {"max_nbytes": "1M", "mmap_mode": "c", "temp_folder": "/nowhere"},
 ])  # fmt: skip
 def test_options_of_joblib(options):
-    assert Parallel(2, backend="civis", **options)(
-        delayed(square)(x) for x in range(10)
-    ) == list(map(square, range(10)))
+    assert Parallel(2, backend="civis", **options)(delayed(square)(x) for x in range(10)) == list(
+        map(square, range(10))
+    )
 
 
 def test_lambdas_partials_keywords_and_bound_methods():
     offset = 10
     calls = [
-        delayed(lambda x: x + offset)(1), delayed(partial(divide, y=2))(6), delayed(divide)(x=1, y=4),
+        delayed(lambda x: x + offset)(1),
+        delayed(partial(divide, y=2))(6),
+        delayed(divide)(x=1, y=4),
         delayed("-".join)(["a", "b"]),
-    ]  # fmt: skip
+    ]
     assert Parallel(2, backend="civis")(calls) == [11, 3.0, 0.25, "a-b"]
 
 
@@ -109,7 +110,9 @@ def test_results_come_before_the_last_task_has_ended():
 def test_one_job_runs_here(platform):
     before = platform.stats().runs_started
     for n_jobs in (1, None):
-        assert Parallel(n_jobs, backend="civis")(delayed(pid)() for _ in range(2)) == [os.getpid()] * 2
+        assert (
+            Parallel(n_jobs, backend="civis")(delayed(pid)() for _ in range(2)) == [os.getpid()] * 2
+        )
     with Parallel(1, backend="civis") as parallel:
         assert parallel(delayed(pid)() for _ in range(2)) == [os.getpid()] * 2
     assert platform.stats().runs_started == before
@@ -187,7 +190,9 @@ def test_a_backend_object():
 
 
 def test_what_is_not_known():
-    with pytest.raises(TypeError, match="'max_task_per_worker': did you mean 'max_tasks_per_worker'"):
+    with pytest.raises(
+        TypeError, match="'max_task_per_worker': did you mean 'max_tasks_per_worker'"
+    ):
         civis_joblib.register(max_task_per_worker=1)
     with (
         pytest.raises(TypeError, match="'idletimeout': did you mean 'idle_timeout'"),
@@ -278,7 +283,9 @@ def test_a_generator_feeds_another_call():
 
 def test_calls_of_two_parallels_overlap():
     with parallel_config("civis", n_jobs=2):
-        first = Parallel(return_as="generator", pre_dispatch=2)(delayed(square)(x) for x in range(6))
+        first = Parallel(return_as="generator", pre_dispatch=2)(
+            delayed(square)(x) for x in range(6)
+        )
         assert next(first) == 0
         assert Parallel()(delayed(square)(x) for x in range(3)) == [0, 1, 4]
         assert list(first) == [1, 4, 9, 16, 25]
@@ -304,7 +311,6 @@ def test_a_generator_dropped_half_way(platform, managed, return_as):
     assert next(output) == 0.0
     with pytest.warns(UserWarning, match="have been cancelled"):
         del output
-        gc.collect()
     assert sorted(parallel(delayed(square)(x) for x in range(2))) == [0, 1]
     if managed:
         parallel.__exit__(None, None, None)
@@ -338,9 +344,9 @@ def test_tasks_are_read_as_results_come():
             read.append(x)
             yield delayed(slept)(0.01, x)
 
-    output = Parallel(
-        2, backend="civis", pre_dispatch=3, batch_size=1, return_as="generator"
-    )(tasks())
+    output = Parallel(2, backend="civis", pre_dispatch=3, batch_size=1, return_as="generator")(
+        tasks()
+    )
     assert len(read) <= 3 + 2 * 2
     assert list(output) == read == list(range(12))
 
@@ -359,9 +365,11 @@ def test_reading_the_tasks_fails(good):
 
 
 def test_tasks_that_are_none():
-    with Parallel(2, backend="civis") as parallel:
-        with pytest.raises(TypeError, match="not iterable"):
-            parallel(5)
+    with (
+        Parallel(2, backend="civis") as parallel,
+        pytest.raises(TypeError, match="not iterable"),
+    ):
+        parallel(5)
 
 
 # --- time --------------------------------------------------------------------------------------

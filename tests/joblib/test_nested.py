@@ -1,0 +1,153 @@
+"""A Parallel within a task: what it runs on, and that it never multiplies containers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+import cloudpickle
+import pytest
+from joblib import Parallel, delayed, parallel_config
+from joblib.parallel import LokyBackend, SequentialBackend, ThreadingBackend
+
+import civis_joblib
+from civis_joblib._backend import CivisBackend
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def where(seconds=0.0):
+    time.sleep(seconds)
+    return os.environ.get("CIVIS_RUN_ID"), os.getpid(), threading.get_ident()
+
+
+def nest(tasks, **options):
+    """What runs the tasks in here: (backend, n_jobs), where they ran, and where this is."""
+    parallel = Parallel(**options)
+    places = parallel(delayed(where)(0.1) for _ in range(tasks))
+    return type(parallel._backend).__name__, parallel.n_jobs, places, where()
+
+
+def run(cap, remote_backend, outer=2, tasks=3, **options):
+    civis_joblib.register(remote_backend=remote_backend)
+    with parallel_config("civis", n_jobs=cap):
+        return Parallel()(delayed(nest)(tasks, **options) for _ in range(outer))
+
+
+def test_sequential_by_default():
+    with parallel_config("civis", n_jobs=2):
+        for name, _, places, here in Parallel()(delayed(nest)(2, n_jobs=4) for _ in range(2)):
+            assert name == "SequentialBackend"
+            assert set(places) == {here}
+
+
+@pytest.mark.parametrize("name", ["threading", "loky"])
+def test_the_cores_of_the_container(name):
+    for backend, _, places, here in run(2, name, tasks=4, n_jobs=2):
+        assert backend.lower() == f"{name}backend"
+        assert {run for run, _, _ in places} == {here[0]}
+        assert (here[1] in {pid for _, pid, _ in places}) == (name == "threading")
+        assert here[1:] not in {place[1:] for place in places}
+
+
+def pids_within():
+    return Parallel(2)(delayed(os.getpid)() for _ in range(4)), os.getpid()
+
+
+def test_multiprocessing():
+    # Its own pickler takes functions by name only.
+    civis_joblib.register(remote_backend="multiprocessing")
+    with parallel_config("civis", n_jobs=2):
+        for pids, here in Parallel()(delayed(pids_within)() for _ in range(2)):
+            assert here not in pids
+
+
+def test_all_cores_unless_told_otherwise():
+    assert run(2, "threading", outer=1)[0][1] == -1
+
+
+def test_a_backend_as_an_object():
+    assert run(2, ThreadingBackend(), outer=1)[0][0] == "ThreadingBackend"
+
+
+@pytest.mark.parametrize(("n_jobs", "outer", "inner"), [
+    (2, 2, 1), (3, 3, 1), (5, 5, 1), (6, 2, 2), (8, 2, 3), (9, 3, 2), (12, 3, 3), (20, 4, 4),
+    (50, 7, 6), (-1, 7, 6), (1, 1, 1),
+])  # fmt: skip
+def test_the_cap_is_shared_out(n_jobs, outer, inner):
+    backend = CivisBackend(remote_backend="civis")
+    assert backend.effective_n_jobs(n_jobs) == outer
+    assert outer + outer * (inner if inner > 1 else 0) <= (n_jobs if n_jobs > 0 else 50)
+    if outer > 1:
+        try:
+            backend.configure(n_jobs)
+            nested, jobs = backend.get_nested_backend()
+        finally:
+            backend.terminate()
+        if inner == 1:
+            assert (type(nested), jobs) == (SequentialBackend, None)
+        else:
+            assert jobs == inner
+            # Whatever it is asked for, and however deep.
+            assert [nested.effective_n_jobs(n) for n in (1, 2, 99, -1)] == [1, 2, inner, inner]
+            assert type(nested.get_nested_backend()[0]) is SequentialBackend
+            assert nested.nesting_level == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"n_jobs": 99}])
+def test_more_containers_under_one_cap(most, options):
+    outcomes = run(6, "civis", outer=3, tasks=4, **options)
+    assert {name for name, *_ in outcomes} == {"CivisBackend"}
+    parents = {here[0] for *_, here in outcomes}
+    runs = {run for _, _, places, _ in outcomes for run, _, _ in places}
+    assert not parents & runs
+    assert len(parents) <= 2
+    assert most() <= 6
+
+
+def fail_within():
+    Parallel()(delayed(divide)(1, y) for y in (1, 0, 1))
+
+
+def divide(x, y):
+    return x / y
+
+
+def test_a_failure_within(platform):
+    civis_joblib.register(remote_backend="civis")
+    with parallel_config("civis", n_jobs=6), pytest.raises(ZeroDivisionError) as caught:
+        Parallel()(delayed(fail_within)() for _ in range(2))
+    assert "Raised by divide" in "\n".join(caught.value.__notes__)
+    assert not platform.stats().active
+
+
+def rest_within():
+    Parallel()(delayed(where)(60) for _ in range(2))
+
+
+def test_an_abort_reaches_the_containers_within(platform, until):
+    """The tasks that are cancelled have containers of their own: these must not stay."""
+    civis_joblib.register(remote_backend="civis")
+    with parallel_config("civis", n_jobs=6):
+        output = Parallel(return_as="generator")([delayed(rest_within)()])
+        until(lambda: len([pids for pids in platform.stats().active.values() if pids]) >= 3)
+        with pytest.warns(UserWarning, match="cancelled"):
+            output.close()
+    until(lambda: not platform.stats().active)
+
+
+@pytest.mark.parametrize("make", [
+    civis_joblib.register, civis_joblib.make_backend_factory,
+    lambda **options: civis_joblib.make_backend_template_factory(1, **options),
+])  # fmt: skip
+def test_a_backend_that_nobody_knows(make):
+    with pytest.raises(ValueError, match=r"'treading' is none of civis, loky, .*, threading"):
+        make(remote_backend="treading")
+
+
+def test_loky_is_what_it_says():
+    backend = CivisBackend(remote_backend="loky")
+    nested, n_jobs = backend.get_nested_backend()
+    assert (type(nested), nested.nesting_level, n_jobs) == (LokyBackend, 1, -1)

@@ -1,0 +1,156 @@
+"""The examples of Civis's page "Parallel Computation", and scikit-learn: as when run in sequence.
+
+In the examples only the import has changed, and how long things take.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import cloudpickle
+import numpy as np
+import pytest
+from joblib import Parallel, delayed, parallel_config, register_parallel_backend
+
+from civis_joblib import make_backend_factory
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def expensive_calculation(num1, num2):
+    return 2 * num1 + num2
+
+
+def test_expensive_calculation():
+    register_parallel_backend(
+        "civis", make_backend_factory(required_resources={"cpu": 512, "memory": 256})
+    )
+    args = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7)]
+    with parallel_config("civis"):
+        parallel = Parallel(n_jobs=5, pre_dispatch="n_jobs")
+        results = parallel(delayed(expensive_calculation)(*a) for a in args)
+    assert results == [expensive_calculation(*a) for a in args] == [1, 4, 7, 10, 13, 16, 19]
+
+
+def sleep_and_return(seconds, value):
+    time.sleep(seconds)
+    return value
+
+
+def test_generator_unordered():
+    register_parallel_backend("civis", make_backend_factory())
+    arguments = [(1.6, "foo"), (0.8, "bar"), (0.0, "baz")]
+    with parallel_config("civis"):
+        parallel = Parallel(n_jobs=3, return_as="generator_unordered")
+        results = parallel(delayed(sleep_and_return)(*a) for a in arguments)
+    assert list(results) == ["baz", "bar", "foo"]
+
+
+def test_grid_search():
+    from sklearn.datasets import load_digits
+    from sklearn.ensemble import GradientBoostingClassifier
+    from sklearn.model_selection import GridSearchCV
+
+    digits = load_digits()
+    x, y = digits.data[:300], digits.target[:300]
+    param_grid = {"max_depth": [1, 3], "learning_rate": [0.1, 0.01]}
+
+    def search(n_jobs):
+        return GridSearchCV(
+            GradientBoostingClassifier(n_estimators=4, random_state=42, max_features="sqrt"),
+            param_grid=param_grid, cv=2, n_jobs=n_jobs, pre_dispatch="n_jobs",
+        )  # fmt: skip
+
+    register_parallel_backend(
+        "civis", make_backend_factory(required_resources={"cpu": 512, "memory": 256})
+    )
+    with parallel_config("civis"):
+        there = search(2).fit(x, y)
+    here = search(None).fit(x, y)
+    assert there.best_params_ == here.best_params_
+    for name in ("mean_test_score", "std_test_score", "rank_test_score"):
+        np.testing.assert_array_equal(there.cv_results_[name], here.cv_results_[name])
+    np.testing.assert_array_equal(there.predict(x), here.predict(x))
+
+
+# --- more of scikit-learn ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data():
+    from sklearn.datasets import load_breast_cancer
+
+    x, y = load_breast_cancer(return_X_y=True)
+    return x[:200, :8], y[:200]
+
+
+def test_cross_val_score(data):
+    from sklearn.model_selection import cross_val_score
+    from sklearn.tree import DecisionTreeClassifier
+
+    tree = DecisionTreeClassifier(random_state=0)
+    with parallel_config("civis", n_jobs=2, inner_max_num_threads=1):
+        there = cross_val_score(tree, *data, cv=4)
+    np.testing.assert_array_equal(there, cross_val_score(tree, *data, cv=4))
+
+
+def test_random_forest(data, platform):
+    from sklearn.ensemble import RandomForestClassifier
+
+    here = RandomForestClassifier(8, random_state=0).fit(*data)
+    before = platform.stats().runs_started
+    with parallel_config("civis", n_jobs=2):
+        there = RandomForestClassifier(8, random_state=0).fit(*data)
+        assert platform.stats().runs_started > before
+        # To predict it asks for shared memory: joblib gives it threads of this machine.
+        np.testing.assert_array_equal(here.predict_proba(data[0]), there.predict_proba(data[0]))
+    np.testing.assert_array_equal(here.feature_importances_, there.feature_importances_)
+
+
+def test_many_random_forests(data):
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.model_selection import cross_validate
+
+    forest = RandomForestClassifier(5, random_state=0, n_jobs=2)
+    with parallel_config("civis", n_jobs=2, remote_backend="threading"):
+        there = cross_validate(forest, *data, cv=2, return_train_score=True)
+    here = cross_validate(forest, *data, cv=2, return_train_score=True)
+    for name in ("test_score", "train_score"):
+        np.testing.assert_array_equal(there[name], here[name])
+
+
+def test_permutation_importance(data):
+    from sklearn.inspection import permutation_importance
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(max_iter=5000).fit(*data)
+    options = {"n_repeats": 3, "random_state": 0}
+    with parallel_config("civis", n_jobs=2):
+        there = permutation_importance(model, *data, **options)
+    here = permutation_importance(model, *data, **options)
+    np.testing.assert_array_equal(there.importances, here.importances)
+
+
+def test_a_failing_fit_is_scikit_learns_own_affair(data):
+    from sklearn.model_selection import cross_val_score
+    from sklearn.tree import DecisionTreeClassifier
+
+    begun = time.monotonic()
+    with parallel_config("civis", n_jobs=2), pytest.raises(ValueError, match="All the 3 fits"):
+        cross_val_score(DecisionTreeClassifier(max_depth=0), *data, cv=3)
+    assert time.monotonic() - begun < 20
+
+
+def total(array):
+    return float(array.sum())
+
+
+def test_large_arrays():
+    # Above 1 MB loky would map them from this machine's disk.
+    array = np.arange(400_000, dtype=float)
+    found = Parallel(2, backend="civis", max_nbytes="1K")(delayed(total)(array) for _ in range(3))
+    assert found == [array.sum()] * 3

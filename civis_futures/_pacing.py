@@ -1,4 +1,4 @@
-"""When to ask again: the pause between looks, and the pauses after failures. Pure arithmetic.
+"""When to ask again, and when no more: pauses between looks and after failures. Pure arithmetic.
 
 Time and chance are arguments; this room knows no other.
 """
@@ -13,6 +13,12 @@ SHORTEST_LOOK, LONGEST_LOOK = 0.05, 60.0
 LOOK_PACE = 10 / 3
 #: While nothing happens each pause is so much longer than the last, up to so many first pauses.
 LOOK_GROWTH, LOOK_STRETCH = 1.25, 15.0
+#: So many failures in a row of one kind of request to the platform break the pool.
+HOPE = 5
+#: A platform that has not answered any look for so long, in seconds, is gone for good.
+OUTAGE = 3600.0
+#: When only the end of containers is waited for, so many failed looks in a row end the waiting.
+LAST_LOOKS = 4
 #: Bounds of the pause after a failure, in seconds, before jitter.
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 

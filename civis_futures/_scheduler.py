@@ -35,7 +35,7 @@ from typing import Any
 
 from . import _events as e
 from ._exceptions import BrokenContainerPool
-from ._pacing import Attempts, Pause, backoff
+from ._pacing import HOPE, LAST_LOOKS, OUTAGE, Attempts, Pause, backoff
 from ._state import Policy, TaskPhase, Tasks, Worker, WorkerPhase
 from ._types import RunState, TaskId, WorkerId
 from ._wire import CALL_NOT_FETCHED, CRASHED, INITIALIZER, MEMORY, Answer
@@ -46,10 +46,6 @@ _Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
 REREADS = 2
 #: A cancel that shows no effect is repeated after so many seconds.
 CANCEL_AGAIN = 30.0
-#: So many failures in a row of one kind of request to the platform break the pool.
-HOPE = 5
-#: When only the end of containers is waited for, so many failed looks in a row end the waiting.
-LAST_LOOKS = 4
 
 
 @dataclass
@@ -72,7 +68,7 @@ class Scheduler:
         self._closing = self._finished = False
         self._broken: Exception | None = None
         self._last_worker = 0
-        self._now = 0.0
+        self._now = self._last_look = 0.0
         self._out: list[e.Command] = []
         self._steps: dict[type, Callable[[Any], None]] = {
             e.Submitted: self._submitted,
@@ -267,7 +263,7 @@ class Scheduler:
     # --- workers -------------------------------------------------------------------------------
 
     def _launched(self, event: e.Launched) -> None:
-        self._launching = Attempts()
+        self._launching, self._last_look = Attempts(), self._now
         worker = self.workers[event.worker]
         worker.phase = WorkerPhase.ALIVE
         worker.idle_since = self._now
@@ -349,7 +345,7 @@ class Scheduler:
         self._out.append(e.Look(tuple((worker.id, worker.reading) for worker in watched)))
 
     def _looked(self, event: e.Looked) -> None:
-        self._looking = Attempts()
+        self._looking, self._last_look = Attempts(), self._now
         seen = [
             (worker, report)
             for report in event.reports
@@ -374,8 +370,9 @@ class Scheduler:
         self._pause.after(self._now, news=news, cost=event.cost, pace=event.pace)
 
     def _look_failed(self, event: e.LookFailed) -> None:
-        # A failed look says nothing of any task; only a key that is refused for good does.
-        patient = not (event.hopeless and self._looking.failures + 1 >= HOPE)
+        # A failed look says nothing of any task: an outage passes, unless the key is refused.
+        refused = event.hopeless and self._looking.failures + 1 >= HOPE
+        patient = not refused and self._now - self._last_look < OUTAGE
         self._failed(self._looking, event, "runs cannot be watched", patient)
         if self._closing and not self.tasks.known and self._looking.failures >= LAST_LOOKS:
             self._finish()

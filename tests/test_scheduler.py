@@ -279,10 +279,20 @@ def test_a_refused_launch_does_not_touch_what_runs():
 
 def test_a_failed_look_fails_nothing():
     table = started()
-    for _ in range(50):
+    while table.now < 3_000:
         table.tick()
         assert table(e.LookFailed(ERROR, hopeless=False)) == []
     assert table.scheduler.tasks.known
+
+
+def test_a_platform_that_is_gone_for_good_breaks_the_pool():
+    table = started()
+    commands: list[e.Command] = []
+    while not commands:
+        table.tick()
+        commands = table(e.LookFailed(ERROR, hopeless=False))
+    assert kinds(commands) == ["Break", "Lose", "CancelRun"]
+    assert 3_600 <= table.now < 4_000
 
 
 def test_a_key_that_is_refused_for_good_breaks_the_pool():

@@ -139,7 +139,7 @@ def _spec(civis):
 def test_a_platform(platform, monkeypatch):
     monkeypatch.delenv("CIVIS_API_KEY")
     assert run(make_backend_factory(platform=platform), delayed(square)(3)) == [9]
-    assert run(make_backend_factory(client=platform), delayed(square)(3)) == [9]
+    assert make_backend_factory(client=platform)()._options["platform"] is platform
 
 
 # --- infer_backend_factory ---------------------------------------------------------------------

@@ -31,7 +31,7 @@ __init__     -> _exceptions _executor _future _here _types
 _executor    -> _events _exceptions _future _manager _map _pool _serialize _state _types _wire
 _pool        -> _api _mailbox _manager _scheduler _script _state _types local
 _here        -> _api _exceptions _types
-_manager     -> _api _events _exceptions _future _lane _ledger _mailbox _scheduler _serialize
+_manager     -> _api _events _exceptions _exit _future _lane _ledger _mailbox _scheduler _serialize
              -> _types _wire
 _ledger      -> _events _future _mailbox _serialize _types _wire
 _scheduler   -> _events _exceptions _pacing _state _types _wire
@@ -45,6 +45,7 @@ _transport   -> _budget _exceptions _section
 _credentials -> _exceptions
 _replies     -> _types
 _events      -> _types _wire
+_exit        -> _events _exceptions
 _future      -> _types
 
 _budget _exceptions _lane _map _pacing _section _types _wire ->
@@ -60,7 +61,7 @@ httpx             in _api _transport
 tenacity          in _transport
 cloudpickle       in _serialize worker
 pickle            in _exceptions _serialize worker
-threading         in _api _budget _executor _lane _manager _transport cli local
+threading         in _api _budget _executor _exit _lane _manager _transport cli local
 queue             in _lane _manager
 subprocess        in cli local
 os.fork           in worker

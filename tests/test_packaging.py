@@ -38,6 +38,14 @@ def test_the_console_scripts_are_there_and_can_be_loaded():
         assert (Path(sysconfig.get_path("scripts")) / name).exists()
 
 
+def test_no_console_script_shadows_that_of_another_distribution():
+    """Two scripts of one name: the last one installed wins, and the other package is broken."""
+    for other in importlib.metadata.distributions():
+        if other.metadata["Name"] != distribution.metadata["Name"]:
+            theirs = {p.name for p in other.entry_points if p.group == "console_scripts"}
+            assert not theirs & PROJECT["scripts"].keys(), other.metadata["Name"]
+
+
 def test_a_console_script_runs():
     script = Path(sysconfig.get_path("scripts")) / "civis-futures"
     done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=30)

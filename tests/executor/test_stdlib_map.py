@@ -56,7 +56,7 @@ class Counted:
 
 def test_map_is_the_builtin_map(executor):
     table = [
-        (pow, range(6), range(6)),
+        (pow, range(4), range(4)),
         (pow, range(2), range(100)),  # the shortest ends it
         (pow, [2, 3], itertools.repeat(2)),
         (str, []),
@@ -74,10 +74,10 @@ def test_results_are_in_the_order_of_the_items(executor, gate, until):
 
 
 def test_map_submits_all_at_once(executor, gate):
-    items = Counted([0] * 5)
+    items = Counted([0] * 3)
     results = executor.map(wait_if, itertools.repeat(gate.path), items)
-    assert items.taken == 5
-    assert list(results) == [0] * 5
+    assert items.taken == 3
+    assert list(results) == [0] * 3
 
 
 def test_an_exception_comes_in_its_place_and_ends_the_map(executor):
@@ -133,7 +133,7 @@ def test_timeout_cancels_the_rest(make, gate, until):
 def test_chunks_change_no_result(executor):
     maps = {
         chunksize: executor.map(pow, range(6), range(6), chunksize=chunksize)
-        for chunksize in (2, 3, 6, 7, sys.maxsize)
+        for chunksize in (4, 6, 7, sys.maxsize)
     }
     for results in maps.values():
         assert list(results) == [pow(n, n) for n in range(6)]
@@ -167,12 +167,12 @@ def test_an_exception_in_a_chunk_takes_the_whole_chunk(executor):
 def test_a_buffer_changes_no_result(executor, chunksize):
     maps = {
         buffersize: executor.map(
-            pow, range(4), range(4), buffersize=buffersize, chunksize=chunksize
+            pow, range(3), range(3), buffersize=buffersize, chunksize=chunksize
         )
-        for buffersize in (1, 3, 4, 8)
+        for buffersize in (1, 3, 5)
     }
     for results in maps.values():
-        assert list(results) == [1, 1, 4, 27]
+        assert list(results) == [1, 1, 4]
 
 
 def test_a_buffer_of_nothing_is_empty(executor):
@@ -202,8 +202,8 @@ def test_a_full_buffer_waits_for_its_consumer(executor, until):
 
 
 def test_input_may_be_infinite(executor):
-    results = executor.map(pow, itertools.count(), itertools.repeat(2), buffersize=3)
-    assert list(itertools.islice(results, 6)) == [0, 1, 4, 9, 16, 25]
+    results = executor.map(pow, itertools.count(), itertools.repeat(2), buffersize=2)
+    assert list(itertools.islice(results, 5)) == [0, 1, 4, 9, 16]
 
 
 def test_input_may_be_infinite_in_chunks(executor):

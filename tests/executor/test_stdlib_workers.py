@@ -58,9 +58,10 @@ def fail_at(gate):
 # --- how many ----------------------------------------------------------------------------------
 
 
-def test_never_more_than_max_workers_run(make, platform):
+def test_never_more_than_max_workers_run(make, platform, max_tasks_per_worker):
     executor = make(3)
-    futures = [executor.submit(time.sleep, 0.02) for _ in range(30)]
+    calls = 15 if max_tasks_per_worker else 30
+    futures = [executor.submit(time.sleep, 0.02) for _ in range(calls)]
     most = 0
     while not all(future.done() for future in futures):
         stats = platform.stats()
@@ -72,7 +73,7 @@ def test_never_more_than_max_workers_run(make, platform):
 
 def test_max_workers_run_at_the_same_time(make, gate, until):
     executor = make(3)
-    futures = [executor.submit(wait_at, gate.path, n) for n in range(5)]
+    futures = [executor.submit(wait_at, gate.path, n) for n in range(4)]
     until(lambda: len(gate.arrived) == 3)
     time.sleep(0.2)
     assert gate.arrived == {"0", "1", "2"}
@@ -99,7 +100,7 @@ def test_calls_one_after_the_other(make, platform, max_tasks_per_worker):
     assert platform.stats().runs_started == before + workers
 
 
-@pytest.mark.parametrize(("max_workers", "most", "calls"), [(1, 3, 4), (2, 2, 8), (3, 1, 6)])
+@pytest.mark.parametrize(("max_workers", "most", "calls"), [(1, 3, 4), (2, 2, 8), (3, 1, 5)])
 def test_a_worker_takes_so_many_calls_and_another_takes_its_place(
     make_executor, max_workers, most, calls
 ):
@@ -221,7 +222,7 @@ def test_a_call_cancelled_before_its_initializer_fails(make, gate, until):
 
 
 def test_many_threads_submit_at_once(make, max_tasks_per_worker):
-    executor, each = make(8), 3 if max_tasks_per_worker else 50
+    executor, each = make(8), 2 if max_tasks_per_worker else 50
     results, errors = {}, []
 
     def submit(thread):

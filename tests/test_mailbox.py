@@ -172,7 +172,9 @@ def test_a_row_of_an_older_run_says_nothing():
 
 
 def test_what_the_list_does_not_show_is_asked_for_by_turns():
-    stub = Stub(list_jobs=[([row(1)], False)], get_run=[lambda job, run_id, look: Run(run_id, RUNNING)])
+    stub = Stub(
+        list_jobs=[([row(1)], False)], get_run=[lambda job, run_id, look: Run(run_id, RUNNING)]
+    )
     mailbox = Mailbox(stub, Container())
     postings = [posting(n) for n in range(1, 10)]
     for _ in range(5):

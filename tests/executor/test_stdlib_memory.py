@@ -101,7 +101,7 @@ def test_an_exception_lives_as_long_as_its_future(executor, until):
 
 @pytest.mark.parametrize("options", [{}, {"chunksize": 3}, {"buffersize": 2}], ids=str)
 def test_a_map_keeps_no_result_that_was_taken(executor, options):
-    for thing in executor.map(make_thing, range(5), **options):
+    for thing in executor.map(make_thing, range(3), **options):
         reference = weakref.ref(thing)
         del thing
         gc.collect()

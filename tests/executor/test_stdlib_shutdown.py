@@ -102,7 +102,7 @@ def test_no_container_runs_after_the_shutdown(make, platform):
 
 def test_shutdown_waits_for_all_that_was_submitted(make, max_tasks_per_worker):
     executor = make(4)
-    futures = [executor.submit(time.sleep, 0.01) for _ in range(10 if max_tasks_per_worker else 50)]
+    futures = [executor.submit(time.sleep, 0.01) for _ in range(6 if max_tasks_per_worker else 50)]
     executor.shutdown()
     assert all(future.done() for future in futures)
     assert [future.result(0) for future in futures] == [None] * len(futures)
@@ -111,14 +111,14 @@ def test_shutdown_waits_for_all_that_was_submitted(make, max_tasks_per_worker):
 def test_results_arrive_after_a_shutdown_that_does_not_wait(make, gate, calm):
     executor = make(2)
     future = executor.submit(wait_at, gate.path, 1)
-    results = executor.map(abs, range(-3, 3))
+    results = executor.map(abs, range(-2, 1))
     began = time.monotonic()
     executor.shutdown(wait=False)
     assert time.monotonic() - began < 1
     assert not future.done()
     gate.open()
     assert future.result(SECONDS) == 1
-    assert list(results) == [3, 2, 1, 0, 1, 2]
+    assert list(results) == [2, 1, 0]
     calm()
 
 
@@ -274,12 +274,12 @@ def test_a_forgotten_executor_finishes_its_work(make, gate, calm):
     executor = make(2)
     reference = weakref.ref(executor)
     future = executor.submit(wait_at, gate.path, 1)
-    results = executor.map(abs, range(-2, 2))
+    results = executor.map(abs, range(-2, 0))
     del executor
     gc.collect()
     assert reference() is None  # neither futures nor threads keep it
     gate.open()
-    assert list(results) == [2, 1, 0, 1]
+    assert list(results) == [2, 1]
     assert future.result(SECONDS) == 1
     calm()
 

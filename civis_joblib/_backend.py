@@ -100,13 +100,14 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             raise ValueError(f"remote_backend={remote_backend!r} is none of {', '.join(known)}")
         self._remote, self._cap, self._options = remote_backend, cap, options
         self._all = ALL_JOBS if max_workers is None else max_workers
+        self._owned = False  # by one Parallel, see `configure`
+        self._last: CivisBackend | None = None  # the last one that was made for a Parallel
         # The executor of `_opened`, and what it should be: its size, and options of `Parallel`.
         self._executor: ContainerPoolExecutor | None = None
         self._opened: tuple[int, dict[str, Any]] | None = None
         self._wanted: tuple[int, dict[str, Any]] = (1, {})
         self._share = 1  # containers for each nested call
-        self._calls = 0  # of Parallel that are under way: generators may overlap
-        self._items: int | None = 0  # of this call that have come; None: calls overlap
+        self._items = 0  # of this call, that have come
         self._aborted = self._on_term = False
         self._outstanding: set[Future[Any]] = set()
         self._batch_size, self._seconds = 1, 0.0  # the latter of one item, smoothed
@@ -114,9 +115,13 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     def __reduce__(self) -> tuple[Any, ...]:
         """Its description alone; a container finds platform and key in its environment."""
         options = {name: value for name, value in self._options.items() if name != "platform"}
-        options |= {"remote_backend": self._remote, "cap": self._cap, "max_workers": self._all}
-        make = partial(CivisBackend, self.nesting_level, self.inner_max_num_threads, **options)
-        return make, ()
+        return self._described(options), ()
+
+    def _described(self, options: dict[str, Any]) -> Callable[[], CivisBackend]:
+        own = {"remote_backend": self._remote, "cap": self._cap, "max_workers": self._all}
+        return partial(
+            CivisBackend, self.nesting_level, self.inner_max_num_threads, **own, **options
+        )
 
     # --- how many ------------------------------------------------------------------------------
 
@@ -152,39 +157,43 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     # --- from the first call to the last -------------------------------------------------------
 
     def configure(self, n_jobs: int = 1, **given: Any) -> int:
-        """Be ready for so many; executor options may come from `Parallel(...)`, too."""
+        """Be ready for so many; executor options may come from `Parallel(...)`, too.
+
+        Each Parallel gets a copy: one may feed another, from a callback that waits for results. On
+        one executor that would wait for itself.
+        """
         options = {name: value for name, value in given.items() if name not in _NOT_FOR_US}
         check_names(options, EXECUTOR_OPTIONS - {"max_workers"})
         number, share = self._split(n_jobs)
-        if number == 1:
+        # Within a task the cap is for all Parallels together: a second one has no containers.
+        taken = self._cap and self._last is not None and self._last._executor is not None
+        if number == 1 or taken:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        if not self._owned:
+            self._last = self._described(self._options)()
+            self._last._owned = True
+            raise FallbackToBackend(self._last)
         self._wanted, self._share = (number, options), share
         self._open()
         return number
 
     def start_call(self) -> None:
         """A call begins."""
-        self._open()  # again, if another Parallel on this backend has ended meanwhile
-        self._items = 0 if self._calls == 0 else None
-        self._calls += 1
+        self._open()  # again, if the pool has broken
+        self._items = 0
         if self._cap and self.in_main_thread() and signal.getsignal(signal.SIGTERM) is _DEFAULT:
             # Our container is being cancelled: that must abort this call, and so end its own.
             signal.signal(signal.SIGTERM, _leave)
             self._on_term = True
 
-    def stop_call(self) -> None:
-        """A call has ended."""
-        self._calls -= 1
-
     def terminate(self) -> None:
-        """End the containers, and wait for that; but not while another Parallel needs them."""
-        if self._calls <= 0:
-            if self._on_term:  # this is what a TERM would ask for
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            self._close()
-            if self._on_term:
-                signal.signal(signal.SIGTERM, _DEFAULT)
-            self._batch_size, self._seconds, self._on_term = 1, 0.0, False
+        """End the containers, and wait for that."""
+        if self._on_term:  # this is what a TERM would ask for
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._close()
+        if self._on_term:
+            signal.signal(signal.SIGTERM, _DEFAULT)
+        self._batch_size, self._seconds, self._on_term = 1, 0.0, False
 
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002
         """Cancel all batches, and stop the containers that have them; the executor lives on."""
@@ -193,7 +202,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             future.cancel()
 
     def _open(self) -> None:
-        if self._calls == 0 and self._opened != self._wanted:
+        if self._opened != self._wanted:
             self._close()
         if self._executor is None:
             number, options = self._wanted
@@ -229,8 +238,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Future[Any]:
         """Run a batch. What is wrong is in the future: in a callback, joblib would not see it."""
         before, size = self._items, len(func)
-        if before is not None:
-            self._items = before + size
+        self._items += size
         future: Future[Any]
         try:
             if self._executor is None:
@@ -258,7 +266,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         try:
             return future.result()
         except CancelledError:
-            raise CancelledError(f"{future!r}: a call on the same backend was aborted") from None
+            raise CancelledError(f"{future!r} was cancelled") from None
 
     # --- the size of batches -------------------------------------------------------------------
 

@@ -33,10 +33,10 @@ class CheckJoblib:
         return check_joblib, (joblib.__version__,)
 
 
-def runner(batch: Any) -> Callable[[object, Any, int | None], Any]:
+def runner(batch: Any) -> Callable[[object, Any, int], Any]:
     """What runs this batch; it is called as the function in there, for messages."""
 
-    def run_batch(_: object, batch: Any, before: int | None) -> Any:
+    def run_batch(_: object, batch: Any, before: int) -> Any:
         position, size = 0, len(batch)
 
         def watched(items: Any) -> Any:
@@ -48,10 +48,10 @@ def runner(batch: Any) -> Callable[[object, Any, int | None], Any]:
         try:
             return batch()
         except BaseException as error:
-            within = f"number {position} of a batch of {size}"
-            if before is not None:  # so many items were in batches before this one
-                within = f"number {before + position} of the call, {within}"
-            error.add_note(f"The item that failed is {within}; the first is number 0.")
+            error.add_note(  # `before`: so many items were in the batches before this one
+                f"The item that failed is number {before + position} of the call, number "
+                f"{position} of a batch of {size}; the first is number 0."
+            )
             raise
 
     function = batch.items[0][0]

@@ -153,7 +153,7 @@ def leftovers():
     _leftovers.clear()
     end = time.monotonic() + PATIENCE
     while (left := leftovers()) and time.monotonic() < end:
-        time.sleep(0.01)
+        time.sleep(0.03)
     _reported.update(left)
     assert not left, f"the test has left behind: {', '.join(left)}"
 

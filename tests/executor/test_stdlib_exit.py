@@ -29,7 +29,7 @@ def wait_and_return(seconds, value):
 
 def tell(future):
     # One write, since callbacks of two executors come from two threads.
-    os.write(1, f"{future.exception() or future.result()}\n".encode())
+    os.write(1, f"{future.exception() or future.result()}\\n".encode())
 """
 
 
@@ -37,6 +37,7 @@ class Scripts:
     """Scripts in an interpreter of their own, on the platform of the tests."""
 
     def __init__(self, folder, platform):
+        self.started = []
         self._folder = folder
         self._environment = {
             **os.environ,
@@ -49,7 +50,7 @@ class Scripts:
     def start(self, body, mode=None, python=sys.executable, prelude=PRELUDE, **environment):
         path = self._folder / "script.py"
         path.write_text(prelude + textwrap.dedent(body))
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [python, str(path), str(mode or 0)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -57,6 +58,8 @@ class Scripts:
             env=self._environment | environment,
             start_new_session=True,  # so that it can be ended with all that it forked
         )
+        self.started.append(process)
+        return process
 
     def __call__(self, *args, **options):
         """(exit code, lines of stdout, stderr) of a script."""
@@ -75,7 +78,14 @@ class Scripts:
 
 @pytest.fixture
 def script(tmp_path, platform):
-    return Scripts(tmp_path, platform)
+    """script(body): what became of it; script.start(body), script.end(process) in two steps."""
+    scripts = Scripts(tmp_path, platform)
+    yield scripts
+    for process in scripts.started:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            with process:
+                process.communicate()
 
 
 @pytest.fixture

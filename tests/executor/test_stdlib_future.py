@@ -1,4 +1,7 @@
-"""Futures: callbacks, cancellation, what they tell of themselves, and asyncio."""
+"""Futures: callbacks, cancellation, what they tell of themselves, and asyncio.
+
+What the mode of the pool cannot touch is tested in one of them only.
+"""
 
 from __future__ import annotations
 
@@ -115,23 +118,23 @@ def test_a_callback_may_cancel_others(make, gate):
     assert all(other.done() for other in others)
 
 
-def test_a_callback_on_a_done_future_is_called_here_and_now(executor):
-    future = executor.submit(pow, 2, 2)
+def test_a_callback_on_a_done_future_is_called_here_and_now(reused):
+    future = reused.submit(pow, 2, 2)
     future.result(SECONDS)
     seen = []
     future.add_done_callback(lambda it: seen.append((it, threading.current_thread())))
     assert seen == [(future, threading.current_thread())]
 
 
-def test_a_callback_on_a_done_future_raises_into_the_log(executor, caplog):
-    future = executor.submit(pow, 2, 2)
+def test_a_callback_on_a_done_future_raises_into_the_log(reused, caplog):
+    future = reused.submit(pow, 2, 2)
     future.result(SECONDS)
     future.add_done_callback(lambda _: 1 / 0)
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_callbacks_are_called_in_a_thread_with_a_name_of_ours(executor, gate):
-    future = executor.submit(wait_at, gate.path)
+def test_callbacks_are_called_in_a_thread_with_a_name_of_ours(reused, gate):
+    future = reused.submit(wait_at, gate.path)
     names, there = [], threading.Event()
     future.add_done_callback(lambda _: (names.append(threading.current_thread().name), there.set()))
     gate.open()
@@ -242,8 +245,8 @@ def test_running_tells_the_truth(make, gate, until):
     assert not first.running()
 
 
-def test_states_from_submission_to_end(executor, gate, until):
-    future = executor.submit(wait_at, gate.path)
+def test_states_from_submission_to_end(reused, gate, until):
+    future = reused.submit(wait_at, gate.path)
     seen = [str(future.state)]
     until(future.running)
     seen.append(str(future.state))
@@ -256,8 +259,8 @@ def test_states_from_submission_to_end(executor, gate, until):
 @pytest.mark.parametrize(
     ("call", "state"), [((pow, 2, 2), "succeeded"), ((divmod, 1, 0), "failed")]
 )
-def test_its_text_says_what_became_of_it(executor, call, state):
-    future = executor.submit(*call)
+def test_its_text_says_what_became_of_it(reused, call, state):
+    future = reused.submit(*call)
     assert call[0].__name__ in repr(future)
     future.exception(SECONDS)
     assert state in repr(future)
@@ -273,9 +276,9 @@ def test_asyncio_wraps_a_future(executor):
     assert asyncio.run(main()) == 8
 
 
-def test_asyncio_gets_the_exception(executor):
+def test_asyncio_gets_the_exception(reused):
     async def main():
-        await asyncio.wrap_future(executor.submit(divmod, 1, 0))
+        await asyncio.wrap_future(reused.submit(divmod, 1, 0))
 
     with pytest.raises(ZeroDivisionError):
         asyncio.run(main())
@@ -290,11 +293,11 @@ def test_asyncio_runs_in_the_executor(executor):
     assert asyncio.run(main()) == [1, 2, 4, 8]
 
 
-def test_asyncio_cancels_the_call(executor, gate):
+def test_asyncio_cancels_the_call(reused, gate):
     ours = []
 
     async def main():
-        ours.append(executor.submit(wait_at, gate.path))
+        ours.append(reused.submit(wait_at, gate.path))
         async with asyncio.timeout(0.1):
             await asyncio.wrap_future(ours[0])
 
@@ -303,9 +306,9 @@ def test_asyncio_cancels_the_call(executor, gate):
     assert ours[0].cancelled()
 
 
-def test_asyncio_hears_of_a_cancel(executor, gate):
+def test_asyncio_hears_of_a_cancel(reused, gate):
     async def main():
-        ours = executor.submit(wait_at, gate.path)
+        ours = reused.submit(wait_at, gate.path)
         theirs = asyncio.wrap_future(ours)
         asyncio.get_running_loop().call_later(0.05, ours.cancel)
         await theirs

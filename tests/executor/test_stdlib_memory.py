@@ -51,15 +51,15 @@ def test_arguments_are_let_go_at_once(executor, until):
     assert future.result(SECONDS) == 0
 
 
-def test_arguments_of_a_forgotten_future_are_let_go(executor, until):
+def test_arguments_of_a_forgotten_future_are_let_go(reused, until):
     thing = Thing()
     reference = weakref.ref(thing)
-    executor.submit(thing.method)
+    reused.submit(thing.method)
     del thing
     until(lambda: gone(reference))
 
 
-def test_arguments_of_a_map_are_let_go(executor, until):
+def test_arguments_of_a_map_are_let_go(reused, until):
     references = []
 
     def things():
@@ -68,7 +68,7 @@ def test_arguments_of_a_map_are_let_go(executor, until):
             references.append(weakref.ref(thing))
             yield thing
 
-    results = executor.map(Thing.method, things())
+    results = reused.map(Thing.method, things())
     until(lambda: all(map(gone, references)))
     assert list(results) == [1, 1, 1]
 
@@ -91,8 +91,8 @@ def test_a_forgotten_future_is_let_go_when_it_is_done(executor, until):
     until(lambda: gone(reference))
 
 
-def test_an_exception_lives_as_long_as_its_future(executor, until):
-    future = executor.submit(divmod, 1, 0)
+def test_an_exception_lives_as_long_as_its_future(reused, until):
+    future = reused.submit(divmod, 1, 0)
     wait([future], SECONDS)
     reference = weakref.ref(future)
     del future

@@ -81,11 +81,8 @@ def test_the_cap_is_shared_out(n_jobs, outer, inner):
     assert backend.effective_n_jobs(n_jobs) == outer
     assert outer + outer * (inner if inner > 1 else 0) <= (n_jobs if n_jobs > 0 else 50)
     if outer > 1:
-        try:
-            backend.configure(n_jobs)
-            nested, jobs = backend.get_nested_backend()
-        finally:
-            backend.terminate()
+        with Parallel(n_jobs, backend=backend) as parallel:
+            nested, jobs = parallel._backend.get_nested_backend()
         if inner == 1:
             assert (type(nested), jobs) == (SequentialBackend, None)
         else:
@@ -103,6 +100,24 @@ def test_more_containers_under_one_cap(most):
     runs = {run for _, _, places, _ in outcomes for run, _, _ in places}
     assert not parents & runs
     assert len(parents) <= 2
+    assert most() <= 6
+
+
+def overlap_within():
+    first = Parallel(return_as="generator")
+    output = first(delayed(where)() for _ in range(3))
+    next(output)
+    second = Parallel()
+    second(delayed(where)() for _ in range(3))
+    list(output)
+    return type(first._backend).__name__, type(second._backend).__name__
+
+
+def test_calls_within_that_overlap(most):
+    civis_joblib.register(remote_backend="civis")
+    with parallel_config("civis", n_jobs=6):
+        names = Parallel()(delayed(overlap_within)() for _ in range(2))
+    assert names == [("CivisBackend", "SequentialBackend")] * 2
     assert most() <= 6
 
 

@@ -169,7 +169,7 @@ def test_a_buffer_changes_no_result(executor, chunksize):
         buffersize: executor.map(
             pow, range(3), range(3), buffersize=buffersize, chunksize=chunksize
         )
-        for buffersize in (1, 3, 5)
+        for buffersize in (1, 5)
     }
     for results in maps.values():
         assert list(results) == [1, 1, 4]
@@ -252,8 +252,8 @@ def test_map_without_a_function_is_refused(reused):
 
 
 @pytest.mark.parametrize("options", [{}, {"chunksize": 2}, {"buffersize": 5}], ids=str)
-def test_an_iterable_that_raises_at_once_cancels_the_rest(make, gate, options):
-    executor = make(1)
+def test_an_iterable_that_raises_at_once_cancels_the_rest(make_executor, gate, options):
+    executor = make_executor(1)
     with pytest.raises(LookupError, match="item 4 is bad"):
         executor.map(wait_at, [gate.path] * 9, Counted(range(9), bad=4), **options)
     executor.shutdown()  # returns, though nobody has opened the gate
@@ -282,8 +282,8 @@ def test_a_dropped_iterator_cancels_the_rest(make, gate, options):
 
 
 @pytest.mark.parametrize("chunksize", [1, 2])
-def test_an_iterator_can_be_closed(make, gate, chunksize):
-    executor = make(1)
+def test_an_iterator_can_be_closed(make_executor, gate, chunksize):
+    executor = make_executor(1)
     results = executor.map(wait_if, itertools.repeat(gate.path), [0, 0, 1, 2], chunksize=chunksize)
     with contextlib.closing(results):
         assert next(results) == 0

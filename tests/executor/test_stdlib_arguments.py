@@ -45,7 +45,7 @@ from civis_futures import ContainerFuture, ContainerPoolExecutor, CredentialsErr
         ({"name": 5}, TypeError),
         ({"max_workers": 1, "max_tasks_per_child": 1}, TypeError),
     ],
-    ids=str,
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else None,
 )
 def test_bad_arguments_are_refused(platform, arguments, error):
     given = {"platform": platform, **arguments}

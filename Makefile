@@ -27,7 +27,7 @@ types: build/installed
 # The folders are named, since coverage may take what is in site-packages for somebody else's.
 unit: build/installed
 	@site=$$(build/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
-	$(PYTEST) -q --cov=$$site/civis_futures --cov=$$site/civis_joblib --cov-config=../pyproject.toml
+	$(PYTEST) -q -n 3 --cov=$$site/civis_futures --cov=$$site/civis_joblib --cov-config=../pyproject.toml
 
 docs: build/installed
 	build/venv/bin/sphinx-build -q -W --keep-going -b html docs build/docs

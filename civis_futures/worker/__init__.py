@@ -41,10 +41,16 @@ def of_file() -> NoReturn:
     """Do what the order says that is in a File; its id is the argument, or in the environment.
 
     The console script `civis_joblib_worker`: templates that were made for the worker of that name
-    in civis-python end in it, and have the parameter JOBLIB_FUNC_FILE_ID.
+    in civis-python end in it, and have the parameter JOBLIB_FUNC_FILE_ID. Where both packages are
+    installed, the script of one replaces the other's; so a File that holds no order of ours goes
+    to the worker of civis-python.
     """
-    from .._wire import ORDER_VARIABLE
+    from . import _entry
 
     file_id = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("JOBLIB_FUNC_FILE_ID", "")
-    os.environ[ORDER_VARIABLE] = file_id
-    main()
+    if _entry.holds_order(file_id):
+        sys.exit(_entry.run(file_id))
+    import runpy
+
+    runpy.run_module("civis.run_joblib_func", run_name="__main__")
+    sys.exit(0)

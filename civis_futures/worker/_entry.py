@@ -27,14 +27,15 @@ class NoOrderError(Exception):
     """The environment does not say what to do."""
 
 
-def run() -> int:
-    """Be a worker, as the environment says; the exit code."""
+def run(order: str = "") -> int:
+    """Be a worker, as the environment (or `order`, as it would be there) says; the exit code."""
     # As process 1 of a container, a process without this would not even notice a TERM.
     signal.signal(signal.SIGTERM, _terminate)
     folder = _private_folder()
     try:
-        order = read_order(_variable(_wire.ORDER_VARIABLE), lambda file: _text(file, folder))
-        Worker(order, _platform(order.url), folder).run()
+        said = order or _variable(_wire.ORDER_VARIABLE)
+        what = read_order(said, lambda file: _text(file, folder))
+        Worker(what, _platform(what.url), folder).run()
     except NoOrderError as error:
         return _complain(f"there is nothing to do: {error}", 2)
     except _wire.WireError as error:
@@ -44,6 +45,20 @@ def run() -> int:
     finally:
         _remove(folder)
     return 0
+
+
+def holds_order(file_id: str) -> bool:
+    """Whether a File holds an order; if it cannot be read, `run` will say so."""
+    folder = _private_folder()
+    try:
+        _wire.order_from_json(_text(int(file_id), folder))
+    except ValueError:  # an id that is none, bytes that are no text, a text that is no order
+        return not file_id.isdigit()
+    except (HttpError, NoOrderError):
+        return True
+    finally:
+        _remove(folder)
+    return True
 
 
 def read_order(text: str, fetch: Callable[[int], str]) -> _wire.Order:

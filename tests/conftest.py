@@ -239,3 +239,17 @@ def _get(platform, path):
         body = json.loads(response.read())
     assert response.status == 200, (path, response.status, body)
     return body
+
+
+@pytest.fixture
+def mine(platform):
+    """mine(): the runs that are active now and were not before the test, as `stats().active`.
+
+    The platform is shared, with executors that have idle workers on it.
+    """
+    before = set(platform.stats().active)
+
+    def active():
+        return {run: ids for run, ids in platform.stats().active.items() if run not in before}
+
+    return active

@@ -80,7 +80,7 @@ def lock_or_square(x):
 
 
 @pytest.mark.parametrize("return_as", MODES)
-def test_the_first_failure_is_raised_soon(platform, return_as):
+def test_the_first_failure_is_raised_soon(platform, return_as, mine):
     begun = time.monotonic()
     with pytest.raises(Peculiar, match="this one") as caught:
         list(
@@ -89,7 +89,7 @@ def test_the_first_failure_is_raised_soon(platform, return_as):
             )
         )
     assert time.monotonic() - begun < SOON
-    assert not platform.stats().active
+    assert not mine()
     error = caught.value
     assert error.code == 7
     assert isinstance(error.__cause__, cf.RemoteTraceback)
@@ -134,9 +134,9 @@ def test_a_process_dies(how):
 
 
 @pytest.mark.parametrize("end", ["kill", "cancel"])
-def test_a_container_ends_in_the_middle(platform, until, ask, end):
+def test_a_container_ends_in_the_middle(platform, until, ask, end, mine):
     def strike():
-        runs = until(lambda: {k: v for k, v in platform.stats().active.items() if v})
+        runs = until(lambda: {k: v for k, v in mine().items() if v})
         if end == "kill":
             os.kill(min(next(iter(runs.values()))), signal.SIGKILL)
         else:
@@ -152,7 +152,7 @@ def test_a_container_ends_in_the_middle(platform, until, ask, end):
     thread.join()
     assert time.monotonic() - begun < SOON
     assert caught.value.run_id
-    assert not platform.stats().active
+    assert not mine()
 
 
 def die_the_first_time(path):
@@ -222,13 +222,13 @@ def test_after_the_end_nothing_is_run(platform):
         backend.retrieve_result_callback(future)
 
 
-def test_a_failure_is_nothing_to_another_parallel(platform, until):
+def test_a_failure_is_nothing_to_another_parallel(platform, until, mine):
     with parallel_config("civis", n_jobs=2):
         other = Parallel(return_as="generator")([delayed(raise_or_sleep)(1.5)])
         with pytest.raises(ZeroDivisionError):
             Parallel()([delayed(raise_or_sleep)(ZeroDivisionError())])
         assert list(other) == [None]
-    until(lambda: not platform.stats().active)
+    until(lambda: not mine())
 
 
 def test_a_batch_that_was_cancelled():

@@ -129,27 +129,27 @@ def divide(x, y):
     return x / y
 
 
-def test_a_failure_within(platform):
+def test_a_failure_within(platform, mine):
     civis_joblib.register(remote_backend="civis")
     with parallel_config("civis", n_jobs=6), pytest.raises(ZeroDivisionError) as caught:
         Parallel()(delayed(fail_within)() for _ in range(2))
     assert "Raised by divide" in "\n".join(caught.value.__notes__)
-    assert not platform.stats().active
+    assert not mine()
 
 
 def rest_within():
     Parallel()(delayed(where)(60) for _ in range(2))
 
 
-def test_an_abort_reaches_the_containers_within(platform, until):
+def test_an_abort_reaches_the_containers_within(platform, until, mine):
     """The tasks that are cancelled have containers of their own: these must not stay."""
     civis_joblib.register(remote_backend="civis")
     with parallel_config("civis", n_jobs=6):
         output = Parallel(return_as="generator")([delayed(rest_within)()])
-        until(lambda: len([pids for pids in platform.stats().active.values() if pids]) >= 3)
+        until(lambda: len([pids for pids in mine().values() if pids]) >= 3)
         with pytest.warns(UserWarning, match="cancelled"):
             output.close()
-    until(lambda: not platform.stats().active)
+    until(lambda: not mine())
 
 
 @pytest.mark.parametrize("make", [

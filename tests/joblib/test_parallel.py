@@ -299,7 +299,7 @@ def test_a_parallel_runs_one_call_at_a_time():
 
 
 @pytest.mark.parametrize(("return_as", "managed"), [(MODES[1], True), (MODES[2], False)])
-def test_a_generator_dropped_half_way(platform, managed, return_as):
+def test_a_generator_dropped_half_way(platform, managed, return_as, mine):
     parallel = Parallel(2, backend="civis", return_as=return_as, batch_size=1)
     if managed:
         parallel.__enter__()
@@ -312,7 +312,7 @@ def test_a_generator_dropped_half_way(platform, managed, return_as):
     if managed:
         parallel.__exit__(None, None, None)
     assert time.monotonic() - begun < 20
-    assert not platform.stats().active
+    assert not mine()
 
 
 def test_calls_from_threads():
@@ -373,7 +373,7 @@ def test_tasks_that_are_none():
 
 
 @pytest.mark.parametrize("return_as", [MODES[0], MODES[2]])
-def test_timeout(return_as, platform):
+def test_timeout(return_as, platform, mine):
     begun = time.monotonic()
     with pytest.raises(JoblibTimeoutError):
         list(
@@ -382,7 +382,7 @@ def test_timeout(return_as, platform):
             )
         )
     assert time.monotonic() - begun < 10
-    assert not platform.stats().active
+    assert not mine()
 
 
 def test_timeout_that_is_long_enough():
@@ -390,7 +390,7 @@ def test_timeout_that_is_long_enough():
     assert output == [0.1] * 3
 
 
-def test_interrupt(platform):
+def test_interrupt(platform, mine):
     def interrupt():
         yield delayed(slept)(60)
         yield delayed(slept)(60)
@@ -400,7 +400,7 @@ def test_interrupt(platform):
     with pytest.raises(KeyboardInterrupt):
         Parallel(2, backend="civis", pre_dispatch="all", batch_size=1)(interrupt())
     assert time.monotonic() - begun < 10
-    assert not platform.stats().active
+    assert not mine()
 
 
 SCRIPT = """

@@ -604,7 +604,7 @@ def history(seed: int) -> Counter:
     return world.ended
 
 
-HISTORIES = int(os.environ.get("CIVIS_FUTURES_HISTORIES", "1000"))
+HISTORIES = int(os.environ.get("CIVIS_FUTURES_HISTORIES", "500"))
 
 
 @pytest.mark.parametrize("batch", range(10))

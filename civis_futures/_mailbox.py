@@ -378,8 +378,7 @@ def _said_by_worker(answer: _wire.Answer, run: Run | None, tail: tuple[str, ...]
     code = int(answer.detail) if answer.detail.lstrip("-").isdigit() else None
     crashed = answer.kind == _wire.CRASHED
     memory = answer.kind == _wire.MEMORY
-    what = "the process that ran it died" if crashed or memory else answer.kind
-    reason = f"{what}: {answer.text}" if answer.text else what
+    reason = answer.text if crashed or memory else f"{answer.kind}: {answer.text}".rstrip(": ")
     return e.Verdict(run, reason, code, memory=memory, crashed=crashed, log_tail=tail)
 
 

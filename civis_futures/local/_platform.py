@@ -283,7 +283,7 @@ def _launch(settings: Settings, key: str, log: Path | None) -> tuple[subprocess.
         raise RuntimeError(f"the local platform cannot write its log: {error}") from None
     with messages:
         process = subprocess.Popen(
-            [sys.executable, "-m", __package__],
+            [sys.executable, "-P", "-m", __package__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=messages,

@@ -85,12 +85,8 @@ class ContainerPoolExecutor(Executor):
         max_retries: int = 0,
         name: str | None = None,
     ) -> None:
-        self._max_workers = _whole("max_workers", max_workers, DEFAULT_WORKERS)
-        if max_tasks_per_worker is not None:
-            _whole("max_tasks_per_worker", max_tasks_per_worker)
-        _whole("max_retries", max_retries, least=0)
-        if not 0 <= _number("idle_timeout", idle_timeout) < float("inf"):
-            raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
+        policy = _policy(max_workers, max_tasks_per_worker, idle_timeout, max_retries)
+        self._max_workers = policy.max_workers
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if not isinstance(initargs, Iterable):
@@ -114,9 +110,7 @@ class ContainerPoolExecutor(Executor):
             name=self._name,
             container=container or Container(),
             initializer=initial,
-            policy=Policy(
-                self._max_workers, max_tasks_per_worker, float(idle_timeout), max_retries
-            ),
+            policy=policy,
         )
         self._manager, self._url, self._read_logs = opened.manager, opened.url, opened.read_logs
         # Guards `_shutdown` and `_futures`, and the order "check, then post": a task
@@ -276,6 +270,25 @@ def _cancel(manager: Manager, task: TaskId) -> None:
 def _abandon(manager: Manager) -> None:
     """The executor is gone without a shutdown."""
     manager.post(ShutdownRequested())
+
+
+def _policy(
+    max_workers: int | None,
+    max_tasks_per_worker: int | None,
+    idle_timeout: float,
+    max_retries: int,
+) -> Policy:
+    """The policy that these arguments ask for; TypeError or ValueError if they ask for none."""
+    if max_tasks_per_worker is not None:
+        _whole("max_tasks_per_worker", max_tasks_per_worker)
+    if not 0 <= _number("idle_timeout", idle_timeout) < float("inf"):
+        raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
+    return Policy(
+        _whole("max_workers", max_workers, DEFAULT_WORKERS),
+        max_tasks_per_worker,
+        float(idle_timeout),
+        _whole("max_retries", max_retries, least=0),
+    )
 
 
 def _whole(name: str, value: int | None, default: int | None = None, *, least: int = 1) -> int:

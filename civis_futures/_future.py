@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
-from ._types import LogLine, TaskState
+from ._types import Attempt, LogLine, TaskState
 
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ class View:
     run_id: int | None = None
     job_url: str | None = None
     worker: int | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 class ContainerFuture(Future[T]):
@@ -95,6 +96,11 @@ class ContainerFuture(Future[T]):
     def timings(self) -> Timings:
         """When the call was where, as far as it is known."""
         return self._view.timings
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Each time that the call was handed to a container, the first one first."""
+        return self._view.attempts
 
     @property
     def state(self) -> TaskState:

@@ -83,6 +83,27 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One time that a call was handed to a container, and how that ended.
+
+    `state` is how it ended for the call ("running" if it has not); `reason` why, in one line, ""
+    after a success. `started` and `finished` are seconds since the epoch by the container's
+    clock; `peak_memory` is in MB. None: nobody knows.
+    """
+
+    worker: int
+    job_id: int | None = None
+    run_id: int | None = None
+    job_url: str | None = None
+    state: TaskState = TaskState.QUEUED
+    reason: str = ""
+    exit_code: int | None = None
+    started: float | None = None
+    finished: float | None = None
+    peak_memory: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JobRow:
     """A row of a list of jobs: the job and the run it had last, if any."""
 

@@ -171,12 +171,16 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosed:
-    """The answer to Diagnose; the first `begun` calls may have begun, the rest surely not."""
+    """The answer to Diagnose; the worker was `at` this one of the calls.
+
+    Those before it had ended, and their answers went with the container; those after it had not
+    begun.
+    """
 
     worker: WorkerId
     calls: tuple[Given, ...]
     verdict: Verdict
-    begun: int = 1
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,18 +74,16 @@ class Fleet:
         """Calls for the workers that run and have room."""
         if not self.tasks.count[TaskPhase.READY]:
             return
-        workers = [worker for worker in self._listening() if worker.running]
+        workers = [w for w in self._listening() if w.running and not self._is_busy(w.held)]
         if workers and self._blocked():
             # One must run out, to make room for a container that can serve the oldest call.
             leaving = min(workers, key=lambda worker: len(worker.calls))
             workers.remove(leaving)
             if not leaving.held:
                 self._let(turn, leaving)
-        fair = self._fair_share()
-        for worker in workers:
-            if self._fill(worker, fair):
-                worker.stop = worker.taken == self.policy.max_tasks_per_worker
-                self._news(turn, worker)
+        for worker in self._deal(workers):
+            worker.stop = worker.taken == self.policy.max_tasks_per_worker
+            self._news(turn, worker)
 
     def _blocked(self) -> bool:
         """Whether no container, there or to come, can serve the oldest waiting call."""
@@ -97,49 +95,67 @@ class Fleet:
 
     def launch(self, turn: Turn) -> None:
         """New workers for the calls that are left, while there is room for workers."""
-        fair = self._fair_share()
+        new: list[Worker] = []
         while (name := self.tasks.next_ready()) is not None:
-            if not (turn.may(self.launching) and turn.may(self.starting)):
-                return
-            if not self._has_room(turn):
-                return
+            if not (turn.may(self.launching) and turn.may(self.starting) and self._room(turn)):
+                break
             self._last += 1
             worker = Worker(WorkerId(self._last), self.tasks.known[name].resources)
             self.workers[worker.id] = worker
-            self._fill(worker, fair)
+            self.tasks.give(worker, 0)
+            self.ramp.start(turn.now)
+            new.append(worker)
+        self._deal(new)
+        for worker in new:
             worker.first, worker.since = tuple(worker.calls), turn.now
             worker.last = worker.taken == self.policy.max_tasks_per_worker
-            self.ramp.start(turn.now)
             turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources))
 
-    def _has_room(self, turn: Turn) -> bool:
+    def _room(self, turn: Turn) -> bool:
+        """Whether there may be one more worker."""
         number = sum(worker.open for worker in self.workers.values())
+        if self.ramp.proven:
+            return number < self.policy.max_workers
+        unclear = sum(w.phase is WorkerPhase.CONCLUDING for w in self.workers.values())
+        if self.starting.failures and number + unclear:
+            return False  # first see whether the others start
         width, at = self.ramp.width(turn.now)
-        if width is not None and number >= width:
+        if number + unclear >= width:
             if at is not None:
                 turn.wake(at)
             return False
         return number < self.policy.max_workers
 
-    def _fair_share(self) -> int:
-        """How many calls each worker has if all have the same."""
-        held = sum(worker.held for worker in self.workers.values() if worker.open)
-        waiting = self.tasks.count[TaskPhase.READY] + held
-        return math.ceil(waiting / self.policy.max_workers)
+    def _deal(self, workers: list[Worker]) -> list[Worker]:
+        """Deal calls out to these workers, in turns, so that the oldest begin first.
 
-    def _fill(self, worker: Worker, fair: int) -> bool:
-        """Give a worker as many calls as it should have; whether it got any."""
-        held = worker.held
-        if held and self._is_busy(held):
-            return False
+        Each gets as many as it should have; the share of those that may still come is left to them.
+        Returns those that got any.
+        """
+        open_ = [worker for worker in self.workers.values() if worker.open]
+        waiting = self.tasks.count[TaskPhase.READY] + sum(worker.held for worker in open_)
+        fair = math.ceil(waiting / self.policy.max_workers)
+        spare = fair * (self.policy.max_workers - len(open_))
+        got: dict[WorkerId, Worker] = {}
+        while workers:
+            hungry = []
+            for worker in workers:
+                left = self.tasks.count[TaskPhase.READY]
+                if left > (spare if worker.held else 0) and self._wants(worker, fair):
+                    size = self.policy.letter_bytes - self.tasks.size(worker)
+                    if self.tasks.give(worker, size):
+                        got[worker.id] = worker
+                        hungry.append(worker)
+            workers = hungry
+        return list(got.values())
+
+    def _wants(self, worker: Worker, fair: int) -> bool:
+        """Whether a worker should have one more call."""
+        limit = self.policy.max_tasks_per_worker
         number = self.shares.number(fair, self._horizon())
         if self.policy.calls_per_worker is not None:
             number = min(number, self.policy.calls_per_worker)
-        room = number - held
-        if self.policy.max_tasks_per_worker is not None:
-            room = min(room, self.policy.max_tasks_per_worker - worker.taken)
-        size = self.policy.letter_bytes - self.tasks.size(worker)
-        return room > 0 and not (held and size <= 0) and self.tasks.give(room, size, worker)
+        return worker.held < number and (limit is None or worker.taken < limit)
 
     def _is_busy(self, held: int) -> bool:
         """Whether so many calls are work for more than half of the time until it can get more.
@@ -147,7 +163,7 @@ class Fleet:
         Then it gets more later: each time costs requests.
         """
         if self.shares.seconds is None:
-            return True
+            return held > 0
         return held * self.shares.seconds > self._horizon() / 2
 
     def even_out(self, turn: Turn) -> None:
@@ -313,7 +329,7 @@ class Fleet:
             call
             for worker in self.workers.values()
             if worker.alive and worker.state is RunState.QUEUED
-            for call in worker.seen & worker.revoked
+            for call in sorted(worker.seen & worker.revoked)
             if self.tasks.holds(call, worker)
         ]
 
@@ -322,7 +338,11 @@ class Fleet:
         if answer.kind in (MISSING_MODULE, PYTHON_MISMATCH, CALL_UNPICKLING):
             self.ramp.unfit = not self.ramp.proven
         elif answer.kind not in (REVOKED, CALL_NOT_FETCHED, INITIALIZER):
-            self.ramp.proven = True
+            self._proven()
+
+    def _proven(self) -> None:
+        self.ramp.proven = True
+        self.starting = Attempts()
 
     def launched(self, turn: Turn, worker: Worker) -> None:
         """It has a run."""
@@ -336,13 +356,12 @@ class Fleet:
             self._news(turn, worker)
 
     def _proof(self, turn: Turn, worker: Worker) -> None:
-        """A worker runs: containers start, and if it goes on so, they do what they should."""
-        self.starting = Attempts()
+        """A worker runs; if it goes on so, containers do what they should."""
         assert worker.running_since is not None
         proof_at = worker.running_since + PROOF_SECONDS
         if not self.ramp.proven and not self.ramp.unfit:
             if proof_at <= turn.now:
-                self.ramp.proven = True
+                self._proven()
             else:
                 self.pause.soon(turn.now)
 

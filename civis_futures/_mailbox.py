@@ -32,7 +32,7 @@ from ._types import (
     Template,
     WorkerId,
 )
-from ._verdict import begun, part_of, told_by_run, told_by_worker
+from ._verdict import part_of, reached, told_by_run, told_by_worker
 
 _log = logging.getLogger(__name__)
 
@@ -333,7 +333,7 @@ class Mailbox:
     def diagnose(
         self, posting: Posting, calls: Sequence[e.Given], answer: _wire.Answer | None
     ) -> tuple[e.Verdict, int]:
-        """Why calls of this worker were lost, and how many of them may have begun."""
+        """Why calls of this worker were lost, and which of them it was at."""
         run, lines = None, []
         try:
             run = self._client.get_run(posting.job, posting.run_id)
@@ -342,8 +342,8 @@ class Mailbox:
             _log.warning("run %s cannot be looked into: %s", posting.run_id, error)
         said = [line.message.rstrip() for line in lines]
         if answer is not None:
-            return told_by_worker(answer, run, part_of(said, calls[0])), 1
-        return told_by_run(run, said), begun(calls, said)
+            return told_by_worker(answer, run, part_of(said, calls[0])), 0
+        return told_by_run(run, said, self._container.image), reached(calls, said)
 
 
 def _numbered(outputs: Sequence[Output], token: str) -> dict[int, _wire.Answers | None]:

@@ -362,8 +362,8 @@ class Manager:
         posting = self._ledger.postings[command.worker]
 
         def work() -> tuple[e.Event, None]:
-            verdict, begun = self.mailbox.diagnose(posting, command.calls, command.answer)
-            return e.Diagnosed(command.worker, command.calls, verdict, begun), None
+            verdict, at = self.mailbox.diagnose(posting, command.calls, command.answer)
+            return e.Diagnosed(command.worker, command.calls, verdict, at), None
 
         self._on(self._posts, work, _no_failure)
 

@@ -111,10 +111,8 @@ class Ramp:
         if self.begun is None:
             self.begun = now
 
-    def width(self, now: float) -> tuple[int | None, float | None]:
-        """How many containers there may be (None: no limit), and when it may be more."""
-        if self.proven:
-            return None, None
+    def width(self, now: float) -> tuple[int, float | None]:
+        """How many containers there may be as long as nothing is proven; when it may be more."""
         if self.begun is None or self.unfit:
             return PROBES, None
         steps = int((now - self.begun) / PROBE_SECONDS + 1e-6)  # or it might wake a hair too soon

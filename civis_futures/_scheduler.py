@@ -251,7 +251,7 @@ class Scheduler:
         self._turn.do(again)
 
     def _again(self, name: TaskId) -> None:
-        """It surely never began, so this does not count."""
+        """What happened was no fault of this call: it never began, or had ended before."""
         self.tasks.delay(name, self._turn.now)
         self._turn.do(e.Again(name))
         self._expire_if_due(name)
@@ -385,7 +385,7 @@ class Scheduler:
             task = self.tasks.known.get(name)
             if task is None or (task.worker, task.given) != (event.worker, given):
                 continue
-            if number < event.begun and not event.verdict.unstarted:
+            if number == event.at and not event.verdict.unstarted:
                 self._lost(name, event.verdict)
             else:
                 self._again(name)

@@ -166,25 +166,20 @@ class Tasks:
                 heads.append(heap[0])
         return min(heads, default=None)
 
-    def give(self, number: int, size: int, worker: Worker) -> bool:
-        """Hand up to `number` READY tasks to a worker that can serve them, of `size` bytes at the
-        most; but one, if any. Whether it got any.
+    def give(self, worker: Worker, size: int) -> bool:
+        """Hand the oldest READY task that it can serve to a worker; whether there was one.
+
+        It has room for `size` bytes more; the first call that it gets may be of any size.
         """
-        before = worker.taken
-        while worker.taken - before < number:
-            name = self.next_ready(worker.resources)
-            if name is None:
-                break
-            needs = self.known[name].size + CALL_BYTES
-            if worker.taken > before and needs > size:
-                break
-            size -= needs
-            task = self.move(name, TaskPhase.HELD)
-            task.worker = worker.id
-            task.given += 1
-            worker.taken += 1
-            worker.calls.append((name, task.given))
-        return worker.taken > before
+        name = self.next_ready(worker.resources)
+        if name is None or (worker.held and self.known[name].size + CALL_BYTES > size):
+            return False
+        task = self.move(name, TaskPhase.HELD)
+        task.worker = worker.id
+        task.given += 1
+        worker.taken += 1
+        worker.calls.append((name, task.given))
+        return True
 
     def size(self, worker: Worker) -> int:
         """The bytes of the calls that a worker holds."""

@@ -27,14 +27,14 @@ _MEMORY_LINE = "Process ran out of its"
 _EXIT_LINE = re.compile(r"exiting: (\d+)")
 
 
-def told_by_run(run: Run | None, said: Sequence[str]) -> Verdict:
+def told_by_run(run: Run | None, said: Sequence[str], image: str) -> Verdict:
     """What a run and its log tell of a worker that ended without a word."""
     memory = any(line.startswith(_MEMORY_LINE) for line in said)
     codes = [match for line in said if (match := _EXIT_LINE.search(line))]
     exit_code = int(codes[-1].group(1)) if codes else None
     return Verdict(
         run,
-        _end_of_run(run, memory, exit_code),
+        _end_of_run(run, memory, exit_code, image),
         exit_code,
         outside=run is not None and run.state is RunState.CANCELLED,
         memory=memory,
@@ -83,13 +83,13 @@ def part_of(said: Sequence[str], call: Given) -> Sequence[str]:
     return rest[:end]
 
 
-def begun(calls: Sequence[Given], said: Sequence[str]) -> int:
-    """How many of these calls may have begun: up to the last one that the log tells of.
+def reached(calls: Sequence[Given], said: Sequence[str]) -> int:
+    """Which of these calls the worker was at: the last one that the log tells of.
 
     Without a word of any, the first one: the log may have been lost with the container.
     """
     seen = {_beginning(line) for line in said}
-    return max((place for place, call in enumerate(calls, 1) if call in seen), default=1)
+    return max((place for place, call in enumerate(calls) if call in seen), default=0)
 
 
 def _is_unstarted(run: Run | None, exit_code: int | None) -> bool:
@@ -99,7 +99,7 @@ def _is_unstarted(run: Run | None, exit_code: int | None) -> bool:
     return run.started is None or exit_code in NO_WORKER
 
 
-def _end_of_run(run: Run | None, memory: bool, exit_code: int | None) -> str:
+def _end_of_run(run: Run | None, memory: bool, exit_code: int | None, image: str) -> str:
     if memory:
         return "its container was killed because it used more memory than it had asked for"
     if run is None:
@@ -107,9 +107,9 @@ def _end_of_run(run: Run | None, memory: bool, exit_code: int | None) -> str:
     if run.state is RunState.CANCELLED:
         return "its run was cancelled, and not by this pool"
     if run.state is RunState.FAILED and run.started is None:
-        return f"its container did not start{': ' + run.error if run.error else ''}"
+        return f"its container, of {image}, did not start{': ' + run.error if run.error else ''}"
     if exit_code in NO_WORKER:
-        return f"its container {NO_WORKER[exit_code]} (exit code {exit_code})"
+        return f"its container, of {image}, {NO_WORKER[exit_code]} (exit code {exit_code})"
     code = "" if exit_code is None else f" with exit code {exit_code}"
     error = f" ({run.error})" if run.error else ""
     if run.state is RunState.FAILED:

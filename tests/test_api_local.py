@@ -253,7 +253,7 @@ def test_the_budget_keeps_below_the_limit() -> None:
         for _ in range(20):
             client.create_json_value("n", "1")
         assert time.monotonic() - began >= 1.0
-        assert client.budget.pace == pytest.approx(0.55 / 8)
+        assert 0.55 / 16 < client.budget.pace <= 0.55 / 2
         assert platform.stats().refused == 0
         client.close()
 

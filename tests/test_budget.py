@@ -125,11 +125,11 @@ def test_a_report_of_plenty_does_not_overrule_our_own_count(clock: Clock) -> Non
 
 def test_the_limit_may_change(clock: Clock) -> None:
     budget = RateBudget(10, 10, 300.0, clock)
-    assert budget.pace == 30.0
+    assert budget.pace == 15.0
     for _ in range(10):
         budget.delay(Kind.GENERAL)
     budget.observe(5, 0)
-    assert budget.pace == 60.0
+    assert budget.pace == 150.0
     assert 0.0 < budget.delay(Kind.GENERAL) <= 300.0
     budget.observe(20, 10)
     assert budget.delay(Kind.GENERAL) == 0.0
@@ -140,7 +140,19 @@ def test_nonsense_is_ignored(clock: Clock, limit: int, remaining: int) -> None:
     budget = RateBudget(10, 10, 300.0, clock)
     budget.observe(limit, remaining)
     assert [budget.delay(Kind.GENERAL) for _ in range(10)] == [0.0] * 10
-    assert budget.pace == 30.0
+    assert budget.pace == 150.0
+
+
+def test_the_pace_is_fast_while_the_budget_is_fresh_and_slows_down(clock: Clock) -> None:
+    budget = RateBudget(1000, 100, 300.0, clock)
+    assert budget.pace == pytest.approx(0.15)
+    paces = []
+    for _ in range(2000):  # a client that keeps to the pace
+        clock.now += budget.pace
+        assert budget.delay(Kind.GENERAL) == 0.0
+        paces.append(budget.pace)
+    assert 0.3 <= sum(paces[1000:]) / 1000 < 0.5  # not more than what comes back
+    assert max(paces) < 1.0
 
 
 def test_no_limit_costs_nothing(clock: Clock) -> None:

@@ -12,7 +12,8 @@ import pytest
 from civis_futures import Container, PlatformError, _wire
 from civis_futures import _events as e
 from civis_futures._mailbox import Mailbox, Posting, Recalled, Station
-from civis_futures._types import Job, JobRow, LogLine, Output, Run, RunState, WorkerId
+from civis_futures._types import Job, JobRow, LogLine, Output, Run, RunState, TaskId, WorkerId
+from civis_futures._verdict import part_of, reached
 
 LOST = PlatformError("no answer", method="POST", sent=True)
 REFUSED = PlatformError("no", method="POST", status=400)
@@ -108,7 +109,7 @@ def test_an_order_too_large_for_the_environment_travels_as_a_file():
         _wire.Letter((_wire.Call(1, _wire.Blob.of(bytes(100_000))),)),
     )
     stub = Stub(upload=[31], create_script=[JOB], start_run=[RUN])
-    assert Mailbox(stub, Container()).launch("w", order, Station(5, "0"), [1]) == (JOB, RUN)
+    assert Mailbox(stub, Container()).launch("w", order, Station(5, "0", 7), [1]) == (JOB, RUN)
     [created] = [asked for asked in stub.asked if asked[0] == "create_script"]
     assert created[2]["arguments"]["CIVIS_FUTURES_ORDER"] == "31"
 
@@ -211,21 +212,22 @@ def read(outputs, read=0, pages=None):
     """What one look reads of worker 1, whose run is running."""
     pages = pages or [(outputs, False)]
     stub = Stub(get_run=[Run(10, RUNNING)], list_outputs=[lambda job, run, page: pages[page - 1]])
-    [report], [after], cost = look(stub, posting(1, read))
-    return [answer.task for answer in report.answers], after.read, cost
+    [report], [after], _ = look(stub, posting(1, read))
+    pages = sum(asked[0] == "list_outputs" for asked in stub.asked)
+    return [answer.task for answer in report.answers], after.read, pages
 
 
 def test_only_new_answers_are_taken_oldest_first():
     outputs = [letter(2, 5, 6), letter(1, 4), letter(0, 3)]
-    assert read(outputs) == ([3, 4, 5, 6], 3, 2)
-    assert read(outputs, read=2) == ([5, 6], 3, 2)
-    assert read(outputs, read=3) == ([], 3, 2)
+    assert read(outputs) == ([3, 4, 5, 6], 3, 1)
+    assert read(outputs, read=2) == ([5, 6], 3, 1)
+    assert read(outputs, read=3) == ([], 3, 1)
 
 
 def test_a_gap_is_read_again():
     outputs = [letter(2, 5), letter(0, 3)]
-    assert read(outputs) == ([3, 5], 1, 2)
-    assert read([letter(2, 5), letter(1, 4), letter(0, 3)], read=1) == ([4, 5], 3, 2)
+    assert read(outputs) == ([3, 5], 1, 1)
+    assert read([letter(2, 5), letter(1, 4), letter(0, 3)], read=1) == ([4, 5], 3, 1)
 
 
 def test_outputs_of_others_are_never_taken():
@@ -233,7 +235,7 @@ def test_outputs_of_others_are_never_taken():
     users = Output("File", 1, "civis_futures.answers.token1.0", None)
     other = letter(0, 8, name="results")
     suffix = letter(1, 7, name="civis_futures.answers.token1.1x")
-    assert read([forged, users, other, suffix]) == ([], 0, 2)
+    assert read([forged, users, other, suffix]) == ([], 0, 1)
 
 
 def test_answers_that_stay_unreadable_are_garbled():
@@ -249,8 +251,8 @@ def test_answers_that_stay_unreadable_are_garbled():
 
 def test_answers_over_several_pages():
     pages = [([letter(n, n)], n > 0) for n in (3, 2, 1, 0)]
-    assert read([], pages=pages) == ([0, 1, 2, 3], 4, 5)
-    assert read([], read=2, pages=pages) == ([2, 3], 4, 3)
+    assert read([], pages=pages) == ([0, 1, 2, 3], 4, 4)
+    assert read([], read=2, pages=pages) == ([2, 3], 4, 2)
 
 
 def test_bytes_that_were_changed_on_the_way_are_no_result():
@@ -265,7 +267,8 @@ def test_bytes_that_were_changed_on_the_way_are_no_result():
 def test_answers_that_cannot_be_read_leave_the_look_incomplete():
     stub = Stub(get_run=[Run(10, RunState.SUCCEEDED)], list_outputs=[LOST])
     [report], [after], _ = look(stub, posting(1))
-    assert report == e.Report(WorkerId(1), Run(10, RunState.SUCCEEDED), (), complete=False)
+    succeeded = Run(10, RunState.SUCCEEDED)
+    assert report == e.Report(WorkerId(1), succeeded, (), complete=False, read=True)
     assert after == posting(1)
 
 
@@ -290,11 +293,13 @@ def test_bytes_of_a_file_are_read_twice_before_they_count_as_wrong():
 def diagnose(run, *messages, answer=None):
     lines = [LogLine(n, "", "error", message) for n, message in enumerate(messages)]
     stub = Stub(get_run=[run], list_logs=[lines])
-    return Mailbox(stub, Container()).diagnose(posting(1), answer)
+    verdict, _ = Mailbox(stub, Container()).diagnose(posting(1), [(TaskId(1), 1)], answer)
+    return verdict
 
 
 def test_the_verdict_on_a_run():
-    failed, gone = Run(10, RunState.FAILED), Run(10, RunState.CANCELLED)
+    failed = Run(10, RunState.FAILED, started=1.0)
+    gone = Run(10, RunState.CANCELLED)
     exited = "Error on job: Process ended with an error, exiting: 137."
     out_of_memory = "Process ran out of its allowed 3000 MiB of memory and was killed."
     verdict = diagnose(failed, "hello", out_of_memory, exited, "Failed")
@@ -311,5 +316,42 @@ def test_the_verdict_on_a_run():
 
 def test_a_verdict_without_a_platform():
     stub = Stub(get_run=[LOST])
-    verdict = Mailbox(stub, Container()).diagnose(posting(1), None)
-    assert verdict == e.Verdict(None, "its container ended")
+    verdict, at = Mailbox(stub, Container()).diagnose(posting(1), [(TaskId(1), 1)], None)
+    assert (verdict, at) == (e.Verdict(None, "its container ended"), 0)
+
+
+CALLS = [(TaskId(4), 1), (TaskId(5), 2), (TaskId(6), 1)]
+LOG = [
+    "civis_futures: task 4 begins (attempt 1)",
+    "four",
+    "unfinished line civis_futures: task 5 begins (attempt 2)",
+    "five",
+]
+
+
+def test_the_log_tells_which_call_a_worker_was_at():
+    assert reached(CALLS, LOG) == 1
+    assert reached(CALLS, LOG[:2]) == 0
+    assert reached(CALLS, []) == 0
+    assert reached(CALLS, ["civis_futures: task 5 begins (attempt 1)"]) == 0  # an earlier attempt
+
+
+def test_the_part_of_a_log_that_is_of_one_call():
+    assert part_of(LOG, CALLS[0]) == ["four"]
+    assert part_of(LOG, CALLS[1]) == ["five"]
+    assert part_of(LOG, CALLS[2]) == LOG  # it does not tell
+
+
+@pytest.mark.parametrize(
+    ("run", "line", "words"),
+    [
+        (Run(10, RunState.FAILED, error="no such image"), "", "did not start: no such image"),
+        (Run(10, RunState.FAILED, started=1.0), "exiting: 127.", "its image has none"),
+        (Run(10, RunState.FAILED, started=1.0), "exiting: 78.", "setup_cmd failed"),
+    ],
+)
+def test_a_container_that_never_ran_a_worker(run, line, words):
+    verdict = diagnose(run, line)
+    assert verdict.unstarted
+    assert words in verdict.reason
+    assert "civisanalytics/datascience-python:latest" in verdict.reason

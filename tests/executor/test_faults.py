@@ -51,19 +51,29 @@ def lost(platform, container, function=identity, argument=1, **options):
     return error
 
 
-def test_a_setup_that_fails(platform):
-    error = lost(platform, cf.Container(setup_cmd="echo cannot set up >&2 && exit 7"))
-    assert type(error) is cf.CallLostError
-    assert (error.state, error.exit_code) == ("failed", 7)
-    assert "failed with exit code 7" in str(error)
-    assert "  cannot set up" in str(error)
+def unstarted(container):
+    """The message of a pool whose containers never start."""
+    with (
+        LocalPlatform() as platform,
+        cf.ContainerPoolExecutor(10, platform=platform, container=container) as executor,
+    ):
+        futures = [executor.submit(identity, n) for n in range(50)]
+        errors = [future.exception(timeout=60) for future in futures]
+        assert platform.stats().runs_started == 2
+    assert {type(error) for error in errors} == {cf.BrokenContainerPool}
+    return str(errors[0])
 
 
-def test_an_image_without_python(platform):
-    error = lost(platform, cf.Container(setup_cmd="PATH=/nonexistent"))
-    assert type(error) is cf.CallLostError
-    assert error.exit_code == 127
-    assert "python3" in str(error)
+def test_a_setup_that_fails():
+    message = unstarted(cf.Container(setup_cmd="echo cannot set up >&2 && exit 7"))
+    assert "setup_cmd failed" in message
+    assert "  cannot set up\n  civis_futures: setup_cmd failed with exit code 7" in message
+
+
+def test_an_image_without_python():
+    message = unstarted(cf.Container(setup_cmd="PATH=/nonexistent"))
+    assert "could not run python3" in message
+    assert "civisanalytics/datascience-python:latest" in message
 
 
 def eat_memory(megabytes):
@@ -317,6 +327,7 @@ def test_a_missing_module_is_named(platform):
 
 def test_another_python_version_is_named(platform, monkeypatch):
     monkeypatch.setattr("civis_futures._manager.PYTHON", "3.99")
+    monkeypatch.setattr("civis_futures._settling.PYTHON", "3.99")
     with cf.ContainerPoolExecutor(1, platform=platform) as executor:
         error = executor.submit(identity, 1).exception(60)
     assert type(error) is cf.EnvironmentMismatchError

@@ -78,7 +78,10 @@ def test_signatures_take_all_that_the_standard_library_takes(method):
     assert list(theirs) == list(ours)[: len(theirs)]
     for name in theirs:
         assert ours[name].kind is theirs[name].kind
-        assert ours[name].default == theirs[name].default
+        # By default many calls travel together, but each of them is a call of its own.
+        assert (ours[name].default, theirs[name].default) == ("auto", 1) or (
+            ours[name].default == theirs[name].default
+        )
 
 
 def test_nothing_is_asked_of_the_platform_before_the_first_call(make_executor, platform):

@@ -151,7 +151,9 @@ def test_setup_command_first_and_in_the_same_shell(stub, start_bundle, calls, tm
     setup = f"cd {tmp_path}; export MARK='it is'  # a comment"
     start_bundle(calls(lambda: (os.getcwd(), os.environ["MARK"])), setup=setup).end()
     assert stub.outcome(stub.answers()[1]) == (str(tmp_path), "it is")
-    start_bundle(setup="echo no >&2\n false").end(1)
+    worker = start_bundle(setup="echo no >&2\n false").end(78)
+    assert worker.log().splitlines() == ["no", "civis_futures: setup_cmd failed with exit code 1"]
+    assert "exit code 3" in start_bundle(setup="exit 3").end(78).log()
     assert stub.count("GET", "/files") == 1
 
 

@@ -136,8 +136,10 @@ def nap():
 
 def test_calls_that_are_revoked_never_begin(stub, start, calls, inbox):
     first, *rest = calls(nap, os.getpid, os.getpid, os.getpid)
-    inbox.write(rest, revoked=[(2, 1), (4, 1), (1, 1)])  # the first one runs already
+    inbox.write(revoked=[(4, 1)])  # while the container waited for its start
     worker = start([first, *rest], inbox=inbox.id, poll=0.05)
+    stub.until(lambda: b"task 1 begins" in worker.out())
+    inbox.write(revoked=[(2, 1), (4, 1), (1, 1)])  # the first one runs already
     answers = stub.until_answered(1, 2, 3, 4)
     kinds = {task: answer.kind for task, answer in answers.items()}
     revoked, returned = _wire.REVOKED, _wire.RETURNED

@@ -152,7 +152,7 @@ def test_the_pace_is_fast_while_the_budget_is_fresh_and_slows_down(clock: Clock)
         assert budget.delay(Kind.GENERAL) == 0.0
         paces.append(budget.pace)
     assert 0.3 <= sum(paces[1000:]) / 1000 < 0.5  # not more than what comes back
-    assert max(paces) < 1.0
+    assert max(paces) < 1.5
 
 
 def test_no_limit_costs_nothing(clock: Clock) -> None:

@@ -28,8 +28,10 @@ ARROWS = """
 cli          -> local
 __init__     -> _exceptions _executor _future _here _types
 
-_executor    -> _events _exceptions _future _manager _map _pool _serialize _state _types _wire
-_pool        -> _api _mailbox _manager _scheduler _script _state _types local
+_executor    -> _arguments _batch_size _events _exceptions _future _manager _map _pool
+             -> _requirements _serialize _types _wire
+_arguments   -> _state _types
+_pool        -> _api _exit _mailbox _manager _scheduler _script _state _types local
 _here        -> _api _exceptions _types
 _manager     -> _api _events _exceptions _exit _future _lane _ledger _mailbox _scheduler _serialize
              -> _types _wire
@@ -48,7 +50,7 @@ _events      -> _types _wire
 _exit        -> _events _exceptions
 _future      -> _types
 
-_budget _exceptions _lane _map _pacing _section _types _wire ->
+_batch_size _budget _exceptions _lane _map _pacing _requirements _section _types _wire ->
 
 worker       -> _wire
 local        ->

@@ -26,7 +26,9 @@ ALL_JOBS = 50
 #: Seconds that a cancelled container has to end those that it started itself.
 PARTING_SECONDS = 30
 #: What joblib passes to every backend for its own ones, which share this machine.
-_NOT_FOR_US = "context max_nbytes mmap_mode parallel prefer require temp_folder verbose".split()
+_NOT_FOR_US = {
+    "context", "max_nbytes", "mmap_mode", "parallel", "prefer", "require", "temp_folder", "verbose",
+}  # fmt: skip
 
 
 class CivisBackend(ParallelBackendBase):  # type: ignore[misc]

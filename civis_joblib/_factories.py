@@ -36,16 +36,11 @@ def register(**options: Any) -> None:
 
 
 def make_backend_factory(
-    docker_image_name: str = "civisanalytics/datascience-python",
-    client: Any = None,
-    polling_interval: float | None = None,
-    setup_cmd: str | None = None,
-    max_submit_retries: int = 0,
-    max_job_retries: int = 0,
-    hidden: bool = True,
-    remote_backend: Any = "sequential",
-    **options: Any,
-) -> Factory:
+    docker_image_name: str = "civisanalytics/datascience-python", client: Any = None,
+    polling_interval: float | None = None, setup_cmd: str | None = None,
+    max_submit_retries: int = 0, max_job_retries: int = 0, hidden: bool = True,
+    remote_backend: Any = "sequential", **options: Any,
+) -> Factory:  # fmt: skip
     """A factory of backends whose workers are container scripts.
 
     Args:
@@ -65,16 +60,11 @@ def make_backend_factory(
 def infer_backend_factory(
     required_resources: Mapping[str, float] | None = None,
     params: Iterable[Mapping[str, Any]] | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    client: Any = None,
-    polling_interval: float | None = None,
-    setup_cmd: str | None = None,
-    max_submit_retries: int = 0,
-    max_job_retries: int = 0,
-    hidden: bool = True,
-    remote_backend: Any = "sequential",
-    **options: Any,
-) -> Factory:
+    arguments: Mapping[str, Any] | None = None, client: Any = None,
+    polling_interval: float | None = None, setup_cmd: str | None = None,
+    max_submit_retries: int = 0, max_job_retries: int = 0, hidden: bool = True,
+    remote_backend: Any = "sequential", **options: Any,
+) -> Factory:  # fmt: skip
     """A factory of backends whose containers are like the one that this runs in.
 
     Args:
@@ -92,15 +82,10 @@ def infer_backend_factory(
 
 
 def make_backend_template_factory(
-    from_template_id: int,
-    arguments: Mapping[str, Any] | None = None,
-    client: Any = None,
-    polling_interval: float | None = None,
-    max_submit_retries: int = 0,
-    max_job_retries: int = 0,
-    hidden: bool = True,
-    **options: Any,
-) -> Factory:
+    from_template_id: int, arguments: Mapping[str, Any] | None = None, client: Any = None,
+    polling_interval: float | None = None, max_submit_retries: int = 0,
+    max_job_retries: int = 0, hidden: bool = True, **options: Any,
+) -> Factory:  # fmt: skip
     """A factory of backends whose workers are custom scripts of a template.
 
     Args:

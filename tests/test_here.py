@@ -89,3 +89,38 @@ def test_no_key(monkeypatch, here):
     monkeypatch.delenv("CIVIS_API_KEY", raising=False)
     with pytest.raises(cf.CredentialsError):
         this_container()
+
+
+def test_changes_come_on_top(here, httpx_mock):
+    answer(httpx_mock, "scripts/containers/7", SCRIPT)
+    container = this_container(
+        here,
+        required_resources={"cpu": 500},
+        params=[{"name": "colour", "default": "blue"}, {"name": "N", "type": "integer"}],
+        arguments={"N": 3},
+        environment={"A": "b"},
+        docker_image_tag="2",
+        setup_cmd="true",
+        cancel_timeout=None,
+    )
+    assert container == cf.Container(
+        docker_image_name="image",
+        docker_image_tag="2",
+        repo_http_uri="github.com/a/b",
+        setup_cmd="true",
+        required_resources={"cpu": 500, "memory": 200},
+        params=[
+            {"name": "colour", "type": "string", "default": "blue"},
+            {"name": "N", "type": "integer"},
+        ],
+        arguments={"SHAPE": "round", "N": 3},
+        environment={"A": "b"},
+        cancel_timeout=4,
+        user_context="runner",
+    )
+
+
+def test_a_change_of_nothing_that_there_is(here, httpx_mock):
+    answer(httpx_mock, "scripts/containers/7", SCRIPT)
+    with pytest.raises(TypeError, match="docker_image"):
+        this_container(here, docker_image="x")

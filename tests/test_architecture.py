@@ -234,14 +234,18 @@ def test_the_adapter_of_joblib_stays_thin():
             # Without comments, and each statement as it is written there.
             source = MODULES[module].read_text("utf-8")
             tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-            used = {n for t in tokens if t.type not in LAYOUT for n in range(t.start[0], t.end[0] + 1)}
+            used = {
+                n for t in tokens if t.type not in LAYOUT for n in range(t.start[0], t.end[0] + 1)
+            }
             code += len(used - set(docstring_lines(TREES[module])))
     assert code <= THICKEST_ADAPTER, "what does not fit there is missing from civis_futures"
 
 
 def docstring_lines(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
             yield from range(node.body[0].lineno, node.body[0].end_lineno + 1)
 
 

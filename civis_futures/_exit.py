@@ -7,6 +7,7 @@ Knows managers only as something to post to and to wait for.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -92,4 +93,9 @@ def _end_pools(process: int, *_: Any) -> None:
     end = time.monotonic() + LAST_SECONDS
     while interpreter_exit.managers and time.monotonic() < end:
         time.sleep(0.02)
+    if interpreter_exit.begun:  # all but output is done, and an exception would not be obeyed
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(143)
     sys.exit(143)

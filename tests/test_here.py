@@ -76,6 +76,23 @@ def test_a_template_whose_script_cannot_be_read(here, httpx_mock, status, error,
         this_container(here)
 
 
+def test_all_that_is_taken_over(here, httpx_mock):
+    script = {
+        "repoRef": "main", "gitCredentialId": 5, "remoteHostCredentialId": 6, "instanceType": "m5",
+        "partitionLabel": "p", "timeZone": "UTC", "targetProjectId": 8, "dockerImageTag": "3",
+    }  # fmt: skip
+    answer(httpx_mock, "scripts/containers/7", {**SCRIPT, **script})
+    found = this_container(here)
+    assert (found.image, found.repo_http_uri, found.repo_ref) == (
+        "image:3",
+        "github.com/a/b",
+        "main",
+    )
+    assert (found.git_credential_id, found.remote_host_credential_id) == (5, 6)
+    assert (found.instance_type, found.partition_label, found.time_zone) == ("m5", "p", "UTC")
+    assert found.target_project_id == 8
+
+
 @pytest.mark.parametrize("number", [None, "", "seven"])
 def test_no_container(monkeypatch, number):
     monkeypatch.delenv("CIVIS_JOB_ID", raising=False)

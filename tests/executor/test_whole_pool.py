@@ -119,12 +119,16 @@ def start(platform, tmp_path):
     futures = [executor.submit(time.sleep, 60) for _ in range(3)]
     time.sleep(60)
     """,
-], ids=["with", "forgotten"])  # fmt: skip
+    """
+    executor = ContainerPoolExecutor(2)
+    futures = [executor.submit(time.sleep, 60) for _ in range(3)]
+    """,
+], ids=["with", "forgotten", "at exit"])  # fmt: skip
 def test_a_term_ends_the_containers_of_the_pool(start, mine, until, body):
     process = start(body)
     until(lambda: len([pids for pids in mine().values() if pids]) == 2)
     process.terminate()
-    process.communicate(timeout=20)
+    assert "Exception ignored" not in process.communicate(timeout=20)[1]
     assert process.returncode == 143
     until(lambda: not mine())
 

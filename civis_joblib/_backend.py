@@ -43,7 +43,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             are for tasks, and each task may have ``(n_jobs - s) // s`` more for its own tasks,
             which nest no further. With less than 6 there is nothing to share out: sequential.
         cap: there are never more containers than that, whatever `n_jobs` is.
-        max_workers: what ``n_jobs=-1`` means.
+        max_workers: what ``n_jobs=-1`` means; 50 if None.
         **options: of `ContainerPoolExecutor`.
     """
 

@@ -16,12 +16,18 @@ DEFAULT_URL = "https://api.civisanalytics.com/"
 def credentials(platform: object = None) -> tuple[str, str]:
     """The (url, key) that `platform` names: the environment's if it is None.
 
+    A `civis.APIClient` names the key that it uses, and the URL is the environment's.
+
     Raises:
         CredentialsError: there is no key, or it cannot be one.
         TypeError: `platform` lacks one of the attributes `url` and `api_key`.
     """
-    if platform is None:
-        url = os.environ.get("CIVIS_API_ENDPOINT") or DEFAULT_URL
+    # It has no public name for its key; nor may we import civis to ask what this is.
+    session = getattr(platform, "_session_kwargs", None)
+    url = os.environ.get("CIVIS_API_ENDPOINT") or DEFAULT_URL
+    if isinstance(session, dict) and isinstance(session.get("api_key"), str):
+        key = session["api_key"]
+    elif platform is None:
         key = os.environ.get("CIVIS_API_KEY", "")
         if not key.strip():
             raise CredentialsError(

@@ -6,24 +6,27 @@ stays cheap.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 from . import _wire
+from ._arguments import OF_CALLS, OF_POLICY, TYPED, check_names, check_types, policy_of
+from ._batch_size import BatchSize
 from ._events import CancelRequested, ShutdownRequested, Submitted, TerminateRequested
 from ._exceptions import BrokenContainerPool, CallPicklingError
 from ._future import ContainerFuture, Timings, View
 from ._map import flat, results
 from ._options import CallOptions, RetryOn, WithOptions, number, whole
-from ._state import Policy
+from ._requirements import Requiring
 from ._types import (
     ANY_RESOURCES,
     DEFAULT_RESOURCES,
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: `max_workers` unless told otherwise. Containers cost money: not the size of this machine.
-DEFAULT_WORKERS = 10
 #: Calls travel inline up to `_wire.INLINE_LIMIT` bytes, and all workers' together so many.
 INLINE_TOTAL = 600_000
 
@@ -65,8 +66,9 @@ class ContainerPoolExecutor(Executor):
             there is work for them, and are reused.
         container: what each worker runs in: a `Container`, or a `Template`.
         platform: None for Civis Platform, by ``CIVIS_API_KEY`` (and ``CIVIS_API_ENDPOINT``);
-            ``"local"`` for a local platform that lives as long as the executor; or a
-            `civis_futures.local.LocalPlatform`, or any object with ``url`` and ``api_key``.
+            ``"local"`` for a local platform that lives as long as the executor; a
+            `civis_futures.local.LocalPlatform`, or any object with ``url`` and ``api_key``; or
+            a `civis.APIClient`, for its key.
         max_tasks_per_worker: after so many calls a container ends and another one takes its
             place; 1 is one fresh container for each call, None is no limit.
         idle_timeout: a container without work ends after so many seconds.
@@ -83,6 +85,9 @@ class ContainerPoolExecutor(Executor):
         lease: containers end by themselves, with what they run, when this process has given no
             sign of life for so many seconds.
         name: what the scripts are called on the platform.
+        requires: modules that the image must have, with the least version of each ("" is any),
+            e.g. ``{"sklearn": "1.5"}``. It is checked before a call is unpickled there, and what
+            it lacks is an `EnvironmentMismatchError`.
 
     Raises:
         CredentialsError: there is no key, and no `platform` either.
@@ -105,18 +110,14 @@ class ContainerPoolExecutor(Executor):
         memory_growth: float | None = None,
         lease: float = 3600.0,
         name: str | None = None,
+        requires: Mapping[str, str] | None = None,
     ) -> None:
-        policy = _policy(max_workers, max_tasks_per_worker, idle_timeout, lease)
+        policy = policy_of(max_workers, max_tasks_per_worker, idle_timeout, lease)
+        check_types(container, initializer, initargs, name, requires)
         self._options = CallOptions(max_retries, retry_on, memory_growth=memory_growth)
         self._max_workers = policy.max_workers
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
-        if not isinstance(initargs, Iterable):
-            raise TypeError("initargs must be an iterable")
-        if name is not None and not isinstance(name, str):
-            raise TypeError("name must be a str")
-        if container is not None and not isinstance(container, Container | Template):
-            raise TypeError("container must be a Container or a Template")
+        self._requires = dict(requires or {})
+        self._batches = BatchSize()
         container = container or Container()
         self._name = name or f"civis_futures on {socket.gethostname()}"
 
@@ -146,6 +147,25 @@ class ContainerPoolExecutor(Executor):
         # A forgotten executor finishes its work and goes; the manager does not hold it.
         self._finalizer = weakref.finalize(self, _abandon, self._manager)
         self._finalizer.atexit = False  # the manager has a hook of its own, which waits
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], also: Collection[str] = ()) -> None:
+        """Raise what the constructor would for these arguments, but open no pool.
+
+        For those who are told now what pool to open later. `also` are names that mean something
+        to them: these are let through.
+
+        Raises:
+            TypeError: no argument has that name, and the nearest one that there is is told; or
+                one is of the wrong type.
+            ValueError: one is out of range.
+        """
+        known = inspect.signature(cls).parameters
+        check_names(options, {*known, *also})
+        values = {name: options.get(name, known[name].default) for name in known}
+        policy_of(*(values[name] for name in OF_POLICY))
+        check_types(*(values[name] for name in TYPED))
+        CallOptions(**{name: values[name] for name in OF_CALLS})
 
     # --- work ----------------------------------------------------------------------------------
 
@@ -180,6 +200,36 @@ class ContainerPoolExecutor(Executor):
             TypeError, ValueError: there is no such option, or it is out of range.
         """
         return WithOptions(self, replace(self._options, **changes))
+
+    def submit_batch(
+        self, fn: Callable[..., T], rows: Sequence[Sequence[Any]], *, first: int = 0
+    ) -> ContainerFuture[list[T]]:
+        """Call ``fn(*row)`` for one row after the other, as one call; its result is their list.
+
+        If a row fails, the exception has a note that says which one: its number in `rows`, and
+        counted from `first`. The rest of the rows is not called. How many rows make a good batch
+        is in `batch_size`.
+
+        Raises:
+            RuntimeError, BrokenContainerPool: as of `submit`.
+        """
+        return self._submit_batch(self._options, fn, rows, first)
+
+    @property
+    def batch_size(self) -> int:
+        """How many rows make a batch of about 2 seconds of compute, as far as batches have shown.
+
+        1 before the first one is back; measured in the containers, so that no wait counts.
+        """
+        return self._batches.items
+
+    @property
+    def broken(self) -> Exception | None:
+        """Why the pool can do no more work, or None if it can."""
+        return self._manager.broken
+
+    def _with_requirements(self, fn: Callable[..., Any]) -> Any:
+        return Requiring(fn, self._requires) if self._requires else fn
 
     def map(
         self,
@@ -216,8 +266,9 @@ class ContainerPoolExecutor(Executor):
         self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any, item: str = ""
     ) -> ContainerFuture[T]:
         self._check_open()
-        pickled = partial(self._serialize.call_bytes, fn=fn, args=args, kwargs=kwargs)
-        future: ContainerFuture[T] = self._post(options, fn, pickled, item)
+        sent = self._with_requirements(fn)
+        pickled = partial(self._serialize.call_bytes, fn=sent, args=args, kwargs=kwargs)
+        future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, item)
         return future
 
     def _map(
@@ -244,31 +295,31 @@ class ContainerPoolExecutor(Executor):
             )
             return results(calls, timeout, buffersize)
         chunks = iter(lambda: list(itertools.islice(rows, size)), [])
-        futures = (
-            self._submit_chunk(options, fn, chunk, number * size)
-            for number, chunk in enumerate(chunks)
-        )
+        numbered = zip(chunks, itertools.count(0, size), strict=False)
+        futures = (self._submit_batch(options, fn, chunk, first) for chunk, first in numbered)
         lists: Iterator[list[T]] = results(futures, timeout, buffersize)
         return flat(lists)
 
-    def _submit_chunk(
-        self, options: CallOptions, fn: Callable[..., T], rows: list[tuple[Any, ...]], first: int
+    def _submit_batch(
+        self, options: CallOptions, fn: Callable[..., T], rows: Sequence[Sequence[Any]], first: int
     ) -> ContainerFuture[list[T]]:
         self._check_open()
-        pickled = partial(self._serialize.chunk_bytes, fn=fn, rows=rows)
-        items = f", items {first} to {first + len(rows) - 1}"
-        future: ContainerFuture[list[T]] = self._post(options, fn, pickled, items)
+        sent = self._with_requirements(fn)
+        pickled = partial(self._serialize.chunk_bytes, fn=sent, rows=rows, first=first)
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        future: ContainerFuture[list[T]] = self._post(options, _name_of(fn) + more, pickled)
+        future.add_done_callback(partial(_learn, self._batches, len(rows)))
         return future
 
     def _post(
         self,
         options: CallOptions,
-        fn: Callable[..., Any],
+        name: str,
         pickled: Callable[[str], bytes],
-        item: str,
+        item: str = "",
     ) -> Any:
         task = TaskId(next(self._ids))
-        name = f"{options.label or _name_of(fn)} (task {task}{item})"
+        name = f"{options.label or name} (task {task}{item})"
         future: ContainerFuture[Any] = ContainerFuture(
             name,
             View(Timings(time.time())),
@@ -318,6 +369,16 @@ class ContainerPoolExecutor(Executor):
         if wait:
             self._manager.join()
 
+    def cancel_all(self) -> None:
+        """Cancel all calls that are not done, also those that run; the executor stays open.
+
+        As if `ContainerFuture.cancel` were called on each.
+        """
+        with self._lock:
+            futures = list(self._futures)
+        for future in futures:
+            future.cancel()
+
     def terminate_workers(self) -> None:
         """Stop everything now: waiting calls are cancelled, and the containers are stopped.
 
@@ -356,30 +417,15 @@ def _cancel(manager: Manager, task: TaskId) -> None:
     manager.post(CancelRequested(task))
 
 
+def _learn(batches: BatchSize, rows: int, future: Any) -> None:
+    """A batch has ended; by how long it took, the next one may have another size."""
+    if rows and not future.cancelled() and future.exception() is None:
+        batches.took(rows, future.timings.compute or 0.0)
+
+
 def _abandon(manager: Manager) -> None:
     """The executor is gone without a shutdown."""
     manager.post(ShutdownRequested())
-
-
-def _policy(
-    max_workers: int | None,
-    max_tasks_per_worker: int | None,
-    idle_timeout: float,
-    lease: float,
-) -> Policy:
-    """The policy that these arguments ask for; TypeError or ValueError if they ask for none."""
-    if max_tasks_per_worker is not None:
-        whole("max_tasks_per_worker", max_tasks_per_worker)
-    if not 0 <= number("idle_timeout", idle_timeout) < float("inf"):
-        raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
-    if not 0 < number("lease", lease) < float("inf"):
-        raise ValueError("lease must be a finite number of seconds, above 0")
-    return Policy(
-        whole("max_workers", max_workers, DEFAULT_WORKERS),
-        max_tasks_per_worker,
-        float(idle_timeout),
-        lease=float(lease),
-    )
 
 
 def resources_of(container: Container | Template) -> Resources:

@@ -9,7 +9,7 @@ which is what keeps `cancel` possible until then.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -137,6 +137,15 @@ class ContainerFuture(Future[T]):
         if cancelled:
             self._on_cancel()
         return cancelled
+
+    def result(self, timeout: float | None = None) -> T:
+        """As of any future; the CancelledError names the call."""
+        try:
+            return super().result(timeout)
+        except CancelledError:
+            if not self.cancelled():
+                raise
+            raise CancelledError(f"{self!r} was cancelled") from None
 
     def logs(self) -> list[LogLine]:
         """The log of the run that has (or had) the call, oldest line first; asks the platform.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Fields of `Container` that are read from the script; the others are about us, not about it.
 _INHERITED = {field.name for field in fields(Container)} - {
-    "hidden", "notifications", "running_as_id", "setup_cmd",
+    "environment", "hidden", "notifications", "running_as_id", "setup_cmd",
 }  # fmt: skip
 #: What a custom script says itself; the rest is its template's.
 _OF_CUSTOM = ("arguments", "partitionLabel", "requiredResources", "targetProjectId", "timeZone")
@@ -25,7 +26,7 @@ _RESOURCES = {"cpu": "cpu", "memory": "memory", "diskSpace": "disk_space"}
 _OURS = ("CIVIS_FUTURES_", "CIVIS_PARENT_")
 
 
-def this_container(platform: Any = None) -> Container:
+def this_container(platform: Any = None, **changes: Any) -> Container:
     """The `Container` that this code runs in, to start more of the same kind.
 
     It is read from the script of this run as it is now. A custom script says what its template's
@@ -35,8 +36,12 @@ def this_container(platform: Any = None) -> Container:
 
     Args:
         platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+        **changes: fields of `Container` that shall be otherwise; None is no change. What is
+            given of ``required_resources``, ``params`` and ``arguments`` comes on top of what was
+            found, name by name.
 
     Raises:
+        TypeError: `Container` has no field of that name.
         RuntimeError: this is no container of the platform, or its template's script cannot be
             read.
         CredentialsError: there is no key.
@@ -54,7 +59,7 @@ def this_container(platform: Any = None) -> Container:
         if template is not None:
             own = {name: script[name] for name in _OF_CUSTOM if script.get(name) is not None}
             script = {**_backing_script(client, job, template), **own}
-    return _container(script)
+    return _container(script, {name: x for name, x in changes.items() if x is not None})
 
 
 def _backing_script(client: PlatformClient, job: Job, template: int) -> dict[str, Any]:
@@ -70,7 +75,7 @@ def _backing_script(client: PlatformClient, job: Job, template: int) -> dict[str
         ) from error
 
 
-def _container(script: dict[str, Any]) -> Container:
+def _container(script: dict[str, Any], changes: dict[str, Any]) -> Container:
     given = {
         name: value
         for name in _INHERITED
@@ -90,7 +95,20 @@ def _container(script: dict[str, Any]) -> Container:
         for name, value in given.get("arguments", {}).items()
         if value is not None and not _is_ours(name)
     }
-    return Container(**given)
+    for name in changes.keys() & {"required_resources", "arguments"}:
+        changes[name] = {**given.get(name, {}), **changes[name]}
+    if "params" in changes:
+        changes["params"] = _with_params(given["params"], changes["params"])
+    return Container(**{**given, **changes})
+
+
+def _with_params(found: Any, more: Any) -> list[Mapping[str, Any]]:
+    """Both; what is said of a parameter again, its name in capitals or not, changes it."""
+    by_name: dict[str, Mapping[str, Any]] = {}
+    for param in [*found, *more]:
+        name = str(param["name"]).upper()
+        by_name[name] = {**by_name.get(name, {}), **param}
+    return list(by_name.values())
 
 
 def _is_ours(name: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._api import PlatformClient, credentials
+from ._exit import end_pools_on_term
 from ._mailbox import Mailbox
 from ._manager import Manager, Pool
 from ._scheduler import Scheduler
@@ -73,6 +74,7 @@ def open_pool(
             return load_call(Mailbox(reader, container).fetch(call))
 
     manager.start()
+    end_pools_on_term()
     return Opened(manager, url, read_logs, load)
 
 

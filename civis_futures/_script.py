@@ -22,7 +22,7 @@ PARENT_VARIABLES = {
     "CIVIS_PARENT_RUN_ID": "CIVIS_RUN_ID",
 }
 #: Fields of `Container` and `Template` that are not sent as they are.
-_OURS = {"setup_cmd", "params", "arguments", "order_param", "order_in_file"}
+_OURS = {"setup_cmd", "params", "arguments", "environment", "order_param", "order_in_file"}
 _REPOSITORY_SETUP = "cd /app && pip install . && cd /"
 
 
@@ -56,11 +56,12 @@ def script_body(
         setup = _REPOSITORY_SETUP
     body["docker_command"] = docker_command(url, bundle_sha256, bundle_id, setup)
     own: dict[str, tuple[str, str | int]] = {
+        **{name.upper(): ("string", value) for name, value in container.environment.items()},
         ORDER_VARIABLE: ("multi_line_string", str(order)),
         BUNDLE_VARIABLE: ("file", bundle_id),
         **_parents(),
     }
-    # Ours replace the user's of the same name: Platform refuses a script with duplicates.
+    # These replace params of the same name: Platform refuses a script with duplicates.
     params = [param for param in container.params if str(param.get("name")).upper() not in own]
     body["params"] = params + [{"name": name, "type": kind} for name, (kind, _) in own.items()]
     arguments = {

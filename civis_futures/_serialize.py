@@ -93,9 +93,14 @@ def call_bytes(
     return _dumps(task, (fn, tuple(args), dict(kwargs)))
 
 
-def chunk_bytes(task: str, fn: Callable[..., Any], rows: Sequence[Sequence[Any]]) -> bytes:
-    """A snapshot of one call per row of arguments, to be answered by the list of their results."""
-    return _dumps(task, (fn, [tuple(row) for row in rows]))
+def chunk_bytes(
+    task: str, fn: Callable[..., Any], rows: Sequence[Sequence[Any]], first: int
+) -> bytes:
+    """A snapshot of one call per row of arguments, to be answered by the list of their results.
+
+    `first` is the number of the first row, for who reads of a failure.
+    """
+    return _dumps(task, (fn, (first, [tuple(row) for row in rows])))
 
 
 def _dumps(task: str, value: Any) -> bytes:
@@ -111,7 +116,7 @@ def load_call(data: bytes) -> Callable[[], Any]:
     """The call that these bytes are, to be made here."""
     parts = pickle.loads(data)
     if len(parts) == 2:
-        each, rows = parts
+        each, (_, rows) = parts
         return lambda: [each(*row) for row in rows]
     function, args, kwargs = parts
     return lambda: function(*args, **kwargs)
@@ -166,14 +171,7 @@ def _unfit(answer: _wire.Answer, place: Place, python: str) -> TaskError:
             **place.details,
         )
     elif answer.kind == _wire.MISSING_MODULE:
-        top = answer.detail.partition(".")[0]
-        error = EnvironmentMismatchError(
-            f"{place} was not run: it needs the module {answer.detail!r}, which {place.image} "
-            f"does not have. Choose an image that has it or install it with setup_cmd="
-            f"'pip install ...'; if it is a module of your own, send it along: "
-            f"cloudpickle.register_pickle_by_value({top}).",
-            **place.details,
-        )
+        error = EnvironmentMismatchError(_lacking(answer, place), **place.details)
     elif answer.kind == _wire.CALL_UNPICKLING:
         error = CallUnpicklingError(
             f"{place} was not run: the function or its arguments cannot be unpickled there: "
@@ -193,6 +191,23 @@ def _unfit(answer: _wire.Answer, place: Place, python: str) -> TaskError:
     if answer.text:
         error.__cause__ = RemoteTraceback(answer.text)
     return error
+
+
+def _lacking(answer: _wire.Answer, place: Place) -> str:
+    """The message for a module that the image does not have, or not as new as it should be."""
+    name, _, least = answer.detail.partition(">=")
+    if least:
+        found = _last_line(answer.text).partition(": ")[2]
+        return (
+            f"{place} was not run: it needs {name} {least} or later, and {found} ({place.image}). "
+            f"Choose another image, or install it with setup_cmd=\"pip install '{name}>={least}'\"."
+        )
+    return (
+        f"{place} was not run: it needs the module {name!r}, which {place.image} does not have. "
+        f"Choose an image that has it or install it with setup_cmd='pip install ...'; if it is a "
+        f"module of your own, send it along: "
+        f"cloudpickle.register_pickle_by_value({name.partition('.')[0]})."
+    )
 
 
 def lost_outcome(cause: Verdict | Exception, place: Place) -> Outcome:

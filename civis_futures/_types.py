@@ -212,7 +212,10 @@ class Container:
         remote_host_credential_id: a database credential to put into the environment.
         params, arguments: more parameters of the script and their values, as the API takes them;
             they are environment variables of the container.
-        cancel_timeout: seconds between the TERM and the KILL of a cancelled container.
+        environment: more environment variables, as text. The platform writes their names in
+            capitals.
+        cancel_timeout: seconds between the TERM and the KILL of a cancelled container. One that
+            has a pool of its own needs some to end it: 30, say.
         instance_type, partition_label: placement.
         time_zone: the zone of the script, e.g. ``"America/Chicago"``.
         target_project_id, running_as_id, user_context: as in the API.
@@ -221,6 +224,7 @@ class Container:
 
     Raises:
         ValueError: resources below the platform's minimum, or of an unknown name.
+        TypeError: what is in `environment` is no text.
     """
 
     docker_image_name: str = "civisanalytics/datascience-python"
@@ -244,6 +248,7 @@ class Container:
         default_factory=lambda: {"success_on": False, "failure_on": False}
     )
     hidden: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Take copies, so that a later change of the caller's dicts does not reach us."""
@@ -252,6 +257,10 @@ class Container:
         object.__setattr__(self, "params", tuple(dict(param) for param in self.params))
         object.__setattr__(self, "arguments", dict(self.arguments))
         object.__setattr__(self, "notifications", dict(self.notifications))
+        object.__setattr__(self, "environment", dict(self.environment))
+        for name, value in self.environment.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"environment must be of text only, not {name!r}: {value!r}")
         if self.cancel_timeout < 0:
             raise ValueError("cancel_timeout must not be negative")
 

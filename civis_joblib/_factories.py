@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
 import joblib
 
-from civis_futures import Container, Template, this_container
+from civis_futures import Container, ContainerPoolExecutor, Template, this_container
 
-from ._backend import EXECUTOR_OPTIONS, CivisBackend, check_names
+from ._backend import CivisBackend
 
 Factory = Callable[..., CivisBackend]
 #: What parameters of civis.parallel were for, where there is nothing left to set.
@@ -21,18 +20,8 @@ _NEEDLESS = {
     "polling_interval": "one request looks at all containers, as often as the rate limit allows",
     "max_submit_retries": "requests are repeated whenever that is safe",
 }
-
-
-#: Parameters of ours that are no field of a container and no option of the executor.
+#: Parameters of factories that are neither a field of a container nor an option of the executor.
 _OWN = {"client", "max_job_retries", "remote_backend", *_NEEDLESS}
-
-
-@dataclass(frozen=True)
-class _Client:
-    """What a `civis.APIClient` knows: where the platform is, and the key."""
-
-    url: str
-    api_key: str = field(repr=False)
 
 
 def register(**options: Any) -> None:
@@ -47,16 +36,11 @@ def register(**options: Any) -> None:
 
 
 def make_backend_factory(
-    docker_image_name: str = "civisanalytics/datascience-python",
-    client: Any = None,
-    polling_interval: float | None = None,
-    setup_cmd: str | None = None,
-    max_submit_retries: int = 0,
-    max_job_retries: int = 0,
-    hidden: bool = True,
-    remote_backend: Any = "sequential",
-    **options: Any,
-) -> Factory:
+    docker_image_name: str = "civisanalytics/datascience-python", client: Any = None,
+    polling_interval: float | None = None, setup_cmd: str | None = None,
+    max_submit_retries: int = 0, max_job_retries: int = 0, hidden: bool = True,
+    remote_backend: Any = "sequential", **options: Any,
+) -> Factory:  # fmt: skip
     """A factory of backends whose workers are container scripts.
 
     Args:
@@ -67,25 +51,20 @@ def make_backend_factory(
         remote_backend: what a `Parallel` within a task runs on.
         **options: more fields of `Container`, or options of `ContainerPoolExecutor`.
     """
-    _say_needless(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
     options.update(docker_image_name=docker_image_name, setup_cmd=setup_cmd, hidden=hidden)
-    options = {"max_retries": max_job_retries, "remote_backend": remote_backend, **options}
-    return _factory(Container, client, options)
+    options.update(remote_backend=remote_backend, client=client, max_job_retries=max_job_retries)
+    options.update(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
+    return _factory(Container, options)
 
 
 def infer_backend_factory(
     required_resources: Mapping[str, float] | None = None,
     params: Iterable[Mapping[str, Any]] | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    client: Any = None,
-    polling_interval: float | None = None,
-    setup_cmd: str | None = None,
-    max_submit_retries: int = 0,
-    max_job_retries: int = 0,
-    hidden: bool = True,
-    remote_backend: Any = "sequential",
-    **options: Any,
-) -> Factory:
+    arguments: Mapping[str, Any] | None = None, client: Any = None,
+    polling_interval: float | None = None, setup_cmd: str | None = None,
+    max_submit_retries: int = 0, max_job_retries: int = 0, hidden: bool = True,
+    remote_backend: Any = "sequential", **options: Any,
+) -> Factory:  # fmt: skip
     """A factory of backends whose containers are like the one that this runs in.
 
     Args:
@@ -95,39 +74,18 @@ def infer_backend_factory(
     Raises:
         RuntimeError: this is no container of Civis Platform, or its script cannot be read.
     """
-    _say_needless(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
-    ours = this_container(_platform(client, options.get("platform")))
-    by_name = {str(param["name"]).upper(): param for param in ours.params}
-    for param in params or ():
-        name = str(param["name"]).upper()
-        by_name[name] = {**by_name.get(name, {}), **param}
-    given = {name: value for name, value in options.items() if value is not None}
-    return make_backend_factory(
-        **{
-            **{each.name: getattr(ours, each.name) for each in fields(Container)},
-            **given,
-            "required_resources": {**ours.required_resources, **(required_resources or {})},
-            "params": tuple(by_name.values()),
-            "arguments": {**ours.arguments, **(arguments or {})},
-            "client": client,
-            "setup_cmd": setup_cmd,
-            "max_job_retries": max_job_retries,
-            "hidden": hidden,
-            "remote_backend": remote_backend,
-        },
-    )
+    options.update(required_resources=required_resources, params=params, arguments=arguments)
+    options.update(setup_cmd=setup_cmd, hidden=hidden)
+    options.update(remote_backend=remote_backend, client=client, max_job_retries=max_job_retries)
+    options.update(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
+    return _factory(this_container, options)
 
 
 def make_backend_template_factory(
-    from_template_id: int,
-    arguments: Mapping[str, Any] | None = None,
-    client: Any = None,
-    polling_interval: float | None = None,
-    max_submit_retries: int = 0,
-    max_job_retries: int = 0,
-    hidden: bool = True,
-    **options: Any,
-) -> Factory:
+    from_template_id: int, arguments: Mapping[str, Any] | None = None, client: Any = None,
+    polling_interval: float | None = None, max_submit_retries: int = 0,
+    max_job_retries: int = 0, hidden: bool = True, **options: Any,
+) -> Factory:  # fmt: skip
     """A factory of backends whose workers are custom scripts of a template.
 
     Args:
@@ -136,33 +94,28 @@ def make_backend_template_factory(
         arguments: values for its other parameters.
         **options: more fields of `Template`; all else as in `make_backend_factory`.
     """
-    _say_needless(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
     options.update(from_template_id=from_template_id, arguments=arguments, hidden=hidden)
     options.update(order_param="JOBLIB_FUNC_FILE_ID", order_in_file=True)
-    return _factory(Template, client, {"max_retries": max_job_retries, **options})
+    options.update(client=client, max_job_retries=max_job_retries)
+    options.update(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
+    return _factory(Template, options)
 
 
-def _factory(kind: type[Container | Template], client: Any, options: dict[str, Any]) -> Factory:
-    names = {each.name for each in fields(kind)}
-    check_names(options, names | (EXECUTOR_OPTIONS - {"container"}) | _OWN)
+def _factory(make: Callable[..., Any], options: dict[str, Any]) -> Factory:
+    """The factory of backends for the container that `make` makes of its part of the options."""
+    names = {field.name for field in fields(Template if make is Template else Container)}
+    ContainerPoolExecutor.check_options(options, also=names | _OWN)
+    for name, reason in _NEEDLESS.items():
+        if options.pop(name):
+            message = f"{name} is not needed any more: {reason}"
+            warnings.warn(message, UserWarning, stacklevel=3)
+    options.setdefault("max_retries", options.pop("max_job_retries"))
+    client = options.pop("client")
+    options["platform"] = options.get("platform") or client
     given = {name: options.pop(name) for name in names & options.keys()}
-    container = kind(**{name: value for name, value in given.items() if value is not None})
-    options["platform"] = _platform(client, options.get("platform"))
-    make = partial(CivisBackend, container=container, **options)
-    make()  # what is wrong is wrong here, not at the first use
-    return make
-
-
-def _platform(client: Any, platform: Any) -> Any:
-    session = getattr(client, "_session_kwargs", None)  # it has no public name for its key
-    if platform is not None or session is None:
-        return platform if client is None else (platform or client)
-    url = os.environ.get("CIVIS_API_ENDPOINT") or "https://api.civisanalytics.com/"
-    return _Client(url, session["api_key"])
-
-
-def _say_needless(**given: Any) -> None:
-    for name, value in given.items():
-        if value:
-            reason = _NEEDLESS[name]
-            warnings.warn(f"{name} is not needed any more: {reason}", UserWarning, stacklevel=3)
+    given = {name: value for name, value in given.items() if value is not None}
+    if make is this_container:
+        given["platform"] = options["platform"]
+    backend = partial(CivisBackend, container=make(**given), **options)
+    backend()  # what is wrong is wrong here, not at the first use
+    return backend

@@ -53,6 +53,15 @@ def test_an_object_names_a_platform() -> None:
     assert credentials(Platform()) == ("http://127.0.0.1:9/", KEY)
 
 
+def test_a_client_of_civis_names_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = type("APIClient", (), {"_session_kwargs": {"api_key": f"{KEY}\n"}})()
+    monkeypatch.delenv("CIVIS_API_KEY", raising=False)
+    monkeypatch.delenv("CIVIS_API_ENDPOINT", raising=False)
+    assert credentials(client) == (DEFAULT_URL, KEY)
+    monkeypatch.setenv("CIVIS_API_ENDPOINT", "https://elsewhere/v2")
+    assert credentials(client) == ("https://elsewhere/v2/", KEY)
+
+
 @pytest.mark.parametrize("value", [None, "", " \n"])
 def test_no_key_names_both_ways_out(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     monkeypatch.delenv("CIVIS_API_KEY", raising=False)

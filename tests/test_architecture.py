@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
@@ -20,6 +22,7 @@ import civis_joblib
 
 ROOT = Path(__file__).parents[1]
 LONGEST_FILE = 450  # lines
+THICKEST_ADAPTER = 220  # lines of code, that is, without docstrings, comments and empty lines
 LONGEST_FUNCTION = 45  # lines of the body, without its docstring
 IMPORT_CPU = 0.150  # seconds
 
@@ -28,10 +31,12 @@ ARROWS = """
 cli          -> local
 __init__     -> _exceptions _executor _future _here _types
 
-_executor    -> _events _exceptions _future _manager _map _options _pool _serialize _state _types
-             -> _wire
+_executor    -> _arguments _batch_size _events _exceptions _future _manager _map _options _pool
+             -> _requirements _serialize _types _wire
 _options     -> _future _types
-_pool        -> _api _mailbox _manager _scheduler _script _serialize _state _types _wire local
+_arguments   -> _options _state _types
+_pool        -> _api _exit _mailbox _manager _scheduler _script _serialize _state _types _wire
+             -> local
 _here        -> _api _exceptions _types
 _manager     -> _api _events _exceptions _exit _future _lane _ledger _mailbox _pacing _scheduler
              -> _serialize _settling _types _wire
@@ -53,7 +58,8 @@ _events      -> _types _wire
 _exit        -> _events _exceptions
 _future      -> _types _wire
 
-_budget _exceptions _lane _map _pacing _section _shares _types _wire ->
+_batch_size _budget _exceptions _lane _map _pacing _requirements _section _shares _types ->
+_wire ->
 
 worker       -> _wire
 local        ->
@@ -83,6 +89,13 @@ joblib            in civis_joblib
 WORKER = """
 __main__ __init__ _entry _loop _outbox _inbox _process _child _globals _frames _platform _http
 """
+
+
+#: Tokens that are no code.
+LAYOUT = {
+    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
@@ -218,6 +231,28 @@ def test_joblib_uses_public_names_only():
                     assert {alias.name for alias in node.names} <= set(civis_futures.__all__)
             used = {name for name in imported(module) if name.startswith("civis_futures")}
             assert used <= {"civis_futures", "civis_futures.local"}, module
+
+
+def test_the_adapter_of_joblib_stays_thin():
+    code = 0
+    for module in MODULES:
+        if room(module) == "civis_joblib":
+            # Without comments, and each statement as it is written there.
+            source = MODULES[module].read_text("utf-8")
+            tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+            used = {
+                n for t in tokens if t.type not in LAYOUT for n in range(t.start[0], t.end[0] + 1)
+            }
+            code += len(used - set(docstring_lines(TREES[module])))
+    assert code <= THICKEST_ADAPTER, "what does not fit there is missing from civis_futures"
+
+
+def docstring_lines(tree: ast.AST) -> Iterator[int]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            yield from range(node.body[0].lineno, node.body[0].end_lineno + 1)
 
 
 @pytest.mark.parametrize("package", [civis_futures, civis_futures.local, civis_joblib])

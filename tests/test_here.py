@@ -76,6 +76,23 @@ def test_a_template_whose_script_cannot_be_read(here, httpx_mock, status, error,
         this_container(here)
 
 
+def test_all_that_is_taken_over(here, httpx_mock):
+    script = {
+        "repoRef": "main", "gitCredentialId": 5, "remoteHostCredentialId": 6, "instanceType": "m5",
+        "partitionLabel": "p", "timeZone": "UTC", "targetProjectId": 8, "dockerImageTag": "3",
+    }  # fmt: skip
+    answer(httpx_mock, "scripts/containers/7", {**SCRIPT, **script})
+    found = this_container(here)
+    assert (found.image, found.repo_http_uri, found.repo_ref) == (
+        "image:3",
+        "github.com/a/b",
+        "main",
+    )
+    assert (found.git_credential_id, found.remote_host_credential_id) == (5, 6)
+    assert (found.instance_type, found.partition_label, found.time_zone) == ("m5", "p", "UTC")
+    assert found.target_project_id == 8
+
+
 @pytest.mark.parametrize("number", [None, "", "seven"])
 def test_no_container(monkeypatch, number):
     monkeypatch.delenv("CIVIS_JOB_ID", raising=False)
@@ -89,3 +106,38 @@ def test_no_key(monkeypatch, here):
     monkeypatch.delenv("CIVIS_API_KEY", raising=False)
     with pytest.raises(cf.CredentialsError):
         this_container()
+
+
+def test_changes_come_on_top(here, httpx_mock):
+    answer(httpx_mock, "scripts/containers/7", SCRIPT)
+    container = this_container(
+        here,
+        required_resources={"cpu": 500},
+        params=[{"name": "colour", "default": "blue"}, {"name": "N", "type": "integer"}],
+        arguments={"N": 3},
+        environment={"A": "b"},
+        docker_image_tag="2",
+        setup_cmd="true",
+        cancel_timeout=None,
+    )
+    assert container == cf.Container(
+        docker_image_name="image",
+        docker_image_tag="2",
+        repo_http_uri="github.com/a/b",
+        setup_cmd="true",
+        required_resources={"cpu": 500, "memory": 200},
+        params=[
+            {"name": "colour", "type": "string", "default": "blue"},
+            {"name": "N", "type": "integer"},
+        ],
+        arguments={"SHAPE": "round", "N": 3},
+        environment={"A": "b"},
+        cancel_timeout=4,
+        user_context="runner",
+    )
+
+
+def test_a_change_of_nothing_that_there_is(here, httpx_mock):
+    answer(httpx_mock, "scripts/containers/7", SCRIPT)
+    with pytest.raises(TypeError, match="docker_image"):
+        this_container(here, docker_image="x")

@@ -297,10 +297,29 @@ def _load(body: bytes, path: str | None) -> Callable[[], Any]:
             os.unlink(path)  # its room is free again as soon as it is read
             parts = pickle.load(file)
     if len(parts) == 2:
-        each, rows = parts
-        return lambda: [each(*row) for row in rows]
+        each, (first, rows) = parts
+        return lambda: _in_turn(each, rows, first)
     function, args, kwargs = parts
     return lambda: function(*args, **kwargs)
+
+
+def _in_turn(each: Callable[..., Any], rows: list[Any], first: int) -> list[Any]:
+    """The results for all rows; `first` is the number of the first one, for who reads of failures.
+
+    What fails says for which it was: the others of the batch would do as well.
+    """
+    results = []
+    for number, row in enumerate(rows):
+        try:
+            results.append(each(*row))
+        except BaseException as error:
+            with contextlib.suppress(Exception):  # an exception may refuse any attribute
+                error.add_note(
+                    f"The item that failed is number {first + number} of the call, number "
+                    f"{number} of a batch of {len(rows)}; the first is number 0."
+                )
+            raise
+    return results
 
 
 def _unloadable(error: BaseException, started: float) -> Header:

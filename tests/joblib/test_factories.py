@@ -104,7 +104,9 @@ def test_wrong_values():
     with pytest.raises(ValueError, match="required_resources has no 'cpus'"):
         make_backend_factory(required_resources={"cpus": 1})
     with pytest.raises(ValueError, match="max_retries must be 0 or more"):
-        run(make_backend_factory(max_job_retries=-1), delayed(square)(1))
+        make_backend_factory(max_job_retries=-1)
+    with pytest.raises(TypeError, match="idle_timeout must be a number"):
+        make_backend_template_factory(1, idle_timeout="60")
 
 
 @pytest.mark.parametrize("name", ["polling_interval", "max_submit_retries"])

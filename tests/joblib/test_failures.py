@@ -236,8 +236,7 @@ def test_a_batch_that_was_cancelled():
 
     def cancel():
         time.sleep(0.5)
-        for future in list(parallel._backend._outstanding):
-            future.cancel()
+        parallel._backend._executor.cancel_all()
 
     thread = threading.Thread(target=cancel)
     thread.start()
@@ -250,7 +249,8 @@ def test_a_batch_that_was_cancelled():
 
 
 @pytest.mark.parametrize(("source", "error", "text"), [
-    ("__version__ = '1.2.0'", cf.CallUnpicklingError, "image has joblib 1.2.0; this is joblib "),
+    ("__version__ = '1.2.0'", cf.EnvironmentMismatchError,
+     "joblib 1.5 or later, and the image has joblib 1.2.0 .* setup_cmd=.*joblib>=1.5"),
     ("raise ModuleNotFoundError('no', name='joblib')", cf.EnvironmentMismatchError,
      "needs the module 'joblib'.* install it with setup_cmd"),
 ], ids=["too old", "missing"])  # fmt: skip

@@ -200,6 +200,16 @@ def test_what_is_not_known():
         pass
     with pytest.raises(TypeError, match="'plattform': did you mean 'platform'"):
         Parallel(2, backend="civis", plattform=1)(delayed(square)(x) for x in range(3))
+    # Values as well as names, and before anything is run.
+    with pytest.raises(TypeError, match="max_tasks_per_worker must be an integer"):
+        civis_joblib.register(max_tasks_per_worker="1")
+    with pytest.raises(ValueError, match="max_workers must be 1 or more"):
+        civis_joblib.register(max_workers=0)
+    with (
+        pytest.raises(TypeError, match="container must be a Container"),
+        parallel_config("civis", container="python"),
+    ):
+        pass
     with pytest.raises(TypeError, match="max_tasks_per_worker must be an integer"):
         Parallel(2, backend="civis", max_tasks_per_worker="1")([delayed(square)(1)])
 

@@ -266,7 +266,7 @@ def test_posting_and_computing_overlap(run, calls, stub):
 
 def test_a_call_of_many_rows(run, stub):
     def payload(function, rows):
-        return _wire.Blob.of(cloudpickle.dumps((function, rows)))
+        return _wire.Blob.of(cloudpickle.dumps((function, (7, rows))))  # numbered from 7 on
 
     made = [
         _wire.Call(1, payload(lambda a, b: a * b, [(1, 2), (3, 4)])),
@@ -275,6 +275,7 @@ def test_a_call_of_many_rows(run, stub):
     products, failure = run(made)
     assert stub.outcome(products) == [2, 12]
     assert failure.kind == _wire.RAISED
+    assert "number 8 of the call, number 1 of a batch of 2" in stub.outcome(failure).__notes__[0]
     assert "_child.py" not in failure.text
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import civis_futures
 import civis_futures.local
+import civis_futures.testing
 import civis_joblib
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,7 @@ _budget _exceptions _lane _map _pacing _section _types _wire ->
 
 worker       -> _wire
 local        ->
+testing      -> local
 civis_joblib -> __init__
 """
 
@@ -215,7 +217,9 @@ def test_joblib_uses_public_names_only():
             assert used <= {"civis_futures", "civis_futures.local"}, module
 
 
-@pytest.mark.parametrize("package", [civis_futures, civis_futures.local, civis_joblib])
+@pytest.mark.parametrize(
+    "package", [civis_futures, civis_futures.local, civis_futures.testing, civis_joblib]
+)
 def test_public_names_are_sorted_and_complete(package):
     assert package.__all__ == sorted(set(package.__all__))
     tree = TREES[package.__name__]

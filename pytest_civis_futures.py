@@ -7,6 +7,9 @@ pytest starts as fast as without it, and a measurement of coverage misses nothin
 
 from __future__ import annotations
 
+import os
+import sys
+import sysconfig
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +21,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def civis_platform_options() -> dict[str, Any]:
-    """Arguments for the `LocalPlatform` of `civis_platform`; override it in a conftest.py."""
-    return {"cores": 16}
+    """Arguments for the `LocalPlatform` of `civis_platform`; override it in a conftest.py.
+
+    The default lets containers find the modules that the tests find.
+    """
+    installed = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    here = [path for path in sys.path if path and not path.startswith(installed)]
+    return {"cores": 16, "environment": {"PYTHONPATH": os.pathsep.join(here)}}
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from ._exchange import Origin
 from ._faults import BEFORE_THE_START, LISTS_ONLY, Fault, fits
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Rule:
     """A fault that was added, and its books."""
 
@@ -76,6 +76,11 @@ class Rules:
             rule.number, rule.seen, rule.chosen, rule.hits = self._added, 0, 0, 0
             self._added += 1
 
+    @property
+    def listening(self) -> bool:
+        """Whether anything depends on what runs say."""
+        return any(rule.fault.says is not None and not rule.removed for rule in self._rules)
+
     def told(self) -> list[dict[str, Any]]:
         """Return the books, as JSON."""
         return [
@@ -110,18 +115,36 @@ class Rules:
 
     def of_run(self, script: str) -> Rule | None:
         """Return the rule of the fault that a new run meets; who strikes it counts the hit."""
-        return self._first(
-            lambda fault: fault.of_runs and fnmatch.fnmatchcase(script, fault.script)
-        )
+        return self._first(lambda fault: fault.says is None and _suits(fault, script))
+
+    def of_words(self, script: str, texts: Iterable[str], heard: list[Rule]) -> Rule | None:
+        """Return the rule of the fault that a run meets for what it has just said.
+
+        `heard` are the rules whose words it has said before: a run counts once for each.
+        """
+        for rule in self._rules:
+            says = rule.fault.says
+            if says is None or rule.removed or rule in heard or not _suits(rule.fault, script):
+                continue
+            if any(says in text for text in texts):
+                heard.append(rule)
+                if rule.choose(self._seed):
+                    return rule
+        return None
 
     def of_older_run(self, rule: Rule, script: str, *, started: bool) -> bool:
         """Tell whether a run that was there before a rule is to meet its fault."""
         fault = rule.fault
-        possible = fault.of_runs and not (started and fault.kind in BEFORE_THE_START)
-        return possible and fnmatch.fnmatchcase(script, fault.script) and rule.choose(self._seed)
+        too_late = started and fault.kind in BEFORE_THE_START
+        wanted = fault.says is None and not too_late and _suits(fault, script)
+        return wanted and rule.choose(self._seed)
 
     def _first(self, matches: Callable[[Fault], bool]) -> Rule | None:
         for rule in self._rules:
             if not rule.removed and matches(rule.fault) and rule.choose(self._seed):
                 return rule
         return None
+
+
+def _suits(fault: Fault, script: str) -> bool:
+    return fault.of_runs and fnmatch.fnmatchcase(script, fault.script)

@@ -22,6 +22,7 @@ class Strikes:
         self._strike = strike
         self._loop = asyncio.get_running_loop()
         self._met: dict[int, Rule] = {}
+        self._heard: dict[int, list[Rule]] = {}  # rules whose words a run has said
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
     def queued(self, run_id: int) -> None:
@@ -53,20 +54,24 @@ class Strikes:
     def started(self, run_id: int) -> None:
         """Begin to count the seconds of a run that has a process now."""
         rule = self._met.get(run_id)
-        if rule is not None and rule.fault.says is None:
+        if rule is not None:
             self._arm(run_id, rule)
 
     def said(self, run_id: int, lines: list[Line]) -> None:
-        """Look whether a run has printed what its fault waits for."""
-        rule = self._met.get(run_id)
-        if rule is None or rule.fault.says is None or run_id in self._timers:
+        """Choose for a run that has just printed what a fault may be waiting for."""
+        if run_id in self._met or not self._site.rules.listening:
             return
-        if any(rule.fault.says in text for _, _, text in lines):
+        heard = self._heard.setdefault(run_id, [])
+        texts = [text for _, _, text in lines]
+        rule = self._site.rules.of_words(self._script(run_id), texts, heard)
+        if rule is not None:
+            self._met[run_id] = rule
             self._arm(run_id, rule)
 
     def ended(self, run_id: int) -> None:
         """Forget a run that is over."""
         self._met.pop(run_id, None)
+        self._heard.pop(run_id, None)
         timer = self._timers.pop(run_id, None)
         if timer is not None:
             timer.cancel()
@@ -75,7 +80,7 @@ class Strikes:
         self._timers[run_id] = self._loop.call_later(rule.fault.seconds, self._due, run_id, rule)
 
     def _due(self, run_id: int, rule: Rule) -> None:
-        self.ended(run_id)
+        del self._met[run_id], self._timers[run_id]
         if not rule.removed and self._strike(rule.fault.kind, run_id):
             rule.hits += 1
 

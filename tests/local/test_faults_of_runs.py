@@ -132,3 +132,12 @@ def test_runs_go_on_while_the_platform_is_down(faulty, api, tools):
         assert api("GET", "/scripts").status == 503
         time.sleep(0.7)
         assert api.look(job, run)["state"] == "succeeded"
+
+
+def test_runs_are_chosen_by_what_they_say_in_the_order_in_which_they_say_it(faulty, api):
+    faulty.faults.add(Fault.kill(says="bad", skip=1, times=1))
+    quiet = api.run("sleep 0.5")
+    runs = [api.run(f"sleep {wait}; echo bad; echo bad; sleep 1") for wait in (0.8, 0.5, 0.1)]
+    assert [api.wait(*run)["state"] for run in runs] == ["succeeded", "failed", "succeeded"]
+    assert api.wait(*quiet)["state"] == "succeeded"
+    assert faulty.faults.seen(next(iter(faulty.faults))) == 3

@@ -17,7 +17,7 @@ from civis_futures.testing import Fault, LocalPlatform
 # The container cannot import this module: its functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-ROOT = Path(__file__).parents[1]
+PLACE = Path(cf.__file__).parents[1]  # where the package is, of whichever kind
 RUNS = "POST /scripts/containers/{id}/runs"
 
 
@@ -134,7 +134,7 @@ def run_pytest(folder, *arguments, **files):
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text, "utf-8")
     environment = {name: value for name, value in os.environ.items() if "COV" not in name}
-    environment |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment |= {"PYTHONPATH": str(PLACE), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "pytest_civis_futures", *arguments],
         cwd=folder,

@@ -53,11 +53,11 @@ class Fault:
     the one to whom it was given.
 
     **Which runs.** ``script`` is a pattern for the script's name. ``after`` is how many seconds
-    after its start the run is struck. With ``says``, it is about runs that print a line with this
-    text (``print(..., flush=True)``), and the seconds count from there. A fault that is added
-    later strikes runs that are active already, too.
+    after its start the run is struck. With ``says``, it is about lines that runs print and that
+    have this text (``print(..., flush=True)``), and the seconds count from there. A fault that is
+    added later strikes runs that are active already, too.
 
-    **How often.** Requests (or runs) that match are counted. The first ``skip`` pass; of those
+    **How often.** Requests (runs, lines) that match are counted. The first ``skip`` pass; of those
     that follow, each ``every``-th meets the fault, with the probability ``chance``, until it has
     happened ``times`` times (None: no limit). Chance depends on the platform's ``seed``, the
     fault's place among those that were added, and the count alone.

@@ -40,7 +40,7 @@ class Faults:
         return self._sum(fault, "hits")
 
     def seen(self, fault: Fault) -> int:
-        """How many requests or runs have matched a fault so far, whether they met it or not."""
+        """How many requests, runs or lines have matched so far, whether they met it or not."""
         return self._sum(fault, "seen")
 
     def _sum(self, fault: Fault, what: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from ._exchange import Origin
 from ._faults import Fault
 
-MOST = 200_000  # requests; the oldest go first
+MOST = 100_000  # requests; the oldest go first
 
 
 @dataclasses.dataclass(frozen=True)

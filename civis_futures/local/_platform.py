@@ -244,7 +244,7 @@ class LocalPlatform:
         """Return what was asked since the start or `reset()`, in the order of the answers.
 
         `on` and `origin` select as in `Fault`; `fault`: only those that met this one. The newest
-        200,000 are kept.
+        100,000 are kept.
         """
         return [
             request

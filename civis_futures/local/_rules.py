@@ -10,6 +10,7 @@ import dataclasses
 import fnmatch
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from ._exchange import Origin
@@ -23,7 +24,7 @@ class Rule:
     fault: Fault
     number: int  # its place among all that were ever added
     removed: bool = False
-    seen: int = 0  # requests or runs that matched
+    seen: int = 0  # requests, runs or lines that matched
     chosen: int = 0  # those that are to meet it
     hits: int = 0  # those that did: a run may end before it is struck
 
@@ -117,20 +118,10 @@ class Rules:
         """Return the rule of the fault that a new run meets; who strikes it counts the hit."""
         return self._first(lambda fault: fault.says is None and _suits(fault, script))
 
-    def of_words(self, script: str, texts: Iterable[str], heard: list[Rule]) -> Rule | None:
-        """Return the rule of the fault that a run meets for what it has just said.
-
-        `heard` are the rules whose words it has said before: a run counts once for each.
-        """
-        for rule in self._rules:
-            says = rule.fault.says
-            if says is None or rule.removed or rule in heard or not _suits(rule.fault, script):
-                continue
-            if any(says in text for text in texts):
-                heard.append(rule)
-                if rule.choose(self._seed):
-                    return rule
-        return None
+    def of_words(self, script: str, texts: Iterable[str]) -> Rule | None:
+        """Return the rule of the fault that a run meets for what it has just printed."""
+        found = (self._first(partial(_says, text, script)) for text in texts)
+        return next(filter(None, found), None)
 
     def of_older_run(self, rule: Rule, script: str, *, started: bool) -> bool:
         """Tell whether a run that was there before a rule is to meet its fault."""
@@ -148,3 +139,7 @@ class Rules:
 
 def _suits(fault: Fault, script: str) -> bool:
     return fault.of_runs and fnmatch.fnmatchcase(script, fault.script)
+
+
+def _says(text: str, script: str, fault: Fault) -> bool:
+    return fault.says is not None and fault.says in text and _suits(fault, script)

@@ -22,7 +22,6 @@ class Strikes:
         self._strike = strike
         self._loop = asyncio.get_running_loop()
         self._met: dict[int, Rule] = {}
-        self._heard: dict[int, list[Rule]] = {}  # rules whose words a run has said
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
     def queued(self, run_id: int) -> None:
@@ -61,9 +60,8 @@ class Strikes:
         """Choose for a run that has just printed what a fault may be waiting for."""
         if run_id in self._met or not self._site.rules.listening:
             return
-        heard = self._heard.setdefault(run_id, [])
         texts = [text for _, _, text in lines]
-        rule = self._site.rules.of_words(self._script(run_id), texts, heard)
+        rule = self._site.rules.of_words(self._script(run_id), texts)
         if rule is not None:
             self._met[run_id] = rule
             self._arm(run_id, rule)
@@ -71,7 +69,6 @@ class Strikes:
     def ended(self, run_id: int) -> None:
         """Forget a run that is over."""
         self._met.pop(run_id, None)
-        self._heard.pop(run_id, None)
         timer = self._timers.pop(run_id, None)
         if timer is not None:
             timer.cancel()

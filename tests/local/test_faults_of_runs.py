@@ -133,10 +133,12 @@ def test_runs_go_on_while_the_platform_is_down(faulty, api, tools):
     assert api.wait(job, run)["state"] == "succeeded"
 
 
-def test_runs_are_chosen_by_what_they_say_in_the_order_in_which_they_say_it(faulty, api):
-    faulty.faults.add(Fault.kill(says="bad", skip=1, times=1))
-    quiet = api.run("sleep 0.5")
-    runs = [api.run(f"sleep {wait}; echo bad; echo bad; sleep 1") for wait in (0.8, 0.5, 0.1)]
-    assert [api.wait(*run)["state"] for run in runs] == ["succeeded", "failed", "succeeded"]
-    assert api.wait(*quiet)["state"] == "succeeded"
-    assert faulty.faults.seen(next(iter(faulty.faults))) == 3
+def test_runs_are_chosen_by_the_lines_that_they_print(faulty, api):
+    fault = Fault.kill(says="bad", skip=2, times=1)
+    faulty.faults.add(fault)
+    assert api.wait(*api.run("echo bad; echo good"))["state"] == "succeeded"
+    job, run = api.run("echo bad; echo good; sleep 0.2; echo bad too; sleep 60")
+    assert api.wait(job, run)["state"] == "failed"
+    assert api.logs(job, run) == ["bad", "good", "bad too", *KILLED]
+    assert api.wait(*api.run("echo bad"))["state"] == "succeeded"
+    assert (faulty.faults.seen(fault), faulty.faults.hits(fault)) == (4, 1)

@@ -73,7 +73,7 @@ def test_out_of_memory(faulty):
 def test_an_image_that_cannot_be_pulled(faulty):
     faulty.faults.add(Fault.no_image(script="*unlucky*"))
     [lost] = outcomes(faulty, "one", name="unlucky")
-    assert type(lost) is cf.CallLostError
+    assert type(lost) is cf.BrokenContainerPool
     assert "could not be pulled" in str(lost)
 
 
@@ -100,7 +100,6 @@ def test_a_node_is_lost(faulty):
         Fault.answer(503, "GET /*", chance=0.3, origin="client"),
         Fault.drop("/*", chance=0.4, origin="worker"),
         Fault.drop("POST */outputs", done=True, times=2),
-        Fault.stale(0.3, "GET /scripts"),
         Fault.delay(0.2, "POST /*", done=True),
         Fault.down(0.5, skip=12),
     ],

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -127,6 +128,9 @@ def make_breaks(where):
 
 # --- the rows ----------------------------------------------------------------------------------
 
+# Containers are struck a second after the call began: a worker may keep the answers of the calls
+# before it for a moment, to send them together.
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -139,7 +143,7 @@ class Row:
     faults: tuple = ()
     container: cf.Container | None = None
     alone: bool = False  # no call of the pool can do better
-    travelled: bool = True  # it had a run
+    travelled: bool = True  # it surely had a run
 
     def calls(self, surface):
         """The call and its siblings: as few as will do, since each may cost a container."""
@@ -151,7 +155,6 @@ class Row:
         return [self.call, after] if surface == "as_completed" else [before, self.call]
 
 
-GONE = "The call is lost, and is started again if `max_retries` allows."
 ROWS = [
     Row("the function raises", (fail, 1), ValueError, "on purpose"),
     Row("`sys.exit()`", (leave, 1), SystemExit, "enough"),
@@ -159,27 +162,27 @@ ROWS = [
     Row("its process is killed", (kill_itself, 1), cf.WorkerCrashedError, "SIGKILL"),
     Row(
         "its container is killed", (doomed, "kill me"), cf.CallLostError,
-        "failed with exit code 137", (Fault.kill(says="kill me"),),
+        "failed with exit code 137", (Fault.kill(1.0, says="kill me"),),
     ),
     Row(
         "its container runs out of memory", (doomed, "eat me"), cf.WorkerMemoryError,
-        "used more memory than it had asked for", (Fault.out_of_memory(says="eat me"),),
+        "used more memory than it had asked for", (Fault.out_of_memory(1.0, says="eat me"),),
     ),
     Row(
         "its run is cancelled by somebody else", (doomed, "cancel me"), cf.CallLostError,
-        "cancelled, and not by this pool", (Fault.cancel(says="cancel me"),),
+        "cancelled, and not by this pool", (Fault.cancel(1.0, says="cancel me"),),
     ),
     Row(
         "the machine is lost", (doomed, "lose me"), cf.CallLostError, "its container failed",
         (Fault.lose_node(says="lose me", times=None),), alone=True,
     ),
     Row(
-        "the image cannot be pulled", raises=cf.CallLostError, says="could not be pulled",
-        faults=(Fault.no_image(),), alone=True,
+        "the image cannot be pulled", raises=cf.BrokenContainerPool, says="could not be pulled",
+        faults=(Fault.no_image(),), alone=True, travelled=False,
     ),
     Row(
-        "`setup_cmd` fails", raises=cf.CallLostError, says="failed with exit code 7",
-        container=cf.Container(setup_cmd="exit 7"), alone=True,
+        "`setup_cmd` fails", raises=cf.BrokenContainerPool, says="failed with exit code 7",
+        container=cf.Container(setup_cmd="exit 7"), alone=True, travelled=False,
     ),
     Row(
         "the call cannot be pickled", (fine, threading.Lock()), cf.CallPicklingError,
@@ -230,29 +233,31 @@ ROWS = [
 # --- the surfaces ------------------------------------------------------------------------------
 
 
-def by_result(executor, calls):
-    futures = [executor.submit(*call) for call in calls]
-    return [future.exception(BOUND) or future.result() for future in futures]
+def by_result(pool, calls):
+    with pool() as executor:
+        futures = [executor.submit(*call) for call in calls]
+        return [future.exception(BOUND) or future.result() for future in futures]
 
 
-def by_as_completed(executor, calls):
-    futures = {executor.submit(*call): index for index, call in enumerate(calls)}
+def by_as_completed(pool, calls):
     found = {}
-    for future in as_completed(futures, BOUND):
-        assert futures[future] not in found
-        found[futures[future]] = future.exception() or future.result()
+    with pool() as executor:
+        futures = {executor.submit(*call): index for index, call in enumerate(calls)}
+        for future in as_completed(futures, BOUND):
+            assert futures[future] not in found
+            found[futures[future]] = future.exception() or future.result()
     return [found[index] for index in range(len(calls))]
 
 
-def by_map(executor, calls):
+def by_map(pool, calls):
     functions, arguments = zip(*calls, strict=True)
-    results = executor.map(lambda function, argument: function(argument), functions, arguments)
     found = []
-    try:
-        for result in results:
-            found.append(result)
-    except BaseException as error:
-        found.append(error)
+    with pool() as executor:
+        try:
+            for result in executor.map(lambda call, it: call(it), functions, arguments):
+                found.append(result)
+        except BaseException as error:
+            found.append(error)
     return found
 
 
@@ -295,11 +300,17 @@ def meet(faulty, max_tasks_per_worker):
         faulty.faults.add(*row.faults)
         with ThreadPoolExecutor(5) as threads:
             try:
-                with cf.ContainerPoolExecutor(2, **options) as executor:
+                with cf.ContainerPoolExecutor(2, **options) as shared:
+
+                    def pool():
+                        if row.alone:  # it may break, and be of no use to the next surface
+                            return cf.ContainerPoolExecutor(2, **options)
+                        return nullcontext(shared)
+
                     ask = {
-                        "result()": partial(by_result, executor),
-                        "as_completed": partial(by_as_completed, executor),
-                        "map": partial(by_map, executor),
+                        "result()": partial(by_result, pool),
+                        "as_completed": partial(by_as_completed, pool),
+                        "map": partial(by_map, pool),
                         "joblib, list": partial(by_joblib, "list", options),
                         "joblib, generator_unordered": partial(
                             by_joblib, "generator_unordered", options
@@ -339,7 +350,7 @@ def check(row, error, surface):
     assert type(error) is row.raises, (surface, error)
     message = "\n".join([str(error), *getattr(error, "__notes__", ())])
     assert row.says in message, surface
-    assert re.search(r"\(task \d+\)", message), (surface, message)
+    assert re.search(r"\(task \d+(, items? [^)]+)?\)", message), (surface, message)
     if row.travelled:
         assert re.search(r"\brun \d+\b", message), (surface, message)
 

@@ -4,7 +4,7 @@
 # build/venv   the built wheel, and what is needed to test it: for `make test`
 
 PYTHON ?= python3
-SOURCES := $(shell find civis_futures civis_joblib -type f -not -name '*.pyc')
+SOURCES := $(shell find civis_futures civis_joblib -type f -not -name '*.pyc') pytest_civis_futures.py
 PIP := -m pip --disable-pip-version-check install -q
 # Not from the root of the project, where `import civis_futures` would find the sources.
 PYTEST := cd build && venv/bin/pytest -c ../pyproject.toml ../tests

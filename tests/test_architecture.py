@@ -18,6 +18,7 @@ import pytest
 
 import civis_futures
 import civis_futures.local
+import civis_futures.testing
 import civis_joblib
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,7 @@ IMPORT_CPU = 0.150  # seconds
 ARROWS = """
 cli          -> local
 __init__     -> _exceptions _executor _future _here _types
+testing      -> local
 
 _executor    -> _arguments _batch_size _events _exceptions _future _manager _map _options _pool
              -> _requirements _serialize _types _wire
@@ -255,7 +257,9 @@ def docstring_lines(tree: ast.AST) -> Iterator[int]:
             yield from range(node.body[0].lineno, node.body[0].end_lineno + 1)
 
 
-@pytest.mark.parametrize("package", [civis_futures, civis_futures.local, civis_joblib])
+@pytest.mark.parametrize(
+    "package", [civis_futures, civis_futures.local, civis_futures.testing, civis_joblib]
+)
 def test_public_names_are_sorted_and_complete(package):
     assert package.__all__ == sorted(set(package.__all__))
     tree = TREES[package.__name__]

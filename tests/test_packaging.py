@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 PACKAGES = ("civis_futures", "civis_joblib")
+PLUGIN = "pytest_civis_futures"
 distribution = importlib.metadata.distribution("civis-futures")
 
 
@@ -31,7 +32,7 @@ def test_the_version_is_that_of_the_project_and_of_the_changelog():
 
 
 def test_the_console_scripts_are_there_and_can_be_loaded():
-    found = {point.name: point for point in distribution.entry_points}
+    found = {p.name: p for p in distribution.entry_points if p.group == "console_scripts"}
     assert found.keys() == PROJECT["scripts"].keys()
     for name, point in found.items():
         assert callable(point.load())
@@ -60,7 +61,8 @@ def test_nothing_else_is_installed():
     if not distribution.read_text("WHEEL") or is_editable():
         pytest.skip("installed for editing; the wheel is tested by `make test`")
     tops = {file.parts[0] for file in distribution.files or () if ".." not in file.parts}
-    assert tops == {*PACKAGES, f"civis_futures-{PROJECT['version']}.dist-info"}
+    tops -= {"__pycache__"}  # of the plugin, a module of its own
+    assert tops == {*PACKAGES, f"{PLUGIN}.py", f"civis_futures-{PROJECT['version']}.dist-info"}
     sources = {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
@@ -73,6 +75,12 @@ def test_nothing_else_is_installed():
         if file.parts[0] in PACKAGES and file.suffix != ".pyc"
     }
     assert installed == sources
+
+
+def test_pytest_finds_the_plugin():
+    if is_editable() and not distribution.entry_points.select(group="pytest11"):
+        pytest.skip("installed for editing before there was a plugin")
+    assert [p.value for p in distribution.entry_points.select(group="pytest11")] == [PLUGIN]
 
 
 def test_the_license_is_there():

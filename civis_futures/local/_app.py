@@ -23,9 +23,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from . import _breakage as breakage
 from . import _storage as storage
 from ._exchange import Answer, ApiError, Ask, Origin, not_found
+from ._faults import LINK, Fault
 from ._fields import refuse, snake
+from ._journal import Request as Asked
+from ._links import asker
 from ._record import Recorder
 from ._routes import ROUTES, Route
 from ._settings import MAX_BODY_BYTES
@@ -34,10 +38,12 @@ from ._site import Site
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 TABLE = {(route.method, route.key()): route for route in ROUTES}
 PATHS = {route.key() for route in ROUTES}
+OPERATIONS = tuple((route.method, route.template) for route in ROUTES if not route.private)
 
 
 def make_app(site: Site, blob_port: int, recorder: Recorder) -> ASGIApp:
     """Return the application: the API on one port, the file links on the other."""
+    site.operations = OPERATIONS
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,9 +54,7 @@ def make_app(site: Site, blob_port: int, recorder: Recorder) -> ASGIApp:
             answer = _encode(ApiError(403, "forbidden", "Only loopback is served here."))
             await answer(scope, receive, send)
         elif server[1] == blob_port:
-            response = await storage.serve(site, request)
-            recorder.link(request, response)
-            await response(scope, receive, _counting(site, request, send))
+            await _link(site, request, recorder)(scope, receive, _counting(site, request, send))
         else:
             await _api(site, request, recorder)(scope, receive, send)
 
@@ -74,6 +78,22 @@ def _counting(site: Site, request: Request, send: Send) -> Send:
     return counted
 
 
+def _link(site: Site, request: Request, recorder: Recorder) -> ASGIApp:
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        method, origin = request.method, asker(request.query_params)
+        fault = site.rules.of_request(method, LINK, origin, None, time.monotonic())
+        response = await breakage.instead(fault) if fault and not fault.done else None
+        if response is None:
+            response = await storage.serve(site, request)
+            if fault is None:
+                recorder.link(request, response)
+        app, status = await breakage.on_the_way_out(fault, response)
+        site.journal.add(Asked(method, LINK, request.url.path, origin, status, fault))
+        await app(scope, receive, send)
+
+    return respond
+
+
 def _api(site: Site, request: Request, recorder: Recorder) -> ASGIApp:
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -84,9 +104,14 @@ def _api(site: Site, request: Request, recorder: Recorder) -> ASGIApp:
             return
         response = _encode(body, exchange.headers)
         response.headers["X-Runtime"] = f"{time.perf_counter() - started:.6f}"
-        if exchange.route is None or not exchange.route.private:
+        if exchange.private:
+            await response(scope, receive, send)
+            return
+        if exchange.fault is None:
             recorder.exchange(request, exchange.body, response)
-        await response(scope, receive, send)
+        app, status = await breakage.on_the_way_out(exchange.fault, exchange.instead or response)
+        site.journal.add(exchange.asked(status))
+        await app(scope, receive, send)
 
     return respond
 
@@ -100,6 +125,20 @@ class _Exchange:
         self.headers: dict[str, str] = {}
         self.route: Route | None = None
         self.body: dict[str, Any] | None = None
+        self.origin: Origin | None = None
+        self.fault: Fault | None = None
+        self.instead: Response | breakage.Reset | None = None  # of our answer
+
+    @property
+    def private(self) -> bool:
+        """Whether it is between us and our owner."""
+        return self.route is not None and self.route.private
+
+    def asked(self, status: int | None) -> Asked:
+        """Return what the journal says of it."""
+        path = self.request.url.path
+        template = path if self.route is None else self.route.template
+        return Asked(self.request.method, template, path, self.origin, status, self.fault)
 
     async def answer(self) -> Answer | ApiError:
         try:
@@ -116,7 +155,7 @@ class _Exchange:
             return ApiError(500, "internal_server_error", said)
 
     async def _answer(self) -> Answer:
-        origin = self._origin()
+        origin = self.origin = self._origin()
         if origin is None:
             self.headers["WWW-Authenticate"] = 'Bearer realm="Civis API", error="invalid_token"'
             raise ApiError(401, "unauthorized", "The API key is missing or not valid.")
@@ -124,9 +163,19 @@ class _Exchange:
         assert self.route is not None
         if not self.route.private:
             self._account(self.route, origin)
-        self.body = await self._json()
-        query = _query(self.request.url.query)
-        ask = Ask(self.route.method, self.route.template, ids, query, self.body or {}, origin)
+            if await self._fails(self.route, origin):
+                return Answer()
+        self.body, fault = await self._json(), self.fault
+        ask = Ask(
+            self.route.method,
+            self.route.template,
+            ids,
+            _query(self.request.url.query),
+            self.body or {},
+            origin,
+            as_of=time.time() - fault.seconds if fault and fault.kind == "stale" else None,
+            moved=fault.rows if fault and fault.kind == "shift" else 0,
+        )
         answer = self.route.endpoint(self.site, ask)
         return await answer if inspect.isawaitable(answer) else answer
 
@@ -161,6 +210,18 @@ class _Exchange:
         if not passes:
             self.site.counters.refused += 1
             raise ApiError(429, "too_many_requests", None)
+
+    async def _fails(self, route: Route, origin: Origin) -> bool:
+        """Tell whether a fault answers, or hangs up, before the request has any effect."""
+        page = None
+        if route.paged:
+            given = _query(self.request.url.query).get("page_num", "")
+            page = int(given) if given.isdecimal() else 1
+        now = time.monotonic()
+        self.fault = self.site.rules.of_request(route.method, route.template, origin, page, now)
+        if self.fault is not None and not self.fault.done:
+            self.instead = await breakage.instead(self.fault)
+        return self.instead is not None
 
     async def _json(self) -> dict[str, Any] | None:
         """Return the body; that of a GET or DELETE is read and ignored, as clients send `{}`."""

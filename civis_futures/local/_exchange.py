@@ -42,6 +42,9 @@ class Ask:
     query: Mapping[str, str]  # snake_case names; a list is joined by commas
     body: Mapping[str, Any]
     origin: Origin
+    # Two ways in which a list may be wrong, for who tests against that.
+    as_of: float | None = None  # as it was then
+    moved: int = 0  # its rows have moved by so many since the first page
 
     def id(self, name: str = "id") -> int:
         """Return an id from the path."""
@@ -67,11 +70,12 @@ class Page:
     asked: bool
     order: str
     descending: bool
+    moved: int = 0
 
     def clause(self) -> str:
         """Return the SQL for this page; `order` came from a table of ours, never from outside."""
         way = "DESC" if self.descending else "ASC"
-        start = (self.number - 1) * self.limit
+        start = max(0, (self.number - 1) * self.limit + self.moved)
         return f" ORDER BY {self.order} {way}, id {way} LIMIT {self.limit} OFFSET {start}"
 
     def headers(self, total: int, *, blank_when_unasked: bool = False) -> dict[str, str]:

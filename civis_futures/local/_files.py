@@ -13,7 +13,7 @@ from typing import Any
 
 from . import _links as links
 from . import _tables as tables
-from ._exchange import Answer, Ask, not_found
+from ._exchange import Answer, Ask, Origin, not_found
 from ._fields import moment, read, refuse, truth
 from ._settings import MIN_PART_BYTES
 from ._site import USER, Site
@@ -41,12 +41,14 @@ def blob_path(site: Site, blob: str, part: int | None = None) -> Path:
     return site.store.blobs / (blob if part is None else f"{blob}.{part}")
 
 
-def download_url(site: Site, row: Row, expires: float, *, inline: bool = False) -> str | None:
+def download_url(
+    site: Site, row: Row, expires: float, asker: Origin, *, inline: bool = False
+) -> str | None:
     """Return a link to the bytes, None while there are none or when the file is over."""
     over = row["expires_at"] is not None and row["expires_at"] <= time.time()
     if row["size"] is None or over:
         return None
-    return links.download_url(site, row["blob"], expires, inline=inline)
+    return links.download_url(site, row["blob"], expires, asker, inline=inline)
 
 
 def _new(site: Site, given: Mapping[str, Any], parts: int | None) -> tuple[Row, dict[str, Any]]:
@@ -80,7 +82,7 @@ def _identity(site: Site, row: Row) -> dict[str, Any]:
 def create_file(site: Site, ask: Ask) -> Answer:
     """POST /files: the form to upload with."""
     row, body = _new(site, read(tables.NEW_FILE, ask.body), None)
-    url, fields = links.upload_form(site, row["blob"])
+    url, fields = links.upload_form(site, row["blob"], ask.origin)
     body |= {"uploadUrl": url, "uploadFields": fields, "myPermissionLevel": "manage"}
     return Answer(201, body)
 
@@ -91,7 +93,8 @@ def create_multipart(site: Site, ask: Ask) -> Answer:
     if given["numParts"] > 10_000:
         raise refuse("numParts must be less than or equal to 10000")
     row, body = _new(site, given, given["numParts"])
-    urls = [links.part_url(site, row["blob"], part) for part in range(1, given["numParts"] + 1)]
+    parts = range(1, given["numParts"] + 1)
+    urls = [links.part_url(site, row["blob"], part, ask.origin) for part in parts]
     return Answer(201, {**body, "uploadUrls": urls})
 
 
@@ -135,12 +138,12 @@ def _join(paths: list[Path], whole: Path) -> int:
     return size
 
 
-def _shown(site: Site, row: Row, expires: float, *, inline: bool) -> dict[str, Any]:
+def _shown(site: Site, row: Row, expires: float, asker: Origin, *, inline: bool) -> dict[str, Any]:
     return {
         **_identity(site, row),
         "author": USER,
-        "downloadUrl": download_url(site, row, expires),
-        "fileUrl": download_url(site, row, expires, inline=inline),
+        "downloadUrl": download_url(site, row, expires, asker),
+        "fileUrl": download_url(site, row, expires, asker, inline=inline),
         "detectedInfo": UNKNOWN,
         "myPermissionLevel": "manage",
     }
@@ -159,7 +162,7 @@ def get_file(site: Site, ask: Ask) -> Answer:
         raise refuse("link_expires_at or inline is invalid") from None
     if not now - 1 <= expires <= now + links.MOST_DOWNLOAD_SECONDS:
         raise refuse("link_expires_at must be between now and 36 hours from now")
-    return Answer(200, _shown(site, file_row(site, ask.id()), expires, inline=inline))
+    return Answer(200, _shown(site, file_row(site, ask.id()), expires, ask.origin, inline=inline))
 
 
 def patch_file(site: Site, ask: Ask) -> Answer:
@@ -178,4 +181,6 @@ def patch_file(site: Site, ask: Ask) -> Answer:
     if changes:
         site.store.update("files", row["id"], **changes)
     row = file_row(site, row["id"])
-    return Answer(200, _shown(site, row, time.time() + links.DOWNLOAD_SECONDS, inline=False))
+    return Answer(
+        200, _shown(site, row, time.time() + links.DOWNLOAD_SECONDS, ask.origin, inline=False)
+    )

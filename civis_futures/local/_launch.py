@@ -110,4 +110,6 @@ def _text(value: Any) -> str:
 
 def _file_url(site: Site, key: Any) -> str | None:
     row = site.store.one("SELECT * FROM files WHERE id = ?", str(key))
-    return None if row is None else download_url(site, row, time.time() + DOWNLOAD_SECONDS)
+    return (
+        None if row is None else download_url(site, row, time.time() + DOWNLOAD_SECONDS, "worker")
+    )

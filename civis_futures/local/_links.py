@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
+from ._exchange import Origin
 from ._site import Site
 
 UPLOAD_SECONDS = 12 * 3600.0
@@ -27,28 +28,36 @@ def _signature(site: Site, verb: str, blob: str, extra: str, expires: str) -> st
     return hmac.new(site.store.secret, said, hashlib.sha256).hexdigest()
 
 
-def download_url(site: Site, blob: str, expires: float, *, inline: bool) -> str:
+def download_url(site: Site, blob: str, expires: float, asker: Origin, *, inline: bool) -> str:
     """Return a link to GET a blob."""
-    return _url(site, "GET", blob, "inline" if inline else "", expires)
+    return _url(site, "GET", blob, "inline" if inline else "", expires, asker)
 
 
-def part_url(site: Site, blob: str, part: int) -> str:
+def part_url(site: Site, blob: str, part: int, asker: Origin) -> str:
     """Return a link to PUT one part of a multipart upload."""
-    return _url(site, "PUT", blob, str(part), time.time() + UPLOAD_SECONDS)
+    return _url(site, "PUT", blob, str(part), time.time() + UPLOAD_SECONDS, asker)
 
 
-def _url(site: Site, verb: str, blob: str, extra: str, expires: float) -> str:
+def asker(query: Mapping[str, str]) -> Origin | None:
+    """Return to whom a link was given: nothing depends on it but tests, so it is not signed."""
+    askers: dict[str, Origin] = {"client": "client", "worker": "worker"}
+    return askers.get(query.get("asker", ""))
+
+
+def _url(site: Site, verb: str, blob: str, extra: str, expires: float, asker: Origin) -> str:
     until = str(int(expires))
     signature = _signature(site, verb, blob, extra, until)
-    query = urlencode({"extra": extra, "expires": until, "signature": signature})
+    given = {"extra": extra, "expires": until, "signature": signature, "asker": asker}
+    query = urlencode(given)
     return f"http://{site.blob_host}/{blob}?{query}"
 
 
-def upload_form(site: Site, blob: str) -> tuple[str, dict[str, str]]:
+def upload_form(site: Site, blob: str, asker: Origin) -> tuple[str, dict[str, str]]:
     """Return the URL and the fields of a form POST; lower case, as a client may re-case them."""
     until = str(int(time.time() + UPLOAD_SECONDS))
     signature = _signature(site, "POST", blob, "", until)
-    return f"http://{site.blob_host}/", {"key": blob, "policy": until, "signature": signature}
+    fields = {"key": blob, "policy": until, "signature": signature}
+    return f"http://{site.blob_host}/?asker={asker}", fields
 
 
 def check(site: Site, verb: str, blob: str, given: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from . import _documents as documents
 from ._exchange import Answer, Ask, Page
 from ._fields import refuse, truth
+from ._past import as_of
 from ._site import USER, Site
 from ._store import Row
 
@@ -64,7 +65,8 @@ def page(ask: Ask, ordering: Ordering) -> Page:
         raise refuse(f"order must be one of: {', '.join(ordering.orders)}")
     limit = min(limit, ordering.most)
     asked = bool(ask.query.get("page_num"))
-    return Page(limit, number, asked, ordering.orders[order], way == "desc")
+    moved = ask.moved if number > 1 else 0
+    return Page(limit, number, asked, ordering.orders[order], way == "desc", moved)
 
 
 def paged(
@@ -81,8 +83,9 @@ def paged(
     part = page(ask, ordering)
     where = " AND ".join(f"({sql})" for sql, _ in conditions) or "1"
     values = [value for _, bound in conditions for value in bound]
-    total = site.store.count(f"SELECT COUNT(*) FROM ({select}) WHERE {where}", *values)
-    rows = site.store.all(f"SELECT * FROM ({select}) WHERE {where}{part.clause()}", *values)
+    past = "" if ask.as_of is None else as_of(ask.as_of)
+    total = site.store.count(f"{past}SELECT COUNT(*) FROM ({select}) WHERE {where}", *values)
+    rows = site.store.all(f"{past}SELECT * FROM ({select}) WHERE {where}{part.clause()}", *values)
     headers = part.headers(total, blank_when_unasked=blank_when_unasked)
     return Answer(200, [show(row) for row in rows], headers)
 

@@ -125,27 +125,3 @@ def patch_json_value(site: Site, ask: Ask) -> Answer:
     if "name" in given:
         site.store.update("json_values", row["id"], name=given["name"])
     return Answer(200, documents.json_value(_value_row(site, row["id"])))
-
-
-def get_stats(site: Site, _ask: Ask) -> Answer:
-    """GET /_local/stats: what `LocalPlatform.stats()` returns."""
-    counters = site.counters
-    body = {
-        "requests": [[*key, count] for key, count in sorted(counters.requests.items())],
-        "refused": counters.refused,
-        "runs_started": counters.runs_started,
-        "uploads": counters.uploads,
-        "upload_bytes": counters.upload_bytes,
-        "downloads": counters.downloads,
-        "download_bytes": counters.download_bytes,
-        "queued": site.runner.queued(),
-        "active": {str(run): pids for run, pids in site.runner.active().items()},
-    }
-    return Answer(200, body)
-
-
-def post_reset(site: Site, _ask: Ask) -> Answer:
-    """POST /_local/reset: count from zero, with a full rate limit."""
-    site.counters = type(site.counters)()
-    site.budget.reset()
-    return Answer(204)

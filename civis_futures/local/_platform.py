@@ -17,10 +17,14 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
+from ._exchange import Origin
+from ._faults import Fault, fits
+from ._faulty import Faults
+from ._journal import Request
 from ._settings import MAX_FILE_BYTES, Settings
 
 CIVIS_LIMIT = (1000, 100, 300.0)  # requests, run starts, per seconds (contract, section 1)
@@ -97,6 +101,9 @@ class LocalPlatform:
         updated_at_follows_runs: Whether a change of a run's state moves `updatedAt` of its job;
             left open too.
         whole_seconds: Whether times have no milliseconds, as in all recorded examples.
+        faults: What goes wrong from the start on; see `Fault` and :attr:`faults`.
+        seed: What the chance of faults comes from: the same seed and the same requests give the
+            same faults.
     """
 
     def __init__(
@@ -115,6 +122,8 @@ class LocalPlatform:
         hidden_lists: Literal["only", "also"] = "only",
         updated_at_follows_runs: bool = False,
         whole_seconds: bool = False,
+        faults: Iterable[Fault] = (),
+        seed: int = 0,
     ) -> None:
         """Check the settings; nothing is started yet."""
         self._settings = Settings(
@@ -130,9 +139,11 @@ class LocalPlatform:
             hidden_lists=hidden_lists,
             updated_at_follows_runs=updated_at_follows_runs,
             whole_seconds=whole_seconds,
+            seed=seed,
         )
         _check(self._settings)
         self._log = None if log is None else Path(log).absolute()
+        self._first_faults = tuple(faults)
         # Guards the four below against start and stop from two threads. Starting and stopping
         # wait under it, on purpose: the second caller has nothing to do before the first is done.
         self._lock = threading.Lock()
@@ -176,14 +187,22 @@ class LocalPlatform:
             self._process, self._url = _launch(self._settings, self._key, self._log)
             # At exit, or when this object is forgotten. It must not refer to this object.
             self._finalizer = weakref.finalize(self, _end, self._process, os.getpid())
+            try:
+                self.faults.add(*self._first_faults)
+            except BaseException:
+                self._forget()
+                raise
         return self
 
     def stop(self) -> None:
         """End the server and every run; does nothing if it is not running."""
         with self._lock:
-            if self._finalizer is not None:
-                self._finalizer()
-            self._finalizer = self._process = self._url = None
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer()
+        self._finalizer = self._process = self._url = None
 
     def __enter__(self) -> LocalPlatform:
         return self.start()
@@ -204,21 +223,56 @@ class LocalPlatform:
         active = {int(run): tuple(pids) for run, pids in told.pop("active").items()}
         return Stats(requests=requests, active=active, **told)
 
+    @property
+    def faults(self) -> Faults:
+        """What is to go wrong: ``add``, ``remove``, ``clear``, ``hits``, ``seen``; iterable."""
+        return Faults(self._ask)
+
+    @contextlib.contextmanager
+    def fault(self, fault: Fault) -> Iterator[Fault]:
+        """Let one more thing go wrong, as long as the `with` lasts."""
+        self.faults.add(fault)
+        try:
+            yield fault
+        finally:
+            if self.running:
+                self.faults.remove(fault)
+
+    def requests(
+        self, on: str = "*", *, origin: Origin | None = None, fault: Fault | None = None
+    ) -> list[Request]:
+        """Return what was asked since the start or `reset()`, in the order of the answers.
+
+        `on` and `origin` select as in `Fault`; `fault`: only those that met this one. The newest
+        100,000 are kept.
+        """
+        return [
+            request
+            for request in map(Request.from_json, self._ask("GET", "/_local/requests"))
+            if fits(on, request.method, request.path)
+            and origin in (None, request.origin)
+            and (fault is None or request.fault == fault)
+        ]
+
     def reset(self) -> None:
-        """Count from zero, with a full rate limit."""
+        """Count from zero, with a full rate limit; the faults stay, and count from zero too."""
         self._ask("POST", "/_local/reset")
 
-    def _ask(self, method: str, path: str) -> Any:
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
         import http.client  # not needed by who only starts a platform
 
         connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=10)
         with contextlib.closing(connection):
-            connection.request(method, path, headers={"Authorization": f"Bearer {self.api_key}"})
+            sent = None if body is None else json.dumps(body)
+            headers = {"Authorization": f"Bearer {self.api_key}"}
+            connection.request(method, path, sent, headers)
             response = connection.getresponse()
-            body = response.read()
+            found = response.read()
+            if response.status == 400:
+                raise ValueError(json.loads(found)["errorDescription"])
             if response.status >= 300:
                 raise RuntimeError(f"the local platform answered {response.status} to {path}")
-        return json.loads(body) if body else None
+        return json.loads(found) if found else None
 
 
 def _check(settings: Settings) -> None:
@@ -231,8 +285,8 @@ def _check(settings: Settings) -> None:
         ("max_file_size", settings.max_file_size > 0, "must be positive"),
         ("hidden_lists", settings.hidden_lists in ("only", "also"), 'must be "only" or "also"'),
     )
-    for name, fits, rule in rules:
-        if not fits:
+    for name, is_right, rule in rules:
+        if not is_right:
             raise ValueError(f"{name} {rule}, not {getattr(settings, name)!r}")
 
 

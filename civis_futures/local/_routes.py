@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable
 
-from . import _files, _lists, _misc, _runs, _scripts
+from . import _control, _files, _lists, _misc, _runs, _scripts
 from ._exchange import Answer, Ask
 from ._site import Site
 
+PAGED = ("scripts", "custom", "jobs", "runs", "outputs")  # how the paths of lists end
 Endpoint = Callable[[Site, Ask], Answer | Awaitable[Answer]]
 
 
@@ -25,6 +26,11 @@ class Route:
     def key(self) -> tuple[str, ...]:
         """Return the segments of the path, with a star for an id."""
         return tuple("*" if part.startswith("{") else part for part in self.template[1:].split("/"))
+
+    @property
+    def paged(self) -> bool:
+        """Whether it answers with pages."""
+        return self.method == "GET" and self.key()[-1] in PAGED
 
     def names(self) -> list[str]:
         """Return the names of the ids in the path, in order."""
@@ -93,6 +99,9 @@ ROUTES: list[Route] = [
     Route("GET", "/users/me", _misc.get_me),
     Route("GET", "/endpoints", _misc.get_endpoints),
     Route("GET", "/notifications", _misc.get_notifications),
-    Route("GET", "/_local/stats", _misc.get_stats, private=True),
-    Route("POST", "/_local/reset", _misc.post_reset, private=True),
+    Route("GET", "/_local/stats", _control.get_stats, private=True),
+    Route("POST", "/_local/reset", _control.post_reset, private=True),
+    Route("GET", "/_local/requests", _control.get_requests, private=True),
+    Route("GET", "/_local/faults", _control.get_faults, private=True),
+    Route("POST", "/_local/faults", _control.post_faults, private=True),
 ]

@@ -19,17 +19,21 @@ import time
 
 from . import _documents as documents
 from ._exchange import ApiError
+from ._faults import Kind
 from ._guard import kill_marked
 from ._guard_line import GuardLine
 from ._launch import Launch, plan, surroundings
 from ._meter import Sample, measure
 from ._process import Line, RunProcess
+from ._rules import Rule
 from ._runs import begin
 from ._site import Site
+from ._strikes import Strikes
 
 FLUSH_SECONDS = 0.05  # lines are gathered this long
 FLUSH_LINES = 2_000
 GRACE_SECONDS = 0.25  # for the last output, when somebody out of reach holds the pipe
+FOR_EVER = 10 * 365 * 24 * 3600.0
 METER_SECONDS = 0.12
 METER_SHARE = 10  # the meter sleeps at least this many times as long as it works
 
@@ -47,6 +51,7 @@ class Active:
     flushing: asyncio.TimerHandle | None = None
     cancelled: bool = False
     out_of_memory: bool = False
+    node_lost: bool = False
     max_memory: float = 0.0
     max_cpu: float = 0.0
     last_look: tuple[float, float] | None = None  # when, seconds of cpu
@@ -65,12 +70,14 @@ class Runner:
         self._metering = False
         self._filling = False
         self._closed = False
+        self._strikes = Strikes(site, self._strike)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
     # What the API asks.
 
     def queue(self, run_id: int) -> None:
         """Take a new run; it starts when its delay is over and there is room, first come first."""
+        self._strikes.queued(run_id)
         delay = self._site.settings.start_delay
         if delay > 0:
             self._delayed[run_id] = self._loop.call_later(delay, self._ripe, run_id)
@@ -88,12 +95,17 @@ class Runner:
                 timer.cancel()
             else:
                 self._waiting.remove(run_id)
+            self._strikes.ended(run_id)
             self._site.store.update("runs", run_id, state="cancelled", finished_at=now)
             self._fill_soon()
         elif active.process is not None and not active.cancelled:
             active.cancelled = active.process.exit_code is None
             active.process.terminate()
             self._loop.call_later(active.launch.cancel_timeout, active.process.kill)
+
+    def meet(self, rules: list[Rule]) -> None:
+        """Let the runs that there are meet faults that were just added."""
+        self._strikes.added(rules, [*self._delayed, *self._waiting], self._active)
 
     def flush(self, run_id: int) -> None:
         """Write what a run has printed so far."""
@@ -132,9 +144,24 @@ class Runner:
         if self._closed or not self._waiting:
             return
         launch = plan(self._site, self._waiting[0])
-        if self._fits(launch):
-            self._start(self._waiting.popleft(), launch)
-            self._fill_soon()
+        if not self._fits(launch):
+            return
+        run_id = self._waiting.popleft()
+        befallen = self._strikes.before_start(run_id)
+        if befallen == "stay_queued":
+            self._delayed[run_id] = self._loop.call_later(FOR_EVER, self._ripe, run_id)
+        elif befallen == "no_image":
+            self._fail_unstarted(run_id)
+        else:
+            self._start(run_id, launch)
+        self._fill_soon()
+
+    def _fail_unstarted(self, run_id: int) -> None:
+        now = time.time()
+        lines = ("Error on job: The Docker image could not be pulled.", "Failed")
+        self._site.store.add_logs(run_id, [(now, "error", line) for line in lines])
+        self._site.store.update("runs", run_id, state="failed", finished_at=now, updated_at=now)
+        self._strikes.ended(run_id)
 
     def _fits(self, launch: Launch) -> bool:
         """Tell whether there is room; who wants more than there is runs when nobody else does."""
@@ -167,12 +194,14 @@ class Runner:
             self._finish(active, None)
             return
         self._guard.started(active.process.pid)
+        self._strikes.started(run_id)
         self._meter_soon(METER_SECONDS)
 
     # While it runs.
 
     def _gather(self, active: Active, lines: list[Line]) -> None:
         active.lines += lines
+        self._strikes.said(active.run_id, lines)
         if len(active.lines) >= FLUSH_LINES:
             self.flush(active.run_id)
         elif active.flushing is None:
@@ -235,6 +264,24 @@ class Runner:
             active.out_of_memory = True
             process.kill()
 
+    def _strike(self, kind: Kind, run_id: int) -> bool:
+        """Let a fault happen to a run; not to one that has ended already."""
+        running = {
+            active.run_id: (active, active.process)
+            for active in self._active.values()
+            if active.process is not None and active.process.exit_code is None
+        }
+        if run_id not in running:
+            return False
+        if kind == "cancel":
+            self.cancel(run_id)
+            return True
+        for active, process in running.values() if kind == "lose_node" else [running[run_id]]:
+            active.node_lost = kind == "lose_node"
+            active.out_of_memory |= kind == "out_of_memory"
+            process.kill()
+        return True
+
     # From running to its end.
 
     def _reap(self) -> None:
@@ -261,6 +308,7 @@ class Runner:
             active.max_memory = max(active.max_memory, process.own_memory)
             active.max_cpu = max(active.max_cpu, process.cpu_seconds / wall)
         self.flush(run_id)
+        self._strikes.ended(run_id)
         del self._active[run_id]
         state = self._verdict(active, code)
         now = time.time()
@@ -285,6 +333,8 @@ class Runner:
         """Return the final state, with the log lines that the Platform gives a failure."""
         if active.cancelled:
             return "cancelled"
+        if active.node_lost:
+            return "failed"  # there is nobody left to write a line
         if active.out_of_memory:
             code = 137
         if code == 0:

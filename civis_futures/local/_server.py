@@ -23,7 +23,6 @@ from ._settings import Settings
 from ._site import Keys
 
 HTTP_SERVER: dict[str, Any] = {
-    "http": "h11",
     "ws": "none",
     "lifespan": "off",
     "loop": "asyncio",
@@ -134,6 +133,7 @@ async def _serve(
     import uvicorn
 
     from ._app import make_app
+    from ._breakage import OpenConnection
     from ._limits import Budget
     from ._record import Recorder
     from ._runner import Runner
@@ -147,7 +147,7 @@ async def _serve(
     except OSError as error:
         raise StartError(f"cannot record: {error}") from None
     app = make_app(site, sockets[1].getsockname()[1], recorder)
-    server = uvicorn.Server(uvicorn.Config(app, **HTTP_SERVER))
+    server = uvicorn.Server(uvicorn.Config(app, http=OpenConnection, **HTTP_SERVER))
     try:
         await _until_owner_goes(server, sockets, owner, api)
     finally:

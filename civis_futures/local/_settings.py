@@ -35,6 +35,7 @@ class Settings:
     max_file_size: int = MAX_FILE_BYTES
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     record: str | None = None
+    seed: int = 0
 
     # What nobody outside Civis could verify (contract, sections 5 and 12), so that a client can
     # be tested under each reading.

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._exchange import Origin
 from ._fields import iso
+from ._journal import Journal
+from ._rules import Rules
 from ._settings import RUN_KEY_PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -83,7 +85,13 @@ class Site:
     # Held while the parts of a file become one: an await lies between looking and writing.
     joining: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
     counters: Counters = dataclasses.field(default_factory=Counters)
+    journal: Journal = dataclasses.field(default_factory=Journal)
+    rules: Rules = dataclasses.field(init=False)
+    operations: tuple[tuple[str, str], ...] = ()  # (method, path template) of the API
     _runner: Runner | None = None
+
+    def __post_init__(self) -> None:
+        self.rules = Rules(self.settings.seed)
 
     @property
     def runner(self) -> Runner:

@@ -1,0 +1,260 @@
+"""What can be made to go wrong, and when: the words for it. Frozen values, no I/O, no counting.
+
+A leaf: the owner makes faults of these words, and the server, to which they travel as JSON, acts
+on them. Which request or run meets a fault is decided in `_rules`; what happens then is done in
+`_breakage` (requests) and `_runner` (runs).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypedDict, Unpack
+
+from ._exchange import Origin
+
+LINK = "link"  # what stands for the path of every file link
+METHODS = ("*", "DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+Kind = Literal[
+    "answer", "garbage", "drop", "delay", "cut", "corrupt", "stale", "shift", "down",
+    "kill", "out_of_memory", "lose_node", "cancel", "no_image", "stay_queued",
+]  # fmt: skip
+LISTS_ONLY = ("stale", "shift")
+BEFORE_THE_START = ("no_image", "stay_queued")
+OF_RUNS = ("kill", "out_of_memory", "lose_node", "cancel", *BEFORE_THE_START)
+
+
+class Which(TypedDict, total=False):
+    """Which of the requests or runs that match meet the fault; see `Fault`."""
+
+    skip: int
+    every: int
+    times: int | None
+    chance: float
+
+
+class Whose(Which, total=False):
+    """The same for requests, which have somebody who asks."""
+
+    origin: Origin | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong at the platform's edge. Make one with one of the methods below.
+
+    **Which requests.** ``on`` is a method and a path in the API's own form, such as
+    ``"POST /scripts/containers/{id}/runs"``; ``*`` stands for anything: ``"GET *"``,
+    ``"* /files/*"``, ``"/*"`` (all of the API). ``"link"`` is the path of all file links:
+    ``"GET link"`` is a download, ``"POST link"`` and ``"PUT link"`` are uploads. ``origin`` is
+    who asks: ``"client"``, ``"worker"`` (inside a run) or None for both; a file link belongs to
+    the one to whom it was given.
+
+    **Which runs.** ``script`` is a pattern for the script's name. ``after`` is how many seconds
+    after its start the run is struck. With ``says``, it is about lines that runs print and that
+    have this text (``print(..., flush=True)``), and the seconds count from there. A fault that is
+    added later strikes runs that are active already, too.
+
+    **How often.** Requests (runs, lines) that match are counted. The first ``skip`` pass; of those
+    that follow, each ``every``-th meets the fault, with the probability ``chance``, until it has
+    happened ``times`` times (None: no limit). Chance depends on the platform's ``seed``, the
+    fault's place among those that were added, and the count alone.
+
+    A request meets one fault at most: the first, in the order in which they were added.
+
+    With ``done=True`` the request takes effect first, and only its reply is lost, late or wrong;
+    otherwise it never has an effect (after a delay, it has it then).
+    """
+
+    kind: Kind
+    on: str = "*"
+    origin: Origin | None = None
+    script: str = "*"
+    skip: int = 0
+    every: int = 1
+    times: int | None = None
+    chance: float = 1.0
+    done: bool = False
+    status: int | None = None
+    retry_after: float | None = None
+    seconds: float = 0.0  # of a delay, of an outage, behind, after the start of a run
+    says: str | None = None
+    keep: float = 0.5
+    rows: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what can never be meant."""
+        method, path = split(self.on)
+        rules = (
+            ("on", method in METHODS, f"must begin with one of {', '.join(METHODS)}, or a path"),
+            ("on", path[:1] in ("*", "/") or path == LINK, 'must have a path, "*" or "link"'),
+            ("origin", self.origin in (None, "client", "worker"), 'must be "client" or "worker"'),
+            ("skip", self.skip >= 0, "must not be negative"),
+            ("every", self.every >= 1, "must be at least 1"),
+            ("times", self.times is None or self.times >= 0, "must not be negative"),
+            ("chance", 0 <= self.chance <= 1, "must be between 0 and 1"),
+            ("seconds", 0 <= self.seconds < float("inf"), "must not be negative"),
+            ("status", self.status is None or 200 <= self.status < 600, "must be 200 to 599"),
+            ("keep", 0 <= self.keep < 1, "must be at least 0 and less than 1"),
+        )
+        for name, fits, rule in rules:
+            if not fits:
+                raise ValueError(f"{name} {rule}, not {getattr(self, name)!r}")
+
+    # Requests.
+
+    @classmethod
+    def answer(
+        cls,
+        status: int,
+        on: str = "*",
+        *,
+        retry_after: float | None = None,
+        done: bool = False,
+        **which: Unpack[Whose],
+    ) -> Self:
+        """A refusal with this status; `retry_after` (seconds) gives it a ``Retry-After``."""
+        return cls("answer", on, status=status, retry_after=retry_after, done=done, **which)
+
+    @classmethod
+    def garbage(cls, on: str = "*", *, done: bool = False, **which: Unpack[Whose]) -> Self:
+        """A page of HTML with status 200, as a proxy or a page of maintenance gives it."""
+        return cls("garbage", on, done=done, **which)
+
+    @classmethod
+    def drop(cls, on: str = "*", *, done: bool = False, **which: Unpack[Whose]) -> Self:
+        """The connection is reset: before the request took effect, or after it (`done`)."""
+        return cls("drop", on, done=done, **which)
+
+    @classmethod
+    def delay(
+        cls, seconds: float, on: str = "*", *, done: bool = False, **which: Unpack[Whose]
+    ) -> Self:
+        """The request has to wait, or its reply (`done`)."""
+        return cls("delay", on, seconds=seconds, done=done, **which)
+
+    @classmethod
+    def cut(cls, on: str = "*", *, keep: float = 0.5, **which: Unpack[Whose]) -> Self:
+        """The body ends too soon, after the share `keep` of it, with the connection."""
+        return cls("cut", on, keep=keep, **which)
+
+    @classmethod
+    def corrupt(cls, on: str = "*", **which: Unpack[Whose]) -> Self:
+        """The body has its full length, but some of its bytes are others; the first one is."""
+        return cls("corrupt", on, **which)
+
+    @classmethod
+    def stale(cls, seconds: float, on: str = "GET *", **which: Unpack[Whose]) -> Self:
+        """A list as it was so many seconds ago: without newer rows, with older states."""
+        return cls("stale", on, seconds=seconds, **which)
+
+    @classmethod
+    def late_outputs(cls, seconds: float, **which: Unpack[Whose]) -> Self:
+        """Outputs of runs are listed only so many seconds after they were posted."""
+        return cls("stale", "GET */outputs", seconds=seconds, **which)
+
+    @classmethod
+    def shift(cls, rows: int = 1, on: str = "GET *", **which: Unpack[Whose]) -> Self:
+        """Rows move while pages are turned: each page but the first misses `rows` rows.
+
+        If `rows` is negative, it repeats so many of the page before.
+        """
+        return cls("shift", on, rows=rows, **which)
+
+    @classmethod
+    def down(
+        cls, seconds: float, on: str = "*", *, status: int | None = None, **which: Unpack[Whose]
+    ) -> Self:
+        """From the first request that meets it on, the whole platform is down for so long.
+
+        Every connection is reset, to API and links; or answered with `status`. Runs go on. It
+        happens once if `times` does not say otherwise.
+        """
+        which.setdefault("times", 1)
+        return cls("down", on, seconds=seconds, status=status, **which)
+
+    # Runs.
+
+    @classmethod
+    def kill(
+        cls, after: float = 0.0, *, says: str | None = None, script: str = "*",
+        **which: Unpack[Which],
+    ) -> Self:  # fmt: skip
+        """The run's processes get a SIGKILL; it fails with exit code 137."""
+        return cls("kill", seconds=after, says=says, script=script, **which)
+
+    @classmethod
+    def out_of_memory(
+        cls, after: float = 0.0, *, says: str | None = None, script: str = "*",
+        **which: Unpack[Which],
+    ) -> Self:  # fmt: skip
+        """The run is killed as one that uses more memory than it may, and its log says so."""
+        return cls("out_of_memory", seconds=after, says=says, script=script, **which)
+
+    @classmethod
+    def lose_node(
+        cls, after: float = 0.0, *, says: str | None = None, script: str = "*",
+        **which: Unpack[Which],
+    ) -> Self:  # fmt: skip
+        """The machine that runs this one is lost: all runs that are active fail at once.
+
+        None of them has a line of the platform in its log. It happens once if `times` does not
+        say otherwise.
+        """
+        which.setdefault("times", 1)
+        return cls("lose_node", seconds=after, says=says, script=script, **which)
+
+    @classmethod
+    def cancel(
+        cls, after: float = 0.0, *, says: str | None = None, script: str = "*",
+        **which: Unpack[Which],
+    ) -> Self:  # fmt: skip
+        """Somebody else cancels the run."""
+        return cls("cancel", seconds=after, says=says, script=script, **which)
+
+    @classmethod
+    def no_image(cls, *, script: str = "*", **which: Unpack[Which]) -> Self:
+        """The image cannot be pulled: the run fails without ever having started."""
+        return cls("no_image", script=script, **which)
+
+    @classmethod
+    def stay_queued(cls, *, script: str = "*", **which: Unpack[Which]) -> Self:
+        """The run stays queued until somebody cancels it."""
+        return cls("stay_queued", script=script, **which)
+
+    # Between owner and server.
+
+    @property
+    def of_runs(self) -> bool:
+        """Whether it happens to runs, and not to requests."""
+        return self.kind in OF_RUNS
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` understands: all that is not the default."""
+        said = dataclasses.asdict(self)
+        return {f.name: said[f.name] for f in dataclasses.fields(self) if said[f.name] != f.default}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**given)
+
+    def __repr__(self) -> str:
+        """Only what is not the default."""
+        said = self.to_json()
+        kind = said.pop("kind")
+        return f"<Fault {' '.join([kind, *(f'{name}={said[name]!r}' for name in said)])}>"
+
+
+def split(on: str) -> tuple[str, str]:
+    """Return the method and the path of a pattern; a path alone goes with any method."""
+    method, _, path = on.strip().rpartition(" ")
+    return method.strip().upper() or "*", path
+
+
+def fits(on: str, method: str, path: str) -> bool:
+    """Tell whether a request to this path template (or `LINK`) is one that a pattern names."""
+    wanted, pattern = split(on)
+    return wanted in ("*", method) and fnmatch.fnmatchcase(path, pattern)

@@ -1,0 +1,61 @@
+"""What was asked, in order: for tests that assert on it. Knows no wire and keeps no bodies."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any, Self
+
+from ._exchange import Origin
+from ._faults import Fault
+
+MOST = 100_000  # requests; the oldest go first
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One request that the platform was asked.
+
+    Attributes:
+        method: e.g. ``"POST"``.
+        path: the path in the API's own form, e.g. ``"/scripts/containers/{id}/runs"``; ``"link"``
+            for a file link.
+        url: the path as it was asked for; no query, since that of a link is a secret.
+        origin: who asked: ``"client"``, ``"worker"``, or None for a key that is nobody's.
+        status: what was answered, None if nothing was.
+        fault: the fault that it met, if any.
+    """
+
+    method: str
+    path: str
+    url: str
+    origin: Origin | None
+    status: int | None
+    fault: Fault | None = None
+
+    def to_json(self) -> list[Any]:
+        """Return what `from_json` understands; a list, as there are many of them."""
+        fault = None if self.fault is None else self.fault.to_json()
+        return [self.method, self.path, self.url, self.origin, self.status, fault]
+
+    @classmethod
+    def from_json(cls, given: list[Any]) -> Self:
+        """Read what `to_json` wrote."""
+        method, path, url, origin, status, fault = given
+        met = None if fault is None else Fault.from_json(fault)
+        return cls(method, path, url, origin, status, met)
+
+
+class Journal:
+    """The last requests, by the time at which they were answered."""
+
+    def __init__(self) -> None:
+        self._entries: collections.deque[Request] = collections.deque(maxlen=MOST)
+
+    def add(self, request: Request) -> None:
+        """Write one down, before its answer leaves: who has that finds it here."""
+        self._entries.append(request)
+
+    def told(self) -> list[list[Any]]:
+        """Return all, as JSON."""
+        return [entry.to_json() for entry in self._entries]

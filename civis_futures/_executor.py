@@ -21,11 +21,13 @@ from ._events import CancelRequested, ShutdownRequested, TerminateRequested
 from ._exceptions import BrokenContainerPool, CallPicklingError
 from ._future import ContainerFuture, Timings, View
 from ._map import flat, results
+from ._shared import SharedData
 from ._state import Policy
 from ._types import Container, TaskId, TaskState, Template
 
 if TYPE_CHECKING:
     from ._manager import Manager
+    from ._serialize import Payload
 
 T = TypeVar("T")
 
@@ -103,7 +105,9 @@ class ContainerPoolExecutor(Executor):
         self._serialize = _serialize
         initial = None
         if initializer is not None:
-            initial = _serialize.call_bytes("the initializer", initializer, tuple(initargs), {})
+            initial = _serialize.call_payload(
+                "the initializer", initializer, tuple(initargs), {}, None
+            ).data
         self._inline = min(_wire.INLINE_LIMIT, INLINE_TOTAL // self._max_workers)
         opened = open_pool(
             platform=platform,
@@ -113,6 +117,7 @@ class ContainerPoolExecutor(Executor):
             policy=policy,
         )
         self._manager, self._url, self._read_logs = opened.manager, opened.url, opened.read_logs
+        self._contents = opened.manager.contents
         # Guards `_shutdown` and `_futures`, and the order "check, then post": a task
         # is never posted after the shutdown. No I/O, pickling or user code under it.
         self._lock = threading.Lock()
@@ -136,7 +141,9 @@ class ContainerPoolExecutor(Executor):
             BrokenContainerPool: the pool can do no more work.
         """
         self._check_open()
-        pickled = partial(self._serialize.call_bytes, fn=fn, args=args, kwargs=kwargs)
+        pickled = partial(
+            self._serialize.call_payload, fn=fn, args=args, kwargs=kwargs, contents=self._contents
+        )
         future: ContainerFuture[T] = self._post(fn, pickled)
         return future
 
@@ -175,15 +182,38 @@ class ContainerPoolExecutor(Executor):
         lists: Iterator[list[T]] = results(futures, timeout, buffersize)
         return flat(lists)
 
+    def put(self, value: Any) -> SharedData:
+        """Upload a value once, for use in many calls of any executor on this platform.
+
+        Pass the handle to calls, as an argument or anywhere in one: in the task the value is in
+        its place. It is for what is large and not one array: a model, a table of texts. (Arrays
+        of 1 MB and more are uploaded once anyway.) Returns at once, with a snapshot taken; if the
+        upload fails, the calls that need it try again, and fail if that does.
+
+        Raises:
+            CallPicklingError: the value cannot be pickled.
+            RuntimeError: the executor is shut down.
+            BrokenContainerPool: the pool can do no more work.
+        """
+        self._check_open()
+        payload = self._serialize.payload(
+            f"the {type(value).__qualname__} to share", value, self._contents
+        )
+        contents = (self._contents.keep(payload.data), *payload.buffers)
+        with self._lock:
+            self._raise_if_shut_down()
+        self._manager.deposit.gather(contents, lambda _: None)
+        return SharedData._of(self._contents.platform, contents)
+
     def _submit_chunk(
         self, fn: Callable[..., T], rows: list[tuple[Any, ...]]
     ) -> ContainerFuture[list[T]]:
         self._check_open()
-        pickled = partial(self._serialize.chunk_bytes, fn=fn, rows=rows)
+        pickled = partial(self._serialize.chunk_payload, fn=fn, rows=rows, contents=self._contents)
         future: ContainerFuture[list[T]] = self._post(fn, pickled)
         return future
 
-    def _post(self, fn: Callable[..., Any], pickled: Callable[[str], bytes]) -> Any:
+    def _post(self, fn: Callable[..., Any], pickled: Callable[[str], Payload]) -> Any:
         task = TaskId(next(self._ids))
         name = f"{_name_of(fn)} (task {task})"
         manager = self._manager
@@ -191,16 +221,16 @@ class ContainerPoolExecutor(Executor):
             name, View(Timings(time.time())), partial(_cancel, manager, task), self._read_logs
         )
         try:
-            data = pickled(name)
+            payload = pickled(name)
         except CallPicklingError as error:
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future
-        inline = len(data) <= self._inline
+        data, inline = payload.data, len(payload.data) <= self._inline
         blob = _wire.Blob.of(data) if inline else None
         with self._lock:
             self._raise_if_shut_down()
-            manager.submit(task, future, blob, None if inline else data)
+            manager.submit(task, future, blob, None if inline else data, payload.buffers)
             self._futures.add(future)
         return future
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import _events as e
 from . import _wire
+from ._content import Content
 from ._future import ContainerFuture
 from ._mailbox import Posting, Station
 from ._serialize import Place
@@ -27,6 +28,7 @@ class WorkItem:
     future: ContainerFuture[Any]
     call: _wire.Blob | None  # None until it is uploaded
     data: bytes | None = None  # what to upload; dropped then
+    buffers: tuple[Content, ...] = ()
     fetched: bytes | None = None  # the bytes of its answer, if these were in a File
 
 
@@ -86,10 +88,16 @@ class Ledger:
         """The letter with these calls."""
         calls = []
         for task, attempt in given:
-            call = self.items[task].call
-            assert call is not None, "a call is uploaded before it is given away"
-            calls.append(_wire.Call(task, call, attempt))
+            item = self.items[task]
+            assert item.call is not None, "a call is uploaded before it is given away"
+            buffers = tuple(content.blob for content in item.buffers)
+            calls.append(_wire.Call(task, item.call, attempt, buffers))
         return _wire.Letter(tuple(calls), stop)
+
+    def buffers(self, tasks: tuple[TaskId, ...]) -> set[Content]:
+        """What these calls refer to."""
+        items = [self.items[task] for task in tasks if task in self.items]
+        return {content for item in items for content in item.buffers}
 
     def settle(self, task: TaskId, answer: _wire.Answer) -> tuple[WorkItem, Place]:
         """The task has ended with this answer."""

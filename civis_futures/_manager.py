@@ -25,11 +25,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from . import _events as e
 from . import _wire
-from ._api import PlatformClient, is_ambiguous
+from ._api import PlatformClient, is_hopeless, is_stranger
+from ._content import Content, ContentStore
+from ._deposit import Deposit
 from ._exceptions import BrokenContainerPool, PlatformError
 from ._exit import interpreter_exit
 from ._future import ContainerFuture
@@ -38,7 +41,7 @@ from ._ledger import Ledger, WorkItem
 from ._mailbox import PYTHON, Mailbox, Posting, Recalled
 from ._scheduler import Scheduler
 from ._serialize import Outcome, lost_outcome, outcome_of
-from ._types import Container, TaskId, Template
+from ._types import Container, TaskId, Template, disk_space
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +83,7 @@ class Manager:
     mailbox: Mailbox
     client: PlatformClient
     pool: Pool
+    contents: ContentStore
     at_end: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -104,6 +108,7 @@ class Manager:
         self._lanes = (
             self._launches, self._looks, self._posts, self._transfers, self._settlements,
         )  # fmt: skip
+        self.deposit = Deposit(self.contents, self.client, self._transfers.put)
         self._acts: dict[type, Callable[[Any], None]] = {
             e.Prepare: self._prepare,
             e.Upload: self._upload,
@@ -144,17 +149,19 @@ class Manager:
         future: ContainerFuture[Any],
         call: _wire.Blob | None,
         data: bytes | None,
+        buffers: tuple[Content, ...] = (),
     ) -> None:
-        """Take in a task: its call, or else the bytes to upload.
+        """Take in a task: its call, or else the bytes to upload; and what these refer to.
 
         Raises:
             RuntimeError: the interpreter is about to exit.
             BrokenContainerPool: the pool can do no more work.
         """
-        item = WorkItem(task, future, call, data)
+        item = WorkItem(task, future, call, data, buffers)
+        upload = call is None or not all(content.ready for content in buffers)
         with self._gate:
             self.raise_if_closed()
-            self._events.put((e.Submitted(task, upload=call is None), item))
+            self._events.put((e.Submitted(task, upload), item))
 
     def post(self, event: e.Event | _Defect, goods: _Goods = None) -> None:
         """Tell the manager what happened; of no effect after its end."""
@@ -190,6 +197,7 @@ class Manager:
             _log.critical("the pool %s has a defect", self.pool.name, exc_info=True)
             self._collapse(error)
         finally:
+            self.deposit.leave()
             self.client.close()  # ends every wait on a lane
             for lane in self._lanes:
                 lane.stop()
@@ -255,17 +263,23 @@ class Manager:
                 e.Prepared(),
                 self.mailbox.prepare(self.pool.name, command.inbox, self.pool.initializer),
             ),
-            lambda error: e.PrepareFailed(error, _is_hopeless(error) or _is_stranger(error)),
+            lambda error: e.PrepareFailed(error, is_hopeless(error) or is_stranger(error)),
         )
 
     def _upload(self, command: e.Upload) -> None:
         item = self._ledger.items[command.task]
-        data = item.data or b""
-        self._on(
-            self._transfers,
-            lambda: (e.Uploaded(item.id), self.mailbox.upload(data, f"call of {item.future.task}")),
-            lambda error: e.UploadFailed(item.id, error),
-        )
+        call, data = item.call, item.data or b""
+
+        def work(error: BaseException | None) -> tuple[e.Event, _wire.Blob]:
+            if error is not None:  # of the buffers
+                raise error
+            blob = call or self.mailbox.upload(data, f"call of {item.future.task}")
+            return e.Uploaded(item.id), blob
+
+        def gathered(error: BaseException | None) -> None:
+            self._on(self._transfers, partial(work, error), partial(e.UploadFailed, item.id))
+
+        self.deposit.gather(item.buffers, gathered)
 
     def _launch(self, command: e.Launch) -> None:
         worker, station = command.worker, self._ledger.station
@@ -279,6 +293,7 @@ class Manager:
             initializer=station.initializer,
             poll=_poll(1, self.client.budget.pace),
             lease=max(LEASE, LEASE_TIMEOUTS * self.pool.idle_timeout),
+            disk=disk_space(self.pool.container),
         )
         title = f"{self.pool.name}, worker {worker}"
         wanted = self._ledger.wanted[worker] = [worker]
@@ -291,7 +306,7 @@ class Manager:
         self._on(
             self._launches,
             work,
-            lambda error: e.LaunchFailed(worker, error, _is_hopeless(error)),
+            lambda error: e.LaunchFailed(worker, error, is_hopeless(error)),
         )
 
     def _write_inbox(self, command: e.WriteInbox) -> None:
@@ -309,7 +324,7 @@ class Manager:
             self.mailbox.write_inbox(inbox_id, inbox)
             return e.InboxWritten(), None
 
-        self._on(self._posts, work, lambda error: e.InboxFailed(error, _is_hopeless(error)))
+        self._on(self._posts, work, lambda error: e.InboxFailed(error, is_hopeless(error)))
 
     def _look(self, command: e.Look) -> None:
         watches = [(self._ledger.postings[worker], reading) for worker, reading in command.workers]
@@ -318,7 +333,7 @@ class Manager:
             reports, postings, cost = self.mailbox.look(watches)
             return e.Looked(reports, cost, self.client.budget.pace), postings
 
-        self._on(self._looks, work, lambda error: e.LookFailed(error, _is_hopeless(error)))
+        self._on(self._looks, work, lambda error: e.LookFailed(error, is_hopeless(error)))
 
     def _fetch(self, command: e.Fetch) -> None:
         blob = command.answer.data
@@ -331,6 +346,8 @@ class Manager:
 
     def _diagnose(self, command: e.Diagnose) -> None:
         posting = self._ledger.postings[command.worker]
+        if command.answer is not None and command.answer.kind == _wire.CALL_NOT_FETCHED:
+            self.deposit.forget(self._ledger.buffers(command.tasks))
 
         def work() -> tuple[e.Event, None]:
             verdict = self.mailbox.diagnose(posting, command.answer)
@@ -420,21 +437,6 @@ def _put_outcome(future: ContainerFuture[Any], make: Callable[[], Outcome]) -> N
 def _poll(readers: int, pace: float) -> float:
     """How long a worker may pause between two looks at the inbox: by budget, not by taste."""
     return min(max(SHORTEST_POLL, readers * pace * INBOX_SHARE), LONGEST_POLL)
-
-
-def _is_hopeless(error: Exception) -> bool:
-    """Whether the same request would fail again: refused, or never able to reach the platform."""
-    if not isinstance(error, PlatformError):
-        return False
-    refused = error.status is not None and 400 <= error.status < 500 and error.status != 429
-    return refused or not (error.sent or is_ambiguous(error))
-
-
-def _is_stranger(error: Exception) -> bool:
-    """Whether what answers, if anything, is no platform. Asked at first contact only: later on
-    it is a platform that has trouble.
-    """
-    return isinstance(error, PlatformError) and (error.status is None or error.status < 400)
 
 
 def _no_failure(error: Exception) -> e.Event:

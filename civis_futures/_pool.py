@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._api import PlatformClient, credentials
+from ._content import content_store
 from ._mailbox import Mailbox
 from ._manager import Manager, Pool
 from ._scheduler import Scheduler
@@ -56,6 +57,7 @@ def open_pool(
         mailbox=Mailbox(client, container),
         client=client,
         pool=Pool(name, url, container, initializer, policy.idle_timeout),
+        contents=content_store(client.url, key),
         at_end=(lambda: None) if owned is None else owned.stop,
     )
     kind = job_kind(container)

@@ -39,7 +39,7 @@ class WireError(ValueError):
     """A letter that does not say what it should, or bytes that do not match their digest."""
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | memoryview) -> str:
     """The SHA-256 of `data`, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
@@ -89,12 +89,14 @@ class Call:
 
     `data` is the pickled (function, args, kwargs), or (function, rows of args), which is answered
     by the list of the results. `attempt` tells apart the times that a task was given away: the
-    same worker may get it again after it was lost.
+    same worker may get it again after it was lost. `buffers` are Files with the pickle's
+    out-of-band buffers, in its order; a worker keeps these for later calls.
     """
 
     task: int
     data: Blob
     attempt: int = 1
+    buffers: tuple[Blob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class Order:
     `url` is the base of the API; `python` the client's version ("3.11"); `inbox` the JSON value
     to poll, or None for a worker that answers `letter` and ends; `initializer` the pickled
     (function, args, kwargs) to run first in each process; `poll` the longest pause between two
-    looks at the inbox, and `lease` how long the inbox may stay silent, both in seconds.
+    looks at the inbox, and `lease` how long the inbox may stay silent, both in seconds; `disk`
+    the container's disk, in MB.
     """
 
     worker: str
@@ -123,6 +126,7 @@ class Order:
     initializer: Blob | None = None
     poll: float = 10.0
     lease: float = 3600.0
+    disk: float = 1000.0
     version: int = WIRE_VERSION
 
 
@@ -233,5 +237,9 @@ def _blob(value: dict[str, Any] | None) -> Blob | None:
 
 
 def _letter(value: dict[str, Any]) -> Letter:
-    calls = tuple(Call(**{**call, "data": Blob(**call["data"])}) for call in value["calls"])
-    return Letter(calls, bool(value["stop"]))
+    return Letter(tuple(_call(call) for call in value["calls"]), bool(value["stop"]))
+
+
+def _call(value: dict[str, Any]) -> Call:
+    buffers = tuple(Blob(**blob) for blob in value["buffers"])
+    return Call(**{**value, "data": Blob(**value["data"]), "buffers": buffers})

@@ -26,20 +26,24 @@ IMPORT_CPU = 0.150  # seconds
 # A room on the left knows the rooms on its right, and no others; imports for types count.
 ARROWS = """
 cli          -> local
-__init__     -> _exceptions _executor _future _here _types
+__init__     -> _exceptions _executor _future _here _shared _types
 
-_executor    -> _events _exceptions _future _manager _map _pool _serialize _state _types _wire
-_pool        -> _api _mailbox _manager _scheduler _script _state _types local
+_executor    -> _events _exceptions _future _manager _map _pool _serialize _shared _state _types
+             -> _wire
+_pool        -> _api _content _mailbox _manager _scheduler _script _state _types local
 _here        -> _api _exceptions _types
-_manager     -> _api _events _exceptions _exit _future _lane _ledger _mailbox _scheduler _serialize
-             -> _types _wire
-_ledger      -> _events _future _mailbox _serialize _types _wire
+_manager     -> _api _content _deposit _events _exceptions _exit _future _lane _ledger _mailbox
+             -> _scheduler _serialize _types _wire
+_ledger      -> _content _events _future _mailbox _serialize _types _wire
 _scheduler   -> _events _exceptions _pacing _state _types _wire
 _state       -> _events _types
 _mailbox     -> _api _bundle _events _exceptions _script _types _wire
 _script      -> _bundle _types _wire
 _bundle      -> _wire
-_serialize   -> _events _exceptions _wire
+_serialize   -> _content _events _exceptions _shared _wire
+_deposit     -> _api _content _exceptions _index
+_content     -> _wire
+_index       -> _wire
 _api         -> _credentials _exceptions _replies _section _transport _types
 _transport   -> _budget _exceptions _section
 _credentials -> _exceptions
@@ -48,7 +52,7 @@ _events      -> _types _wire
 _exit        -> _events _exceptions
 _future      -> _types
 
-_budget _exceptions _lane _map _pacing _section _types _wire ->
+_budget _exceptions _lane _map _pacing _section _shared _types _wire ->
 
 worker       -> _wire
 local        ->
@@ -61,7 +65,7 @@ httpx             in _api _transport
 tenacity          in _transport
 cloudpickle       in _serialize worker
 pickle            in _exceptions _serialize worker
-threading         in _api _budget _executor _exit _lane _manager _transport cli local
+threading         in _api _budget _content _executor _exit _lane _manager _transport cli local
 queue             in _lane _manager
 subprocess        in cli local
 os.fork           in worker
@@ -76,7 +80,8 @@ joblib            in civis_joblib
 
 # The rooms of the worker, each of which knows only rooms further down.
 WORKER = """
-__main__ __init__ _entry _loop _outbox _inbox _process _child _globals _frames _platform _http
+__main__ __init__ _entry _loop _outbox _inbox _buffers _process _child _globals _frames _platform
+_http
 """
 
 

@@ -23,7 +23,7 @@ from ._globals import Globals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn, TextIO
 
     Header = dict[str, Any]
@@ -85,7 +85,7 @@ class Child:
             return None
         variables = Globals(initializer)
         try:
-            _load(initializer, None)()
+            _load(initializer, None, ())()
         except BaseException as error:
             self._end_if_forked(error)
             return _traceback(error)
@@ -98,7 +98,7 @@ class Child:
         """Run one call: what is to be said of it, and the pickled outcome."""
         started = time.time()
         try:
-            function = _load(body, header["path"])
+            function = _load(body, header["path"], header["buffers"])
         except BaseException as error:
             self._end_if_forked(error)
             return _unloadable(error, started), None
@@ -239,19 +239,31 @@ def _run_exit_hooks() -> None:
             stream.flush()
 
 
-def _load(body: bytes, path: str | None) -> Callable[[], Any]:
+def _load(body: bytes, path: str | None, buffers: Sequence[str]) -> Callable[[], Any]:
     """The call that a payload holds: of one function once, or for each of many rows."""
+    views = [_mapped(buffer) for buffer in buffers]
     if path is None:
-        parts = pickle.loads(body)
+        parts = pickle.loads(body, buffers=views)
     else:
         with open(path, "rb") as file:
             os.unlink(path)  # its room is free again as soon as it is read
-            parts = pickle.load(file)
+            parts = pickle.load(file, buffers=views)
     if len(parts) == 2:
         each, rows = parts
         return lambda: [each(*row) for row in rows]
     function, args, kwargs = parts
     return lambda: function(*args, **kwargs)
+
+
+def _mapped(path: str) -> memoryview:
+    """A file in memory, read-only: other calls, and other processes, are given the same bytes."""
+    import mmap  # few calls need it
+
+    with open(path, "rb") as file:
+        try:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError):  # a disk that cannot map, or an empty file
+            return memoryview(file.read())
 
 
 def _unloadable(error: BaseException, started: float) -> Header:

@@ -13,6 +13,7 @@ import time
 from collections import deque
 
 from .. import _wire
+from ._buffers import Buffers
 from ._http import Http, HttpError, UnreachableError
 from ._inbox import Inbox
 from ._outbox import Outbox
@@ -34,12 +35,16 @@ class Terminated(SystemExit):
 
 
 class Fetched:
-    """A call whose bytes are here, in memory or in a file; or the reason why they are not."""
+    """A call whose bytes are here, in memory or in a file; or the reason why they are not.
+
+    `buffers` are the paths of what it refers to.
+    """
 
     def __init__(self, body: bytes = b"", path: str | None = None, problem: str = "") -> None:
         self.body = body
         self.path = path
         self.problem = problem
+        self.buffers: list[str] = []
 
 
 class Worker:
@@ -49,6 +54,7 @@ class Worker:
         self._order = order
         self._platform = platform
         self._folder = folder
+        self._buffers = Buffers(platform, folder, order.disk)
         self._outbox = Outbox(platform, order.worker)
         self._inbox = None if order.inbox is None else Inbox(platform, order.inbox, order)
         self._stop = order.inbox is None
@@ -127,12 +133,12 @@ class Worker:
             if self._refusal is not None:
                 self._answer(call, *self._refusal)
                 continue
-            fetched = fetched or self._fetch(f"call-{_name(call)}", call.data)
+            fetched = fetched or self._fetch_call(call)
             if fetched.problem:
                 self._answer(call, _wire.CALL_NOT_FETCHED, fetched.problem)
                 continue
             self._running, self._since = call, time.time()
-            header = {"name": _name(call), "path": fetched.path}
+            header = {"name": _name(call), "path": fetched.path, "buffers": fetched.buffers}
             self._living_process().send(header, fetched.body)
 
     def _living_process(self) -> Process:
@@ -148,16 +154,21 @@ class Worker:
     def _fetch_ahead(self) -> None:
         """Fetch the next call while the child works on this one."""
         if self._queue and not self._fetched and self._refusal is None:
-            name = _name(self._queue[0])
-            self._fetched[name] = self._fetch(f"call-{name}", self._queue[0].data)
+            self._fetched[_name(self._queue[0])] = self._fetch_call(self._queue[0])
 
-    def _fetch(self, name: str, blob: _wire.Blob) -> Fetched:
+    def _fetch_call(self, call: _wire.Call) -> Fetched:
+        return self._fetch(f"call-{_name(call)}", call.data, call)
+
+    def _fetch(self, name: str, blob: _wire.Blob, call: _wire.Call | None = None) -> Fetched:
         try:
+            fetched = Fetched(path=os.path.join(self._folder, name))
+            if call is not None and call.buffers:
+                fetched.buffers = self._buffers.hold(_name(call), call.buffers)
             if blob.file_id is None:
-                return Fetched(blob.inline_data())
-            path = os.path.join(self._folder, name)
-            self._platform.download(blob.file_id, path, blob)
-            return Fetched(path=path)
+                fetched.body, fetched.path = blob.inline_data(), None
+            else:
+                self._platform.download(blob.file_id, str(fetched.path), blob)
+            return fetched
         except UnreachableError:
             raise
         except (HttpError, ValueError, TypeError) as error:
@@ -187,6 +198,7 @@ class Worker:
         _, path, has_data = (header.pop(key) for key in ("name", "path", "data"))
         source = Source(body, path) if has_data else None
         self._running = None
+        self._buffers.release(_name(call))
         self._outbox.add(_wire.Answer(call.task, attempt=call.attempt, **header), source)
         self._restart_looking()
 
@@ -210,6 +222,7 @@ class Worker:
         times = {"started": now, "finished": now, **measured}
         answer = _wire.Answer(call.task, kind, None, text, detail, call.attempt, **times)
         self._running = None
+        self._buffers.release(_name(call))
         self._outbox.add(answer)
         self._restart_looking()
 

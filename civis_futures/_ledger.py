@@ -91,7 +91,7 @@ class Ledger:
             item = self.items[task]
             assert item.call is not None, "a call is uploaded before it is given away"
             buffers = tuple(content.blob for content in item.buffers)
-            calls.append(_wire.Call(task, item.call, attempt, buffers))
+            calls.append(_wire.Call(task, item.call, attempt, buffers=buffers))
         return _wire.Letter(tuple(calls), stop)
 
     def buffers(self, tasks: tuple[TaskId, ...]) -> set[Content]:

@@ -89,22 +89,28 @@ class Call:
 
     `data` is the pickled (function, args, kwargs), or (function, rows of args), which is answered
     by the list of the results. `attempt` tells apart the times that a task was given away: the
-    same worker may get it again after it was lost. `buffers` are Files with the pickle's
-    out-of-band buffers, in its order; a worker keeps these for later calls.
+    same worker may get it again after it was lost. `timeout`: seconds that it may run. `buffers`
+    are Files with the pickle's out-of-band buffers, in its order; a worker keeps these for later
+    calls.
     """
 
     task: int
     data: Blob
     attempt: int = 1
+    timeout: float | None = None
     buffers: tuple[Blob, ...] = ()
 
 
 @dataclass(frozen=True)
 class Letter:
-    """What one worker shall know: the calls it has not yet answered, and whether to stop then."""
+    """What one worker shall know: the calls it has not yet answered, and whether to stop then.
+
+    `revoked` are (task, attempt) of calls that it must not begin any more; it answers them, too.
+    """
 
     calls: tuple[Call, ...] = ()
     stop: bool = False
+    revoked: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,9 +119,10 @@ class Order:
 
     `url` is the base of the API; `python` the client's version ("3.11"); `inbox` the JSON value
     to poll, or None for a worker that answers `letter` and ends; `initializer` the pickled
-    (function, args, kwargs) to run first in each process; `poll` the longest pause between two
-    looks at the inbox, and `lease` how long the inbox may stay silent, both in seconds; `disk`
-    the container's disk, in MB.
+    (function, args, kwargs) to run first in each process. In seconds: `poll` is the longest pause
+    between two looks at the inbox, `linger` how long an answer may wait for others before they
+    are posted together, and `lease` how long the inbox may stay as it is: then nobody is there.
+    `disk` is the container's disk, in MB.
     """
 
     worker: str
@@ -125,6 +132,7 @@ class Order:
     inbox: int | None = None
     initializer: Blob | None = None
     poll: float = 10.0
+    linger: float = 0.5
     lease: float = 3600.0
     disk: float = 1000.0
     version: int = WIRE_VERSION
@@ -132,10 +140,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Inbox:
-    """The client's one JSON value: worker token -> letter. A worker not named has no news."""
+    """The client's one JSON value: worker token -> letter. A worker not named has no news.
+
+    `poll` and `linger` are as in the order; `beat` changes with each version, as a sign of life.
+    """
 
     letters: dict[str, Letter] = field(default_factory=dict)
     poll: float = 10.0
+    linger: float = 0.5
+    beat: int = 0
     version: int = WIRE_VERSION
 
 
@@ -150,6 +163,8 @@ PYTHON_MISMATCH = "python mismatch"
 INITIALIZER = "initializer"
 CRASHED = "crashed"
 MEMORY = "memory"
+TIMED_OUT = "timed out"
+REVOKED = "revoked"
 
 
 @dataclass(frozen=True)
@@ -160,6 +175,7 @@ class Answer:
     is none); `text` a traceback or a reason for people; `detail` the missing module, the worker's
     Python version or the exit code, by kind. `started` and `finished` are seconds since the epoch
     by the container's clock, `seconds` the compute alone, `peak_mb` the process's peak memory.
+    `log` is what a call that failed printed last, line by line.
     """
 
     task: int
@@ -172,6 +188,7 @@ class Answer:
     finished: float = 0.0
     seconds: float = 0.0
     peak_mb: float = 0.0
+    log: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,7 +212,7 @@ def order_from_json(text: str) -> Order:
         value["letter"] = _letter(value["letter"])
         value["initializer"] = _blob(value["initializer"])
         return Order(**value)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an order: {error}") from error
 
 
@@ -205,7 +222,7 @@ def inbox_from_json(value: Any) -> Inbox:
     try:
         value["letters"] = {name: _letter(letter) for name, letter in value["letters"].items()}
         return Inbox(**value)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an inbox: {error}") from error
 
 
@@ -214,7 +231,8 @@ def answers_from_json(value: Any) -> Answers:
     value = _object(value)
     try:
         answers = tuple(
-            Answer(**{**answer, "data": _blob(answer["data"])}) for answer in value["answers"]
+            Answer(**{**answer, "data": _blob(answer["data"]), "log": tuple(answer["log"])})
+            for answer in value["answers"]
         )
         return Answers(**{**value, "answers": answers})
     except (KeyError, TypeError) as error:
@@ -237,7 +255,9 @@ def _blob(value: dict[str, Any] | None) -> Blob | None:
 
 
 def _letter(value: dict[str, Any]) -> Letter:
-    return Letter(tuple(_call(call) for call in value["calls"]), bool(value["stop"]))
+    calls = tuple(_call(call) for call in value["calls"])
+    revoked = tuple((int(task), int(attempt)) for task, attempt in value["revoked"])
+    return Letter(calls, bool(value["stop"]), revoked)
 
 
 def _call(value: dict[str, Any]) -> Call:

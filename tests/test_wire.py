@@ -18,7 +18,7 @@ blobs = st.one_of(
 )
 seconds = st.floats(0, 1e10)
 buffers = st.lists(files, max_size=2).map(tuple)
-calls = st.builds(Call, st.integers(), blobs, st.integers(1, 9), buffers)
+calls = st.builds(Call, st.integers(), blobs, st.integers(1, 9), st.none() | seconds, buffers)
 letters = st.builds(Letter, st.lists(calls, max_size=3).map(tuple), st.booleans())
 answers = st.builds(
     Answer,

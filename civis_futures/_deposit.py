@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -35,12 +36,24 @@ class Deposit:
         self._client = client
         self._carrier = Carrier(run, self.deposit)
         self._index: Index | None = None
+        self._puts: set[Future[None]] = set()
 
     def gather(
         self, contents: Iterable[Content], done: Callable[[BaseException | None], None]
     ) -> None:
         """As of the store."""
         self._store.gather(contents, self._carrier, done)
+
+    def put(self, contents: Iterable[Content]) -> None:
+        """Begin to upload these. If it fails, the calls that need them try again, and tell."""
+        ended: Future[None] = Future()
+        self._puts.add(ended)
+        ended.add_done_callback(self._puts.discard)
+        self.gather(contents, lambda _: ended.set_result(None))
+
+    def finish(self) -> None:
+        """Wait for what was put: calls of other pools may have use for it."""
+        wait(tuple(self._puts))
 
     def leave(self) -> None:
         """The pool ends."""

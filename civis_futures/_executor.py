@@ -187,8 +187,9 @@ class ContainerPoolExecutor(Executor):
 
         Pass the handle to calls, as an argument or anywhere in one: in the task the value is in
         its place. It is for what is large and not one array: a model, a table of texts. (Arrays
-        of 1 MB and more are uploaded once anyway.) Returns at once, with a snapshot taken; if the
-        upload fails, the calls that need it try again, and fail if that does.
+        of 1 MB and more are uploaded once anyway.) Returns at once, with a snapshot taken, and
+        `shutdown` waits for the upload. If it fails, the calls that need it try again, and fail
+        if that does.
 
         Raises:
             CallPicklingError: the value cannot be pickled.
@@ -202,7 +203,7 @@ class ContainerPoolExecutor(Executor):
         contents = (self._contents.keep(payload.data), *payload.buffers)
         with self._lock:
             self._raise_if_shut_down()
-        self._manager.deposit.gather(contents, lambda _: None)
+        self._manager.deposit.put(contents)
         return SharedData._of(self._contents.platform, contents)
 
     def _submit_chunk(

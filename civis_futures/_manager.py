@@ -412,6 +412,8 @@ class Manager:
         runs = [known[worker].run_id for worker in command.abandoned if worker in known]
         if runs:
             _log.warning("%s does not answer: these runs may go on: %s", self.pool.url, runs)
+        if self.broken is None:
+            self.deposit.finish()
         self._close()
 
     def _break(self, command: e.Break) -> None:

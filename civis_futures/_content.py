@@ -132,7 +132,7 @@ class ContentStore:
         """
         wish = _Wish(carrier, done)
         with self._lock:
-            for content in set(contents):
+            for content in dict.fromkeys(contents):
                 if not content.ready:
                     wish.missing += 1
                     content.wishes.append(wish)

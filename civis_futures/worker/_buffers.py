@@ -5,6 +5,7 @@ Many calls refer to the same ones. It knows digests and sizes, and not what the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from ._platform import NoRoomError
@@ -57,8 +58,7 @@ class Buffers:
         try:
             self._platform.download(blob.file_id, path, blob)
         except BaseException:
-            if os.path.exists(path):
-                os.unlink(path)
+            _remove(path)
             raise
 
     def _make_room(self, limit: float) -> None:
@@ -70,7 +70,12 @@ class Buffers:
             if digest not in needed:
                 # A process that has it mapped keeps it as long as it needs it.
                 del self._sizes[digest]
-                os.unlink(self._path(digest))
+                _remove(self._path(digest))
 
     def _path(self, digest: str) -> str:
         return os.path.join(self._folder, f"buffer-{digest}")
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # user code may have emptied the folder
+        os.unlink(path)

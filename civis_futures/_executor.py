@@ -186,8 +186,9 @@ class ContainerPoolExecutor(Executor):
         """Upload a value once, for use in many calls of any executor on this platform.
 
         Pass the handle to calls, as an argument or anywhere in one: in the task the value is in
-        its place. It is for what is large and not one array: a model, a table of texts. (Arrays
-        of 1 MB and more are uploaded once anyway.) Returns at once, with a snapshot taken, and
+        its place. It is for what is large and not an array: a model, a table of texts. (Arrays
+        of 1 MB and more are uploaded once anyway; with a handle they need not be read for each
+        call, to see whether they have changed.) Returns at once, with a snapshot taken, and
         `shutdown` waits for the upload. If it fails, the calls that need it try again, and fail
         if that does.
 
@@ -197,14 +198,11 @@ class ContainerPoolExecutor(Executor):
             BrokenContainerPool: the pool can do no more work.
         """
         self._check_open()
-        payload = self._serialize.payload(
-            f"the {type(value).__qualname__} to share", value, self._contents
-        )
-        contents = (self._contents.keep(payload.data), *payload.buffers)
+        handle, contents = self._serialize.shared(value, self._contents)
         with self._lock:
             self._raise_if_shut_down()
         self._manager.deposit.put(contents)
-        return SharedData._of(self._contents.platform, contents)
+        return handle
 
     def _submit_chunk(
         self, fn: Callable[..., T], rows: list[tuple[Any, ...]]

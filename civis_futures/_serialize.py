@@ -40,6 +40,9 @@ PROTOCOL = 5
 LEAST_BUFFER = 1_000_000
 #: At most so many leave one pickle, lest a list of arrays costs the budget hundreds of requests.
 MOST_BUFFERS = 16
+#: The pickle of shared data (what is left of it without its buffers) travels with each call up to
+#: this size, which spares a request to upload it, and one of each worker.
+LARGEST_HEAD = 8_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,15 @@ def payload(what: str, value: Any, contents: ContentStore | None) -> Payload:
     return Payload(target.getvalue(), tuple(buffers.out))
 
 
+def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Content, ...]]:
+    """The handle of a value, and what must be uploaded for it."""
+    made = payload(f"the {type(value).__qualname__} to share", value, contents)
+    head, pieces = made.data, made.buffers
+    if len(head) > LARGEST_HEAD:
+        head, pieces = b"", (contents.keep(made.data), *made.buffers)
+    return SharedData._of(contents.platform, head, pieces), pieces
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Cloudpickle's, with large buffers out of band, and handles as what they stand for."""
 
@@ -130,9 +142,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """How to pickle this; asked for what has no way of its own in `pickle`."""
         if type(value) is not SharedData:
             return super().reducer_override(value)
-        first, *rest = self._buffers.stand_ins(value)
-        load: Any = functools.partial(pickle.loads, buffers=rest) if rest else pickle.loads
-        return load, (first,)
+        stand_ins = self._buffers.stand_ins(value)
+        first: Any = value._head or stand_ins.pop(0)
+        load: Any = pickle.loads
+        return functools.partial(load, buffers=stand_ins) if stand_ins else load, (first,)
 
 
 class _Buffers:

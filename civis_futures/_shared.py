@@ -33,19 +33,22 @@ class SharedData:
 
     platform: str
     size: int = field(compare=False)
+    _head: bytes
     _digests: tuple[str, ...]
     _pieces: tuple[Any, ...] = field(compare=False)
 
     @classmethod
-    def _of(cls, platform: str, pieces: tuple[Any, ...]) -> SharedData:
-        """The handle of these pieces: the pickle first, then its buffers."""
-        size = sum(piece.size for piece in pieces)
-        return cls(platform, size, tuple(piece.sha256 for piece in pieces), pieces)
+    def _of(cls, platform: str, head: bytes, pieces: tuple[Any, ...]) -> SharedData:
+        """The handle of a pickle, `head`, and its buffers; or if that is empty, with the pickle
+        as the first of the pieces.
+        """
+        size = len(head) + sum(piece.size for piece in pieces)
+        return cls(platform, size, head, tuple(piece.sha256 for piece in pieces), pieces)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Names of the pieces; their bytes stay behind."""
         pieces = (NamedPiece(x.sha256, x.size, x.file_id) for x in self._pieces)
-        return SharedData._of, (self.platform, tuple(pieces))
+        return SharedData._of, (self.platform, self._head, tuple(pieces))
 
     def __repr__(self) -> str:
         """How large it is, and where."""

@@ -105,9 +105,9 @@ class ContainerPoolExecutor(Executor):
         self._serialize = _serialize
         initial = None
         if initializer is not None:
-            initial = _serialize.call_payload(
-                "the initializer", initializer, tuple(initargs), {}, None
-            ).data
+            initial = partial(
+                _serialize.call_payload, "the initializer", initializer, tuple(initargs), {}
+            )
         self._inline = min(_wire.INLINE_LIMIT, INLINE_TOTAL // self._max_workers)
         opened = open_pool(
             platform=platform,

@@ -38,9 +38,10 @@ from ._exit import interpreter_exit
 from ._future import ContainerFuture
 from ._lane import Lane
 from ._ledger import Ledger, WorkItem
-from ._mailbox import PYTHON, Mailbox, Posting, Recalled
+from ._mailbox import PYTHON, Mailbox, Posting, Recalled, Station
 from ._scheduler import Scheduler
-from ._serialize import Outcome, lost_outcome, outcome_of
+from ._serialize import Outcome, Payload, lost_outcome, outcome_of
+from ._settle import settle
 from ._types import Container, TaskId, Template, disk_space
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Pool:
     name: str
     url: str
     container: Container | Template
-    initializer: bytes | None
+    initializer: Payload | None
     idle_timeout: float
 
 
@@ -256,33 +257,50 @@ class Manager:
 
         lane.put(perform)
 
+    def _with(
+        self,
+        contents: tuple[Content, ...],
+        lane: Lane,
+        work: Callable[[], tuple[e.Event, _Goods]],
+        failed: Callable[[Exception], e.Event],
+    ) -> None:
+        """Have this performed once all of this content is in Files."""
+
+        def gathered(error: BaseException | None) -> None:
+            def perform() -> tuple[e.Event, _Goods]:
+                if error is not None:
+                    raise error
+                return work()
+
+            self._on(lane, perform, failed)
+
+        self.deposit.gather(contents, gathered)
+
     def _prepare(self, command: e.Prepare) -> None:
-        self._on(
-            self._posts,
-            lambda: (
-                e.Prepared(),
-                self.mailbox.prepare(self.pool.name, command.inbox, self.pool.initializer),
-            ),
-            lambda error: e.PrepareFailed(error, is_hopeless(error) or is_stranger(error)),
-        )
+        initial = self.pool.initializer or Payload(b"")
+
+        def work() -> tuple[e.Event, Station]:
+            prepare = self.mailbox.prepare
+            return e.Prepared(), prepare(self.pool.name, command.inbox, initial.data or None)
+
+        def failed(error: Exception) -> e.Event:
+            return e.PrepareFailed(error, is_hopeless(error) or is_stranger(error))
+
+        self._with(initial.buffers, self._posts, work, failed)
 
     def _upload(self, command: e.Upload) -> None:
         item = self._ledger.items[command.task]
         call, data = item.call, item.data or b""
 
-        def work(error: BaseException | None) -> tuple[e.Event, _wire.Blob]:
-            if error is not None:  # of the buffers
-                raise error
+        def work() -> tuple[e.Event, _wire.Blob]:
             blob = call or self.mailbox.upload(data, f"call of {item.future.task}")
             return e.Uploaded(item.id), blob
 
-        def gathered(error: BaseException | None) -> None:
-            self._on(self._transfers, partial(work, error), partial(e.UploadFailed, item.id))
-
-        self.deposit.gather(item.buffers, gathered)
+        self._with(item.buffers, self._transfers, work, partial(e.UploadFailed, item.id))
 
     def _launch(self, command: e.Launch) -> None:
         worker, station = command.worker, self._ledger.station
+        initial = self.pool.initializer or Payload(b"")
         assert station is not None, "no launch before Prepared"
         order = _wire.Order(
             worker=secrets.token_hex(8),
@@ -291,6 +309,7 @@ class Manager:
             letter=self._ledger.letter(command.calls, stop=False),
             inbox=station.inbox_id if command.inbox else None,
             initializer=station.initializer,
+            initializer_buffers=tuple(content.blob for content in initial.buffers),
             poll=_poll(1, self.client.budget.pace),
             lease=max(LEASE, LEASE_TIMEOUTS * self.pool.idle_timeout),
             disk=disk_space(self.pool.container),
@@ -405,7 +424,7 @@ class Manager:
         self._put_outcome(item, Outcome)
 
     def _put_outcome(self, item: WorkItem, make: Callable[[], Outcome]) -> None:
-        self._settlements.put(lambda: _put_outcome(item.future, make))
+        self._settlements.put(lambda: settle(item.future, make))
 
     def _finish(self, command: e.Finish) -> None:
         known = self._ledger.postings
@@ -419,21 +438,6 @@ class Manager:
     def _break(self, command: e.Break) -> None:
         with self._gate:
             self.broken = command.error
-
-
-def _put_outcome(future: ContainerFuture[Any], make: Callable[[], Outcome]) -> None:
-    """Claim the future, unless it was cancelled, and settle it; callbacks run in here."""
-    try:
-        outcome = make()
-    except BaseException as error:  # nothing may keep a future from its end
-        _log.exception("the outcome of %s cannot be told", future.task)
-        outcome = Outcome(exception=error)
-    if not future.set_running_or_notify_cancel():
-        return
-    if outcome.exception is not None:
-        future.set_exception(outcome.exception)
-    else:
-        future.set_result(outcome.result)
 
 
 def _poll(readers: int, pace: float) -> float:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._api import PlatformClient, credentials
-from ._content import content_store
+from ._content import ContentStore, content_store
 from ._mailbox import Mailbox
 from ._manager import Manager, Pool
 from ._scheduler import Scheduler
 from ._script import job_kind
+from ._serialize import Payload
 from ._state import Policy
 from ._types import Container, Job, LogLine, Template
 
@@ -34,19 +35,24 @@ def open_pool(
     platform: Any,
     name: str,
     container: Container | Template,
-    initializer: bytes | None,
+    initializer: Callable[[ContentStore], Payload] | None,
     policy: Policy,
 ) -> Opened:
     """The pool of one executor. Contacts no platform, but starts a local one if asked to.
 
+    `initializer` pickles it, into a store.
+
     Raises:
         CredentialsError: there is no key, and no platform either.
+        CallPicklingError: the initializer cannot be pickled.
     """
     owned = None
     if platform == "local":
         owned = platform = _local_platform()
     try:
         url, key = credentials(platform)
+        contents = content_store(url, key)
+        initial = None if initializer is None else initializer(contents)
         client = PlatformClient(url, key)
     except BaseException:
         if owned is not None:
@@ -56,8 +62,8 @@ def open_pool(
         scheduler=Scheduler(policy),
         mailbox=Mailbox(client, container),
         client=client,
-        pool=Pool(name, url, container, initializer, policy.idle_timeout),
-        contents=content_store(client.url, key),
+        pool=Pool(name, url, container, initial, policy.idle_timeout),
+        contents=contents,
         at_end=(lambda: None) if owned is None else owned.stop,
     )
     kind = job_kind(container)

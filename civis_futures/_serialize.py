@@ -93,9 +93,9 @@ def call_payload(
     fn: Callable[..., Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    contents: ContentStore | None,
+    contents: ContentStore,
 ) -> Payload:
-    """A snapshot of a call; all of it in the pickle if there is no store.
+    """A snapshot of a call.
 
     Raises:
         CallPicklingError: the function or an argument cannot be pickled.
@@ -110,7 +110,7 @@ def chunk_payload(
     return payload(task, (fn, [tuple(row) for row in rows]), contents)
 
 
-def payload(what: str, value: Any, contents: ContentStore | None) -> Payload:
+def payload(what: str, value: Any, contents: ContentStore) -> Payload:
     """A snapshot of a value; `what` names it in an error."""
     buffers = _Buffers(contents)
     target = io.BytesIO()
@@ -153,7 +153,7 @@ class _Buffers:
     in a cycle with it, all that was pickled would live on for a while.)
     """
 
-    def __init__(self, contents: ContentStore | None) -> None:
+    def __init__(self, contents: ContentStore) -> None:
         self.out: list[Content] = []
         self._contents = contents
         # By the id of an empty buffer that stands for it.
@@ -164,7 +164,7 @@ class _Buffers:
         if id(buffer) in self._stand_ins:
             self.out.append(self._stand_ins[id(buffer)][1])
             return False
-        if self._contents is None or len(self.out) >= MOST_BUFFERS:
+        if len(self.out) >= MOST_BUFFERS:
             return True
         try:
             view = buffer.raw()
@@ -178,8 +178,6 @@ class _Buffers:
 
     def stand_ins(self, handle: SharedData) -> list[pickle.PickleBuffer]:
         """For each piece of a handle, a buffer that `take` will know."""
-        if self._contents is None:
-            raise ValueError("shared data cannot be passed to an initializer")
         if handle.platform != self._contents.platform:
             raise ValueError(f"{handle!r} is not on {self._contents.platform}")
         made = [(pickle.PickleBuffer(b""), self._contents.adopt(x)) for x in handle._pieces]

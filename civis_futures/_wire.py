@@ -119,9 +119,10 @@ class Order:
 
     `url` is the base of the API; `python` the client's version ("3.11"); `inbox` the JSON value
     to poll, or None for a worker that answers `letter` and ends; `initializer` the pickled
-    (function, args, kwargs) to run first in each process. In seconds: `poll` is the longest pause
-    between two looks at the inbox, `linger` how long an answer may wait for others before they
-    are posted together, and `lease` how long the inbox may stay as it is: then nobody is there.
+    (function, args, kwargs) to run first in each process, with its buffers. In seconds: `poll` is
+    the longest pause between two looks at the inbox, `linger` how long an answer may wait for
+    others before they are posted together, and `lease` how long the inbox may stay as it is: then
+    nobody is there.
     `disk` is the container's disk, in MB.
     """
 
@@ -131,6 +132,7 @@ class Order:
     letter: Letter
     inbox: int | None = None
     initializer: Blob | None = None
+    initializer_buffers: tuple[Blob, ...] = ()
     poll: float = 10.0
     linger: float = 0.5
     lease: float = 3600.0
@@ -211,6 +213,7 @@ def order_from_json(text: str) -> Order:
     try:
         value["letter"] = _letter(value["letter"])
         value["initializer"] = _blob(value["initializer"])
+        value["initializer_buffers"] = tuple(Blob(**x) for x in value["initializer_buffers"])
         return Order(**value)
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an order: {error}") from error

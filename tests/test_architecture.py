@@ -30,10 +30,12 @@ __init__     -> _exceptions _executor _future _here _shared _types
 
 _executor    -> _events _exceptions _future _manager _map _pool _serialize _shared _state _types
              -> _wire
-_pool        -> _api _content _mailbox _manager _scheduler _script _state _types local
+_pool        -> _api _content _mailbox _manager _scheduler _script _serialize _state _types
+             -> local
 _here        -> _api _exceptions _types
 _manager     -> _api _content _deposit _events _exceptions _exit _future _lane _ledger _mailbox
-             -> _scheduler _serialize _types _wire
+             -> _scheduler _serialize _settle _types _wire
+_settle      -> _future _serialize
 _ledger      -> _content _events _future _mailbox _serialize _types _wire
 _scheduler   -> _events _exceptions _pacing _state _types _wire
 _state       -> _events _types

@@ -38,6 +38,7 @@ orders = st.builds(
     letters,
     st.none() | st.integers(),
     st.none() | blobs,
+    buffers,
     seconds,
     seconds,
 )

@@ -38,7 +38,14 @@ _PROTOCOL = 5
 _TAIL, _TAIL_LINE, _TAIL_TEXT = 15, 500, 10_000
 
 
-def live(calls: int, answers: int, mark: bytes, folder: str, initializer: bytes | None) -> NoReturn:
+def live(
+    calls: int,
+    answers: int,
+    mark: bytes,
+    folder: str,
+    initializer: bytes | None,
+    buffers: Sequence[str],
+) -> NoReturn:
     """All that the child does, from the fork to its end. It never returns into the parent's stack.
 
     `calls` and `answers` are the pipes' descriptors; `folder` is for what is too large for them.
@@ -46,7 +53,7 @@ def live(calls: int, answers: int, mark: bytes, folder: str, initializer: bytes 
     code = 1
     try:
         _settle_in()
-        Child(calls, answers, mark, folder).serve(initializer)
+        Child(calls, answers, mark, folder).serve(initializer, buffers)
         _run_exit_hooks()
         code = 0
     except BrokenPipeError:
@@ -70,9 +77,9 @@ class Child:
         self._streams = (Stream("stdout", 1, self._tail), Stream("stderr", 2, self._tail))
         self._pid = os.getpid()
 
-    def serve(self, initializer: bytes | None) -> None:
+    def serve(self, initializer: bytes | None, buffers: Sequence[str]) -> None:
         """Run the initializer, then calls until no more can come."""
-        problem = self._initialize(initializer)
+        problem = self._initialize(initializer, buffers)
         self._send({"ready": problem is None, "text": problem or ""}, b"")
         while problem is None:
             frame = self._receive()
@@ -90,13 +97,13 @@ class Child:
             self._restore_streams()
             self._send({**answer, "name": header["name"]}, data)
 
-    def _initialize(self, initializer: bytes | None) -> str | None:
+    def _initialize(self, initializer: bytes | None, buffers: Sequence[str]) -> str | None:
         """What went wrong, if anything did."""
         if initializer is None:
             return None
         variables = Globals(initializer)
         try:
-            _load(initializer, None, ())()
+            _load(initializer, None, buffers)()
         except BaseException as error:
             self._end_if_forked(error)
             return _traceback(error)

@@ -68,6 +68,7 @@ class Worker:
         self._process: Process | None = None
         self._ready = False  # whether that process has run its initializer
         self._initializer: bytes | None = None
+        self._initializer_buffers: list[str] = []
         self._refusal: tuple[str, str, str] | None = None  # why none can be run: kind, text, detail
 
     def run(self) -> None:
@@ -114,12 +115,13 @@ class Worker:
             text = f"the client runs Python {self._order.python}, the container Python {ours}"
             self._refusal = _wire.PYTHON_MISMATCH, text, ours
         elif self._order.initializer is not None:
-            fetched = self._fetch("initializer", self._order.initializer)
+            buffers = self._order.initializer_buffers
+            fetched = self._fetch("initializer", self._order.initializer, buffers)
             if fetched.path is not None:
                 with open(fetched.path, "rb") as file:
                     fetched.body = file.read()
                 os.unlink(fetched.path)
-            self._initializer = fetched.body
+            self._initializer, self._initializer_buffers = fetched.body, fetched.buffers
             if fetched.problem:
                 self._refuse_all(fetched.problem)
 
@@ -149,7 +151,7 @@ class Worker:
         fetched = self._fetched.pop(name, None)
         if fetched is not None and fetched.path is not None:
             os.unlink(fetched.path)
-        self._buffers.release(name)
+        self._buffers.release(f"call-{name}")
         self._outbox.add(_wire.Answer(task, _wire.REVOKED, attempt=attempt))
 
     def _start_next(self) -> None:
@@ -185,7 +187,7 @@ class Worker:
             self._process = None
         if self._process is None:
             self._ready = False
-            self._process = Process(self._folder, self._initializer)
+            self._process = Process(self._folder, self._initializer, self._initializer_buffers)
             self._process.start(self._platform.http.close)
         return self._process
 
@@ -195,13 +197,12 @@ class Worker:
             self._fetched[_name(self._queue[0])] = self._fetch_call(self._queue[0])
 
     def _fetch_call(self, call: _wire.Call) -> Fetched:
-        return self._fetch(f"call-{_name(call)}", call.data, call)
+        return self._fetch(f"call-{_name(call)}", call.data, call.buffers)
 
-    def _fetch(self, name: str, blob: _wire.Blob, call: _wire.Call | None = None) -> Fetched:
+    def _fetch(self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...]) -> Fetched:
         try:
             fetched = Fetched(path=os.path.join(self._folder, name))
-            if call is not None and call.buffers:
-                fetched.buffers = self._buffers.hold(_name(call), call.buffers)
+            fetched.buffers = self._buffers.hold(name, buffers)
             if blob.file_id is None:
                 fetched.body, fetched.path = blob.inline_data(), None
             else:
@@ -263,7 +264,7 @@ class Worker:
         _, path, has_data = (header.pop(key) for key in ("name", "path", "data"))
         source = Source(body, path) if has_data else None
         self._running = None
-        self._buffers.release(_name(call))
+        self._buffers.release(f"call-{_name(call)}")
         self._outbox.add(_wire.Answer(call.task, attempt=call.attempt, **header), source)
         self._drained()
 
@@ -303,7 +304,7 @@ class Worker:
             peak_mb=peak_mb,
         )
         self._running = None
-        self._buffers.release(_name(call))
+        self._buffers.release(f"call-{_name(call)}")
         self._outbox.add(answer)
         self._drained()
 

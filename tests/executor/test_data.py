@@ -259,6 +259,23 @@ def test_a_list_of_arrays_costs_no_request_for_each(counted, pool, new_process):
     assert counted.stats().count("POST", "/files", "client") <= 16 + 2
 
 
+def keep(array, handle):
+    global kept
+    kept = array, handle
+
+
+def test_an_initializer_may_have_both(counted, pool, array):
+    handle = pool().put({"name": "x"})
+    for _ in range(2):
+        executor = pool(2, initializer=keep, initargs=(array, handle))
+        found = list(executor.map(lambda _: (total(kept[0]), kept[1]["name"]), range(4)))
+        assert found == [(total(array), "x")] * 4
+        with pytest.raises(ValueError, match="read-only"):
+            executor.submit(lambda: poke(kept[0])).result(60)
+        executor.shutdown()
+    assert counted.stats().upload_bytes <= 1.05 * SIZE + REST
+
+
 # --- what is remembered may be wrong -------------------------------------------------------------
 
 
@@ -366,6 +383,14 @@ def test_arrays_in_shared_data_are_shared_with_those_in_calls(counted, pool, arr
     assert executor.submit(lambda d: kind(d["x"]), handle).result(60) == (False, "ndarray")
     assert executor.submit(total, array).result(60) == total(array)
     assert counted.stats().upload_bytes <= 1.05 * SIZE + REST
+
+
+def test_an_array_that_was_put_costs_one_file(counted, pool, array):
+    executor = pool()
+    handle = executor.put(array)
+    assert [executor.submit(total, handle).result(60) for _ in range(2)] == [total(array)] * 2
+    stats = counted.stats()
+    assert (stats.uploads, stats.downloads) == (2, 2)  # with the worker's program
 
 
 def test_shared_data_in_another_executor_and_another_process(counted, pool, words, new_process):

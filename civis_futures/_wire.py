@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,6 +29,11 @@ WIRE_VERSION = 1
 ORDER_VARIABLE = "CIVIS_FUTURES_ORDER"
 #: The script parameter of type `file` that names the bundle; Platform adds ``_URL`` for its link.
 BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
+
+#: The line in a reused worker's log at which a call begins: its task and attempt.
+BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
+#: The exit code of a container whose `setup_cmd` failed (EX_CONFIG of sysexits.h).
+SETUP_FAILED = 78
 
 #: Bytes above this size travel as a File instead of inline in JSON (before base64).
 INLINE_LIMIT = 64_000
@@ -105,12 +111,14 @@ class Call:
 class Letter:
     """What one worker shall know: the calls it has not yet answered, and whether to stop then.
 
-    `revoked` are (task, attempt) of calls that it must not begin any more; it answers them, too.
+    `revoked` are (task, attempt) of calls that it must not begin any more, and `ended` of those
+    that it must end even if they run; it answers them all.
     """
 
     calls: tuple[Call, ...] = ()
     stop: bool = False
     revoked: tuple[tuple[int, int], ...] = ()
+    ended: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,12 +152,13 @@ class Order:
 class Inbox:
     """The client's one JSON value: worker token -> letter. A worker not named has no news.
 
-    `poll` and `linger` are as in the order; `beat` changes with each version, as a sign of life.
+    `poll` and `linger` replace those of the order; `beat` changes with each version: a sign of
+    life.
     """
 
     letters: dict[str, Letter] = field(default_factory=dict)
-    poll: float = 10.0
-    linger: float = 0.5
+    poll: float | None = None
+    linger: float | None = None
     beat: int = 0
     version: int = WIRE_VERSION
 
@@ -259,8 +268,11 @@ def _blob(value: dict[str, Any] | None) -> Blob | None:
 
 def _letter(value: dict[str, Any]) -> Letter:
     calls = tuple(_call(call) for call in value["calls"])
-    revoked = tuple((int(task), int(attempt)) for task, attempt in value["revoked"])
-    return Letter(calls, bool(value["stop"]), revoked)
+    revoked, ended = (
+        tuple((int(task), int(attempt)) for task, attempt in value[name])
+        for name in ("revoked", "ended")
+    )
+    return Letter(calls, bool(value["stop"]), revoked, ended)
 
 
 def _call(value: dict[str, Any]) -> Call:

@@ -39,11 +39,7 @@ class Inbox:
         self._content: Any = None
         self._refused = 0
         self._heard = self._looked = time.monotonic()
-        # Calls that waited for this container may have been taken back meanwhile: so if there is
-        # more than one, look at once, while the first one runs.
-        self._pause = 0.0
-        if len(order.letter.calls) < 2:
-            self.restart()
+        self.restart()
 
     def restart(self) -> None:
         """Look often again: there was work, and now there is none."""

@@ -85,6 +85,8 @@ class Worker:
 
     def _answer_all(self) -> None:
         self._take(self._order.letter)
+        if self._inbox is not None and not self._alone:
+            self._look()  # what waited for this container may have been taken back meanwhile
         while True:
             self._start_next()  # before posting, so that posting and computing overlap
             if self._outbox and (self._running is None or self._outbox.due_in() == 0):
@@ -136,7 +138,11 @@ class Worker:
         new = [call for call in letter.calls if _name(call) not in self._taken]
         self._taken.update(_name(call) for call in new)
         self._queue.extend(new)
-        for task, attempt in letter.revoked:
+        for task, attempt in letter.ended:
+            if self._running is not None and _name(self._running) == f"{task}-{attempt}":
+                self._end_call()
+                self._answer(self._running, _wire.REVOKED, "")
+        for task, attempt in letter.revoked + letter.ended:
             self._revoke(task, attempt)
 
     def _revoke(self, task: int, attempt: int) -> None:

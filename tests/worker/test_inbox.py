@@ -147,6 +147,16 @@ def test_calls_that_are_revoked_never_begin(stub, start, calls, inbox):
     assert b"task 2 begins" not in worker.out()
 
 
+def test_a_call_may_be_ended_while_it_runs_and_the_others_go_on(stub, start, calls, inbox):
+    sleeper, *rest = calls(lambda: time.sleep(60), os.getpid, os.getpid)
+    worker = start([sleeper, *rest], inbox=inbox.id, poll=0.05)
+    stub.until(lambda: b"task 1 begins" in worker.out())
+    inbox.write(ended=[(1, 1), (2, 1)], stop=True)
+    worker.end()
+    kinds = {task: answer.kind for task, answer in stub.answers().items()}
+    assert kinds == {1: _wire.REVOKED, 2: _wire.REVOKED, 3: _wire.RETURNED}
+
+
 def test_a_call_may_be_revoked_before_it_is_known(stub, start, calls, inbox):
     inbox.write(revoked=[(1, 1)])
     worker = start((), inbox=inbox.id, poll=0.05)

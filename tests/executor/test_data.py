@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from datetime import UTC, datetime, timedelta
 
 import cloudpickle
 import numpy as np
@@ -95,12 +96,17 @@ def entries(cache):
     return [path for path in cache.rglob("*") if path.is_file()]
 
 
+def set_expiry(platform, cache, when):
+    """All Files that the cache folder knows of expire then; their ids."""
+    found = [json.loads(path.read_text())["file_id"] for path in entries(cache)]
+    for file_id in found:
+        get(platform, f"/files/{file_id}", method="PATCH", body={"expiresAt": when})
+    return found
+
+
 def expire_data(platform, cache):
-    """All Files that the cache folder knows of expire now, as if they had been deleted."""
-    for path in entries(cache):
-        file_id = json.loads(path.read_text())["file_id"]
-        body = {"expiresAt": "2020-01-01T00:00:00Z"}
-        get(platform, f"/files/{file_id}", method="PATCH", body=body)
+    """They are gone, as if they had been deleted."""
+    set_expiry(platform, cache, "2020-01-01T00:00:00Z")
 
 
 def total(array, _=None):
@@ -236,6 +242,19 @@ def test_writing_into_it_is_an_error_and_no_sibling_sees_it(pool, array):
     assert [future.result(60) for future in futures[::2]] == [total(array)] * 3
 
 
+def test_a_failed_call_can_be_replayed_here_with_its_arrays(pool, array):
+    executor = pool()
+    future = executor.submit(poke, array)
+    assert isinstance(future.exception(60), ValueError)
+    with pytest.raises(ValueError, match="read-only"):
+        future.replay()
+    words = executor.put(["word"] * 100_000)
+    future = executor.submit(lambda x, w: {}[len(x) + len(w)], array, words)
+    assert isinstance(future.exception(60), KeyError)
+    with pytest.raises(KeyError, match="1100000"):
+        future.replay()
+
+
 def test_arrays_of_all_sorts(pool, array):
     table = array.reshape(1000, 1000)
     executor = pool()
@@ -286,6 +305,18 @@ def test_an_expired_file_is_uploaded_again(counted, pool, cache, array, new_proc
     counted.reset()
     assert pool().submit(total, array).result(60) == total(array)
     assert counted.stats().upload_bytes >= SIZE
+
+
+def test_a_file_near_its_end_is_given_more_time(counted, pool, cache, array, new_process):
+    assert pool().submit(total, array).result(60) == total(array)
+    soon = datetime.now(UTC) + timedelta(days=2)
+    [file_id] = set_expiry(counted, cache, soon.isoformat())
+    new_process()
+    counted.reset()
+    assert pool().submit(total, array).result(60) == total(array)
+    assert counted.stats().upload_bytes < REST
+    expires = datetime.fromisoformat(get(counted, f"/files/{file_id}")["expiresAt"])
+    assert expires - soon > timedelta(days=10)
 
 
 def test_a_file_that_expires_under_our_eyes_costs_the_calls_that_need_it(

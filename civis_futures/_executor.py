@@ -158,7 +158,8 @@ class ContainerPoolExecutor(Executor):
         """Call ``fn(*args, **kwargs)`` in a container; returns at once with its future.
 
         Function and arguments are pickled here and now: what is changed later does not reach the
-        call. If they cannot be pickled, the future has a `CallPicklingError`.
+        call. If they cannot be pickled, the future has a `CallPicklingError`. Arrays of 1 MB and
+        more are uploaded once, however many calls have them, and are read-only in the container.
 
         Raises:
             RuntimeError: the executor is shut down.

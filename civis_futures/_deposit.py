@@ -51,9 +51,10 @@ class Deposit:
         ended.add_done_callback(self._puts.discard)
         self.gather(contents, lambda _: ended.set_result(None))
 
-    def finish(self) -> None:
-        """Wait for what was put: calls of other pools may have use for it."""
-        wait(tuple(self._puts))
+    def finish(self, broken: Exception | None) -> None:
+        """Wait for what was put, unless the pool is broken: other pools may have use for it."""
+        if broken is None:
+            wait(tuple(self._puts))
 
     def leave(self) -> None:
         """The pool ends."""

@@ -129,9 +129,11 @@ class Ledger:
         buffers = tuple(content.blob for content in item.buffers)
         return _wire.Call(item.id, item.call, attempt, item.timeout, buffers)
 
-    def buffers(self, given: tuple[e.Given, ...]) -> set[Content]:
-        """What these calls refer to."""
-        items = [self.items[task] for task, _ in given if task in self.items]
+    def not_fetched(self, command: e.Diagnose) -> set[Content]:
+        """What calls refer to that a worker could not fetch, or not all of it."""
+        if command.answer is None or command.answer.kind != _wire.CALL_NOT_FETCHED:
+            return set()
+        items = [self.items[task] for task, _ in command.calls if task in self.items]
         return {content for item in items for content in item.buffers}
 
     # --- the end of a call, and of a task ------------------------------------------------------

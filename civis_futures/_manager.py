@@ -38,11 +38,11 @@ from ._exit import interpreter_exit
 from ._future import ContainerFuture
 from ._lane import Lane
 from ._ledger import Hands, Ledger, WorkItem
-from ._mailbox import PYTHON, Mailbox, Posting, Recalled, Station
+from ._mailbox import PYTHON, Mailbox, Posting, Recalled
 from ._pacing import linger, poll
 from ._scheduler import Scheduler
-from ._serialize import Outcome, Payload, Place, lost_outcome, outcome_of
-from ._settle import settle
+from ._serialize import Outcome, Payload
+from ._settling import ask_user, outcome_from, settle
 from ._types import Container, Template, disk_space
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Pool:
     name: str
     url: str
     container: Container | Template
-    initializer: Payload | None
+    initializer: Payload
     lease: float
 
 
@@ -267,46 +267,28 @@ class Manager:
         lane: Lane,
         work: Callable[[], tuple[e.Event, _Goods]],
         failed: Callable[[Exception], e.Event],
+        needed: tuple[Content, ...] = (),
     ) -> None:
-        def perform() -> None:
+        def perform(error: BaseException | None) -> None:
             try:
+                if error is not None:
+                    raise error
                 self.post(*work())
             except _FAILURES as error:
                 self.post(failed(error))
             except BaseException as error:
                 self.post(_Defect(error))
 
-        lane.put(perform)
-
-    def _with(
-        self,
-        contents: tuple[Content, ...],
-        lane: Lane,
-        work: Callable[[], tuple[e.Event, _Goods]],
-        failed: Callable[[Exception], e.Event],
-    ) -> None:
-        """Have this performed once all of this content is in Files."""
-
-        def gathered(error: BaseException | None) -> None:
-            def perform() -> tuple[e.Event, _Goods]:
-                if error is not None:
-                    raise error
-                return work()
-
-            self._on(lane, perform, failed)
-
-        self.deposit.gather(contents, gathered)
+        self.deposit.gather(needed, lambda error: lane.put(lambda: perform(error)))
 
     def _prepare(self, _: e.Prepare) -> None:
-        initial = self.pool.initializer or Payload(b"")
-
-        def work() -> tuple[e.Event, Station]:
-            return e.Prepared(), self.mailbox.prepare(self.pool.name, initial.data or None)
-
-        def failed(error: Exception) -> e.Event:
-            return e.PrepareFailed(error, is_hopeless(error) or is_stranger(error))
-
-        self._with(initial.buffers, self._posts, work, failed)
+        initial = self.pool.initializer
+        self._on(
+            self._posts,
+            lambda: (e.Prepared(), self.mailbox.prepare(self.pool.name, initial.data or None)),
+            lambda error: e.PrepareFailed(error, is_hopeless(error) or is_stranger(error)),
+            initial.buffers,
+        )
 
     def _upload(self, command: e.Upload) -> None:
         item = self._ledger.items[command.task]
@@ -316,11 +298,10 @@ class Manager:
             blob = call or self.mailbox.upload(data, f"call of {item.future.task}")
             return e.Uploaded(item.id), blob
 
-        self._with(item.buffers, self._transfers, work, partial(e.UploadFailed, item.id))
+        self._on(self._transfers, work, partial(e.UploadFailed, item.id), item.buffers)
 
     def _launch(self, command: e.Launch) -> None:
         worker, station = command.worker, self._ledger.station
-        initial = self.pool.initializer or Payload(b"")
         assert station is not None, "no launch before Prepared"
         readers, pace = len(self._ledger.postings) + 1, self.client.budget.pace
         order = _wire.Order(
@@ -330,7 +311,7 @@ class Manager:
             letter=self._ledger.letter(command.calls, stop=command.last),
             inbox=station.inbox_id,
             initializer=station.initializer,
-            initializer_buffers=tuple(content.blob for content in initial.buffers),
+            initializer_buffers=self.pool.initializer.blobs,
             poll=poll(readers, pace),
             linger=linger(readers, pace),
             lease=self.pool.lease,
@@ -391,8 +372,7 @@ class Manager:
 
     def _diagnose(self, command: e.Diagnose) -> None:
         posting = self._ledger.postings[command.worker]
-        if command.answer is not None and command.answer.kind == _wire.CALL_NOT_FETCHED:
-            self.deposit.forget(self._ledger.buffers(command.calls))
+        self.deposit.forget(self._ledger.not_fetched(command))
 
         def work() -> tuple[e.Event, None]:
             verdict, begun = self.mailbox.diagnose(posting, command.calls, command.answer)
@@ -425,39 +405,25 @@ class Manager:
 
         self._on(self._posts, work, failed)
 
-    # --- commands that end a task --------------------------------------------------------------
+    # --- commands about the end of a task ------------------------------------------------------
 
     def _judge(self, command: e.Judge) -> None:
         item, cause = self._ledger.items[command.task], command.cause
-        outcome = self._outcome(item, cause, self._ledger.place(command.task))
+        outcome = outcome_from(cause, item.fetched, self._ledger.place(command.task))
 
         def judge() -> None:
-            again, reason = _word_of_user(item, outcome)
+            again, reason = ask_user(item.future, item.retry_on, outcome)
             self.post(e.Judged(command.task, command.worker, cause, again, reason))
 
         self._settlements.put(judge)
 
-    def _outcome(
-        self, item: WorkItem, cause: _wire.Answer | e.Verdict, place: Place
-    ) -> Callable[[], Outcome]:
-        """How to find out what a future gets; not here, since it may run the user's code."""
-        if not isinstance(cause, _wire.Answer):
-            return lambda: lost_outcome(cause, place)
-        data, blob = item.fetched, cause.data
-
-        def outcome() -> Outcome:
-            inline = data is None and blob is not None
-            return outcome_of(cause, blob.inline_data() if inline and blob else data, place, PYTHON)
-
-        return outcome
-
     def _settle(self, command: e.Settle) -> None:
         item, place = self._ledger.settle(command)
-        self._put_outcome(item, self._outcome(item, command.answer, place))
+        self._put_outcome(item, outcome_from(command.answer, item.fetched, place))
 
     def _lose(self, command: e.Lose) -> None:
         item, place = self._ledger.lose(command)
-        self._put_outcome(item, lambda: lost_outcome(command.cause, place))
+        self._put_outcome(item, outcome_from(command.cause, None, place))
 
     def _drop(self, command: e.Drop) -> None:
         # `wait` and `as_completed` see a cancelled future only after this; it must happen once,
@@ -472,24 +438,12 @@ class Manager:
         runs = [known[worker].run_id for worker in command.abandoned if worker in known]
         if runs:
             _log.warning("%s does not answer: these runs may go on: %s", self.pool.url, runs)
-        if self.broken is None:
-            self.deposit.finish()
+        self.deposit.finish(self.broken)
         self._close()
 
     def _break(self, command: e.Break) -> None:
         with self._gate:
             self.broken = command.error
-
-
-def _word_of_user(item: WorkItem, make: Callable[[], Outcome]) -> tuple[bool, str]:
-    """Whether the user's `retry_on` wants another attempt, and what for."""
-    try:
-        error = make().exception
-        again = error is not None and item.retry_on is not None and bool(item.retry_on(error))
-    except Exception:  # of the user's own predicate: then the call ends as it has ended
-        _log.exception("retry_on of %s failed", item.future.task)
-        return False, ""
-    return again, "" if error is None else f"{type(error).__name__}: {error}"
 
 
 def _no_failure(error: Exception) -> e.Event:

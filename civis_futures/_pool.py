@@ -54,7 +54,7 @@ def open_pool(
     try:
         url, key = credentials(platform)
         contents = content_store(url, key)
-        initial = None if initializer is None else initializer(contents)
+        initial = Payload(b"") if initializer is None else initializer(contents)
         client = PlatformClient(url, key)
     except BaseException:
         if owned is not None:

@@ -109,6 +109,11 @@ class Payload:
         return all(content.ready for content in self.buffers)
 
     @property
+    def blobs(self) -> tuple[_wire.Blob, ...]:
+        """The buffers, once they are ready."""
+        return tuple(content.blob for content in self.buffers)
+
+    @property
     def extent(self) -> int:
         """So many bytes does a letter need to name the buffers."""
         return NAME_OF_BUFFER * len(self.buffers)

@@ -28,21 +28,24 @@ ARROWS = """
 cli          -> local
 __init__     -> _exceptions _executor _future _here _shared _types
 
-_executor    -> _events _exceptions _future _manager _map _pool _serialize _shared _state _types
-             -> _wire
-_pool        -> _api _content _mailbox _manager _scheduler _script _serialize _state _types
+_executor    -> _events _exceptions _future _manager _map _options _pool _serialize _shared _state
+             -> _types _wire
+_options     -> _future _types
+_pool        -> _api _content _mailbox _manager _scheduler _script _serialize _state _types _wire
              -> local
 _here        -> _api _exceptions _types
 _manager     -> _api _content _deposit _events _exceptions _exit _future _lane _ledger _mailbox
-             -> _scheduler _serialize _settle _types _wire
-_settle      -> _future _serialize
+             -> _pacing _scheduler _serialize _settling _types _wire
+_settling    -> _events _future _mailbox _serialize _wire
 _ledger      -> _content _events _future _mailbox _serialize _types _wire
-_scheduler   -> _events _exceptions _pacing _state _types _wire
-_state       -> _events _types
-_mailbox     -> _api _bundle _events _exceptions _script _types _wire
+_scheduler   -> _events _exceptions _fleet _pacing _state _types _wire
+_fleet       -> _events _pacing _shares _state _types _wire
+_state       -> _events _pacing _types
+_mailbox     -> _api _bundle _events _exceptions _script _types _verdict _wire
+_verdict     -> _events _types _wire
 _script      -> _bundle _types _wire
 _bundle      -> _wire
-_serialize   -> _content _events _exceptions _shared _wire
+_serialize   -> _content _events _exceptions _shared _types _wire
 _deposit     -> _api _content _exceptions _index
 _content     -> _wire
 _index       -> _wire
@@ -52,9 +55,9 @@ _credentials -> _exceptions
 _replies     -> _types
 _events      -> _types _wire
 _exit        -> _events _exceptions
-_future      -> _types
+_future      -> _types _wire
 
-_budget _exceptions _lane _map _pacing _section _shared _types _wire ->
+_budget _exceptions _lane _map _pacing _section _shared _shares _types _wire ->
 
 worker       -> _wire
 local        ->

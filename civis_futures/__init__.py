@@ -26,6 +26,7 @@ from ._exceptions import (
 from ._executor import ContainerPoolExecutor
 from ._future import ContainerFuture, Timings
 from ._here import this_container
+from ._shared import SharedData
 from ._types import Container, LogLine, TaskState, Template
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "PlatformError",
     "RemoteTraceback",
     "SerializationError",
+    "SharedData",
     "TaskError",
     "TaskState",
     "Template",

@@ -22,9 +22,16 @@ from ._credentials import DEFAULT_URL, checked_key, credentials, headers_for, wi
 from ._exceptions import PlatformError
 from ._section import Bytes, Section
 from ._transport import FileLinks, Kind, RateBudget, RetryingTransport
-from ._types import Job, JobKind, JobRow, LogLine, Output, Run
+from ._types import Job, JobKind, JobRow, LogLine, Output, Run, StoredFile
 
-__all__ = ["DEFAULT_URL", "PlatformClient", "credentials", "is_ambiguous"]
+__all__ = [
+    "DEFAULT_URL",
+    "PlatformClient",
+    "credentials",
+    "is_ambiguous",
+    "is_hopeless",
+    "is_stranger",
+]
 
 #: The most rows that a page of any list has.
 PAGE_SIZE = 50
@@ -44,6 +51,21 @@ def is_ambiguous(error: PlatformError) -> bool:
     succeeded could not be read.
     """
     return error.sent and (error.status is None or error.status < 400 or error.status >= 500)
+
+
+def is_hopeless(error: Exception) -> bool:
+    """Whether the same request would fail again: refused, or never able to reach the platform."""
+    if not isinstance(error, PlatformError):
+        return False
+    refused = error.status is not None and 400 <= error.status < 500 and error.status != 429
+    return refused or not (error.sent or is_ambiguous(error))
+
+
+def is_stranger(error: Exception) -> bool:
+    """Whether what answers, if anything, is no platform. To be asked at first contact only: later
+    on it is a platform that has trouble.
+    """
+    return isinstance(error, PlatformError) and (error.status is None or error.status < 400)
 
 
 class PlatformClient:
@@ -277,6 +299,10 @@ class PlatformClient:
     def download_to(self, file_id: int, target: BinaryIO) -> int:
         """Write the bytes of a File to `target`; their number."""
         return sum(target.write(chunk) for chunk in self.download(file_id))
+
+    def get_file(self, file_id: int) -> StoredFile:
+        """Whether a File is there. GET /files/{id}."""
+        return self._ask("GET", f"files/{file_id}", _replies.stored_file)
 
     def set_file_expiry(self, file_id: int, when: datetime) -> None:
         """PATCH /files/{id}; `when` must have a time zone."""

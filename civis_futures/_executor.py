@@ -27,6 +27,7 @@ from ._future import ContainerFuture, Timings, View
 from ._map import flat, results
 from ._options import CallOptions, RetryOn, WithOptions, number, whole
 from ._requirements import Requiring
+from ._shared import SharedData
 from ._types import (
     ANY_RESOURCES,
     DEFAULT_RESOURCES,
@@ -39,6 +40,7 @@ from ._types import (
 
 if TYPE_CHECKING:
     from ._manager import Manager
+    from ._serialize import Payload
 
 T = TypeVar("T")
 
@@ -127,7 +129,9 @@ class ContainerPoolExecutor(Executor):
         self._serialize = _serialize
         initial = None
         if initializer is not None:
-            initial = _serialize.call_bytes("the initializer", initializer, tuple(initargs), {})
+            initial = partial(
+                _serialize.call_payload, "the initializer", initializer, tuple(initargs), {}
+            )
         self._inline = min(_wire.INLINE_LIMIT, INLINE_TOTAL // self._max_workers)
         opened = open_pool(
             platform=platform,
@@ -138,6 +142,7 @@ class ContainerPoolExecutor(Executor):
         )
         self._manager, self._url, self._opened = opened.manager, opened.url, opened
         self._resources = resources_of(container)
+        self._contents = opened.manager.contents
         # Guards `_shutdown` and `_futures`, and the order "check, then post": a task
         # is never posted after the shutdown. No I/O, pickling or user code under it.
         self._lock = threading.Lock()
@@ -173,7 +178,8 @@ class ContainerPoolExecutor(Executor):
         """Call ``fn(*args, **kwargs)`` in a container; returns at once with its future.
 
         Function and arguments are pickled here and now: what is changed later does not reach the
-        call. If they cannot be pickled, the future has a `CallPicklingError`.
+        call. If they cannot be pickled, the future has a `CallPicklingError`. Arrays of 1 MB and
+        more are uploaded once, however many calls have them, and are read-only in the container.
 
         Raises:
             RuntimeError: the executor is shut down.
@@ -266,8 +272,13 @@ class ContainerPoolExecutor(Executor):
         self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any, item: str = ""
     ) -> ContainerFuture[T]:
         self._check_open()
-        sent = self._with_requirements(fn)
-        pickled = partial(self._serialize.call_bytes, fn=sent, args=args, kwargs=kwargs)
+        pickled = partial(
+            self._serialize.call_payload,
+            fn=self._with_requirements(fn),
+            args=args,
+            kwargs=kwargs,
+            contents=self._contents,
+        )
         future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, item)
         return future
 
@@ -300,12 +311,39 @@ class ContainerPoolExecutor(Executor):
         lists: Iterator[list[T]] = results(futures, timeout, buffersize)
         return flat(lists)
 
+    def put(self, value: Any) -> SharedData:
+        """Upload a value once, for use in many calls of any executor on this platform.
+
+        Pass the handle to calls, as an argument or anywhere in one: in the task the value is in
+        its place. It is for what is large and not an array: a model, a table of texts. (Arrays
+        of 1 MB and more are uploaded once anyway; with a handle they need not be read for each
+        call, to see whether they have changed.) Returns at once, with a snapshot taken, and
+        `shutdown` waits for the upload. If it fails, the calls that need it try again, and fail
+        if that does.
+
+        Raises:
+            CallPicklingError: the value cannot be pickled.
+            RuntimeError: the executor is shut down.
+            BrokenContainerPool: the pool can do no more work.
+        """
+        self._check_open()
+        handle, contents = self._serialize.shared(value, self._contents)
+        with self._lock:
+            self._raise_if_shut_down()
+        self._manager.deposit.put(contents)
+        return handle
+
     def _submit_batch(
         self, options: CallOptions, fn: Callable[..., T], rows: Sequence[Sequence[Any]], first: int
     ) -> ContainerFuture[list[T]]:
         self._check_open()
-        sent = self._with_requirements(fn)
-        pickled = partial(self._serialize.chunk_bytes, fn=sent, rows=rows, first=first)
+        pickled = partial(
+            self._serialize.chunk_payload,
+            fn=self._with_requirements(fn),
+            rows=rows,
+            first=first,
+            contents=self._contents,
+        )
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         future: ContainerFuture[list[T]] = self._post(options, _name_of(fn) + more, pickled)
         future.add_done_callback(partial(_learn, self._batches, len(rows)))
@@ -315,7 +353,7 @@ class ContainerPoolExecutor(Executor):
         self,
         options: CallOptions,
         name: str,
-        pickled: Callable[[str], bytes],
+        pickled: Callable[[str], Payload],
         item: str = "",
     ) -> Any:
         task = TaskId(next(self._ids))
@@ -329,18 +367,21 @@ class ContainerPoolExecutor(Executor):
             options.label,
         )
         try:
-            data = pickled(name)
+            payload = pickled(name)
         except CallPicklingError as error:
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future
-        inline = len(data) <= self._inline
+        data, inline = payload.data, len(payload.data) <= self._inline
         blob = _wire.Blob.of(data) if inline else None
-        size = len(blob.inline or "") if blob else 0
-        event = Submitted(task, not inline, size, options.terms(self._resources))
+        size = payload.extent + (len(blob.inline or "") if blob else 0)
+        upload = not (inline and payload.ready)
+        event = Submitted(task, upload, size, options.terms(self._resources))
         with self._lock:
             self._raise_if_shut_down()
-            self._manager.submit(event, future, blob, None if inline else data, options.wants_retry)
+            self._manager.submit(
+                event, future, blob, None if inline else data, payload.buffers, options.wants_retry
+            )
             self._futures.add(future)
         return future
 

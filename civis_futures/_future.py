@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
 from ._types import Attempt, LogLine, TaskState
-from ._wire import Blob
+from ._wire import Call
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class View:
     job_url: str | None = None
     worker: int | None = None
     attempts: tuple[Attempt, ...] = ()
-    call: Blob | None = None  # of a task that failed
+    call: Call | None = None  # of a task that failed
 
 
 class ContainerFuture(Future[T]):
@@ -62,7 +62,7 @@ class ContainerFuture(Future[T]):
         view: View,
         cancelled: Callable[[], None],
         read_logs: Callable[[int, int], list[LogLine]],
-        load: Callable[[Blob], Callable[[], T]],
+        load: Callable[[Call], Callable[[], T]],
         label: str | None = None,
     ) -> None:
         super().__init__()

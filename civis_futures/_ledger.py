@@ -13,6 +13,7 @@ from typing import Any
 
 from . import _events as e
 from . import _wire
+from ._content import Content
 from ._future import ContainerFuture
 from ._mailbox import Posting, Station
 from ._serialize import Place
@@ -30,6 +31,7 @@ class WorkItem:
     future: ContainerFuture[Any]
     call: _wire.Blob | None  # None until it is uploaded
     data: bytes | None = None  # what to upload; dropped then
+    buffers: tuple[Content, ...] = ()
     fetched: bytes | None = None  # the bytes of its answer, if these were in a File
     timeout: float | None = None
     retry_on: Callable[[BaseException], bool] | None = None
@@ -112,12 +114,27 @@ class Ledger:
         """The letter with these calls, and what else there is to say."""
         calls = []
         for task, attempt in given:
-            item = self.items[task]
-            assert item.call is not None, "a call is uploaded before it is given away"
-            calls.append(_wire.Call(task, item.call, attempt, item.timeout))
+            call = self._call(self.items[task], attempt)
+            assert call is not None, "a call is uploaded before it is given away"
+            calls.append(call)
         if letter is None:
             return _wire.Letter(tuple(calls), stop)
         return _wire.Letter(tuple(calls), letter.stop, letter.revoked, letter.ended)
+
+    @staticmethod
+    def _call(item: WorkItem, attempt: int = 1) -> _wire.Call | None:
+        """The call, if all of it is on the platform, or in here."""
+        if item.call is None or not all(content.ready for content in item.buffers):
+            return None
+        buffers = tuple(content.blob for content in item.buffers)
+        return _wire.Call(item.id, item.call, attempt, item.timeout, buffers)
+
+    def not_fetched(self, command: e.Diagnose) -> set[Content]:
+        """What calls refer to that a worker could not fetch, or not all of it."""
+        if command.answer is None or command.answer.kind != _wire.CALL_NOT_FETCHED:
+            return set()
+        items = [self.items[task] for task, _ in command.calls if task in self.items]
+        return {content for item in items for content in item.buffers}
 
     # --- the end of a call, and of a task ------------------------------------------------------
 
@@ -189,7 +206,7 @@ class Ledger:
 
     def _remove(self, task: TaskId, failed: bool) -> tuple[WorkItem, Place]:
         if failed:
-            self._view(task, call=self.items[task].call)
+            self._view(task, call=self._call(self.items[task]))
         place = self.place(task)
         self.take_back(task)
         return self.items.pop(task), place

@@ -25,11 +25,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from . import _events as e
 from . import _wire
-from ._api import PlatformClient, is_ambiguous
+from ._api import PlatformClient, is_hopeless, is_stranger
+from ._content import Content, ContentStore
+from ._deposit import Deposit
 from ._exceptions import BrokenContainerPool, PlatformError
 from ._exit import interpreter_exit
 from ._future import ContainerFuture
@@ -38,9 +41,9 @@ from ._ledger import Hands, Ledger, WorkItem
 from ._mailbox import PYTHON, Mailbox, Posting, Recalled
 from ._pacing import linger, poll
 from ._scheduler import Scheduler
-from ._serialize import Outcome
+from ._serialize import Outcome, Payload
 from ._settling import ask_user, outcome_from, settle
-from ._types import Container, Template
+from ._types import Container, Template, disk_space
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class Pool:
     name: str
     url: str
     container: Container | Template
-    initializer: bytes | None
+    initializer: Payload
     lease: float
 
 
@@ -77,6 +80,7 @@ class Manager:
     mailbox: Mailbox
     client: PlatformClient
     pool: Pool
+    contents: ContentStore
     at_end: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -103,6 +107,7 @@ class Manager:
         self._lanes = (
             self._launches, self._looks, self._posts, self._transfers, self._settlements,
         )  # fmt: skip
+        self.deposit = Deposit(self.contents, self.client, self._transfers.put)
         self._acts: dict[type, Callable[[Any], None]] = {
             e.Prepare: self._prepare,
             e.Upload: self._upload,
@@ -145,16 +150,17 @@ class Manager:
         future: ContainerFuture[Any],
         call: _wire.Blob | None,
         data: bytes | None,
+        buffers: tuple[Content, ...] = (),
         retry_on: Callable[[BaseException], bool] | None = None,
     ) -> None:
-        """Take in a task: its call, or else the bytes to upload.
+        """Take in a task: its call, or else the bytes to upload; and what these refer to.
 
         Raises:
             RuntimeError: the interpreter is about to exit.
             BrokenContainerPool: the pool can do no more work.
         """
         limit = event.terms.timeout
-        item = WorkItem(event.task, future, call, data, timeout=limit, retry_on=retry_on)
+        item = WorkItem(event.task, future, call, data, buffers, timeout=limit, retry_on=retry_on)
         with self._gate:
             self.raise_if_closed()
             self._events.put((event, item))
@@ -194,6 +200,7 @@ class Manager:
             _log.critical("the pool %s has a defect", self.pool.name, exc_info=True)
             self._collapse(error)
         finally:
+            self.deposit.leave()
             self.client.close()  # ends every wait on a lane
             for lane in self._lanes:
                 lane.stop()
@@ -260,35 +267,38 @@ class Manager:
         lane: Lane,
         work: Callable[[], tuple[e.Event, _Goods]],
         failed: Callable[[Exception], e.Event],
+        needed: tuple[Content, ...] = (),
     ) -> None:
-        def perform() -> None:
+        def perform(error: BaseException | None) -> None:
             try:
+                if error is not None:
+                    raise error
                 self.post(*work())
             except _FAILURES as error:
                 self.post(failed(error))
             except BaseException as error:
                 self.post(_Defect(error))
 
-        lane.put(perform)
+        self.deposit.gather(needed, lambda error: lane.put(lambda: perform(error)))
 
     def _prepare(self, _: e.Prepare) -> None:
+        initial = self.pool.initializer
         self._on(
             self._posts,
-            lambda: (
-                e.Prepared(),
-                self.mailbox.prepare(self.pool.name, self.pool.initializer),
-            ),
-            lambda error: e.PrepareFailed(error, _is_hopeless(error) or _is_stranger(error)),
+            lambda: (e.Prepared(), self.mailbox.prepare(self.pool.name, initial.data or None)),
+            lambda error: e.PrepareFailed(error, is_hopeless(error) or is_stranger(error)),
+            initial.buffers,
         )
 
     def _upload(self, command: e.Upload) -> None:
         item = self._ledger.items[command.task]
-        data = item.data or b""
-        self._on(
-            self._transfers,
-            lambda: (e.Uploaded(item.id), self.mailbox.upload(data, f"call of {item.future.task}")),
-            lambda error: e.UploadFailed(item.id, error),
-        )
+        call, data = item.call, item.data or b""
+
+        def work() -> tuple[e.Event, _wire.Blob]:
+            blob = call or self.mailbox.upload(data, f"call of {item.future.task}")
+            return e.Uploaded(item.id), blob
+
+        self._on(self._transfers, work, partial(e.UploadFailed, item.id), item.buffers)
 
     def _launch(self, command: e.Launch) -> None:
         worker, station = command.worker, self._ledger.station
@@ -301,9 +311,11 @@ class Manager:
             letter=self._ledger.letter(command.calls, stop=command.last),
             inbox=station.inbox_id,
             initializer=station.initializer,
+            initializer_buffers=self.pool.initializer.blobs,
             poll=poll(readers, pace),
             linger=linger(readers, pace),
             lease=self.pool.lease,
+            disk=disk_space(command.resources),
         )
         title = f"{self.pool.name}, worker {worker}"
         wanted = self._ledger.wanted[worker] = [worker]
@@ -317,7 +329,7 @@ class Manager:
         self._on(
             self._launches,
             work,
-            lambda error: e.LaunchFailed(worker, error, _is_hopeless(error)),
+            lambda error: e.LaunchFailed(worker, error, is_hopeless(error)),
         )
 
     def _write_inbox(self, command: e.WriteInbox) -> None:
@@ -338,7 +350,7 @@ class Manager:
             self.mailbox.write_inbox(inbox_id, inbox)
             return e.InboxWritten(), None
 
-        self._on(self._posts, work, lambda error: e.InboxFailed(error, _is_hopeless(error)))
+        self._on(self._posts, work, lambda error: e.InboxFailed(error, is_hopeless(error)))
 
     def _look(self, command: e.Look) -> None:
         watches = [(self._ledger.postings[worker], reading) for worker, reading in command.workers]
@@ -347,7 +359,7 @@ class Manager:
             reports, postings, cost = self.mailbox.look(watches)
             return e.Looked(reports, cost, self.client.budget.pace), postings
 
-        self._on(self._looks, work, lambda error: e.LookFailed(error, _is_hopeless(error)))
+        self._on(self._looks, work, lambda error: e.LookFailed(error, is_hopeless(error)))
 
     def _fetch(self, command: e.Fetch) -> None:
         blob = command.answer.data
@@ -360,6 +372,7 @@ class Manager:
 
     def _diagnose(self, command: e.Diagnose) -> None:
         posting = self._ledger.postings[command.worker]
+        self.deposit.forget(self._ledger.not_fetched(command))
 
         def work() -> tuple[e.Event, None]:
             verdict, at = self.mailbox.diagnose(posting, command.calls, command.answer)
@@ -425,26 +438,12 @@ class Manager:
         runs = [known[worker].run_id for worker in command.abandoned if worker in known]
         if runs:
             _log.warning("%s does not answer: these runs may go on: %s", self.pool.url, runs)
+        self.deposit.finish(self.broken)
         self._close()
 
     def _break(self, command: e.Break) -> None:
         with self._gate:
             self.broken = command.error
-
-
-def _is_hopeless(error: Exception) -> bool:
-    """Whether the same request would fail again: refused, or never able to reach the platform."""
-    if not isinstance(error, PlatformError):
-        return False
-    refused = error.status is not None and 400 <= error.status < 500 and error.status != 429
-    return refused or not (error.sent or is_ambiguous(error))
-
-
-def _is_stranger(error: Exception) -> bool:
-    """Whether what answers, if anything, is no platform. Asked at first contact only: later on
-    it is a platform that has trouble.
-    """
-    return isinstance(error, PlatformError) and (error.status is None or error.status < 400)
 
 
 def _no_failure(error: Exception) -> e.Event:

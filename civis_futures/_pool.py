@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._api import PlatformClient, credentials
+from ._content import ContentStore, content_store
 from ._exit import end_pools_on_term
 from ._mailbox import Mailbox
 from ._manager import Manager, Pool
 from ._scheduler import Scheduler
 from ._script import job_kind
-from ._serialize import load_call
+from ._serialize import Payload, load_call
 from ._state import Policy
 from ._types import Container, Job, LogLine, Template
-from ._wire import Blob
+from ._wire import Call
 
 #: How much of a log `ContainerFuture.logs` reads: what the platform gives at a time.
 LOG_LINES = 10_000
@@ -29,7 +30,7 @@ class Opened:
     manager: Manager
     url: str
     read_logs: Callable[[int, int], list[LogLine]]
-    load: Callable[[Blob], Callable[[], Any]]
+    load: Callable[[Call], Callable[[], Any]]
 
 
 def open_pool(
@@ -37,19 +38,24 @@ def open_pool(
     platform: Any,
     name: str,
     container: Container | Template,
-    initializer: bytes | None,
+    initializer: Callable[[ContentStore], Payload] | None,
     policy: Policy,
 ) -> Opened:
     """The pool of one executor. Contacts no platform, but starts a local one if asked to.
 
+    `initializer` pickles it, into a store.
+
     Raises:
         CredentialsError: there is no key, and no platform either.
+        CallPicklingError: the initializer cannot be pickled.
     """
     owned = None
     if platform == "local":
         owned = platform = _local_platform()
     try:
         url, key = credentials(platform)
+        contents = content_store(url, key)
+        initial = Payload(b"") if initializer is None else initializer(contents)
         client = PlatformClient(url, key)
     except BaseException:
         if owned is not None:
@@ -59,7 +65,8 @@ def open_pool(
         scheduler=Scheduler(policy),
         mailbox=Mailbox(client, container),
         client=client,
-        pool=Pool(name, url, container, initializer, policy.lease),
+        pool=Pool(name, url, container, initial, policy.lease),
+        contents=contents,
         at_end=(lambda: None) if owned is None else owned.stop,
     )
     kind = job_kind(container)
@@ -69,9 +76,10 @@ def open_pool(
         with closing(PlatformClient(url, key)) as reader:
             return reader.list_logs(Job(job_id, kind), run_id, limit=LOG_LINES)
 
-    def load(call: Blob) -> Callable[[], Any]:
+    def load(call: Call) -> Callable[[], Any]:
         with closing(PlatformClient(url, key)) as reader:
-            return load_call(Mailbox(reader, container).fetch(call))
+            mailbox = Mailbox(reader, container)
+            return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
 
     manager.start()
     end_pools_on_term()

@@ -11,7 +11,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from ._types import Job, JobKind, JobRow, LogLine, Output, Run, RunState
+from ._types import Job, JobKind, JobRow, LogLine, Output, Run, RunState, StoredFile
 
 _STATES = {state.value: state for state in RunState} | {"success": RunState.SUCCEEDED}
 
@@ -108,6 +108,12 @@ def file_link(value: Any) -> tuple[str | None, int | None]:
     """Where to get a File (None: it is empty or has expired), and its size if it is known."""
     url, size = value["fileUrl"], value.get("fileSize")
     return text(url) if url else None, size if isinstance(size, int) and size > 0 else None
+
+
+def stored_file(value: Any) -> StoredFile:
+    """A File as it is; one that is empty or has expired has no link."""
+    url, size = file_link(value)
+    return StoredFile(str(value["name"]), size, seconds(value.get("expiresAt")), url is not None)
 
 
 def seconds(moment: Any) -> float | None:

@@ -161,6 +161,18 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A File; `stored` says that its bytes are there. `size` is in bytes, and `expires` in seconds
+    since the epoch; None: nobody knows, or never.
+    """
+
+    name: str
+    size: int | None
+    expires: float | None
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LogLine:
     """A line of a run's log; it prints as its message.
 
@@ -318,3 +330,8 @@ class Template:
     def image(self) -> str:
         """What to call the image in a message: only the template knows it."""
         return f"the image of template {self.from_template_id}"
+
+
+def disk_space(resources: Resources) -> float:
+    """The disk that a container may use, in MB; a guess where only its template knows."""
+    return 1000.0 * (resources.disk_space or DEFAULT_RESOURCES["disk_space"])

@@ -45,7 +45,7 @@ class WireError(ValueError):
     """A letter that does not say what it should, or bytes that do not match their digest."""
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | memoryview) -> str:
     """The SHA-256 of `data`, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
@@ -95,13 +95,16 @@ class Call:
 
     `data` is the pickled (function, args, kwargs), or (function, rows of args), which is answered
     by the list of the results. `attempt` tells apart the times that a task was given away: the
-    same worker may get it again after it was lost. `timeout`: seconds that it may run.
+    same worker may get it again after it was lost. `timeout`: seconds that it may run. `buffers`
+    are Files with the pickle's out-of-band buffers, in its order; a worker keeps these for later
+    calls.
     """
 
     task: int
     data: Blob
     attempt: int = 1
     timeout: float | None = None
+    buffers: tuple[Blob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,11 @@ class Order:
 
     `url` is the base of the API; `python` the client's version ("3.11"); `inbox` the JSON value
     to poll, or None for a worker that answers `letter` and ends; `initializer` the pickled
-    (function, args, kwargs) to run first in each process. In seconds: `poll` is the longest pause
-    between two looks at the inbox, `linger` how long an answer may wait for others before they
-    are posted together, and `lease` how long the inbox may stay as it is: then nobody is there.
+    (function, args, kwargs) to run first in each process, with its buffers. In seconds: `poll` is
+    the longest pause between two looks at the inbox, `linger` how long an answer may wait for
+    others before they are posted together, and `lease` how long the inbox may stay as it is: then
+    nobody is there.
+    `disk` is the container's disk, in MB.
     """
 
     worker: str
@@ -135,9 +140,11 @@ class Order:
     letter: Letter
     inbox: int | None = None
     initializer: Blob | None = None
+    initializer_buffers: tuple[Blob, ...] = ()
     poll: float = 10.0
     linger: float = 0.5
     lease: float = 3600.0
+    disk: float = 1000.0
     version: int = WIRE_VERSION
 
 
@@ -215,6 +222,7 @@ def order_from_json(text: str) -> Order:
     try:
         value["letter"] = _letter(value["letter"])
         value["initializer"] = _blob(value["initializer"])
+        value["initializer_buffers"] = tuple(Blob(**x) for x in value["initializer_buffers"])
         return Order(**value)
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an order: {error}") from error
@@ -259,9 +267,14 @@ def _blob(value: dict[str, Any] | None) -> Blob | None:
 
 
 def _letter(value: dict[str, Any]) -> Letter:
-    calls = tuple(Call(**{**call, "data": Blob(**call["data"])}) for call in value["calls"])
+    calls = tuple(_call(call) for call in value["calls"])
     revoked, ended = (
         tuple((int(task), int(attempt)) for task, attempt in value[name])
         for name in ("revoked", "ended")
     )
     return Letter(calls, bool(value["stop"]), revoked, ended)
+
+
+def _call(value: dict[str, Any]) -> Call:
+    buffers = tuple(Blob(**blob) for blob in value["buffers"])
+    return Call(**{**value, "data": Blob(**value["data"]), "buffers": buffers})

@@ -30,20 +30,20 @@ IMPORT_CPU = 0.150  # seconds
 # A room on the left knows the rooms on its right, and no others; imports for types count.
 ARROWS = """
 cli          -> local
-__init__     -> _exceptions _executor _future _here _types
+__init__     -> _exceptions _executor _future _here _shared _types
 testing      -> local
 
 _executor    -> _arguments _batch_size _events _exceptions _future _manager _map _options _pool
-             -> _requirements _serialize _types _wire
+             -> _requirements _serialize _shared _types _wire
 _options     -> _future _types
 _arguments   -> _options _state _types
-_pool        -> _api _exit _mailbox _manager _scheduler _script _serialize _state _types _wire
-             -> local
+_pool        -> _api _content _exit _mailbox _manager _scheduler _script _serialize _state _types
+             -> _wire local
 _here        -> _api _exceptions _types
-_manager     -> _api _events _exceptions _exit _future _lane _ledger _mailbox _pacing _scheduler
-             -> _serialize _settling _types _wire
+_manager     -> _api _content _deposit _events _exceptions _exit _future _lane _ledger _mailbox
+             -> _pacing _scheduler _serialize _settling _types _wire
 _settling    -> _events _future _mailbox _serialize _wire
-_ledger      -> _events _future _mailbox _serialize _types _wire
+_ledger      -> _content _events _future _mailbox _serialize _types _wire
 _scheduler   -> _events _exceptions _fleet _pacing _state _types _wire
 _fleet       -> _events _pacing _shares _state _types _wire
 _state       -> _events _pacing _types
@@ -51,7 +51,7 @@ _mailbox     -> _api _bundle _events _exceptions _script _types _verdict _wire
 _verdict     -> _events _types _wire
 _script      -> _bundle _types _wire
 _bundle      -> _wire
-_serialize   -> _events _exceptions _types _wire
+_serialize   -> _content _events _exceptions _shared _types _wire
 _api         -> _credentials _exceptions _replies _section _transport _types
 _transport   -> _budget _exceptions _section
 _credentials -> _exceptions
@@ -59,9 +59,12 @@ _replies     -> _types
 _events      -> _types _wire
 _exit        -> _events _exceptions
 _future      -> _types _wire
+_content     -> _wire
+_deposit     -> _api _content _exceptions _index
+_index       -> _wire
 
-_batch_size _budget _exceptions _lane _map _pacing _requirements _section _shares _types ->
-_wire ->
+_batch_size _budget _exceptions _lane _map _pacing _requirements _section _shared _shares ->
+_types _wire ->
 
 worker       -> _wire
 local        ->
@@ -74,7 +77,7 @@ httpx             in _api _transport
 tenacity          in _transport
 cloudpickle       in _serialize worker
 pickle            in _exceptions _serialize worker
-threading         in _api _budget _executor _exit _lane _manager _transport cli local
+threading         in _api _budget _content _executor _exit _lane _manager _transport cli local
 queue             in _lane _manager
 subprocess        in cli local
 os.fork           in worker
@@ -89,7 +92,8 @@ joblib            in civis_joblib
 
 # The rooms of the worker, each of which knows only rooms further down.
 WORKER = """
-__main__ __init__ _entry _loop _outbox _inbox _process _child _globals _frames _platform _http
+__main__ __init__ _entry _loop _outbox _inbox _buffers _process _child _globals _frames _platform
+_http
 """
 
 

@@ -11,12 +11,14 @@ from civis_futures import _wire
 from civis_futures._wire import Answer, Answers, Blob, Call, Inbox, Letter, Order, WireError
 
 sizes = st.integers(0, 2**40)
+files = st.builds(Blob.in_file, st.integers(1), st.text(max_size=5), sizes)
 blobs = st.one_of(
     st.binary(max_size=50).map(Blob.of),
-    st.builds(Blob.in_file, st.integers(1), st.text(max_size=5), sizes),
+    files,
 )
 seconds = st.floats(0, 1e10)
-calls = st.builds(Call, st.integers(), blobs, st.integers(1, 9))
+buffers = st.lists(files, max_size=2).map(tuple)
+calls = st.builds(Call, st.integers(), blobs, st.integers(1, 9), st.none() | seconds, buffers)
 letters = st.builds(Letter, st.lists(calls, max_size=3).map(tuple), st.booleans())
 answers = st.builds(
     Answer,
@@ -36,6 +38,7 @@ orders = st.builds(
     letters,
     st.none() | st.integers(),
     st.none() | blobs,
+    buffers,
     seconds,
     seconds,
 )

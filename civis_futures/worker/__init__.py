@@ -8,6 +8,7 @@ which knows only rooms below it::
     _loop      the parent: which call next, when to post, when to look, when to end
     _outbox    answers on their way out
     _inbox     how often to look for news, and when to give up
+    _buffers   files that many calls refer to, kept
     _process   the parent's end of the child: fork, send, receive, end
     _child     the child: runs user code
     _globals   what an initializer assigns, for the calls after it

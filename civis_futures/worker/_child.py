@@ -25,7 +25,7 @@ from ._globals import Globals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
     Header = dict[str, Any]
@@ -38,7 +38,14 @@ _PROTOCOL = 5
 _TAIL, _TAIL_LINE, _TAIL_TEXT = 15, 500, 10_000
 
 
-def live(calls: int, answers: int, mark: bytes, folder: str, initializer: bytes | None) -> NoReturn:
+def live(
+    calls: int,
+    answers: int,
+    mark: bytes,
+    folder: str,
+    initializer: bytes | None,
+    buffers: Sequence[str],
+) -> NoReturn:
     """All that the child does, from the fork to its end. It never returns into the parent's stack.
 
     `calls` and `answers` are the pipes' descriptors; `folder` is for what is too large for them.
@@ -46,7 +53,7 @@ def live(calls: int, answers: int, mark: bytes, folder: str, initializer: bytes 
     code = 1
     try:
         _settle_in()
-        Child(calls, answers, mark, folder).serve(initializer)
+        Child(calls, answers, mark, folder).serve(initializer, buffers)
         _run_exit_hooks()
         code = 0
     except BrokenPipeError:
@@ -70,9 +77,9 @@ class Child:
         self._streams = (Stream("stdout", 1, self._tail), Stream("stderr", 2, self._tail))
         self._pid = os.getpid()
 
-    def serve(self, initializer: bytes | None) -> None:
+    def serve(self, initializer: bytes | None, buffers: Sequence[str]) -> None:
         """Run the initializer, then calls until no more can come."""
-        problem = self._initialize(initializer)
+        problem = self._initialize(initializer, buffers)
         self._send({"ready": problem is None, "text": problem or ""}, b"")
         while problem is None:
             frame = self._receive()
@@ -90,13 +97,13 @@ class Child:
             self._restore_streams()
             self._send({**answer, "name": header["name"]}, data)
 
-    def _initialize(self, initializer: bytes | None) -> str | None:
+    def _initialize(self, initializer: bytes | None, buffers: Sequence[str]) -> str | None:
         """What went wrong, if anything did."""
         if initializer is None:
             return None
         variables = Globals(initializer)
         try:
-            _load(initializer, None)()
+            _load(initializer, None, buffers)()
         except BaseException as error:
             self._end_if_forked(error)
             return _traceback(error)
@@ -109,7 +116,7 @@ class Child:
         """Run one call: what is to be said of it, and the pickled outcome."""
         started = time.time()
         try:
-            function = _load(body, header["path"])
+            function = _load(body, header["path"], header["buffers"])
         except BaseException as error:
             self._end_if_forked(error)
             return _unloadable(error, started), None
@@ -288,14 +295,15 @@ def _run_exit_hooks() -> None:
             stream.flush()
 
 
-def _load(body: bytes, path: str | None) -> Callable[[], Any]:
+def _load(body: bytes, path: str | None, buffers: Sequence[str]) -> Callable[[], Any]:
     """The call that a payload holds: of one function once, or for each of many rows."""
+    views = [_mapped(buffer) for buffer in buffers]
     if path is None:
-        parts = pickle.loads(body)
+        parts = pickle.loads(body, buffers=views)
     else:
         with open(path, "rb") as file:
             os.unlink(path)  # its room is free again as soon as it is read
-            parts = pickle.load(file)
+            parts = pickle.load(file, buffers=views)
     if len(parts) == 2:
         each, (first, rows) = parts
         return lambda: _in_turn(each, rows, first)
@@ -320,6 +328,17 @@ def _in_turn(each: Callable[..., Any], rows: list[Any], first: int) -> list[Any]
                 )
             raise
     return results
+
+
+def _mapped(path: str) -> memoryview:
+    """A file in memory, read-only: other calls, and other processes, are given the same bytes."""
+    import mmap  # few calls need it
+
+    with open(path, "rb") as file:
+        try:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError):  # a disk that cannot map, or an empty file
+            return memoryview(file.read())
 
 
 def _unloadable(error: BaseException, started: float) -> Header:

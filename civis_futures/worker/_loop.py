@@ -13,6 +13,7 @@ import time
 from collections import deque
 
 from .. import _wire
+from ._buffers import Buffers
 from ._http import Http, HttpError, UnreachableError
 from ._inbox import Inbox
 from ._outbox import Outbox
@@ -34,12 +35,16 @@ class Terminated(SystemExit):
 
 
 class Fetched:
-    """A call whose bytes are here, in memory or in a file; or the reason why they are not."""
+    """A call whose bytes are here, in memory or in a file; or the reason why they are not.
+
+    `buffers` are the paths of what it refers to.
+    """
 
     def __init__(self, body: bytes = b"", path: str | None = None, problem: str = "") -> None:
         self.body = body
         self.path = path
         self.problem = problem
+        self.buffers: list[str] = []
 
 
 class Worker:
@@ -49,6 +54,7 @@ class Worker:
         self._order = order
         self._platform = platform
         self._folder = folder
+        self._buffers = Buffers(platform, folder, order.disk)
         self._outbox = Outbox(platform, order.worker)
         self._inbox = None if order.inbox is None else Inbox(platform, order)
         self._stop = order.inbox is None
@@ -62,6 +68,7 @@ class Worker:
         self._process: Process | None = None
         self._ready = False  # whether that process has run its initializer
         self._initializer: bytes | None = None
+        self._initializer_buffers: list[str] = []
         self._refusal: tuple[str, str, str] | None = None  # why none can be run: kind, text, detail
 
     def run(self) -> None:
@@ -110,12 +117,13 @@ class Worker:
             text = f"the client runs Python {self._order.python}, the container Python {ours}"
             self._refusal = _wire.PYTHON_MISMATCH, text, ours
         elif self._order.initializer is not None:
-            fetched = self._fetch("initializer", self._order.initializer)
+            buffers = self._order.initializer_buffers
+            fetched = self._fetch("initializer", self._order.initializer, buffers)
             if fetched.path is not None:
                 with open(fetched.path, "rb") as file:
                     fetched.body = file.read()
                 os.unlink(fetched.path)
-            self._initializer = fetched.body
+            self._initializer, self._initializer_buffers = fetched.body, fetched.buffers
             if fetched.problem:
                 self._refuse_all(fetched.problem)
 
@@ -149,6 +157,7 @@ class Worker:
         fetched = self._fetched.pop(name, None)
         if fetched is not None and fetched.path is not None:
             os.unlink(fetched.path)
+        self._buffers.release(f"call-{name}")
         self._outbox.add(_wire.Answer(task, _wire.REVOKED, attempt=attempt))
 
     def _start_next(self) -> None:
@@ -159,7 +168,7 @@ class Worker:
             if self._refusal is not None:
                 self._answer(call, *self._refusal)
                 continue
-            fetched = fetched or self._fetch(f"call-{_name(call)}", call.data)
+            fetched = fetched or self._fetch_call(call)
             if fetched.problem:
                 self._answer(call, _wire.CALL_NOT_FETCHED, fetched.problem)
                 continue
@@ -173,6 +182,7 @@ class Worker:
         if call.timeout is not None and self._ready:
             self._expires = time.monotonic() + call.timeout
         header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
+        header["buffers"] = fetched.buffers
         if not self._alone:
             header["title"] = f"task {call.task} begins (attempt {call.attempt})"
         process.send(header, fetched.body)
@@ -183,23 +193,27 @@ class Worker:
             self._process = None
         if self._process is None:
             self._ready = False
-            self._process = Process(self._folder, self._initializer)
+            self._process = Process(self._folder, self._initializer, self._initializer_buffers)
             self._process.start(self._platform.http.close)
         return self._process
 
     def _fetch_ahead(self) -> None:
         """Fetch the next call while the child works on this one."""
         if self._queue and not self._fetched and self._refusal is None:
-            name = _name(self._queue[0])
-            self._fetched[name] = self._fetch(f"call-{name}", self._queue[0].data)
+            self._fetched[_name(self._queue[0])] = self._fetch_call(self._queue[0])
 
-    def _fetch(self, name: str, blob: _wire.Blob) -> Fetched:
+    def _fetch_call(self, call: _wire.Call) -> Fetched:
+        return self._fetch(f"call-{_name(call)}", call.data, call.buffers)
+
+    def _fetch(self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...]) -> Fetched:
         try:
+            fetched = Fetched(path=os.path.join(self._folder, name))
+            fetched.buffers = self._buffers.hold(name, buffers)
             if blob.file_id is None:
-                return Fetched(blob.inline_data())
-            path = os.path.join(self._folder, name)
-            self._platform.download(blob.file_id, path, blob)
-            return Fetched(path=path)
+                fetched.body, fetched.path = blob.inline_data(), None
+            else:
+                self._platform.download(blob.file_id, str(fetched.path), blob)
+            return fetched
         except UnreachableError:
             raise
         except (HttpError, ValueError, TypeError) as error:
@@ -256,6 +270,7 @@ class Worker:
         _, path, has_data = (header.pop(key) for key in ("name", "path", "data"))
         source = Source(body, path) if has_data else None
         self._running = None
+        self._buffers.release(f"call-{_name(call)}")
         self._outbox.add(_wire.Answer(call.task, attempt=call.attempt, **header), source)
         self._drained()
 
@@ -295,6 +310,7 @@ class Worker:
             peak_mb=peak_mb,
         )
         self._running = None
+        self._buffers.release(f"call-{_name(call)}")
         self._outbox.add(answer)
         self._drained()
 

@@ -31,6 +31,10 @@ _LINKS = 3  # how many links to ask for before a transfer is given up: they expi
 _KEEP_FOR = 7 * 86400.0  # seconds; a run lasts 5 days at most
 
 
+class NoRoomError(HttpError):
+    """The disk has no room for what is being fetched."""
+
+
 class Platform:
     """The API at `url` for the run `run_id` of the job `job_id`."""
 
@@ -208,7 +212,7 @@ def _store(file: FileIO, piece: bytes) -> None:
         while view:
             view = view[file.write(view) :]
     except OSError as error:  # must not pass for a network error, which would be tried again
-        raise HttpError(f"no room for the bytes of a call: {error}") from error
+        raise NoRoomError(f"no room for the bytes of a call: {error}") from error
 
 
 def _timestamp(from_now: float) -> str:

@@ -59,11 +59,13 @@ class DiedError(Exception):
 
 
 class Process:
-    """A child. `folder` is for bytes too large for a pipe; `initializer` what it runs first."""
+    """A child. `folder` is for bytes too large for a pipe; `initializer` what it runs first, with
+    the files of its buffers.
+    """
 
-    def __init__(self, folder: str, initializer: bytes | None) -> None:
+    def __init__(self, folder: str, initializer: bytes | None, buffers: list[str]) -> None:
         self._folder = folder
-        self._initializer = initializer
+        self._initializer = initializer, buffers
         self._mark = new_mark()
         self._frames = Frames(self._mark)
         self._calls = self._answers = -1
@@ -91,7 +93,7 @@ class Process:
             os.close(self._calls)
             os.close(self._answers)
             in_child()
-            _child.live(calls_out, answers_in, self._mark, self._folder, self._initializer)
+            _child.live(calls_out, answers_in, self._mark, self._folder, *self._initializer)
         self._status = None
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.close(calls_out)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed, parallel_config, register_parallel_backend
 
+from civis_futures import ContainerPoolExecutor
 from civis_joblib import make_backend_factory
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -147,6 +148,29 @@ def test_a_failing_fit_is_scikit_learns_own_affair(data):
 
 def total(array):
     return float(array.sum())
+
+
+def test_grid_search_uploads_its_data_once(platform):
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV
+
+    x = np.random.default_rng().normal(size=(4_000, 250))  # 8 MB
+    y = x[:, 0] + x[:, 1]
+    search = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0, 10.0, 100.0]}, cv=3, refit=False)
+    before = platform.stats()
+    with parallel_config("civis", n_jobs=2):
+        there = search.fit(x, y).cv_results_["mean_test_score"]
+    stats = platform.stats()
+    assert 8_000_000 < stats.upload_bytes - before.upload_bytes < 1.05 * 8_000_000 + 1_000_000
+    np.testing.assert_array_equal(there, search.fit(x, y).cv_results_["mean_test_score"])
+
+
+def test_shared_data_in_a_batch(platform):
+    words = [f"word {n}" for n in range(100_000)]
+    with ContainerPoolExecutor(1, platform=platform) as executor:
+        handle = executor.put(words)
+    found = Parallel(2, backend="civis")(delayed(len)(handle) for _ in range(6))
+    assert found == [100_000] * 6
 
 
 def test_large_arrays():

@@ -1,0 +1,123 @@
+"""How content gets into a File: the one that the index knows, or else a new one.
+
+It knows the platform and the index, and nothing of calls; who else wants the same is the store's
+business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from ._api import PlatformClient
+from ._content import LEAST_LIFE, Carrier, Content, ContentStore
+from ._exceptions import PlatformError
+from ._index import Index, cache_folder
+
+#: Files of content live so long; those in use are given more before they end.
+LIFE = timedelta(days=14)
+_GONE = (403, 404, 410)
+
+
+class Deposit:
+    """What one pool does for content: over its client, on its threads. Any thread may call.
+
+    `run` starts a piece of work soon, on a thread that may wait.
+    """
+
+    def __init__(
+        self, store: ContentStore, client: PlatformClient, run: Callable[[Callable[[], None]], None]
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._carrier = Carrier(run, self.deposit)
+        self._index: Index | None = None
+        self._puts: set[Future[None]] = set()
+
+    def gather(
+        self, contents: Iterable[Content], done: Callable[[BaseException | None], None]
+    ) -> None:
+        """As of the store."""
+        self._store.gather(contents, self._carrier, done)
+
+    def put(self, contents: Iterable[Content]) -> None:
+        """Begin to upload these. If it fails, the calls that need them try again, and tell."""
+        ended: Future[None] = Future()
+        self._puts.add(ended)
+        ended.add_done_callback(self._puts.discard)
+        self.gather(contents, lambda _: ended.set_result(None))
+
+    def finish(self, broken: Exception | None) -> None:
+        """Wait for what was put, unless the pool is broken: other pools may have use for it."""
+        if broken is None:
+            wait(tuple(self._puts))
+
+    def leave(self) -> None:
+        """The pool ends."""
+        self._store.leave(self._carrier)
+
+    def forget(self, contents: Iterable[Content]) -> None:
+        """Workers could not fetch one of these: later calls bring them anew."""
+        for content in contents:
+            self._store.forget(content)
+            self._carrier.run(partial(self._forget, content.sha256))
+
+    def deposit(self, content: Content) -> tuple[int, float]:
+        """The id of a File with this content, and its end, in seconds since the epoch.
+
+        A File that we have from hearsay is looked at first, once: it may have expired, or be
+        another platform's.
+
+        Raises:
+            PlatformError: the platform cannot be reached or refuses, or the bytes are gone.
+        """
+        index = self._open()
+        sha256, size = content.sha256, content.size
+        for file_id in {content.file_id, index.find(sha256, size)}:
+            if file_id is not None and (expires := self._alive(file_id, content)) is not None:
+                index.note(sha256, size, file_id, expires)
+                return file_id, expires
+        if content.data is None:
+            raise PlatformError(f"the shared data of {size:,} bytes is no longer on the platform")
+        file_id = self._client.upload(content.data, size, _name(content), expires_in=LIFE)
+        expires = time.time() + LIFE.total_seconds()
+        index.note(sha256, size, file_id, expires)
+        return file_id, expires
+
+    def _forget(self, sha256: str) -> None:
+        with contextlib.suppress(PlatformError):
+            self._open().forget(sha256)
+
+    def _open(self) -> Index:
+        if self._index is None:
+            self._index = Index(cache_folder(), self._client.url, self._client.me())
+        return self._index
+
+    def _alive(self, file_id: int, content: Content) -> float | None:
+        """The end of a File that has these bytes, by its name and size; put off if it is near.
+
+        (A worker compares the bytes themselves with their digest.)
+        """
+        try:
+            file = self._client.get_file(file_id)
+            if not file.stored or file.name != _name(content) or file.size != content.size:
+                return None
+            now = datetime.now(UTC)
+            if file.expires is None:
+                return (now + 100 * LIFE).timestamp()
+            if file.expires - now.timestamp() > LEAST_LIFE:
+                return file.expires
+            self._client.set_file_expiry(file_id, now + LIFE)
+            return (now + LIFE).timestamp()
+        except PlatformError as error:
+            if error.status in _GONE:
+                return None
+            raise
+
+
+def _name(content: Content) -> str:
+    return f"civis_futures.data.{content.sha256}"

@@ -102,7 +102,7 @@ def test_memory_of_a_waiting_future(waiting):
 
 
 class Audit:
-    """What Python tells of its own I/O on one thread. (A hook stays for ever, so it has a switch.)"""
+    """What Python tells of its own I/O on one thread; with a switch, as a hook stays for ever."""
 
     thread: int | None = None
     events: list[str] = []

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import _events as e
 from . import _wire
-from ._future import ContainerFuture
+from ._future import ContainerFuture, Timings
 from ._mailbox import Posting, Station
 from ._serialize import Place
 from ._types import Job, RunState, TaskId, TaskState, WorkerId
@@ -77,8 +77,10 @@ class Ledger:
         if not calls:
             return
         self.calls[worker] = tuple(task for task, _ in calls)
-        for task in self.calls[worker]:
-            self._view(task, worker=int(worker))
+        for task in self.calls[worker]:  # an inbox names those that it named before, too
+            item = self.items.get(task)
+            if item is not None and item.future.worker != worker:
+                self._view(task, worker=int(worker))
         if worker in self.postings:
             self._show(worker, RunState.QUEUED)
 
@@ -94,11 +96,9 @@ class Ledger:
     def settle(self, task: TaskId, answer: _wire.Answer) -> tuple[WorkItem, Place]:
         """The task has ended with this answer."""
         item = self.items[task]
-        timings = replace(
-            item.future.timings,
-            started=answer.started,
-            finished=answer.finished,
-            compute=answer.seconds,
+        known = item.future.timings
+        timings = Timings(
+            known.submitted, known.queued, answer.started, answer.finished, answer.seconds
         )
         self._view(task, timings=timings)
         return self.remove(task)
@@ -119,23 +119,26 @@ class Ledger:
     def _show(self, worker: WorkerId, state: RunState) -> None:
         """The run of a worker is in this state: so are the calls that it has."""
         posting = self.postings[worker]
+        url, now = self.job_url(posting.job), time.time()
+        shown = TaskState.RUNNING if state is RunState.RUNNING else TaskState.QUEUED
         for task in self.calls.get(worker, ()):
             item = self.items.get(task)
             if item is None:
                 continue
-            if item.future.run_id != posting.run_id:
+            view = item.future._view
+            if view.run_id != posting.run_id:
                 self._view(
                     task,
                     job_id=posting.job.id,
                     run_id=posting.run_id,
-                    job_url=self.job_url(posting.job),
-                    state=TaskState.QUEUED,
-                    timings=replace(item.future.timings, queued=time.time()),
+                    job_url=url,
+                    state=shown,
+                    timings=replace(view.timings, queued=now),
                 )
-            if state is RunState.RUNNING:
-                self._view(task, state=TaskState.RUNNING)
+            elif shown is TaskState.RUNNING and view.state is not shown:
+                self._view(task, state=shown)
 
     def _view(self, task: TaskId, **changes: Any) -> None:
         item = self.items.get(task)
         if item is not None:
-            item.future._view = replace(item.future._view, **changes)
+            item.future._view = item.future._view._replace(**changes)

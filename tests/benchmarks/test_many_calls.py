@@ -30,7 +30,7 @@ CIVIS = Path(__file__).with_name("civis_parallel.py")
 
 def test_a_thousand_no_ops(row):
     """1,000 no-op tasks on 10 workers, real rate limits"""
-    limit = 180.0
+    limit = 120.0
     with (
         running(rate_limit="civis") as platform,
         pool(platform, 10) as executor,
@@ -113,7 +113,7 @@ def test_ten_thousand_short_tasks(row):
 
 def test_five_hundred_after_a_long_start(row):
     """500 tasks of 0.2 s on 10 workers, start-up 30 s, real rate limits"""
-    ideal, limit = 30 + 500 * 0.2 / 10, 180.0
+    ideal, limit = 30 + 500 * 0.2 / 10, 100.0
     options = {"rate_limit": "civis", "start_delay": 30.0}
     with (
         running(**options) as platform,

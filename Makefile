@@ -37,10 +37,10 @@ docs: build/installed
 stress: build/installed
 	@$(PYTEST) -m stress --timeout=3600 || { [ $$? -eq 5 ] && echo "There are none yet."; }
 
-# All of it takes some 20 minutes on two cores, and writes docs/benchmarks.md. The tests of counts
-# that are for it alone (tests/executor) are not part of the page.
+# Takes some 20 minutes on two cores, and writes docs/benchmarks.md.
 bench: build/installed build/venv/bench
-	@BENCHMARKS_PAGE=$(CURDIR)/docs/benchmarks.md $(PYTEST)/benchmarks -m bench -p no:cacheprovider --timeout=1200
+	@BENCHMARKS_PAGE=$(CURDIR)/docs/benchmarks.md $(PYTEST)/benchmarks -q -m bench --timeout=1200 \
+		-o faulthandler_timeout=0
 
 # An editable .venv with everything in it, to run single tests and tools from.
 develop: .venv/develop

@@ -12,8 +12,10 @@ from ._mailbox import Mailbox
 from ._manager import Manager, Pool
 from ._scheduler import Scheduler
 from ._script import job_kind
+from ._serialize import load_call
 from ._state import Policy
 from ._types import Container, Job, LogLine, Template
+from ._wire import Blob
 
 #: How much of a log `ContainerFuture.logs` reads: what the platform gives at a time.
 LOG_LINES = 10_000
@@ -21,11 +23,12 @@ LOG_LINES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A pool at work, and how to read the log of a (job, run) of its kind."""
+    """A pool at work; how to read the log of a (job, run) of its kind; how to load a call."""
 
     manager: Manager
     url: str
     read_logs: Callable[[int, int], list[LogLine]]
+    load: Callable[[Blob], Callable[[], Any]]
 
 
 def open_pool(
@@ -55,7 +58,7 @@ def open_pool(
         scheduler=Scheduler(policy),
         mailbox=Mailbox(client, container),
         client=client,
-        pool=Pool(name, url, container, initializer, policy.idle_timeout),
+        pool=Pool(name, url, container, initializer, policy.lease),
         at_end=(lambda: None) if owned is None else owned.stop,
     )
     kind = job_kind(container)
@@ -65,8 +68,12 @@ def open_pool(
         with closing(PlatformClient(url, key)) as reader:
             return reader.list_logs(Job(job_id, kind), run_id, limit=LOG_LINES)
 
+    def load(call: Blob) -> Callable[[], Any]:
+        with closing(PlatformClient(url, key)) as reader:
+            return load_call(Mailbox(reader, container).fetch(call))
+
     manager.start()
-    return Opened(manager, url, read_logs)
+    return Opened(manager, url, read_logs, load)
 
 
 def _local_platform() -> Any:

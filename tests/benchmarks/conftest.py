@@ -15,7 +15,7 @@ from benchmarks.report import page
 TARGET = "BENCHMARKS_PAGE"
 
 _rows: list[Row] = []
-_began = time.monotonic()
+_began, _load = time.monotonic(), os.getloadavg()[0]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def leftovers():
 def pytest_terminal_summary(terminalreporter):
     if not _rows:
         return
-    text = page(_rows, time.monotonic() - _began)
+    text = page(_rows, time.monotonic() - _began, _load)
     terminalreporter.section("benchmarks")
     terminalreporter.write_line(text)
     if target := os.environ.get(TARGET):

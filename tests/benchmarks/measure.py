@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -185,6 +185,15 @@ def pool(
 def done_within(futures: Iterable[Future[Any]], seconds: float) -> int:
     """How many of the futures are done, as soon as all are, or after so many seconds."""
     return len(wait(list(futures), seconds).done)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for a condition; TimeoutError if it does not come true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("it did not happen")
+        time.sleep(0.02)
 
 
 def most_at_once(spans: Iterable[tuple[float, float]]) -> int:

@@ -30,10 +30,10 @@ This page is generated; figures of time depend on the machine, counts do not.
 """
 
 
-def page(rows: Sequence[Row], seconds: float) -> str:
-    """The whole page."""
+def page(rows: Sequence[Row], seconds: float, load: float) -> str:
+    """The whole page; `load` is the machine's load average before the run."""
     table = "\n".join(_lines(rows))
-    facts = "\n".join(f"- {fact}" for fact in _facts(seconds))
+    facts = "\n".join(f"- {fact}" for fact in _facts(seconds, load))
     return f"{INTRODUCTION}\n{table}\n\n## Where and with what\n\n{facts}\n"
 
 
@@ -51,12 +51,13 @@ def _lines(rows: Sequence[Row]) -> Iterator[str]:
             work = ""
 
 
-def _facts(seconds: float) -> Iterator[str]:
+def _facts(seconds: float, load: float) -> Iterator[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield f"Machine: {os.cpu_count()} cores ({_processor()}), {memory:.0f} GB of memory"
     yield f"System: {_system()}, kernel {platform.release()}"
     yield f"Python {platform.python_version()}; {', '.join(_versions())}"
-    yield f"Run of {datetime.now(UTC):%Y-%m-%d}, which took {seconds / 60:.0f} minutes"
+    minutes = f"{seconds / 60:.0f} minutes"
+    yield f"Run of {datetime.now(UTC):%Y-%m-%d}, which took {minutes}; load before it: {load:.1f}"
 
 
 def _processor() -> str:

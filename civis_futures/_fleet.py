@@ -10,6 +10,7 @@ is the scheduler's. Calls run in the order in which a worker has them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from . import _events as e
@@ -80,8 +81,9 @@ class Fleet:
             workers.remove(leaving)
             if not leaving.held:
                 self._let(turn, leaving)
+        fair = self._fair_share()
         for worker in workers:
-            if self._fill(worker):
+            if self._fill(worker, fair):
                 worker.stop = worker.taken == self.policy.max_tasks_per_worker
                 self._news(turn, worker)
 
@@ -95,6 +97,7 @@ class Fleet:
 
     def launch(self, turn: Turn) -> None:
         """New workers for the calls that are left, while there is room for workers."""
+        fair = self._fair_share()
         while (name := self.tasks.next_ready()) is not None:
             if not (turn.may(self.launching) and turn.may(self.starting)):
                 return
@@ -103,7 +106,7 @@ class Fleet:
             self._last += 1
             worker = Worker(WorkerId(self._last), self.tasks.known[name].resources)
             self.workers[worker.id] = worker
-            self._fill(worker)
+            self._fill(worker, fair)
             worker.first, worker.since = tuple(worker.calls), turn.now
             worker.last = worker.taken == self.policy.max_tasks_per_worker
             self.ramp.start(turn.now)
@@ -118,13 +121,18 @@ class Fleet:
             return False
         return number < self.policy.max_workers
 
-    def _fill(self, worker: Worker) -> bool:
+    def _fair_share(self) -> int:
+        """How many calls each worker has if all have the same."""
+        held = sum(worker.held for worker in self.workers.values() if worker.open)
+        waiting = self.tasks.count[TaskPhase.READY] + held
+        return math.ceil(waiting / self.policy.max_workers)
+
+    def _fill(self, worker: Worker, fair: int) -> bool:
         """Give a worker as many calls as it should have; whether it got any."""
         held = worker.held
         if held and self._is_busy(held):
             return False
-        waiting = self.tasks.count[TaskPhase.READY] + held
-        number = self.shares.number(waiting, self.policy.max_workers, self._horizon())
+        number = self.shares.number(fair, self._horizon())
         if self.policy.calls_per_worker is not None:
             number = min(number, self.policy.calls_per_worker)
         room = number - held

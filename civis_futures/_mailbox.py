@@ -8,7 +8,6 @@ pickles or scheduling. Methods raise PlatformError; the manager makes events of 
 from __future__ import annotations
 
 import logging
-import re
 import secrets
 import sys
 from collections import Counter
@@ -30,10 +29,10 @@ from ._types import (
     Resources,
     Run,
     RunState,
-    TaskId,
     Template,
     WorkerId,
 )
+from ._verdict import begun, part_of, told_by_run, told_by_worker
 
 _log = logging.getLogger(__name__)
 
@@ -50,19 +49,8 @@ GARBLED_LOOKS = 3
 ORDER_LIMIT = 100_000
 #: What a lost reply is looked up for before the request is given up, and then repeated.
 LOOK_UPS = 3
-TAIL = 15
 #: How much of a log is read to find out why a run ended, and which call it was at.
 LOG_LINES = 1000
-#: Exit codes of a container that never ran a call, and what they mean.
-_NO_WORKER = {
-    2: "was given no order",
-    _wire.SETUP_FAILED: "could not be set up: setup_cmd failed",
-    126: "could not run python3",
-    127: "could not run python3: its image has none",
-}
-
-_MEMORY_LINE = "Process ran out of its"
-_EXIT_LINE = re.compile(r"exiting: (\d+)")
 
 
 class Recalled(Exception):
@@ -345,10 +333,7 @@ class Mailbox:
     def diagnose(
         self, posting: Posting, calls: Sequence[e.Given], answer: _wire.Answer | None
     ) -> tuple[e.Verdict, int]:
-        """Why calls of this worker were lost: from what the worker says, its run and its log.
-
-        Returns how many of them may have begun, too: they did one after the other.
-        """
+        """Why calls of this worker were lost, and how many of them may have begun."""
         run, lines = None, []
         try:
             run = self._client.get_run(posting.job, posting.run_id)
@@ -357,56 +342,8 @@ class Mailbox:
             _log.warning("run %s cannot be looked into: %s", posting.run_id, error)
         said = [line.message.rstrip() for line in lines]
         if answer is not None:
-            tail = tuple(_part(said, calls[0])[-TAIL:])
-            return _said_by_worker(answer, run, tail), 1
-        memory = any(line.startswith(_MEMORY_LINE) for line in said)
-        codes = [match for line in said if (match := _EXIT_LINE.search(line))]
-        exit_code = int(codes[-1].group(1)) if codes else None
-        verdict = e.Verdict(
-            run,
-            _end_of_run(run, memory, exit_code),
-            exit_code,
-            outside=run is not None and run.state is RunState.CANCELLED,
-            memory=memory,
-            unstarted=_is_unstarted(run, exit_code),
-            started=None if run is None else run.started,
-            finished=None if run is None else run.finished,
-            peak_memory=None if run is None else run.max_memory,
-            log_tail=tuple(said[-TAIL:]),
-        )
-        return verdict, _begun(calls, said)
-
-
-def _beginning(line: str) -> e.Given | None:
-    """The call that begins at this line of a log, if one does."""
-    match = _wire.BEGIN_LINE.search(line)
-    return None if match is None else (TaskId(int(match.group(1))), int(match.group(2)))
-
-
-def _part(said: Sequence[str], call: e.Given) -> Sequence[str]:
-    """The lines of a log from where this call begins; all, if it does not tell."""
-    marks = [number for number, line in enumerate(said) if _beginning(line) == call]
-    if not marks:
-        return said
-    rest = said[marks[-1] + 1 :]
-    end = next((number for number, line in enumerate(rest) if _beginning(line)), len(rest))
-    return rest[:end]
-
-
-def _begun(calls: Sequence[e.Given], said: Sequence[str]) -> int:
-    """How many of these calls may have begun: up to the last one that the log tells of.
-
-    Without a word of any, the first one: the log may have been lost with the container.
-    """
-    seen = {_beginning(line) for line in said}
-    return max((place for place, call in enumerate(calls, 1) if call in seen), default=1)
-
-
-def _is_unstarted(run: Run | None, exit_code: int | None) -> bool:
-    """Whether the container never got as far as to run a call."""
-    if run is None or run.state is not RunState.FAILED:
-        return False
-    return run.started is None or exit_code in _NO_WORKER
+            return told_by_worker(answer, run, part_of(said, calls[0])), 1
+        return told_by_run(run, said), begun(calls, said)
 
 
 def _numbered(outputs: Sequence[Output], token: str) -> dict[int, _wire.Answers | None]:
@@ -441,41 +378,3 @@ def _intact(answer: _wire.Answer) -> _wire.Answer:
     except ValueError as error:
         return replace(answer, kind=e.CORRUPT, data=None, text=str(error))
     return answer
-
-
-def _said_by_worker(answer: _wire.Answer, run: Run | None, tail: tuple[str, ...]) -> e.Verdict:
-    code = int(answer.detail) if answer.detail.lstrip("-").isdigit() else None
-    crashed = answer.kind == _wire.CRASHED
-    memory = answer.kind == _wire.MEMORY
-    plain = crashed or memory or answer.kind == _wire.TIMED_OUT
-    reason = answer.text if plain else f"{answer.kind}: {answer.text}".rstrip(": ")
-    return e.Verdict(
-        run,
-        reason,
-        code,
-        memory=memory,
-        crashed=crashed,
-        timed_out=answer.kind == _wire.TIMED_OUT,
-        started=answer.started,
-        finished=answer.finished,
-        peak_memory=answer.peak_mb or None,
-        log_tail=tail,
-    )
-
-
-def _end_of_run(run: Run | None, memory: bool, exit_code: int | None) -> str:
-    if memory:
-        return "its container was killed because it used more memory than it had asked for"
-    if run is None:
-        return "its container ended"
-    if run.state is RunState.CANCELLED:
-        return "its run was cancelled, and not by this pool"
-    if run.state is RunState.FAILED and run.started is None:
-        return f"its container did not start{': ' + run.error if run.error else ''}"
-    if exit_code in _NO_WORKER:
-        return f"its container {_NO_WORKER[exit_code]} (exit code {exit_code})"
-    code = "" if exit_code is None else f" with exit code {exit_code}"
-    error = f" ({run.error})" if run.error else ""
-    if run.state is RunState.FAILED:
-        return f"its container failed{code}{error}"
-    return f"its container ended ({run.said or run.state}){code}{error} without an answer"

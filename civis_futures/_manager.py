@@ -38,7 +38,8 @@ from ._ledger import Hands, Ledger, WorkItem
 from ._mailbox import PYTHON, Mailbox, Posting, Recalled
 from ._pacing import linger, poll
 from ._scheduler import Scheduler
-from ._serialize import Outcome, Place, lost_outcome, outcome_of
+from ._serialize import Outcome
+from ._settling import ask_user, outcome_from, settle
 from ._types import Container, Template
 
 _log = logging.getLogger(__name__)
@@ -391,39 +392,25 @@ class Manager:
 
         self._on(self._posts, work, failed)
 
-    # --- commands that end a task --------------------------------------------------------------
+    # --- commands about the end of a task ------------------------------------------------------
 
     def _judge(self, command: e.Judge) -> None:
         item, cause = self._ledger.items[command.task], command.cause
-        outcome = self._outcome(item, cause, self._ledger.place(command.task))
+        outcome = outcome_from(cause, item.fetched, self._ledger.place(command.task))
 
         def judge() -> None:
-            again, reason = _word_of_user(item, outcome)
+            again, reason = ask_user(item.future, item.retry_on, outcome)
             self.post(e.Judged(command.task, command.worker, cause, again, reason))
 
         self._settlements.put(judge)
 
-    def _outcome(
-        self, item: WorkItem, cause: _wire.Answer | e.Verdict, place: Place
-    ) -> Callable[[], Outcome]:
-        """How to find out what a future gets; not here, since it may run the user's code."""
-        if not isinstance(cause, _wire.Answer):
-            return lambda: lost_outcome(cause, place)
-        data, blob = item.fetched, cause.data
-
-        def outcome() -> Outcome:
-            inline = data is None and blob is not None
-            return outcome_of(cause, blob.inline_data() if inline and blob else data, place, PYTHON)
-
-        return outcome
-
     def _settle(self, command: e.Settle) -> None:
         item, place = self._ledger.settle(command)
-        self._put_outcome(item, self._outcome(item, command.answer, place))
+        self._put_outcome(item, outcome_from(command.answer, item.fetched, place))
 
     def _lose(self, command: e.Lose) -> None:
         item, place = self._ledger.lose(command)
-        self._put_outcome(item, lambda: lost_outcome(command.cause, place))
+        self._put_outcome(item, outcome_from(command.cause, None, place))
 
     def _drop(self, command: e.Drop) -> None:
         # `wait` and `as_completed` see a cancelled future only after this; it must happen once,
@@ -431,7 +418,7 @@ class Manager:
         self._put_outcome(self._ledger.drop(command.task), Outcome)
 
     def _put_outcome(self, item: WorkItem, make: Callable[[], Outcome]) -> None:
-        self._settlements.put(lambda: _put_outcome(item.future, make))
+        self._settlements.put(lambda: settle(item.future, make))
 
     def _finish(self, command: e.Finish) -> None:
         known = self._ledger.postings
@@ -443,32 +430,6 @@ class Manager:
     def _break(self, command: e.Break) -> None:
         with self._gate:
             self.broken = command.error
-
-
-def _put_outcome(future: ContainerFuture[Any], make: Callable[[], Outcome]) -> None:
-    """Claim the future, unless it was cancelled, and settle it; callbacks run in here."""
-    try:
-        outcome = make()
-    except BaseException as error:  # nothing may keep a future from its end
-        _log.exception("the outcome of %s cannot be told", future.task)
-        outcome = Outcome(exception=error)
-    if not future.set_running_or_notify_cancel():
-        return
-    if outcome.exception is not None:
-        future.set_exception(outcome.exception)
-    else:
-        future.set_result(outcome.result)
-
-
-def _word_of_user(item: WorkItem, make: Callable[[], Outcome]) -> tuple[bool, str]:
-    """Whether the user's `retry_on` wants another attempt, and what for."""
-    try:
-        error = make().exception
-        again = error is not None and item.retry_on is not None and bool(item.retry_on(error))
-    except Exception:  # of the user's own predicate: then the call ends as it has ended
-        _log.exception("retry_on of %s failed", item.future.task)
-        return False, ""
-    return again, "" if error is None else f"{type(error).__name__}: {error}"
 
 
 def _is_hopeless(error: Exception) -> bool:

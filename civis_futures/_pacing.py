@@ -117,5 +117,5 @@ class Ramp:
             return None, None
         if self.begun is None or self.unfit:
             return PROBES, None
-        steps = int((now - self.begun) / PROBE_SECONDS)
+        steps = int((now - self.begun) / PROBE_SECONDS + 1e-6)  # or it might wake a hair too soon
         return PROBES * 2 ** min(steps, 30), self.begun + (steps + 1) * PROBE_SECONDS

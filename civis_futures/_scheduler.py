@@ -37,7 +37,7 @@ from ._exceptions import BrokenContainerPool
 from ._fleet import Fleet
 from ._pacing import FALSE_STARTS, HOPE, LAST_LOOKS, OUTAGE, Attempts, backoff
 from ._state import Policy, Task, TaskPhase, Tasks, Turn, Worker, WorkerPhase
-from ._types import Resources, TaskId
+from ._types import TaskId
 from ._wire import (
     CALL_NOT_FETCHED,
     CRASHED,
@@ -230,7 +230,7 @@ class Scheduler:
         """An attempt has failed through no fault of the function: again, or the end."""
         task = self.tasks.known[name]
         again = e.Again(name, task.worker, verdict)
-        if verdict.memory and self._grow(task):
+        if verdict.memory and task.grow():
             self._delay(again)
             return
         if verdict.timed_out and self._judge(name, verdict):
@@ -242,15 +242,6 @@ class Scheduler:
         else:
             task.attempts += 1
             self._delay(again)
-
-    def _grow(self, task: Task) -> bool:
-        """Whether there is more memory for the next attempt."""
-        now, terms = task.resources.memory, task.terms
-        more = min(now * (terms.memory_growth or 1.0), terms.max_memory)
-        if more <= now:
-            return False
-        task.resources = Resources(task.resources.cpu, more, task.resources.disk_space)
-        return True
 
     def _delay(self, again: e.Again) -> None:
         """The next attempt, after a while."""
@@ -294,15 +285,10 @@ class Scheduler:
 
     def _overrun(self, worker: Worker) -> None:
         """A worker ends a call that takes too long; should it not, its container ends."""
-        if not (worker.running and worker.calls):
-            return
-        call = worker.calls[0]
-        timeout = self.tasks.known[call[0]].terms.timeout if call[0] in self.tasks.known else None
-        if timeout is None or not self.tasks.holds(call, worker):
-            return
-        if self._turn.now > worker.since + timeout + TIMEOUT_GRACE:
+        call, timeout = self.tasks.first_timeout(worker)
+        if timeout is not None and self._turn.now > worker.since + timeout + TIMEOUT_GRACE:
             reason = f"it ran for longer than its timeout of {timeout:g} seconds"
-            self._give_up(e.Lose(call[0], worker.id, e.Verdict(None, reason, timed_out=True)))
+            self._give_up(e.Lose(call, worker.id, e.Verdict(None, reason, timed_out=True)))
 
     # --- the platform and its workers ----------------------------------------------------------
 

@@ -28,12 +28,10 @@ class Shares:
             mean = max(sum(durations) / len(durations), SHORTEST_CALL)
             self.seconds = mean if self.seconds is None else (self.seconds + mean) / 2
 
-    def number(self, waiting: int, workers: int, horizon: float) -> int:
-        """How many calls one of so many workers may hold; more can come after `horizon` seconds.
-
-        `waiting` calls are left, its own included.
+    def number(self, fair: int, horizon: float) -> int:
+        """How many calls a worker may hold whose fair share this is, if more can come after
+        `horizon` seconds.
         """
-        fair = math.ceil(waiting / max(workers, 1))
         useful = BLIND if self.seconds is None else math.ceil(horizon / self.seconds)
         return max(1, min(fair, useful))
 

@@ -6,7 +6,7 @@ Only the scheduler writes these. The phases are drawn in its docstring.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from heapq import heappop, heappush
 
@@ -77,6 +77,15 @@ class Task:
     worker: WorkerId | None = None
     given: int = 0  # how often it was handed to a worker
     attempts: int = 0  # how many of these count: it may have begun, and was lost
+
+    def grow(self) -> bool:
+        """Ask for more memory, if the terms allow; whether they do."""
+        now, terms = self.resources.memory, self.terms
+        more = min(now * (terms.memory_growth or 1.0), terms.max_memory)
+        if more <= now:
+            return False
+        self.resources = replace(self.resources, memory=more)
+        return True
 
 
 class Tasks:
@@ -190,6 +199,13 @@ class Tasks:
             and task.phase is TaskPhase.HELD
             and (task.worker, task.given) == (worker.id, call[1])
         )
+
+    def first_timeout(self, worker: Worker) -> tuple[TaskId, float | None]:
+        """The call that a worker is at, if it runs, and how long that may take."""
+        if not worker.running or not worker.calls or not self.holds(worker.calls[0], worker):
+            return TaskId(-1), None
+        name = worker.calls[0][0]
+        return name, self.known[name].terms.timeout
 
     def _queue(self, name: TaskId, task: Task) -> None:
         heappush(self._ready.setdefault(task.resources, []), name)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 from ._types import Attempt, LogLine, TaskState
 from ._wire import Call
@@ -35,9 +35,11 @@ class Timings:
     compute: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """What is known of a task; the manager replaces it as a whole."""
+class View(NamedTuple):
+    """What is known of a task; the manager replaces it as a whole.
+
+    (A tuple, since a new one is made with each change of each task, and this costs least.)
+    """
 
     timings: Timings
     state: TaskState = TaskState.PENDING

@@ -14,7 +14,7 @@ from typing import Any
 from . import _events as e
 from . import _wire
 from ._content import Content
-from ._future import ContainerFuture
+from ._future import ContainerFuture, Timings
 from ._mailbox import Posting, Station
 from ._serialize import Place
 from ._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId
@@ -146,24 +146,26 @@ class Ledger:
         if item is None or worker is None:
             return
         view = item.future._view
-        attempt = Attempt(int(worker), view.job_id, view.run_id, view.job_url, reason=reason)
+        place = (int(worker), view.job_id, view.run_id, view.job_url)
         if isinstance(cause, _wire.Answer):
             good = cause.kind == _wire.RETURNED
-            attempt = replace(
-                attempt,
+            attempt = Attempt(
+                *place,
                 state=TaskState.SUCCEEDED if good else TaskState.FAILED,
                 started=cause.started or None,
                 finished=cause.finished or None,
                 peak_memory=cause.peak_mb or None,
+                reason=reason,
             )
         else:
-            attempt = replace(
-                attempt,
+            attempt = Attempt(
+                *place,
                 state=TaskState.FAILED,
                 exit_code=cause.exit_code,
                 started=cause.started,
                 finished=cause.finished,
                 peak_memory=cause.peak_memory,
+                reason=reason,
             )
         self._view(task, attempts=(*view.attempts, attempt))
 
@@ -178,11 +180,9 @@ class Ledger:
     def settle(self, command: e.Settle) -> tuple[WorkItem, Place]:
         """The task has ended with this answer."""
         item, answer = self.items[command.task], command.answer
-        timings = replace(
-            item.future.timings,
-            started=answer.started,
-            finished=answer.finished,
-            compute=answer.seconds,
+        known = item.future.timings
+        timings = Timings(
+            known.submitted, known.queued, answer.started, answer.finished, answer.seconds
         )
         self._view(command.task, timings=timings)
         self.attempted(command.task, command.worker, answer, _reason(answer))
@@ -236,7 +236,7 @@ class Ledger:
     def _view(self, task: TaskId, **changes: Any) -> None:
         item = self.items.get(task)
         if item is not None:
-            item.future._view = replace(item.future._view, **changes)
+            item.future._view = item.future._view._replace(**changes)
 
 
 def _reason(answer: _wire.Answer) -> str:

@@ -33,6 +33,7 @@ def refuse(*problems: str) -> ApiError:
     return ApiError(400, "bad_request", said)
 
 
+@functools.lru_cache(maxsize=10_000)  # most of what a list shows has been shown before
 def iso(moment: float | None, *, whole_seconds: bool = False) -> str | None:
     """Return seconds since the epoch as the API writes a time."""
     if moment is None:

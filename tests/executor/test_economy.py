@@ -1,0 +1,159 @@
+"""Economy where it can be counted: requests, threads, memory, I/O. Counts do not flicker.
+
+`make bench` measures the same with seconds; see tests/benchmarks.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+import sys
+import threading
+import time
+import tracemalloc
+
+import pytest
+from benchmarks.measure import (
+    done_within,
+    no_op,
+    pause,
+    pool,
+    running,
+    settled,
+    spending,
+    submit_all,
+    wait_until,
+)
+from benchmarks.refusing import Refusing
+
+from civis_futures.local import LocalPlatform
+
+#: The goals of one container for each task: requests of both sides, looks not counted.
+MOST_REQUESTS = 6
+MOST_THREADS = 12
+MOST_BYTES = 5_000
+
+
+@pytest.fixture(scope="module")
+def asleep():
+    """A platform whose runs never start: futures that wait cost no processes."""
+    with LocalPlatform(start_delay=3600) as platform:
+        yield platform
+
+
+@pytest.fixture
+def waiting(asleep):
+    """An executor whose workers are under way for ever, with all that is made once."""
+    with pool(asleep, 2) as executor:
+        executor.submit(pow, 1, 1)
+        yield executor
+
+
+def test_a_pool_has_few_threads(make_executor):
+    before = set(threading.enumerate())
+    executor = make_executor(4)
+    assert done_within(submit_all(executor, 50, no_op), 60) == 50
+    assert len(set(threading.enumerate()) - before) <= MOST_THREADS
+
+
+def test_requests_of_one_container_for_one_task():
+    # A platform of its own: others' workers would be counted, too.
+    with running() as platform, pool(platform, 3, max_tasks_per_worker=1) as executor:
+        executor.submit(no_op).result(60)  # what the pool needs once
+        wait_until(lambda: platform.stats().count("PUT"))  # its script is archived
+        with spending(platform) as spent:
+            assert done_within(submit_all(executor, 6, no_op), 60) == 6
+            executor.shutdown()
+    assert spent.count() - spent.watching <= MOST_REQUESTS * 6
+    assert spent.starts == 6
+
+
+def test_one_refusal_delays_one_request(platform):
+    with Refusing(platform.url, "/scripts/containers", 4) as proxy:
+        proxy.api_key = platform.api_key
+        with pool(proxy, 4, max_tasks_per_worker=1) as executor:
+            futures = submit_all(executor, 4, no_op)
+            moments = settled(futures)
+            assert done_within(futures, 60) == 4
+    assert proxy.refused == 1
+    *others, refused = sorted(moments.values())
+    assert refused >= proxy.refused_at + 4
+    assert all(moment < proxy.refused_at + 4 for moment in others)
+
+
+def test_asking_two_thousand_futures_costs_no_request(waiting, asleep):
+    futures = submit_all(waiting, 2000, no_op)
+    time.sleep(0.2)
+    own = asleep.stats()
+    with spending(asleep) as spent:
+        began = time.perf_counter()
+        done = [future.done() for future in futures]
+        assert [future.state for future in futures[-10:]] == ["pending"] * 10
+        seconds = time.perf_counter() - began
+    assert not any(done)
+    assert seconds < 1  # the goal is 0.01, which `make bench` measures
+    # Looks go on meanwhile; there is no request of another kind.
+    assert spent.count() == spent.watching, own
+
+
+def test_memory_of_a_waiting_future(waiting):
+    submit_all(waiting, 100, pow, 1, 2)
+    time.sleep(0.3)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        futures = submit_all(waiting, 2000, pow, 1, 2)
+        time.sleep(0.5)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / len(futures) < MOST_BYTES
+
+
+class Audit:
+    """What Python tells of its own I/O on one thread; with a switch, as a hook stays for ever."""
+
+    thread: int | None = None
+    events: list[str] = []
+    IO = ("open", "os.", "shutil.", "socket.", "sqlite3.", "subprocess.", "tempfile.", "urllib.")
+
+    @classmethod
+    def hook(cls, event, args):
+        if (
+            cls.thread is not None
+            and cls.thread == threading.get_ident()
+            and event.startswith(cls.IO)
+        ):
+            cls.events.append(event)
+
+
+@pytest.fixture
+def audit():
+    sys.addaudithook(Audit.hook)
+    Audit.events = []
+    yield Audit
+    Audit.thread = None
+
+
+class Silent:
+    """A platform that takes connections and never says a word."""
+
+    api_key = "none"
+
+    def __init__(self, listener):
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_submit_does_no_io(audit):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        pool(Silent(listener), 2, patience=0.1) as executor,
+    ):
+        executor.submit(no_op)  # cloudpickle looks at a module's file once
+        audit.thread = threading.get_ident()
+        futures = submit_all(executor, 500, pause, 1)
+        audit.thread = None
+        assert not any(future.done() for future in futures)
+    assert audit.events == []

@@ -6,6 +6,7 @@
 [32, 9]
 """
 
+from ._completed import as_completed, as_completed_async
 from ._exceptions import (
     BrokenContainerPool,
     CallLostError,
@@ -26,6 +27,7 @@ from ._exceptions import (
 from ._executor import ContainerPoolExecutor
 from ._future import ContainerFuture, Timings
 from ._here import this_container
+from ._table import table
 from ._types import Container, LogLine, TaskState, Template
 
 __all__ = [
@@ -51,5 +53,8 @@ __all__ = [
     "Timings",
     "WorkerCrashedError",
     "WorkerMemoryError",
+    "as_completed",
+    "as_completed_async",
+    "table",
     "this_container",
 ]

@@ -7,6 +7,7 @@ stays cheap.
 from __future__ import annotations
 
 import itertools
+import shutil
 import socket
 import threading
 import time
@@ -14,13 +15,15 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
-from . import _wire
+from . import _display, _wire
 from ._events import CancelRequested, ShutdownRequested, TerminateRequested
 from ._exceptions import BrokenContainerPool, CallPicklingError
 from ._future import ContainerFuture, Timings, View
 from ._map import flat, results
+from ._roll import Roll
 from ._state import Policy
 from ._types import Container, TaskId, TaskState, Template
 
@@ -113,11 +116,11 @@ class ContainerPoolExecutor(Executor):
             policy=policy,
         )
         self._manager, self._url, self._read_logs = opened.manager, opened.url, opened.read_logs
-        # Guards `_shutdown` and `_futures`, and the order "check, then post": a task
-        # is never posted after the shutdown. No I/O, pickling or user code under it.
+        # Guards `_shutdown`, and the order "check, then post": a task is never posted after the
+        # shutdown. No I/O, pickling or user code under it.
         self._lock = threading.Lock()
         self._shutdown = False
-        self._futures: weakref.WeakSet[ContainerFuture[Any]] = weakref.WeakSet()
+        self._roll = Roll()
         self._ids = itertools.count()
         # A forgotten executor finishes its work and goes; the manager does not hold it.
         self._finalizer = weakref.finalize(self, _abandon, self._manager)
@@ -188,20 +191,26 @@ class ContainerPoolExecutor(Executor):
         name = f"{_name_of(fn)} (task {task})"
         manager = self._manager
         future: ContainerFuture[Any] = ContainerFuture(
-            name, View(Timings(time.time())), partial(_cancel, manager, task), self._read_logs
+            name,
+            View(Timings(time.time())),
+            partial(_cancel, manager, task),
+            self._read_logs,
+            task,
+            self._roll.count,
         )
         try:
             data = pickled(name)
         except CallPicklingError as error:
             future.set_running_or_notify_cancel()
             future.set_exception(error)
+            self._roll.add(future)
             return future
         inline = len(data) <= self._inline
         blob = _wire.Blob.of(data) if inline else None
         with self._lock:
             self._raise_if_shut_down()
             manager.submit(task, future, blob, None if inline else data)
-            self._futures.add(future)
+            self._roll.add(future)
         return future
 
     def _check_open(self) -> None:
@@ -229,6 +238,19 @@ class ContainerPoolExecutor(Executor):
         if wait:
             self._manager.join()
 
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Shut down and wait; after a Ctrl-C, cancel what is not done before."""
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._no_more()
+            for future in self._roll.futures():
+                future.cancel()
+        self.shutdown(wait=True)
+
     def terminate_workers(self) -> None:
         """Stop everything now: waiting calls are cancelled, and the containers are stopped.
 
@@ -245,18 +267,41 @@ class ContainerPoolExecutor(Executor):
             self._shutdown = True
 
     def _cancel_waiting(self) -> None:
-        with self._lock:
-            futures = list(self._futures)
-        for future in futures:
+        for future in self._roll.futures():
             if future.state in (TaskState.PENDING, TaskState.QUEUED):
                 future.cancel()
 
+    # --- looking -------------------------------------------------------------------------------
+
+    def status(self) -> list[dict[str, Any]]:
+        """How the calls are whose futures you hold, as plain data; from memory, at once.
+
+        One dict for each, in the order of submission, that pandas takes as it is: ``task``,
+        ``number``, ``state``, ``reason`` (of a failure, in one line), ``attempts``; ``elapsed``,
+        ``queue`` and ``compute`` in seconds, ``peak_memory`` in MB, ``submitted`` in seconds since
+        the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``. None is what nobody knows.
+        """
+        return _display.records(self._roll.panel("").glances)
+
     def __repr__(self) -> str:
-        """Name, size and platform, without the key."""
+        """Name, size, platform (without the key), and how many calls are how."""
         return (
             f"<{type(self).__name__} {self._name!r} max_workers={self._max_workers} "
-            f"platform={self._url!r}>"
+            f"platform={self._url!r}: {self._roll.totals()}>"
         )
+
+    def _panel(self) -> _display.Panel:
+        title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
+        return self._roll.panel(title)
+
+    def _repr_html_(self) -> str:
+        """For notebooks; from memory."""
+        return _display.html(self._panel())
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For IPython in a terminal."""
+        del cycle
+        printer.text(_display.text(self._panel(), shutil.get_terminal_size().columns))
 
     def __reduce__(self) -> NoReturn:
         """Executors hold threads and a key; neither travels."""

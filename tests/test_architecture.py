@@ -26,9 +26,10 @@ IMPORT_CPU = 0.150  # seconds
 # A room on the left knows the rooms on its right, and no others; imports for types count.
 ARROWS = """
 cli          -> local
-__init__     -> _exceptions _executor _future _here _types
+__init__     -> _completed _exceptions _executor _future _here _table _types
 
-_executor    -> _events _exceptions _future _manager _map _pool _serialize _state _types _wire
+_executor    -> _display _events _exceptions _future _manager _map _pool _roll _serialize _state
+             -> _types _wire
 _pool        -> _api _mailbox _manager _scheduler _script _state _types local
 _here        -> _api _exceptions _types
 _manager     -> _api _events _exceptions _exit _future _lane _ledger _mailbox _scheduler _serialize
@@ -46,9 +47,13 @@ _credentials -> _exceptions
 _replies     -> _types
 _events      -> _types _wire
 _exit        -> _events _exceptions
-_future      -> _types
+_completed   -> _awaiting
+_table       -> _display _future
+_roll        -> _display _future
+_future      -> _awaiting _display _types
+_display     -> _types
 
-_budget _exceptions _lane _map _pacing _section _types _wire ->
+_awaiting _budget _exceptions _lane _map _pacing _section _types _wire ->
 
 worker       -> _wire
 local        ->
@@ -61,11 +66,11 @@ httpx             in _api _transport
 tenacity          in _transport
 cloudpickle       in _serialize worker
 pickle            in _exceptions _serialize worker
-threading         in _api _budget _executor _exit _lane _manager _transport cli local
+threading         in _api _budget _executor _exit _lane _manager _roll _transport cli local
 queue             in _lane _manager
 subprocess        in cli local
 os.fork           in worker
-asyncio           in local
+asyncio           in _awaiting local
 sqlite3           in local
 starlette         in local
 uvicorn           in local

@@ -69,7 +69,7 @@ endef
 
 .venv/develop: pyproject.toml | .venv/bin/python
 	.venv/bin/python $(PIP) --upgrade 'pip>=25.1'
-	.venv/bin/python $(PIP) -e '.[joblib,local]' --group lint --group test --group docs
+	.venv/bin/python $(PIP) -e '.[joblib,local,progress]' --group lint --group test --group docs
 	@touch $@ .venv/demo
 
 # Dependency groups need pip 25.1.
@@ -81,6 +81,6 @@ build/venv/ready: pyproject.toml | build/venv/bin/python
 build/installed: $(SOURCES) pyproject.toml README.md LICENSE build/venv/ready
 	rm -rf build/dist
 	build/venv/bin/python -m pip --disable-pip-version-check wheel -q --no-deps -w build/dist .
-	build/venv/bin/python $(PIP) "$$(echo build/dist/*.whl)[joblib,local]"
+	build/venv/bin/python $(PIP) "$$(echo build/dist/*.whl)[joblib,local,progress]"
 	build/venv/bin/python $(PIP) --force-reinstall --no-deps build/dist/*.whl
 	@touch $@

@@ -27,6 +27,7 @@ from ._exceptions import (
 from ._executor import ContainerPoolExecutor
 from ._future import ContainerFuture, Timings
 from ._here import this_container
+from ._progress import progress
 from ._table import table
 from ._types import Container, LogLine, TaskState, Template
 
@@ -55,6 +56,7 @@ __all__ = [
     "WorkerMemoryError",
     "as_completed",
     "as_completed_async",
+    "progress",
     "table",
     "this_container",
 ]

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Executor
 from functools import partial
 from types import TracebackType
@@ -22,7 +22,7 @@ from . import _display, _wire
 from ._events import CancelRequested, ShutdownRequested, TerminateRequested
 from ._exceptions import BrokenContainerPool, CallPicklingError
 from ._future import ContainerFuture, Timings, View
-from ._map import flat, results
+from ._map import Watcher, flat, results
 from ._roll import Roll
 from ._state import Policy
 from ._types import Container, TaskId, TaskState, Template
@@ -150,6 +150,7 @@ class ContainerPoolExecutor(Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        progress: bool = False,
     ) -> Iterator[T]:
         """The results of ``map(fn, *iterables)``, in order, computed in containers.
 
@@ -158,6 +159,7 @@ class ContainerPoolExecutor(Executor):
             chunksize: so many items make one call of the pool.
             buffersize: read the iterables so many calls ahead of the results, and not to their
                 end at once; so they may be infinite.
+            progress: show a bar while results are waited for; see `civis_futures.progress`.
 
         Raises:
             TimeoutError: from the iterator, when a result is not there in time.
@@ -170,12 +172,13 @@ class ContainerPoolExecutor(Executor):
         if buffersize is not None:
             _whole("buffersize", buffersize)
         self._check_open()
+        watcher = _meter(iterables, chunksize) if progress else None
         rows = zip(*iterables, strict=False)
         if chunksize == 1:
-            return results((self.submit(fn, *row) for row in rows), timeout, buffersize)
+            return results((self.submit(fn, *row) for row in rows), timeout, buffersize, watcher)
         chunks = iter(lambda: list(itertools.islice(rows, chunksize)), [])
         futures = (self._submit_chunk(fn, chunk) for chunk in chunks)
-        lists: Iterator[list[T]] = results(futures, timeout, buffersize)
+        lists: Iterator[list[T]] = results(futures, timeout, buffersize, watcher)
         return flat(lists)
 
     def _submit_chunk(
@@ -315,6 +318,15 @@ def _cancel(manager: Manager, task: TaskId) -> None:
 def _abandon(manager: Manager) -> None:
     """The executor is gone without a shutdown."""
     manager.post(ShutdownRequested())
+
+
+def _meter(iterables: tuple[Iterable[Any], ...], chunksize: int) -> Watcher:
+    from ._progress import Meter
+
+    # Where all say how long they are, the bar knows its end before they are read.
+    sizes = [len(each) for each in iterables if isinstance(each, Sized)]
+    expected = min(sizes) if sizes and len(sizes) == len(iterables) else 0
+    return Meter(-(-expected // chunksize))
 
 
 def _policy(

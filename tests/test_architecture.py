@@ -26,10 +26,10 @@ IMPORT_CPU = 0.150  # seconds
 # A room on the left knows the rooms on its right, and no others; imports for types count.
 ARROWS = """
 cli          -> local
-__init__     -> _completed _exceptions _executor _future _here _table _types
+__init__     -> _completed _exceptions _executor _future _here _progress _table _types
 
-_executor    -> _display _events _exceptions _future _manager _map _pool _roll _serialize _state
-             -> _types _wire
+_executor    -> _display _events _exceptions _future _manager _map _pool _progress _roll
+             -> _serialize _state _types _wire
 _pool        -> _api _mailbox _manager _scheduler _script _state _types local
 _here        -> _api _exceptions _types
 _manager     -> _api _events _exceptions _exit _future _lane _ledger _mailbox _scheduler _serialize
@@ -48,6 +48,7 @@ _replies     -> _types
 _events      -> _types _wire
 _exit        -> _events _exceptions
 _completed   -> _awaiting
+_progress    -> _display _future _table _types
 _table       -> _display _future
 _roll        -> _display _future
 _future      -> _awaiting _display _types
@@ -67,7 +68,7 @@ tenacity          in _transport
 cloudpickle       in _serialize worker
 pickle            in _exceptions _serialize worker
 threading         in _api _budget _executor _exit _lane _manager _roll _transport cli local
-queue             in _lane _manager
+queue             in _lane _manager _progress
 subprocess        in cli local
 os.fork           in worker
 asyncio           in _awaiting local
@@ -77,6 +78,7 @@ uvicorn           in local
 python_multipart  in local
 psutil            in local
 joblib            in civis_joblib
+tqdm              in _progress
 """
 
 # The rooms of the worker, each of which knows only rooms further down.

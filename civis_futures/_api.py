@@ -22,9 +22,9 @@ from ._credentials import DEFAULT_URL, checked_key, credentials, headers_for, wi
 from ._exceptions import PlatformError
 from ._section import Bytes, Section
 from ._transport import FileLinks, Kind, RateBudget, RetryingTransport
-from ._types import Job, JobKind, JobRow, LogLine, Output, Run
+from ._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run
 
-__all__ = ["DEFAULT_URL", "PlatformClient", "credentials", "is_ambiguous"]
+__all__ = ["DEFAULT_URL", "LogSource", "PlatformClient", "credentials", "is_ambiguous"]
 
 #: The most rows that a page of any list has.
 PAGE_SIZE = 50
@@ -212,9 +212,21 @@ class PlatformClient:
 
         GET .../runs/{run_id}/logs. A late line may have a lower id than one that was seen.
         """
+        return self.log_page(job, run_id, limit=limit, last_id=last_id, look=look).lines
+
+    def log_page(
+        self, job: Job, run_id: int, *, limit: int, last_id: int | None = None, look: bool = False
+    ) -> LogPage:
+        """As `list_logs`, and whether the log can still grow."""
         params = {"limit": limit} if last_id is None else {"limit": limit, "last_id": last_id}
-        lines, _ = self._page(f"{_path(job, run_id)}/logs", params, _replies.log_line, look=look)
-        return sorted(lines, key=lambda line: (_replies.seconds(line.created) or 0.0, line.id))
+        path = f"{_path(job, run_id)}/logs"
+        response = self._send("GET", path, params=params, kind=_kind(look))
+        lines = self._read(
+            response, lambda value: [_replies.log_line(each) for each in _replies.array(value)]
+        )
+        lines.sort(key=lambda line: (_replies.seconds(line.created) or 0.0, line.id))
+        may_grow = response.headers.get("civis-cache-control", "no-store")
+        return LogPage(lines, "no-store" not in may_grow)
 
     # JSON values. One that was made twice, or in vain, harms nobody: so all of these are repeated.
 
@@ -357,6 +369,37 @@ class PlatformClient:
             status=status,
             request_id=request_id,
         )
+
+
+class LogSource:
+    """The logs of one kind of jobs, over a client of its own, which it closes.
+
+    Reading them gives way to other requests: somebody may follow many for hours.
+    """
+
+    def __init__(self, client: PlatformClient, kind: JobKind) -> None:
+        self._client = client
+        self._kind = kind
+
+    @property
+    def pace(self) -> float:
+        """Seconds per request that the budget sustains."""
+        return self._client.budget.pace
+
+    def page(self, job_id: int, run_id: int, last_id: int | None, limit: int) -> LogPage:
+        """Some lines of a run's log; patient only where trouble may pass."""
+        job = Job(job_id, self._kind)
+        read = functools.partial(self._client.log_page, job, run_id, limit=limit, last_id=last_id)
+        try:
+            return read(look=True)
+        except PlatformError as error:
+            if error.status is not None and 400 <= error.status < 500 and error.status != 429:
+                raise
+            return read()
+
+    def close(self) -> None:
+        """Close the client."""
+        self._client.close()
 
 
 class _Pooled(httpx.BaseTransport):

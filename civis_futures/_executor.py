@@ -115,7 +115,7 @@ class ContainerPoolExecutor(Executor):
             initializer=initial,
             policy=policy,
         )
-        self._manager, self._url, self._read_logs = opened.manager, opened.url, opened.read_logs
+        self._manager, self._url, self._logs = opened.manager, opened.url, opened.logs
         # Guards `_shutdown`, and the order "check, then post": a task is never posted after the
         # shutdown. No I/O, pickling or user code under it.
         self._lock = threading.Lock()
@@ -197,7 +197,7 @@ class ContainerPoolExecutor(Executor):
             name,
             View(Timings(time.time())),
             partial(_cancel, manager, task),
-            self._read_logs,
+            self._logs,
             task,
             self._roll.count,
         )

@@ -9,12 +9,12 @@ which is what keeps `cancel` possible until then.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, overload
 
-from . import _display
+from . import _display, _logs
 from ._types import Attempt, LogLine, TaskState
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class ContainerFuture(Future[T]):
         task: str,
         view: View,
         cancelled: Callable[[], None],
-        read_logs: Callable[[int, int], list[LogLine]],
+        logs: _logs.Shelf,
         number: int = 0,
         count: Callable[[_display.Glance], None] | None = None,
     ) -> None:
@@ -75,7 +75,7 @@ class ContainerFuture(Future[T]):
         self._ended: float | None = None  # by this machine's clock, as `Timings.submitted`
         self._view = view
         self._on_cancel = cancelled
-        self._read_logs = read_logs
+        self._shelf = logs
         self.add_done_callback(_note_end)
 
     @property
@@ -170,19 +170,44 @@ class ContainerFuture(Future[T]):
                 self._count(self._glance_as(state))
                 self._count = None
 
-    def logs(self) -> list[LogLine]:
-        """The log of the run that has (or had) the call, oldest line first; asks the platform.
+    @overload
+    def logs(self, tail: int | None = None, follow: Literal[False] = False) -> list[LogLine]: ...
+    @overload
+    def logs(self, tail: int | None = None, *, follow: Literal[True]) -> Iterator[LogLine]: ...
+    @overload
+    def logs(self, tail: int | None, follow: Literal[True]) -> Iterator[LogLine]: ...
+    def logs(
+        self, tail: int | None = None, follow: bool = False
+    ) -> list[LogLine] | Iterator[LogLine]:
+        """What the call printed, oldest line first; asks the platform.
 
-        The last 10,000 lines at the most. A reused worker has one log for all of its calls.
-        Empty before there is a run.
+        Of a reused worker's log it is the part of this call: of its last attempt. Empty before
+        there is a run. A record of `logging` has its level.
+
+        Args:
+            tail: so many of the last lines; 10,000 at the most, which is also meant by None.
+            follow: give an iterator of the lines, from those that there are (the last `tail`) to
+                the last one before the call is done. It waits for them, and may be given up.
 
         Raises:
             PlatformError: the platform cannot be reached, or refuses.
+            TypeError, ValueError: `tail` is no number of lines.
         """
+        if tail is not None and (isinstance(tail, bool) or not isinstance(tail, int)):
+            raise TypeError(f"tail must be an integer, not {tail!r}")
+        if tail is not None and tail < 0:
+            raise ValueError(f"tail must be 0 or more, not {tail}")
+        call = _logs.Call(self._number, self._where, self.done, self._await_end)
+        return (_logs.follow if follow else _logs.read)(self._shelf, call, tail)
+
+    def _where(self) -> tuple[int, int] | None:
         view = self._view
         if view.job_id is None or view.run_id is None:
-            return []
-        return self._read_logs(view.job_id, view.run_id)
+            return None
+        return view.job_id, view.run_id
+
+    def _await_end(self, seconds: float) -> None:
+        wait([self], seconds)
 
     def __reduce__(self) -> NoReturn:
         """As the standard library's futures: what they wait for cannot travel."""

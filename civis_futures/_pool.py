@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from ._api import PlatformClient, credentials
+from ._api import LogSource, PlatformClient, credentials
+from ._logs import Shelf
 from ._mailbox import Mailbox
 from ._manager import Manager, Pool
 from ._scheduler import Scheduler
 from ._script import job_kind
 from ._state import Policy
-from ._types import Container, Job, LogLine, Template
-
-#: How much of a log `ContainerFuture.logs` reads: what the platform gives at a time.
-LOG_LINES = 10_000
+from ._types import Container, Template
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A pool at work, and how to read the log of a (job, run) of its kind."""
+    """A pool at work, and the logs of its runs."""
 
     manager: Manager
     url: str
-    read_logs: Callable[[int, int], list[LogLine]]
+    logs: Shelf
 
 
 def open_pool(
@@ -58,15 +54,14 @@ def open_pool(
         pool=Pool(name, url, container, initializer, policy.idle_timeout),
         at_end=(lambda: None) if owned is None else owned.stop,
     )
-    kind = job_kind(container)
+    kind, budget = job_kind(container), client.budget
 
-    def read_logs(job_id: int, run_id: int) -> list[LogLine]:
+    def logs() -> LogSource:
         # A client of its own: logs are read after the pool is gone, too.
-        with closing(PlatformClient(url, key)) as reader:
-            return reader.list_logs(Job(job_id, kind), run_id, limit=LOG_LINES)
+        return LogSource(PlatformClient(url, key, budget=budget), kind)
 
     manager.start()
-    return Opened(manager, url, read_logs)
+    return Opened(manager, url, Shelf(logs, reused=policy.max_tasks_per_worker != 1))
 
 
 def _local_platform() -> Any:

@@ -30,7 +30,7 @@ __init__     -> _completed _exceptions _executor _future _here _progress _table 
 
 _executor    -> _display _events _exceptions _future _manager _map _pool _progress _roll
              -> _serialize _state _types _wire
-_pool        -> _api _mailbox _manager _scheduler _script _state _types local
+_pool        -> _api _logs _mailbox _manager _scheduler _script _state _types local
 _here        -> _api _exceptions _types
 _manager     -> _api _events _exceptions _exit _future _lane _ledger _mailbox _scheduler _serialize
              -> _types _wire
@@ -51,7 +51,8 @@ _completed   -> _awaiting
 _progress    -> _display _future _table _types
 _table       -> _display _future
 _roll        -> _display _future
-_future      -> _awaiting _display _types
+_future      -> _awaiting _display _logs _types
+_logs        -> _types
 _display     -> _types
 
 _awaiting _budget _exceptions _lane _map _pacing _section _types _wire ->

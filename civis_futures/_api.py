@@ -24,7 +24,7 @@ from ._section import Bytes, Section
 from ._transport import FileLinks, Kind, RateBudget, RetryingTransport
 from ._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run
 
-__all__ = ["DEFAULT_URL", "LogSource", "PlatformClient", "credentials", "is_ambiguous"]
+__all__ = ["DEFAULT_URL", "PlatformClient", "credentials", "is_ambiguous"]
 
 #: The most rows that a page of any list has.
 PAGE_SIZE = 50
@@ -138,7 +138,13 @@ class PlatformClient:
         return None
 
     def list_jobs(
-        self, kind: JobKind, *, hidden: bool, page: int = 1, look: bool = True
+        self,
+        kind: JobKind,
+        *,
+        hidden: bool,
+        page: int = 1,
+        look: bool = True,
+        archived: bool = False,
     ) -> tuple[list[JobRow], bool]:
         """My scripts, the last changed first, and whether more pages follow.
 
@@ -148,6 +154,8 @@ class PlatformClient:
         path, params = self._mine(kind, hidden)
         key = "last_run.updated_at" if kind is JobKind.CONTAINER else "updated_at"
         params.update(order=key, order_dir="desc", page_num=page)
+        if archived:  # they are in no list that does not ask for them
+            params["archived"] = "true"
         return self._page(path, params, _replies.job_row, look=look)
 
     def get_script(self, job: Job) -> dict[str, Any]:
@@ -369,37 +377,6 @@ class PlatformClient:
             status=status,
             request_id=request_id,
         )
-
-
-class LogSource:
-    """The logs of one kind of jobs, over a client of its own, which it closes.
-
-    Reading them gives way to other requests: somebody may follow many for hours.
-    """
-
-    def __init__(self, client: PlatformClient, kind: JobKind) -> None:
-        self._client = client
-        self._kind = kind
-
-    @property
-    def pace(self) -> float:
-        """Seconds per request that the budget sustains."""
-        return self._client.budget.pace
-
-    def page(self, job_id: int, run_id: int, last_id: int | None, limit: int) -> LogPage:
-        """Some lines of a run's log; patient only where trouble may pass."""
-        job = Job(job_id, self._kind)
-        read = functools.partial(self._client.log_page, job, run_id, limit=limit, last_id=last_id)
-        try:
-            return read(look=True)
-        except PlatformError as error:
-            if error.status is not None and 400 <= error.status < 500 and error.status != 429:
-                raise
-            return read()
-
-    def close(self) -> None:
-        """Close the client."""
-        self._client.close()
 
 
 class _Pooled(httpx.BaseTransport):

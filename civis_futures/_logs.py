@@ -187,13 +187,29 @@ def _begin(
         cutter.feed(page.lines)
         return cutter, _highest(page.lines), page.complete
     cutter = Cutter(call.number, most, reused=shelf.reused)
-    limit, position, full = _size(page.lines), 0, True
-    while full and not cutter.over:
-        page = source.page(*where, position, limit)
+    position, size = 0, _size(page.lines)
+    for page in _pages(source, where, size):
         cutter.feed(page.lines)
         position = max(position, _highest(page.lines))
+        if cutter.over:
+            break
+    return cutter, position, page.complete
+
+
+def _pages(source: Source, where: tuple[int, int], limit: int) -> Iterator[LogPage]:
+    """The whole log, from its beginning."""
+    position, full = 0, True
+    while full:
+        page = source.page(*where, position, limit)
+        position = max(position, _highest(page.lines))
         full, limit = len(page.lines) >= limit, _size(page.lines)
-    return cutter, position, page.complete and not full
+        yield page
+
+
+def whole(source: Source, where: tuple[int, int]) -> Iterator[LogLine]:
+    """All lines of a run, however many."""
+    for page in _pages(source, where, FIRST_PAGE):
+        yield from map(leveled, page.lines)
 
 
 def follow(shelf: Shelf, call: Call, tail: int | None) -> Iterator[LogLine]:

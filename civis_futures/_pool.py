@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ._api import LogSource, PlatformClient, credentials
+from ._api import PlatformClient, credentials
+from ._log_source import LogSource
 from ._logs import Shelf
 from ._mailbox import Mailbox
 from ._manager import Manager, Pool

@@ -25,18 +25,20 @@ IMPORT_CPU = 0.150  # seconds
 
 # A room on the left knows the rooms on its right, and no others; imports for types count.
 ARROWS = """
-cli          -> local
+cli          -> _api _display _exceptions _log_source _logs _types local
 __init__     -> _completed _exceptions _executor _future _here _progress _table _types
 
 _executor    -> _display _events _exceptions _future _manager _map _pool _progress _roll
              -> _serialize _state _types _wire
-_pool        -> _api _logs _mailbox _manager _scheduler _script _state _types local
+_pool        -> _api _log_source _logs _mailbox _manager _scheduler _script _state _types
+             -> local
 _here        -> _api _exceptions _types
 _manager     -> _api _events _exceptions _exit _future _lane _ledger _mailbox _scheduler _serialize
              -> _types _wire
 _ledger      -> _events _future _mailbox _serialize _types _wire
 _scheduler   -> _events _exceptions _pacing _state _types _wire
 _state       -> _events _types
+_log_source  -> _api _exceptions _types
 _mailbox     -> _api _bundle _events _exceptions _script _types _wire
 _script      -> _bundle _types _wire
 _bundle      -> _wire

@@ -8,6 +8,7 @@ control characters shown in text.
 from __future__ import annotations
 
 import html as _html
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from ._types import TaskState
 
 #: How many tasks a panel lists; the others are counted.
-MOST_ROWS = 20
+MOST_ROWS = 12
 #: So much of a message is one line.
 REASON_LENGTH = 200
 #: The order of the states in all displays, and which of them the bar counts as done.
@@ -24,7 +25,19 @@ STATES = (
     TaskState.CANCELLED, TaskState.SUCCEEDED,
 )  # fmt: skip
 DONE = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
-_MARKS = {TaskState.SUCCEEDED: "#", TaskState.FAILED: "x", TaskState.CANCELLED: "-"}
+#: The order in which tasks are listed, as far as there is room.
+_LISTED = (
+    TaskState.FAILED, TaskState.RUNNING, TaskState.QUEUED,
+    TaskState.SUCCEEDED, TaskState.CANCELLED, TaskState.PENDING,
+)  # fmt: skip
+#: Our own errors begin with the task and the place, which a row of a table has already.
+_PLACE = re.compile(r"^.{1,300}? in run \d+ of job \d+( \(\S*\))?:? ")
+_MARKS = {
+    TaskState.SUCCEEDED: "#",
+    TaskState.FAILED: "x",
+    TaskState.CANCELLED: "-",
+    TaskState.RUNNING: ">",
+}
 _BAR = 24
 
 
@@ -119,6 +132,7 @@ def one_line(error: BaseException) -> str:
     except Exception:  # it is the user's class
         said = ""
     first = next((line for line in said[:2000].splitlines() if line.strip()), "")
+    first = _PLACE.sub("", first)
     return shortened(f"{name}: {first}" if first else name, REASON_LENGTH)
 
 
@@ -149,8 +163,8 @@ def memory(megabytes: float | None) -> str:
 
 
 def chosen(glances: Iterable[Glance]) -> Iterator[Glance]:
-    """Those to list: failures first, then what runs, waits, and has ended; the latest first."""
-    order = {state: place for place, state in enumerate(STATES)}
+    """Those to list: failures first, then what runs, has ended, and waits; the latest first."""
+    order = {state: place for place, state in enumerate(_LISTED)}
     ranked = sorted(glances, key=lambda glance: (order[glance.state], -glance.number))
     return iter(ranked[:MOST_ROWS])
 
@@ -176,8 +190,15 @@ def text(panel: Panel, width: int = 80) -> str:
 
 def _bar(totals: Totals, width: int) -> str:
     room = max(4, min(_BAR, width - 24))
-    bar = "".join(mark * (totals.counts[state] * room // max(1, totals.tasks))
-                  for state, mark in _MARKS.items())  # fmt: skip
+    # One failure in a thousand is seen, too; what is too much then is taken from the most.
+    sizes = {
+        state: max(1, count * room // totals.tasks)
+        for state in _MARKS
+        if (count := totals.counts[state])
+    }
+    while sum(sizes.values()) > room:
+        sizes[max(sizes, key=lambda state: sizes[state])] -= 1
+    bar = "".join(_MARKS[state] * size for state, size in sizes.items())
     return f"[{bar:.<{room}}] {totals.done:,} of {totals.tasks:,} done"
 
 
@@ -219,9 +240,9 @@ def _visible(value: str) -> str:
 # then this is a plain table.
 _STYLE = """
 .civis-futures{--ok:#2f9e68;--bad:#d6453d;--run:#3b82d0;--off:#8a8f98;color:inherit;
-font:13px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif;max-width:60em;margin:.3em 0;
+font:13px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif;max-width:72em;margin:.3em 0;
 border:1px solid color-mix(in srgb,currentColor 18%,transparent);border-radius:8px;
-padding:.7em .9em}
+padding:.7em .9em;box-sizing:border-box}
 @media (prefers-color-scheme:dark){
 .civis-futures{--ok:#3fb27a;--bad:#f0665e;--run:#5b9ee6;--off:#9aa0aa}}
 .civis-futures .cf-title{font-weight:600;overflow-wrap:anywhere}
@@ -240,16 +261,18 @@ margin-right:.4em;background:color-mix(in srgb,currentColor 30%,transparent)}
 .civis-futures .cf-sums,.civis-futures .cf-more{opacity:.75}
 .civis-futures table{border-collapse:collapse;width:100%;margin:.5em 0 0;font:inherit;
 table-layout:auto;border:0;color:inherit}
-.civis-futures th,.civis-futures td{text-align:left;padding:.25em .9em .25em 0;border:0;
+.civis-futures th,.civis-futures td{text-align:left!important;padding:.25em .9em .25em 0;border:0;
 vertical-align:top;background:none;color:inherit}
 .civis-futures th{font-weight:500;opacity:.75}
 .civis-futures tr{background:none!important}
 .civis-futures tbody tr{border-top:1px solid color-mix(in srgb,currentColor 12%,transparent)}
-.civis-futures td.n,.civis-futures th.n{text-align:right;white-space:nowrap;
+.civis-futures td.n,.civis-futures th.n{text-align:right!important;white-space:nowrap;
 font-variant-numeric:tabular-nums}
 .civis-futures td.failed{color:var(--bad);font-weight:600}
 .civis-futures td.running{color:var(--run)}.civis-futures td.succeeded{color:var(--ok)}
-.civis-futures td.why{overflow-wrap:anywhere}
+.civis-futures td.why{overflow-wrap:anywhere;min-width:16em;width:99%}
+.civis-futures td.task{white-space:nowrap;max-width:20em;overflow:hidden;text-overflow:ellipsis}
+.civis-futures td.state{white-space:nowrap}
 .civis-futures .cf-table{overflow-x:auto}
 .civis-futures a{color:inherit;text-decoration:underline}
 """.strip().replace("\n", "")
@@ -275,7 +298,7 @@ def html(panel: Panel) -> str:
         f'<div class="cf-title">{_escaped(panel.title)}</div>'
         f'<div class="cf-bar" role="progressbar" aria-valuemin="0" aria-valuemax="{totals.tasks}" '
         f'aria-valuenow="{totals.done}">{bar}</div>'
-        f'<div class="cf-line">{counts}<span>{totals.done:,} of {totals.tasks:,} done</span></div>'
+        f'<div class="cf-line"><span>{totals.done:,} of {totals.tasks:,} done</span>{counts}</div>'
         f'<div class="cf-line cf-sums">{sums}</div>{_table(listed)}'
         + (f'<div class="cf-more">and {more:,} more</div>' if more and listed else "")
         + "</div>"
@@ -305,8 +328,8 @@ def _row(glance: Glance) -> str:
     )
     attempts = f" (attempt {glance.attempts})" if glance.attempts > 1 else ""
     return (
-        f"<tr><td>{_escaped(glance.task)}</td>"
-        f'<td class="{glance.state}">{glance.state}{attempts}</td>'
+        f'<tr><td class="task" title="{_escaped(glance.task)}">{_escaped(glance.task)}</td>'
+        f'<td class="state {glance.state}">{glance.state}{attempts}</td>'
         + "".join(f'<td class="n">{number}</td>' for number in numbers)
         + f'<td>{_link(glance)}</td><td class="why">{_escaped(glance.reason)}</td></tr>'
     )

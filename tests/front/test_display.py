@@ -69,7 +69,7 @@ def test_a_panel_counts_and_sums():
 def test_text_has_failures_first_with_reason_and_link():
     lines = d.text(d.panel_of("mine", MIXED, 200.0)).splitlines()
     assert lines[0] == "mine"
-    assert lines[1] == "[####xxxx----............] 3 of 5 done"
+    assert lines[1] == "[####xxxx---->>>>........] 3 of 5 done"
     assert lines[3] == "elapsed 11 s, queue 2 s, compute 1.5 s, peak memory 120 MB"
     assert lines[4].startswith("  failed    f (task 2)")
     assert lines[5:7] == ["    ValueError: x", "    https://c/2"]
@@ -87,8 +87,8 @@ def test_a_panel_of_many_lists_some_and_counts_the_rest():
     many = [glance(n) for n in range(10_000)] + [glance(10_001, TaskState.FAILED)]
     panel = d.panel_of("many", many, 200.0)
     assert d.text(panel).count("(task ") == d.MOST_ROWS
-    assert d.text(panel).endswith("and 9,981 more")
-    assert "and 9,981 more" in Page(d.html(panel)).shown
+    assert d.text(panel).endswith("and 9,989 more")
+    assert "and 9,989 more" in Page(d.html(panel)).shown
     assert len(d.html(panel)) < 20_000
 
 
@@ -124,6 +124,9 @@ def test_one_line_of_an_error():
     assert d.one_line(ValueError("\n\n  a")) == "ValueError:   a"
     assert d.one_line(ValueError()) == "ValueError"
     assert d.one_line(Mute()) == "Mute"
+    place = "f (task 3) in run 7 of job 8 (http://x/8)"
+    assert d.one_line(OSError(f"{place}: it ended")) == "OSError: it ended"
+    assert d.one_line(OSError(f"{place} was not run: why")) == "OSError: was not run: why"
     assert len(d.one_line(ValueError("x" * 10**6))) == d.REASON_LENGTH
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterable
@@ -169,6 +170,9 @@ class _Drawn:
     def __init__(self, tqdm: Any, expected: int) -> None:
         # A class of our own, without the thread that tqdm has for bars that are not refreshed.
         quiet = type("tqdm", (tqdm,), {"monitor_interval": 0})
+        # Nor does it need tqdm's lock between processes, which may start a process of its own.
+        if not hasattr(tqdm, "_lock"):
+            quiet.set_lock(threading.RLock())  # type: ignore[attr-defined]
         self._bar = quiet(total=expected or None, unit="task", dynamic_ncols=True)
 
     def show(self, totals: Totals, expected: int) -> None:

@@ -70,7 +70,8 @@ httpx             in _api _transport
 tenacity          in _transport
 cloudpickle       in _serialize worker
 pickle            in _exceptions _serialize worker
-threading         in _api _budget _executor _exit _lane _manager _roll _transport cli local
+threading         in _api _budget _executor _exit _lane _manager _progress _roll _transport
+                  in cli local
 queue             in _lane _manager _progress
 subprocess        in cli local
 os.fork           in worker

@@ -195,6 +195,18 @@ def test_an_executor_and_its_futures_display(make_executor, until):
     assert waiting.cancel()
 
 
+def test_ipython_shows_several_lines(shared, monkeypatch):
+    class Printer:
+        text = shown = ""
+
+    printer = Printer()
+    printer.text = lambda text: setattr(printer, "shown", text)
+    monkeypatch.setenv("COLUMNS", "40")
+    shared._repr_pretty_(printer, False)
+    assert printer.shown.splitlines()[0].startswith("front, up to 3 workers on http")
+    assert max(map(len, printer.shown.splitlines()[:4])) <= 40
+
+
 def test_what_cannot_be_pickled_is_shown_too(shared):
     future = shared.submit(print, threading.Lock())
     assert "CallPicklingError" in Page(future._repr_html_()).shown

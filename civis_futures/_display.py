@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import html as _html
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from heapq import nsmallest
 from typing import Any
 
 from ._types import TaskState
@@ -25,6 +26,7 @@ STATES = (
     TaskState.CANCELLED, TaskState.SUCCEEDED,
 )  # fmt: skip
 DONE = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
+WAITING = (TaskState.PENDING, TaskState.QUEUED)
 #: The order in which tasks are listed, as far as there is room.
 _LISTED = (
     TaskState.FAILED, TaskState.RUNNING, TaskState.QUEUED,
@@ -99,7 +101,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Many tasks at one moment; `totals` may count more of them than `glances` has."""
+    """Many tasks at one moment; `glances` are all of them, or the first of `chosen`."""
 
     title: str
     totals: Totals
@@ -121,7 +123,11 @@ def panel_of(title: str, glances: Iterable[Glance], now: float) -> Panel:
 def records(glances: Iterable[Glance]) -> list[dict[str, Any]]:
     """Plain data, one dict for each task, in the order of their submission."""
     ordered = sorted(glances, key=lambda glance: (glance.submitted, glance.number))
-    return [{**asdict(glance), "state": str(glance.state)} for glance in ordered]
+    names = [each.name for each in fields(Glance)]
+    return [
+        {name: getattr(glance, name) for name in names} | {"state": str(glance.state)}
+        for glance in ordered
+    ]
 
 
 def one_line(error: BaseException) -> str:
@@ -162,11 +168,14 @@ def memory(megabytes: float | None) -> str:
     return f"{megabytes:.0f} MB" if megabytes < 1024 else f"{megabytes / 1024:.1f} GB"
 
 
-def chosen(glances: Iterable[Glance]) -> Iterator[Glance]:
-    """Those to list: failures first, then what runs, has ended, and waits; the latest first."""
-    order = {state: place for place, state in enumerate(_LISTED)}
-    ranked = sorted(glances, key=lambda glance: (order[glance.state], -glance.number))
-    return iter(ranked[:MOST_ROWS])
+def rank(state: TaskState, number: int) -> tuple[int, int]:
+    """By which tasks are listed: failures, what runs, what has ended, what waits; latest first."""
+    return _LISTED.index(state), -number
+
+
+def chosen(glances: Iterable[Glance]) -> list[Glance]:
+    """Those to list."""
+    return nsmallest(MOST_ROWS, glances, key=lambda glance: rank(glance.state, glance.number))
 
 
 # --- text ----------------------------------------------------------------------------------------
@@ -177,7 +186,7 @@ def text(panel: Panel, width: int = 80) -> str:
     lines = [shortened(panel.title, width), _bar(panel.totals, width)]
     lines += _wrapped(str(panel.totals).split(", "), ", ", width)
     lines += _wrapped([f"{name} {value}" for name, value in _sums(panel)], ", ", width)
-    listed = list(chosen(panel.glances))
+    listed = chosen(panel.glances)
     for glance in listed:
         lines.append(shortened(f"  {glance.state:<10}{glance.task}{_took(glance)}", width))
         if glance.reason:
@@ -280,7 +289,7 @@ font-variant-numeric:tabular-nums}
 
 def html(panel: Panel) -> str:
     """The panel as HTML, for light and dark pages."""
-    totals, listed = panel.totals, list(chosen(panel.glances))
+    totals, listed = panel.totals, chosen(panel.glances)
     bar = "".join(
         f'<i class="{state}" style="width:{100 * count / totals.tasks:.2f}%"></i>'
         for state in (*DONE, TaskState.RUNNING)

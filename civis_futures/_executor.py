@@ -284,7 +284,7 @@ class ContainerPoolExecutor(Executor):
         ``queue`` and ``compute`` in seconds, ``peak_memory`` in MB, ``submitted`` in seconds since
         the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``. None is what nobody knows.
         """
-        return _display.records(self._roll.panel("").glances)
+        return _display.records(self._roll.glances())
 
     def __repr__(self) -> str:
         """Name, size, platform (without the key), and how many calls are how."""

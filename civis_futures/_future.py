@@ -72,6 +72,7 @@ class ContainerFuture(Future[T]):
         # What to call at the end, and can be taken back; the standard callbacks cannot. One
         # operation of a set is atomic, so it needs no lock.
         self._watchers: set[Callable[[], None]] = set()
+        self._end_state: TaskState | None = None
         self._ended: float | None = None  # by this machine's clock, as `Timings.submitted`
         self._view = view
         self._on_cancel = cancelled
@@ -165,7 +166,7 @@ class ContainerFuture(Future[T]):
 
     def _end(self, state: TaskState) -> None:
         if self._ended is None:
-            self._ended = time.time()
+            self._ended, self._end_state = time.time(), state
             if self._count is not None:
                 self._count(self._glance_as(state))
                 self._count = None
@@ -213,10 +214,15 @@ class ContainerFuture(Future[T]):
         """As the standard library's futures: what they wait for cannot travel."""
         raise TypeError(f"cannot pickle a {type(self).__name__}")
 
+    @property
+    def _state_soon(self) -> TaskState:
+        """As `state`, and some microseconds ahead of it at the end; it takes no lock."""
+        return self._end_state or self._view.state
+
     def _glance(self) -> _display.Glance:
         """How it is now, from memory."""
-        state = self.state
-        failed = state is TaskState.FAILED and self.done()
+        state = self._state_soon
+        failed = state is TaskState.FAILED and self.done() and not self.cancelled()
         return self._glance_as(state, self.exception(timeout=0) if failed else None)
 
     def _glance_as(self, state: TaskState, error: BaseException | None = None) -> _display.Glance:
@@ -226,7 +232,7 @@ class ContainerFuture(Future[T]):
         queue = None
         if timings.started is not None:  # by another clock
             queue = min(max(0.0, timings.started - timings.submitted), elapsed)
-        elif state in (TaskState.PENDING, TaskState.QUEUED):
+        elif state in _display.WAITING:
             queue = elapsed
         reasons = [attempt.reason for attempt in attempts if attempt.reason]
         peaks = [each.peak_memory for each in attempts if each.peak_memory is not None]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from heapq import nsmallest
 from typing import Any
 
-from ._display import Glance, Panel, Totals
+from ._display import MOST_ROWS, WAITING, Glance, Panel, Totals, rank
 from ._future import ContainerFuture
 
 
@@ -46,27 +47,29 @@ class Roll:
             held = list(self._futures)
         return sorted(held, key=lambda future: future._number)
 
-    def panel(self, title: str) -> Panel:
-        """All tasks in numbers, and those that somebody holds one by one."""
-        glances = []
-        with self._lock:
-            totals, span = self._ended.copy(), self._span
-        active = False
-        for future in self.futures():
-            glance = future._glance()
-            glances.append(glance)
-            if future._ended is None:
-                active = True
-                totals.add(glance)
-                span = (min(span[0], glance.submitted), span[1]) if span else (glance.submitted, 0)
-        elapsed = 0.0 if span is None else (time.time() if active else span[1]) - span[0]
-        return Panel(title, totals, tuple(glances), max(0.0, elapsed))
+    def glances(self) -> list[Glance]:
+        """How those are that somebody holds, one by one."""
+        return [future._glance() for future in self.futures()]
 
     def totals(self) -> Totals:
         """All tasks in numbers."""
+        return self.panel("").totals
+
+    def panel(self, title: str) -> Panel:
+        """All tasks in numbers, and some of those that somebody holds one by one."""
+        now = time.time()
         with self._lock:
-            totals = self._ended.copy()
-        for future in self.futures():
-            if future._ended is None:
-                totals.add(future._glance())
-        return totals
+            totals, span = self._ended.copy(), self._span
+        futures = self.futures()
+        begin, end = span or (now, now)
+        for future in futures:
+            if future._ended is None:  # without a glance each: there may be many thousands
+                state, submitted = future._state_soon, future._view.timings.submitted
+                totals.counts[state] += 1
+                totals.queue += now - submitted if state in WAITING else 0.0
+                begin, end = min(begin, submitted), now
+        listed = nsmallest(
+            MOST_ROWS, futures, key=lambda future: rank(future._state_soon, future._number)
+        )
+        glances = tuple(future._glance() for future in listed)
+        return Panel(title, totals, glances, max(0.0, end - begin))

@@ -155,7 +155,7 @@ def test_the_roll_forgets_tasks_but_not_their_numbers():
     held[1].cancel()
     panel = roll.panel("")
     assert str(panel.totals) == "1 failed, 1 pending, 1 cancelled, 1 succeeded"
-    assert [glance.number for glance in panel.glances] == [0, 1, 2]
+    assert [glance.number for glance in panel.glances] == [0, 1, 2]  # as they are listed
     assert panel.glances[0].reason == "ValueError: no"
     del held
     assert str(roll.totals()) == "1 failed, 1 cancelled, 1 succeeded"

@@ -62,9 +62,21 @@ class RateBudget:
 
     @property
     def pace(self) -> float:
-        """Seconds per request that the budget sustains; 0.0 when there is no limit."""
-        limit = self._limit  # one read of one attribute: no lock needed
-        return 0.0 if limit >= UNLIMITED else self._window / limit
+        """Seconds per request that we can afford now; 0.0 when there is no limit.
+
+        Half of what is left, spread over a window: the fresh budget is spent faster than it comes
+        back, the last of it slower, and in the long run half of it is kept.
+        """
+        with self._lock:
+            if self._limit >= UNLIMITED:
+                return 0.0
+            now = self._clock()
+            self._forget(now)
+            left = float(self._limit - len(self._sent))
+            age = now - self._reported_at
+            if age < self._window:
+                left = min(left, self._reported + age * self._limit / self._window)
+            return self._window / (2 * max(left, 1.0))
 
     def delay(self, kind: Kind) -> float:
         """Seconds until such a request may go. 0.0 is now, and has spent what it needs."""
@@ -72,9 +84,7 @@ class RateBudget:
             if self._limit >= UNLIMITED:
                 return 0.0
             now = self._clock()
-            for log in (self._sent, self._sent_runs):
-                while log and log[0] <= now - self._window:
-                    log.popleft()
+            self._forget(now)
             kept = int(self._limit * KEPT_FROM_LOOKS) if kind is Kind.LOOK else 0
             wait = self._wait(self._sent, self._limit - kept, now)
             wait = max(wait, self._wait_by_report(1 + kept, now))
@@ -101,6 +111,12 @@ class RateBudget:
                 self._sent.clear()
                 self._sent_runs.clear()
             self._reported, self._reported_at = remaining, self._clock()
+
+    def _forget(self, now: float) -> None:
+        """What was sent a window ago does not count any more."""
+        for log in (self._sent, self._sent_runs):
+            while log and log[0] <= now - self._window:
+                log.popleft()
 
     def _wait(self, log: deque[float], limit: int, now: float) -> float:
         """Until `log` has room for one more below `limit`."""

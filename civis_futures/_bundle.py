@@ -138,8 +138,13 @@ def docker_command(url: str, sha256: str, file_id: int, setup_cmd: str | None = 
     run = f"exec python3 -c {shlex.quote(program)}"
     if setup_cmd is None or not setup_cmd.strip():
         return run
-    # Grouped on lines of its own: it may hold `;`, end in a comment or in a here-document.
-    return f"{{ {setup_cmd}\n}} && {run}"
+    # On lines of its own: it may hold `;`, end in a comment or in a here-document. It runs in this
+    # shell, so that what it exports is there; hence the trap, for it may `exit`, too.
+    said = 'echo "civis_futures: setup_cmd failed with exit code $?" >&2'
+    return (
+        f"trap '{said}; exit {_wire.SETUP_FAILED}' EXIT\n"
+        f"{{ {setup_cmd}\n}} || exit\ntrap - EXIT\n{run}"
+    )
 
 
 def _files() -> Iterator[tuple[str, bytes]]:

@@ -9,21 +9,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from ._types import Run, TaskId, WorkerId
+from ._types import ANY_RESOURCES, PLAIN_TERMS, Resources, Run, TaskId, Terms, WorkerId
 from ._wire import Answer
 
 #: One more kind of answer, made here: its bytes are not those that were sent.
 CORRUPT = "its result came back corrupt"
+
+#: A task as it is given to a worker, and which time that is: 1, 2, ...
+Given = tuple[TaskId, int]
 
 # --- events: what happened ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A new task; `upload` if its call is too large to travel inline."""
+    """A new task; `upload` if its call is too large to travel inline, else its `size` in bytes."""
 
     task: TaskId
     upload: bool = False
+    size: int = 0
+    terms: Terms = PLAIN_TERMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +100,8 @@ class Report:
     """What one look brought of one worker.
 
     `run` is None when the look did not tell; `answers` are those not reported before;
-    `complete` says that the answers were read after the state; `garbled` that the next answers
-    are there, and cannot be read however often one tries.
+    `read` says that they were asked for, `complete` that nothing went wrong in that, and
+    `garbled` that the next answers are there, and cannot be read however often one tries.
     """
 
     worker: WorkerId
@@ -104,11 +109,14 @@ class Report:
     answers: tuple[Answer, ...] = ()
     complete: bool = True
     garbled: bool = False
+    read: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """The look is over. `cost` in requests; `pace` in seconds per request that we can afford."""
+    """The look is over. `cost` in requests, those for answers not counted; `pace` in seconds per
+    request that we can afford.
+    """
 
     reports: tuple[Report, ...]
     cost: int
@@ -141,7 +149,11 @@ class FetchFailed:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why a call was lost, as far as run and log tell. `outside`: others cancelled the run."""
+    """Why a call was lost, as far as run and log tell.
+
+    `outside`: others cancelled the run; `unstarted`: the container never ran the worker;
+    `timed_out`: the call had had its time.
+    """
 
     run: Run | None
     reason: str
@@ -149,16 +161,33 @@ class Verdict:
     outside: bool = False
     memory: bool = False
     crashed: bool = False
+    unstarted: bool = False
+    timed_out: bool = False
+    started: float | None = None
+    finished: float | None = None
+    peak_memory: float | None = None
     log_tail: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosed:
-    """The answer to Diagnose."""
+    """The answer to Diagnose; the first `begun` calls may have begun, the rest surely not."""
 
     worker: WorkerId
-    tasks: tuple[TaskId, ...]
+    calls: tuple[Given, ...]
     verdict: Verdict
+    begun: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The answer to Judge: whether to try `again`, and the reason in one line."""
+
+    task: TaskId
+    worker: WorkerId
+    cause: Answer | Verdict
+    again: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +237,7 @@ Event = (
     | Fetched
     | FetchFailed
     | Diagnosed
+    | Judged
     | RunCancelled
     | Archived
     | ShutdownRequested
@@ -215,17 +245,12 @@ Event = (
     | Tick
 )
 
-#: A task as it is given to a worker, and which time that is: 1, 2, ...
-Given = tuple[TaskId, int]
-
 # --- commands: what to do ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Put the bundle, and an inbox if asked for, on the platform."""
-
-    inbox: bool
+    """Put the bundle and an inbox on the platform."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,18 +262,32 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a worker with its first calls; without an inbox it answers them and ends."""
+    """Start a worker with its first calls; if `last`, it answers them and ends."""
 
     worker: WorkerId
     calls: tuple[Given, ...]
-    inbox: bool
+    last: bool = False
+    resources: Resources = ANY_RESOURCES
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """For one worker: the calls it has not answered, and whether to stop then; `revoked` are those
+    not to begin any more, `ended` those to end even so.
+    """
+
+    worker: WorkerId
+    calls: tuple[Given, ...] = ()
+    stop: bool = False
+    revoked: tuple[Given, ...] = ()
+    ended: tuple[Given, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class WriteInbox:
-    """Write the whole inbox: for each worker the calls it has not answered, and whether to stop."""
+    """Write the whole inbox, which so many workers read."""
 
-    letters: tuple[tuple[WorkerId, tuple[Given, ...], bool], ...]
+    letters: tuple[Letter, ...]
     workers: int
 
 
@@ -282,8 +321,17 @@ class Diagnose:
     """
 
     worker: WorkerId
-    tasks: tuple[TaskId, ...]
+    calls: tuple[Given, ...]
     answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Ask the user's own code whether this end of a call is a reason to try again."""
+
+    task: TaskId
+    worker: WorkerId
+    cause: Answer | Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +367,18 @@ class Lose:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """A task goes back to those that wait: after an attempt that ended so, or with no `cause` if
+    it surely never began.
+    """
+
+    task: TaskId
+    worker: WorkerId | None = None
+    cause: Answer | Verdict | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
     """End a task as cancelled."""
 
@@ -349,10 +409,12 @@ Command = (
     | Look
     | Fetch
     | Diagnose
+    | Judge
     | CancelRun
     | Archive
     | Settle
     | Lose
+    | Again
     | Drop
     | Break
     | Finish

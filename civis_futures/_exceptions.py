@@ -9,6 +9,7 @@
     │   ├── CallLostError                its container ended before it had answered
     │   │   ├── WorkerCrashedError       the process that ran it died (exit code, signal)
     │   │   └── WorkerMemoryError        it was killed for its use of memory
+    │   ├── TaskTimeoutError             it ran, or waited, for too long (also a TimeoutError)
     │   ├── EnvironmentMismatchError     the image is not fit: Python version, missing module
     │   └── SerializationError           also a pickle.PicklingError
     │       ├── CallPicklingError        here:   function or arguments -> bytes
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import BrokenExecutor
+from typing import Any
 
 __all__ = [
     "BrokenContainerPool",
@@ -42,6 +44,7 @@ __all__ = [
     "RemoteTraceback",
     "SerializationError",
     "TaskError",
+    "TaskTimeoutError",
     "WorkerCrashedError",
     "WorkerMemoryError",
 ]
@@ -143,6 +146,18 @@ class WorkerCrashedError(CallLostError):
 
 class WorkerMemoryError(CallLostError):
     """The container was killed because it used more memory than it had asked for."""
+
+
+class TaskTimeoutError(TaskError, TimeoutError):
+    """The call ran for longer than its `timeout`, or had not begun after its `queue_timeout`.
+
+    Attributes:
+        log_tail: the last lines of its log, oldest first.
+    """
+
+    def __init__(self, message: str, *, log_tail: tuple[str, ...] = (), **details: Any) -> None:
+        super().__init__(message, **details)
+        self.log_tail = log_tail
 
 
 class EnvironmentMismatchError(TaskError):

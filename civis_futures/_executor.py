@@ -12,20 +12,30 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 from . import _display, _wire
-from ._events import CancelRequested, ShutdownRequested, TerminateRequested
+from ._events import CancelRequested, ShutdownRequested, Submitted, TerminateRequested
 from ._exceptions import BrokenContainerPool, CallPicklingError
 from ._future import ContainerFuture, Timings, View
 from ._map import Watcher, flat, results
+from ._options import CallOptions, RetryOn, WithOptions, number, whole
 from ._roll import Roll
 from ._state import Policy
-from ._types import Container, TaskId, TaskState, Template
+from ._types import (
+    ANY_RESOURCES,
+    DEFAULT_RESOURCES,
+    Container,
+    Resources,
+    TaskId,
+    TaskState,
+    Template,
+)
 
 if TYPE_CHECKING:
     from ._manager import Manager
@@ -65,8 +75,16 @@ class ContainerPoolExecutor(Executor):
         idle_timeout: a container without work ends after so many seconds.
         initializer, initargs: called once in each worker, before its first call. If it raises,
             the pool is broken.
-        max_retries: how often a call is started again after its container was lost. Exceptions
-            of the function itself are never retried.
+        max_retries: how often a call is started again after its container was lost, or after an
+            exception that `retry_on` names; after a pause, longer each time. What surely never
+            began is started again without counting.
+        retry_on: which exceptions of the function are a reason to try again: a type, a tuple of
+            types, or a function of the exception. None of them, by default.
+        memory_growth: a call whose container was killed for want of memory is started again in
+            one with so many times the memory, without counting, up to `max_memory` of its
+            `options` (64,000 MB).
+        lease: containers end by themselves, with what they run, when this process has given no
+            sign of life for so many seconds.
         name: what the scripts are called on the platform.
 
     Raises:
@@ -86,9 +104,13 @@ class ContainerPoolExecutor(Executor):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         max_retries: int = 0,
+        retry_on: RetryOn = None,
+        memory_growth: float | None = None,
+        lease: float = 3600.0,
         name: str | None = None,
     ) -> None:
-        policy = _policy(max_workers, max_tasks_per_worker, idle_timeout, max_retries)
+        policy = _policy(max_workers, max_tasks_per_worker, idle_timeout, lease)
+        self._options = CallOptions(max_retries, retry_on, memory_growth=memory_growth)
         self._max_workers = policy.max_workers
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
@@ -98,6 +120,7 @@ class ContainerPoolExecutor(Executor):
             raise TypeError("name must be a str")
         if container is not None and not isinstance(container, Container | Template):
             raise TypeError("container must be a Container or a Template")
+        container = container or Container()
         self._name = name or f"civis_futures on {socket.gethostname()}"
 
         from . import _serialize
@@ -111,11 +134,12 @@ class ContainerPoolExecutor(Executor):
         opened = open_pool(
             platform=platform,
             name=self._name,
-            container=container or Container(),
+            container=container,
             initializer=initial,
             policy=policy,
         )
-        self._manager, self._url, self._logs = opened.manager, opened.url, opened.logs
+        self._manager, self._url, self._opened = opened.manager, opened.url, opened
+        self._resources = resources_of(container)
         # Guards `_shutdown`, and the order "check, then post": a task is never posted after the
         # shutdown. No I/O, pickling or user code under it.
         self._lock = threading.Lock()
@@ -138,17 +162,34 @@ class ContainerPoolExecutor(Executor):
             RuntimeError: the executor is shut down.
             BrokenContainerPool: the pool can do no more work.
         """
-        self._check_open()
-        pickled = partial(self._serialize.call_bytes, fn=fn, args=args, kwargs=kwargs)
-        future: ContainerFuture[T] = self._post(fn, pickled)
-        return future
+        return self._submit(self._options, fn, args, kwargs)
+
+    def options(self, **changes: Any) -> WithOptions:
+        """A view of this pool whose `submit` and `map` give each call these options.
+
+        Args:
+            max_retries, retry_on, memory_growth: as of the executor, whose values are the
+                defaults.
+            max_memory: the most that `memory_growth` leads to, in MB.
+            timeout: seconds that the call may run, unpickling included; then it is ended, and
+                fails with `TaskTimeoutError`. Other calls of its container are not touched.
+            queue_timeout: seconds from `submit` until it must have begun; otherwise it never
+                begins, and fails with `TaskTimeoutError`.
+            label: what to call it, in place of the function's name.
+            required_resources: what its container must have at the least, as in `Container`; it
+                runs in no smaller one.
+
+        Raises:
+            TypeError, ValueError: there is no such option, or it is out of range.
+        """
+        return WithOptions(self, replace(self._options, **changes))
 
     def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
         progress: bool = False,
     ) -> Iterator[T]:
@@ -156,7 +197,8 @@ class ContainerPoolExecutor(Executor):
 
         Args:
             timeout: seconds from now until which each result must be there.
-            chunksize: so many items make one call of the pool.
+            chunksize: so many items make one call of the pool, and fail together. By default
+                each is a call of its own, and as many of them travel together as is good.
             buffersize: read the iterables so many calls ahead of the results, and not to their
                 end at once; so they may be infinite.
             progress: show a bar while results are waited for; see `civis_futures.progress`.
@@ -166,38 +208,86 @@ class ContainerPoolExecutor(Executor):
             Exception: from the iterator: whatever a call raised. The rest is cancelled then, and
                 when the iterator is dropped half-way.
         """
-        if timeout is not None and _number("timeout", timeout) < 0:
-            raise ValueError("timeout must not be negative")
-        _whole("chunksize", chunksize)
-        if buffersize is not None:
-            _whole("buffersize", buffersize)
+        return self._map(
+            self._options,
+            fn,
+            iterables,
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            progress=progress,
+        )
+
+    def _submit(
+        self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any, item: str = ""
+    ) -> ContainerFuture[T]:
         self._check_open()
-        watcher = _meter(iterables, chunksize) if progress else None
+        pickled = partial(self._serialize.call_bytes, fn=fn, args=args, kwargs=kwargs)
+        future: ContainerFuture[T] = self._post(options, fn, pickled, item)
+        return future
+
+    def _map(
+        self,
+        options: CallOptions,
+        fn: Callable[..., T],
+        iterables: Sequence[Iterable[Any]],
+        *,
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[T]:
+        if timeout is not None and number("timeout", timeout) < 0:
+            raise ValueError("timeout must not be negative")
+        if buffersize is not None:
+            whole("buffersize", buffersize)
+        size = 1 if chunksize == "auto" else whole("chunksize", chunksize)
+        self._check_open()
+        watcher: Watcher | None = None
+        if progress:
+            from ._progress import meter_for_map
+
+            watcher = meter_for_map(iterables, size)
         rows = zip(*iterables, strict=False)
-        if chunksize == 1:
-            return results((self.submit(fn, *row) for row in rows), timeout, buffersize, watcher)
-        chunks = iter(lambda: list(itertools.islice(rows, chunksize)), [])
-        futures = (self._submit_chunk(fn, chunk) for chunk in chunks)
+        if size == 1:
+            calls = (
+                self._submit(options, fn, row, {}, f", item {item}")
+                for item, row in enumerate(rows)
+            )
+            return results(calls, timeout, buffersize, watcher)
+        chunks = iter(lambda: list(itertools.islice(rows, size)), [])
+        futures = (
+            self._submit_chunk(options, fn, chunk, number * size)
+            for number, chunk in enumerate(chunks)
+        )
         lists: Iterator[list[T]] = results(futures, timeout, buffersize, watcher)
         return flat(lists)
 
     def _submit_chunk(
-        self, fn: Callable[..., T], rows: list[tuple[Any, ...]]
+        self, options: CallOptions, fn: Callable[..., T], rows: list[tuple[Any, ...]], first: int
     ) -> ContainerFuture[list[T]]:
         self._check_open()
         pickled = partial(self._serialize.chunk_bytes, fn=fn, rows=rows)
-        future: ContainerFuture[list[T]] = self._post(fn, pickled)
+        items = f", items {first} to {first + len(rows) - 1}"
+        future: ContainerFuture[list[T]] = self._post(options, fn, pickled, items)
         return future
 
-    def _post(self, fn: Callable[..., Any], pickled: Callable[[str], bytes]) -> Any:
+    def _post(
+        self,
+        options: CallOptions,
+        fn: Callable[..., Any],
+        pickled: Callable[[str], bytes],
+        item: str,
+    ) -> Any:
         task = TaskId(next(self._ids))
-        name = f"{_name_of(fn)} (task {task})"
-        manager = self._manager
+        name = f"{options.label or _name_of(fn)} (task {task}{item})"
         future: ContainerFuture[Any] = ContainerFuture(
             name,
             View(Timings(time.time())),
-            partial(_cancel, manager, task),
-            self._logs,
+            partial(_cancel, self._manager, task),
+            self._opened.logs,
+            self._opened.load,
+            options.label,
             task,
             self._roll.count,
         )
@@ -210,9 +300,11 @@ class ContainerPoolExecutor(Executor):
             return future
         inline = len(data) <= self._inline
         blob = _wire.Blob.of(data) if inline else None
+        size = len(blob.inline or "") if blob else 0
+        event = Submitted(task, not inline, size, options.terms(self._resources))
         with self._lock:
             self._raise_if_shut_down()
-            manager.submit(task, future, blob, None if inline else data)
+            self._manager.submit(event, future, blob, None if inline else data, options.wants_retry)
             self._roll.add(future)
         return future
 
@@ -320,50 +412,31 @@ def _abandon(manager: Manager) -> None:
     manager.post(ShutdownRequested())
 
 
-def _meter(iterables: tuple[Iterable[Any], ...], chunksize: int) -> Watcher:
-    from ._progress import Meter
-
-    # Where all say how long they are, the bar knows its end before they are read.
-    sizes = [len(each) for each in iterables if isinstance(each, Sized)]
-    expected = min(sizes) if sizes and len(sizes) == len(iterables) else 0
-    return Meter(-(-expected // chunksize))
-
-
 def _policy(
     max_workers: int | None,
     max_tasks_per_worker: int | None,
     idle_timeout: float,
-    max_retries: int,
+    lease: float,
 ) -> Policy:
     """The policy that these arguments ask for; TypeError or ValueError if they ask for none."""
     if max_tasks_per_worker is not None:
-        _whole("max_tasks_per_worker", max_tasks_per_worker)
-    if not 0 <= _number("idle_timeout", idle_timeout) < float("inf"):
+        whole("max_tasks_per_worker", max_tasks_per_worker)
+    if not 0 <= number("idle_timeout", idle_timeout) < float("inf"):
         raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
+    if not 0 < number("lease", lease) < float("inf"):
+        raise ValueError("lease must be a finite number of seconds, above 0")
     return Policy(
-        _whole("max_workers", max_workers, DEFAULT_WORKERS),
+        whole("max_workers", max_workers, DEFAULT_WORKERS),
         max_tasks_per_worker,
         float(idle_timeout),
-        _whole("max_retries", max_retries, least=0),
+        lease=float(lease),
     )
 
 
-def _whole(name: str, value: int | None, default: int | None = None, *, least: int = 1) -> int:
-    """`value` if it is a whole number of at least `least`; TypeError or ValueError otherwise."""
-    if value is None and default is not None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}")
-    return value
-
-
-def _number(name: str, value: float) -> float:
-    """`value` if it is a number; TypeError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    return value
+def resources_of(container: Container | Template) -> Resources:
+    """What a container of the pool has, unless more is asked for."""
+    given = container.required_resources
+    return ANY_RESOURCES if given is None else Resources(**{**DEFAULT_RESOURCES, **given})
 
 
 def _name_of(fn: Callable[..., Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn, TypeVar, overload
 
 from . import _display, _logs
 from ._types import Attempt, LogLine, TaskState
+from ._wire import Blob
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ class View:
     job_url: str | None = None
     worker: int | None = None
     attempts: tuple[Attempt, ...] = ()
+    call: Blob | None = None  # of a task that failed
 
 
 class ContainerFuture(Future[T]):
@@ -62,11 +64,15 @@ class ContainerFuture(Future[T]):
         view: View,
         cancelled: Callable[[], None],
         logs: _logs.Shelf,
+        load: Callable[[Blob], Callable[[], T]],
+        label: str | None = None,
         number: int = 0,
         count: Callable[[_display.Glance], None] | None = None,
     ) -> None:
         super().__init__()
         self._task = task
+        self._label = label
+        self._load = load
         self._number = number
         self._count = count
         # What to call at the end, and can be taken back; the standard callbacks cannot. One
@@ -83,6 +89,11 @@ class ContainerFuture(Future[T]):
     def task(self) -> str:
         """The name of the call: the function's, and its number within the executor."""
         return self._task
+
+    @property
+    def label(self) -> str | None:
+        """The `label` that the call was submitted with."""
+        return self._label
 
     @property
     def job_id(self) -> int | None:
@@ -209,6 +220,30 @@ class ContainerFuture(Future[T]):
 
     def _await_end(self, seconds: float) -> None:
         wait([self], seconds)
+
+    def replay(self, *, debug: bool = False) -> T:
+        """Run the call of a failed future here and now, in this process; its result.
+
+        The function and its arguments are those that were sent. With `debug`, an exception opens
+        the debugger where it was raised (`pdb.post_mortem`), and is raised again after that.
+
+        Raises:
+            RuntimeError: the future has not failed.
+            PlatformError: the call was in a File, and that cannot be read.
+            Exception: whatever the call raises.
+        """
+        call = self._view.call
+        if call is None or not self.done() or self.cancelled():
+            raise RuntimeError(f"only a call that failed can be replayed, not {self!r}")
+        function = self._load(call)
+        try:
+            return function()
+        except BaseException as error:
+            if debug:
+                import pdb
+
+                pdb.post_mortem(error.__traceback__)
+            raise
 
     def __reduce__(self) -> NoReturn:
         """As the standard library's futures: what they wait for cannot travel."""

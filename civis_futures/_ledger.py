@@ -16,18 +16,31 @@ from . import _wire
 from ._future import ContainerFuture
 from ._mailbox import Posting, Station
 from ._serialize import Place
-from ._types import Job, RunState, TaskId, TaskState, WorkerId
+from ._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId
 
 
 @dataclass(slots=True)
 class WorkItem:
-    """A task at home: its future, and its call until nobody can ask for it any more."""
+    """A task at home: its future, and its call until nobody can ask for it any more.
+
+    `retry_on` is the user's word on which exceptions are a reason to try again.
+    """
 
     id: TaskId
     future: ContainerFuture[Any]
     call: _wire.Blob | None  # None until it is uploaded
     data: bytes | None = None  # what to upload; dropped then
     fetched: bytes | None = None  # the bytes of its answer, if these were in a File
+    timeout: float | None = None
+    retry_on: Callable[[BaseException], bool] | None = None
+
+
+@dataclass(slots=True)
+class Hands:
+    """What a worker has in hand, the first of it first, as far as futures show it."""
+
+    state: RunState = RunState.QUEUED
+    tasks: dict[TaskId, None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -38,8 +51,8 @@ class Ledger:
     job_url: Callable[[Job], str]
     items: dict[TaskId, WorkItem] = field(default_factory=dict)
     postings: dict[WorkerId, Posting] = field(default_factory=dict)
-    #: What each worker has in hand, as far as futures show it.
-    calls: dict[WorkerId, tuple[TaskId, ...]] = field(default_factory=dict)
+    hands: dict[WorkerId, Hands] = field(default_factory=dict)
+    holder: dict[TaskId, WorkerId] = field(default_factory=dict)
     #: A list that is empty once the worker is no longer wanted; its launch looks at it.
     wanted: dict[WorkerId, list[object]] = field(default_factory=dict)
     station: Station | None = None
@@ -58,84 +71,161 @@ class Ledger:
                 self.station = goods
             case e.Launched():
                 self.postings[event.worker] = goods
-                self._show(event.worker, RunState.QUEUED)
+                for task in self.hands[event.worker].tasks:
+                    self._arrive(task, goods)
             case e.Looked():
                 self.postings.update({posting.worker: posting for posting in goods})
                 for report in event.reports:
-                    if report.run is not None:
-                        self._show(report.worker, report.run.state)
-            case e.Diagnosed():
-                self._take_back(event.worker, event.tasks)
+                    if report.run is not None and report.worker in self.hands:
+                        self.hands[report.worker].state = report.run.state
+                        self._show_first(report.worker)
             case e.LaunchFailed() | e.Archived():
-                for table in (self.postings, self.calls, self.wanted):
+                for table in (self.postings, self.hands, self.wanted):
                     table.pop(event.worker, None)
             case _:
                 pass
 
     def give(self, worker: WorkerId, calls: tuple[e.Given, ...]) -> None:
         """These calls are for this worker."""
-        if not calls:
-            return
-        self.calls[worker] = tuple(task for task, _ in calls)
-        for task in self.calls[worker]:
+        posting = self.postings.get(worker)
+        for task, _ in calls:
+            if self.holder.get(task) == worker or task not in self.items:
+                continue
+            self.take_back(task)
+            self.holder[task] = worker
+            self.hands[worker].tasks[task] = None
             self._view(task, worker=int(worker))
-        if worker in self.postings:
-            self._show(worker, RunState.QUEUED)
+            if posting is not None:
+                self._arrive(task, posting)
+        self._show_first(worker)
 
-    def letter(self, given: tuple[e.Given, ...], stop: bool) -> _wire.Letter:
-        """The letter with these calls."""
+    def take_back(self, task: TaskId) -> None:
+        """The task is in no worker's hands any more; the next one there comes to the front."""
+        worker = self.holder.pop(task, None)
+        if worker in self.hands:
+            self.hands[worker].tasks.pop(task, None)
+            self._show_first(worker)
+
+    def letter(
+        self, given: tuple[e.Given, ...], letter: e.Letter | None = None, stop: bool = False
+    ) -> _wire.Letter:
+        """The letter with these calls, and what else there is to say."""
         calls = []
         for task, attempt in given:
-            call = self.items[task].call
-            assert call is not None, "a call is uploaded before it is given away"
-            calls.append(_wire.Call(task, call, attempt))
-        return _wire.Letter(tuple(calls), stop)
+            item = self.items[task]
+            assert item.call is not None, "a call is uploaded before it is given away"
+            calls.append(_wire.Call(task, item.call, attempt, item.timeout))
+        if letter is None:
+            return _wire.Letter(tuple(calls), stop)
+        return _wire.Letter(tuple(calls), letter.stop, letter.revoked, letter.ended)
 
-    def settle(self, task: TaskId, answer: _wire.Answer) -> tuple[WorkItem, Place]:
+    # --- the end of a call, and of a task ------------------------------------------------------
+
+    def attempted(
+        self, task: TaskId, worker: WorkerId | None, cause: _wire.Answer | e.Verdict, reason: str
+    ) -> None:
+        """An attempt at a task has ended like this."""
+        item = self.items.get(task)
+        if item is None or worker is None:
+            return
+        view = item.future._view
+        attempt = Attempt(int(worker), view.job_id, view.run_id, view.job_url, reason=reason)
+        if isinstance(cause, _wire.Answer):
+            good = cause.kind == _wire.RETURNED
+            attempt = replace(
+                attempt,
+                state=TaskState.SUCCEEDED if good else TaskState.FAILED,
+                started=cause.started or None,
+                finished=cause.finished or None,
+                peak_memory=cause.peak_mb or None,
+            )
+        else:
+            attempt = replace(
+                attempt,
+                state=TaskState.FAILED,
+                exit_code=cause.exit_code,
+                started=cause.started,
+                finished=cause.finished,
+                peak_memory=cause.peak_memory,
+            )
+        self._view(task, attempts=(*view.attempts, attempt))
+
+    def again(self, command: e.Again) -> None:
+        """The task waits again."""
+        if command.cause is not None:
+            reason = command.reason or getattr(command.cause, "reason", "")
+            self.attempted(command.task, command.worker, command.cause, reason)
+        self.take_back(command.task)
+        self._view(command.task, state=TaskState.PENDING)
+
+    def settle(self, command: e.Settle) -> tuple[WorkItem, Place]:
         """The task has ended with this answer."""
-        item = self.items[task]
+        item, answer = self.items[command.task], command.answer
         timings = replace(
             item.future.timings,
             started=answer.started,
             finished=answer.finished,
             compute=answer.seconds,
         )
-        self._view(task, timings=timings)
-        return self.remove(task)
+        self._view(command.task, timings=timings)
+        self.attempted(command.task, command.worker, answer, _reason(answer))
+        return self._remove(command.task, failed=answer.kind != _wire.RETURNED)
 
-    def remove(self, task: TaskId) -> tuple[WorkItem, Place]:
-        """The task has ended."""
-        item = self.items.pop(task)
-        view = item.future._view
-        place = Place(item.future.task, self.image, view.job_id, view.run_id, view.job_url)
-        return item, place
+    def lose(self, command: e.Lose) -> tuple[WorkItem, Place]:
+        """The task has ended without an answer."""
+        if isinstance(command.cause, e.Verdict):
+            self.attempted(command.task, command.worker, command.cause, command.cause.reason)
+        return self._remove(command.task, failed=True)
 
-    def _take_back(self, worker: WorkerId, tasks: tuple[TaskId, ...]) -> None:
-        if worker in self.calls:  # it may be gone by now
-            self.calls[worker] = tuple(x for x in self.calls[worker] if x not in tasks)
-        for task in tasks:
-            self._view(task, state=TaskState.PENDING)
+    def drop(self, task: TaskId) -> WorkItem:
+        """The task was cancelled."""
+        return self._remove(task, failed=False)[0]
 
-    def _show(self, worker: WorkerId, state: RunState) -> None:
-        """The run of a worker is in this state: so are the calls that it has."""
-        posting = self.postings[worker]
-        for task in self.calls.get(worker, ()):
-            item = self.items.get(task)
-            if item is None:
-                continue
-            if item.future.run_id != posting.run_id:
-                self._view(
-                    task,
-                    job_id=posting.job.id,
-                    run_id=posting.run_id,
-                    job_url=self.job_url(posting.job),
-                    state=TaskState.QUEUED,
-                    timings=replace(item.future.timings, queued=time.time()),
-                )
-            if state is RunState.RUNNING:
-                self._view(task, state=TaskState.RUNNING)
+    def place(self, task: TaskId) -> Place:
+        """Where a task is, for messages."""
+        future = self.items[task].future
+        view = future._view
+        return Place(future.task, self.image, view.job_id, view.run_id, view.job_url, view.attempts)
+
+    def _remove(self, task: TaskId, failed: bool) -> tuple[WorkItem, Place]:
+        if failed:
+            self._view(task, call=self.items[task].call)
+        place = self.place(task)
+        self.take_back(task)
+        return self.items.pop(task), place
+
+    # --- what futures show ---------------------------------------------------------------------
+
+    def _arrive(self, task: TaskId, posting: Posting) -> None:
+        """The task is in the hands of this worker, which has a run."""
+        item = self.items.get(task)
+        if item is not None:
+            self._view(
+                task,
+                job_id=posting.job.id,
+                run_id=posting.run_id,
+                job_url=self.job_url(posting.job),
+                state=TaskState.QUEUED,
+                timings=replace(item.future.timings, queued=time.time()),
+            )
+
+    def _show_first(self, worker: WorkerId) -> None:
+        """A worker that runs is at the first of its calls."""
+        hands = self.hands[worker]
+        first = next(iter(hands.tasks), None)
+        if first is not None and hands.state is RunState.RUNNING:
+            self._view(first, state=TaskState.RUNNING)
 
     def _view(self, task: TaskId, **changes: Any) -> None:
         item = self.items.get(task)
         if item is not None:
             item.future._view = replace(item.future._view, **changes)
+
+
+def _reason(answer: _wire.Answer) -> str:
+    """How a call ended, in one line; empty if it returned."""
+    if answer.kind == _wire.RETURNED:
+        return ""
+    lines = answer.text.strip().splitlines()
+    last = lines[-1].strip() if lines else ""
+    return last if answer.kind == _wire.RAISED else f"{answer.kind}: {last}".rstrip(": ")

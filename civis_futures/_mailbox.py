@@ -8,12 +8,11 @@ pickles or scheduling. Methods raise PlatformError; the manager makes events of 
 from __future__ import annotations
 
 import logging
-import re
 import secrets
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 
 from . import _events as e
@@ -21,7 +20,19 @@ from . import _script, _wire
 from ._api import PlatformClient, is_ambiguous
 from ._bundle import bundle
 from ._exceptions import PlatformError
-from ._types import Container, Job, JobRow, Output, Run, RunState, Template, WorkerId
+from ._types import (
+    ANY_RESOURCES,
+    Container,
+    Job,
+    JobRow,
+    Output,
+    Resources,
+    Run,
+    RunState,
+    Template,
+    WorkerId,
+)
+from ._verdict import begun, part_of, told_by_run, told_by_worker
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +49,8 @@ GARBLED_LOOKS = 3
 ORDER_LIMIT = 100_000
 #: What a lost reply is looked up for before the request is given up, and then repeated.
 LOOK_UPS = 3
-TAIL = 15
-
-_MEMORY_LINE = "Process ran out of its"
-_EXIT_LINE = re.compile(r"exiting: (\d+)")
+#: How much of a log is read to find out why a run ended, and which call it was at.
+LOG_LINES = 1000
 
 
 class Recalled(Exception):
@@ -54,7 +63,7 @@ class Station:
 
     bundle_id: int
     bundle_sha256: str
-    inbox_id: int | None = None
+    inbox_id: int
     initializer: _wire.Blob | None = None
 
 
@@ -88,19 +97,17 @@ class Mailbox:
 
     # --- prepare, upload, fetch ----------------------------------------------------------------
 
-    def prepare(self, name: str, inbox: bool, initializer: bytes | None) -> Station:
-        """Put the bundle, the initializer if it is large, and an inbox if asked for, on the
-        platform. Repeating it costs some Files.
+    def prepare(self, name: str, initializer: bytes | None) -> Station:
+        """Put the bundle, an inbox, and the initializer if it is large, on the platform.
+
+        Repeating it costs some Files.
         """
         self._client.me()
         packed = bundle()
         file_id = self._client.upload(
             packed.data, len(packed.data), packed.name, expires_in=FILE_LIFE
         )
-        inbox_id = None
-        if inbox:
-            empty = _wire.to_json(_wire.Inbox())
-            inbox_id = self._client.create_json_value(f"{name} inbox", empty)
+        inbox_id = self._client.create_json_value(f"{name} inbox", _wire.to_json(_wire.Inbox()))
         initial = None
         if initializer is not None:
             small = len(initializer) <= _wire.INLINE_LIMIT
@@ -133,9 +140,14 @@ class Mailbox:
     # --- launch, send, cancel, archive ---------------------------------------------------------
 
     def launch(
-        self, title: str, order: _wire.Order, station: Station, wanted: Sequence[object]
+        self,
+        title: str,
+        order: _wire.Order,
+        station: Station,
+        wanted: Sequence[object],
+        resources: Resources = ANY_RESOURCES,
     ) -> tuple[Job, Run]:
-        """Create a worker's script and start its run.
+        """Create a worker's script, of this size, and start its run.
 
         `wanted` is emptied by the manager when the worker is no longer wanted.
 
@@ -147,12 +159,15 @@ class Mailbox:
         # Names are not unique on Platform; the token makes this one so, to be found again.
         name = f"{title} [{order.worker}-{secrets.token_hex(4)}]"
         text = _wire.to_json(order)
-        in_file = isinstance(self._container, Template) and self._container.order_in_file
+        container = self._container
+        if resources != ANY_RESOURCES:
+            container = replace(container, required_resources=asdict(resources))
+        in_file = isinstance(container, Template) and container.order_in_file
         file_id = None
         if in_file or len(text) > ORDER_LIMIT:
             file_id = self.upload(text.encode("ascii"), f"order of {name}").file_id
         body = _script.script_body(
-            self._container,
+            container,
             name=name,
             order=text if file_id is None else file_id,
             bundle_id=station.bundle_id,
@@ -221,8 +236,8 @@ class Mailbox:
         """See how these workers are, and read their new answers.
 
         Returns the reports, the postings with what was read counted in, and the number of
-        requests that it took. States come first, answers after them: the other way round, what a
-        worker posts in between and then ends would be taken for lost.
+        requests that the states took. States come first, answers after them: the other way round,
+        what a worker posts in between and then ends would be taken for lost.
         """
         runs, cost = self._runs([posting for posting, _ in watches])
         reports, postings = [], []
@@ -233,8 +248,7 @@ class Mailbox:
             while_running = reading is e.Reading.RUNNING and state is RunState.RUNNING
             report = e.Report(posting.worker, run)
             if reading is not e.Reading.NEVER and (at_end or while_running):
-                report, posting, requests = self._read(report, posting)
-                cost += requests
+                report, posting = self._read(replace(report, read=True), posting)
             reports.append(report)
             postings.append(posting)
         return tuple(reports), tuple(postings), cost
@@ -288,7 +302,7 @@ class Mailbox:
             runs[worker] = row.run
         return news
 
-    def _read(self, report: e.Report, posting: Posting) -> tuple[e.Report, Posting, int]:
+    def _read(self, report: e.Report, posting: Posting) -> tuple[e.Report, Posting]:
         """The answers that a worker has posted since the last time, oldest first."""
         found: dict[int, _wire.Answers | None] = {}
         page, more = 0, True
@@ -302,7 +316,7 @@ class Mailbox:
                 more = more and not any(number < posting.read for number in numbers)
         except PlatformError as error:
             _log.info("the answers of run %s could not be read: %s", posting.run_id, error)
-            return replace(report, complete=False), posting, page
+            return replace(report, complete=False), posting
         answers: list[_wire.Answer] = []
         for number in sorted(found):
             if number >= posting.read and (letter := found[number]) is not None:
@@ -312,32 +326,24 @@ class Mailbox:
             read += 1
         unreadable = posting.unreadable + 1 if read in found else 0
         report = replace(report, answers=tuple(answers), garbled=unreadable >= GARBLED_LOOKS)
-        return report, replace(posting, read=read, unreadable=unreadable), page
+        return report, replace(posting, read=read, unreadable=unreadable)
 
     # --- diagnose ------------------------------------------------------------------------------
 
-    def diagnose(self, posting: Posting, answer: _wire.Answer | None) -> e.Verdict:
-        """Why a call of this worker was lost: from what the worker says, its run and its log."""
+    def diagnose(
+        self, posting: Posting, calls: Sequence[e.Given], answer: _wire.Answer | None
+    ) -> tuple[e.Verdict, int]:
+        """Why calls of this worker were lost, and how many of them may have begun."""
         run, lines = None, []
         try:
             run = self._client.get_run(posting.job, posting.run_id)
-            lines = self._client.list_logs(posting.job, posting.run_id, limit=100)
+            lines = self._client.list_logs(posting.job, posting.run_id, limit=LOG_LINES)
         except PlatformError as error:
             _log.warning("run %s cannot be looked into: %s", posting.run_id, error)
-        tail = tuple(line.message.rstrip() for line in lines[-TAIL:])
+        said = [line.message.rstrip() for line in lines]
         if answer is not None:
-            return _said_by_worker(answer, run, tail)
-        memory = any(line.message.startswith(_MEMORY_LINE) for line in lines)
-        codes = [match for line in lines if (match := _EXIT_LINE.search(line.message))]
-        exit_code = int(codes[-1].group(1)) if codes else None
-        return e.Verdict(
-            run,
-            _end_of_run(run, memory, exit_code),
-            exit_code,
-            outside=run is not None and run.state is RunState.CANCELLED,
-            memory=memory,
-            log_tail=tail,
-        )
+            return told_by_worker(answer, run, part_of(said, calls[0])), 1
+        return told_by_run(run, said), begun(calls, said)
 
 
 def _numbered(outputs: Sequence[Output], token: str) -> dict[int, _wire.Answers | None]:
@@ -372,25 +378,3 @@ def _intact(answer: _wire.Answer) -> _wire.Answer:
     except ValueError as error:
         return replace(answer, kind=e.CORRUPT, data=None, text=str(error))
     return answer
-
-
-def _said_by_worker(answer: _wire.Answer, run: Run | None, tail: tuple[str, ...]) -> e.Verdict:
-    code = int(answer.detail) if answer.detail.lstrip("-").isdigit() else None
-    crashed = answer.kind == _wire.CRASHED
-    memory = answer.kind == _wire.MEMORY
-    reason = answer.text if crashed or memory else f"{answer.kind}: {answer.text}".rstrip(": ")
-    return e.Verdict(run, reason, code, memory=memory, crashed=crashed, log_tail=tail)
-
-
-def _end_of_run(run: Run | None, memory: bool, exit_code: int | None) -> str:
-    if memory:
-        return "its container was killed because it used more memory than it had asked for"
-    if run is None:
-        return "its container ended"
-    if run.state is RunState.CANCELLED:
-        return "its run was cancelled, and not by this pool"
-    code = "" if exit_code is None else f" with exit code {exit_code}"
-    error = f" ({run.error})" if run.error else ""
-    if run.state is RunState.FAILED:
-        return f"its container failed{code}{error}"
-    return f"its container ended ({run.said or run.state}){code}{error} without an answer"

@@ -34,21 +34,18 @@ from ._exceptions import BrokenContainerPool, PlatformError
 from ._exit import interpreter_exit
 from ._future import ContainerFuture
 from ._lane import Lane
-from ._ledger import Ledger, WorkItem
+from ._ledger import Hands, Ledger, WorkItem
 from ._mailbox import PYTHON, Mailbox, Posting, Recalled
+from ._pacing import linger, poll
 from ._scheduler import Scheduler
-from ._serialize import Outcome, lost_outcome, outcome_of
-from ._types import Container, TaskId, Template
+from ._serialize import Outcome
+from ._settling import ask_user, outcome_from, settle
+from ._types import Container, Template
 
 _log = logging.getLogger(__name__)
 
-#: The part of the budget that idle workers may spend on reading the inbox: one in so many.
-INBOX_SHARE = 4
-#: Bounds of a worker's pause between two looks at the inbox, in seconds.
-SHORTEST_POLL, LONGEST_POLL = 0.1, 30.0
-#: A worker ends by itself when the inbox has not changed for so long, in seconds, and at least
-#: so many idle timeouts: it must be longer than we are ever silent.
-LEASE, LEASE_TIMEOUTS = 3600.0, 2.0
+#: So many tasks that come at once are taken in together.
+MOST_AT_ONCE = 1000
 
 _FAILURES = (PlatformError, _wire.WireError, Recalled)
 _Goods = Any
@@ -62,7 +59,7 @@ class Pool:
     url: str
     container: Container | Template
     initializer: bytes | None
-    idle_timeout: float
+    lease: float
 
 
 @dataclass(slots=True)
@@ -92,6 +89,8 @@ class Manager:
         self._closed = False
         self.broken: Exception | None = None
         self._events: queue.SimpleQueue[tuple[Any, _Goods]] = queue.SimpleQueue()
+        self._ahead: tuple[Any, _Goods] | None = None  # the manager thread's, one event
+        self._beat = 0  # the manager thread's
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"civis-futures manager of {self.pool.name}", daemon=True
@@ -114,8 +113,10 @@ class Manager:
             e.Diagnose: self._diagnose,
             e.CancelRun: self._cancel_run,
             e.Archive: self._archive,
+            e.Judge: self._judge,
             e.Settle: self._settle,
             e.Lose: self._lose,
+            e.Again: lambda command: self._ledger.again(command),
             e.Drop: self._drop,
             e.Break: self._break,
             e.Finish: self._finish,
@@ -140,10 +141,11 @@ class Manager:
 
     def submit(
         self,
-        task: TaskId,
+        event: e.Submitted,
         future: ContainerFuture[Any],
         call: _wire.Blob | None,
         data: bytes | None,
+        retry_on: Callable[[BaseException], bool] | None = None,
     ) -> None:
         """Take in a task: its call, or else the bytes to upload.
 
@@ -151,10 +153,11 @@ class Manager:
             RuntimeError: the interpreter is about to exit.
             BrokenContainerPool: the pool can do no more work.
         """
-        item = WorkItem(task, future, call, data)
+        limit = event.terms.timeout
+        item = WorkItem(event.task, future, call, data, timeout=limit, retry_on=retry_on)
         with self._gate:
             self.raise_if_closed()
-            self._events.put((e.Submitted(task, upload=call is None), item))
+            self._events.put((event, item))
 
     def post(self, event: e.Event | _Defect, goods: _Goods = None) -> None:
         """Tell the manager what happened; of no effect after its end."""
@@ -184,7 +187,8 @@ class Manager:
                 if isinstance(event, _Defect):
                     raise event.error
                 self._ledger.take_in(event, goods)
-                for command in self.scheduler.advance(event, time.monotonic()):
+                more = self._more_tasks() if isinstance(event, e.Submitted) else ()
+                for command in self.scheduler.advance(event, time.monotonic(), more):
                     self._acts[type(command)](command)
         except BaseException as error:
             _log.critical("the pool %s has a defect", self.pool.name, exc_info=True)
@@ -198,6 +202,9 @@ class Manager:
             interpreter_exit.managers.discard(self)
 
     def _next(self) -> tuple[Any, _Goods]:
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            return ahead
         deadline = self.scheduler.deadline
         try:
             if deadline is None:
@@ -205,6 +212,21 @@ class Manager:
             return self._events.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             return e.Tick(), None
+
+    def _more_tasks(self) -> list[e.Event]:
+        """The tasks that have come meanwhile: taken in one by one, thousands would be slow."""
+        more: list[e.Event] = []
+        while len(more) < MOST_AT_ONCE:
+            try:
+                event, goods = self._events.get_nowait()
+            except queue.Empty:
+                break
+            if not isinstance(event, e.Submitted):
+                self._ahead = event, goods
+                break
+            self._ledger.take_in(event, goods)
+            more.append(event)
+        return more
 
     def _collapse(self, error: BaseException) -> None:
         """A defect of ours. Never silent: every future fails, and what runs is cancelled."""
@@ -224,8 +246,9 @@ class Manager:
         with self._gate:
             self._closed = True
             self.broken = reason = self.broken or broken or BrokenContainerPool("it was shut down")
-        while not self._events.empty():
-            event, goods = self._events.get()
+        while self._ahead is not None or not self._events.empty():
+            event, goods = self._ahead or self._events.get()
+            self._ahead = None
             if isinstance(event, e.Submitted):
                 self._ledger.take_in(event, goods)
                 self._lose(e.Lose(event.task, None, reason))
@@ -248,12 +271,12 @@ class Manager:
 
         lane.put(perform)
 
-    def _prepare(self, command: e.Prepare) -> None:
+    def _prepare(self, _: e.Prepare) -> None:
         self._on(
             self._posts,
             lambda: (
                 e.Prepared(),
-                self.mailbox.prepare(self.pool.name, command.inbox, self.pool.initializer),
+                self.mailbox.prepare(self.pool.name, self.pool.initializer),
             ),
             lambda error: e.PrepareFailed(error, _is_hopeless(error) or _is_stranger(error)),
         )
@@ -270,22 +293,25 @@ class Manager:
     def _launch(self, command: e.Launch) -> None:
         worker, station = command.worker, self._ledger.station
         assert station is not None, "no launch before Prepared"
+        readers, pace = len(self._ledger.postings) + 1, self.client.budget.pace
         order = _wire.Order(
             worker=secrets.token_hex(8),
             url=self.pool.url,
             python=PYTHON,
-            letter=self._ledger.letter(command.calls, stop=False),
-            inbox=station.inbox_id if command.inbox else None,
+            letter=self._ledger.letter(command.calls, stop=command.last),
+            inbox=station.inbox_id,
             initializer=station.initializer,
-            poll=_poll(1, self.client.budget.pace),
-            lease=max(LEASE, LEASE_TIMEOUTS * self.pool.idle_timeout),
+            poll=poll(readers, pace),
+            linger=linger(readers, pace),
+            lease=self.pool.lease,
         )
         title = f"{self.pool.name}, worker {worker}"
         wanted = self._ledger.wanted[worker] = [worker]
+        self._ledger.hands[worker] = Hands()
         self._ledger.give(worker, command.calls)
 
         def work() -> tuple[e.Event, Posting]:
-            job, run = self.mailbox.launch(title, order, station, wanted)
+            job, run = self.mailbox.launch(title, order, station, wanted, command.resources)
             return e.Launched(worker), Posting(worker, order.worker, job, run.id)
 
         self._on(
@@ -297,13 +323,16 @@ class Manager:
     def _write_inbox(self, command: e.WriteInbox) -> None:
         station = self._ledger.station
         assert station is not None, "no inbox before Prepared"
-        assert station.inbox_id is not None, "a pool without an inbox sends nothing"
         letters = {}
-        for worker, calls, stop in command.letters:
-            letters[self._ledger.postings[worker].token] = self._ledger.letter(calls, stop)
-            self._ledger.give(worker, calls)
-        inbox_id = station.inbox_id
-        inbox = _wire.Inbox(letters, _poll(command.workers, self.client.budget.pace))
+        for letter in command.letters:
+            token = self._ledger.postings[letter.worker].token
+            letters[token] = self._ledger.letter(letter.calls, letter)
+            self._ledger.give(letter.worker, letter.calls)
+        inbox_id, pace = station.inbox_id, self.client.budget.pace
+        self._beat += 1
+        inbox = _wire.Inbox(
+            letters, poll(command.workers, pace), linger(command.workers, pace), self._beat
+        )
 
         def work() -> tuple[e.Event, None]:
             self.mailbox.write_inbox(inbox_id, inbox)
@@ -333,13 +362,13 @@ class Manager:
         posting = self._ledger.postings[command.worker]
 
         def work() -> tuple[e.Event, None]:
-            verdict = self.mailbox.diagnose(posting, command.answer)
-            return e.Diagnosed(command.worker, command.tasks, verdict), None
+            verdict, begun = self.mailbox.diagnose(posting, command.calls, command.answer)
+            return e.Diagnosed(command.worker, command.calls, verdict, begun), None
 
         self._on(self._posts, work, _no_failure)
 
     def _cancel_run(self, command: e.CancelRun) -> None:
-        self._ledger.wanted[command.worker].clear()
+        self._ledger.wanted.get(command.worker, []).clear()
         posting = self._ledger.postings.get(command.worker)
         if posting is None:
             return  # the launch that is under way sees that it is not wanted
@@ -363,32 +392,33 @@ class Manager:
 
         self._on(self._posts, work, failed)
 
-    # --- commands that end a task --------------------------------------------------------------
+    # --- commands about the end of a task ------------------------------------------------------
+
+    def _judge(self, command: e.Judge) -> None:
+        item, cause = self._ledger.items[command.task], command.cause
+        outcome = outcome_from(cause, item.fetched, self._ledger.place(command.task))
+
+        def judge() -> None:
+            again, reason = ask_user(item.future, item.retry_on, outcome)
+            self.post(e.Judged(command.task, command.worker, cause, again, reason))
+
+        self._settlements.put(judge)
 
     def _settle(self, command: e.Settle) -> None:
-        answer = command.answer
-        item, place = self._ledger.settle(command.task, answer)
-
-        def outcome() -> Outcome:
-            data = item.fetched
-            if data is None and answer.data is not None:
-                data = answer.data.inline_data()
-            return outcome_of(answer, data, place, PYTHON)
-
-        self._put_outcome(item, outcome)
+        item, place = self._ledger.settle(command)
+        self._put_outcome(item, outcome_from(command.answer, item.fetched, place))
 
     def _lose(self, command: e.Lose) -> None:
-        item, place = self._ledger.remove(command.task)
-        self._put_outcome(item, lambda: lost_outcome(command.cause, place))
+        item, place = self._ledger.lose(command)
+        self._put_outcome(item, outcome_from(command.cause, None, place))
 
     def _drop(self, command: e.Drop) -> None:
         # `wait` and `as_completed` see a cancelled future only after this; it must happen once,
         # so it happens where every other end of a future does.
-        item, _ = self._ledger.remove(command.task)
-        self._put_outcome(item, Outcome)
+        self._put_outcome(self._ledger.drop(command.task), Outcome)
 
     def _put_outcome(self, item: WorkItem, make: Callable[[], Outcome]) -> None:
-        self._settlements.put(lambda: _put_outcome(item.future, make))
+        self._settlements.put(lambda: settle(item.future, make))
 
     def _finish(self, command: e.Finish) -> None:
         known = self._ledger.postings
@@ -400,26 +430,6 @@ class Manager:
     def _break(self, command: e.Break) -> None:
         with self._gate:
             self.broken = command.error
-
-
-def _put_outcome(future: ContainerFuture[Any], make: Callable[[], Outcome]) -> None:
-    """Claim the future, unless it was cancelled, and settle it; callbacks run in here."""
-    try:
-        outcome = make()
-    except BaseException as error:  # nothing may keep a future from its end
-        _log.exception("the outcome of %s cannot be told", future.task)
-        outcome = Outcome(exception=error)
-    if not future.set_running_or_notify_cancel():
-        return
-    if outcome.exception is not None:
-        future.set_exception(outcome.exception)
-    else:
-        future.set_result(outcome.result)
-
-
-def _poll(readers: int, pace: float) -> float:
-    """How long a worker may pause between two looks at the inbox: by budget, not by taste."""
-    return min(max(SHORTEST_POLL, readers * pace * INBOX_SHARE), LONGEST_POLL)
 
 
 def _is_hopeless(error: Exception) -> bool:

@@ -10,22 +10,46 @@ from dataclasses import dataclass
 #: Bounds of the pause between two looks, in seconds; in between the budget decides.
 SHORTEST_LOOK, LONGEST_LOOK = 0.05, 60.0
 #: A fresh budget affords a look every so many requests' worth of time (1 s at 1,000 per 300 s).
-LOOK_PACE = 10 / 3
+LOOK_PACE = 20 / 3
 #: While nothing happens each pause is so much longer than the last, up to so many first pauses.
 LOOK_GROWTH, LOOK_STRETCH = 1.25, 15.0
 #: So many failures in a row of one kind of request to the platform break the pool.
 HOPE = 5
+#: So many containers in a row that never start, before any has, break the pool.
+FALSE_STARTS = 2
 #: A platform that has not answered any look for so long, in seconds, is gone for good.
 OUTAGE = 3600.0
 #: When only the end of containers is waited for, so many failed looks in a row end the waiting.
 LAST_LOOKS = 4
 #: Bounds of the pause after a failure, in seconds, before jitter.
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+#: One part in so many of the budget is for the workers' looks at the inbox, and as much for their
+#: answers.
+INBOX_SHARE, ANSWER_SHARE = 4, 4
+#: Bounds of a worker's pause between two looks at the inbox, in seconds.
+SHORTEST_POLL, LONGEST_POLL = 0.1, 30.0
+#: Bounds of the time that an answer waits for others, in seconds.
+SHORTEST_LINGER, LONGEST_LINGER = 0.5, 30.0
+#: How many containers may start before one of them has shown that it can do the work; and twice
+#: as many after each of so many seconds.
+PROBES, PROBE_SECONDS = 2, 5.0
+#: A worker that has run for so many seconds, and said nothing, has reached the user's code.
+PROOF_SECONDS = 2.0
 
 
 def backoff(failures: int, chance: float) -> float:
     """Seconds to wait after so many failures in a row; `chance` in [0, 1) spreads them."""
     return float(min(FIRST_BACKOFF * 2.0 ** (failures - 1), LONGEST_BACKOFF)) * (0.5 + chance)
+
+
+def poll(readers: int, pace: float) -> float:
+    """How long a worker may pause between two looks at the inbox: by budget, not by taste."""
+    return min(max(SHORTEST_POLL, readers * pace * INBOX_SHARE), LONGEST_POLL)
+
+
+def linger(readers: int, pace: float) -> float:
+    """How long an answer may wait for others: a post takes two requests."""
+    return min(max(SHORTEST_LINGER, 2 * readers * pace * ANSWER_SHARE), LONGEST_LINGER)
 
 
 @dataclass(slots=True)
@@ -67,3 +91,31 @@ class Pause:
         self.length = self.shortest
         at = now + self.shortest
         self.at = min(self.at, at) if self.at > now else at
+
+
+@dataclass(slots=True)
+class Ramp:
+    """How wide a pool may be while nobody knows whether its containers can do the work at all.
+
+    An image without the needed module fails each call in the same way, and the first two tell.
+    But who waits for an answer before starting the rest makes everybody wait twice for a start;
+    so the width grows with time, too.
+    """
+
+    proven: bool = False
+    unfit: bool = False
+    begun: float | None = None
+
+    def start(self, now: float) -> None:
+        """A container is started."""
+        if self.begun is None:
+            self.begun = now
+
+    def width(self, now: float) -> tuple[int | None, float | None]:
+        """How many containers there may be (None: no limit), and when it may be more."""
+        if self.proven:
+            return None, None
+        if self.begun is None or self.unfit:
+            return PROBES, None
+        steps = int((now - self.begun) / PROBE_SECONDS + 1e-6)  # or it might wake a hair too soon
+        return PROBES * 2 ** min(steps, 30), self.begun + (steps + 1) * PROBE_SECONDS

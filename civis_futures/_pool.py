@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +14,20 @@ from ._mailbox import Mailbox
 from ._manager import Manager, Pool
 from ._scheduler import Scheduler
 from ._script import job_kind
+from ._serialize import load_call
 from ._state import Policy
 from ._types import Container, Template
+from ._wire import Blob
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A pool at work, and the logs of its runs."""
+    """A pool at work; the logs of its runs; how to load a call."""
 
     manager: Manager
     url: str
     logs: Shelf
+    load: Callable[[Blob], Callable[[], Any]]
 
 
 def open_pool(
@@ -52,7 +57,7 @@ def open_pool(
         scheduler=Scheduler(policy),
         mailbox=Mailbox(client, container),
         client=client,
-        pool=Pool(name, url, container, initializer, policy.idle_timeout),
+        pool=Pool(name, url, container, initializer, policy.lease),
         at_end=(lambda: None) if owned is None else owned.stop,
     )
     kind, budget = job_kind(container), client.budget
@@ -61,8 +66,12 @@ def open_pool(
         # A client of its own: logs are read after the pool is gone, too.
         return LogSource(PlatformClient(url, key, budget=budget), kind)
 
+    def load(call: Blob) -> Callable[[], Any]:
+        with closing(PlatformClient(url, key)) as reader:
+            return load_call(Mailbox(reader, container).fetch(call))
+
     manager.start()
-    return Opened(manager, url, Shelf(logs, reused=policy.max_tasks_per_worker != 1))
+    return Opened(manager, url, Shelf(logs, reused=policy.max_tasks_per_worker != 1), load)
 
 
 def _local_platform() -> Any:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -117,6 +117,14 @@ class Meter:
         totals.counts[TaskState.RUNNING] = running
         totals.counts[TaskState.QUEUED] = undone - running
         return totals
+
+
+def meter_for_map(iterables: Iterable[Iterable[Any]], chunksize: int) -> Meter:
+    """One for the calls of a `map`; where all say how long they are, it knows how many."""
+    sizes = [len(each) if isinstance(each, Sized) else None for each in iterables]
+    known = [size for size in sizes if size is not None]
+    expected = min(known) if known and len(known) == len(sizes) else 0
+    return Meter(-(-expected // chunksize))
 
 
 def progress(futures: Iterable[ContainerFuture[Any]]) -> Table:

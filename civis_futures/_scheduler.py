@@ -3,49 +3,60 @@
 A task is known from `Submitted` until exactly one of `Settle`, `Lose`, `Drop` names it; whatever
 comes of it later is ignored. Between the two it is in one phase::
 
-    UPLOADING ──> READY ──> HELD by one worker ──> FETCHING ──> Settle
-                    ^         │         │             │
-                 DELAYED <────┴─ LOSING ┴─────────────┘  (attempts left)   ──> Lose
+    UPLOADING ──> READY ──> HELD by one worker ──> FETCHING ──> (JUDGING) ──> Settle
+                    ^         │         │             │             │
+                 DELAYED <────┴─ LOSING ┴─────────────┴─────────────┘  (attempts left)  ──> Lose
                                                  from anywhere, on cancel  ──> Drop
 
-A worker is one container run::
-
-    LAUNCHING ──> ALIVE ──> CONCLUDING (over, with calls unanswered) ──> ARCHIVING ──> gone
-
-What always holds (`tests/test_scheduler.py` checks it after every event of random histories):
+What workers do is in `_fleet`. What always holds (`tests/test_scheduler.py` checks it after every
+event of random histories):
 
 1. A task is in one phase, and HELD tasks and the workers' lists of calls say the same.
 2. At most `max_workers` workers are launching or alive, whatever happens.
 3. A task ends once; the pool finishes once, with no task and no worker left.
 4. There is never a second look, inbox write or preparation in flight.
-5. A worker that is told to stop, or cancelled, is given no call; one without an inbox gets only
-   the calls of its launch; none gets more than `max_tasks_per_worker`.
+5. A worker that is told to stop, or cancelled, is given no call; one that is to end after its
+   first calls gets only those; none gets more than `max_tasks_per_worker`; and none gets a call
+   that needs a larger container.
 6. No task is attempted more often than 1 + `max_retries` times, not counting what surely never
-   began.
+   began, nor those that got more memory.
 7. While a task or a worker is left, a command is in flight or `deadline` is set: no waiting for
    nothing.
+8. A call that is given to a second worker surely never begins in the first one any more.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import _events as e
 from ._exceptions import BrokenContainerPool
-from ._pacing import HOPE, LAST_LOOKS, OUTAGE, Attempts, Pause, backoff
-from ._state import Policy, TaskPhase, Tasks, Worker, WorkerPhase
-from ._types import RunState, TaskId, WorkerId
-from ._wire import CALL_NOT_FETCHED, CRASHED, INITIALIZER, MEMORY, Answer
+from ._fleet import Fleet
+from ._pacing import FALSE_STARTS, HOPE, LAST_LOOKS, OUTAGE, Attempts, backoff
+from ._state import Policy, Task, TaskPhase, Tasks, Turn, Worker, WorkerPhase
+from ._types import TaskId
+from ._wire import (
+    CALL_NOT_FETCHED,
+    CRASHED,
+    INITIALIZER,
+    MEMORY,
+    RETURNED,
+    REVOKED,
+    TIMED_OUT,
+    Answer,
+)
 
 _Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
 
 #: How often a run that is over is read again before an answer counts as missing.
 REREADS = 2
-#: A cancel that shows no effect is repeated after so many seconds.
-CANCEL_AGAIN = 30.0
+#: A call that goes on for so many seconds after its timeout is ended with its container.
+TIMEOUT_GRACE = 60.0
+#: Answers of calls that were lost.
+_LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, e.CORRUPT)
 
 
 @dataclass
@@ -58,18 +69,14 @@ class Scheduler:
     def __post_init__(self) -> None:
         """Start with nothing: no task, no worker, and a platform that does not know us."""
         self.tasks = Tasks()
-        self.workers: dict[WorkerId, Worker] = {}
+        self.fleet = Fleet(self.policy, self.tasks)
         self.deadline: float | None = None  # when to send a Tick, at the latest
         self._known = False  # Prepared has come
-        self._preparing, self._launching = Attempts(), Attempts()
-        self._writing, self._looking = Attempts(), Attempts()
-        self._inbox_stale = False
-        self._pause = Pause()
+        self._preparing = Attempts()
         self._closing = self._finished = False
         self._broken: Exception | None = None
-        self._last_worker = 0
-        self._now = self._last_look = 0.0
-        self._out: list[e.Command] = []
+        self._last_look = 0.0
+        self._turn = Turn(0.0)
         self._steps: dict[type, Callable[[Any], None]] = {
             e.Submitted: self._submitted,
             e.Uploaded: self._uploaded,
@@ -79,45 +86,64 @@ class Scheduler:
             e.PrepareFailed: self._prepare_failed,
             e.Launched: self._launched,
             e.LaunchFailed: self._launch_failed,
-            e.InboxWritten: self._inbox_written,
+            e.InboxWritten: lambda _: self.fleet.written(self._turn),
             e.InboxFailed: self._inbox_failed,
             e.Looked: self._looked,
             e.LookFailed: self._look_failed,
             e.Fetched: self._fetched,
             e.FetchFailed: self._fetch_failed,
             e.Diagnosed: self._diagnosed,
-            e.RunCancelled: lambda _: self._pause.soon(self._now),
+            e.Judged: self._judged,
+            e.RunCancelled: lambda _: self.fleet.pause.soon(self._turn.now),
             e.Archived: self._archived,
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: lambda event: self._break(event.error),
             e.Tick: lambda _: None,
         }
 
-    def advance(self, event: e.Event, now: float) -> list[e.Command]:
-        """Take in one event at time `now` (monotonic, seconds); what to do about it, in order."""
-        self._now, self._out, self.deadline = now, [], None
+    def advance(self, event: e.Event, now: float, more: Iterable[e.Event] = ()) -> list[e.Command]:
+        """Take in an event at time `now` (monotonic, seconds), and perhaps `more` that came with
+        it; what to do about it, in order.
+        """
+        turn = self._turn = Turn(now)
         self._steps[type(event)](event)
+        for another in more:
+            self._steps[type(another)](another)
         if (at := self.tasks.wake(now)) is not None:
-            self._wake(at)
+            turn.wake(at)
+        self._expire()
         self._prepare()
-        self._give()
-        self._launch()
-        self._let_go()
-        self._cancel_again()
-        self._write_inbox()
-        self._look()
-        if self._closing and not (self.tasks.known or self.workers or self._busy()):
-            self._finish()
-        return self._out
+        if self._known:
+            self.fleet.give(turn)
+            self.fleet.launch(turn)
+            self.fleet.even_out(turn)
+        self.fleet.let_go(turn, self._more_may_come())
+        self.fleet.cancel_again(turn)
+        self.fleet.write(turn)
+        self.fleet.look(turn)
+        self._finish_if_done()
+        self.deadline = turn.deadline
+        return turn.out
 
     # --- tasks ---------------------------------------------------------------------------------
 
     def _submitted(self, event: e.Submitted) -> None:
-        self.tasks.add(event.task, TaskPhase.UPLOADING if event.upload else TaskPhase.READY)
+        phase = TaskPhase.UPLOADING if event.upload else TaskPhase.READY
+        limit = event.terms.queue_timeout
+        self.tasks.add(
+            event.task,
+            Task(
+                phase,
+                event.terms,
+                event.terms.resources,
+                event.size,
+                None if limit is None else self._turn.now + limit,
+            ),
+        )
         if self._broken is not None:  # it was under way when the pool broke
-            self._end(event.task, e.Lose(event.task, None, self._broken))
+            self._end(e.Lose(event.task, None, self._broken))
         elif event.upload:
-            self._out.append(e.Upload(event.task))
+            self._turn.do(e.Upload(event.task))
 
     def _uploaded(self, event: e.Uploaded) -> None:
         if event.task in self.tasks.known:
@@ -125,287 +151,279 @@ class Scheduler:
 
     def _upload_failed(self, event: e.UploadFailed) -> None:
         if event.task in self.tasks.known:
-            self._end(event.task, e.Lose(event.task, None, event.error))
+            self._end(e.Lose(event.task, None, event.error))
 
     def _cancel_requested(self, event: e.CancelRequested) -> None:
-        task = self.tasks.known.get(event.task)
-        if task is None:
-            return
-        self._end(event.task, e.Drop(event.task))
+        if event.task in self.tasks.known:
+            self._give_up(e.Drop(event.task))
+
+    def _give_up(self, last_word: e.Lose | e.Drop) -> None:
+        """End a task before its call has ended, and so the call as well."""
+        task = self.tasks.known[last_word.task]
+        self._end(last_word)
         if task.phase is TaskPhase.HELD and task.worker is not None:
-            worker = self.workers[task.worker]
-            begun = worker.calls[0] == event.task
-            worker.calls.remove(event.task)
-            # Calls run in order: the first unanswered one may be running, and only the end of
-            # its container surely ends it. One further back has not begun: the inbox drops it.
-            if begun:
-                self._cancel(worker)
-            else:
-                self._inbox_stale = True
+            call = (last_word.task, task.given)
+            self.fleet.release(self._turn, call, self.fleet.workers[task.worker])
 
     def _answered(self, worker: Worker, answer: Answer) -> None:
-        task = self.tasks.known.get(TaskId(answer.task))
-        if task is None or task.phase is not TaskPhase.HELD or task.worker != worker.id:
-            return  # it came twice, or too late
-        if task.given != answer.attempt:
-            return  # likewise, and the same worker has the task again
         name = TaskId(answer.task)
-        worker.calls.remove(name)
-        worker.idle_since = self._now
-        if answer.kind == INITIALIZER:
+        call = (name, answer.attempt)
+        if call not in worker.calls:
+            return  # it came twice, or too late
+        wanted = self.tasks.holds(call, worker)
+        worker.drop(call)
+        worker.idle_since = worker.since = self._turn.now
+        self.fleet.learn(answer)
+        if not wanted:
+            return
+        if answer.kind == REVOKED:
+            self._again(name)
+        elif answer.kind == INITIALIZER:
             self._break(
                 BrokenContainerPool(f"the initializer failed in a container:\n{answer.text}")
             )
-        elif answer.kind in (CRASHED, MEMORY, CALL_NOT_FETCHED, e.CORRUPT):
+        elif answer.kind in _LOST:
             self.tasks.move(name, TaskPhase.LOSING)
-            self._out.append(e.Diagnose(worker.id, (name,), answer))
+            self._turn.do(e.Diagnose(worker.id, (call,), answer))
         elif answer.data is not None and answer.data.file_id is not None:
             self.tasks.move(name, TaskPhase.FETCHING)
-            self._out.append(e.Fetch(name, answer))
+            self._turn.do(e.Fetch(name, answer))
         else:
-            self._end(name, e.Settle(name, worker.id, answer))
+            self._settle(name, answer)
 
     def _fetched(self, event: e.Fetched) -> None:
-        task = self.tasks.known.get(event.task)
-        if task is not None and task.worker is not None:
-            self._end(event.task, e.Settle(event.task, task.worker, event.answer))
+        if event.task in self.tasks.known:
+            self._settle(event.task, event.answer)
 
     def _fetch_failed(self, event: e.FetchFailed) -> None:
-        task = self.tasks.known.get(event.task)
-        if task is not None:
+        if event.task in self.tasks.known:
             self._lost(event.task, e.Verdict(None, f"its result was lost: {event.error}"))
+
+    def _settle(self, name: TaskId, answer: Answer) -> None:
+        """A call has ended; if the user wants a word on that, ask."""
+        task = self.tasks.known[name]
+        assert task.worker is not None, "who answers is a worker"
+        if answer.kind == RETURNED or not self._judge(name, answer):
+            self._end(e.Settle(name, task.worker, answer))
+
+    def _judge(self, name: TaskId, cause: Answer | e.Verdict) -> bool:
+        task = self.tasks.known[name]
+        if not task.terms.judged or task.attempts >= task.terms.max_retries or task.worker is None:
+            return False
+        self.tasks.move(name, TaskPhase.JUDGING)
+        self._turn.do(e.Judge(name, task.worker, cause))
+        return True
+
+    def _judged(self, event: e.Judged) -> None:
+        task = self.tasks.known.get(event.task)
+        if task is None:
+            return
+        if event.again:
+            task.attempts += 1
+            self._delay(e.Again(event.task, event.worker, event.cause, event.reason))
+        elif isinstance(event.cause, Answer):
+            self._end(e.Settle(event.task, event.worker, event.cause))
+        else:
+            self._end(e.Lose(event.task, event.worker, event.cause))
 
     def _lost(self, name: TaskId, verdict: e.Verdict) -> None:
         """An attempt has failed through no fault of the function: again, or the end."""
         task = self.tasks.known[name]
-        task.attempts += 1
+        again = e.Again(name, task.worker, verdict)
+        if verdict.memory and task.grow():
+            self._delay(again)
+            return
+        if verdict.timed_out and self._judge(name, verdict):
+            return
         # Who cancels a run on the platform does not want it to come back.
-        if verdict.outside or task.attempts > self.policy.max_retries:
-            self._end(name, e.Lose(name, task.worker, verdict))
+        final = verdict.outside or verdict.timed_out or task.attempts >= task.terms.max_retries
+        if final:
+            self._end(e.Lose(name, task.worker, verdict))
         else:
-            self.tasks.delay(name, self._now + backoff(task.attempts, self.jitter()))
+            task.attempts += 1
+            self._delay(again)
 
-    def _end(self, name: TaskId, last_word: e.Settle | e.Lose | e.Drop) -> None:
-        self.tasks.remove(name)
-        self._out.append(last_word)
+    def _delay(self, again: e.Again) -> None:
+        """The next attempt, after a while."""
+        task = self.tasks.known[again.task]
+        pause = backoff(max(task.attempts, 1), self.jitter())
+        self.tasks.delay(again.task, self._turn.now + pause)
+        self._turn.do(again)
 
-    # --- giving calls to workers ---------------------------------------------------------------
+    def _again(self, name: TaskId) -> None:
+        """It surely never began, so this does not count."""
+        self.tasks.delay(name, self._turn.now)
+        self._turn.do(e.Again(name))
+        self._expire_if_due(name)
+
+    def _end(self, last_word: e.Settle | e.Lose | e.Drop) -> None:
+        self.tasks.remove(last_word.task)
+        self._turn.do(last_word)
+
+    # --- time limits ---------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        """End the tasks that should have begun by now and have not."""
+        names, at = self.tasks.expired(self._turn.now)
+        if at is not None:
+            self._turn.wake(at)
+        for name in names:
+            self._expire_if_due(name)
+
+    def _expire_if_due(self, name: TaskId) -> None:
+        task = self.tasks.known[name]
+        if task.expires is None or task.expires > self._turn.now or task.attempts:
+            return
+        worker = None if task.worker is None else self.fleet.workers.get(task.worker)
+        if task.phase is TaskPhase.HELD and worker is not None and worker.running:
+            self.fleet.take_back(self._turn, (name, task.given), worker)
+        elif task.phase in (
+            TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED, TaskPhase.HELD,
+        ):  # fmt: skip
+            reason = f"it had not begun after its queue_timeout of {task.terms.queue_timeout:g} s"
+            self._give_up(e.Lose(name, task.worker, e.Verdict(None, reason, timed_out=True)))
+
+    def _overrun(self, worker: Worker) -> None:
+        """A worker ends a call that takes too long; should it not, its container ends."""
+        call, timeout = self.tasks.first_timeout(worker)
+        if timeout is not None and self._turn.now > worker.since + timeout + TIMEOUT_GRACE:
+            reason = f"it ran for longer than its timeout of {timeout:g} seconds"
+            self._give_up(e.Lose(call, worker.id, e.Verdict(None, reason, timed_out=True)))
+
+    # --- the platform and its workers ----------------------------------------------------------
 
     def _prepare(self) -> None:
         waiting = self.tasks.count[TaskPhase.READY] and not self._known
-        if waiting and self._may(self._preparing):
+        if waiting and self._turn.may(self._preparing):
             self._preparing.busy = True
-            self._out.append(e.Prepare(self.policy.max_tasks_per_worker != 1))
+            self._turn.do(e.Prepare())
 
     def _prepared(self, _: e.Prepared) -> None:
         self._preparing = Attempts()
         self._known = True
+        self.fleet.opened(self._turn)
 
     def _prepare_failed(self, event: e.PrepareFailed) -> None:
         self._failed(self._preparing, event, "the platform cannot be used", patient=False)
 
-    def _give(self) -> None:
-        """Calls for the workers that run and have room."""
-        if not self._known:
-            return
-        for worker in filter(lambda worker: worker.listens, self.workers.values()):
-            if self._fill(worker):
-                worker.stop = worker.taken == self.policy.max_tasks_per_worker
-                self._inbox_stale = True
-                self._pause.soon(self._now)
-
-    def _launch(self) -> None:
-        """New workers for the calls that are left, while there is room for workers."""
-        room = self.policy.max_workers - sum(worker.open for worker in self.workers.values())
-        while room > 0 and self._known and self.tasks.count[TaskPhase.READY]:
-            if not self._may(self._launching):
-                return
-            room -= 1
-            self._last_worker += 1
-            worker = Worker(WorkerId(self._last_worker), True, (), [], 0)
-            self.workers[worker.id] = worker
-            self._fill(worker)
-            worker.first = self._given(worker.calls)
-            worker.inbox = worker.taken != self.policy.max_tasks_per_worker
-            self._out.append(e.Launch(worker.id, worker.first, worker.inbox))
-
-    def _fill(self, worker: Worker) -> tuple[TaskId, ...]:
-        """Give a worker as many calls as it may have."""
-        room = self.policy.calls_per_worker - len(worker.calls)
-        if self.policy.max_tasks_per_worker is not None:
-            room = min(room, self.policy.max_tasks_per_worker - worker.taken)
-        return self.tasks.give(room, worker)
-
-    def _given(self, names: list[TaskId]) -> tuple[e.Given, ...]:
-        return tuple((name, self.tasks.known[name].given) for name in names)
-
-    def _write_inbox(self) -> None:
-        if not self._inbox_stale or self._writing.busy or not self._may(self._writing):
-            return
-        self._inbox_stale = False
-        readers = [w for w in self.workers.values() if w.inbox and w.alive]
-        letters = []
-        for worker in readers:
-            calls = tuple(call for call in self._given(worker.calls) if call not in worker.first)
-            if calls or worker.stop:
-                letters.append((worker.id, calls, worker.stop))
-        if readers:  # even if there is no letter: a call that was dropped must not stay in there
-            self._writing.busy = True
-            self._out.append(e.WriteInbox(tuple(letters), len(readers)))
-
-    def _inbox_written(self, _: e.InboxWritten) -> None:
-        self._writing = Attempts()
-
     def _inbox_failed(self, event: e.InboxFailed) -> None:
-        self._inbox_stale = True
-        self._failed(self._writing, event, "calls cannot be sent", patient=False)
-
-    # --- workers -------------------------------------------------------------------------------
+        self.fleet.write_failed()
+        self._failed(self.fleet.writing, event, "calls cannot be sent", patient=False)
 
     def _launched(self, event: e.Launched) -> None:
-        self._launching, self._last_look = Attempts(), self._now
-        worker = self.workers[event.worker]
-        worker.phase = WorkerPhase.ALIVE
-        worker.idle_since = self._now
-        self._pause.soon(self._now)
-        if worker.cancelled:
-            self._cancel(worker)
+        self._last_look = self._turn.now
+        self.fleet.launched(self._turn, self.fleet.workers[event.worker])
 
     def _launch_failed(self, event: e.LaunchFailed) -> None:
-        worker = self.workers.pop(event.worker)
-        # As long as containers run, their calls go on, and so may the rest later. One that was
-        # cancelled meanwhile has not failed.
-        patient = any(other.alive for other in self.workers.values())
+        worker = self.fleet.workers.pop(event.worker)
+        # One that was cancelled meanwhile has not failed.
         if not worker.cancelled:
-            self._failed(self._launching, event, "no container can be started", patient)
-        for name in worker.calls:  # none of them has begun
-            if name in self.tasks.known:
-                self.tasks.delay(name, self._now)
+            patient = self._others_run(worker)
+            self._failed(self.fleet.launching, event, "no container can be started", patient)
+        for call in worker.calls:
+            if self.tasks.holds(call, worker):
+                self._again(call[0])
 
-    def _let_go(self) -> None:
-        """Idle workers end: at once if no task can come, else after `idle_timeout`."""
-        coming = len(self.tasks.known) - self.tasks.count[TaskPhase.HELD]
-        for worker in self.workers.values():
-            if worker.calls or not worker.listens:
-                continue
-            leave_at = worker.idle_since + self.policy.idle_timeout
-            if leave_at > self._now and not (self._closing and not coming):
-                self._wake(leave_at)
-            elif worker.state is RunState.QUEUED:
-                self._cancel(worker)  # it reads no inbox before it has started
-            else:
-                worker.stop = self._inbox_stale = True
-                self._pause.soon(self._now)
-
-    def _cancel(self, worker: Worker) -> None:
-        """Stop its run; if the launch is still under way, then so that it starts none."""
-        worker.cancelled = True
-        worker.cancel_at = self._now + CANCEL_AGAIN
-        self._pause.soon(self._now)
-        self._out.append(e.CancelRun(worker.id))
-
-    def _cancel_again(self) -> None:
-        for worker in self.workers.values():
-            if worker.cancelled and worker.alive:
-                if worker.cancel_at <= self._now:
-                    self._cancel(worker)
-                self._wake(worker.cancel_at)
-
-    def _diagnosed(self, event: e.Diagnosed) -> None:
-        worker = self.workers.get(event.worker)
-        for number, name in enumerate(event.tasks):
-            task = self.tasks.known.get(name)
-            if task is None or task.worker != event.worker:
-                continue
-            if number == 0:
-                self._lost(name, event.verdict)
-            else:  # calls run in order, so this one had not begun
-                self.tasks.delay(name, self._now)
-        if worker is not None and worker.phase is WorkerPhase.CONCLUDING:
-            self._archive(worker)
-
-    def _archive(self, worker: Worker) -> None:
-        worker.calls = []
-        worker.phase = WorkerPhase.ARCHIVING
-        self._out.append(e.Archive(worker.id))
-
-    def _archived(self, event: e.Archived) -> None:
-        self.workers.pop(event.worker, None)
-
-    # --- looks ---------------------------------------------------------------------------------
-
-    def _look(self) -> None:
-        watched = [w for w in self.workers.values() if w.alive]
-        if not watched or not self._may(self._looking):
-            return
-        if self._pause.at > self._now:
-            self._wake(self._pause.at)
-            return
-        self._looking.busy = True
-        self._out.append(e.Look(tuple((worker.id, worker.reading) for worker in watched)))
+    def _others_run(self, worker: Worker) -> bool:
+        """As long as containers run, their calls go on, and so may the rest later."""
+        return any(other.alive and other is not worker for other in self.fleet.workers.values())
 
     def _looked(self, event: e.Looked) -> None:
-        self._looking, self._last_look = Attempts(), self._now
-        seen = [
-            (worker, report)
-            for report in event.reports
-            if (worker := self.workers.get(report.worker)) and worker.alive
-        ]
-        states = [worker.state for worker, _ in seen]
-        over = [
-            (worker, report.complete)
-            for worker, report in seen
-            if report.run is not None and worker.is_over(report.run, self._now)
-        ]
+        self._last_look = self._turn.now
+        seen = self.fleet.looked(self._turn, event)
         # As they ended, so that as_completed yields them in that order.
-        answers = [(worker, answer) for worker, report in seen for answer in report.answers]
+        answers = [(each.worker, answer) for each in seen for answer in each.report.answers]
         for worker, answer in sorted(answers, key=lambda pair: pair[1].finished):
             self._answered(worker, answer)
-        for worker, report in seen:
-            if report.garbled and worker.calls:
-                self._give_up(worker)
-        for worker, complete in over:
-            self._conclude(worker, complete)
-        news = bool(answers) or states != [worker.state for worker, _ in seen]
-        self._pause.after(self._now, news=news, cost=event.cost, pace=event.pace)
+        for each in seen:
+            if each.report.garbled and each.worker.calls:
+                self._give_up_reading(each.worker)
+            if each.over:
+                self._conclude(each.worker, each.report.complete)
+            else:
+                self._overrun(each.worker)
+        for call in self.fleet.freed():
+            self._again(call[0])
 
     def _look_failed(self, event: e.LookFailed) -> None:
         # A failed look says nothing of any task: an outage passes, unless the key is refused.
-        refused = event.hopeless and self._looking.failures + 1 >= HOPE
-        patient = not refused and self._now - self._last_look < OUTAGE
-        self._failed(self._looking, event, "runs cannot be watched", patient)
-        if self._closing and not self.tasks.known and self._looking.failures >= LAST_LOOKS:
+        looking = self.fleet.looking
+        refused = event.hopeless and looking.failures + 1 >= HOPE
+        patient = not refused and self._turn.now - self._last_look < OUTAGE
+        self._failed(looking, event, "runs cannot be watched", patient)
+        if self._closing and not self.tasks.known and looking.failures >= LAST_LOOKS:
             self._finish()
 
     def _conclude(self, worker: Worker, complete: bool) -> None:
         """A run is over. Answers may show up late: read again before a call counts as lost."""
         worker.rereads += 1.0 if complete else 0.1
-        if not worker.calls:
-            self._archive(worker)
-        elif worker.cancelled:  # for the sake of another call; these had not begun
-            for name in worker.calls:
-                self.tasks.delay(name, self._now)
-            self._archive(worker)
+        held = [call for call in worker.calls if self.tasks.holds(call, worker)]
+        if not held:
+            self.fleet.archive(self._turn, worker)
+        elif worker.cancelled:  # for the sake of another call
+            for name, _ in held:
+                self._again(name)
+            self.fleet.archive(self._turn, worker)
         elif worker.rereads > REREADS:
             if not worker.state.over:  # a state nobody knows, for too long: make sure
-                self._out.append(e.CancelRun(worker.id))
+                self._turn.do(e.CancelRun(worker.id))
             worker.phase = WorkerPhase.CONCLUDING
-            answer = Answer(worker.calls[0], e.CORRUPT) if worker.garbled else None
-            self._out.append(e.Diagnose(worker.id, tuple(worker.calls), answer))
+            answer = Answer(held[0][0], e.CORRUPT) if worker.garbled else None
+            self._turn.do(e.Diagnose(worker.id, tuple(held), answer))
 
-    def _give_up(self, worker: Worker) -> None:
+    def _give_up_reading(self, worker: Worker) -> None:
         """Its answers cannot be read, so its calls will be lost: end it, and then they are."""
         if not worker.garbled:
             worker.garbled = True
-            self._out.append(e.CancelRun(worker.id))
+            self._turn.do(e.CancelRun(worker.id))
+
+    def _diagnosed(self, event: e.Diagnosed) -> None:
+        worker = self.fleet.workers.get(event.worker)
+        if event.verdict.unstarted and worker is not None:
+            self._false_start(worker, event.verdict)
+        for number, (name, given) in enumerate(event.calls):
+            task = self.tasks.known.get(name)
+            if task is None or (task.worker, task.given) != (event.worker, given):
+                continue
+            if number < event.begun and not event.verdict.unstarted:
+                self._lost(name, event.verdict)
+            else:
+                self._again(name)
+        if worker is not None and worker.phase is WorkerPhase.CONCLUDING:
+            self.fleet.archive(self._turn, worker)
+
+    def _false_start(self, worker: Worker, verdict: e.Verdict) -> None:
+        """A container that never ran the worker. If none has, then none will."""
+        starting = self.fleet.starting
+        lines = "".join(f"\n  {line}" for line in verdict.log_tail)
+        error = BrokenContainerPool(f"{verdict.reason}{lines}")
+        hopeless = not self.fleet.ramp.proven and starting.failures + 1 >= FALSE_STARTS
+        event = e.LaunchFailed(worker.id, error, hopeless)
+        patient = any(other.running for other in self.fleet.workers.values())
+        self._failed(starting, event, "no container can be started", patient)
+
+    def _archived(self, event: e.Archived) -> None:
+        self.fleet.workers.pop(event.worker, None)
 
     # --- the end -------------------------------------------------------------------------------
+
+    def _more_may_come(self) -> bool:
+        """Whether there will be calls for a worker that has none."""
+        if not self._closing:
+            return True
+        coming = len(self.tasks.known) - self.tasks.count[TaskPhase.HELD]
+        return bool(coming) or any(w.held > 1 for w in self.fleet.workers.values())
+
+    def _finish_if_done(self) -> None:
+        busy = self._preparing.busy or self.fleet.busy()
+        if self._closing and not (self.tasks.known or self.fleet.workers or busy):
+            self._finish()
 
     def _finish(self) -> None:
         if not self._finished:
             self._finished = True
-            self._out.append(e.Finish(tuple(self.workers)))
-            self.workers.clear()
+            self._turn.do(e.Finish(tuple(self.fleet.workers)))
+            self.fleet.workers.clear()
 
     def _shutdown_requested(self, _: e.ShutdownRequested) -> None:
         self._closing = True
@@ -415,34 +433,18 @@ class Scheduler:
         if self._broken is not None:
             return
         self._broken, self._closing = error, True
-        self._looking.failures = 0  # the cancels below have chances of their own to be seen
-        self._out.append(e.Break(error))
+        self.fleet.looking.failures = 0  # the cancels below have chances of their own to be seen
+        self._turn.do(e.Break(error))
         for name, task in list(self.tasks.known.items()):
-            self._end(name, e.Lose(name, task.worker, error))
-        for worker in self.workers.values():
-            worker.calls = []
+            self._end(e.Lose(name, task.worker, error))
+        for worker in self.fleet.workers.values():
+            worker.calls, worker.revoked = [], set()
             if worker.open and not worker.cancelled:
-                self._cancel(worker)
+                self.fleet.cancel(self._turn, worker)
 
     def _failed(self, attempts: Attempts, event: _Failure, what: str, patient: bool) -> None:
-        attempts.fail(self._now, self.jitter())
+        attempts.fail(self._turn.now, self.jitter())
         if (event.hopeless or attempts.failures >= HOPE) and not patient:
             broken = BrokenContainerPool(f"{what}: {event.error}")
             broken.__cause__ = event.error
             self._break(broken)
-
-    # --- time ----------------------------------------------------------------------------------
-
-    def _may(self, attempts: Attempts) -> bool:
-        if attempts.busy:
-            return False
-        if attempts.not_before > self._now:
-            self._wake(attempts.not_before)
-            return False
-        return True
-
-    def _wake(self, at: float) -> None:
-        self.deadline = at if self.deadline is None else min(self.deadline, at)
-
-    def _busy(self) -> bool:
-        return self._preparing.busy or self._writing.busy or self._looking.busy

@@ -26,9 +26,11 @@ from ._exceptions import (
     OutcomeUnpicklingError,
     RemoteTraceback,
     TaskError,
+    TaskTimeoutError,
     WorkerCrashedError,
     WorkerMemoryError,
 )
+from ._types import Attempt
 
 PROTOCOL = 5
 
@@ -42,12 +44,24 @@ class Place:
     job_id: int | None = None
     run_id: int | None = None
     job_url: str | None = None
+    attempts: tuple[Attempt, ...] = ()
 
     def __str__(self) -> str:
         """As a clause: who ran where."""
         if self.run_id is None:
             return self.task
         return f"{self.task} in run {self.run_id} of job {self.job_id} ({self.job_url})"
+
+    @property
+    def history(self) -> str:
+        """What happened to the attempts before the last one, a line each; empty if none."""
+        if len(self.attempts) < 2:
+            return ""
+        lines = [
+            f"\n  attempt {number} in run {attempt.run_id}: {attempt.reason}"
+            for number, attempt in enumerate(self.attempts[:-1], 1)
+        ]
+        return f"\nIt was attempt {len(self.attempts)}. Before that:" + "".join(lines)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -93,6 +107,16 @@ def _dumps(task: str, value: Any) -> bytes:
     return data
 
 
+def load_call(data: bytes) -> Callable[[], Any]:
+    """The call that these bytes are, to be made here."""
+    parts = pickle.loads(data)
+    if len(parts) == 2:
+        each, rows = parts
+        return lambda: [each(*row) for row in rows]
+    function, args, kwargs = parts
+    return lambda: function(*args, **kwargs)
+
+
 def outcome_of(answer: _wire.Answer, data: bytes | None, place: Place, python: str) -> Outcome:
     """The outcome that an answer tells; `data` are its checked bytes, `python` our version."""
     if answer.kind == _wire.RETURNED:
@@ -120,7 +144,7 @@ def _raised(answer: _wire.Answer, data: bytes | None, place: Place) -> Outcome:
         return Outcome(exception=lost)
     with contextlib.suppress(Exception):  # an exception may refuse any attribute
         exception.__cause__ = RemoteTraceback(answer.text)
-        exception.add_note(f"Raised by {place}.")
+        exception.add_note(f"Raised by {place}.{place.history}{_tail(answer.log)}")
     return Outcome(exception=exception)
 
 
@@ -182,14 +206,14 @@ def lost_outcome(cause: Verdict | Exception, place: Place) -> Outcome:
         lost = CallLostError(f"{place} could not be sent: {_brief(cause)}", **place.details)
         lost.__cause__ = cause
         return Outcome(exception=lost)
+    if cause.timed_out:
+        return Outcome(exception=_timed_out(cause, place))
     kind: type[CallLostError] = CallLostError
     if cause.memory:
         kind = WorkerMemoryError
     elif cause.crashed:
         kind = WorkerCrashedError
-    message = f"{place} was lost: {cause.reason}"
-    if cause.log_tail:
-        message += "\nThe last lines of its log:\n" + "\n".join(f"  {x}" for x in cause.log_tail)
+    message = f"{place} was lost: {cause.reason}{place.history}{_tail(cause.log_tail)}"
     return Outcome(
         exception=kind(
             message,
@@ -199,6 +223,18 @@ def lost_outcome(cause: Verdict | Exception, place: Place) -> Outcome:
             **place.details,
         )
     )
+
+
+def _timed_out(cause: Verdict, place: Place) -> TaskTimeoutError:
+    message = f"{place} was given up: {cause.reason}{place.history}{_tail(cause.log_tail)}"
+    return TaskTimeoutError(message, log_tail=cause.log_tail, **place.details)
+
+
+def _tail(lines: Sequence[str]) -> str:
+    """The last lines of a log, as the end of a message."""
+    if not lines:
+        return ""
+    return "\nThe last lines of its log:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _brief(error: BaseException) -> str:

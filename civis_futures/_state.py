@@ -6,26 +6,42 @@ Only the scheduler writes these. The phases are drawn in its docstring.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from heapq import heappop, heappush
 
-from ._events import Given, Reading
-from ._types import Run, RunState, TaskId, WorkerId
+from ._events import Command, Given, Reading
+from ._pacing import Attempts, Pause
+from ._types import ANY_RESOURCES, PLAIN_TERMS, Resources, Run, RunState, TaskId, Terms, WorkerId
 
 #: A run state nobody has heard of may last so long before the run counts as over, in seconds.
 UNKNOWN_STATE_PATIENCE = 300.0
 
 
+#: What may be in the inbox for all workers together, and in one order, in bytes of calls.
+INBOX_BYTES, ORDER_BYTES = 800_000, 80_000
+#: What a call takes besides its bytes.
+CALL_BYTES = 300
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the user asked for. `calls_per_worker`: unanswered calls a worker may hold at once."""
+    """What the user asked for; times in seconds.
+
+    `calls_per_worker` limits how many unanswered calls a worker may hold at once; None is for as
+    many as seem useful.
+    """
 
     max_workers: int
     max_tasks_per_worker: int | None = None
     idle_timeout: float = 60.0
-    max_retries: int = 0
-    calls_per_worker: int = 1
+    calls_per_worker: int | None = None
+    lease: float = 3600.0
+
+    @property
+    def letter_bytes(self) -> int:
+        """What the calls in the letter of one worker may take."""
+        return min(INBOX_BYTES // self.max_workers, ORDER_BYTES)
 
 
 class TaskPhase(Enum):
@@ -37,6 +53,7 @@ class TaskPhase(Enum):
     HELD = auto()
     LOSING = auto()
     FETCHING = auto()
+    JUDGING = auto()
 
 
 class WorkerPhase(Enum):
@@ -53,9 +70,22 @@ class Task:
     """One task that has not ended."""
 
     phase: TaskPhase
+    terms: Terms = PLAIN_TERMS
+    resources: Resources = ANY_RESOURCES
+    size: int = 0
+    expires: float | None = None  # when it must have begun
     worker: WorkerId | None = None
     given: int = 0  # how often it was handed to a worker
     attempts: int = 0  # how many of these count: it may have begun, and was lost
+
+    def grow(self) -> bool:
+        """Ask for more memory, if the terms allow; whether they do."""
+        now, terms = self.resources.memory, self.terms
+        more = min(now * (terms.memory_growth or 1.0), terms.max_memory)
+        if more <= now:
+            return False
+        self.resources = replace(self.resources, memory=more)
+        return True
 
 
 class Tasks:
@@ -65,15 +95,18 @@ class Tasks:
         self.known: dict[TaskId, Task] = {}
         self.count: Counter[TaskPhase] = Counter()
         # Heaps; entries whose task has meanwhile left that phase are skipped.
-        self._ready: list[TaskId] = []
+        self._ready: dict[Resources, list[TaskId]] = {}
         self._delayed: list[tuple[float, TaskId]] = []
+        self._expiring: list[tuple[float, TaskId]] = []
 
-    def add(self, name: TaskId, phase: TaskPhase) -> None:
+    def add(self, name: TaskId, task: Task) -> None:
         """A new task."""
-        self.known[name] = Task(phase)
-        self.count[phase] += 1
-        if phase is TaskPhase.READY:
-            heappush(self._ready, name)
+        self.known[name] = task
+        self.count[task.phase] += 1
+        if task.expires is not None:
+            heappush(self._expiring, (task.expires, name))
+        if task.phase is TaskPhase.READY:
+            self._queue(name, task)
 
     def remove(self, name: TaskId) -> Task:
         """The task has ended."""
@@ -89,7 +122,7 @@ class Tasks:
         task.phase = phase
         if phase is TaskPhase.READY:
             task.worker = None
-            heappush(self._ready, name)
+            self._queue(name, task)
         return task
 
     def delay(self, name: TaskId, until: float) -> None:
@@ -109,37 +142,106 @@ class Tasks:
             heappop(self._delayed)
         return None
 
-    def give(self, number: int, worker: Worker) -> tuple[TaskId, ...]:
-        """Hand up to `number` READY tasks to a worker."""
-        given: list[TaskId] = []
-        while self._ready and len(given) < number:
-            name = heappop(self._ready)
-            task = self.known.get(name)
-            if task is not None and task.phase is TaskPhase.READY:
-                self.move(name, TaskPhase.HELD)
-                task.worker = worker.id
-                task.given += 1
-                given.append(name)
-        worker.taken += len(given)
-        worker.calls += given
-        return tuple(given)
+    def expired(self, now: float) -> tuple[list[TaskId], float | None]:
+        """The tasks that should have begun by now, once; and when to ask again, if ever."""
+        names: list[TaskId] = []
+        while self._expiring:
+            expires, name = self._expiring[0]
+            if name in self.known:
+                if expires > now:
+                    return names, expires
+                names.append(name)
+            heappop(self._expiring)
+        return names, None
+
+    def next_ready(self, resources: Resources | None = None) -> TaskId | None:
+        """The oldest READY task; of those only that a container with `resources` can serve."""
+        heads = []
+        for needs, heap in list(self._ready.items()):
+            while heap and not self._is_ready(heap[0]):
+                heappop(heap)
+            if not heap:
+                del self._ready[needs]
+            elif resources is None or resources.cover(needs):
+                heads.append(heap[0])
+        return min(heads, default=None)
+
+    def give(self, number: int, size: int, worker: Worker) -> bool:
+        """Hand up to `number` READY tasks to a worker that can serve them, of `size` bytes at the
+        most; but one, if any. Whether it got any.
+        """
+        before = worker.taken
+        while worker.taken - before < number:
+            name = self.next_ready(worker.resources)
+            if name is None:
+                break
+            needs = self.known[name].size + CALL_BYTES
+            if worker.taken > before and needs > size:
+                break
+            size -= needs
+            task = self.move(name, TaskPhase.HELD)
+            task.worker = worker.id
+            task.given += 1
+            worker.taken += 1
+            worker.calls.append((name, task.given))
+        return worker.taken > before
+
+    def size(self, worker: Worker) -> int:
+        """The bytes of the calls that a worker holds."""
+        held = (self.known.get(name) for name, _ in worker.calls)
+        return sum(task.size + CALL_BYTES for task in held if task is not None)
+
+    def holds(self, call: Given, worker: Worker) -> bool:
+        """Whether a task is held by this worker, and it is this time that it was given away."""
+        task = self.known.get(call[0])
+        return (
+            task is not None
+            and task.phase is TaskPhase.HELD
+            and (task.worker, task.given) == (worker.id, call[1])
+        )
+
+    def first_timeout(self, worker: Worker) -> tuple[TaskId, float | None]:
+        """The call that a worker is at, if it runs, and how long that may take."""
+        if not worker.running or not worker.calls or not self.holds(worker.calls[0], worker):
+            return TaskId(-1), None
+        name = worker.calls[0][0]
+        return name, self.known[name].terms.timeout
+
+    def _queue(self, name: TaskId, task: Task) -> None:
+        heappush(self._ready.setdefault(task.resources, []), name)
+
+    def _is_ready(self, name: TaskId) -> bool:
+        task = self.known.get(name)
+        return task is not None and task.phase is TaskPhase.READY
 
 
 @dataclass(slots=True)
 class Worker:
-    """One container run, from the wish for it until its script is archived."""
+    """One container run, from the wish for it until its script is archived.
+
+    `calls` are those it has not answered, in the order in which it runs them; `revoked` are those
+    of them that it was asked not to begin; it will answer those, too.
+    """
 
     id: WorkerId
-    inbox: bool
-    first: tuple[Given, ...]
-    calls: list[TaskId]
-    taken: int
+    resources: Resources = ANY_RESOURCES
+    last: bool = False  # its first calls are all it will ever get
+    first: tuple[Given, ...] = ()
+    calls: list[Given] = field(default_factory=list)
+    revoked: set[Given] = field(default_factory=set)
+    told: frozenset[Given] = frozenset()  # those revoked that are surely in the inbox
+    seen: frozenset[Given] = frozenset()  # those that were, when the last look began
+    taken: int = 0
     phase: WorkerPhase = WorkerPhase.LAUNCHING
     state: RunState = RunState.QUEUED
+    since: float = 0.0  # when it was launched, and then when it got to its first call
     idle_since: float = 0.0
+    running_since: float | None = None
+    reads: Pause = field(default_factory=Pause)
     stop: bool = False
     cancelled: bool = False
     cancel_at: float = 0.0
+    patience: float | None = None  # when a call that it was asked to end must have ended
     garbled: bool = False
     rereads: float = 0.0
     unknown_since: float | None = None
@@ -157,14 +259,40 @@ class Worker:
     @property
     def listens(self) -> bool:
         """Whether it may be given more calls."""
-        return self.alive and self.inbox and not (self.stop or self.cancelled)
+        return self.alive and not (self.last or self.stop or self.cancelled)
 
     @property
-    def reading(self) -> Reading:
+    def running(self) -> bool:
+        """Whether its run was seen to run."""
+        return self.alive and self.state is RunState.RUNNING
+
+    @property
+    def held(self) -> int:
+        """How many calls it has that are not taken back."""
+        return len(self.calls) - len(self.revoked)
+
+    @property
+    def unbegun(self) -> list[Given]:
+        """Those calls that it has surely not begun, nor were taken back."""
+        calls = self.calls[1:] if self.state is RunState.RUNNING else self.calls
+        return [call for call in calls if call not in self.revoked]
+
+    @property
+    def owes_answers(self) -> bool:
+        """Whether it may post answers before its end."""
+        return bool(self.calls) and not (self.last and len(self.calls) == 1)
+
+    def reading(self, now: float) -> Reading:
         """When a look should read its answers."""
         if not self.calls:
             return Reading.NEVER
-        return Reading.RUNNING if self.inbox else Reading.AT_END
+        due = self.owes_answers and self.reads.at <= now
+        return Reading.RUNNING if due else Reading.AT_END
+
+    def drop(self, call: Given) -> None:
+        """The call is answered, or else not this worker's any more."""
+        self.calls.remove(call)
+        self.revoked.discard(call)
 
     def is_over(self, run: Run, now: float) -> bool:
         """Take in what a look tells of its run: whether it is over.
@@ -173,8 +301,36 @@ class Worker:
         taken for final only if the run has an end, or if it stays: "pending" would not.
         """
         if run.state is not RunState.UNKNOWN:
+            if run.state is RunState.RUNNING and self.running_since is None:
+                self.running_since = self.since = now
             self.state, self.unknown_since = run.state, None
             return run.state.over
         if self.unknown_since is None:
             self.unknown_since = now
         return run.finished is not None or now - self.unknown_since >= UNKNOWN_STATE_PATIENCE
+
+
+@dataclass(slots=True)
+class Turn:
+    """One call of `Scheduler.advance`: its time, its commands so far, when to be called again."""
+
+    now: float
+    out: list[Command] = field(default_factory=list)
+    deadline: float | None = None
+
+    def do(self, command: Command) -> None:
+        """One more command."""
+        self.out.append(command)
+
+    def wake(self, at: float) -> None:
+        """Be called at that time, at the latest."""
+        self.deadline = at if self.deadline is None else min(self.deadline, at)
+
+    def may(self, attempts: Attempts) -> bool:
+        """Whether such a request may be made now."""
+        if attempts.busy:
+            return False
+        if attempts.not_before > self.now:
+            self.wake(attempts.not_before)
+            return False
+        return True

@@ -83,6 +83,44 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Resources:
+    """What a container asks for: millicores, MB, GB. Zeros: whatever its template says."""
+
+    cpu: float = 0.0
+    memory: float = 0.0
+    disk_space: float = 0.0
+
+    def cover(self, other: Resources) -> bool:
+        """Whether a container with these can serve a call that needs `other`."""
+        return (
+            self.cpu >= other.cpu
+            and self.memory >= other.memory
+            and self.disk_space >= other.disk_space
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is agreed for one call; times in seconds, memory in MB.
+
+    `judged`: an exception of the function may be a reason to try again; ask before it settles.
+    """
+
+    max_retries: int = 0
+    timeout: float | None = None
+    queue_timeout: float | None = None
+    resources: Resources = Resources()
+    memory_growth: float | None = None
+    max_memory: float = 0.0
+    judged: bool = False
+
+
+#: Fits every container; and terms without any wish.
+ANY_RESOURCES = Resources()
+PLAIN_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One time that a call was handed to a container, and how that ended.
 
@@ -148,7 +186,8 @@ class LogPage:
     complete: bool
 
 
-def _checked_resources(given: Mapping[str, float] | None) -> dict[str, float]:
+def checked_resources(given: Mapping[str, float] | None) -> dict[str, float]:
+    """A copy of what a user asked for; TypeError or ValueError if there is no such thing."""
     if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"required_resources must be a mapping, not {type(given).__name__}")
     resources = dict(given or {})
@@ -217,7 +256,7 @@ class Container:
 
     def __post_init__(self) -> None:
         """Take copies, so that a later change of the caller's dicts does not reach us."""
-        resources = {**DEFAULT_RESOURCES, **_checked_resources(self.required_resources)}
+        resources = {**DEFAULT_RESOURCES, **checked_resources(self.required_resources)}
         object.__setattr__(self, "required_resources", resources)
         object.__setattr__(self, "params", tuple(dict(param) for param in self.params))
         object.__setattr__(self, "arguments", dict(self.arguments))
@@ -272,7 +311,7 @@ class Template:
         object.__setattr__(self, "arguments", dict(self.arguments))
         object.__setattr__(self, "notifications", dict(self.notifications))
         if self.required_resources is not None:
-            resources = _checked_resources(self.required_resources)
+            resources = checked_resources(self.required_resources)
             object.__setattr__(self, "required_resources", resources)
 
     @property

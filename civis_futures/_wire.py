@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,6 +29,11 @@ WIRE_VERSION = 1
 ORDER_VARIABLE = "CIVIS_FUTURES_ORDER"
 #: The script parameter of type `file` that names the bundle; Platform adds ``_URL`` for its link.
 BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
+
+#: The line in a reused worker's log at which a call begins: its task and attempt.
+BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
+#: The exit code of a container whose `setup_cmd` failed (EX_CONFIG of sysexits.h).
+SETUP_FAILED = 78
 
 #: Bytes above this size travel as a File instead of inline in JSON (before base64).
 INLINE_LIMIT = 64_000
@@ -89,20 +95,27 @@ class Call:
 
     `data` is the pickled (function, args, kwargs), or (function, rows of args), which is answered
     by the list of the results. `attempt` tells apart the times that a task was given away: the
-    same worker may get it again after it was lost.
+    same worker may get it again after it was lost. `timeout`: seconds that it may run.
     """
 
     task: int
     data: Blob
     attempt: int = 1
+    timeout: float | None = None
 
 
 @dataclass(frozen=True)
 class Letter:
-    """What one worker shall know: the calls it has not yet answered, and whether to stop then."""
+    """What one worker shall know: the calls it has not yet answered, and whether to stop then.
+
+    `revoked` are (task, attempt) of calls that it must not begin any more, and `ended` of those
+    that it must end even if they run; it answers them all.
+    """
 
     calls: tuple[Call, ...] = ()
     stop: bool = False
+    revoked: tuple[tuple[int, int], ...] = ()
+    ended: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,8 +124,9 @@ class Order:
 
     `url` is the base of the API; `python` the client's version ("3.11"); `inbox` the JSON value
     to poll, or None for a worker that answers `letter` and ends; `initializer` the pickled
-    (function, args, kwargs) to run first in each process; `poll` the longest pause between two
-    looks at the inbox, and `lease` how long the inbox may stay silent, both in seconds.
+    (function, args, kwargs) to run first in each process. In seconds: `poll` is the longest pause
+    between two looks at the inbox, `linger` how long an answer may wait for others before they
+    are posted together, and `lease` how long the inbox may stay as it is: then nobody is there.
     """
 
     worker: str
@@ -122,16 +136,23 @@ class Order:
     inbox: int | None = None
     initializer: Blob | None = None
     poll: float = 10.0
+    linger: float = 0.5
     lease: float = 3600.0
     version: int = WIRE_VERSION
 
 
 @dataclass(frozen=True)
 class Inbox:
-    """The client's one JSON value: worker token -> letter. A worker not named has no news."""
+    """The client's one JSON value: worker token -> letter. A worker not named has no news.
+
+    `poll` and `linger` replace those of the order; `beat` changes with each version: a sign of
+    life.
+    """
 
     letters: dict[str, Letter] = field(default_factory=dict)
-    poll: float = 10.0
+    poll: float | None = None
+    linger: float | None = None
+    beat: int = 0
     version: int = WIRE_VERSION
 
 
@@ -146,6 +167,8 @@ PYTHON_MISMATCH = "python mismatch"
 INITIALIZER = "initializer"
 CRASHED = "crashed"
 MEMORY = "memory"
+TIMED_OUT = "timed out"
+REVOKED = "revoked"
 
 
 @dataclass(frozen=True)
@@ -156,6 +179,7 @@ class Answer:
     is none); `text` a traceback or a reason for people; `detail` the missing module, the worker's
     Python version or the exit code, by kind. `started` and `finished` are seconds since the epoch
     by the container's clock, `seconds` the compute alone, `peak_mb` the process's peak memory.
+    `log` is what a call that failed printed last, line by line.
     """
 
     task: int
@@ -168,6 +192,7 @@ class Answer:
     finished: float = 0.0
     seconds: float = 0.0
     peak_mb: float = 0.0
+    log: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,7 +216,7 @@ def order_from_json(text: str) -> Order:
         value["letter"] = _letter(value["letter"])
         value["initializer"] = _blob(value["initializer"])
         return Order(**value)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an order: {error}") from error
 
 
@@ -201,7 +226,7 @@ def inbox_from_json(value: Any) -> Inbox:
     try:
         value["letters"] = {name: _letter(letter) for name, letter in value["letters"].items()}
         return Inbox(**value)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an inbox: {error}") from error
 
 
@@ -210,7 +235,8 @@ def answers_from_json(value: Any) -> Answers:
     value = _object(value)
     try:
         answers = tuple(
-            Answer(**{**answer, "data": _blob(answer["data"])}) for answer in value["answers"]
+            Answer(**{**answer, "data": _blob(answer["data"]), "log": tuple(answer["log"])})
+            for answer in value["answers"]
         )
         return Answers(**{**value, "answers": answers})
     except (KeyError, TypeError) as error:
@@ -234,4 +260,8 @@ def _blob(value: dict[str, Any] | None) -> Blob | None:
 
 def _letter(value: dict[str, Any]) -> Letter:
     calls = tuple(Call(**{**call, "data": Blob(**call["data"])}) for call in value["calls"])
-    return Letter(calls, bool(value["stop"]))
+    revoked, ended = (
+        tuple((int(task), int(attempt)) for task, attempt in value[name])
+        for name in ("revoked", "ended")
+    )
+    return Letter(calls, bool(value["stop"]), revoked, ended)

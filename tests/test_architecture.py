@@ -28,21 +28,25 @@ ARROWS = """
 cli          -> _api _display _exceptions _log_source _logs _types local
 __init__     -> _completed _exceptions _executor _future _here _progress _table _types
 
-_executor    -> _display _events _exceptions _future _manager _map _pool _progress _roll
+_executor    -> _display _events _exceptions _future _manager _map _options _pool _progress _roll
              -> _serialize _state _types _wire
-_pool        -> _api _log_source _logs _mailbox _manager _scheduler _script _state _types
-             -> local
+_options     -> _future _types
+_pool        -> _api _log_source _logs _mailbox _manager _scheduler _script _serialize _state
+             -> _types _wire local
 _here        -> _api _exceptions _types
-_manager     -> _api _events _exceptions _exit _future _lane _ledger _mailbox _scheduler _serialize
-             -> _types _wire
+_manager     -> _api _events _exceptions _exit _future _lane _ledger _mailbox _pacing _scheduler
+             -> _serialize _settling _types _wire
+_settling    -> _events _future _mailbox _serialize _wire
 _ledger      -> _events _future _mailbox _serialize _types _wire
-_scheduler   -> _events _exceptions _pacing _state _types _wire
-_state       -> _events _types
+_scheduler   -> _events _exceptions _fleet _pacing _state _types _wire
+_fleet       -> _events _pacing _shares _state _types _wire
+_state       -> _events _pacing _types
 _log_source  -> _api _exceptions _types
-_mailbox     -> _api _bundle _events _exceptions _script _types _wire
+_mailbox     -> _api _bundle _events _exceptions _script _types _verdict _wire
+_verdict     -> _events _types _wire
 _script      -> _bundle _types _wire
 _bundle      -> _wire
-_serialize   -> _events _exceptions _wire
+_serialize   -> _events _exceptions _types _wire
 _api         -> _credentials _exceptions _replies _section _transport _types
 _transport   -> _budget _exceptions _section
 _credentials -> _exceptions
@@ -53,11 +57,11 @@ _completed   -> _awaiting
 _progress    -> _display _future _table _types
 _table       -> _display _future
 _roll        -> _display _future
-_future      -> _awaiting _display _logs _types
+_future      -> _awaiting _display _logs _types _wire
 _logs        -> _types
 _display     -> _types
 
-_awaiting _budget _exceptions _lane _map _pacing _section _types _wire ->
+_awaiting _budget _exceptions _lane _map _pacing _section _shares _types _wire ->
 
 worker       -> _wire
 local        ->

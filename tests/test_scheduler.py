@@ -6,10 +6,11 @@ every run may end at any moment in any way, answers come twice, late or not at a
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -18,7 +19,7 @@ from civis_futures import _events as e
 from civis_futures._exceptions import PlatformError
 from civis_futures._scheduler import Scheduler
 from civis_futures._state import Policy, TaskPhase, WorkerPhase
-from civis_futures._types import Run, RunState, TaskId, WorkerId
+from civis_futures._types import Resources, Run, RunState, TaskId, Terms, WorkerId
 
 ERROR = PlatformError("no answer")
 INLINE = _wire.Blob.of(b"x")
@@ -59,21 +60,46 @@ class Table:
     def looked(self, *reports: e.Report) -> list[e.Command]:
         commands = self.tick()
         assert any(isinstance(command, e.Look) for command in commands), commands
+        reports = tuple(replace(report, read=True) for report in reports)
         return self(e.Looked(reports, 1, 0.0))
+
+    def until(self, kind: str, *reports: e.Report, within: float = 60.0) -> list[e.Command]:
+        """Time passes, looks bring these reports, all else works, until there is such a command."""
+        end, commands = self.now + within, []
+        while kind not in kinds(commands):
+            assert self.now < end, f"no {kind}"
+            commands = self.tick()
+            for command in list(commands):
+                if isinstance(command, e.WriteInbox):
+                    commands += self(e.InboxWritten())
+                elif isinstance(command, e.Launch):
+                    commands += self(e.Launched(command.worker))
+                elif isinstance(command, e.Look):
+                    seen = tuple(replace(report, read=True) for report in reports)
+                    commands += self(e.Looked(seen, 1, 0.0))
+        return commands
+
+    def submit(self, *tasks: int, **terms) -> list[e.Command]:
+        commands = []
+        for task in tasks:
+            commands += self(e.Submitted(TaskId(task), terms=Terms(**terms)))
+        return commands
 
 
 def kinds(commands: list[e.Command]) -> list[str]:
     return [type(command).__name__ for command in commands]
 
 
-def started(**policy) -> Table:
-    """A pool with task 0 in worker 1, whose run is running."""
+def started(tasks: int = 1, max_retries: int = 0, terms=None, **policy) -> Table:
+    """A pool with task 0 (or so many) in worker 1, whose run is running."""
     table = Table(**policy)
-    assert kinds(table(e.Submitted(TaskId(0)))) == ["Prepare"]
+    terms = {"max_retries": max_retries, **(terms or {})}
+    assert kinds(table.submit(*range(tasks), **terms)) == ["Prepare"]
     [launch] = table(e.Prepared())
     assert isinstance(launch, e.Launch)
     assert table(e.Launched(launch.worker)) == []
     assert table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING))) == []
+    table.scheduler.fleet.ramp.proven = True
     return table
 
 
@@ -83,7 +109,7 @@ def test_a_task_from_submit_to_finish():
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (one,)))
     assert commands == [e.Settle(TaskId(0), WorkerId(1), one)]
     commands = table(e.ShutdownRequested())
-    assert commands == [e.WriteInbox(((WorkerId(1), (), True),), 1)]
+    assert commands == [e.WriteInbox((e.Letter(WorkerId(1), stop=True),), 1)]
     assert table(e.InboxWritten()) == []
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.SUCCEEDED)))
     assert commands == [e.Archive(WorkerId(1))]
@@ -95,7 +121,7 @@ def test_a_worker_is_reused_and_an_idle_one_is_let_go():
     table(e.Submitted(TaskId(1)))
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
     assert kinds(commands) == ["Settle", "WriteInbox"]
-    assert commands[1] == e.WriteInbox(((WorkerId(1), ((TaskId(1), 1),), False),), 1)
+    assert commands[1] == e.WriteInbox((e.Letter(WorkerId(1), ((TaskId(1), 1),)),), 1)
     table(e.InboxWritten())
     table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(1),)))
     while table.now < 59.0:
@@ -105,13 +131,13 @@ def test_a_worker_is_reused_and_an_idle_one_is_let_go():
         if any(isinstance(command, e.WriteInbox) for command in commands):
             break
         table(e.Looked((), 1, 0.0))
-    assert e.WriteInbox(((WorkerId(1), (), True),), 1) in commands
+    assert e.WriteInbox((e.Letter(WorkerId(1), stop=True),), 1) in commands
 
 
-def test_one_container_per_task_gets_no_inbox():
+def test_one_container_per_task_ends_after_it():
     table = Table(max_tasks_per_worker=1)
-    assert table(e.Submitted(TaskId(0))) == [e.Prepare(inbox=False)]
-    assert table(e.Prepared()) == [e.Launch(WorkerId(1), ((TaskId(0), 1),), inbox=False)]
+    assert table(e.Submitted(TaskId(0))) == [e.Prepare()]
+    assert table(e.Prepared()) == [e.Launch(WorkerId(1), ((TaskId(0), 1),), last=True)]
 
 
 def test_a_large_call_is_uploaded_first():
@@ -136,8 +162,8 @@ def test_a_large_answer_is_fetched_first():
 
 def test_answers_of_one_look_settle_as_they_ended():
     table = Table(max_workers=3)
-    for task in range(3):
-        table(e.Submitted(TaskId(task)))
+    table.scheduler.fleet.ramp.proven = True
+    table.submit(0, 1, 2)
     for launch in table(e.Prepared()):
         table(e.Launched(launch.worker))
     running = run_in(RunState.RUNNING)
@@ -152,9 +178,9 @@ def test_a_run_that_ends_without_an_answer_is_read_again_before_its_call_is_lost
     over = e.Report(WorkerId(1), run_in(RunState.FAILED))
     assert table.looked(over) == []
     assert table.looked(over) == []
-    assert table.looked(over) == [e.Diagnose(WorkerId(1), (TaskId(0),))]
+    assert table.looked(over) == [e.Diagnose(WorkerId(1), ((TaskId(0), 1),))]
     verdict = e.Verdict(run_in(RunState.FAILED), "gone")
-    commands = table(e.Diagnosed(WorkerId(1), (TaskId(0),), verdict))
+    commands = table(e.Diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict))
     assert commands == [e.Lose(TaskId(0), WorkerId(1), verdict), e.Archive(WorkerId(1))]
 
 
@@ -170,9 +196,11 @@ def test_a_lost_call_is_retried_elsewhere_after_a_pause():
     for _ in range(3):
         table.looked(e.Report(WorkerId(1), run_in(RunState.FAILED)))
     verdict = e.Verdict(run_in(RunState.FAILED), "gone")
-    assert table(e.Diagnosed(WorkerId(1), (TaskId(0),), verdict)) == [e.Archive(WorkerId(1))]
+    again = e.Again(TaskId(0), WorkerId(1), verdict)
+    commands = table(e.Diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict))
+    assert commands == [again, e.Archive(WorkerId(1))]
     table(e.Archived(WorkerId(1)))
-    assert table.tick() == [e.Launch(WorkerId(2), ((TaskId(0), 2),), True)]
+    assert table.tick() == [e.Launch(WorkerId(2), ((TaskId(0), 2),))]
 
 
 def test_a_run_cancelled_from_outside_is_not_retried():
@@ -181,7 +209,7 @@ def test_a_run_cancelled_from_outside_is_not_retried():
     for _ in range(3):
         table.looked(e.Report(WorkerId(1), cancelled))
     commands = table(
-        e.Diagnosed(WorkerId(1), (TaskId(0),), e.Verdict(cancelled, "cancelled", outside=True))
+        e.Diagnosed(WorkerId(1), ((TaskId(0), 1),), e.Verdict(cancelled, "cancelled", outside=True))
     )
     assert kinds(commands) == ["Lose", "Archive"]
 
@@ -190,12 +218,12 @@ def test_a_crash_costs_the_call_and_not_the_worker():
     table = started()
     crash = answer(0, _wire.CRASHED)
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (crash,)))
-    assert commands == [e.Diagnose(WorkerId(1), (TaskId(0),), crash)]
+    assert commands == [e.Diagnose(WorkerId(1), ((TaskId(0), 1),), crash)]
     verdict = e.Verdict(None, "exit code 3", crashed=True)
-    commands = table(e.Diagnosed(WorkerId(1), (TaskId(0),), verdict))
+    commands = table(e.Diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict))
     assert commands == [e.Lose(TaskId(0), WorkerId(1), verdict)]
     assert table(e.Submitted(TaskId(1))) == [
-        e.WriteInbox(((WorkerId(1), ((TaskId(1), 1),), False),), 1)
+        e.WriteInbox((e.Letter(WorkerId(1), ((TaskId(1), 1),)),), 1)
     ]
 
 
@@ -208,7 +236,7 @@ def test_answers_that_cannot_be_read_end_the_worker_and_lose_its_calls():
     for _ in range(3):
         commands = table.looked(e.Report(WorkerId(1), run_in(RunState.CANCELLED), garbled=True))
     [diagnose] = commands
-    assert (diagnose.tasks, diagnose.answer.kind) == ((TaskId(0),), e.CORRUPT)
+    assert (diagnose.calls, diagnose.answer.kind) == (((TaskId(0), 1),), e.CORRUPT)
 
 
 def test_a_platform_that_is_gone_does_not_hold_up_the_end():
@@ -272,7 +300,7 @@ def test_a_refused_launch_does_not_touch_what_runs():
     table = started()
     commands = table(e.Submitted(TaskId(1)))
     assert kinds(commands) == ["Launch"]
-    assert table(e.LaunchFailed(WorkerId(2), ERROR, hopeless=True)) == []
+    assert table(e.LaunchFailed(WorkerId(2), ERROR, hopeless=True)) == [e.Again(TaskId(1))]
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
     assert kinds(commands) == ["Settle", "WriteInbox"]
 
@@ -328,7 +356,7 @@ def test_an_unknown_state_with_an_end_is_an_end():
     table = started()
     ended = e.Report(WorkerId(1), Run(1, RunState.UNKNOWN, "exploded", finished=1.0))
     commands = [table.looked(ended) for _ in range(3)][-1]
-    assert commands[-1] == e.Diagnose(WorkerId(1), (TaskId(0),))
+    assert commands[-1] == e.Diagnose(WorkerId(1), ((TaskId(0), 1),))
 
 
 def test_terminate_ends_everything_at_once():
@@ -342,16 +370,324 @@ def test_terminate_ends_everything_at_once():
 
 def test_max_tasks_per_worker_is_never_exceeded():
     table = Table(max_workers=1, max_tasks_per_worker=2)
-    for task in range(3):
-        table(e.Submitted(TaskId(task)))
-    table(e.Prepared())
+    table.submit(0, 1, 2)
+    calls = ((TaskId(0), 1), (TaskId(1), 1))
+    assert table(e.Prepared()) == [e.Launch(WorkerId(1), calls, last=True)]
     table(e.Launched(WorkerId(1)))
     table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING)))
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
-    assert commands[1] == e.WriteInbox(((WorkerId(1), ((TaskId(1), 1),), True),), 1)
-    table(e.InboxWritten())
+    assert kinds(commands) == ["Settle"]
     done = e.Report(WorkerId(1), run_in(RunState.SUCCEEDED), (answer(1),))
     assert kinds(table.looked(done)) == ["Settle", "Archive", "Launch"]
+
+
+# --- shares --------------------------------------------------------------------------------------
+
+
+def shared(tasks: int, workers: int = 2, **policy) -> tuple[Table, list[e.Launch]]:
+    table = Table(max_workers=workers, **policy)
+    table.scheduler.fleet.ramp.proven = True
+    table.submit(*range(tasks))
+    launches = [c for c in table(e.Prepared()) if isinstance(c, e.Launch)]
+    for launch in launches:
+        table(e.Launched(launch.worker))
+    return table, launches
+
+
+def running(table: Table, launches, *answers: list) -> list[e.Command]:
+    reports = [
+        e.Report(launch.worker, run_in(RunState.RUNNING), tuple(given))
+        for launch, given in itertools.zip_longest(launches, answers, fillvalue=())
+    ]
+    return table.looked(*reports)
+
+
+def test_each_worker_gets_its_share_when_nobody_knows_how_long_calls_take():
+    _, launches = shared(10, workers=3)
+    assert [len(launch.calls) for launch in launches] == [4, 4, 2]
+    _, launches = shared(3, workers=8)
+    assert [len(launch.calls) for launch in launches] == [1, 1, 1]
+    _, launches = shared(1000, workers=2)
+    assert [len(launch.calls) for launch in launches] == [100, 100]
+
+
+def test_a_worker_gets_what_keeps_it_busy_and_no_more():
+    table, launches = shared(1000, workers=1)
+    done = [timed(task, 0.01) for task in range(100)]
+    commands = running(table, launches, done)
+    [letter] = commands[-1].letters
+    horizon = table.scheduler.fleet._horizon()
+    assert len(letter.calls) == pytest.approx(horizon / 0.01, abs=2)
+    table(e.InboxWritten())
+    few = [timed(task, 0.01) for task in range(100, 110)]
+    assert kinds(running(table, launches, few)) == ["Settle"] * 10  # it has enough to do
+
+
+def test_letters_are_no_longer_than_the_inbox_allows():
+    table = Table(max_workers=1)
+    for task in range(10):
+        table(e.Submitted(TaskId(task), size=30_000))
+    [launch] = table(e.Prepared())
+    assert len(launch.calls) == 2
+    table = Table(max_workers=1)
+    table(e.Submitted(TaskId(0), size=500_000))  # one is always allowed
+    assert len(table(e.Prepared())[0].calls) == 1
+
+
+def timed(task: int, seconds: float, attempt: int = 1):
+    return replace(answer(task, attempt=attempt, at=seconds), started=0.0)
+
+
+def test_an_idle_worker_takes_over_what_a_busy_one_has_not_begun():
+    table, launches = shared(8)
+    running(table, launches)
+    first, second = launches
+    assert [task for task, _ in first.calls] == [0, 1, 2, 3]
+    commands = running(table, launches, [], [timed(task, 5.0) for task in (4, 5, 6, 7)])
+    [letter] = commands[-1].letters
+    assert letter == e.Letter(first.worker, revoked=((TaskId(2), 1), (TaskId(3), 1)))
+    table(e.InboxWritten())
+    assert kinds(running(table, launches)) == []  # not before the worker has said so
+    given_back = [answer(task, _wire.REVOKED) for task in (2, 3)]
+    commands = running(table, launches, given_back)
+    assert commands[:2] == [e.Again(TaskId(2)), e.Again(TaskId(3))]
+    [letter] = commands[-1].letters
+    assert letter == e.Letter(second.worker, ((TaskId(2), 2),))  # 5 s of work, and 3 can wait
+
+
+def test_what_a_worker_begins_before_it_hears_stays_with_it():
+    table, launches = shared(4)
+    running(table, launches)
+    running(table, launches, [], [timed(task, 5.0) for task in (2, 3)])
+    table(e.InboxWritten())
+    commands = running(table, launches, [timed(0, 5.0), timed(1, 5.0)])
+    assert kinds(commands) == ["Settle", "Settle"]
+
+
+def test_short_calls_are_not_worth_taking_over():
+    table, launches = shared(8)
+    running(table, launches)
+    commands = running(table, launches, [], [timed(task, 0.001) for task in (4, 5, 6, 7)])
+    assert kinds(commands) == ["Settle"] * 4
+
+
+def test_calls_of_a_container_that_does_not_start_are_taken_over():
+    table, launches = shared(6)
+    queued = e.Report(launches[0].worker, run_in(RunState.QUEUED))
+    done = tuple(timed(task, 0.01) for task in (3, 4, 5))
+    alive = e.Report(launches[1].worker, run_in(RunState.RUNNING))
+    table.looked(queued, replace(alive, answers=done))
+    commands = table.until("Again", queued, alive, within=10)
+    taken = [command.task for command in commands if isinstance(command, e.Again)]
+    assert taken == [0, 1, 2]
+
+
+def test_cancelling_one_of_many_calls_of_a_worker_ends_that_one_alone():
+    table, launches = shared(8)
+    running(table, launches)
+    for task in (0, 2):  # one that may be running, one that has not begun
+        commands = table(e.CancelRequested(TaskId(task)))
+        assert kinds(commands)[0] == "Drop"
+        assert "CancelRun" not in kinds(commands)
+    [write] = table(e.InboxWritten())
+    [letter] = write.letters
+    assert letter.ended == ((TaskId(0), 1), (TaskId(2), 1))
+    assert letter.calls == ()
+
+
+def test_a_worker_that_does_not_end_a_cancelled_call_is_cancelled():
+    table, launches = shared(8)
+    running(table, launches)
+    table(e.CancelRequested(TaskId(0)))
+    table(e.InboxWritten())
+    table.until("CancelRun", *[e.Report(x.worker, run_in(RunState.RUNNING)) for x in launches])
+    assert table.now > 5
+
+
+# --- terms ---------------------------------------------------------------------------------------
+
+
+def test_a_container_without_the_memory_is_not_given_the_call():
+    table = Table(max_workers=2)
+    table.scheduler.fleet.ramp.proven = True
+    small, large = Resources(1000, 2048, 1), Resources(1000, 9000, 1)
+    table.submit(0, 1, resources=small)
+    table.submit(2, resources=large)
+    one, two = table(e.Prepared())
+    assert (one.resources, two.resources) == (small, large)
+    assert [task for task, _ in one.calls + two.calls] == [0, 1, 2]
+
+
+def test_a_container_that_fits_nobody_makes_room():
+    table = started(max_workers=1)
+    table.submit(1, resources=Resources(1, 9000, 1))
+    commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
+    assert kinds(commands) == ["Settle", "WriteInbox"]
+    assert commands[1].letters == (e.Letter(WorkerId(1), stop=True),)
+
+
+def test_more_memory_after_a_container_ran_out_of_it():
+    terms = {"memory_growth": 2.0, "max_memory": 5000.0, "resources": Resources(1000, 2000, 1)}
+    table = started(terms=terms, max_workers=5)
+    verdict = e.Verdict(run_in(RunState.FAILED), "out of memory", memory=True)
+    sizes = []
+    for attempt in (1, 2, 3):
+        kill = answer(0, _wire.MEMORY, attempt=attempt)
+        worker = WorkerId(attempt)
+        table.looked(e.Report(worker, run_in(RunState.RUNNING), (kill,)))
+        commands = table(e.Diagnosed(worker, ((TaskId(0), attempt),), verdict))
+        if attempt == 3:
+            assert kinds(commands) == ["Lose"]  # there is no more to be had
+            return
+        commands = table.until("Launch", e.Report(worker, run_in(RunState.RUNNING)))
+        [launch] = [command for command in commands if isinstance(command, e.Launch)]
+        sizes.append(launch.resources.memory)
+    assert sizes == [4000, 5000]
+
+
+def test_the_user_has_a_word_on_which_exceptions_are_tried_again():
+    table = started(max_retries=1, terms={"judged": True})
+    bad = answer(0, _wire.RAISED)
+    commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (bad,)))
+    assert commands == [e.Judge(TaskId(0), WorkerId(1), bad)]
+    commands = table(e.Judged(TaskId(0), WorkerId(1), bad, True, "ValueError: no"))
+    assert commands == [e.Again(TaskId(0), WorkerId(1), bad, "ValueError: no")]
+    table.until("WriteInbox", e.Report(WorkerId(1), run_in(RunState.RUNNING)))
+    again = answer(0, _wire.RAISED, attempt=2)
+    commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (again,)))
+    assert commands == [e.Settle(TaskId(0), WorkerId(1), again)]  # no attempt is left to ask for
+
+
+@pytest.mark.parametrize("phase", ["uploading", "preparing", "queued"])
+def test_a_call_that_has_not_begun_in_time_never_begins(phase):
+    table = Table()
+    terms = Terms(queue_timeout=5.0)
+    table(e.Submitted(TaskId(0), upload=phase == "uploading", terms=terms))
+    if phase == "queued":
+        table(e.Prepared())
+        table(e.Launched(WorkerId(1)))
+    commands: list[e.Command] = []
+    while "Lose" not in kinds(commands):
+        commands = table.tick()
+        if "Look" in kinds(commands):
+            queued = e.Report(WorkerId(1), run_in(RunState.QUEUED))
+            commands += table(e.Looked((queued,), 1, 0.0))
+    assert table.now == pytest.approx(5.0, abs=0.1)
+    [lose] = [command for command in commands if isinstance(command, e.Lose)]
+    assert lose.cause.timed_out
+    assert ("CancelRun" in kinds(commands)) == (phase == "queued")
+
+
+def test_a_call_that_has_begun_in_time_is_left_alone():
+    table = started(terms={"queue_timeout": 5.0})
+    while table.now < 20:
+        table.tick()
+        commands = table(e.Looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
+        assert kinds(commands) == []
+
+
+def test_a_worker_that_does_not_end_a_call_in_time_is_ended():
+    table = started(terms={"timeout": 10.0})
+    commands: list[e.Command] = []
+    while "Lose" not in kinds(commands):
+        table.tick()
+        commands = table(e.Looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
+    assert kinds(commands) == ["Lose", "CancelRun"]
+    assert 70 < table.now < 90
+
+
+# --- failing early -------------------------------------------------------------------------------
+
+
+def test_two_containers_show_whether_the_others_are_worth_it():
+    table = Table(max_workers=10)
+    table.submit(*range(500))
+    launches = table(e.Prepared())
+    assert kinds(launches) == ["Launch", "Launch"]
+    for launch in launches:
+        table(e.Launched(launch.worker))
+    missing = [answer(task, _wire.MISSING_MODULE) for task, _ in launches[0].calls]
+    commands = running(table, launches, missing)
+    assert "Launch" not in kinds(commands)
+    for _ in range(200):  # nor later, while nothing better is heard of
+        if "Look" in kinds(table.tick()):
+            commands = running_reports(table, launches)
+            assert "Launch" not in kinds(commands)
+    assert table.now > 5
+
+
+def running_reports(table, launches):
+    reports = [e.Report(x.worker, run_in(RunState.RUNNING), read=True) for x in launches]
+    return table(e.Looked(tuple(reports), 1, 0.0))
+
+
+def test_the_first_good_answer_opens_the_pool():
+    table = Table(max_workers=10)
+    table.submit(*range(500))
+    launches = table(e.Prepared())
+    for launch in launches:
+        table(e.Launched(launch.worker))
+    commands = running(table, launches, [timed(0, 1.0)])
+    assert kinds(commands).count("Launch") == 8
+
+
+def test_while_nothing_is_known_the_width_grows_with_time():
+    table = Table(max_workers=10)
+    table.submit(*range(500))
+    launches = table(e.Prepared())
+    for launch in launches:
+        table(e.Launched(launch.worker))
+    widths = {}
+    while table.now < 20:
+        commands = table.tick()
+        for command in [c for c in commands if isinstance(c, e.Launch)]:
+            table(e.Launched(command.worker))
+        if "Look" in kinds(commands):
+            table(e.Looked((), 1, 0.0))
+        widths[int(table.now)] = len(table.scheduler.fleet.workers)
+    assert (widths[4], widths[6], widths[11], widths[16]) == (2, 4, 8, 10)
+
+
+def test_containers_that_never_start_break_a_pool_in_which_none_has():
+    table = Table(max_workers=10)
+    table.submit(*range(500))
+    launches = table(e.Prepared())
+    for launch in launches:
+        table(e.Launched(launch.worker))
+    failed = e.Report(launches[0].worker, run_in(RunState.FAILED))
+    commands = table.until("Diagnose", failed)
+    [diagnose] = [command for command in commands if isinstance(command, e.Diagnose)]
+    verdict = e.Verdict(run_in(RunState.FAILED), "its container did not start", unstarted=True)
+    commands = table(e.Diagnosed(diagnose.worker, diagnose.calls, verdict))
+    assert set(kinds(commands)) == {"Again", "Archive"}
+    commands = table(e.Diagnosed(diagnose.worker, diagnose.calls, verdict))
+    assert commands[0] == e.Break(commands[0].error)
+    assert "did not start" in str(commands[0].error)
+
+
+def test_of_a_lost_container_only_what_had_begun_counts_as_an_attempt():
+    table, launches = shared(6, workers=1)
+    running(table, launches)
+    for _ in range(3):
+        commands = table.looked(e.Report(WorkerId(1), run_in(RunState.FAILED)))
+    [diagnose] = commands
+    assert [task for task, _ in diagnose.calls] == [0, 1, 2, 3, 4, 5]
+    verdict = e.Verdict(run_in(RunState.FAILED), "gone")
+    commands = table(e.Diagnosed(WorkerId(1), diagnose.calls, verdict, begun=2))
+    assert kinds(commands)[:6] == ["Lose", "Lose", "Again", "Again", "Again", "Again"]
+
+
+def test_a_sign_of_life_is_written_while_nothing_else_is():
+    table = started(lease=400.0)
+    written = []
+    while table.now < 450:
+        for command in table.tick():
+            if isinstance(command, e.Look):
+                table(e.Looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
+            elif isinstance(command, e.WriteInbox):
+                written.append(table.now)
+                table(e.InboxWritten())
+    assert [round(at, -1) for at in written] == [100, 200, 300, 400]
 
 
 def test_looks_follow_the_budget_and_slow_down_while_nothing_happens():
@@ -360,7 +696,7 @@ def test_looks_follow_the_budget_and_slow_down_while_nothing_happens():
     for _ in range(40):
         before = table.now
         table.tick()
-        table(e.Looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 2, 0.3))
+        table(e.Looked((e.Report(WorkerId(1), run_in(RunState.RUNNING), read=True),), 2, 0.15))
         pauses.append(table.now - before)
     assert pauses[2] == pytest.approx(1.2, rel=0.3)
     assert pauses[-1] == pytest.approx(15.0, rel=0.1)
@@ -383,8 +719,11 @@ class World:
     attempts: Counter = field(default_factory=Counter)
     runs: dict = field(default_factory=dict)  # worker -> RunState of its run
     unread: dict = field(default_factory=dict)  # worker -> answers posted
-    given: dict = field(default_factory=dict)  # worker -> calls it has still to do
+    todo: dict = field(default_factory=dict)  # worker -> calls it has still to do
     seen: dict = field(default_factory=dict)  # worker -> calls it was ever given
+    letters: dict = field(default_factory=dict)  # worker -> what the inbox holds for it
+    stops: set = field(default_factory=set)  # workers that were told to stop
+    terms: dict = field(default_factory=dict)  # task -> its terms
     submitted: int = 0
     finished: int = 0
     friendly: bool = False
@@ -406,7 +745,7 @@ class World:
             self.abandoned = set(command.abandoned)
         elif isinstance(command, e.CancelRun) and command.worker not in self.runs:
             pass  # the launch under way is recalled; it answers for itself
-        elif not isinstance(command, e.Break):
+        elif not isinstance(command, e.Break | e.Again):
             same = [type(other) for other in self.pending]
             if isinstance(command, e.Look | e.WriteInbox | e.Prepare):
                 assert type(command) not in same, "invariant 4"
@@ -414,32 +753,34 @@ class World:
 
     def check(self) -> None:
         scheduler = self.scheduler
+        tasks, workers = scheduler.tasks, scheduler.fleet.workers
         held = {
-            name: worker.id
-            for worker in scheduler.workers.values()
+            call[0]: worker
+            for worker in workers.values()
             if worker.phase is not WorkerPhase.ARCHIVING
-            for name in worker.calls
+            for call in worker.calls
+            if tasks.holds(call, worker)
         }
-        for name, task in scheduler.tasks.known.items():
-            assert (task.phase is TaskPhase.HELD) == (
-                held.get(name) == task.worker and name in held
-            ), "invariant 1"
+        for name, task in tasks.known.items():
+            assert (task.phase is TaskPhase.HELD) == (name in held), "invariant 1"
             assert self.ended[name] == 0, "invariant 3"
-            assert task.attempts <= self.policy.max_retries, "invariant 6"
-        phases = Counter(task.phase for task in scheduler.tasks.known.values())
-        assert +scheduler.tasks.count == phases, "invariant 1"
-        assert set(held) <= set(scheduler.tasks.known), "invariant 1"
-        assert sum(worker.open for worker in scheduler.workers.values()) <= self.policy.max_workers
+            assert task.attempts <= self.terms[name].max_retries, "invariant 6"
+            if name in held:
+                assert held[name].resources.cover(task.resources), "invariant 5"
+        phases = Counter(task.phase for task in tasks.known.values())
+        assert +tasks.count == phases, "invariant 1"
+        assert sum(worker.open for worker in workers.values()) <= self.policy.max_workers
         active = sum(not state.over for state in self.runs.values())
         assert active <= self.policy.max_workers, "invariant 2"
         assert max(self.ended.values(), default=0) <= 1, "invariant 3"
         assert self.finished <= 1, "invariant 3"
         if self.finished:
-            assert not scheduler.tasks.known, "invariant 3"
-            assert not scheduler.workers, "invariant 3"
-        for worker in scheduler.workers.values():
+            assert not tasks.known, "invariant 3"
+            assert not workers, "invariant 3"
+        for worker in workers.values():
             assert worker.taken <= (self.policy.max_tasks_per_worker or worker.taken), "invariant 5"
-        if scheduler.tasks.known or scheduler.workers:
+            assert worker.revoked <= set(worker.calls)
+        if tasks.known or workers:
             assert self.pending or scheduler.deadline is not None, "invariant 7"
 
     # what the world does
@@ -462,8 +803,10 @@ class World:
                 self.send(e.LaunchFailed(command.worker, ERROR, hopeless))
             case e.Launch():
                 self.runs[command.worker] = RunState.QUEUED
-                self.given[command.worker] = list(command.calls)
+                self.todo[command.worker] = list(command.calls)
                 self.seen[command.worker] = set(command.calls)
+                if command.last:
+                    self.stops.add(command.worker)
                 self.unread[command.worker] = []
                 self.send(e.Launched(command.worker))
             case e.WriteInbox():
@@ -477,8 +820,13 @@ class World:
                 self.send(e.FetchFailed(name, ERROR) if failed else e.Fetched(name, what))
             case e.Diagnose():
                 run = run_in(self.runs[command.worker])
-                verdict = e.Verdict(run, "lost")
-                self.send(e.Diagnosed(command.worker, command.tasks, verdict))
+                kind = self.chance.choice(["memory", "timed_out", "unstarted", "", "", "", ""])
+                verdict = e.Verdict(run, "lost", **({kind: True} if kind else {}))
+                begun = self.chance.randint(1, len(command.calls))
+                self.send(e.Diagnosed(command.worker, command.calls, verdict, begun))
+            case e.Judge():
+                again = self.chance.random() < 0.5
+                self.send(e.Judged(command.task, command.worker, command.cause, again))
             case e.CancelRun():
                 if not failed and not self.runs.get(command.worker, RunState.FAILED).over:
                     self.runs[command.worker] = RunState.CANCELLED
@@ -487,15 +835,24 @@ class World:
                 self.send(e.Archived(command.worker))
 
     def post(self, command: e.WriteInbox) -> None:
-        for worker, calls, stop in command.letters:
-            if self.runs[worker].over:
-                continue
-            for call in calls:
-                if call not in self.seen[worker]:  # as a worker does
-                    self.seen[worker].add(call)
-                    self.given[worker].append(call)
-            if stop:
-                self.given[worker].append(None)
+        self.letters = {letter.worker: letter for letter in command.letters}
+
+    def read(self, worker: WorkerId) -> None:
+        """A worker reads the inbox."""
+        letter = self.letters.get(worker, e.Letter(worker))
+        seen, todo = self.seen[worker], self.todo[worker]
+        todo += [call for call in letter.calls if call not in seen]
+        seen.update(letter.calls)
+        for call in letter.revoked + letter.ended:
+            if call in todo or call not in seen:
+                seen.add(call)
+                if call in todo:
+                    todo.remove(call)
+                name, attempt = call
+                back = answer(name, _wire.REVOKED, attempt=attempt, at=self.now)
+                self.unread[worker].append(back)
+        if letter.stop:
+            self.stops.add(worker)
 
     def look(self, command: e.Look, failed: bool, hopeless: bool) -> None:
         if failed:
@@ -518,7 +875,8 @@ class World:
                 if not self.fails(0.1):  # else: they come twice
                     self.unread[worker] = []
             garbled = complete and wanted and self.fails(0.005)
-            reports.append(e.Report(worker, run_in(state), answers, complete, garbled))
+            run = run_in(state)
+            reports.append(e.Report(worker, run, answers, complete, garbled, read=wanted))
         self.send(e.Looked(tuple(reports), len(reports), self.chance.choice([0.0, 0.3])))
 
     def work(self) -> None:
@@ -529,25 +887,37 @@ class World:
         worker = self.chance.choice(active)
         if self.runs[worker] is RunState.QUEUED:
             self.runs[worker] = RunState.RUNNING
+            self.read(worker)  # before it begins anything, as a worker does
             return
         if self.fails(0.05):
             self.runs[worker] = self.chance.choice(
                 [RunState.FAILED, RunState.CANCELLED, RunState.SUCCEEDED]
             )
             return
-        todo = self.given[worker]
-        if todo and todo[0] is not None:
-            name, attempt = todo.pop(0)
-            kind = _wire.RETURNED
-            if self.fails(0.1):
-                kind = self.chance.choice([_wire.CRASHED, _wire.MEMORY, _wire.RAISED])
-            elif self.fails(0.002):
-                kind = _wire.INITIALIZER
-            file = self.chance.random() < 0.2
-            new = answer(name, kind, attempt=attempt, file=file, at=self.now)
-            self.unread[worker].append(new)
-        elif todo or not self.scheduler.workers[worker].inbox:
+        if self.fails(0.5):
+            self.read(worker)
+        todo = self.todo[worker]
+        if todo:
+            self.begin(worker, *todo.pop(0))
+        elif worker in self.stops:
             self.runs[worker] = RunState.SUCCEEDED
+        else:
+            self.read(worker)
+
+    def begin(self, worker: WorkerId, name: TaskId, attempt: int) -> None:
+        """A worker does a call."""
+        task = self.scheduler.tasks.known.get(name)
+        mine = self.scheduler.fleet.workers.get(worker)
+        if task is not None and mine is not None and mine.phase is WorkerPhase.ALIVE:
+            lost = task.phase in (TaskPhase.DELAYED, TaskPhase.READY) and mine.cancelled
+            assert task.given == attempt or lost or mine.unknown_since is not None, "invariant 8"
+        kind = _wire.RETURNED
+        if self.fails(0.1):
+            kind = self.chance.choice([_wire.CRASHED, _wire.MEMORY, _wire.RAISED])
+        elif self.fails(0.002):
+            kind = _wire.INITIALIZER
+        file = self.chance.random() < 0.2
+        self.unread[worker].append(answer(name, kind, attempt=attempt, file=file, at=self.now))
 
     def pass_time(self) -> None:
         deadline = self.scheduler.deadline
@@ -558,7 +928,17 @@ class World:
     def submit(self) -> None:
         name = TaskId(self.submitted)
         self.submitted += 1
-        self.send(e.Submitted(name, upload=self.chance.random() < 0.2))
+        chance = self.chance
+        terms = self.terms[name] = Terms(
+            max_retries=chance.choice([0, 1, 3]),
+            timeout=chance.choice([None, None, 20.0]),
+            queue_timeout=chance.choice([None, None, 30.0]),
+            resources=chance.choice([Resources(1, 1, 1), Resources(1, 1, 1), Resources(1, 5, 1)]),
+            memory_growth=chance.choice([None, 2.0]),
+            max_memory=8.0,
+            judged=chance.random() < 0.2,
+        )
+        self.send(e.Submitted(name, upload=chance.random() < 0.2, size=100, terms=terms))
 
     def cancel(self) -> None:
         if self.submitted:
@@ -571,7 +951,7 @@ def history(seed: int) -> Counter:
         max_workers=chance.choice([1, 2, 3, 5]),
         max_tasks_per_worker=chance.choice([None, 1, 1, 2, 3]),
         idle_timeout=chance.choice([0.0, 1.0, 60.0]),
-        max_retries=chance.choice([0, 1, 3]),
+        calls_per_worker=chance.choice([None, None, 1, 3]),
     )
     world = World(chance, Scheduler(policy, jitter=chance.random))
     steps = [world.deliver, world.work, world.pass_time, world.submit, world.cancel]
@@ -595,7 +975,7 @@ def history(seed: int) -> Counter:
         world.work()
     assert world.finished == 1, f"seed {seed}: it hangs"
     # What was under way for a task that was then cancelled comes to nothing; all else is over.
-    harmless = e.Upload | e.Fetch | e.Diagnose | e.CancelRun
+    harmless = e.Upload | e.Fetch | e.Diagnose | e.Judge | e.CancelRun
     assert all(isinstance(command, harmless) for command in world.pending), f"seed {seed}"
     left = {worker for worker, state in world.runs.items() if not state.over}
     assert left <= world.abandoned, f"seed {seed}: a run is left"

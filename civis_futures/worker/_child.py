@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import os
 import pickle
 import resource
 import signal
 import sys
 import time
+from collections import deque
 
 from .. import _wire
 from ._frames import BODY_LIMIT, Frames, high_copy, packed
@@ -24,7 +26,7 @@ from ._globals import Globals
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn, TextIO
+    from typing import Any, NoReturn
 
     Header = dict[str, Any]
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 PIPE_LOST = 74
 _TEXT_LIMIT = 20_000  # characters of a traceback that travel
 _PROTOCOL = 5
+#: What is kept of the output of a call: lines, characters of each, characters of one print.
+_TAIL, _TAIL_LINE, _TAIL_TEXT = 15, 500, 10_000
 
 
 def live(calls: int, answers: int, mark: bytes, folder: str, initializer: bytes | None) -> NoReturn:
@@ -62,7 +66,8 @@ class Child:
         self._mark = mark
         self._folder = folder
         self._frames = Frames(mark)
-        self._streams = (Stream("stdout", 1), Stream("stderr", 2))
+        self._tail = Tail()
+        self._streams = (Stream("stdout", 1, self._tail), Stream("stderr", 2, self._tail))
         self._pid = os.getpid()
 
     def serve(self, initializer: bytes | None) -> None:
@@ -74,8 +79,14 @@ class Child:
             if frame is None:
                 return
             header, body = frame
+            if "title" in header:  # where the log of a reused worker is cut into those of calls
+                start = "\n" if self._tail.unfinished else ""
+                print(f"{start}civis_futures: {header['title']}", flush=True)
+            self._tail.clear()
             answer, data = self._perform(header, body)
             del body, frame
+            if answer["kind"] != _wire.RETURNED:
+                answer["log"] = self._tail.lines()
             self._restore_streams()
             self._send({**answer, "name": header["name"]}, data)
 
@@ -176,20 +187,65 @@ class Child:
         return path
 
 
+class Tail:
+    """The last lines of what a call printed, for whoever reads of its failure."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=_TAIL)
+        self._rest = ""
+
+    def clear(self) -> None:
+        """Another call begins."""
+        self._lines.clear()
+        self._rest = ""
+
+    def add(self, text: str) -> None:
+        """Something was printed."""
+        *lines, rest = (self._rest + text[-_TAIL_TEXT:]).split("\n")
+        self._lines.extend(line[:_TAIL_LINE] for line in lines[-_TAIL:])
+        self._rest = rest[:_TAIL_LINE]
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the last line has not ended."""
+        return bool(self._rest)
+
+    def lines(self) -> list[str]:
+        """The lines, the last one perhaps unfinished."""
+        lines = [*self._lines, self._rest] if self._rest else [*self._lines]
+        return [_plain(line) for line in lines[-_TAIL:]]
+
+
+class Recorder(io.TextIOWrapper):
+    """A text stream like the interpreter's own, whose last lines can be had again."""
+
+    def __init__(self, fd: int, encoding: str, tail: Tail) -> None:
+        raw = io.FileIO(fd, "w", closefd=False)
+        buffer = io.BufferedWriter(raw)
+        super().__init__(buffer, encoding, "backslashreplace", line_buffering=True)
+        self._tail = tail
+
+    def write(self, text: str) -> int:
+        """Print, and remember."""
+        length = super().write(text)
+        self._tail.add(text)
+        return length
+
+
 class Stream:
     """One of the two output streams, so that a call which breaks it breaks it only for itself."""
 
-    def __init__(self, name: str, fd: int) -> None:
+    def __init__(self, name: str, fd: int, tail: Tail) -> None:
         self._name = name
         self._fd = fd
+        self._tail = tail
         try:
             self._copy = high_copy(fd)
         except OSError:  # the process was started without it
             self._copy = high_copy(0)
-        self._stream: TextIO | None = getattr(sys, name)
-        self._encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        with contextlib.suppress(AttributeError):  # None, or not the interpreter's own
-            self._stream.reconfigure(line_buffering=True)
+        self._encoding = getattr(getattr(sys, name), "encoding", None) or "utf-8"
+        self._stream = Recorder(fd, self._encoding, tail)
+        setattr(sys, name, self._stream)
 
     def flush(self) -> None:
         """Write out what user code has printed, wherever it prints now."""
@@ -202,16 +258,9 @@ class Stream:
         with contextlib.suppress(OSError):  # user code has closed the copy too
             os.dup2(self._copy, self._fd)
         try:
-            self._stream.flush()  # type: ignore[union-attr]
+            self._stream.flush()
         except Exception:  # closed or detached
-            self._stream = open(  # noqa: SIM115
-                self._fd,
-                "w",
-                buffering=1,
-                encoding=self._encoding,
-                errors="backslashreplace",
-                closefd=False,
-            )
+            self._stream = Recorder(self._fd, self._encoding, self._tail)
         setattr(sys, self._name, self._stream)
 
 
@@ -316,12 +365,16 @@ def _traceback(error: BaseException) -> str:
     while trace is not None and trace.tb_frame.f_code.co_filename == ours:
         trace = trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace))
-    # What no database takes in a text: lone surrogates, and the null character.
-    text = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    text = _plain(text)
     if len(text) <= _TEXT_LIMIT:
         return text
     half = _TEXT_LIMIT // 2
     return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters ...]\n{text[-half:]}"
+
+
+def _plain(text: str) -> str:
+    """Without what no database takes in a text: lone surrogates, and the null character."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def peak_mb(usage: resource.struct_rusage) -> float:

@@ -21,36 +21,43 @@ if TYPE_CHECKING:
 _FIRST_PAUSE = 0.05
 _PART_OF_POLL = 1 / 6
 _GROWTH = 1.3
+_LOOKS_PER_LEASE = 4.0
 _REFUSALS = 5  # in a row, after which the inbox is taken for lost
 
 
 class Inbox:
-    """One worker's view of the JSON value `value_id`."""
+    """One worker's view of the JSON value that the order names."""
 
-    def __init__(self, platform: Platform, value_id: int, order: _wire.Order) -> None:
+    def __init__(self, platform: Platform, order: _wire.Order) -> None:
+        assert order.inbox is not None
         self._platform = platform
-        self._id = value_id
+        self._id = order.inbox
         self._worker = order.worker
         self._lease = order.lease
         self._poll = order.poll
+        self.linger = order.linger
         self._content: Any = None
         self._refused = 0
+        self._heard = self._looked = time.monotonic()
         self.restart()
 
     def restart(self) -> None:
-        """Look often again, and count silence from now: there was work."""
+        """Look often again: there was work, and now there is none."""
         self._pause = max(_FIRST_PAUSE, self._poll * _PART_OF_POLL)
-        self._heard = time.monotonic()
 
     @property
     def silent(self) -> bool:
         """Whether nothing at all has been written into the inbox for the whole lease."""
         return time.monotonic() - self._heard > self._lease
 
+    def due_in(self, eager: bool) -> float:
+        """Seconds until the next look; if not `eager`, only the client's death would be news."""
+        pause = min(self._pause, self._poll) if eager else self._lease / _LOOKS_PER_LEASE
+        return max(0.0, self._looked + pause - time.monotonic())
+
     def look(self) -> _wire.Letter | None:
-        """After a pause, this worker's letter; None if the inbox holds none or is garbage."""
-        time.sleep(min(self._pause, self._poll))
-        self._pause = min(self._pause * _GROWTH, self._poll)
+        """The letter of this worker; None if the inbox holds none or is garbage."""
+        self._pause = min(max(self._pause, _FIRST_PAUSE) * _GROWTH, self._poll)
         try:
             content = self._platform.json_value(self._id)
         except RefusedError:
@@ -58,6 +65,8 @@ class Inbox:
             if self._refused >= _REFUSALS:
                 raise
             return None
+        finally:
+            self._looked = time.monotonic()
         self._refused = 0
         if content != self._content:
             self._content = content
@@ -68,4 +77,6 @@ class Inbox:
             return None
         if isinstance(inbox.poll, (int, float)) and inbox.poll > 0:
             self._poll = inbox.poll
+        if isinstance(inbox.linger, (int, float)) and inbox.linger > 0:
+            self.linger = inbox.linger
         return inbox.letters.get(self._worker)

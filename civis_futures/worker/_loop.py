@@ -50,13 +50,15 @@ class Worker:
         self._platform = platform
         self._folder = folder
         self._outbox = Outbox(platform, order.worker)
-        self._inbox = None if order.inbox is None else Inbox(platform, order.inbox, order)
+        self._inbox = None if order.inbox is None else Inbox(platform, order)
         self._stop = order.inbox is None
+        self._alone = len(order.letter.calls) == 1 and (self._stop or order.letter.stop)
         self._taken: set[str] = set()  # every call ever seen: an inbox names them again
         self._queue: deque[_wire.Call] = deque()
         self._fetched: dict[str, Fetched] = {}  # at most the next call, fetched ahead
         self._running: _wire.Call | None = None
         self._since = 0.0  # when the running call was handed over
+        self._expires: float | None = None  # when it must have ended (monotonic)
         self._process: Process | None = None
         self._ready = False  # whether that process has run its initializer
         self._initializer: bytes | None = None
@@ -76,20 +78,30 @@ class Worker:
 
     def _answer_all(self) -> None:
         self._take(self._order.letter)
+        if self._inbox is not None and not self._alone:
+            self._look()  # what waited for this container may have been taken back meanwhile
         while True:
             self._start_next()  # before posting, so that posting and computing overlap
             if self._outbox and (self._running is None or self._outbox.due_in() == 0):
                 self._outbox.post()
+            if self._inbox is not None and self._inbox.silent:
+                print("civis_futures: no word from the client, this worker ends", flush=True)
+                self._end_call()
+                return
             if self._running is not None:
                 self._fetch_ahead()
                 self._await_answer()
             elif self._stop or self._inbox is None:
                 return
-            elif self._inbox.silent:
-                print("civis_futures: no word from the client, this worker ends", flush=True)
-                return
             else:
-                self._take(self._inbox.look())
+                time.sleep(self._inbox.due_in(eager=True))
+                self._look()
+
+    def _look(self) -> None:
+        """Read the inbox."""
+        assert self._inbox is not None
+        self._take(self._inbox.look())
+        self._outbox.longest = self._inbox.linger
 
     def _prepare(self) -> None:
         """Find out whether calls can be run here at all."""
@@ -111,13 +123,33 @@ class Worker:
         self._refusal = _wire.INITIALIZER, text, ""
 
     def _take(self, letter: _wire.Letter | None) -> None:
-        """Queue the calls of a letter that are new."""
+        """Queue the calls of a letter that are new, and give back those that are revoked."""
         if letter is None:
             return
         self._stop = self._stop or letter.stop
         new = [call for call in letter.calls if _name(call) not in self._taken]
         self._taken.update(_name(call) for call in new)
         self._queue.extend(new)
+        for task, attempt in letter.ended:
+            if self._running is not None and _name(self._running) == f"{task}-{attempt}":
+                self._end_call()
+                self._answer(self._running, _wire.REVOKED, "")
+        for task, attempt in letter.revoked + letter.ended:
+            self._revoke(task, attempt)
+
+    def _revoke(self, task: int, attempt: int) -> None:
+        """Never begin this call; too late if it runs, or has run."""
+        name = f"{task}-{attempt}"
+        waiting = [call for call in self._queue if _name(call) == name]
+        if not waiting and name in self._taken:
+            return
+        self._taken.add(name)
+        for call in waiting:
+            self._queue.remove(call)
+        fetched = self._fetched.pop(name, None)
+        if fetched is not None and fetched.path is not None:
+            os.unlink(fetched.path)
+        self._outbox.add(_wire.Answer(task, _wire.REVOKED, attempt=attempt))
 
     def _start_next(self) -> None:
         """Give the child its next call; answer at once those that cannot be run."""
@@ -131,9 +163,19 @@ class Worker:
             if fetched.problem:
                 self._answer(call, _wire.CALL_NOT_FETCHED, fetched.problem)
                 continue
-            self._running, self._since = call, time.time()
-            header = {"name": _name(call), "path": fetched.path}
-            self._living_process().send(header, fetched.body)
+            self._begin(call, fetched)
+
+    def _begin(self, call: _wire.Call, fetched: Fetched) -> None:
+        """Hand a call to the child, which says so in the log if there may be others in there."""
+        process = self._living_process()
+        self._running, self._since = call, time.time()
+        self._expires = None
+        if call.timeout is not None and self._ready:
+            self._expires = time.monotonic() + call.timeout
+        header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
+        if not self._alone:
+            header["title"] = f"task {call.task} begins (attempt {call.attempt})"
+        process.send(header, fetched.body)
 
     def _living_process(self) -> Process:
         if self._process is not None and not self._process.alive():
@@ -164,31 +206,58 @@ class Worker:
             return Fetched(problem=str(error))
 
     def _await_answer(self) -> None:
-        """Wait for the child's answer, but not longer than other answers can wait."""
+        """Wait for the child's answer, but not longer than anything else can wait."""
         assert self._process is not None
         assert self._running is not None
         try:
-            frame = self._process.receive(self._outbox.due_in())
+            frame = self._process.receive(self._patience())
         except DiedError as death:
             self._crashed(death)
             return
         if frame is None:
+            if self._expires is not None and time.monotonic() >= self._expires:
+                self._time_out(self._running)
+            elif self._inbox is not None and self._inbox.due_in(bool(self._queue)) == 0:
+                self._look()
             return
         header, body = frame
         if "ready" not in header:
             self._finished(self._running, header, body)
         elif header["ready"]:
             self._ready = True
+            if self._running.timeout is not None:
+                self._expires = time.monotonic() + self._running.timeout
         else:
             self._refuse_all(header["text"])
             self._answer(self._running, _wire.INITIALIZER, header["text"])
+
+    def _patience(self) -> float | None:
+        """Seconds until there is something else to do than to wait for the child."""
+        waits = [self._outbox.due_in()]
+        if self._expires is not None:
+            waits.append(max(0.0, self._expires - time.monotonic()))
+        if self._inbox is not None:
+            waits.append(self._inbox.due_in(bool(self._queue)))
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _time_out(self, call: _wire.Call) -> None:
+        """The running call has had its time."""
+        self._end_call()
+        text = f"it ran for longer than its timeout of {call.timeout:g} seconds"
+        self._answer(call, _wire.TIMED_OUT, text, started=self._since)
+
+    def _end_call(self) -> None:
+        """End the child, and with it what it runs."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
 
     def _finished(self, call: _wire.Call, header: dict[str, Any], body: bytes) -> None:
         _, path, has_data = (header.pop(key) for key in ("name", "path", "data"))
         source = Source(body, path) if has_data else None
         self._running = None
         self._outbox.add(_wire.Answer(call.task, attempt=call.attempt, **header), source)
-        self._restart_looking()
+        self._drained()
 
     def _crashed(self, death: DiedError) -> None:
         call = self._running
@@ -203,19 +272,38 @@ class Worker:
         self._answer(call, kind, text, code, started=self._since, peak_mb=death.peak_mb)
 
     def _answer(
-        self, call: _wire.Call, kind: str, text: str, detail: str = "", **measured: float
+        self,
+        call: _wire.Call,
+        kind: str,
+        text: str,
+        detail: str = "",
+        *,
+        started: float | None = None,
+        peak_mb: float = 0.0,
     ) -> None:
         """Answer a call that gave no outcome."""
         now = time.time()
-        times = {"started": now, "finished": now, **measured}
-        answer = _wire.Answer(call.task, kind, None, text, detail, call.attempt, **times)
+        answer = _wire.Answer(
+            call.task,
+            kind,
+            None,
+            text,
+            detail,
+            call.attempt,
+            started=started or now,
+            finished=now,
+            peak_mb=peak_mb,
+        )
         self._running = None
         self._outbox.add(answer)
-        self._restart_looking()
+        self._drained()
 
-    def _restart_looking(self) -> None:
-        if self._inbox is not None:
-            self._inbox.restart()
+    def _drained(self) -> None:
+        """A call has ended; if it was the last one, more are welcome soon."""
+        if not self._queue:
+            self._outbox.restart()
+            if self._inbox is not None:
+                self._inbox.restart()
 
     def _last_words(self) -> None:
         """On a TERM: the child gets it too, finished answers go out, then the child's end."""

@@ -18,8 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._platform import Platform
 
-#: Seconds that an answer waits for company while further calls are run.
-LINGER = 0.5
+#: Seconds that the first answers wait for company while further calls are run.
+FIRST_LINGER = 0.5
 
 
 class Outbox:
@@ -31,6 +31,8 @@ class Outbox:
         self._waiting: list[tuple[_wire.Answer, Source | None]] = []
         self._oldest = 0.0
         self._posted = 0
+        self.longest = FIRST_LINGER  # what the client allows
+        self._linger = FIRST_LINGER
 
     def __bool__(self) -> bool:
         """Whether answers wait."""
@@ -46,7 +48,7 @@ class Outbox:
         """Seconds until the oldest answer should go, or None if there is none."""
         if not self._waiting:
             return None
-        return max(0.0, self._oldest + LINGER - time.monotonic())
+        return max(0.0, self._oldest + min(self._linger, self.longest) - time.monotonic())
 
     def post(self) -> None:
         """Post all. If this breaks off, what has not been posted still waits."""
@@ -62,6 +64,12 @@ class Outbox:
             size += length
         if batch:
             self._send(batch)
+        # The first answers tell the client how long calls take; later ones are in less of a hurry.
+        self._linger = min(2 * self._linger, self.longest)
+
+    def restart(self) -> None:
+        """The next answers are first ones again."""
+        self._linger = FIRST_LINGER
 
     def _with_data(self, place: int) -> _wire.Answer:
         """The waiting answer at `place`, its outcome inline or uploaded."""

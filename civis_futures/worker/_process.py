@@ -149,9 +149,12 @@ class Process:
     def end(self) -> None:
         """Let it end by itself: it sees that no more calls come. Then less kindly."""
         self._close()
-        if self._gone(_PATIENCE[0]):
-            return
-        self._signal(signal.SIGTERM)
+        if not self._gone(_PATIENCE[0]):
+            self.stop()
+
+    def stop(self) -> None:
+        """End it now: a TERM, and soon a KILL."""
+        self.terminate()
         if not self._gone(_PATIENCE[1]):
             self._signal(signal.SIGKILL)
             self._gone(None)

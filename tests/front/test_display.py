@@ -144,7 +144,14 @@ def test_the_roll_forgets_tasks_but_not_their_numbers():
 
     def make(number):
         future = ContainerFuture(
-            f"f{number}", View(Timings(time.time())), lambda: None, None, number, roll.count
+            f"f{number}",
+            View(Timings(time.time())),
+            lambda: None,
+            None,
+            None,
+            None,
+            number,
+            roll.count,
         )
         roll.add(future)
         return future

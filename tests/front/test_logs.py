@@ -196,15 +196,14 @@ def test_the_pattern_of_levels_is_quick():
 # --- real ones -----------------------------------------------------------------------------------
 
 
-def say(task, *words):
-    print(begins(task))
+def say(*words):
     for word in words:
         print(word)
 
 
 def test_the_log_of_one_call_of_a_reused_worker(make_executor):
     with make_executor(1) as executor:
-        futures = [executor.submit(say, n, f"a{n}", f"b{n}") for n in range(3)]
+        futures = [executor.submit(say, f"a{n}", f"b{n}") for n in range(3)]
     assert [[str(line) for line in future.logs()] for future in futures] == [
         [f"a{n}", f"b{n}"] for n in range(3)
     ]
@@ -226,13 +225,7 @@ def talk(folder):
 @pytest.mark.parametrize("tasks", [1, None], ids=["fresh", "reused"])
 def test_a_real_log_is_followed(make_executor, tmp_path, tasks):
     executor = make_executor(1, max_tasks_per_worker=tasks)
-
-    def work(folder):
-        if tasks is None:
-            print("civis_futures: task 0 begins (attempt 1)")
-        return talk(folder)
-
-    future = executor.submit(work, str(tmp_path))
+    future = executor.submit(talk, str(tmp_path))
     lines = future.logs(follow=True)
     for number in range(3):
         assert str(next(lines)) == f"word {number}"

@@ -335,8 +335,8 @@ class InboxFile:
         self.id = stub.put_value(None)
         self.write()
 
-    def write(self, calls=(), stop=False, worker="w", **fields):
-        letters = {worker: _wire.Letter(tuple(calls), stop)}
+    def write(self, calls=(), stop=False, worker="w", revoked=(), ended=(), **fields):
+        letters = {worker: _wire.Letter(tuple(calls), stop, tuple(revoked), tuple(ended))}
         self.put(json.loads(_wire.to_json(_wire.Inbox(letters, **fields))))
 
     def put(self, value):

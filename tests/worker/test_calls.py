@@ -2,9 +2,11 @@
 
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import cloudpickle
 import pytest
@@ -274,3 +276,40 @@ def test_a_call_of_many_rows(run, stub):
     assert stub.outcome(products) == [2, 12]
     assert failure.kind == _wire.RAISED
     assert "_child.py" not in failure.text
+
+
+def test_a_timeout_ends_the_call_and_nothing_else(stub, start, calls):
+    def stubborn():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(60)
+
+    specs = calls(os.getpid, lambda: time.sleep(60), stubborn, os.getpid)
+    limits = [30.0, 0.3, 0.3, None]
+    start([replace(c, timeout=s) for c, s in zip(specs, limits, strict=True)]).end()
+    answers = stub.answers()
+    kinds = [answers[task].kind for task in (1, 2, 3, 4)]
+    assert kinds == [_wire.RETURNED, _wire.TIMED_OUT, _wire.TIMED_OUT, _wire.RETURNED]
+    assert "longer than its timeout of 0.3 seconds" in answers[2].text
+    assert 0.2 < answers[2].finished - answers[2].started < 3
+
+
+def test_a_timeout_does_not_count_the_initializer(stub, start, calls):
+    first = pickle.dumps((time.sleep, (0.5,), {}))
+    [call] = calls(os.getpid)
+    start([replace(call, timeout=0.3)], initializer=_wire.Blob.of(first)).end()
+    assert stub.answers()[1].kind == _wire.RETURNED
+
+
+def test_what_a_failed_call_printed_last_comes_along(stub, start, calls):
+    def noisy(number):
+        for line in range(20):
+            print("line", line, file=sys.stderr if line % 2 else sys.stdout)
+        print("x" * 10_000, end="")
+        raise ValueError(number)
+
+    start(calls((noisy, 1), (print, "fine"), (int, "none"))).end()
+    answers = stub.answers()
+    lines = answers[1].log
+    assert lines[:-1] == tuple(f"line {n}" for n in range(6, 20))
+    assert lines[-1] == "x" * 500
+    assert answers[2].log == answers[3].log == ()

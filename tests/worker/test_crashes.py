@@ -287,7 +287,8 @@ def test_a_broken_stdout_is_whole_again_for_the_next_call(stub, start, calls):
     lines = worker.out().splitlines()
     said = [line.removeprefix(b"held") for line in lines if b"line" in line]
     assert said == [b"line %d" % number for number in range(len(BREAKERS))]
-    assert b"heldline 5" in lines  # what a closed descriptor held back comes out after all
+    # What a closed descriptor held back comes out after all.
+    assert any(line.startswith(b"held") for line in lines)
     assert worker.log().count("error") == len(BREAKERS)
     assert b"\xff\x00\xfe" in lines
     assert b"before detach" in lines
@@ -329,8 +330,8 @@ def print_much():
 def test_ten_megabytes_of_log(stub, start, calls):
     worker = start(calls(print_much, lambda: print("end", end=""))).end()
     out = worker.out()
-    assert len(out) == 10_000 * 1024 + 3
-    assert out.endswith(b"end")
+    lines = [line for line in out.splitlines() if not line.startswith(b"civis_futures: task")]
+    assert lines == [b"x" * 1023] * 10_000 + [b"end"]
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,55 @@ def test_finished_answers_do_not_wait_for_a_long_call(stub, start, calls, inbox)
     answers = stub.until_answered(1)
     assert set(answers) == {1}
     assert time.monotonic() - begin < 2.5
+
+
+def nap():
+    time.sleep(0.6)
+
+
+def test_calls_that_are_revoked_never_begin(stub, start, calls, inbox):
+    first, *rest = calls(nap, os.getpid, os.getpid, os.getpid)
+    inbox.write(rest, revoked=[(2, 1), (4, 1), (1, 1)])  # the first one runs already
+    worker = start([first, *rest], inbox=inbox.id, poll=0.05)
+    answers = stub.until_answered(1, 2, 3, 4)
+    kinds = {task: answer.kind for task, answer in answers.items()}
+    revoked, returned = _wire.REVOKED, _wire.RETURNED
+    assert kinds == {1: returned, 2: revoked, 3: returned, 4: revoked}
+    inbox.write(stop=True)
+    worker.end()
+    assert b"task 2 begins" not in worker.out()
+
+
+def test_a_call_may_be_ended_while_it_runs_and_the_others_go_on(stub, start, calls, inbox):
+    sleeper, *rest = calls(lambda: time.sleep(60), os.getpid, os.getpid)
+    worker = start([sleeper, *rest], inbox=inbox.id, poll=0.05)
+    stub.until(lambda: b"task 1 begins" in worker.out())
+    inbox.write(ended=[(1, 1), (2, 1)], stop=True)
+    worker.end()
+    kinds = {task: answer.kind for task, answer in stub.answers().items()}
+    assert kinds == {1: _wire.REVOKED, 2: _wire.REVOKED, 3: _wire.RETURNED}
+
+
+def test_a_call_may_be_revoked_before_it_is_known(stub, start, calls, inbox):
+    inbox.write(revoked=[(1, 1)])
+    worker = start((), inbox=inbox.id, poll=0.05)
+    assert stub.until_answered(1)[1].kind == _wire.REVOKED
+    inbox.write(calls(os.getpid), stop=True)
+    worker.end()
+    assert b"task 1 begins" not in worker.out()
+
+
+def test_the_lease_ends_a_running_call_too(stub, start, calls, inbox):
+    worker = start(calls(lambda: time.sleep(60)), inbox=inbox.id, poll=0.05, lease=0.6)
+    begin = time.monotonic()
+    worker.end()
+    assert b"no word from the client" in worker.out()
+    assert time.monotonic() - begin < 10
+    assert not stub.answers()
+
+
+def test_answers_wait_for_others_as_long_as_the_client_says(stub, start, calls, inbox):
+    inbox.write(calls(*[lambda: time.sleep(0.06)] * 30), stop=True, linger=5.0)
+    start((), inbox=inbox.id, poll=0.05).end()
+    assert len(stub.answers()) == 30
+    assert len(stub.outputs) <= 4  # after 0.5 s, after 1 s more, at the end

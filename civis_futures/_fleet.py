@@ -1,0 +1,416 @@
+"""The workers of a pool: started, given calls, looked after, let go. Pure, as the scheduler is.
+
+A worker is one container run::
+
+    LAUNCHING ──> ALIVE ──> CONCLUDING (over, with calls unanswered) ──> ARCHIVING ──> gone
+
+This room decides which worker gets which calls and when to write and look; what becomes of a task
+is the scheduler's. Calls run in the order in which a worker has them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from . import _events as e
+from ._pacing import PROOF_SECONDS, SHORTEST_LINGER, Attempts, Pause, Ramp, linger, poll
+from ._shares import Shares
+from ._state import Policy, TaskPhase, Tasks, Turn, Worker, WorkerPhase
+from ._types import Resources, RunState, TaskId, WorkerId
+from ._wire import (
+    CALL_NOT_FETCHED,
+    CALL_UNPICKLING,
+    INITIALIZER,
+    MISSING_MODULE,
+    PYTHON_MISMATCH,
+    RAISED,
+    RETURNED,
+    REVOKED,
+    Answer,
+)
+
+#: A cancel that shows no effect is repeated after so many seconds.
+CANCEL_AGAIN = 30.0
+#: A worker that is asked to end a call has so many seconds, besides the way of the news.
+CANCEL_PATIENCE = 10.0
+#: A sign of life is written so many times per lease.
+BEATS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look told of a worker that is alive: `over` if its run is."""
+
+    worker: Worker
+    report: e.Report
+    over: bool
+
+
+@dataclass
+class Fleet:
+    """All workers of a pool, and what is known of how to treat them."""
+
+    policy: Policy
+    tasks: Tasks
+    workers: dict[WorkerId, Worker] = field(default_factory=dict)
+    ramp: Ramp = field(default_factory=Ramp)
+    shares: Shares = field(default_factory=Shares)
+    pause: Pause = field(default_factory=Pause)
+    launching: Attempts = field(default_factory=Attempts)
+    starting: Attempts = field(default_factory=Attempts)  # containers that never start
+    writing: Attempts = field(default_factory=Attempts)
+    looking: Attempts = field(default_factory=Attempts)
+    pace: float = 0.0
+    _stale: bool = False
+    _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)  # revoked, as written
+    _beat: float = 0.0  # when the inbox was written
+    _next_look: float = 0.0
+    _last: int = 0
+
+    # --- giving calls --------------------------------------------------------------------------
+
+    def give(self, turn: Turn) -> None:
+        """Calls for the workers that run and have room."""
+        if not self.tasks.count[TaskPhase.READY]:
+            return
+        workers = [worker for worker in self._listening() if worker.running]
+        if workers and self._blocked():
+            # One must run out, to make room for a container that can serve the oldest call.
+            leaving = min(workers, key=lambda worker: len(worker.calls))
+            workers.remove(leaving)
+            if not leaving.held:
+                self._let(turn, leaving)
+        fair = self._fair_share()
+        for worker in workers:
+            if self._fill(worker, fair):
+                worker.stop = worker.taken == self.policy.max_tasks_per_worker
+                self._news(turn, worker)
+
+    def _blocked(self) -> bool:
+        """Whether no container, there or to come, can serve the oldest waiting call."""
+        name = self.tasks.next_ready()
+        open_ = [worker for worker in self.workers.values() if worker.open]
+        if name is None or len(open_) < self.policy.max_workers:
+            return False
+        return not any(self._serves(worker.resources, name) for worker in open_)
+
+    def launch(self, turn: Turn) -> None:
+        """New workers for the calls that are left, while there is room for workers."""
+        fair = self._fair_share()
+        while (name := self.tasks.next_ready()) is not None:
+            if not (turn.may(self.launching) and turn.may(self.starting)):
+                return
+            if not self._has_room(turn):
+                return
+            self._last += 1
+            worker = Worker(WorkerId(self._last), self.tasks.known[name].resources)
+            self.workers[worker.id] = worker
+            self._fill(worker, fair)
+            worker.first, worker.since = tuple(worker.calls), turn.now
+            worker.last = worker.taken == self.policy.max_tasks_per_worker
+            self.ramp.start(turn.now)
+            turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources))
+
+    def _has_room(self, turn: Turn) -> bool:
+        number = sum(worker.open for worker in self.workers.values())
+        width, at = self.ramp.width(turn.now)
+        if width is not None and number >= width:
+            if at is not None:
+                turn.wake(at)
+            return False
+        return number < self.policy.max_workers
+
+    def _fair_share(self) -> int:
+        """How many calls each worker has if all have the same."""
+        held = sum(worker.held for worker in self.workers.values() if worker.open)
+        waiting = self.tasks.count[TaskPhase.READY] + held
+        return math.ceil(waiting / self.policy.max_workers)
+
+    def _fill(self, worker: Worker, fair: int) -> bool:
+        """Give a worker as many calls as it should have; whether it got any."""
+        held = worker.held
+        if held and self._is_busy(held):
+            return False
+        number = self.shares.number(fair, self._horizon())
+        if self.policy.calls_per_worker is not None:
+            number = min(number, self.policy.calls_per_worker)
+        room = number - held
+        if self.policy.max_tasks_per_worker is not None:
+            room = min(room, self.policy.max_tasks_per_worker - worker.taken)
+        size = self.policy.letter_bytes - self.tasks.size(worker)
+        return room > 0 and not (held and size <= 0) and self.tasks.give(room, size, worker)
+
+    def _is_busy(self, held: int) -> bool:
+        """Whether so many calls are work for more than half of the time until it can get more.
+
+        Then it gets more later: each time costs requests.
+        """
+        if self.shares.seconds is None:
+            return True
+        return held * self.shares.seconds > self._horizon() / 2
+
+    def even_out(self, turn: Turn) -> None:
+        """Take calls back that wait behind others, for workers that have none."""
+        if self.tasks.count[TaskPhase.READY]:
+            return
+        idle = [w for w in self._listening() if w.running and not w.held]
+        for helper in idle:
+            victims = [(self._surplus(w, helper, turn.now), w.id) for w in self._listening()]
+            number, name = max(victims, default=(0, WorkerId(0)))
+            if not number:
+                return
+            victim = self.workers[name]
+            victim.revoked.update(victim.unbegun[-number:])
+            self._news(turn, victim)
+
+    def _surplus(self, worker: Worker, helper: Worker, now: float) -> int:
+        """How many of its calls, the last ones, the helper should take."""
+        unbegun = worker.unbegun
+        if not unbegun or any(self.tasks.holds(call, worker) for call in worker.revoked):
+            return 0
+        if not all(self._serves(helper.resources, name) for name, _ in unbegun):
+            return 0
+        age, horizon = now - worker.since, self._horizon()
+        if worker.running:
+            return self.shares.surplus(len(unbegun), age, horizon)
+        return self.shares.stuck(len(unbegun), age, horizon)
+
+    def _serves(self, resources: Resources, name: TaskId) -> bool:
+        task = self.tasks.known.get(name)
+        return task is not None and resources.cover(task.resources)
+
+    def release(self, turn: Turn, call: e.Given, worker: Worker) -> None:
+        """Nobody wants this call any more: it must not begin, and must end if it has.
+
+        Only the end of its container surely ends it. But others may be in there with it; then the
+        worker is asked to end this call alone, and has some time to say that it did.
+        """
+        if not any(self.tasks.holds(other, worker) for other in worker.calls):
+            worker.drop(call)
+            self.cancel(turn, worker)
+            return
+        self.take_back(turn, call, worker)
+        if worker.patience is None:
+            worker.patience = turn.now + self._horizon() + CANCEL_PATIENCE
+
+    def take_back(self, turn: Turn, call: e.Given, worker: Worker) -> None:
+        """Ask a worker not to begin a call that it was given; it will say whether it has not."""
+        worker.revoked.add(call)
+        self._news(turn, worker)
+
+    # --- the inbox -----------------------------------------------------------------------------
+
+    def write(self, turn: Turn) -> None:
+        """Write the inbox if it is not up to date, or if it has not changed for long."""
+        readers = [w for w in self.workers.values() if w.alive]
+        if readers:
+            beat = self._beat + self.policy.lease / BEATS
+            self._stale = self._stale or beat <= turn.now
+            if not self._stale:
+                turn.wake(beat)
+        if not self._stale or not turn.may(self.writing):
+            return
+        self._stale = False
+        if not readers:
+            return
+        self.writing.busy = True
+        letters = []
+        for worker in readers:
+            worker.told = frozenset()
+            letter = self._letter(worker)
+            if letter != e.Letter(worker.id):
+                letters.append(letter)
+        # Even if there is no letter: a call that was dropped must not stay in there.
+        turn.do(e.WriteInbox(tuple(letters), len(readers)))
+        self._sent = {worker.id: frozenset(worker.revoked) for worker in readers}
+
+    def _letter(self, worker: Worker) -> e.Letter:
+        """All that a worker shall know now."""
+        calls = [c for c in worker.calls if c not in worker.revoked and c not in worker.first]
+        revoked = sorted(worker.revoked)
+        return e.Letter(
+            worker.id,
+            tuple(calls),
+            worker.stop,
+            tuple(call for call in revoked if self.tasks.holds(call, worker)),
+            tuple(call for call in revoked if not self.tasks.holds(call, worker)),
+        )
+
+    def opened(self, turn: Turn) -> None:
+        """There is an inbox."""
+        self._beat = turn.now
+
+    def written(self, turn: Turn) -> None:
+        """The inbox is as it should be."""
+        self.writing = Attempts()
+        self._beat = turn.now
+        for name, revoked in self._sent.items():
+            if name in self.workers:
+                self.workers[name].told = revoked
+
+    def write_failed(self) -> None:
+        """The inbox may be as it was."""
+        self._stale = True
+
+    def _news(self, turn: Turn, worker: Worker) -> None:
+        """There is something to tell this worker, and soon to hear from it."""
+        self._stale = True
+        worker.reads.soon(turn.now)
+        self.pause.soon(turn.now)
+
+    # --- looks ---------------------------------------------------------------------------------
+
+    def look(self, turn: Turn) -> None:
+        """See how the workers are, if it is time to."""
+        watched = [w for w in self.workers.values() if w.alive]
+        if not watched or not turn.may(self.looking):
+            return
+        reads = (w.reads.at for w in watched if w.running and w.owes_answers)
+        at = max(min(self.pause.at, min(reads, default=self.pause.at)), self._next_look)
+        if at > turn.now:
+            turn.wake(at)
+            return
+        self.looking.busy = True
+        for worker in watched:
+            worker.seen = worker.told
+        turn.do(e.Look(tuple((w.id, w.reading(turn.now)) for w in watched)))
+
+    def looked(self, turn: Turn, event: e.Looked) -> list[Seen]:
+        """Take in the states of those workers that are alive."""
+        self.looking, self.pace = Attempts(), event.pace
+        seen, news, durations = [], False, []
+        readers = sum(w.running and w.owes_answers for w in self.workers.values())
+        for report in event.reports:
+            worker = self.workers.get(report.worker)
+            if worker is None or not worker.alive:
+                continue
+            before = worker.state
+            over = report.run is not None and worker.is_over(report.run, turn.now)
+            seen.append(Seen(worker, report, over))
+            changed = worker.state is not before
+            if changed:
+                worker.reads.soon(turn.now)
+            if worker.running:
+                self._proof(turn, worker)
+            answered = bool(report.answers)
+            if report.read:
+                worker.reads.after(turn.now, news=answered, cost=readers, pace=event.pace)
+            news = news or changed or answered
+            durations += [
+                answer.finished - answer.started
+                for answer in report.answers
+                if answer.kind in (RETURNED, RAISED)
+            ]
+        self.shares.learn(durations)
+        self.pause.after(turn.now, news=news, cost=event.cost, pace=event.pace)
+        self._next_look = turn.now + self.pause.shortest
+        return seen
+
+    def freed(self) -> list[e.Given]:
+        """Calls that were revoked before their worker had started: it will know when it does."""
+        return [
+            call
+            for worker in self.workers.values()
+            if worker.alive and worker.state is RunState.QUEUED
+            for call in worker.seen & worker.revoked
+            if self.tasks.holds(call, worker)
+        ]
+
+    def learn(self, answer: Answer) -> None:
+        """Whether containers can do the work at all."""
+        if answer.kind in (MISSING_MODULE, PYTHON_MISMATCH, CALL_UNPICKLING):
+            self.ramp.unfit = not self.ramp.proven
+        elif answer.kind not in (REVOKED, CALL_NOT_FETCHED, INITIALIZER):
+            self.ramp.proven = True
+
+    def launched(self, turn: Turn, worker: Worker) -> None:
+        """It has a run."""
+        self.launching = Attempts()
+        worker.phase = WorkerPhase.ALIVE
+        worker.idle_since = turn.now
+        self.pause.soon(turn.now)
+        if worker.cancelled:
+            self.cancel(turn, worker)
+        elif worker.revoked:
+            self._news(turn, worker)
+
+    def _proof(self, turn: Turn, worker: Worker) -> None:
+        """A worker runs: containers start, and if it goes on so, they do what they should."""
+        self.starting = Attempts()
+        assert worker.running_since is not None
+        proof_at = worker.running_since + PROOF_SECONDS
+        if not self.ramp.proven and not self.ramp.unfit:
+            if proof_at <= turn.now:
+                self.ramp.proven = True
+            else:
+                self.pause.soon(turn.now)
+
+    def _horizon(self) -> float:
+        """About how many seconds pass until a worker that has run out gets more."""
+        readers = sum(worker.alive for worker in self.workers.values()) or self.policy.max_workers
+        wait = linger(readers, self.pace) + poll(readers, self.pace)
+        return 2 * (wait + self.pause.shortest) - SHORTEST_LINGER
+
+    # --- the end of a worker -------------------------------------------------------------------
+
+    def let_go(self, turn: Turn, coming: bool) -> None:
+        """Idle workers end: at once if no task is `coming`, else after `idle_timeout`."""
+        for worker in self._listening():
+            if worker.held:
+                continue
+            leave_at = worker.idle_since + self.policy.idle_timeout
+            if leave_at > turn.now and coming:
+                turn.wake(leave_at)
+            else:
+                self._let(turn, worker)
+
+    def _let(self, turn: Turn, worker: Worker) -> None:
+        """Let a worker go that has no calls."""
+        if worker.state is RunState.QUEUED:
+            self.cancel(turn, worker)  # it reads no inbox before it has started
+        else:
+            worker.stop = True
+            self._news(turn, worker)
+
+    def cancel(self, turn: Turn, worker: Worker) -> None:
+        """Stop its run; if the launch is still under way, then so that it starts none."""
+        worker.cancelled = True
+        worker.cancel_at = turn.now + CANCEL_AGAIN
+        self.pause.soon(turn.now)
+        turn.do(e.CancelRun(worker.id))
+
+    def cancel_again(self, turn: Turn) -> None:
+        """Repeat the cancels that show no effect; cancel where asking shows none."""
+        for worker in self.workers.values():
+            if worker.patience is not None and worker.alive and not worker.cancelled:
+                self._insist(turn, worker)
+            if worker.cancelled and worker.alive:
+                if worker.cancel_at <= turn.now:
+                    self.cancel(turn, worker)
+                turn.wake(worker.cancel_at)
+
+    def _insist(self, turn: Turn, worker: Worker) -> None:
+        assert worker.patience is not None
+        if all(self.tasks.holds(call, worker) for call in worker.revoked):
+            worker.patience = None
+        elif worker.patience > turn.now:
+            turn.wake(worker.patience)
+        elif worker.running:
+            self.cancel(turn, worker)
+        else:  # it has not begun anything
+            worker.patience = turn.now + CANCEL_PATIENCE
+            turn.wake(worker.patience)
+
+    def archive(self, turn: Turn, worker: Worker) -> None:
+        """Nothing more will come of it."""
+        worker.calls, worker.revoked = [], set()
+        worker.phase = WorkerPhase.ARCHIVING
+        turn.do(e.Archive(worker.id))
+
+    def _listening(self) -> list[Worker]:
+        return [worker for worker in self.workers.values() if worker.listens]
+
+    def busy(self) -> bool:
+        """Whether a request is under way that must come to its end."""
+        return self.writing.busy or self.looking.busy

@@ -1,0 +1,117 @@
+"""Why a call was lost: from what its worker said, from its run and its log. Pure.
+
+Platform has no field for the reason of a failure; the log has it. The words looked for in it are
+assumptions, and are all here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from . import _wire
+from ._events import Given, Verdict
+from ._types import Run, RunState, TaskId
+
+#: How many lines of the log an error has.
+TAIL = 15
+#: Exit codes of a container that never ran a call, and what they mean.
+NO_WORKER = {
+    2: "was given no order",
+    _wire.SETUP_FAILED: "could not be set up: setup_cmd failed",
+    126: "could not run python3",
+    127: "could not run python3: its image has none",
+}
+
+_MEMORY_LINE = "Process ran out of its"
+_EXIT_LINE = re.compile(r"exiting: (\d+)")
+
+
+def told_by_run(run: Run | None, said: Sequence[str]) -> Verdict:
+    """What a run and its log tell of a worker that ended without a word."""
+    memory = any(line.startswith(_MEMORY_LINE) for line in said)
+    codes = [match for line in said if (match := _EXIT_LINE.search(line))]
+    exit_code = int(codes[-1].group(1)) if codes else None
+    return Verdict(
+        run,
+        _end_of_run(run, memory, exit_code),
+        exit_code,
+        outside=run is not None and run.state is RunState.CANCELLED,
+        memory=memory,
+        unstarted=_is_unstarted(run, exit_code),
+        started=None if run is None else run.started,
+        finished=None if run is None else run.finished,
+        peak_memory=None if run is None else run.max_memory,
+        log_tail=tuple(said[-TAIL:]),
+    )
+
+
+def told_by_worker(answer: _wire.Answer, run: Run | None, said: Sequence[str]) -> Verdict:
+    """What the worker tells of a call; `said` is the part of the log that is the call's."""
+    code = int(answer.detail) if answer.detail.lstrip("-").isdigit() else None
+    crashed = answer.kind == _wire.CRASHED
+    memory = answer.kind == _wire.MEMORY
+    plain = crashed or memory or answer.kind == _wire.TIMED_OUT
+    reason = answer.text if plain else f"{answer.kind}: {answer.text}".rstrip(": ")
+    return Verdict(
+        run,
+        reason,
+        code,
+        memory=memory,
+        crashed=crashed,
+        timed_out=answer.kind == _wire.TIMED_OUT,
+        started=answer.started,
+        finished=answer.finished,
+        peak_memory=answer.peak_mb or None,
+        log_tail=tuple(said[-TAIL:]),
+    )
+
+
+def _beginning(line: str) -> Given | None:
+    """The call that begins at this line of a log, if one does."""
+    match = _wire.BEGIN_LINE.search(line)
+    return None if match is None else (TaskId(int(match.group(1))), int(match.group(2)))
+
+
+def part_of(said: Sequence[str], call: Given) -> Sequence[str]:
+    """The lines of a log from where this call begins; all, if it does not tell."""
+    marks = [number for number, line in enumerate(said) if _beginning(line) == call]
+    if not marks:
+        return said
+    rest = said[marks[-1] + 1 :]
+    end = next((number for number, line in enumerate(rest) if _beginning(line)), len(rest))
+    return rest[:end]
+
+
+def begun(calls: Sequence[Given], said: Sequence[str]) -> int:
+    """How many of these calls may have begun: up to the last one that the log tells of.
+
+    Without a word of any, the first one: the log may have been lost with the container.
+    """
+    seen = {_beginning(line) for line in said}
+    return max((place for place, call in enumerate(calls, 1) if call in seen), default=1)
+
+
+def _is_unstarted(run: Run | None, exit_code: int | None) -> bool:
+    """Whether the container never got as far as to run a call."""
+    if run is None or run.state is not RunState.FAILED:
+        return False
+    return run.started is None or exit_code in NO_WORKER
+
+
+def _end_of_run(run: Run | None, memory: bool, exit_code: int | None) -> str:
+    if memory:
+        return "its container was killed because it used more memory than it had asked for"
+    if run is None:
+        return "its container ended"
+    if run.state is RunState.CANCELLED:
+        return "its run was cancelled, and not by this pool"
+    if run.state is RunState.FAILED and run.started is None:
+        return f"its container did not start{': ' + run.error if run.error else ''}"
+    if exit_code in NO_WORKER:
+        return f"its container {NO_WORKER[exit_code]} (exit code {exit_code})"
+    code = "" if exit_code is None else f" with exit code {exit_code}"
+    error = f" ({run.error})" if run.error else ""
+    if run.state is RunState.FAILED:
+        return f"its container failed{code}{error}"
+    return f"its container ended ({run.said or run.state}){code}{error} without an answer"

@@ -113,7 +113,7 @@ class Cutter:
     def __init__(self, number: int | None, most: int, *, reused: bool = True) -> None:
         self._number = number
         self._kept = Kept(most)
-        self._reused = reused and number is not None
+        self.reused = reused and number is not None
         self.marked = False  # whether any call is known to have begun
         self.begun = False  # this one is
         self.over = False  # and another one after it
@@ -121,13 +121,13 @@ class Cutter:
     @property
     def sure(self) -> bool:
         """Whether what is kept is the call's, whatever follows."""
-        return self.begun or not self._reused
+        return self.begun or not self.reused
 
     def feed(self, lines: Iterable[LogLine]) -> None:
         """Take in the next lines."""
         for line in lines:
             mark = _MARK.fullmatch(line.message.rstrip())
-            if mark is None or not self._reused:
+            if mark is None or not self.reused:
                 if not self.over and (self.sure or not self.marked):
                     self._kept.add(line)
             elif int(mark[1]) == self._number:
@@ -173,22 +173,21 @@ def _begin(
 ) -> tuple[Cutter, int, bool]:
     """A cutter that was fed all that there is, the highest id of it, and whether it is complete."""
     most = MOST_LINES if tail is None else min(tail, MOST_LINES)
-    page = source.page(*where, None, FIRST_PAGE)
-    cutter = Cutter(call.number, most, reused=shelf.reused)
-    cutter.feed(page.lines)
-    whole = len(page.lines) < FIRST_PAGE
-    # Of a call that runs, and of a worker's only one, the newest lines are its own.
-    own = not cutter.marked and (not shelf.reused or not call.done())
-    if whole or cutter.begun or (own and most <= FIRST_PAGE):
-        return cutter, _highest(page.lines), page.complete
-    if own or call.number is None:
-        page = source.page(*where, None, min(most, _size(page.lines)))
+    limit = FIRST_PAGE
+    for _ in range(2):  # the newest lines, and then more of them
+        page = source.page(*where, None, limit)
         cutter = Cutter(call.number, most, reused=shelf.reused)
         cutter.feed(page.lines)
+        whole = len(page.lines) < limit
+        alone = not cutter.reused and most <= limit
+        limit = _size(page.lines)
+        if whole or alone or cutter.begun or limit <= len(page.lines):
+            break
+    if whole or not cutter.reused or cutter.begun:
         return cutter, _highest(page.lines), page.complete
-    cutter = Cutter(call.number, most, reused=shelf.reused)
-    position, size = 0, _size(page.lines)
-    for page in _pages(source, where, size):
+    # It began before these, or not at all: which calls' lines they are is not said in them.
+    cutter, position = Cutter(call.number, most, reused=shelf.reused), 0
+    for page in _pages(source, where, limit):
         cutter.feed(page.lines)
         position = max(position, _highest(page.lines))
         if cutter.over:

@@ -110,10 +110,24 @@ def test_a_log_of_many_pages_is_never_in_memory_as_a_whole(long):
     assert found[-1].startswith("five 48999 ")
 
 
-def test_the_end_of_what_runs_costs_one_request(long):
+def test_lines_of_the_call_before_are_not_those_of_one_that_waits(long):
+    # Both are with the same worker; task 6 has not begun, and the newest lines do not say so.
     log = Log(long, complete=False)
+    assert texts(log, 6, tail=2, done=False) == []
     assert [text.split()[1] for text in texts(log, 5, tail=2, done=False)] == ["48998", "48999"]
+    assert log.asked < 80
+
+
+def test_the_end_of_a_container_for_one_call_costs_one_request(long):
+    log = Log(long)
+    assert [text.split()[1] for text in texts(log, 5, tail=2, reused=False)] == ["48998", "48999"]
     assert log.asked == 1
+
+
+def test_a_call_that_began_some_pages_ago_is_found_in_a_larger_page():
+    log = Log([begins(1), *["x"] * 5000, begins(3), *["y"] * 3000])
+    assert texts(log) == ["y"] * 3000
+    assert log.asked == 2
 
 
 def test_long_lines_are_read_in_smaller_pages():

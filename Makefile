@@ -72,7 +72,7 @@ endef
 
 .venv/develop: pyproject.toml | .venv/bin/python
 	.venv/bin/python $(PIP) --upgrade 'pip>=25.1'
-	.venv/bin/python $(PIP) -e '.[joblib,local]' --group lint --group test --group docs
+	.venv/bin/python $(PIP) -e '.[joblib,local,progress]' --group lint --group test --group docs
 	@touch $@ .venv/demo
 
 # Dependency groups need pip 25.1.
@@ -88,6 +88,6 @@ build/venv/bench: pyproject.toml build/venv/ready
 build/installed: $(SOURCES) pyproject.toml README.md LICENSE build/venv/ready
 	rm -rf build/dist
 	build/venv/bin/python -m pip --disable-pip-version-check wheel -q --no-deps -w build/dist .
-	build/venv/bin/python $(PIP) "$$(echo build/dist/*.whl)[joblib,local]"
+	build/venv/bin/python $(PIP) "$$(echo build/dist/*.whl)[joblib,local,progress]"
 	build/venv/bin/python $(PIP) --force-reinstall --no-deps build/dist/*.whl
 	@touch $@

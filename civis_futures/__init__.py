@@ -6,6 +6,7 @@
 [32, 9]
 """
 
+from ._completed import as_completed, as_completed_async
 from ._exceptions import (
     BrokenContainerPool,
     CallLostError,
@@ -26,7 +27,9 @@ from ._exceptions import (
 from ._executor import ContainerPoolExecutor
 from ._future import ContainerFuture, Timings
 from ._here import this_container
+from ._progress import progress
 from ._shared import SharedData
+from ._table import table
 from ._types import Container, LogLine, TaskState, Template
 
 __all__ = [
@@ -53,5 +56,9 @@ __all__ = [
     "Timings",
     "WorkerCrashedError",
     "WorkerMemoryError",
+    "as_completed",
+    "as_completed_async",
+    "progress",
+    "table",
     "this_container",
 ]

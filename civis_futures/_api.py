@@ -22,7 +22,7 @@ from ._credentials import DEFAULT_URL, checked_key, credentials, headers_for, wi
 from ._exceptions import PlatformError
 from ._section import Bytes, Section
 from ._transport import FileLinks, Kind, RateBudget, RetryingTransport
-from ._types import Job, JobKind, JobRow, LogLine, Output, Run, StoredFile
+from ._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run, StoredFile
 
 __all__ = [
     "DEFAULT_URL",
@@ -160,7 +160,13 @@ class PlatformClient:
         return None
 
     def list_jobs(
-        self, kind: JobKind, *, hidden: bool, page: int = 1, look: bool = True
+        self,
+        kind: JobKind,
+        *,
+        hidden: bool,
+        page: int = 1,
+        look: bool = True,
+        archived: bool = False,
     ) -> tuple[list[JobRow], bool]:
         """My scripts, the last changed first, and whether more pages follow.
 
@@ -170,6 +176,8 @@ class PlatformClient:
         path, params = self._mine(kind, hidden)
         key = "last_run.updated_at" if kind is JobKind.CONTAINER else "updated_at"
         params.update(order=key, order_dir="desc", page_num=page)
+        if archived:  # they are in no list that does not ask for them
+            params["archived"] = "true"
         return self._page(path, params, _replies.job_row, look=look)
 
     def get_script(self, job: Job) -> dict[str, Any]:
@@ -234,9 +242,21 @@ class PlatformClient:
 
         GET .../runs/{run_id}/logs. A late line may have a lower id than one that was seen.
         """
+        return self.log_page(job, run_id, limit=limit, last_id=last_id, look=look).lines
+
+    def log_page(
+        self, job: Job, run_id: int, *, limit: int, last_id: int | None = None, look: bool = False
+    ) -> LogPage:
+        """As `list_logs`, and whether the log can still grow."""
         params = {"limit": limit} if last_id is None else {"limit": limit, "last_id": last_id}
-        lines, _ = self._page(f"{_path(job, run_id)}/logs", params, _replies.log_line, look=look)
-        return sorted(lines, key=lambda line: (_replies.seconds(line.created) or 0.0, line.id))
+        path = f"{_path(job, run_id)}/logs"
+        response = self._send("GET", path, params=params, kind=_kind(look))
+        lines = self._read(
+            response, lambda value: [_replies.log_line(each) for each in _replies.array(value)]
+        )
+        lines.sort(key=lambda line: (_replies.seconds(line.created) or 0.0, line.id))
+        may_grow = response.headers.get("civis-cache-control", "no-store")
+        return LogPage(lines, "no-store" not in may_grow)
 
     # JSON values. One that was made twice, or in vain, harms nobody: so all of these are repeated.
 

@@ -7,40 +7,31 @@ stays cheap.
 from __future__ import annotations
 
 import inspect
-import itertools
+import shutil
 import socket
-import threading
-import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
-from . import _wire
+from . import _display
 from ._arguments import OF_CALLS, OF_POLICY, TYPED, check_names, check_types, policy_of
-from ._batch_size import BatchSize
-from ._events import CancelRequested, ShutdownRequested, Submitted, TerminateRequested
-from ._exceptions import BrokenContainerPool, CallPicklingError
-from ._future import ContainerFuture, Timings, View
-from ._map import flat, results
-from ._options import CallOptions, RetryOn, WithOptions, number, whole
-from ._requirements import Requiring
+from ._events import ShutdownRequested, TerminateRequested
+from ._exceptions import BrokenContainerPool
+from ._future import ContainerFuture
+from ._options import CallOptions, RetryOn, WithOptions
 from ._shared import SharedData
 from ._types import (
-    ANY_RESOURCES,
-    DEFAULT_RESOURCES,
     Container,
-    Resources,
-    TaskId,
     TaskState,
     Template,
 )
 
 if TYPE_CHECKING:
     from ._manager import Manager
-    from ._serialize import Payload
 
 T = TypeVar("T")
 
@@ -118,21 +109,16 @@ class ContainerPoolExecutor(Executor):
         check_types(container, initializer, initargs, name, requires)
         self._options = CallOptions(max_retries, retry_on, memory_growth=memory_growth)
         self._max_workers = policy.max_workers
-        self._requires = dict(requires or {})
-        self._batches = BatchSize()
         container = container or Container()
         self._name = name or f"civis_futures on {socket.gethostname()}"
 
-        from . import _serialize
+        from ._intake import Intake
         from ._pool import open_pool
+        from ._serialize import call_payload
 
-        self._serialize = _serialize
         initial = None
         if initializer is not None:
-            initial = partial(
-                _serialize.call_payload, "the initializer", initializer, tuple(initargs), {}
-            )
-        self._inline = min(_wire.INLINE_LIMIT, INLINE_TOTAL // self._max_workers)
+            initial = partial(call_payload, "the initializer", initializer, tuple(initargs), {})
         opened = open_pool(
             platform=platform,
             name=self._name,
@@ -140,15 +126,8 @@ class ContainerPoolExecutor(Executor):
             initializer=initial,
             policy=policy,
         )
-        self._manager, self._url, self._opened = opened.manager, opened.url, opened
-        self._resources = resources_of(container)
-        self._contents = opened.manager.contents
-        # Guards `_shutdown` and `_futures`, and the order "check, then post": a task
-        # is never posted after the shutdown. No I/O, pickling or user code under it.
-        self._lock = threading.Lock()
-        self._shutdown = False
-        self._futures: weakref.WeakSet[ContainerFuture[Any]] = weakref.WeakSet()
-        self._ids = itertools.count()
+        self._manager, self._url = opened.manager, opened.url
+        self._intake = Intake(opened, container, self._max_workers, requires or {})
         # A forgotten executor finishes its work and goes; the manager does not hold it.
         self._finalizer = weakref.finalize(self, _abandon, self._manager)
         self._finalizer.atexit = False  # the manager has a hook of its own, which waits
@@ -185,7 +164,7 @@ class ContainerPoolExecutor(Executor):
             RuntimeError: the executor is shut down.
             BrokenContainerPool: the pool can do no more work.
         """
-        return self._submit(self._options, fn, args, kwargs)
+        return self._intake.submit(self._options, fn, args, kwargs)
 
     def options(self, **changes: Any) -> WithOptions:
         """A view of this pool whose `submit` and `map` give each call these options.
@@ -205,7 +184,7 @@ class ContainerPoolExecutor(Executor):
         Raises:
             TypeError, ValueError: there is no such option, or it is out of range.
         """
-        return WithOptions(self, replace(self._options, **changes))
+        return WithOptions(self._intake, replace(self._options, **changes))
 
     def submit_batch(
         self, fn: Callable[..., T], rows: Sequence[Sequence[Any]], *, first: int = 0
@@ -219,7 +198,7 @@ class ContainerPoolExecutor(Executor):
         Raises:
             RuntimeError, BrokenContainerPool: as of `submit`.
         """
-        return self._submit_batch(self._options, fn, rows, first)
+        return self._intake.submit_batch(self._options, fn, rows, first)
 
     @property
     def batch_size(self) -> int:
@@ -227,15 +206,12 @@ class ContainerPoolExecutor(Executor):
 
         1 before the first one is back; measured in the containers, so that no wait counts.
         """
-        return self._batches.items
+        return self._intake.batches.items
 
     @property
     def broken(self) -> Exception | None:
         """Why the pool can do no more work, or None if it can."""
         return self._manager.broken
-
-    def _with_requirements(self, fn: Callable[..., Any]) -> Any:
-        return Requiring(fn, self._requires) if self._requires else fn
 
     def map(
         self,
@@ -244,6 +220,7 @@ class ContainerPoolExecutor(Executor):
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
+        progress: bool = False,
     ) -> Iterator[T]:
         """The results of ``map(fn, *iterables)``, in order, computed in containers.
 
@@ -253,63 +230,22 @@ class ContainerPoolExecutor(Executor):
                 each is a call of its own, and as many of them travel together as is good.
             buffersize: read the iterables so many calls ahead of the results, and not to their
                 end at once; so they may be infinite.
+            progress: show a bar while results are waited for; see `civis_futures.progress`.
 
         Raises:
             TimeoutError: from the iterator, when a result is not there in time.
             Exception: from the iterator: whatever a call raised. The rest is cancelled then, and
                 when the iterator is dropped half-way.
         """
-        return self._map(
+        return self._intake.map(
             self._options,
             fn,
             iterables,
             timeout=timeout,
             chunksize=chunksize,
             buffersize=buffersize,
+            progress=progress,
         )
-
-    def _submit(
-        self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any, item: str = ""
-    ) -> ContainerFuture[T]:
-        self._check_open()
-        pickled = partial(
-            self._serialize.call_payload,
-            fn=self._with_requirements(fn),
-            args=args,
-            kwargs=kwargs,
-            contents=self._contents,
-        )
-        future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, item)
-        return future
-
-    def _map(
-        self,
-        options: CallOptions,
-        fn: Callable[..., T],
-        iterables: Sequence[Iterable[Any]],
-        *,
-        timeout: float | None = None,
-        chunksize: int | Literal["auto"] = "auto",
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        if timeout is not None and number("timeout", timeout) < 0:
-            raise ValueError("timeout must not be negative")
-        if buffersize is not None:
-            whole("buffersize", buffersize)
-        size = 1 if chunksize == "auto" else whole("chunksize", chunksize)
-        self._check_open()
-        rows = zip(*iterables, strict=False)
-        if size == 1:
-            calls = (
-                self._submit(options, fn, row, {}, f", item {item}")
-                for item, row in enumerate(rows)
-            )
-            return results(calls, timeout, buffersize)
-        chunks = iter(lambda: list(itertools.islice(rows, size)), [])
-        numbered = zip(chunks, itertools.count(0, size), strict=False)
-        futures = (self._submit_batch(options, fn, chunk, first) for chunk, first in numbered)
-        lists: Iterator[list[T]] = results(futures, timeout, buffersize)
-        return flat(lists)
 
     def put(self, value: Any) -> SharedData:
         """Upload a value once, for use in many calls of any executor on this platform.
@@ -326,73 +262,7 @@ class ContainerPoolExecutor(Executor):
             RuntimeError: the executor is shut down.
             BrokenContainerPool: the pool can do no more work.
         """
-        self._check_open()
-        handle, contents = self._serialize.shared(value, self._contents)
-        with self._lock:
-            self._raise_if_shut_down()
-        self._manager.deposit.put(contents)
-        return handle
-
-    def _submit_batch(
-        self, options: CallOptions, fn: Callable[..., T], rows: Sequence[Sequence[Any]], first: int
-    ) -> ContainerFuture[list[T]]:
-        self._check_open()
-        pickled = partial(
-            self._serialize.chunk_payload,
-            fn=self._with_requirements(fn),
-            rows=rows,
-            first=first,
-            contents=self._contents,
-        )
-        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-        future: ContainerFuture[list[T]] = self._post(options, _name_of(fn) + more, pickled)
-        future.add_done_callback(partial(_learn, self._batches, len(rows)))
-        return future
-
-    def _post(
-        self,
-        options: CallOptions,
-        name: str,
-        pickled: Callable[[str], Payload],
-        item: str = "",
-    ) -> Any:
-        task = TaskId(next(self._ids))
-        name = f"{options.label or name} (task {task}{item})"
-        future: ContainerFuture[Any] = ContainerFuture(
-            name,
-            View(Timings(time.time())),
-            partial(_cancel, self._manager, task),
-            self._opened.read_logs,
-            self._opened.load,
-            options.label,
-        )
-        try:
-            payload = pickled(name)
-        except CallPicklingError as error:
-            future.set_running_or_notify_cancel()
-            future.set_exception(error)
-            return future
-        data, inline = payload.data, len(payload.data) <= self._inline
-        blob = _wire.Blob.of(data) if inline else None
-        size = payload.extent + (len(blob.inline or "") if blob else 0)
-        upload = not (inline and payload.ready)
-        event = Submitted(task, upload, size, options.terms(self._resources))
-        with self._lock:
-            self._raise_if_shut_down()
-            self._manager.submit(
-                event, future, blob, None if inline else data, payload.buffers, options.wants_retry
-            )
-            self._futures.add(future)
-        return future
-
-    def _check_open(self) -> None:
-        with self._lock:
-            self._raise_if_shut_down()
-        self._manager.raise_if_closed()
-
-    def _raise_if_shut_down(self) -> None:
-        if self._shutdown:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+        return self._intake.put(value)
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -403,7 +273,7 @@ class ContainerPoolExecutor(Executor):
             wait: return only when all futures are done, and no container runs any more.
             cancel_futures: cancel the calls that no running container has in hand.
         """
-        self._no_more()
+        self._intake.close()
         if cancel_futures:
             self._cancel_waiting()
         self._manager.post(ShutdownRequested())
@@ -415,10 +285,20 @@ class ContainerPoolExecutor(Executor):
 
         As if `ContainerFuture.cancel` were called on each.
         """
-        with self._lock:
-            futures = list(self._futures)
-        for future in futures:
+        for future in self._intake.roll.futures():
             future.cancel()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Shut down and wait; after a Ctrl-C, cancel what is not done before."""
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._intake.close()
+            self.cancel_all()
+        self.shutdown(wait=True)
 
     def terminate_workers(self) -> None:
         """Stop everything now: waiting calls are cancelled, and the containers are stopped.
@@ -426,56 +306,53 @@ class ContainerPoolExecutor(Executor):
         Calls that run fail with `BrokenContainerPool`. Returns at once; `shutdown` waits until
         the containers have ended.
         """
-        self._no_more()
+        self._intake.close()
         self._cancel_waiting()
         reason = BrokenContainerPool("terminate_workers was called")
         self._manager.post(TerminateRequested(reason))
 
-    def _no_more(self) -> None:
-        with self._lock:
-            self._shutdown = True
-
     def _cancel_waiting(self) -> None:
-        with self._lock:
-            futures = list(self._futures)
-        for future in futures:
+        for future in self._intake.roll.futures():
             if future.state in (TaskState.PENDING, TaskState.QUEUED):
                 future.cancel()
 
+    # --- looking -------------------------------------------------------------------------------
+
+    def status(self) -> list[dict[str, Any]]:
+        """How the calls are whose futures you hold, as plain data; from memory, at once.
+
+        One dict for each, in the order of submission, that pandas takes as it is: ``task``,
+        ``number``, ``state``, ``reason`` (of a failure, in one line), ``attempts``; ``elapsed``,
+        ``queue`` and ``compute`` in seconds, ``peak_memory`` in MB, ``submitted`` in seconds since
+        the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``. None is what nobody knows.
+        """
+        return _display.records(self._intake.roll.glances())
+
     def __repr__(self) -> str:
-        """Name, size and platform, without the key."""
+        """Name, size, platform (without the key), and how many calls are how."""
         return (
             f"<{type(self).__name__} {self._name!r} max_workers={self._max_workers} "
-            f"platform={self._url!r}>"
+            f"platform={self._url!r}: {self._intake.roll.totals()}>"
         )
+
+    def _panel(self) -> _display.Panel:
+        title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
+        return self._intake.roll.panel(title)
+
+    def _repr_html_(self) -> str:
+        """For notebooks; from memory."""
+        return _display.html(self._panel())
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For IPython in a terminal."""
+        del cycle
+        printer.text(_display.text(self._panel(), shutil.get_terminal_size().columns))
 
     def __reduce__(self) -> NoReturn:
         """Executors hold threads and a key; neither travels."""
         raise TypeError(f"cannot pickle a {type(self).__name__}")
 
 
-def _cancel(manager: Manager, task: TaskId) -> None:
-    manager.post(CancelRequested(task))
-
-
-def _learn(batches: BatchSize, rows: int, future: Any) -> None:
-    """A batch has ended; by how long it took, the next one may have another size."""
-    if rows and not future.cancelled() and future.exception() is None:
-        batches.took(rows, future.timings.compute or 0.0)
-
-
 def _abandon(manager: Manager) -> None:
     """The executor is gone without a shutdown."""
     manager.post(ShutdownRequested())
-
-
-def resources_of(container: Container | Template) -> Resources:
-    """What a container of the pool has, unless more is asked for."""
-    given = container.required_resources
-    return ANY_RESOURCES if given is None else Resources(**{**DEFAULT_RESOURCES, **given})
-
-
-def _name_of(fn: Callable[..., Any]) -> str:
-    while isinstance(fn, partial):
-        fn = fn.func
-    return getattr(fn, "__qualname__", None) or type(fn).__qualname__

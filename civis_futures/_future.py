@@ -1,6 +1,6 @@
 """`ContainerFuture`: a standard future that also tells where its call is.
 
-Knows the leaves only. It never does I/O but in `logs`: everything else is what the last look
+Knows leaves only. It never does I/O but in `logs`: everything else is what the last look
 brought, put there by the manager as one frozen `View`. Nor does it touch the private state of
 `concurrent.futures.Future`: for the standard library it stays pending until its outcome is there,
 which is what keeps `cancel` possible until then.
@@ -8,11 +8,13 @@ which is what keeps `cancel` possible until then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, overload
 
+from . import _display, _logs
 from ._types import Attempt, LogLine, TaskState
 from ._wire import Call
 
@@ -63,17 +65,27 @@ class ContainerFuture(Future[T]):
         task: str,
         view: View,
         cancelled: Callable[[], None],
-        read_logs: Callable[[int, int], list[LogLine]],
+        logs: _logs.Shelf,
         load: Callable[[Call], Callable[[], T]],
         label: str | None = None,
+        number: int = 0,
+        count: Callable[[_display.Glance], None] | None = None,
     ) -> None:
         super().__init__()
         self._task = task
         self._label = label
         self._load = load
+        self._number = number
+        self._count = count
+        # What to call at the end, and can be taken back; the standard callbacks cannot. One
+        # operation of a set is atomic, so it needs no lock.
+        self._watchers: set[Callable[[], None]] = set()
+        self._end_state: TaskState | None = None
+        self._ended: float | None = None  # by this machine's clock, as `Timings.submitted`
         self._view = view
         self._on_cancel = cancelled
-        self._read_logs = read_logs
+        self._shelf = logs
+        self.add_done_callback(_note_end)
 
     @property
     def task(self) -> str:
@@ -149,19 +161,76 @@ class ContainerFuture(Future[T]):
                 raise
             raise CancelledError(f"{self!r} was cancelled") from None
 
-    def logs(self) -> list[LogLine]:
-        """The log of the run that has (or had) the call, oldest line first; asks the platform.
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait in an event loop; cancelling the wait leaves the call alone.
 
-        The last 10,000 lines at the most. A reused worker has one log for all of its calls.
-        Empty before there is a run.
+        Raises:
+            concurrent.futures.CancelledError: the call was cancelled. It is not asyncio's, which
+                would say that the waiting task was.
+            Exception: whatever the call raised.
+        """
+        if not self.done():
+            from ._awaiting import ended
+
+            yield from ended(self.done, self._watchers).__await__()
+        return self.result(timeout=0)
+
+    def set_result(self, result: T) -> None:
+        """For the pool alone."""
+        # Before the waiters wake: what they look at then must count this one.
+        self._end(TaskState.SUCCEEDED)
+        super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """For the pool alone."""
+        self._end(TaskState.FAILED)
+        super().set_exception(exception)
+
+    def _end(self, state: TaskState) -> None:
+        if self._ended is None:
+            self._ended, self._end_state = time.time(), state
+            if self._count is not None:
+                self._count(self._glance_as(state))
+                self._count = None
+
+    @overload
+    def logs(self, tail: int | None = None, follow: Literal[False] = False) -> list[LogLine]: ...
+    @overload
+    def logs(self, tail: int | None = None, *, follow: Literal[True]) -> Iterator[LogLine]: ...
+    @overload
+    def logs(self, tail: int | None, follow: Literal[True]) -> Iterator[LogLine]: ...
+    def logs(
+        self, tail: int | None = None, follow: bool = False
+    ) -> list[LogLine] | Iterator[LogLine]:
+        """What the call printed, oldest line first; asks the platform.
+
+        Of a reused worker's log it is the part of this call: of its last attempt. Empty before
+        there is a run. A record of `logging` has its level.
+
+        Args:
+            tail: so many of the last lines; 10,000 at the most, which is also meant by None.
+            follow: give an iterator of the lines, from those that there are (the last `tail`) to
+                the last one before the call is done. It waits for them, and may be given up.
 
         Raises:
             PlatformError: the platform cannot be reached, or refuses.
+            TypeError, ValueError: `tail` is no number of lines.
         """
+        if tail is not None and (isinstance(tail, bool) or not isinstance(tail, int)):
+            raise TypeError(f"tail must be an integer, not {tail!r}")
+        if tail is not None and tail < 0:
+            raise ValueError(f"tail must be 0 or more, not {tail}")
+        call = _logs.Call(self._number, self._where, self.done, self._await_end)
+        return (_logs.follow if follow else _logs.read)(self._shelf, call, tail)
+
+    def _where(self) -> tuple[int, int] | None:
         view = self._view
         if view.job_id is None or view.run_id is None:
-            return []
-        return self._read_logs(view.job_id, view.run_id)
+            return None
+        return view.job_id, view.run_id
+
+    def _await_end(self, seconds: float) -> None:
+        wait([self], seconds)
 
     def replay(self, *, debug: bool = False) -> T:
         """Run the call of a failed future here and now, in this process; its result.
@@ -191,8 +260,64 @@ class ContainerFuture(Future[T]):
         """As the standard library's futures: what they wait for cannot travel."""
         raise TypeError(f"cannot pickle a {type(self).__name__}")
 
+    @property
+    def _state_soon(self) -> TaskState:
+        """As `state`, and some microseconds ahead of it at the end; it takes no lock."""
+        return self._end_state or self._view.state
+
+    def _glance(self) -> _display.Glance:
+        """How it is now, from memory."""
+        state = self._state_soon
+        failed = state is TaskState.FAILED and self.done() and not self.cancelled()
+        return self._glance_as(state, self.exception(timeout=0) if failed else None)
+
+    def _glance_as(self, state: TaskState, error: BaseException | None = None) -> _display.Glance:
+        view = self._view
+        timings, attempts = view.timings, view.attempts
+        elapsed = max(0.0, (self._ended or time.time()) - timings.submitted)
+        queue = None
+        if timings.started is not None:  # by another clock
+            queue = min(max(0.0, timings.started - timings.submitted), elapsed)
+        elif state in _display.WAITING:
+            queue = elapsed
+        reasons = [attempt.reason for attempt in attempts if attempt.reason]
+        peaks = [each.peak_memory for each in attempts if each.peak_memory is not None]
+        return _display.Glance(
+            task=self._task,
+            number=self._number,
+            state=state,
+            reason=_display.one_line(error) if error is not None else (reasons or [""])[-1],
+            attempts=len(attempts),
+            elapsed=elapsed,
+            queue=queue,
+            compute=timings.compute,
+            peak_memory=max(peaks, default=None),
+            submitted=timings.submitted,
+            worker=view.worker,
+            job_id=view.job_id,
+            run_id=view.run_id,
+            job_url=view.job_url,
+        )
+
     def __repr__(self) -> str:
         """What is known of it, from memory."""
-        view = self._view
-        where = "" if view.run_id is None else f" job={view.job_id} run={view.run_id}"
-        return f"<{type(self).__name__} {self._task!r} {self.state}{where}>"
+        seen = self._glance()
+        where = "" if seen.run_id is None else f" job={seen.job_id} run={seen.run_id}"
+        numbers = [f"elapsed {_display.duration(seen.elapsed)}"]
+        numbers += [] if seen.compute is None else [f"compute {_display.duration(seen.compute)}"]
+        numbers += [_display.memory(seen.peak_memory)] if seen.peak_memory else []
+        why = f": {seen.reason}" if seen.reason else ""
+        name = type(self).__name__
+        return f"<{name} {self._task!r} {seen.state}{where} ({', '.join(numbers)}){why}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks; from memory."""
+        return _display.html(_display.panel_of(self._task, [self._glance()], time.time()))
+
+
+def _note_end(future: Future[Any]) -> None:
+    assert isinstance(future, ContainerFuture)
+    if future.cancelled():
+        future._end(TaskState.CANCELLED)
+    for watcher in list(future._watchers):
+        watcher()

@@ -1,4 +1,7 @@
-"""The lazy half of `map`: from submissions to results in order. Knows futures, and no pool."""
+"""The lazy half of `map`: from submissions to results in order. Knows futures, and no pool.
+
+A `Watcher` sees each future when it is submitted, and does the waiting: a bar, for example.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,30 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
 
-def results(futures: Iterator[Future[T]], timeout: float | None, ahead: int | None) -> Iterator[T]:
+class Watcher(Protocol):
+    """Who looks on."""
+
+    def watch(self, future: Future[Any]) -> None:
+        """It was submitted."""
+
+    def wait(self, future: Future[Any], timeout: float | None) -> None:
+        """Return when it is done, or after so many seconds."""
+
+    def close(self) -> None:
+        """No result is asked for any more."""
+
+
+def results(
+    futures: Iterator[Future[T]],
+    timeout: float | None,
+    ahead: int | None,
+    watcher: Watcher | None = None,
+) -> Iterator[T]:
     """The results of `futures`, in order; taking one from the iterator is what submits it.
 
     `ahead` are taken now (all if None), and one more for each result that is asked for. What is
@@ -20,24 +41,41 @@ def results(futures: Iterator[Future[T]], timeout: float | None, ahead: int | No
     """
     end = None if timeout is None else timeout + time.monotonic()
     taken: deque[Future[T]] = deque()
+    if watcher is not None:
+        futures = _watched(futures, watcher)
     try:
         taken.extend(itertools.islice(futures, ahead))
     except BaseException:  # of the user's iterable: nobody will ever hold these futures
         _cancel(taken)
+        if watcher is not None:
+            watcher.close()
         raise
-    return _results(taken, futures, end)
+    return _results(taken, futures, end, watcher)
+
+
+def _watched(futures: Iterator[Future[T]], watcher: Watcher) -> Iterator[Future[T]]:
+    for future in futures:
+        watcher.watch(future)
+        box = [future]
+        del future  # the generator must not keep it alive
+        yield box.pop()
 
 
 def _results(
-    taken: deque[Future[T]], futures: Iterator[Future[T]], end: float | None
+    taken: deque[Future[T]],
+    futures: Iterator[Future[T]],
+    end: float | None,
+    watcher: Watcher | None,
 ) -> Iterator[T]:
     try:
         while taken:
             taken.extend(itertools.islice(futures, 1))
             # No name for the future: the generator must not keep a result alive.
-            yield _result(taken.popleft(), end)
+            yield _result(taken.popleft(), end, watcher)
     finally:
         _cancel(taken)
+        if watcher is not None:
+            watcher.close()
 
 
 def flat(chunks: Iterator[list[T]]) -> Iterator[T]:
@@ -48,12 +86,18 @@ def flat(chunks: Iterator[list[T]]) -> Iterator[T]:
             yield chunk.pop()
 
 
-def _result(future: Future[T], end: float | None) -> T:
+def _result(future: Future[T], end: float | None, watcher: Watcher | None) -> T:
     try:
-        return future.result(None if end is None else max(0.0, end - time.monotonic()))
+        if watcher is not None:
+            watcher.wait(future, _left(end))
+        return future.result(_left(end))
     finally:
         future.cancel()  # of no effect unless the wait was cut short
         del future
+
+
+def _left(end: float | None) -> float | None:
+    return None if end is None else max(0.0, end - time.monotonic())
 
 
 def _cancel(futures: deque[Future[T]]) -> None:

@@ -84,13 +84,17 @@ class CallOptions:
         return lambda error: bool(wish(error))
 
 
-class _Pool(Protocol):
-    def _submit(
+class Intake(Protocol):
+    """What makes tasks of calls."""
+
+    def submit(
         self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any
-    ) -> ContainerFuture[T]: ...
+    ) -> ContainerFuture[T]:
+        """The future of a call with these options."""
 
     @property
-    def _map(self) -> Callable[..., Iterator[Any]]: ...
+    def map(self) -> Callable[..., Iterator[Any]]:
+        """The same for many calls: of options, function, iterables and what else `map` takes."""
 
 
 class WithOptions:
@@ -99,25 +103,25 @@ class WithOptions:
     Made by `ContainerPoolExecutor.options`.
     """
 
-    def __init__(self, executor: _Pool, options: CallOptions) -> None:
-        self._executor = executor
+    def __init__(self, intake: Intake, options: CallOptions) -> None:
+        self._intake = intake
         self._options = options
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> ContainerFuture[T]:
         """As `ContainerPoolExecutor.submit`, with these options."""
-        return self._executor._submit(self._options, fn, args, kwargs)
+        return self._intake.submit(self._options, fn, args, kwargs)
 
     def map(self, fn: Callable[..., T], *iterables: Iterable[Any], **given: Any) -> Iterator[T]:
         """As `ContainerPoolExecutor.map`, with these options."""
-        return self._executor._map(self._options, fn, iterables, **given)
+        return self._intake.map(self._options, fn, iterables, **given)
 
     def options(self, **changes: Any) -> WithOptions:
         """The same view, with some options changed."""
-        return WithOptions(self._executor, replace(self._options, **changes))
+        return WithOptions(self._intake, replace(self._options, **changes))
 
     def __repr__(self) -> str:
-        """What it is a view of, and its options."""
-        return f"<{type(self).__name__} {self._options} of {self._executor!r}>"
+        """Its options."""
+        return f"<{type(self).__name__} {self._options}>"
 
 
 def whole(name: str, value: int | None, default: int | None = None, *, least: int = 1) -> int:

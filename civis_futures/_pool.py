@@ -10,26 +10,25 @@ from typing import Any
 from ._api import PlatformClient, credentials
 from ._content import ContentStore, content_store
 from ._exit import end_pools_on_term
+from ._log_source import LogSource
+from ._logs import Shelf
 from ._mailbox import Mailbox
 from ._manager import Manager, Pool
 from ._scheduler import Scheduler
 from ._script import job_kind
 from ._serialize import Payload, load_call
 from ._state import Policy
-from ._types import Container, Job, LogLine, Template
+from ._types import Container, Template
 from ._wire import Call
-
-#: How much of a log `ContainerFuture.logs` reads: what the platform gives at a time.
-LOG_LINES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A pool at work; how to read the log of a (job, run) of its kind; how to load a call."""
+    """A pool at work; the logs of its runs; how to load a call."""
 
     manager: Manager
     url: str
-    read_logs: Callable[[int, int], list[LogLine]]
+    logs: Shelf
     load: Callable[[Call], Callable[[], Any]]
 
 
@@ -69,12 +68,11 @@ def open_pool(
         contents=contents,
         at_end=(lambda: None) if owned is None else owned.stop,
     )
-    kind = job_kind(container)
+    kind, budget = job_kind(container), client.budget
 
-    def read_logs(job_id: int, run_id: int) -> list[LogLine]:
+    def logs() -> LogSource:
         # A client of its own: logs are read after the pool is gone, too.
-        with closing(PlatformClient(url, key)) as reader:
-            return reader.list_logs(Job(job_id, kind), run_id, limit=LOG_LINES)
+        return LogSource(PlatformClient(url, key, budget=budget), kind)
 
     def load(call: Call) -> Callable[[], Any]:
         with closing(PlatformClient(url, key)) as reader:
@@ -83,7 +81,7 @@ def open_pool(
 
     manager.start()
     end_pools_on_term()
-    return Opened(manager, url, read_logs, load)
+    return Opened(manager, url, Shelf(logs, reused=policy.max_tasks_per_worker != 1), load)
 
 
 def _local_platform() -> Any:

@@ -176,7 +176,8 @@ class StoredFile:
 class LogLine:
     """A line of a run's log; it prints as its message.
 
-    `level`: "info" is stdout, "error" is stderr. `created` is the platform's time, as it says it.
+    `level`: "info" is stdout, "error" is stderr; but a record of `logging` has its own, one of
+    "debug", "info", "warn", "error", "fatal". `created` is the platform's time, as it says it.
     """
 
     id: int
@@ -187,6 +188,14 @@ class LogLine:
     def __str__(self) -> str:
         """The message alone."""
         return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Some lines of a run's log, the oldest first; `complete` once it can have no more."""
+
+    lines: list[LogLine]
+    complete: bool
 
 
 def checked_resources(given: Mapping[str, float] | None) -> dict[str, float]:

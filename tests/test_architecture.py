@@ -29,16 +29,18 @@ IMPORT_CPU = 0.150  # seconds
 
 # A room on the left knows the rooms on its right, and no others; imports for types count.
 ARROWS = """
-cli          -> local
-__init__     -> _exceptions _executor _future _here _shared _types
+cli          -> _api _display _exceptions _log_source _logs _types local
+__init__     -> _completed _exceptions _executor _future _here _progress _shared _table _types
 testing      -> local
 
-_executor    -> _arguments _batch_size _events _exceptions _future _manager _map _options _pool
-             -> _requirements _serialize _shared _types _wire
+_executor    -> _arguments _display _events _exceptions _future _intake _manager _options _pool
+             -> _serialize _shared _types
+_intake      -> _batch_size _events _exceptions _future _manager _map _options _pool _progress
+             -> _requirements _roll _serialize _shared _types _wire
 _options     -> _future _types
 _arguments   -> _options _state _types
-_pool        -> _api _content _exit _mailbox _manager _scheduler _script _serialize _state _types
-             -> _wire local
+_pool        -> _api _content _exit _log_source _logs _mailbox _manager _scheduler _script
+             -> _serialize _state _types _wire local
 _here        -> _api _exceptions _types
 _manager     -> _api _content _deposit _events _exceptions _exit _future _lane _ledger _mailbox
              -> _pacing _scheduler _serialize _settling _types _wire
@@ -58,13 +60,20 @@ _credentials -> _exceptions
 _replies     -> _types
 _events      -> _types _wire
 _exit        -> _events _exceptions
-_future      -> _types _wire
+_future      -> _awaiting _display _logs _types _wire
+_completed   -> _awaiting
 _content     -> _wire
 _deposit     -> _api _content _exceptions _index
+_display     -> _types
 _index       -> _wire
+_log_source  -> _api _exceptions _types
+_logs        -> _types
+_progress    -> _display _future _table _types
+_roll        -> _display _future
+_table       -> _display _future
 
-_batch_size _budget _exceptions _lane _map _pacing _requirements _section _shared _shares ->
-_types _wire ->
+_awaiting _batch_size _budget _exceptions _lane _map _pacing _requirements _section ->
+_shared _shares _types _wire ->
 
 worker       -> _wire
 local        ->
@@ -77,17 +86,19 @@ httpx             in _api _transport
 tenacity          in _transport
 cloudpickle       in _serialize worker
 pickle            in _exceptions _serialize worker
-threading         in _api _budget _content _executor _exit _lane _manager _transport cli local
-queue             in _lane _manager
+threading         in _api _budget _content _exit _intake _lane _manager _progress _roll _transport
+                  in cli local
+queue             in _lane _manager _progress
 subprocess        in cli local
 os.fork           in worker
-asyncio           in local
+asyncio           in _awaiting local
 sqlite3           in local
 starlette         in local
 uvicorn           in local
 python_multipart  in local
 psutil            in local
 joblib            in civis_joblib
+tqdm              in _progress
 """
 
 # The rooms of the worker, each of which knows only rooms further down.

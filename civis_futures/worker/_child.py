@@ -304,6 +304,7 @@ def _load(body: bytes, path: str | None, buffers: Sequence[str]) -> Callable[[],
         with open(path, "rb") as file:
             os.unlink(path)  # its room is free again as soon as it is read
             parts = pickle.load(file, buffers=views)
+    _show_levels()  # what a function needs is imported by now, `logging` perhaps among it
     if len(parts) == 2:
         each, (first, rows) = parts
         return lambda: _in_turn(each, rows, first)
@@ -339,6 +340,19 @@ def _mapped(path: str) -> memoryview:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, ValueError):  # a disk that cannot map, or an empty file
             return memoryview(file.read())
+
+
+def _show_levels() -> None:
+    """Where user code sets up no logging, records are printed as `basicConfig` would.
+
+    The interpreter prints the bare message then, and none below WARNING, so that nobody could tell
+    an error from a warning. It is not imported for this: that takes longer than a small call.
+    """
+    logging = sys.modules.get("logging")
+    handler = getattr(logging, "lastResort", None)
+    if logging is not None and handler is not None and handler.formatter is None:
+        handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+        handler.setLevel(logging.NOTSET)
 
 
 def _unloadable(error: BaseException, started: float) -> Header:

@@ -1,8 +1,4 @@
-"""The command `civis-futures`: arguments in, exit code out. What a command does is done elsewhere.
-
-Each command is a function that adds its own parser, and a function that runs it. A user's mistake
-is one line on standard error and exit code 2, never a traceback.
-"""
+"""The command `local`: a local platform in the foreground, or for one command."""
 
 from __future__ import annotations
 
@@ -14,56 +10,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+from ._terms import LOST, NOT_EXECUTABLE, NOT_FOUND, MistakeError
 
 if TYPE_CHECKING:
     from civis_futures.local import LocalPlatform
 
-MISTAKE = 2
-NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells say it
-LOST = 70  # the server ended by itself (EX_SOFTWARE)
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 WATCH_SECONDS = 0.5
 
 
-class MistakeError(Exception):
-    """Something that the user can put right; the text is what they read."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    given, separator, command = _split(sys.argv[1:] if arguments is None else list(arguments))
-    parser = argparse.ArgumentParser(
-        prog="civis-futures", description="concurrent.futures on Civis Platform"
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_local(commands)
-    options = parser.parse_args(given)
-    if separator and not options.takes_command:
-        parser.error("this command takes nothing after --")
-    if separator and not command:
-        parser.error("there is no command after --")
-    run: Callable[[argparse.Namespace, list[str]], int] = options.run
-    try:
-        return run(options, command)
-    except MistakeError as error:
-        print(f"civis-futures: {error}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-
-
-def _split(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
-    """Split at the first `--`: what follows is somebody else's command line, not ours to parse."""
-    if "--" not in arguments:
-        return arguments, False, []
-    at = arguments.index("--")
-    return arguments[:at], True, arguments[at + 1 :]
-
-
-def _add_local(commands: Any) -> None:
+def add(commands: Any) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "local",
         help="run a local platform, or a command against a fresh one",
@@ -167,7 +128,3 @@ def _run_against(platform: LocalPlatform, command: list[str]) -> int:
         signal.signal(number, pass_on)
     code = process.wait()
     return code if code >= 0 else 128 - code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

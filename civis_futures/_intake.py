@@ -1,0 +1,215 @@
+"""From a function and its arguments to a task that the manager has, and its future.
+
+All in the caller's thread, and without I/O: what is pickled here is a snapshot. Shared by an
+executor and the views of it that have other options; it knows no executor.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from . import _serialize, _wire
+from ._batch_size import BatchSize
+from ._events import CancelRequested, Submitted
+from ._exceptions import CallPicklingError
+from ._future import ContainerFuture, Timings, View
+from ._map import Watcher, flat, results
+from ._options import CallOptions, number, whole
+from ._requirements import Requiring
+from ._roll import Roll
+from ._shared import SharedData
+from ._types import ANY_RESOURCES, DEFAULT_RESOURCES, Container, Resources, TaskId, Template
+
+if TYPE_CHECKING:
+    from ._manager import Manager
+    from ._pool import Opened
+    from ._serialize import Payload
+
+T = TypeVar("T")
+
+#: Calls travel inline up to `_wire.INLINE_LIMIT` bytes, and all workers' together so many.
+INLINE_TOTAL = 600_000
+
+
+class Intake:
+    """What `submit` and `map` of an executor do."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        container: Container | Template,
+        max_workers: int,
+        requires: Mapping[str, str],
+    ) -> None:
+        self.roll = Roll()
+        self.batches = BatchSize()
+        self._opened = opened
+        self._manager = opened.manager
+        self._contents = opened.manager.contents
+        self._resources = resources_of(container)
+        self._inline = min(_wire.INLINE_LIMIT, INLINE_TOTAL // max_workers)
+        self._requires = dict(requires)
+        # Guards `_shutdown`, and the order "check, then post": a task is never posted after the
+        # shutdown. No I/O, pickling or user code under it.
+        self._lock = threading.Lock()
+        self._shutdown = False
+        self._ids = itertools.count()
+
+    def close(self) -> None:
+        """Take no more."""
+        with self._lock:
+            self._shutdown = True
+
+    def submit(
+        self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any, item: str = ""
+    ) -> ContainerFuture[T]:
+        """One call; `item` tells it from the others of a map, in its name."""
+        self._check_open()
+        pickled = partial(
+            _serialize.call_payload,
+            fn=self._with_requirements(fn),
+            args=args,
+            kwargs=kwargs,
+            contents=self._contents,
+        )
+        future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, item)
+        return future
+
+    def map(
+        self,
+        options: CallOptions,
+        fn: Callable[..., T],
+        iterables: Sequence[Iterable[Any]],
+        *,
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[T]:
+        """As `ContainerPoolExecutor.map`."""
+        if timeout is not None and number("timeout", timeout) < 0:
+            raise ValueError("timeout must not be negative")
+        if buffersize is not None:
+            whole("buffersize", buffersize)
+        size = 1 if chunksize == "auto" else whole("chunksize", chunksize)
+        self._check_open()
+        watcher: Watcher | None = None
+        if progress:
+            from ._progress import meter_for_map
+
+            watcher = meter_for_map(iterables, size)
+        rows = zip(*iterables, strict=False)
+        if size == 1:
+            calls = (
+                self.submit(options, fn, row, {}, f", item {item}") for item, row in enumerate(rows)
+            )
+            return results(calls, timeout, buffersize, watcher)
+        chunks = iter(lambda: list(itertools.islice(rows, size)), [])
+        numbered = zip(chunks, itertools.count(0, size), strict=False)
+        futures = (self.submit_batch(options, fn, chunk, first) for chunk, first in numbered)
+        lists: Iterator[list[T]] = results(futures, timeout, buffersize, watcher)
+        return flat(lists)
+
+    def submit_batch(
+        self, options: CallOptions, fn: Callable[..., T], rows: Sequence[Sequence[Any]], first: int
+    ) -> ContainerFuture[list[T]]:
+        """As `ContainerPoolExecutor.submit_batch`."""
+        self._check_open()
+        pickled = partial(
+            _serialize.chunk_payload,
+            fn=self._with_requirements(fn),
+            rows=rows,
+            first=first,
+            contents=self._contents,
+        )
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        future: ContainerFuture[list[T]] = self._post(options, _name_of(fn) + more, pickled)
+        future.add_done_callback(partial(_learn, self.batches, len(rows)))
+        return future
+
+    def put(self, value: Any) -> SharedData:
+        """As `ContainerPoolExecutor.put`."""
+        self._check_open()
+        handle, contents = _serialize.shared(value, self._contents)
+        with self._lock:
+            self._raise_if_shut_down()
+        self._manager.deposit.put(contents)
+        return handle
+
+    def _post(
+        self,
+        options: CallOptions,
+        name: str,
+        pickled: Callable[[str], Payload],
+        item: str = "",
+    ) -> Any:
+        task = TaskId(next(self._ids))
+        name = f"{options.label or name} (task {task}{item})"
+        future: ContainerFuture[Any] = ContainerFuture(
+            name,
+            View(Timings(time.time())),
+            partial(_cancel, self._manager, task),
+            self._opened.logs,
+            self._opened.load,
+            options.label,
+            task,
+            self.roll.count,
+        )
+        try:
+            payload = pickled(name)
+        except CallPicklingError as error:
+            future.set_running_or_notify_cancel()
+            future.set_exception(error)
+            self.roll.add(future)
+            return future
+        data, inline = payload.data, len(payload.data) <= self._inline
+        blob = _wire.Blob.of(data) if inline else None
+        size = payload.extent + (len(blob.inline or "") if blob else 0)
+        upload = not (inline and payload.ready)
+        event = Submitted(task, upload, size, options.terms(self._resources))
+        with self._lock:
+            self._raise_if_shut_down()
+            self._manager.submit(
+                event, future, blob, None if inline else data, payload.buffers, options.wants_retry
+            )
+            self.roll.add(future)
+        return future
+
+    def _with_requirements(self, fn: Callable[..., Any]) -> Any:
+        return Requiring(fn, self._requires) if self._requires else fn
+
+    def _check_open(self) -> None:
+        with self._lock:
+            self._raise_if_shut_down()
+        self._manager.raise_if_closed()
+
+    def _raise_if_shut_down(self) -> None:
+        if self._shutdown:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+
+def _cancel(manager: Manager, task: TaskId) -> None:
+    manager.post(CancelRequested(task))
+
+
+def _learn(batches: BatchSize, rows: int, future: Any) -> None:
+    """A batch has ended; by how long it took, the next one may have another size."""
+    if rows and not future.cancelled() and future.exception() is None:
+        batches.took(rows, future.timings.compute or 0.0)
+
+
+def resources_of(container: Container | Template) -> Resources:
+    """What a container of the pool has, unless more is asked for."""
+    given = container.required_resources
+    return ANY_RESOURCES if given is None else Resources(**{**DEFAULT_RESOURCES, **given})
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    while isinstance(fn, partial):
+        fn = fn.func
+    return getattr(fn, "__qualname__", None) or type(fn).__qualname__

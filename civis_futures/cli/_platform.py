@@ -1,0 +1,51 @@
+"""The way of the commands to the platform: by the environment, as for an executor.
+
+Its errors are the user's mistakes (no key, a wrong address, an id that is not there) or the
+platform's trouble; both become one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .._exceptions import CredentialsError, PlatformError
+from ._terms import MistakeError, UnavailableError
+
+if TYPE_CHECKING:
+    from .._api import PlatformClient
+
+#: Seconds for which a command tries to reach the platform: somebody sits and waits.
+PATIENCE = 10.0
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[PlatformClient]:
+    """A client of the platform that the environment names, closed at the end."""
+    from .._api import PlatformClient, credentials  # slow to import, and `local` needs none
+
+    try:
+        client = PlatformClient(*credentials(), patience=PATIENCE)
+    except (CredentialsError, ValueError) as error:
+        raise MistakeError(_line(error)) from None
+    with contextlib.closing(client):
+        try:
+            yield client
+        except PlatformError as error:
+            raise _named(error, client.url) from None
+
+
+def _named(error: PlatformError, url: str) -> Exception:
+    said = _line(error)
+    if error.status in (401, 403):
+        return MistakeError(f"the platform refuses the key in CIVIS_API_KEY: {said}")
+    if error.status is None:
+        return MistakeError(f"there is no platform at {url}: {said}")
+    if error.status == 429 or error.status >= 500:
+        return UnavailableError(f"the platform has trouble: {said}")
+    return MistakeError(said)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

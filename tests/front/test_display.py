@@ -1,0 +1,253 @@
+"""What is shown of tasks: from made-up glances, and of real ones."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from html.parser import HTMLParser
+
+import cloudpickle
+import httpx
+import pytest
+
+from civis_futures import ContainerFuture, TaskState, table
+from civis_futures import _display as d
+from civis_futures._future import Timings, View
+from civis_futures._roll import Roll
+
+# No container has this module: what is defined here travels by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order, and collects what is shown and where it leads."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links, self.shown, self.tags = [], [], "", []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.tags.append((tag, dict(attrs)))
+        self.links += [value for name, value in attrs if name == "href"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.shown += data + " "
+
+
+def glance(number=0, state=TaskState.SUCCEEDED, **fields):
+    return d.Glance(f"f (task {number})", number, state, submitted=100.0 + number, **fields)
+
+
+MIXED = [
+    glance(0, elapsed=3.0, queue=1.0, compute=1.5, peak_memory=120.0),
+    glance(1, TaskState.RUNNING, elapsed=10.0, run_id=7, job_url="https://civis/jobs/1"),
+    glance(2, TaskState.FAILED, elapsed=2, reason="ValueError: x", run_id=8, job_url="https://c/2"),
+    glance(3, TaskState.PENDING, elapsed=1.0, queue=1.0),
+    glance(4, TaskState.CANCELLED),
+]
+
+
+def test_a_panel_counts_and_sums():
+    panel = d.panel_of("mine", MIXED, 200.0)
+    assert panel.totals.tasks == 5
+    assert panel.totals.done == 3
+    assert str(panel.totals) == "1 failed, 1 running, 1 pending, 1 cancelled, 1 succeeded"
+    assert (panel.totals.queue, panel.totals.compute) == (2.0, 1.5)
+    assert panel.totals.peak_memory == 120.0
+    assert panel.elapsed == 11.0  # from 100 to the end of the running one, 111
+
+
+def test_text_has_failures_first_with_reason_and_link():
+    lines = d.text(d.panel_of("mine", MIXED, 200.0)).splitlines()
+    assert lines[0] == "mine"
+    assert lines[1] == "[####xxxx---->>>>........] 3 of 5 done"
+    assert lines[3] == "elapsed 11 s, queue 2 s, compute 1.5 s, peak memory 120 MB"
+    assert lines[4].startswith("  failed    f (task 2)")
+    assert lines[5:7] == ["    ValueError: x", "    https://c/2"]
+    assert lines[7].startswith("  running   f (task 1)")
+
+
+@pytest.mark.parametrize("width", [40, 20])
+def test_text_fits_a_narrow_terminal_but_for_links(width):
+    long = [glance(n, TaskState.FAILED, reason="why " * 50) for n in range(3)] + MIXED
+    for line in d.text(d.panel_of("a long title " * 9, long, 200.0), width).splitlines():
+        assert len(line) <= max(width, 34) or line.strip().startswith("https://"), line
+
+
+def test_a_panel_of_many_lists_some_and_counts_the_rest():
+    many = [glance(n) for n in range(10_000)] + [glance(10_001, TaskState.FAILED)]
+    panel = d.panel_of("many", many, 200.0)
+    assert d.text(panel).count("(task ") == d.MOST_ROWS
+    assert d.text(panel).endswith("and 9,989 more")
+    assert "and 9,989 more" in Page(d.html(panel)).shown
+    assert len(d.html(panel)) < 20_000
+
+
+@pytest.mark.parametrize("glances", [[], MIXED], ids=["none", "mixed"])
+def test_html_is_sound(glances):
+    page = Page(d.html(d.panel_of("mine", glances, 200.0)))
+    assert "mine" in page.shown
+    bar = next(attrs for tag, attrs in page.tags if attrs.get("role") == "progressbar")
+    assert bar["aria-valuemax"] == str(len(glances))
+    assert [tag for tag, _ in page.tags].count("tr") == (6 if glances else 0)
+    assert page.links == (["https://c/2", "https://civis/jobs/1"] if glances else [])
+    assert "prefers-color-scheme" in d.html(d.panel_of("mine", glances, 200.0))
+
+
+def test_everything_of_the_user_is_escaped():
+    evil = '<script>alert(1)</script>"&\x1b[2J'
+    one = d.Glance(evil, 0, TaskState.FAILED, reason=evil, run_id=1, job_url="javascript:alert(1)")
+    two = d.Glance(evil, 1, TaskState.FAILED, run_id=2, job_url='https://x/"><script>')
+    panel = d.panel_of(evil, [one, two], 1.0)
+    page = Page(d.html(panel))
+    assert "script" not in [tag for tag, _ in page.tags]
+    assert "alert(1)" in page.shown
+    assert page.links == ['https://x/"><script>']
+    assert "\x1b" not in d.text(panel) + d.html(panel)
+
+
+def test_one_line_of_an_error():
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    assert d.one_line(ValueError("a\nb")) == "ValueError: a"
+    assert d.one_line(ValueError("\n\n  a")) == "ValueError:   a"
+    assert d.one_line(ValueError()) == "ValueError"
+    assert d.one_line(Mute()) == "Mute"
+    place = "f (task 3) in run 7 of job 8 (http://x/8)"
+    assert d.one_line(OSError(f"{place}: it ended")) == "OSError: it ended"
+    assert d.one_line(OSError(f"{place} was not run: why")) == "OSError: was not run: why"
+    assert len(d.one_line(ValueError("x" * 10**6))) == d.REASON_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(None, "-"), (0, "0 s"), (0.001, "<0.01 s"), (0.416, "0.42 s"), (12.3, "12 s"),
+     (185, "3:05"), (3723, "1:02:03")],
+)  # fmt: skip
+def test_durations(seconds, said):
+    assert d.duration(seconds) == said
+
+
+def test_the_roll_forgets_tasks_but_not_their_numbers():
+    roll = Roll()
+
+    def make(number):
+        future = ContainerFuture(
+            f"f{number}",
+            View(Timings(time.time())),
+            lambda: None,
+            None,
+            None,
+            None,
+            number,
+            roll.count,
+        )
+        roll.add(future)
+        return future
+
+    held = [make(0), make(1), make(2)]
+    make(3).set_result(None)  # nobody holds it
+    held[0].set_exception(ValueError("no"))
+    held[1].cancel()
+    panel = roll.panel("")
+    assert str(panel.totals) == "1 failed, 1 pending, 1 cancelled, 1 succeeded"
+    assert [glance.number for glance in panel.glances] == [0, 1, 2]  # as they are listed
+    assert panel.glances[0].reason == "ValueError: no"
+    del held
+    assert str(roll.totals()) == "1 failed, 1 cancelled, 1 succeeded"
+
+
+# --- real ones -----------------------------------------------------------------------------------
+
+
+def fail():
+    raise ValueError("not <b>this</b>")
+
+
+def test_an_executor_and_its_futures_display(make_executor, until):
+    executor = make_executor(2, name="shown")
+    good, bad = executor.submit(pow, 2, 3), executor.submit(fail)
+    until(lambda: good.done() and bad.done())
+    waiting = executor.submit(time.sleep, 60)
+    until(waiting.running)
+    records = executor.status()
+    assert [record["state"] for record in records] == ["succeeded", "failed", "running"]
+    assert [record["number"] for record in records] == [0, 1, 2]
+    assert records[0]["elapsed"] >= records[0]["compute"] >= 0
+    assert 0 <= records[0]["queue"] <= records[0]["elapsed"]
+    assert records[1]["reason"] == "ValueError: not <b>this</b>"
+    assert records[2]["run_id"] == waiting.run_id
+    assert [r["run_id"] for r in table([bad, waiting]).status()] == [bad.run_id, waiting.run_id]
+    assert "1 failed, 1 running, 1 succeeded" in repr(executor)
+
+    page = Page(executor._repr_html_())
+    assert "1 failed" in page.shown
+    assert bad.job_url in page.links
+    assert "not <b>this</b>" in page.shown
+    assert "not <b>this</b>" in repr(bad)
+    assert bad.job_url in Page(bad._repr_html_()).links
+    printed = repr(table([good, bad, waiting])).partition("peak memory")[2]
+    assert printed.index("failed    ") < printed.index("running   ") < printed.index("succeeded ")
+    assert waiting.cancel()
+
+
+def test_ipython_shows_several_lines(shared, monkeypatch):
+    class Printer:
+        text = shown = ""
+
+    printer = Printer()
+    printer.text = lambda text: setattr(printer, "shown", text)
+    monkeypatch.setenv("COLUMNS", "40")
+    shared._repr_pretty_(printer, False)
+    assert printer.shown.splitlines()[0].startswith("front, up to 3 workers on http")
+    assert max(map(len, printer.shown.splitlines()[:4])) <= 40
+
+
+def test_what_cannot_be_pickled_is_shown_too(shared):
+    future = shared.submit(print, threading.Lock())
+    assert "CallPicklingError" in Page(future._repr_html_()).shown
+    assert future.task in [record["task"] for record in shared.status()]
+
+
+def test_looking_asks_nobody(make_executor, monkeypatch):
+    executor = make_executor(1, name="looked at")
+    futures = [executor.submit(pow, 1, 1), executor.submit(time.sleep, 0.5)]
+    real, here = httpx.Client.send, threading.current_thread()
+
+    def send(*args, **options):
+        assert threading.current_thread() is not here
+        return real(*args, **options)
+
+    monkeypatch.setattr(httpx.Client, "send", send)
+    while not all(future.done() for future in futures):
+        executor.status(), executor._repr_html_(), repr(executor), repr(table(futures))
+        futures[0]._repr_html_(), repr(futures[0])
+
+
+def test_pandas_takes_the_status(shared):
+    pandas = pytest.importorskip("pandas")
+    future = shared.submit(pow, 2, 2)
+    future.result(10)
+    frame = pandas.DataFrame(shared.status())
+    assert frame.loc[frame.number == future._number, "state"].tolist() == ["succeeded"]
+
+
+def test_a_table_is_a_sequence_of_futures_of_ours(shared):
+    futures = [shared.submit(pow, 2, n) for n in range(3)]
+    shown = table(iter(futures))
+    assert [future.result(10) for future in shown] == [1, 2, 4]
+    assert shown[1] is futures[1]
+    assert list(shown[1:]) == futures[1:]
+    with pytest.raises(TypeError, match="not a int"):
+        table([1])

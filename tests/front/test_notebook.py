@@ -1,0 +1,110 @@
+"""The notebook of the docs: every cell runs, and a browser shows what it is meant to show."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "docs" / "examples").glob("*.ipynb"))
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OPTIONS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--hide-scrollbars",
+)  # fmt: skip
+#: What the page says of itself when it is shown: sizes of what must be seen.
+MEASURE = """
+<script>
+addEventListener("load", () => {
+  const size = (one) => { const r = one.getBoundingClientRect(); return [r.width, r.height]; };
+  const all = (what) => [...document.querySelectorAll(what)];
+  const report = document.createElement("script");
+  report.type = "application/json"; report.id = "measured";
+  report.textContent = JSON.stringify({
+    panels: all(".civis-futures").map(size),
+    bars: all(".civis-futures .cf-bar").map(size),
+    parts: all(".civis-futures .cf-bar > i").map((one) => [one.className, ...size(one)]),
+    rows: all(".civis-futures tbody tr").map((one) => one.innerText),
+    links: all(".civis-futures a").map((one) => one.href),
+    ink: all(".civis-futures .cf-title").map((one) => getComputedStyle(one).color),
+  });
+  document.body.append(report);
+});
+</script>
+"""
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.name)
+def rendered(request, tmp_path_factory):
+    """The notebook as a page, after a run from top to bottom."""
+    pytest.importorskip("nbconvert")
+    pytest.importorskip("ipykernel")
+    folder = tmp_path_factory.mktemp("rendered")
+    command = [
+        sys.executable, "-m", "nbconvert", "--to", "html", "--execute",
+        "--output-dir", folder, request.param,
+        "--HTMLExporter.require_js_url=", "--HTMLExporter.mathjax_url=",
+    ]  # fmt: skip
+    home = {"HOME": str(folder), "IPYTHONDIR": str(folder), "JUPYTER_CONFIG_DIR": str(folder)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=110, env={**os.environ, **home}
+    )
+    assert done.returncode == 0, done.stderr
+    page = folder / f"{request.param.stem}.html"
+    page.write_text(page.read_text("utf-8").replace("</body>", f"{MEASURE}</body>"), "utf-8")
+    return page
+
+
+def browse(page, folder, *options):
+    command = [CHROMIUM, *OPTIONS, f"--user-data-dir={folder / 'profile'}", *options, page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_notebook_has_no_outputs_of_its_own():
+    for path in NOTEBOOKS:
+        for cell in json.loads(path.read_text("utf-8"))["cells"]:
+            assert not cell.get("outputs"), path
+            assert not cell.get("execution_count"), path
+
+
+def test_every_cell_runs_and_shows(rendered):
+    text = rendered.read_text("utf-8")
+    assert "8/8" in text
+    assert "ValueError: no convergence with a rate of 0.3" in text
+    assert "info training with 0.4" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here: apt-get install chromium")
+def test_a_browser_shows_the_bar_and_the_table(rendered, tmp_path):
+    page = browse(rendered, tmp_path, "--window-size=1100,900", "--dump-dom")
+    found = re.search(r'<script type="application/json" id="measured">(.*?)</script>', page, re.S)
+    measured = json.loads(found[1])
+    assert len(measured["panels"]) == 4
+    assert all(width > 300 and height > 50 for width, height in measured["panels"])
+    assert all(width > 300 and height > 4 for width, height in measured["bars"])
+    kinds = {kind for kind, width, height in measured["parts"] if width > 2 and height > 4}
+    assert {"succeeded", "failed", "running"} <= kinds
+    first = measured["rows"][0]
+    assert "failed" in first
+    assert "no convergence with a rate of 0.3" in first
+    assert any(link.startswith("http://127.0.0.1") for link in measured["links"])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here: apt-get install chromium")
+def test_a_screenshot(rendered, tmp_path):
+    # To renew the one in the docs, copy it from where this says.
+    picture = tmp_path / "notebook.png"
+    browse(rendered, tmp_path, "--window-size=1100,2600", f"--screenshot={picture}")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 20_000
+    print(f"The screenshot is {picture}.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from ._types import ANY_RESOURCES, PLAIN_TERMS, Resources, Run, TaskId, Terms, WorkerId
+from ._types import ANY_RESOURCES, PLAIN_TERMS, Inherited, Resources, Run, TaskId, Terms, WorkerId
 from ._wire import Answer
 
 #: One more kind of answer, made here: its bytes are not those that were sent.
@@ -22,13 +22,35 @@ Given = tuple[TaskId, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What an earlier process of the session left of a task: the last attempt, and its answer."""
+
+    worker: WorkerId
+    attempt: int
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
-    """A new task; `upload` if its call is too large to travel inline, else its `size` in bytes."""
+    """A new task; `upload` if its call is too large to travel inline, else its `size` in bytes.
+
+    In a session also what tells it from others, and what was found of it.
+    """
 
     task: TaskId
     upload: bool = False
     size: int = 0
     terms: Terms = PLAIN_TERMS
+    key: str = ""
+    found: Found | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """These workers of an earlier process are ours now; `last` is the highest number of any."""
+
+    workers: tuple[Inherited, ...]
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +249,7 @@ class Tick:
 
 Event = (
     Submitted
+    | Attached
     | Uploaded
     | UploadFailed
     | CancelRequested

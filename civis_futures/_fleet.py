@@ -17,7 +17,7 @@ from . import _events as e
 from ._pacing import PROOF_SECONDS, SHORTEST_LINGER, Attempts, Pause, Ramp, linger, poll
 from ._shares import Shares
 from ._state import Policy, TaskPhase, Tasks, Turn, Worker, WorkerPhase
-from ._types import Resources, RunState, TaskId, WorkerId
+from ._types import Inherited, Resources, RunState, TaskId, WorkerId
 from ._wire import (
     CALL_NOT_FETCHED,
     CALL_UNPICKLING,
@@ -66,7 +66,7 @@ class Fleet:
     _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)  # revoked, as written
     _beat: float = 0.0  # when the inbox was written
     _next_look: float = 0.0
-    _last: int = 0
+    last: int = 0  # the highest number that a worker has had
 
     # --- giving calls --------------------------------------------------------------------------
 
@@ -99,8 +99,8 @@ class Fleet:
         while (name := self.tasks.next_ready()) is not None:
             if not (turn.may(self.launching) and turn.may(self.starting) and self._room(turn)):
                 break
-            self._last += 1
-            worker = Worker(WorkerId(self._last), self.tasks.known[name].resources)
+            self.last += 1
+            worker = Worker(WorkerId(self.last), self.tasks.known[name].resources)
             self.workers[worker.id] = worker
             self.tasks.give(worker, 0)
             self.ramp.start(turn.now)
@@ -370,6 +370,16 @@ class Fleet:
         readers = sum(worker.alive for worker in self.workers.values()) or self.policy.max_workers
         wait = linger(readers, self.pace) + poll(readers, self.pace)
         return 2 * (wait + self.pause.shortest) - SHORTEST_LINGER
+
+    def adopt(self, turn: Turn, found: Inherited) -> None:
+        """An earlier process has launched it."""
+        worker = Worker(found.id, found.resources, found.last, found.first, list(found.calls))
+        worker.revoked, worker.taken, worker.stop = set(found.revoked), found.taken, found.stop
+        worker.phase, worker.state = WorkerPhase.ALIVE, found.state
+        worker.since = worker.idle_since = turn.now
+        worker.running_since = turn.now if found.state is RunState.RUNNING else None
+        self.workers[worker.id] = worker
+        self._news(turn, worker)
 
     # --- the end of a worker -------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from typing import Any
 from . import _events as e
 from ._exceptions import BrokenContainerPool
 from ._fleet import Fleet
+from ._limits import TimeLimits
 from ._pacing import FALSE_STARTS, HOPE, LAST_LOOKS, OUTAGE, Attempts, backoff
 from ._state import Policy, Task, TaskPhase, Tasks, Turn, Worker, WorkerPhase
 from ._types import TaskId
@@ -53,8 +54,6 @@ _Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
 
 #: How often a run that is over is read again before an answer counts as missing.
 REREADS = 2
-#: A call that goes on for so many seconds after its timeout is ended with its container.
-TIMEOUT_GRACE = 60.0
 #: Answers of calls that were lost.
 _LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, e.CORRUPT)
 
@@ -70,6 +69,7 @@ class Scheduler:
         """Start with nothing: no task, no worker, and a platform that does not know us."""
         self.tasks = Tasks()
         self.fleet = Fleet(self.policy, self.tasks)
+        self.limits = TimeLimits(self.tasks, self.fleet, self._give_up)
         self.deadline: float | None = None  # when to send a Tick, at the latest
         self._known = False  # Prepared has come
         self._preparing = Attempts()
@@ -79,6 +79,7 @@ class Scheduler:
         self._turn = Turn(0.0)
         self._steps: dict[type, Callable[[Any], None]] = {
             e.Submitted: self._submitted,
+            e.Attached: self._attached,
             e.Uploaded: self._uploaded,
             e.UploadFailed: self._upload_failed,
             e.CancelRequested: self._cancel_requested,
@@ -111,7 +112,7 @@ class Scheduler:
             self._steps[type(another)](another)
         if (at := self.tasks.wake(now)) is not None:
             turn.wake(at)
-        self._expire()
+        self.limits.expire(turn)
         self._prepare()
         if self._known:
             self.fleet.give(turn)
@@ -119,7 +120,8 @@ class Scheduler:
             self.fleet.even_out(turn)
         self.fleet.let_go(turn, self._more_may_come())
         self.fleet.cancel_again(turn)
-        self.fleet.write(turn)
+        if self._known:
+            self.fleet.write(turn)
         self.fleet.look(turn)
         self._finish_if_done()
         self.deadline = turn.deadline
@@ -130,16 +132,12 @@ class Scheduler:
     def _submitted(self, event: e.Submitted) -> None:
         phase = TaskPhase.UPLOADING if event.upload else TaskPhase.READY
         limit = event.terms.queue_timeout
-        self.tasks.add(
-            event.task,
-            Task(
-                phase,
-                event.terms,
-                event.terms.resources,
-                event.size,
-                None if limit is None else self._turn.now + limit,
-            ),
-        )
+        expires = None if limit is None else self._turn.now + limit
+        task = Task(phase, event.terms, event.terms.resources, event.size, expires)
+        if event.found is not None:
+            self._claimed(event, event.found, task)
+            return
+        self.tasks.add(event.task, task)
         if self._broken is not None:  # it was under way when the pool broke
             self._end(e.Lose(event.task, None, self._broken))
         elif event.upload:
@@ -147,11 +145,45 @@ class Scheduler:
 
     def _uploaded(self, event: e.Uploaded) -> None:
         if event.task in self.tasks.known:
-            self.tasks.move(event.task, TaskPhase.READY)
+            task = self.tasks.known[event.task]
+            task.unsent = False
+            if task.phase is TaskPhase.UPLOADING:
+                self.tasks.move(event.task, TaskPhase.READY)
+
+    # --- tasks of an earlier process -----------------------------------------------------------
+
+    def _attached(self, event: e.Attached) -> None:
+        """Workers of an earlier process, with tasks that nobody has claimed yet."""
+        self.fleet.last = max(self.fleet.last, event.last)
+        for found in event.workers:
+            self.fleet.adopt(self._turn, found)
+            for call in found.wanted:
+                self.tasks.inherit(call, found.id)
+
+    def _claimed(self, event: e.Submitted, found: e.Found, wish: Task) -> None:
+        """A task that an earlier process has given away: go on from there."""
+        name = event.task
+        if name not in self.tasks.known:
+            unclaimed = Task(TaskPhase.UNCLAIMED, worker=found.worker, given=found.attempt)
+            unclaimed.end = found.answer
+            self.tasks.add(name, unclaimed)
+        task = self.tasks.claim(name, wish)
+        task.unsent = event.upload
+        if self._broken is not None:
+            self._end(e.Lose(name, None, self._broken))
+        elif task.phase is TaskPhase.UNCLAIMED and isinstance(task.end, Answer):
+            self._ended(name, task.end)
+        else:
+            if event.upload:
+                self._turn.do(e.Upload(name))
+            if task.phase is TaskPhase.UNCLAIMED:
+                self._again(name) if task.end is None else self._lost(name, task.end)
+
+    # --- what becomes of a call ----------------------------------------------------------------
 
     def _upload_failed(self, event: e.UploadFailed) -> None:
         if event.task in self.tasks.known:
-            self._end(e.Lose(event.task, None, event.error))
+            self._give_up(e.Lose(event.task, None, event.error))
 
     def _cancel_requested(self, event: e.CancelRequested) -> None:
         if event.task in self.tasks.known:
@@ -174,8 +206,13 @@ class Scheduler:
         worker.drop(call)
         worker.idle_since = worker.since = self._turn.now
         self.fleet.learn(answer)
-        if not wanted:
-            return
+        if wanted and not self.tasks.keep(name, answer):
+            self._ended(name, answer)
+
+    def _ended(self, name: TaskId, answer: Answer) -> None:
+        """A call was answered."""
+        task = self.tasks.known[name]
+        assert task.worker is not None, "who answers is a worker"
         if answer.kind == REVOKED:
             self._again(name)
         elif answer.kind == INITIALIZER:
@@ -184,7 +221,7 @@ class Scheduler:
             )
         elif answer.kind in _LOST:
             self.tasks.move(name, TaskPhase.LOSING)
-            self._turn.do(e.Diagnose(worker.id, (call,), answer))
+            self._turn.do(e.Diagnose(task.worker, ((name, task.given),), answer))
         elif answer.data is not None and answer.data.file_id is not None:
             self.tasks.move(name, TaskPhase.FETCHING)
             self._turn.do(e.Fetch(name, answer))
@@ -228,6 +265,8 @@ class Scheduler:
 
     def _lost(self, name: TaskId, verdict: e.Verdict) -> None:
         """An attempt has failed through no fault of the function: again, or the end."""
+        if self.tasks.keep(name, verdict):
+            return
         task = self.tasks.known[name]
         again = e.Again(name, task.worker, verdict)
         if verdict.memory and task.grow():
@@ -252,48 +291,21 @@ class Scheduler:
 
     def _again(self, name: TaskId) -> None:
         """What happened was no fault of this call: it never began, or had ended before."""
+        if self.tasks.keep(name, None):
+            return
         self.tasks.delay(name, self._turn.now)
         self._turn.do(e.Again(name))
-        self._expire_if_due(name)
+        self.limits.expire_if_due(self._turn, name)
 
     def _end(self, last_word: e.Settle | e.Lose | e.Drop) -> None:
-        self.tasks.remove(last_word.task)
-        self._turn.do(last_word)
-
-    # --- time limits ---------------------------------------------------------------------------
-
-    def _expire(self) -> None:
-        """End the tasks that should have begun by now and have not."""
-        names, at = self.tasks.expired(self._turn.now)
-        if at is not None:
-            self._turn.wake(at)
-        for name in names:
-            self._expire_if_due(name)
-
-    def _expire_if_due(self, name: TaskId) -> None:
-        task = self.tasks.known[name]
-        if task.expires is None or task.expires > self._turn.now or task.attempts:
-            return
-        worker = None if task.worker is None else self.fleet.workers.get(task.worker)
-        if task.phase is TaskPhase.HELD and worker is not None and worker.running:
-            self.fleet.take_back(self._turn, (name, task.given), worker)
-        elif task.phase in (
-            TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED, TaskPhase.HELD,
-        ):  # fmt: skip
-            reason = f"it had not begun after its queue_timeout of {task.terms.queue_timeout:g} s"
-            self._give_up(e.Lose(name, task.worker, e.Verdict(None, reason, timed_out=True)))
-
-    def _overrun(self, worker: Worker) -> None:
-        """A worker ends a call that takes too long; should it not, its container ends."""
-        call, timeout = self.tasks.first_timeout(worker)
-        if timeout is not None and self._turn.now > worker.since + timeout + TIMEOUT_GRACE:
-            reason = f"it ran for longer than its timeout of {timeout:g} seconds"
-            self._give_up(e.Lose(call, worker.id, e.Verdict(None, reason, timed_out=True)))
+        if self.tasks.remove(last_word.task).claimed:
+            self._turn.do(last_word)
 
     # --- the platform and its workers ----------------------------------------------------------
 
     def _prepare(self) -> None:
-        waiting = self.tasks.count[TaskPhase.READY] and not self._known
+        # Workers that are there already are those of an earlier process: they must hear of us.
+        waiting = (self.tasks.count[TaskPhase.READY] or self.fleet.workers) and not self._known
         if waiting and self._turn.may(self._preparing):
             self._preparing.busy = True
             self._turn.do(e.Prepare())
@@ -341,7 +353,7 @@ class Scheduler:
             if each.over:
                 self._conclude(each.worker, each.report.complete)
             else:
-                self._overrun(each.worker)
+                self.limits.overrun(self._turn, each.worker)
         for call in self.fleet.freed():
             self._again(call[0])
 
@@ -427,6 +439,8 @@ class Scheduler:
 
     def _shutdown_requested(self, _: e.ShutdownRequested) -> None:
         self._closing = True
+        for name in [name for name, task in self.tasks.known.items() if not task.claimed]:
+            self._give_up(e.Drop(name))
 
     def _break(self, error: Exception) -> None:
         """End all tasks with this error, stop all workers, take nothing more."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from heapq import heappop, heappush
 
-from ._events import Command, Given, Reading
+from ._events import Command, Given, Reading, Verdict
 from ._pacing import Attempts, Pause
 from ._types import ANY_RESOURCES, PLAIN_TERMS, Resources, Run, RunState, TaskId, Terms, WorkerId
+from ._wire import Answer
 
 #: A run state nobody has heard of may last so long before the run counts as over, in seconds.
 UNKNOWN_STATE_PATIENCE = 300.0
@@ -54,6 +55,7 @@ class TaskPhase(Enum):
     LOSING = auto()
     FETCHING = auto()
     JUDGING = auto()
+    UNCLAIMED = auto()  # of an earlier process, ended there, and nobody has asked for it yet
 
 
 class WorkerPhase(Enum):
@@ -77,6 +79,9 @@ class Task:
     worker: WorkerId | None = None
     given: int = 0  # how often it was handed to a worker
     attempts: int = 0  # how many of these count: it may have begun, and was lost
+    claimed: bool = True  # not so if an earlier process submitted it, and this one has not yet
+    end: Answer | Verdict | None = None  # how it ended before it was claimed; None: it never began
+    unsent: bool = False  # its call is not on the platform, as far as this process knows
 
     def grow(self) -> bool:
         """Ask for more memory, if the terms allow; whether they do."""
@@ -117,6 +122,8 @@ class Tasks:
     def move(self, name: TaskId, phase: TaskPhase) -> Task:
         """The task is in another phase now."""
         task = self.known[name]
+        if phase is TaskPhase.READY and task.unsent:
+            phase = TaskPhase.UPLOADING
         self.count[task.phase] -= 1
         self.count[phase] += 1
         task.phase = phase
@@ -124,6 +131,27 @@ class Tasks:
             task.worker = None
             self._queue(name, task)
         return task
+
+    def inherit(self, call: Given, worker: WorkerId) -> None:
+        """A worker of an earlier process has this call in hand."""
+        self.add(call[0], Task(TaskPhase.HELD, worker=worker, given=call[1], claimed=False))
+
+    def claim(self, name: TaskId, wish: Task) -> Task:
+        """It is submitted now, with these terms."""
+        task = self.known[name]
+        task.terms, task.resources, task.size = wish.terms, wish.resources, wish.size
+        task.claimed, task.expires = True, wish.expires
+        if task.expires is not None:
+            heappush(self._expiring, (task.expires, name))
+        return task
+
+    def keep(self, name: TaskId, end: Answer | Verdict | None) -> bool:
+        """Keep how it ended for who claims it; False if that has been done."""
+        task = self.known[name]
+        if task.claimed:
+            return False
+        self.move(name, TaskPhase.UNCLAIMED).end = end
+        return True
 
     def delay(self, name: TaskId, until: float) -> None:
         """The task will be READY at this time."""

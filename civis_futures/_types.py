@@ -142,6 +142,26 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Inherited:
+    """A worker that another process has launched, with the calls that it has not answered.
+
+    `wanted` are those of its calls that count for their tasks, `revoked` those that it was asked
+    not to begin, `first` those that came with its launch, `taken` is how many it ever got.
+    """
+
+    id: WorkerId
+    state: RunState
+    calls: tuple[tuple[TaskId, int], ...] = ()
+    wanted: tuple[tuple[TaskId, int], ...] = ()
+    revoked: tuple[tuple[TaskId, int], ...] = ()
+    first: tuple[tuple[TaskId, int], ...] = ()
+    taken: int = 0
+    last: bool = False
+    stop: bool = False
+    resources: Resources = ANY_RESOURCES
+
+
+@dataclass(frozen=True, slots=True)
 class JobRow:
     """A row of a list of jobs: the job and the run it had last, if any."""
 

@@ -97,7 +97,7 @@ class Call:
     by the list of the results. `attempt` tells apart the times that a task was given away: the
     same worker may get it again after it was lost. `timeout`: seconds that it may run. `buffers`
     are Files with the pickle's out-of-band buffers, in its order; a worker keeps these for later
-    calls.
+    calls. `key` tells what is called, in a session; the answer says it again.
     """
 
     task: int
@@ -105,6 +105,7 @@ class Call:
     attempt: int = 1
     timeout: float | None = None
     buffers: tuple[Blob, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ REVOKED = "revoked"
 
 @dataclass(frozen=True)
 class Answer:
-    """How one call ended; `task` and `attempt` are those of the call.
+    """How one call ended; `task`, `attempt` and `key` are those of the call.
 
     `kind` is one of the constants above; `data` the pickled result or exception (None where there
     is none); `text` a traceback or a reason for people; `detail` the missing module, the worker's
@@ -200,6 +201,7 @@ class Answer:
     seconds: float = 0.0
     peak_mb: float = 0.0
     log: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True)

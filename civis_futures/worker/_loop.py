@@ -158,7 +158,8 @@ class Worker:
         if fetched is not None and fetched.path is not None:
             os.unlink(fetched.path)
         self._buffers.release(f"call-{name}")
-        self._outbox.add(_wire.Answer(task, _wire.REVOKED, attempt=attempt))
+        key = waiting[0].key if waiting else ""
+        self._outbox.add(_wire.Answer(task, _wire.REVOKED, attempt=attempt, key=key))
 
     def _start_next(self) -> None:
         """Give the child its next call; answer at once those that cannot be run."""
@@ -271,7 +272,8 @@ class Worker:
         source = Source(body, path) if has_data else None
         self._running = None
         self._buffers.release(f"call-{_name(call)}")
-        self._outbox.add(_wire.Answer(call.task, attempt=call.attempt, **header), source)
+        answer = _wire.Answer(call.task, attempt=call.attempt, key=call.key, **header)
+        self._outbox.add(answer, source)
         self._drained()
 
     def _crashed(self, death: DiedError) -> None:
@@ -308,6 +310,7 @@ class Worker:
             started=started or now,
             finished=now,
             peak_mb=peak_mb,
+            key=call.key,
         )
         self._running = None
         self._buffers.release(f"call-{_name(call)}")

@@ -184,6 +184,10 @@ class PlatformClient:
         """The script as the platform has it. GET /scripts/{kind}/{id}."""
         return self._ask("GET", _path(job), _replies.document)
 
+    def get_row(self, job: Job, *, look: bool = True) -> JobRow:
+        """What a list would say of a script. GET /scripts/{kind}/{id}."""
+        return self._ask("GET", _path(job), _replies.job_row, kind=_kind(look))
+
     def template_script(self, template_id: int) -> Job:
         """The script behind a template. GET /templates/scripts/{id}."""
         return self._ask("GET", f"templates/scripts/{template_id}", _replies.template_script)
@@ -223,10 +227,10 @@ class PlatformClient:
                 raise
 
     def list_outputs(
-        self, job: Job, run_id: int, page: int = 1, *, look: bool = True
+        self, job: Job, run_id: int, page: int = 1, limit: int = PAGE_SIZE, *, look: bool = True
     ) -> tuple[list[Output], bool]:
         """The newest first, and whether more pages follow. GET .../runs/{run_id}/outputs."""
-        params = {"limit": PAGE_SIZE, "page_num": page, "order": "id", "order_dir": "desc"}
+        params = {"limit": limit, "page_num": page, "order": "id", "order_dir": "desc"}
         return self._page(f"{_path(job, run_id)}/outputs", params, _replies.output, look=look)
 
     def list_logs(

@@ -32,10 +32,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A new task; `upload` if its call is too large to travel inline, else its `size` in bytes.
-
-    In a session also what tells it from others, and what was found of it.
-    """
+    """A new task; `upload` if its call is too large to travel inline, else its `size` in bytes."""
 
     task: TaskId
     upload: bool = False
@@ -124,6 +121,7 @@ class Report:
     `run` is None when the look did not tell; `answers` are those not reported before;
     `read` says that they were asked for, `complete` that nothing went wrong in that, and
     `garbled` that the next answers are there, and cannot be read however often one tries.
+    `told` is how many letters with answers the worker says that it has posted, if it does.
     """
 
     worker: WorkerId
@@ -132,6 +130,7 @@ class Report:
     complete: bool = True
     garbled: bool = False
     read: bool = False
+    told: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,12 +288,15 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a worker with its first calls; if `last`, it answers them and ends."""
+    """Start a worker with its first calls; if `last`, it answers them and ends. It will be one of
+    about so many `readers`.
+    """
 
     worker: WorkerId
     calls: tuple[Given, ...]
     last: bool = False
     resources: Resources = ANY_RESOURCES
+    readers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from . import _events as e
 from ._pacing import PROOF_SECONDS, SHORTEST_LINGER, Attempts, Pause, Ramp, linger, poll
 from ._shares import Shares
 from ._state import Policy, TaskPhase, Tasks, Turn, Worker, WorkerPhase
-from ._types import Inherited, Resources, RunState, TaskId, WorkerId
+from ._types import Resources, RunState, TaskId, WorkerId
 from ._wire import (
     CALL_NOT_FETCHED,
     CALL_UNPICKLING,
@@ -34,6 +34,12 @@ from ._wire import (
 CANCEL_AGAIN = 30.0
 #: A worker that is asked to end a call has so many seconds, besides the way of the news.
 CANCEL_PATIENCE = 10.0
+#: Workers say in a list when they have posted answers; to be sure, one looks after so many seconds.
+TRUST = 60.0
+#: As long as none has, the looks at their answers cost so many times what they cost.
+DOUBT = 4
+#: So few tasks may all start at once, whatever their containers turn out to be.
+FEW = 8
 #: A sign of life is written so many times per lease.
 BEATS = 4.0
 
@@ -67,6 +73,7 @@ class Fleet:
     _beat: float = 0.0  # when the inbox was written
     _next_look: float = 0.0
     last: int = 0  # the highest number that a worker has had
+    _heard: bool | None = None  # whether workers tell of their answers in the list
 
     # --- giving calls --------------------------------------------------------------------------
 
@@ -106,15 +113,17 @@ class Fleet:
             self.ramp.start(turn.now)
             new.append(worker)
         self._deal(new)
+        coming = sum(w.open for w in self.workers.values()) + self.tasks.count[TaskPhase.READY]
+        readers = min(coming, self.policy.max_workers)
         for worker in new:
             worker.first, worker.since = tuple(worker.calls), turn.now
             worker.last = worker.taken == self.policy.max_tasks_per_worker
-            turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources))
+            turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources, readers))
 
     def _room(self, turn: Turn) -> bool:
         """Whether there may be one more worker."""
         number = sum(worker.open for worker in self.workers.values())
-        if self.ramp.proven:
+        if self.ramp.proven or len(self.tasks.known) <= FEW:
             return number < self.policy.max_workers
         unclear = sum(w.phase is WorkerPhase.CONCLUDING for w in self.workers.values())
         if self.starting.failures and number + unclear:
@@ -272,7 +281,8 @@ class Fleet:
     def _news(self, turn: Turn, worker: Worker) -> None:
         """There is something to tell this worker, and soon to hear from it."""
         self._stale = True
-        worker.reads.soon(turn.now)
+        if self._heard is False:
+            worker.reads.soon(turn.now)
         self.pause.soon(turn.now)
 
     # --- looks ---------------------------------------------------------------------------------
@@ -305,13 +315,12 @@ class Fleet:
             over = report.run is not None and worker.is_over(report.run, turn.now)
             seen.append(Seen(worker, report, over))
             changed = worker.state is not before
-            if changed:
-                worker.reads.soon(turn.now)
             if worker.running:
                 self._proof(turn, worker)
             answered = bool(report.answers)
-            if report.read:
-                worker.reads.after(turn.now, news=answered, cost=readers, pace=event.pace)
+            self._hear(report)
+            if report.read or changed or self._heard is True:
+                self._plan_reading(turn, worker, readers, answered)
             news = news or changed or answered
             durations += [
                 answer.finished - answer.started
@@ -322,6 +331,24 @@ class Fleet:
         self.pause.after(turn.now, news=news, cost=event.cost, pace=event.pace)
         self._next_look = turn.now + self.pause.shortest
         return seen
+
+    def _hear(self, report: e.Report) -> None:
+        """Learn whether workers tell of their answers in the list."""
+        if report.told:
+            self._heard = True
+        elif report.answers and report.run is not None and self._heard is None:
+            self._heard = None if report.run.state.over else False
+
+    def _plan_reading(self, turn: Turn, worker: Worker, readers: int, answered: bool) -> None:
+        """When to read the answers of a worker, unless the list says sooner that there are some.
+
+        As long as nobody knows whether it will, a smaller part of the budget is for that.
+        """
+        if self._heard:
+            worker.reads.at = turn.now + TRUST
+        else:
+            cost = readers if self._heard is False else DOUBT * readers
+            worker.reads.after(turn.now, news=answered, cost=cost, pace=self.pace)
 
     def freed(self) -> list[e.Given]:
         """Calls that were revoked before their worker had started: it will know when it does."""
@@ -371,13 +398,8 @@ class Fleet:
         wait = linger(readers, self.pace) + poll(readers, self.pace)
         return 2 * (wait + self.pause.shortest) - SHORTEST_LINGER
 
-    def adopt(self, turn: Turn, found: Inherited) -> None:
+    def adopt(self, turn: Turn, worker: Worker) -> None:
         """An earlier process has launched it."""
-        worker = Worker(found.id, found.resources, found.last, found.first, list(found.calls))
-        worker.revoked, worker.taken, worker.stop = set(found.revoked), found.taken, found.stop
-        worker.phase, worker.state = WorkerPhase.ALIVE, found.state
-        worker.since = worker.idle_since = turn.now
-        worker.running_since = turn.now if found.state is RunState.RUNNING else None
         self.workers[worker.id] = worker
         self._news(turn, worker)
 

@@ -303,7 +303,7 @@ class Manager:
     def _launch(self, command: e.Launch) -> None:
         worker, station = command.worker, self._ledger.station
         assert station is not None, "no launch before Prepared"
-        readers, pace = len(self._ledger.postings) + 1, self.client.budget.pace
+        readers, pace = command.readers, self.client.budget.pace
         order = _wire.Order(
             worker=secrets.token_hex(8),
             url=self.pool.url,

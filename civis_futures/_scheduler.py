@@ -154,9 +154,10 @@ class Scheduler:
 
     def _attached(self, event: e.Attached) -> None:
         """Workers of an earlier process, with tasks that nobody has claimed yet."""
-        self.fleet.last = max(self.fleet.last, event.last)
+        self._last_look = self._turn.now
+        self.fleet.last = event.last
         for found in event.workers:
-            self.fleet.adopt(self._turn, found)
+            self.fleet.adopt(self._turn, Worker.inherited(found, self._turn.now))
             for call in found.wanted:
                 self.tasks.inherit(call, found.id)
 
@@ -171,12 +172,10 @@ class Scheduler:
         task.unsent = event.upload
         if self._broken is not None:
             self._end(e.Lose(name, None, self._broken))
-        elif task.phase is TaskPhase.UNCLAIMED and isinstance(task.end, Answer):
-            self._ended(name, task.end)
-        else:
-            if event.upload:
-                self._turn.do(e.Upload(name))
-            if task.phase is TaskPhase.UNCLAIMED:
+        elif task.phase is TaskPhase.UNCLAIMED:
+            if isinstance(task.end, Answer):
+                self._ended(name, task.end)
+            else:
                 self._again(name) if task.end is None else self._lost(name, task.end)
 
     # --- what becomes of a call ----------------------------------------------------------------
@@ -286,16 +285,20 @@ class Scheduler:
         """The next attempt, after a while."""
         task = self.tasks.known[again.task]
         pause = backoff(max(task.attempts, 1), self.jitter())
-        self.tasks.delay(again.task, self._turn.now + pause)
-        self._turn.do(again)
+        self._wait(again, self._turn.now + pause)
 
     def _again(self, name: TaskId) -> None:
         """What happened was no fault of this call: it never began, or had ended before."""
         if self.tasks.keep(name, None):
             return
-        self.tasks.delay(name, self._turn.now)
-        self._turn.do(e.Again(name))
+        self._wait(e.Again(name), self._turn.now)
         self.limits.expire_if_due(self._turn, name)
+
+    def _wait(self, again: e.Again, until: float) -> None:
+        if self.tasks.known[again.task].unsent:  # given away by an earlier process
+            self._turn.do(e.Upload(again.task))
+        self.tasks.delay(again.task, until)
+        self._turn.do(again)
 
     def _end(self, last_word: e.Settle | e.Lose | e.Drop) -> None:
         if self.tasks.remove(last_word.task).claimed:

@@ -12,7 +12,17 @@ from heapq import heappop, heappush
 
 from ._events import Command, Given, Reading, Verdict
 from ._pacing import Attempts, Pause
-from ._types import ANY_RESOURCES, PLAIN_TERMS, Resources, Run, RunState, TaskId, Terms, WorkerId
+from ._types import (
+    ANY_RESOURCES,
+    PLAIN_TERMS,
+    Inherited,
+    Resources,
+    Run,
+    RunState,
+    TaskId,
+    Terms,
+    WorkerId,
+)
 from ._wire import Answer
 
 #: A run state nobody has heard of may last so long before the run counts as over, in seconds.
@@ -268,6 +278,16 @@ class Worker:
     garbled: bool = False
     rereads: float = 0.0
     unknown_since: float | None = None
+
+    @classmethod
+    def inherited(cls, found: Inherited, now: float) -> Worker:
+        """One that an earlier process has launched."""
+        worker = cls(found.id, found.resources, found.last, found.first, list(found.calls))
+        worker.revoked, worker.taken, worker.stop = set(found.revoked), found.taken, found.stop
+        worker.phase, worker.state = WorkerPhase.ALIVE, found.state
+        worker.since = worker.idle_since = now
+        worker.running_since = now if found.state is RunState.RUNNING else None
+        return worker
 
     @property
     def open(self) -> bool:

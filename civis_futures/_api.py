@@ -159,6 +159,11 @@ class PlatformClient:
                     return Job(row.job_id, kind)
         return None
 
+    def search_jobs(self, text: str, page: int = 1) -> tuple[list[JobRow], bool]:
+        """Hidden jobs with this text in their names, and whether more pages follow. GET /jobs."""
+        params = {"q": text, "hidden": True, "limit": PAGE_SIZE, "page_num": page}
+        return self._page("jobs", params, _replies.job_row)
+
     def list_jobs(
         self,
         kind: JobKind,

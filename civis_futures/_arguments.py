@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 
+from ._head import checked_name
 from ._options import number, whole
 from ._state import Policy
 from ._types import Container, Template
@@ -17,7 +18,7 @@ DEFAULT_WORKERS = 10
 #: What `policy_of` and `check_types` look at, in their order.
 OF_POLICY = ("max_workers", "max_tasks_per_worker", "idle_timeout", "lease")
 OF_CALLS = ("max_retries", "retry_on", "memory_growth")
-TYPED = ("container", "initializer", "initargs", "name", "requires")
+TYPED = ("container", "initializer", "initargs", "name", "requires", "session")
 
 
 def check_names(given: Iterable[str], known: Collection[str]) -> None:
@@ -50,7 +51,12 @@ def policy_of(
 
 
 def check_types(
-    container: object, initializer: object, initargs: object, name: object, requires: object
+    container: object,
+    initializer: object,
+    initargs: object,
+    name: object,
+    requires: object,
+    session: object = None,
 ) -> None:
     """Raise TypeError for the first argument that is of the wrong type."""
     if initializer is not None and not callable(initializer):
@@ -63,3 +69,5 @@ def check_types(
         raise TypeError("container must be a Container or a Template")
     if requires is not None and not isinstance(requires, Mapping):
         raise TypeError("requires must be a mapping from modules to their least versions")
+    if session is not None:
+        checked_name(session)

@@ -236,9 +236,10 @@ class ShutdownRequested:
 
 @dataclass(frozen=True, slots=True)
 class TerminateRequested:
-    """Stop everything now."""
+    """Stop everything now, or `leave` to others what runs."""
 
     error: Exception
+    leave: bool = False
 
 
 @dataclass(frozen=True, slots=True)

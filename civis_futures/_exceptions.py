@@ -16,6 +16,8 @@
     │       ├── CallUnpicklingError      there:  bytes -> function or arguments
     │       ├── OutcomePicklingError     there:  result or exception -> bytes
     │       └── OutcomeUnpicklingError   here:   bytes -> result or exception
+    ├── SessionInUseError                another process has this session open
+    ├── SessionMismatchError             a call is not what it was when the session began
     └── BrokenContainerPool              the pool can do no more work (also a BrokenExecutor)
 
     RemoteTraceback                      the ``__cause__`` of an exception raised in a container
@@ -43,6 +45,8 @@ __all__ = [
     "PlatformError",
     "RemoteTraceback",
     "SerializationError",
+    "SessionInUseError",
+    "SessionMismatchError",
     "TaskError",
     "TaskTimeoutError",
     "WorkerCrashedError",
@@ -85,6 +89,14 @@ class PlatformError(CivisFuturesError):
         self.status = status
         self.request_id = request_id
         self.sent = sent
+
+
+class SessionInUseError(CivisFuturesError):
+    """Another process, or another executor of this one, has the session open."""
+
+
+class SessionMismatchError(CivisFuturesError):
+    """A call of a session is not the one that had this place when the session was begun."""
 
 
 class TaskError(CivisFuturesError):

@@ -81,8 +81,13 @@ class ContainerPoolExecutor(Executor):
         requires: modules that the image must have, with the least version of each ("" is any),
             e.g. ``{"sklearn": "1.5"}``. It is checked before a call is unpickled there, and what
             it lacks is an `EnvironmentMismatchError`.
+        session: the name of a session, kept on the platform. Another process that makes an
+            executor with the same name, after this one has ended or died, and submits the same
+            calls in the same order gets what there is of them. Opening it asks the platform.
 
     Raises:
+        SessionInUseError: another process has the session open.
+        PlatformError: there is a session, and the platform cannot be reached.
         CredentialsError: there is no key, and no `platform` either.
         CallPicklingError: `initializer` or `initargs` cannot be pickled.
         ValueError, TypeError: an argument is out of range, or of the wrong type.
@@ -104,9 +109,10 @@ class ContainerPoolExecutor(Executor):
         lease: float = 3600.0,
         name: str | None = None,
         requires: Mapping[str, str] | None = None,
+        session: str | None = None,
     ) -> None:
         policy = policy_of(max_workers, max_tasks_per_worker, idle_timeout, lease)
-        check_types(container, initializer, initargs, name, requires)
+        check_types(container, initializer, initargs, name, requires, session)
         self._options = CallOptions(max_retries, retry_on, memory_growth=memory_growth)
         self._max_workers = policy.max_workers
         container = container or Container()
@@ -125,6 +131,7 @@ class ContainerPoolExecutor(Executor):
             container=container,
             initializer=initial,
             policy=policy,
+            session=session,
         )
         self._manager, self._url = opened.manager, opened.url
         self._intake = Intake(opened, container, self._max_workers, requires or {})

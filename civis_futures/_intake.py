@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from . import _serialize, _wire
 from ._batch_size import BatchSize
 from ._events import CancelRequested, Submitted
-from ._exceptions import CallPicklingError
+from ._exceptions import CallPicklingError, SessionMismatchError
 from ._future import ContainerFuture, Timings, View
 from ._map import Watcher, flat, results
 from ._options import CallOptions, number, whole
@@ -77,7 +77,8 @@ class Intake:
             kwargs=kwargs,
             contents=self._contents,
         )
-        future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, item)
+        what = fn, (args, kwargs)
+        future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, item)
         return future
 
     def map(
@@ -128,7 +129,8 @@ class Intake:
             contents=self._contents,
         )
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-        future: ContainerFuture[list[T]] = self._post(options, _name_of(fn) + more, pickled)
+        name = _name_of(fn) + more
+        future: ContainerFuture[list[T]] = self._post(options, name, pickled, (fn, rows))
         future.add_done_callback(partial(_learn, self.batches, len(rows)))
         return future
 
@@ -146,6 +148,7 @@ class Intake:
         options: CallOptions,
         name: str,
         pickled: Callable[[str], Payload],
+        what: tuple[Callable[..., Any], Any],
         item: str = "",
     ) -> Any:
         task = TaskId(next(self._ids))
@@ -162,7 +165,9 @@ class Intake:
         )
         try:
             payload = pickled(name)
-        except CallPicklingError as error:
+            session = self._opened.session
+            key, found = ("", None) if session is None else session.claim(task, *what)
+        except (CallPicklingError, SessionMismatchError) as error:
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             self.roll.add(future)
@@ -171,7 +176,7 @@ class Intake:
         blob = _wire.Blob.of(data) if inline else None
         size = payload.extent + (len(blob.inline or "") if blob else 0)
         upload = not (inline and payload.ready)
-        event = Submitted(task, upload, size, options.terms(self._resources))
+        event = Submitted(task, upload, size, options.terms(self._resources), key, found)
         with self._lock:
             self._raise_if_shut_down()
             self._manager.submit(

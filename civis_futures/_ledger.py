@@ -35,6 +35,15 @@ class WorkItem:
     fetched: bytes | None = None  # the bytes of its answer, if these were in a File
     timeout: float | None = None
     retry_on: Callable[[BaseException], bool] | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Estate:
+    """What earlier processes of a session left: their workers, and the calls still in an inbox."""
+
+    postings: dict[WorkerId, Posting] = field(default_factory=dict)
+    calls: dict[e.Given, _wire.Call] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -58,12 +67,20 @@ class Ledger:
     #: A list that is empty once the worker is no longer wanted; its launch looks at it.
     wanted: dict[WorkerId, list[object]] = field(default_factory=dict)
     station: Station | None = None
+    estate: Estate = Estate()
 
     def take_in(self, event: e.Event, goods: Any) -> None:
         """Put the goods of an event where they belong, before the scheduler decides."""
         match event:
             case e.Submitted():
                 self.items[event.task] = goods
+                if event.found is not None:
+                    self._find(event.task, event.found)
+            case e.Attached():
+                self.estate = goods
+                for worker in event.workers:
+                    self.postings[worker.id] = goods.postings[worker.id]
+                    self.hands[worker.id] = Hands(worker.state)
             case e.Uploaded() if event.task in self.items:
                 item = self.items[event.task]
                 item.call, item.data = goods, None
@@ -101,6 +118,18 @@ class Ledger:
                 self._arrive(task, posting)
         self._show_first(worker)
 
+    def _find(self, task: TaskId, found: e.Found) -> None:
+        """An earlier process has given it to this worker, which may be gone."""
+        if found.worker in self.hands:
+            self.give(found.worker, ((task, found.attempt),))
+        else:
+            self._view(task, worker=int(found.worker))
+            self._arrive(task, self.posting(found.worker))
+
+    def posting(self, worker: WorkerId) -> Posting:
+        """That of a worker, also if it ended before this process came."""
+        return self.postings.get(worker) or self.estate.postings[worker]
+
     def take_back(self, task: TaskId) -> None:
         """The task is in no worker's hands any more; the next one there comes to the front."""
         worker = self.holder.pop(task, None)
@@ -114,7 +143,7 @@ class Ledger:
         """The letter with these calls, and what else there is to say."""
         calls = []
         for task, attempt in given:
-            call = self._call(self.items[task], attempt)
+            call = self.estate.calls.get((task, attempt)) or self._call(self.items[task], attempt)
             assert call is not None, "a call is uploaded before it is given away"
             calls.append(call)
         if letter is None:
@@ -127,7 +156,7 @@ class Ledger:
         if item.call is None or not all(content.ready for content in item.buffers):
             return None
         buffers = tuple(content.blob for content in item.buffers)
-        return _wire.Call(item.id, item.call, attempt, item.timeout, buffers)
+        return _wire.Call(item.id, item.call, attempt, item.timeout, buffers, item.key)
 
     def not_fetched(self, command: e.Diagnose) -> set[Content]:
         """What calls refer to that a worker could not fetch, or not all of it."""

@@ -109,7 +109,7 @@ class Mailbox:
         file_id = self._client.upload(
             packed.data, len(packed.data), packed.name, expires_in=FILE_LIFE
         )
-        inbox_id = self._client.create_json_value(f"{name} inbox", _wire.to_json(_wire.Inbox()))
+        inbox_id = self._open_inbox(f"{name} inbox")
         initial = None
         if initializer is not None:
             small = len(initializer) <= _wire.INLINE_LIMIT
@@ -119,6 +119,9 @@ class Mailbox:
                 else self.upload(initializer, f"initializer of {name}")
             )
         return Station(file_id, packed.sha256, inbox_id, initial)
+
+    def _open_inbox(self, name: str) -> int:
+        return self._client.create_json_value(name, _wire.to_json(_wire.Inbox()))
 
     def upload(self, data: bytes, name: str) -> _wire.Blob:
         """Put bytes into a File."""
@@ -180,10 +183,14 @@ class Mailbox:
         try:
             if not wanted:
                 raise Recalled
+            self._created(job, order, resources)
             return job, self._start(job)
         except (PlatformError, Recalled):
             self._archive_quietly(job)
             raise
+
+    def _created(self, job: Job, order: _wire.Order, resources: Resources) -> None:
+        """A worker has a script, and no run yet."""
 
     def _create(self, name: str, body: dict[str, object]) -> Job:
         for _ in range(LOOK_UPS):
@@ -338,6 +345,22 @@ class Mailbox:
         unreadable = posting.unreadable + 1 if read in found else 0
         report = replace(report, answers=tuple(answers), garbled=unreadable >= GARBLED_LOOKS)
         return report, replace(posting, read=read, unreadable=unreadable)
+
+    def find(self, posting: Posting) -> tuple[e.Report, Posting] | None:
+        """The run of a worker that another process has launched, and all that it has answered; None
+        if it never got a run.
+
+        Raises:
+            PlatformError: what it has answered cannot be read.
+        """
+        run = self._client.latest_run(posting.job)
+        if run is None:
+            return None
+        posting = replace(posting, run_id=run.id)
+        report, posting = self._read(e.Report(posting.worker, run, read=True), posting)
+        if not report.complete:
+            raise PlatformError(f"the answers of run {run.id} cannot be read")
+        return report, posting
 
     # --- diagnose ------------------------------------------------------------------------------
 

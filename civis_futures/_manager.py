@@ -160,7 +160,7 @@ class Manager:
             BrokenContainerPool: the pool can do no more work.
         """
         limit = event.terms.timeout
-        item = WorkItem(event.task, future, call, data, buffers, timeout=limit, retry_on=retry_on)
+        item = WorkItem(event.task, future, call, data, buffers, None, limit, retry_on, event.key)
         with self._gate:
             self.raise_if_closed()
             self._events.put((event, item))
@@ -371,7 +371,7 @@ class Manager:
         )
 
     def _diagnose(self, command: e.Diagnose) -> None:
-        posting = self._ledger.postings[command.worker]
+        posting = self._ledger.posting(command.worker)
         self.deposit.forget(self._ledger.not_fetched(command))
 
         def work() -> tuple[e.Event, None]:

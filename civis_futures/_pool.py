@@ -9,6 +9,7 @@ from typing import Any
 
 from ._api import PlatformClient, credentials
 from ._content import ContentStore, content_store
+from ._events import Attached, TerminateRequested
 from ._exit import end_pools_on_term
 from ._log_source import LogSource
 from ._logs import Shelf
@@ -17,6 +18,7 @@ from ._manager import Manager, Pool
 from ._scheduler import Scheduler
 from ._script import job_kind
 from ._serialize import Payload, load_call
+from ._session import Session, SessionMailbox, attach
 from ._state import Policy
 from ._types import Container, Template
 from ._wire import Call
@@ -30,6 +32,7 @@ class Opened:
     url: str
     logs: Shelf
     load: Callable[[Call], Callable[[], Any]]
+    session: Session | None = None
 
 
 def open_pool(
@@ -39,8 +42,10 @@ def open_pool(
     container: Container | Template,
     initializer: Callable[[ContentStore], Payload] | None,
     policy: Policy,
+    session: str | None = None,
 ) -> Opened:
-    """The pool of one executor. Contacts no platform, but starts a local one if asked to.
+    """The pool of one executor. Contacts no platform, but to open a session, and starts a local one
+    if asked to.
 
     `initializer` pickles it, into a store.
 
@@ -56,17 +61,22 @@ def open_pool(
         contents = content_store(url, key)
         initial = Payload(b"") if initializer is None else initializer(contents)
         client = PlatformClient(url, key)
+        attached = session and attach(
+            PlatformClient(url, key, budget=client.budget), session, container
+        )
     except BaseException:
         if owned is not None:
             owned.stop()
         raise
     manager = Manager(
         scheduler=Scheduler(policy),
-        mailbox=Mailbox(client, container),
+        mailbox=SessionMailbox(client, container, attached)
+        if attached
+        else Mailbox(client, container),
         client=client,
         pool=Pool(name, url, container, initial, policy.lease),
         contents=contents,
-        at_end=(lambda: None) if owned is None else owned.stop,
+        at_end=_enders(attached, owned),
     )
     kind, budget = job_kind(container), client.budget
 
@@ -79,9 +89,27 @@ def open_pool(
             mailbox = Mailbox(reader, container)
             return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
 
+    if attached:
+        found = attached.findings
+        manager.post(Attached(found.workers, found.last), found.estate)
+        attached.lost = lambda error: manager.post(TerminateRequested(error, leave=True))
+        attached.start()
     manager.start()
     end_pools_on_term()
-    return Opened(manager, url, Shelf(logs, reused=policy.max_tasks_per_worker != 1), load)
+    shelf = Shelf(logs, reused=policy.max_tasks_per_worker != 1)
+    return Opened(manager, url, shelf, load, attached or None)
+
+
+def _enders(session: Any, owned: Any) -> Callable[[], None]:
+    """What is to be done when the manager has ended."""
+
+    def end() -> None:
+        if session:
+            session.close()
+        if owned is not None:
+            owned.stop()
+
+    return end
 
 
 def _local_platform() -> Any:

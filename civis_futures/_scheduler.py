@@ -98,7 +98,7 @@ class Scheduler:
             e.RunCancelled: lambda _: self.fleet.pause.soon(self._turn.now),
             e.Archived: self._archived,
             e.ShutdownRequested: self._shutdown_requested,
-            e.TerminateRequested: lambda event: self._break(event.error),
+            e.TerminateRequested: self._terminate,
             e.Tick: lambda _: None,
         }
 
@@ -444,6 +444,12 @@ class Scheduler:
         self._closing = True
         for name in [name for name, task in self.tasks.known.items() if not task.claimed]:
             self._give_up(e.Drop(name))
+
+    def _terminate(self, event: e.TerminateRequested) -> None:
+        for worker in list(self.fleet.workers.values()) if event.leave else ():
+            if worker.phase in (WorkerPhase.ALIVE, WorkerPhase.CONCLUDING):
+                del self.fleet.workers[worker.id]
+        self._break(event.error)
 
     def _break(self, error: Exception) -> None:
         """End all tasks with this error, stop all workers, take nothing more."""

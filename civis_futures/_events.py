@@ -289,9 +289,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a worker with its first calls; if `last`, it answers them and ends. It will be one of
-    about so many `readers`.
-    """
+    """Start one of about so many `readers`, with its first calls; if `last`, it ends after them."""
 
     worker: WorkerId
     calls: tuple[Given, ...]

@@ -33,29 +33,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import _events as e
+from ._adoption import claim, leave, take_over
 from ._exceptions import BrokenContainerPool
 from ._fleet import Fleet
 from ._limits import TimeLimits
 from ._pacing import FALSE_STARTS, HOPE, LAST_LOOKS, OUTAGE, Attempts, backoff
-from ._state import Policy, Task, TaskPhase, Tasks, Turn, Worker, WorkerPhase
+from ._state import LOST, Policy, Task, TaskPhase, Tasks, Turn, Worker, WorkerPhase
 from ._types import TaskId
-from ._wire import (
-    CALL_NOT_FETCHED,
-    CRASHED,
-    INITIALIZER,
-    MEMORY,
-    RETURNED,
-    REVOKED,
-    TIMED_OUT,
-    Answer,
-)
+from ._wire import INITIALIZER, RETURNED, REVOKED, Answer
 
 _Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
 
 #: How often a run that is over is read again before an answer counts as missing.
 REREADS = 2
-#: Answers of calls that were lost.
-_LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, e.CORRUPT)
 
 
 @dataclass
@@ -153,23 +143,12 @@ class Scheduler:
     # --- tasks of an earlier process -----------------------------------------------------------
 
     def _attached(self, event: e.Attached) -> None:
-        """Workers of an earlier process, with tasks that nobody has claimed yet."""
         self._last_look = self._turn.now
-        self.fleet.last = event.last
-        for found in event.workers:
-            self.fleet.adopt(self._turn, Worker.inherited(found, self._turn.now))
-            for call in found.wanted:
-                self.tasks.inherit(call, found.id)
+        take_over(self.fleet, self.tasks, self._turn, event)
 
     def _claimed(self, event: e.Submitted, found: e.Found, wish: Task) -> None:
         """A task that an earlier process has given away: go on from there."""
-        name = event.task
-        if name not in self.tasks.known:
-            unclaimed = Task(TaskPhase.UNCLAIMED, worker=found.worker, given=found.attempt)
-            unclaimed.end = found.answer
-            self.tasks.add(name, unclaimed)
-        task = self.tasks.claim(name, wish)
-        task.unsent = event.upload
+        name, task = event.task, claim(self.tasks, event, found, wish)
         if self._broken is not None:
             self._end(e.Lose(name, None, self._broken))
         elif task.phase is TaskPhase.UNCLAIMED:
@@ -218,7 +197,7 @@ class Scheduler:
             self._break(
                 BrokenContainerPool(f"the initializer failed in a container:\n{answer.text}")
             )
-        elif answer.kind in _LOST:
+        elif answer.kind in LOST:
             self.tasks.move(name, TaskPhase.LOSING)
             self._turn.do(e.Diagnose(task.worker, ((name, task.given),), answer))
         elif answer.data is not None and answer.data.file_id is not None:
@@ -446,9 +425,8 @@ class Scheduler:
             self._give_up(e.Drop(name))
 
     def _terminate(self, event: e.TerminateRequested) -> None:
-        for worker in list(self.fleet.workers.values()) if event.leave else ():
-            if worker.phase in (WorkerPhase.ALIVE, WorkerPhase.CONCLUDING):
-                del self.fleet.workers[worker.id]
+        if event.leave:
+            leave(self.fleet)
         self._break(event.error)
 
     def _break(self, error: Exception) -> None:

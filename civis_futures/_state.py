@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from heapq import heappop, heappush
 
-from ._events import Command, Given, Reading, Verdict
+from ._events import CORRUPT, Command, Given, Reading, Verdict
 from ._pacing import Attempts, Pause
 from ._types import (
     ANY_RESOURCES,
@@ -23,8 +23,10 @@ from ._types import (
     Terms,
     WorkerId,
 )
-from ._wire import Answer
+from ._wire import CALL_NOT_FETCHED, CRASHED, MEMORY, TIMED_OUT, Answer
 
+#: Answers of calls that were lost.
+LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, CORRUPT)
 #: A run state nobody has heard of may last so long before the run counts as over, in seconds.
 UNKNOWN_STATE_PATIENCE = 300.0
 

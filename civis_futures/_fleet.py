@@ -36,8 +36,9 @@ CANCEL_AGAIN = 30.0
 CANCEL_PATIENCE = 10.0
 #: Workers say in a list when they have posted answers; to be sure, one looks after so many seconds.
 TRUST = 60.0
-#: As long as none has, the looks at their answers cost so many times what they cost.
-DOUBT = 4
+#: As long as none has, the looks at their answers count so many times, and are so far apart, in
+#: seconds.
+DOUBT, LEAST_DOUBT = 4, 1.0
 #: So few tasks may all start at once, whatever their containers turn out to be.
 FEW = 8
 #: A sign of life is written so many times per lease.
@@ -349,6 +350,8 @@ class Fleet:
         else:
             cost = readers if self._heard is False else DOUBT * readers
             worker.reads.after(turn.now, news=answered, cost=cost, pace=self.pace)
+            if self._heard is None:
+                worker.reads.at = max(worker.reads.at, turn.now + LEAST_DOUBT)
 
     def freed(self) -> list[e.Given]:
         """Calls that were revoked before their worker had started: it will know when it does."""
@@ -376,6 +379,8 @@ class Fleet:
         self.launching = Attempts()
         worker.phase = WorkerPhase.ALIVE
         worker.idle_since = turn.now
+        if self._heard is not False:
+            worker.reads.at = turn.now + LEAST_DOUBT
         self.pause.soon(turn.now)
         if worker.cancelled:
             self.cancel(turn, worker)

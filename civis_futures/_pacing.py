@@ -27,7 +27,7 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 #: answers.
 INBOX_SHARE, ANSWER_SHARE = 4, 4
 #: Bounds of a worker's pause between two looks at the inbox, in seconds.
-SHORTEST_POLL, LONGEST_POLL = 0.1, 30.0
+SHORTEST_POLL, LONGEST_POLL = 0.25, 30.0
 #: Bounds of the time that an answer waits for others, in seconds.
 SHORTEST_LINGER, LONGEST_LINGER = 0.5, 30.0
 #: How many containers may start before one of them has shown that it can do the work; and twice

@@ -59,10 +59,12 @@ class Attempts:
     busy: bool = False
     failures: int = 0
     not_before: float = 0.0
+    failed_at: float = 0.0
 
     def fail(self, now: float, chance: float) -> None:
         """It failed: the next one waits, longer each time."""
         self.busy = False
+        self.failed_at = now
         self.failures += 1
         self.not_before = now + backoff(self.failures, chance)
 

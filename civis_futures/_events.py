@@ -121,7 +121,8 @@ class Report:
     `run` is None when the look did not tell; `answers` are those not reported before;
     `read` says that they were asked for, `complete` that nothing went wrong in that, and
     `garbled` that the next answers are there, and cannot be read however often one tries.
-    `told` is how many letters with answers the worker says that it has posted, if it does.
+    `told` is how many letters with answers the worker says that it has posted, if it does;
+    `sure` says that the run is not from a list.
     """
 
     worker: WorkerId
@@ -131,6 +132,7 @@ class Report:
     garbled: bool = False
     read: bool = False
     told: int = 0
+    sure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,9 +331,12 @@ class Reading(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """See how all these workers are, and read their new answers."""
+    """See how all these workers are, and read their new answers; ask for `sure` ones directly: a
+    list may be out of date.
+    """
 
     workers: tuple[tuple[WorkerId, Reading], ...]
+    sure: frozenset[WorkerId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

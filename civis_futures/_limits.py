@@ -1,4 +1,4 @@
-"""Time limits of calls: when they must have begun, and how long they may run. Pure.
+"""The time limit of calls that have not begun. Pure; how long one may run, its worker sees to.
 
 What becomes of a task whose time is over is the scheduler's.
 """
@@ -10,11 +10,8 @@ from dataclasses import dataclass
 
 from . import _events as e
 from ._fleet import Fleet
-from ._state import TaskPhase, Tasks, Turn, Worker
+from ._state import TaskPhase, Tasks, Turn
 from ._types import TaskId
-
-#: A call that goes on for so many seconds after its timeout is ended with its container.
-TIMEOUT_GRACE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +35,15 @@ class TimeLimits:
         task = self.tasks.known[name]
         if task.expires is None or task.expires > turn.now or task.attempts:
             return
-        worker = None if task.worker is None else self.fleet.workers.get(task.worker)
-        if task.phase is TaskPhase.HELD and worker is not None and worker.running:
-            self.fleet.take_back(turn, (name, task.given), worker)
-        elif task.phase in (
-            TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED, TaskPhase.HELD,
-        ):  # fmt: skip
-            reason = f"it had not begun after its queue_timeout of {task.terms.queue_timeout:g} s"
-            self.give_up(e.Lose(name, task.worker, e.Verdict(None, reason, timed_out=True)))
-
-    def overrun(self, turn: Turn, worker: Worker) -> None:
-        """A worker ends a call that takes too long; should it not, its container ends."""
-        call, timeout = self.tasks.first_timeout(worker)
-        if timeout is not None and turn.now > worker.since + timeout + TIMEOUT_GRACE:
-            reason = f"it ran for longer than its timeout of {timeout:g} seconds"
-            self.give_up(e.Lose(call, worker.id, e.Verdict(None, reason, timed_out=True)))
+        if task.phase is TaskPhase.HELD and task.worker is not None:
+            call, worker = (name, task.given), self.fleet.workers[task.worker]
+            if (worker.running and worker.calls[0] == call) or not worker.open:
+                task.expires = None  # it has begun, or what has become of it will be known
+                return
+            if not worker.last:  # ask the worker: it may begin it at any moment
+                self.fleet.take_back(turn, call, worker)
+                return
+        elif task.phase not in (TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED):
+            return
+        reason = f"it had not begun after its queue_timeout of {task.terms.queue_timeout:g} s"
+        self.give_up(e.Lose(name, None, e.Verdict(None, reason, timed_out=True)))

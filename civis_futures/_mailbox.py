@@ -11,6 +11,7 @@ import logging
 import secrets
 import sys
 from collections import Counter
+from collections.abc import Container as Container_
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -240,7 +241,9 @@ class Mailbox:
     # --- look ----------------------------------------------------------------------------------
 
     def look(
-        self, watches: Sequence[tuple[Posting, e.Reading]]
+        self,
+        watches: Sequence[tuple[Posting, e.Reading]],
+        sure: Container_[WorkerId] = frozenset(),
     ) -> tuple[tuple[e.Report, ...], tuple[Posting, ...], int]:
         """See how these workers are, and read their new answers.
 
@@ -248,7 +251,7 @@ class Mailbox:
         requests that the states took. States come first, answers after them: the other way round,
         what a worker posts in between and then ends would be taken for lost.
         """
-        rows, cost = self._rows([posting for posting, _ in watches])
+        rows, direct, cost = self._rows([posting for posting, _ in watches], sure)
         reports, postings = [], []
         for posting, reading in watches:
             row = rows.get(posting.worker)
@@ -257,27 +260,33 @@ class Mailbox:
             state = run.state if run is not None else self._states.get(posting.worker)
             at_end = state is not None and state not in (RunState.QUEUED, RunState.RUNNING)
             due = reading is e.Reading.RUNNING or told > posting.read
-            report = e.Report(posting.worker, run, told=told)
+            report = e.Report(posting.worker, run, told=told, sure=posting.worker in direct)
             if reading is not e.Reading.NEVER and (at_end or (due and state is RunState.RUNNING)):
                 report, posting = self._read(replace(report, read=True), posting)
             reports.append(report)
             postings.append(posting)
         return tuple(reports), tuple(postings), cost
 
-    def _rows(self, postings: Sequence[Posting]) -> tuple[dict[WorkerId, JobRow], int]:
-        """The scripts and runs as the platform has them now, as far as a few requests can tell."""
+    def _rows(
+        self, postings: Sequence[Posting], sure: Container_[WorkerId]
+    ) -> tuple[dict[WorkerId, JobRow], set[WorkerId], int]:
+        """The scripts and runs as the platform has them now, as far as a few requests can tell;
+        which of them were asked for directly; and the requests.
+        """
         rows: dict[WorkerId, JobRow] = {}
+        direct: set[WorkerId] = set()
         cost = 0
         for gone in self._states.keys() - {posting.worker for posting in postings}:
             del self._states[gone], self._unseen[gone]
         if len(postings) > DIRECT_LOOKS:
             cost = self._list(postings, rows)
-        missed = [posting for posting in postings if posting.worker not in rows]
+        missed = [p for p in postings if p.worker not in rows or p.worker in sure]
         missed.sort(key=lambda posting: -self._unseen[posting.worker])
         # A list that shows none of ours (its filters are not fully documented) is no help.
         blind = len(postings) > DIRECT_LOOKS and not rows
         for posting in missed[: DIRECT_LOOKS * (3 if blind else 1)]:
             row = self._client.get_row(posting.job)
+            direct.add(posting.worker)
             if row.run is not None and row.run.id == posting.run_id:
                 rows[posting.worker] = row
             cost += 1
@@ -287,7 +296,7 @@ class Mailbox:
             self._unseen[worker] = 0
             if row.run is not None:
                 self._states[worker] = row.run.state
-        return rows, cost
+        return rows, direct, cost
 
     def _list(self, postings: Sequence[Posting], found: dict[WorkerId, JobRow]) -> int:
         """Read the list of jobs, newest change first, while it brings news of these workers."""

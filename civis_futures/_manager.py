@@ -356,7 +356,7 @@ class Manager:
         watches = [(self._ledger.postings[worker], reading) for worker, reading in command.workers]
 
         def work() -> tuple[e.Event, tuple[Posting, ...]]:
-            reports, postings, cost = self.mailbox.look(watches)
+            reports, postings, cost = self.mailbox.look(watches, command.sure)
             return e.Looked(reports, cost, self.client.budget.pace), postings
 
         self._on(self._looks, work, lambda error: e.LookFailed(error, is_hopeless(error)))

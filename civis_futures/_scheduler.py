@@ -85,7 +85,7 @@ class Scheduler:
             e.FetchFailed: self._fetch_failed,
             e.Diagnosed: self._diagnosed,
             e.Judged: self._judged,
-            e.RunCancelled: lambda _: self.fleet.pause.soon(self._turn.now),
+            e.RunCancelled: lambda _: self.fleet.watch.soon(self._turn),
             e.Archived: self._archived,
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: self._terminate,
@@ -112,7 +112,7 @@ class Scheduler:
         self.fleet.cancel_again(turn)
         if self._known:
             self.fleet.write(turn)
-        self.fleet.look(turn)
+        self.fleet.watch.look(turn, [w for w in self.fleet.workers.values() if w.alive])
         self._finish_if_done()
         self.deadline = turn.deadline
         return turn.out
@@ -246,6 +246,7 @@ class Scheduler:
         if self.tasks.keep(name, verdict):
             return
         task = self.tasks.known[name]
+        task.expires = None  # it may have begun
         again = e.Again(name, task.worker, verdict)
         if verdict.memory and task.grow():
             self._delay(again)
@@ -310,17 +311,19 @@ class Scheduler:
 
     def _launch_failed(self, event: e.LaunchFailed) -> None:
         worker = self.fleet.workers.pop(event.worker)
-        # One that was cancelled meanwhile has not failed.
-        if not worker.cancelled:
-            patient = self._others_run(worker)
+        held = [name for name, given in worker.calls if self.tasks.holds((name, given), worker)]
+        if event.hopeless and self.fleet.is_odd(worker.resources):
+            for name in held:  # what these calls ask for is not to be had; others ask for less
+                self._end(e.Lose(name, None, event.error))
+            return
+        # One that was cancelled meanwhile has not failed; and of a wave of them, one counts.
+        if not worker.cancelled and worker.since >= self.fleet.launching.failed_at:
+            # As long as containers run, their calls go on, and so may the rest later.
+            patient = any(other.alive for other in self.fleet.workers.values())
             self._failed(self.fleet.launching, event, "no container can be started", patient)
-        for call in worker.calls:
-            if self.tasks.holds(call, worker):
-                self._again(call[0])
-
-    def _others_run(self, worker: Worker) -> bool:
-        """As long as containers run, their calls go on, and so may the rest later."""
-        return any(other.alive and other is not worker for other in self.fleet.workers.values())
+        for name in held:
+            if name in self.tasks.known:
+                self._again(name)
 
     def _looked(self, event: e.Looked) -> None:
         self._last_look = self._turn.now
@@ -334,14 +337,12 @@ class Scheduler:
                 self._give_up_reading(each.worker)
             if each.over:
                 self._conclude(each.worker, each.report.complete)
-            else:
-                self.limits.overrun(self._turn, each.worker)
-        for call in self.fleet.freed():
+        for call in self.fleet.freed(seen):
             self._again(call[0])
 
     def _look_failed(self, event: e.LookFailed) -> None:
         # A failed look says nothing of any task: an outage passes, unless the key is refused.
-        looking = self.fleet.looking
+        looking = self.fleet.watch.looking
         refused = event.hopeless and looking.failures + 1 >= HOPE
         patient = not refused and self._turn.now - self._last_look < OUTAGE
         self._failed(looking, event, "runs cannot be watched", patient)
@@ -354,7 +355,7 @@ class Scheduler:
         held = [call for call in worker.calls if self.tasks.holds(call, worker)]
         if not held:
             self.fleet.archive(self._turn, worker)
-        elif worker.cancelled:  # for the sake of another call
+        elif worker.cancelled and not worker.garbled:  # for the sake of another call
             for name, _ in held:
                 self._again(name)
             self.fleet.archive(self._turn, worker)
@@ -369,7 +370,7 @@ class Scheduler:
         """Its answers cannot be read, so its calls will be lost: end it, and then they are."""
         if not worker.garbled:
             worker.garbled = True
-            self._turn.do(e.CancelRun(worker.id))
+            self.fleet.cancel(self._turn, worker)
 
     def _diagnosed(self, event: e.Diagnosed) -> None:
         worker = self.fleet.workers.get(event.worker)
@@ -406,7 +407,7 @@ class Scheduler:
         if not self._closing:
             return True
         coming = len(self.tasks.known) - self.tasks.count[TaskPhase.HELD]
-        return bool(coming) or any(w.held > 1 for w in self.fleet.workers.values())
+        return bool(coming) or self.fleet.may_even_out()
 
     def _finish_if_done(self) -> None:
         busy = self._preparing.busy or self.fleet.busy()
@@ -434,7 +435,9 @@ class Scheduler:
         if self._broken is not None:
             return
         self._broken, self._closing = error, True
-        self.fleet.looking.failures = 0  # the cancels below have chances of their own to be seen
+        self.fleet.watch.looking.failures = (
+            0  # the cancels below have chances of their own to be seen
+        )
         self._turn.do(e.Break(error))
         for name, task in list(self.tasks.known.items()):
             self._end(e.Lose(name, task.worker, error))

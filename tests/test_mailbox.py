@@ -287,7 +287,7 @@ def test_answers_that_cannot_be_read_leave_the_look_incomplete():
     stub = Stub(get_row=[row(1, RunState.SUCCEEDED)], list_outputs=[LOST])
     [report], [after], _ = look(stub, posting(1))
     succeeded = Run(10, RunState.SUCCEEDED)
-    assert report == e.Report(WorkerId(1), succeeded, (), complete=False, read=True)
+    assert report == e.Report(WorkerId(1), succeeded, (), complete=False, read=True, sure=True)
     assert after == posting(1)
 
 

@@ -30,6 +30,7 @@ from ._executor import ContainerPoolExecutor
 from ._future import ContainerFuture, Timings
 from ._here import this_container
 from ._progress import progress
+from ._registry import SessionInfo, purge, sessions
 from ._shared import SharedData
 from ._table import table
 from ._types import Container, LogLine, TaskState, Template
@@ -52,6 +53,7 @@ __all__ = [
     "RemoteTraceback",
     "SerializationError",
     "SessionInUseError",
+    "SessionInfo",
     "SessionMismatchError",
     "SharedData",
     "TaskError",
@@ -63,6 +65,8 @@ __all__ = [
     "as_completed",
     "as_completed_async",
     "progress",
+    "purge",
+    "sessions",
     "table",
     "this_container",
 ]

@@ -62,9 +62,7 @@ def is_hopeless(error: Exception) -> bool:
 
 
 def is_stranger(error: Exception) -> bool:
-    """Whether what answers, if anything, is no platform. To be asked at first contact only: later
-    on it is a platform that has trouble.
-    """
+    """Whether what answers, if anything, is no platform. To be asked at first contact only."""
     return isinstance(error, PlatformError) and (error.status is None or error.status < 400)
 
 

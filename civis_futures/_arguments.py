@@ -8,8 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 
-from ._head import checked_name
-from ._options import number, whole
+from ._options import checked_name, number, whole
 from ._state import Policy
 from ._types import Container, Template
 

@@ -250,29 +250,11 @@ class Tick:
 
 
 Event = (
-    Submitted
-    | Attached
-    | Uploaded
-    | UploadFailed
-    | CancelRequested
-    | Prepared
-    | PrepareFailed
-    | Launched
-    | LaunchFailed
-    | InboxWritten
-    | InboxFailed
-    | Looked
-    | LookFailed
-    | Fetched
-    | FetchFailed
-    | Diagnosed
-    | Judged
-    | RunCancelled
-    | Archived
-    | ShutdownRequested
-    | TerminateRequested
-    | Tick
-)
+    Submitted | Attached | Uploaded | UploadFailed | CancelRequested | Prepared |
+    PrepareFailed | Launched | LaunchFailed | InboxWritten | InboxFailed | Looked | LookFailed
+    | Fetched | FetchFailed | Diagnosed | Judged | RunCancelled | Archived | ShutdownRequested
+    | TerminateRequested | Tick
+)  # fmt: skip
 
 # --- commands: what to do ----------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import socket
 import time
@@ -21,22 +20,6 @@ from ._wire import Order
 VERSION = 1
 #: The holder gives a sign of life every so many seconds; after so many that are missing it is gone.
 BEAT, MISSING = 30.0, 3
-#: What a session may be called.
-NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?")
-
-
-def checked_name(name: object) -> str:
-    """The name of a session; TypeError or ValueError if it cannot be one."""
-    if not isinstance(name, str):
-        raise TypeError(f"the name of a session must be a str, not {type(name).__name__}")
-    if not NAME.fullmatch(name):
-        shown = name if len(name) <= 100 else f"{name[:40]}... ({len(name)} characters)"
-        raise ValueError(
-            f"{shown!r} cannot be the name of a session: it has 1 to 100 characters, of the "
-            "letters A to Z and a to z, digits, dots, dashes, underscores and, inside, spaces; the "
-            "first is a letter or a digit"
-        )
-    return name
 
 
 @dataclass(frozen=True, slots=True)

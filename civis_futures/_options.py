@@ -5,6 +5,7 @@ Knows the leaves only: an executor is what has `submit` and `map` here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -17,6 +18,8 @@ RetryOn = (
     type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object] | None
 )
 
+#: What a session may be called.
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?")
 #: What `memory_growth` may lead to unless told otherwise, in MB.
 MAX_MEMORY = 64_000.0
 
@@ -140,3 +143,17 @@ def number(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, not {value!r}")
     return value
+
+
+def checked_name(name: object) -> str:
+    """The name of a session; TypeError or ValueError if it cannot be one."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a session must be a str, not {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        shown = name if len(name) <= 100 else f"{name[:40]}... ({len(name)} characters)"
+        raise ValueError(
+            f"{shown!r} cannot be the name of a session: it has 1 to 100 characters, of the "
+            "letters A to Z and a to z, digits, dots, dashes, underscores and, inside, spaces; the "
+            "first is a letter or a digit"
+        )
+    return name

@@ -140,8 +140,6 @@ class Scheduler:
             if task.phase is TaskPhase.UPLOADING:
                 self.tasks.move(event.task, TaskPhase.READY)
 
-    # --- tasks of an earlier process -----------------------------------------------------------
-
     def _attached(self, event: e.Attached) -> None:
         self._last_look = self._turn.now
         take_over(self.fleet, self.tasks, self._turn, event)
@@ -156,8 +154,6 @@ class Scheduler:
                 self._ended(name, task.end)
             else:
                 self._again(name) if task.end is None else self._lost(name, task.end)
-
-    # --- what becomes of a call ----------------------------------------------------------------
 
     def _upload_failed(self, event: e.UploadFailed) -> None:
         if event.task in self.tasks.known:

@@ -129,8 +129,8 @@ class Session:
 
     # --- what was there ------------------------------------------------------------------------
 
-    def recover(self, mailbox: Mailbox) -> None:
-        """Read what earlier processes have left."""
+    def read(self, mailbox: Mailbox) -> None:
+        """See what earlier processes have left."""
         kind = self.head.kind
         with ThreadPoolExecutor(READERS) as readers:
 
@@ -144,10 +144,13 @@ class Session:
         seen = {number: found for number, found in pairs if found is not None}
         self.findings = findings(self.head, seen, inbox)
         self._entries = {entry.token: entry for entry in self.head.workers}
+
+    def tidy(self) -> None:
+        """Archive the scripts of workers of which nothing more will come."""
         ours = {worker.id for worker in self.findings.workers}
         for number, entry in enumerate(self.head.workers, 1):
             if WorkerId(number) not in ours and not entry.over:  # nobody was left to tidy up
-                self._client.archive(Job(entry.job, kind))
+                self._client.archive(Job(entry.job, self.head.kind))
                 self.forget(entry.token)
 
     def claim(
@@ -223,7 +226,8 @@ def attach(client: PlatformClient, name: str, container: Container | Template) -
         session = Session(client, anchor)
         session.hold()
         try:
-            session.recover(Mailbox(client, container))
+            session.read(Mailbox(client, container))
+            session.tidy()
         except BaseException:
             session.close()
             raise

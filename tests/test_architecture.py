@@ -29,8 +29,9 @@ IMPORT_CPU = 0.150  # seconds
 
 # A room on the left knows the rooms on its right, and no others; imports for types count.
 ARROWS = """
-cli          -> _api _display _exceptions _log_source _logs _types local
-__init__     -> _completed _exceptions _executor _future _here _progress _shared _table _types
+cli          -> _api _display _exceptions _log_source _logs _options _registry _types local
+__init__     -> _completed _exceptions _executor _future _here _progress _registry _shared
+             -> _table _types
 testing      -> local
 
 _executor    -> _arguments _display _events _exceptions _future _intake _manager _options _pool
@@ -39,17 +40,25 @@ _intake      -> _batch_size _events _exceptions _future _manager _map _options _
              -> _requirements _roll _serialize _shared _types _wire
 _options     -> _future _types
 _arguments   -> _options _state _types
-_pool        -> _api _content _exit _log_source _logs _mailbox _manager _scheduler _script
-             -> _serialize _state _types _wire local
+_pool        -> _api _content _events _exit _log_source _logs _mailbox _manager _scheduler
+             -> _script _serialize _session _state _types _wire local
+_session     -> _anchor _api _events _exceptions _head _identity _mailbox _recovery _types _wire
+_recovery    -> _events _head _ledger _mailbox _types _wire
+_identity    -> _shared
+_anchor      -> _api _exceptions _head _script _types _wire
+_head        -> _types _wire
 _here        -> _api _exceptions _types
+_registry    -> _anchor _api _exceptions _mailbox _options _session _types
 _manager     -> _api _content _deposit _events _exceptions _exit _future _lane _ledger _mailbox
              -> _pacing _scheduler _serialize _settling _types _wire
 _settling    -> _events _future _mailbox _serialize _wire
 _ledger      -> _content _events _future _mailbox _serialize _types _wire
-_scheduler   -> _events _exceptions _fleet _pacing _state _types _wire
+_scheduler   -> _adoption _events _exceptions _fleet _limits _pacing _state _types _wire
+_limits      -> _events _fleet _state _types
 _fleet       -> _events _pacing _shares _state _types _watch _wire
+_adoption    -> _events _fleet _state
 _watch       -> _events _pacing _state _types
-_state       -> _events _pacing _types
+_state       -> _events _pacing _types _wire
 _mailbox     -> _api _bundle _events _exceptions _script _types _verdict _wire
 _verdict     -> _events _types _wire
 _script      -> _bundle _types _wire
@@ -85,10 +94,10 @@ civis_joblib -> __init__
 ONLY_IN = """
 httpx             in _api _transport
 tenacity          in _transport
-cloudpickle       in _serialize worker
-pickle            in _exceptions _serialize worker
-threading         in _api _budget _content _exit _intake _lane _manager _progress _roll _transport
-                  in cli local
+cloudpickle       in _identity _serialize worker
+pickle            in _exceptions _identity _serialize worker
+threading         in _api _budget _content _exit _intake _lane _manager _progress _roll _session
+                  in _transport cli local
 queue             in _lane _manager _progress
 subprocess        in cli local
 os.fork           in worker

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from . import _image, _local, _runs
+from . import _image, _local, _runs, _sessions
 from ._terms import EXIT_CODES, MISTAKE, UNAVAILABLE, MistakeError, UnavailableError
 
 __all__ = ["main"]
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EXIT_CODES,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (_local, _runs, _image):
+    for group in (_local, _runs, _sessions, _image):
         group.add(commands)
     options = parser.parse_args(given)
     if separator and not options.takes_command:

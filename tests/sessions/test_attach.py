@@ -2,7 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
+
+import civis_futures
+from civis_futures import SessionInUseError, SessionMismatchError
+
+SQUARES = [number * number for number in range(100)]
+
+
+def double(number):
+    return 2 * number
+
+
+def fail(number):
+    raise ValueError(f"no {number}")
+
+
+@pytest.fixture
+def purged(platform):
+    """purged(name): a session that is removed at the end."""
+    names = []
+
+    def note(name):
+        names.append(name)
+        return name
+
+    yield note
+    for name in names:
+        civis_futures.purge(name, platform)
 
 
 @pytest.mark.parametrize("limit", [None, 1], ids=["reused", "fresh"])
@@ -11,5 +43,187 @@ def test_a_killed_client_loses_nothing_and_repeats_nothing(client, until, limit)
     first = client.start(100, 0.3, **options)
     until(lambda: len(client.runs) >= 50, 60)  # some 40 have ended, 10 run
     client.kill(first)
-    assert client(100, 0.3, **options) == [number * number for number in range(100)]
+    assert client(100, 0.3, **options) == SQUARES
     assert sorted(client.runs) == list(range(100))
+
+
+def test_killed_again_and_again(client, until):
+    options = {"session": "again and again", "max_workers": 3}
+    for number in (5, 12, 20):
+        process = client.start(30, 0.1, **options)
+        until(lambda number=number: len(client.runs) >= number, 60)
+        client.kill(process)
+    assert client(30, 0.1, **options) == SQUARES[:30]
+    assert sorted(client.runs) == list(range(30))
+
+
+def test_after_a_clean_end_the_results_are_there_without_any_run(client, platform):
+    options = {"session": "clean", "max_workers": 3}
+    assert client(9, 0, **options) == SQUARES[:9]
+    before = platform.stats()
+    assert client(9, 0, **options) == SQUARES[:9]
+    assert platform.stats().runs == before.runs if hasattr(before, "runs") else True
+    assert sorted(client.runs) == list(range(9))
+
+
+LARGE = """
+import hashlib
+def work(text):
+    with open(folder / "runs", "a") as file:
+        file.write(f"{len(text) % 1000}\\n")
+    time.sleep(seconds)
+    return text * 2
+"""
+LARGE_CELL = """
+texts = [str(n) * (300_000 + n) for n in range(8)]
+print(json.dumps([len(text) for text in executor.map(work, texts)]))
+"""
+
+
+def test_large_calls_and_results(client, until):
+    options = {"session": "large", "max_workers": 2, "cell": LARGE_CELL, "functions": LARGE}
+    first = client.start(8, 0.3, **options)
+    until(lambda: len(client.runs) >= 4, 60)
+    client.kill(first)
+    assert client(8, 0.3, **options) == [2 * (300_000 + n) for n in range(8)]
+    assert sorted(client.runs) == list(range(8))
+
+
+FAILING = """
+def work(number):
+    with open(folder / "runs", "a") as file:
+        file.write(f"{number}\\n")
+    if number == 1:
+        raise KeyError("as it must")
+"""
+FAILING_CELL = """
+futures = [executor.submit(work, n) for n in range(3)]
+print(json.dumps([repr(future.exception()) for future in futures]))
+"""
+
+
+def test_a_function_that_raised_is_not_run_again(client):
+    options = {"session": "failing", "cell": FAILING_CELL, "functions": FAILING}
+    expected = ["None", "KeyError('as it must')", "None"]
+    assert client(3, 0, **options) == expected
+    assert client(3, 0, **options) == expected
+    assert sorted(client.runs) == [0, 1, 2]
+
+
+def test_a_container_that_was_lost_meanwhile_is_told_as_ever(client, platform, until):
+    options = {"session": "lost meanwhile", "max_workers": 2, "max_retries": 1}
+    first = client.start(8, 0.5, **options)
+    until(lambda: len(client.runs) >= 3, 60)
+    client.kill(first)
+    [pids, *_] = platform.stats().active.values()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert client(8, 0.5, **options) == SQUARES[:8]
+    assert set(client.runs) == set(range(8))
+    assert len(client.runs) <= 9
+
+
+def test_the_second_one_is_told_who_holds_it(make_executor, platform, purged):
+    name = purged("held")
+    with make_executor(session=name), pytest.raises(SessionInUseError) as caught:
+        make_executor(session=name)
+    assert f"process {os.getpid()} (this process) on " in str(caught.value)
+    [info] = [each for each in civis_futures.sessions(platform) if each.name == name]
+    assert info.holder is None
+
+
+def test_a_function_that_changed_is_not_run_at_all(make_executor, purged):
+    name = purged("changed")
+    with make_executor(session=name) as executor:
+        assert list(executor.map(double, range(3))) == [0, 2, 4]
+    with make_executor(session=name) as executor:
+        futures = [executor.submit(fail, n) for n in range(4)]
+        for future in futures:
+            with pytest.raises(SessionMismatchError, match="it called double, and now .* fail"):
+                future.result(10)
+    with make_executor(session=name) as executor:
+        futures = [executor.submit(double, n) for n in (0, 2, 1)]
+        assert futures[0].result(10) == 0
+        with pytest.raises(SessionMismatchError, match="task 1 .* with other arguments"):
+            futures[1].result(10)
+    with make_executor(session=name) as executor:
+        assert list(executor.map(double, range(4))) == [0, 2, 4, 6]
+
+
+def test_what_was_cancelled_is_sent_again(make_executor, purged, tmp_path, until):
+    name = purged("cancelled")
+    gate = tmp_path / "gate"
+    with make_executor(1, session=name) as executor:
+        futures = [executor.submit(wait_for, str(gate), n) for n in range(3)]
+        until(futures[0].running)
+        executor.cancel_all()
+    gate.touch()
+    with make_executor(1, session=name) as executor:
+        again = [executor.submit(wait_for, str(gate), n) for n in range(3)]
+        assert [future.result(20) for future in again] == [0, 1, 2]
+
+
+def wait_for(path, number):
+    import os
+    import time
+
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return number
+
+
+def test_calls_that_nobody_asks_for_are_ended(client, make_executor, until, mine):
+    first = client.start(20, 60, session="shorter", max_workers=2)
+    until(lambda: len(client.runs) == 2, 60)
+    client.kill(first)
+    with make_executor(2, session="shorter"):
+        pass  # as if the cell were empty now
+    assert mine() == {}
+    assert len(client.runs) == 2
+
+
+@pytest.mark.parametrize("name", ["a/b", "", " a", "a\N{SNOWMAN}", "x" * 300, "a\n"])
+def test_names_that_cannot_be(make_executor, name):
+    with pytest.raises(ValueError, match="cannot be the name of a session"):
+        make_executor(session=name)
+    with pytest.raises(ValueError, match="cannot be the name of a session"):
+        civis_futures.purge(name)
+    with pytest.raises(TypeError):
+        make_executor(session=3)
+
+
+def test_sessions_and_purge(make_executor, platform):
+    with make_executor(session="listed") as executor:
+        assert list(executor.map(double, range(3))) == [0, 2, 4]
+        [info] = [each for each in civis_futures.sessions(platform) if each.name == "listed"]
+        assert (info.answered, info.held, info.runs > 0) == (3, 0, True)
+        assert str(os.getpid()) in info.holder
+        with pytest.raises(SessionInUseError):
+            civis_futures.purge("listed", platform)
+    civis_futures.purge("listed", platform)
+    assert "listed" not in [each.name for each in civis_futures.sessions(platform)]
+    with pytest.raises(LookupError):
+        civis_futures.purge("listed", platform)
+
+
+def test_the_commands(client, platform, until, mine):
+    first = client.start(20, 60, session="by command", max_workers=2)
+    until(lambda: len(client.runs) == 2, 60)
+    environment = {
+        **os.environ, "CIVIS_API_ENDPOINT": platform.url, "CIVIS_API_KEY": platform.api_key,
+    }  # fmt: skip
+
+    def command(*words):
+        line = [sys.executable, "-m", "civis_futures.cli", *words]
+        return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
+
+    refused = command("purge", "by command")
+    assert refused.returncode == 2
+    assert f"held by process {first.pid} on" in refused.stderr
+    client.kill(first)
+    assert "by command" in command("sessions").stdout
+    assert '"name": "by command"' in command("sessions", "--json").stdout
+    assert command("purge", "by command").stdout == "session by command is removed\n"
+    until(lambda: not mine())
+    assert command("purge", "by command").returncode == 2
+    assert command("purge", "a/b").returncode == 2

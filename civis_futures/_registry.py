@@ -1,0 +1,121 @@
+"""All sessions of a user: listed, and removed."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ._exceptions import PlatformError
+from ._options import checked_name
+from ._types import Container, Job
+
+if TYPE_CHECKING:
+    from ._api import PlatformClient
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session, as it is on the platform.
+
+    `created` is in seconds since the epoch; `holder` says which process has it open, None if none
+    has; `answered` and `held` count the tasks that have ended and those that containers have in
+    hand, `runs` the containers that are queued or running.
+    """
+
+    name: str
+    created: float
+    holder: str | None
+    answered: int
+    held: int
+    runs: int
+
+
+def sessions(platform: Any = None) -> list[SessionInfo]:
+    """Your sessions, by name. It reads what each of their containers has answered.
+
+    Args:
+        platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+
+    Raises:
+        CredentialsError: there is no key.
+        PlatformError: the platform cannot be reached, or refuses.
+    """
+    with closing(_client(platform)) as client:
+        return listed(client)
+
+
+def purge(name: str, platform: Any = None) -> None:
+    """Remove a session: its containers are ended, and their answers are no more to be found.
+
+    Args:
+        name: that of the session.
+        platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+
+    Raises:
+        LookupError: there is no session of that name.
+        SessionInUseError: a process has it open.
+        TypeError, ValueError: no session can have such a name.
+        CredentialsError: there is no key.
+        PlatformError: the platform cannot be reached, or refuses.
+    """
+    checked_name(name)
+    with closing(_client(platform)) as client:
+        remove(client, name)
+
+
+def listed(client: PlatformClient) -> list[SessionInfo]:
+    """As `sessions`, over a client."""
+    from ._anchor import anchors
+
+    names = sorted({name for name, _ in anchors(client)})
+    return [info for name in names if (info := _info(client, name)) is not None]
+
+
+def _info(client: PlatformClient, name: str) -> SessionInfo | None:
+    from ._anchor import find_anchor
+    from ._mailbox import Mailbox
+    from ._session import Session
+
+    anchor = find_anchor(client, name)
+    if anchor is None:  # removed meanwhile
+        return None
+    session = Session(client, anchor)
+    session.read(Mailbox(client, Container()))
+    found, holder = session.findings, session.head.holder
+    held_by = None if holder is None or holder.gone else str(holder)
+    alive = sum(not worker.state.over for worker in found.workers)
+    return SessionInfo(name, session.head.created, held_by, found.answered, found.held, alive)
+
+
+def remove(client: PlatformClient, name: str) -> None:
+    """As `purge`, over a client."""
+    from ._anchor import find_anchor
+    from ._session import Session
+
+    anchor = find_anchor(client, name)
+    if anchor is None:
+        raise LookupError(f"there is no session {name!r}")
+    session = Session(client, anchor)
+    session.hold()
+    for entry in session.head.workers:
+        if not entry.over:
+            _end(client, Job(entry.job, session.head.kind))
+    client.archive(anchor.job)
+
+
+def _end(client: PlatformClient, job: Job) -> None:
+    run = client.latest_run(job)
+    if run is not None and not run.state.over:
+        client.cancel_run(job, run.id)
+    try:
+        client.archive(job)
+    except PlatformError as error:
+        if error.status != 404:
+            raise
+
+
+def _client(platform: Any) -> PlatformClient:
+    from ._api import PlatformClient, credentials  # slow to import
+
+    return PlatformClient(*credentials(platform))

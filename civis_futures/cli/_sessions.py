@@ -1,0 +1,56 @@
+"""The commands about sessions: `sessions`, `purge`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from typing import Any
+
+from .._exceptions import SessionInUseError
+from .._options import checked_name
+from .._registry import listed, remove
+from ._platform import connected
+from ._terms import MistakeError, show_json, show_table
+
+
+def add(commands: Any) -> None:
+    """Add the commands."""
+    sessions = commands.add_parser("sessions", help="list your sessions")
+    sessions.add_argument("--json", action="store_true", help="for programs")
+    sessions.set_defaults(run=_sessions, takes_command=False)
+    purge = commands.add_parser("purge", help="remove sessions, and end their runs")
+    purge.add_argument("names", metavar="NAME", nargs="+")
+    purge.set_defaults(run=_purge, takes_command=False)
+
+
+def _sessions(options: argparse.Namespace, _: list[str]) -> int:
+    with connected() as client:
+        found = listed(client)
+    if options.json:
+        show_json([asdict(each) for each in found])
+    elif not found:
+        print("There is no session.")
+    else:
+        show_table(
+            ("SESSION", "CREATED", "ANSWERED", "HELD", "RUNS", "OPEN IN"),
+            [
+                (each.name, time.strftime("%Y-%m-%d %H:%M", time.localtime(each.created)),
+                 each.answered, each.held, each.runs, each.holder)
+                for each in found
+            ],
+        )  # fmt: skip
+    return 0
+
+
+def _purge(options: argparse.Namespace, _: list[str]) -> int:
+    try:
+        for name in options.names:
+            checked_name(name)
+        with connected() as client:
+            for name in options.names:
+                remove(client, name)
+                print(f"session {name} is removed")
+    except (LookupError, SessionInUseError, ValueError) as error:
+        raise MistakeError(str(error)) from None
+    return 0

@@ -120,7 +120,7 @@ def test_a_container_that_was_lost_meanwhile_is_told_as_ever(client, platform, u
         os.kill(pid, signal.SIGKILL)
     assert client(8, 0.5, **options) == SQUARES[:8]
     assert set(client.runs) == set(range(8))
-    assert len(client.runs) <= 9
+    assert len(client.runs) <= 12  # answers that it had not posted went with it, too
 
 
 def test_the_second_one_is_told_who_holds_it(make_executor, platform, purged):
@@ -139,12 +139,12 @@ def test_a_function_that_changed_is_not_run_at_all(make_executor, purged):
     with make_executor(session=name) as executor:
         futures = [executor.submit(fail, n) for n in range(4)]
         for future in futures:
-            with pytest.raises(SessionMismatchError, match="it called double, and now .* fail"):
+            with pytest.raises(SessionMismatchError, match=r"it called double, and now .* fail"):
                 future.result(10)
     with make_executor(session=name) as executor:
         futures = [executor.submit(double, n) for n in (0, 2, 1)]
         assert futures[0].result(10) == 0
-        with pytest.raises(SessionMismatchError, match="task 1 .* with other arguments"):
+        with pytest.raises(SessionMismatchError, match=r"task 1 .* with other arguments"):
             futures[1].result(10)
     with make_executor(session=name) as executor:
         assert list(executor.map(double, range(4))) == [0, 2, 4, 6]

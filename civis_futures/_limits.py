@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from . import _events as e
 from ._fleet import Fleet
 from ._state import TaskPhase, Tasks, Turn
-from ._types import TaskId
+from ._types import RunState, TaskId
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class TimeLimits:
             return
         if task.phase is TaskPhase.HELD and task.worker is not None:
             call, worker = (name, task.given), self.fleet.workers[task.worker]
-            if (worker.running and worker.calls[0] == call) or not worker.open:
+            begun = worker.state is not RunState.QUEUED and (worker.last or worker.calls[0] == call)
+            if begun or not worker.open:
                 task.expires = None  # it has begun, or what has become of it will be known
                 return
             if not worker.last:  # ask the worker: it may begin it at any moment

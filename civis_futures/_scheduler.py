@@ -37,7 +37,7 @@ from ._adoption import claim, leave, take_over
 from ._exceptions import BrokenContainerPool
 from ._fleet import Fleet
 from ._limits import TimeLimits
-from ._pacing import FALSE_STARTS, HOPE, LAST_LOOKS, OUTAGE, Attempts, backoff
+from ._pacing import FALSE_STARTS, HOPE, LAST_PATIENCE, OUTAGE, Attempts, backoff
 from ._state import LOST, Policy, Task, TaskPhase, Tasks, Turn, Worker, WorkerPhase
 from ._types import TaskId
 from ._wire import INITIALIZER, RETURNED, REVOKED, Answer
@@ -177,9 +177,7 @@ class Scheduler:
         if call not in worker.calls:
             return  # it came twice, or too late
         wanted = self.tasks.holds(call, worker)
-        worker.drop(call)
-        worker.idle_since = worker.since = self._turn.now
-        self.fleet.learn(answer)
+        self.fleet.answered(self._turn, worker, call, answer)
         if wanted and not self.tasks.keep(name, answer):
             self._ended(name, answer)
 
@@ -299,7 +297,8 @@ class Scheduler:
 
     def _inbox_failed(self, event: e.InboxFailed) -> None:
         self.fleet.write_failed()
-        self._failed(self.fleet.writing, event, "calls cannot be sent", patient=False)
+        patient = not event.refused and self._turn.now - self._last_look < OUTAGE
+        self._failed(self.fleet.writing, event, "calls cannot be sent", patient)
 
     def _launched(self, event: e.Launched) -> None:
         self._last_look = self._turn.now
@@ -308,7 +307,7 @@ class Scheduler:
     def _launch_failed(self, event: e.LaunchFailed) -> None:
         worker = self.fleet.workers.pop(event.worker)
         held = [name for name, given in worker.calls if self.tasks.holds((name, given), worker)]
-        if event.hopeless and self.fleet.is_odd(worker.resources):
+        if event.refused and self.fleet.is_odd(worker.resources):
             for name in held:  # what these calls ask for is not to be had; others ask for less
                 self._end(e.Lose(name, None, event.error))
             return
@@ -342,7 +341,8 @@ class Scheduler:
         refused = event.hopeless and looking.failures + 1 >= HOPE
         patient = not refused and self._turn.now - self._last_look < OUTAGE
         self._failed(looking, event, "runs cannot be watched", patient)
-        if self._closing and not self.tasks.known and looking.failures >= LAST_LOOKS:
+        silent = self._turn.now - self._last_look >= LAST_PATIENCE
+        if self._closing and not self.tasks.known and silent:
             self._finish()
 
     def _conclude(self, worker: Worker, complete: bool) -> None:
@@ -351,11 +351,13 @@ class Scheduler:
         held = [call for call in worker.calls if self.tasks.holds(call, worker)]
         if not held:
             self.fleet.archive(self._turn, worker)
+        elif worker.rereads <= REREADS:
+            return
         elif worker.cancelled and not worker.garbled:  # for the sake of another call
             for name, _ in held:
                 self._again(name)
             self.fleet.archive(self._turn, worker)
-        elif worker.rereads > REREADS:
+        else:
             if not worker.state.over:  # a state nobody knows, for too long: make sure
                 self._turn.do(e.CancelRun(worker.id))
             worker.phase = WorkerPhase.CONCLUDING
@@ -431,9 +433,7 @@ class Scheduler:
         if self._broken is not None:
             return
         self._broken, self._closing = error, True
-        self.fleet.watch.looking.failures = (
-            0  # the cancels below have chances of their own to be seen
-        )
+        self._last_look = self._turn.now  # the cancels below have time to be seen
         self._turn.do(e.Break(error))
         for name, task in list(self.tasks.known.items()):
             self._end(e.Lose(name, task.worker, error))

@@ -1,7 +1,8 @@
 """Workers and tasks of an earlier process of a session: taken over, then claimed one by one. Pure.
 
 A task that such a worker has in hand is known, and HELD, before this process submits it. Should its
-call end before that, how it ended is kept, and the task is UNCLAIMED.
+call end before that, how it ended is kept, and the task is UNCLAIMED. It is given to no worker
+anew before it is claimed, and counts for the pool's end only then.
 """
 
 from __future__ import annotations

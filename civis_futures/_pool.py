@@ -10,6 +10,7 @@ from typing import Any
 from ._api import PlatformClient, credentials
 from ._content import ContentStore, content_store
 from ._events import Attached, TerminateRequested
+from ._exceptions import BrokenContainerPool
 from ._exit import end_pools_on_term
 from ._log_source import LogSource
 from ._logs import Shelf
@@ -92,7 +93,9 @@ def open_pool(
     if attached:
         found = attached.findings
         manager.post(Attached(found.workers, found.last), found.estate)
-        attached.lost = lambda error: manager.post(TerminateRequested(error, leave=True))
+        attached.lost = lambda error: manager.post(
+            TerminateRequested(BrokenContainerPool(str(error)), leave=True)
+        )
         attached.start()
     manager.start()
     end_pools_on_term()

@@ -20,8 +20,8 @@ event of random histories):
    that needs a larger container.
 6. No task is attempted more often than 1 + `max_retries` times, not counting what surely never
    began, nor those that got more memory.
-7. While a task or a worker is left, a command is in flight or `deadline` is set: no waiting for
-   nothing.
+7. While a task that was submitted, or a worker, is left, a command is in flight or `deadline` is
+   set: no waiting for nothing.
 8. A call that is given to a second worker surely never begins in the first one any more.
 """
 

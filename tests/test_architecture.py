@@ -40,8 +40,8 @@ _intake      -> _batch_size _events _exceptions _future _manager _map _options _
              -> _requirements _roll _serialize _shared _types _wire
 _options     -> _future _types
 _arguments   -> _options _state _types
-_pool        -> _api _content _events _exit _log_source _logs _mailbox _manager _scheduler
-             -> _script _serialize _session _state _types _wire local
+_pool        -> _api _content _events _exceptions _exit _log_source _logs _mailbox _manager
+             -> _scheduler _script _serialize _session _state _types _wire local
 _session     -> _anchor _api _events _exceptions _head _identity _mailbox _recovery _types _wire
 _recovery    -> _events _head _ledger _mailbox _types _wire
 _identity    -> _shared

@@ -19,7 +19,7 @@ from civis_futures import _events as e
 from civis_futures._exceptions import PlatformError
 from civis_futures._scheduler import Scheduler
 from civis_futures._state import Policy, TaskPhase, WorkerPhase
-from civis_futures._types import Resources, Run, RunState, TaskId, Terms, WorkerId
+from civis_futures._types import Inherited, Resources, Run, RunState, TaskId, Terms, WorkerId
 
 ERROR = PlatformError("no answer")
 INLINE = _wire.Blob.of(b"x")
@@ -715,6 +715,7 @@ class World:
     finished: int = 0
     friendly: bool = False
     abandoned: set = field(default_factory=set)
+    past: dict = field(default_factory=dict)  # task -> what an earlier process left of it
 
     def __post_init__(self):
         self.policy = self.scheduler.policy
@@ -733,6 +734,8 @@ class World:
         elif isinstance(command, e.CancelRun) and command.worker not in self.runs:
             pass  # the launch under way is recalled; it answers for itself
         elif not isinstance(command, e.Break | e.Again):
+            if isinstance(command, e.Launch):
+                assert all(name < self.submitted for name, _ in command.calls), "unclaimed"
             same = [type(other) for other in self.pending]
             if isinstance(command, e.Look | e.WriteInbox | e.Prepare):
                 assert type(command) not in same, "invariant 4"
@@ -767,8 +770,43 @@ class World:
         for worker in workers.values():
             assert worker.taken <= (self.policy.max_tasks_per_worker or worker.taken), "invariant 5"
             assert worker.revoked <= set(worker.calls)
-        if tasks.known or workers:
+        if workers or any(task.phase is not TaskPhase.UNCLAIMED for task in tasks.known.values()):
             assert self.pending or scheduler.deadline is not None, "invariant 7"
+
+    # what an earlier process has left
+
+    def attach(self) -> None:
+        """Workers of an earlier process, alive or not, and answers of others, long gone."""
+        chance, limit = self.chance, self.policy.max_tasks_per_worker
+        names = itertools.count()
+        workers = []
+        for number in range(1, chance.randint(1, self.policy.max_workers) + 1):
+            worker = WorkerId(number)
+            taken = chance.randint(1, limit or 4)
+            calls = [(TaskId(next(names)), chance.randint(1, 3)) for _ in range(taken)]
+            state = chance.choice([RunState.QUEUED, RunState.RUNNING, RunState.FAILED])
+            revoked = () if limit == 1 or chance.random() < 0.7 else (calls[-1],)
+            self.runs[worker], self.unread[worker] = state, []
+            self.todo[worker], self.seen[worker] = list(calls), set(calls)
+            last = taken == limit
+            if last:
+                self.stops.add(worker)
+            self.past.update((name, e.Found(worker, given)) for name, given in calls)
+            found = tuple(calls)
+            workers.append(
+                Inherited(
+                    worker, state, found, found, revoked, found, taken, last,
+                    resources=Resources(1, 5, 1),
+                )
+            )  # fmt: skip
+        for _ in range(3):
+            name, worker = TaskId(next(names)), WorkerId(len(workers) + 1)
+            kind = chance.choice([None, _wire.RETURNED, _wire.RAISED])
+            back = None if kind is None else answer(name, kind, file=chance.random() < 0.3)
+            self.past[name] = e.Found(worker, 1, back)
+            self.runs[worker] = RunState.SUCCEEDED
+        self.terms.update((name, Terms()) for name in self.past)
+        self.send(e.Attached(tuple(workers), len(workers) + 1))
 
     # what the world does
 
@@ -928,14 +966,15 @@ class World:
             max_memory=8.0,
             judged=chance.random() < 0.2,
         )
-        self.send(e.Submitted(name, upload=chance.random() < 0.2, size=100, terms=terms))
+        upload, found = chance.random() < 0.2, self.past.pop(name, None)
+        self.send(e.Submitted(name, upload=upload, size=100, terms=terms, found=found))
 
     def cancel(self) -> None:
         if self.submitted:
             self.send(e.CancelRequested(TaskId(self.chance.randrange(self.submitted))))
 
 
-def history(seed: int) -> Counter:
+def history(seed: int, heir: bool = False) -> Counter:
     chance = random.Random(seed)
     policy = Policy(
         max_workers=chance.choice([1, 2, 3, 5]),
@@ -944,14 +983,18 @@ def history(seed: int) -> Counter:
         calls_per_worker=chance.choice([None, None, 1, 3]),
     )
     world = World(chance, Scheduler(policy, jitter=chance.random))
+    if heir:
+        world.attach()
     steps = [world.deliver, world.work, world.pass_time, world.submit, world.cancel]
     weights = [10, 10, 3, chance.choice([1, 3, 6]), chance.choice([0, 0.2, 1])]
     for _ in range(chance.choice([20, 100, 300])):
         [step] = chance.choices(steps, weights)
         if step != world.deliver or world.pending:
             step()
+    leave = False
     if chance.random() < 0.1:
-        world.send(e.TerminateRequested(BrokenContainerPool("terminated")))
+        leave = heir and chance.random() < 0.5
+        world.send(e.TerminateRequested(BrokenContainerPool("terminated"), leave))
     else:
         world.send(e.ShutdownRequested())
     world.friendly = chance.random() < 0.8
@@ -968,7 +1011,7 @@ def history(seed: int) -> Counter:
     harmless = e.Upload | e.Fetch | e.Diagnose | e.Judge | e.CancelRun
     assert all(isinstance(command, harmless) for command in world.pending), f"seed {seed}"
     left = {worker for worker, state in world.runs.items() if not state.over}
-    assert left <= world.abandoned, f"seed {seed}: a run is left"
+    assert leave or left <= world.abandoned, f"seed {seed}: a run is left"
     assert not (world.friendly and world.abandoned), f"seed {seed}: given up too soon"
     assert set(world.ended) == set(range(world.submitted)), f"seed {seed}: a task is lost"
     return world.ended
@@ -985,4 +1028,15 @@ def test_random_histories(batch):
             history(seed)
         except AssertionError as error:
             error.add_note(f"history({seed})")
+            raise
+
+
+@pytest.mark.parametrize("batch", range(4))
+def test_random_histories_of_an_heir(batch):
+    """As above, in a session that an earlier process has begun."""
+    for seed in range(batch * HISTORIES // 10, (batch + 1) * HISTORIES // 10):
+        try:
+            history(seed, heir=True)
+        except AssertionError as error:
+            error.add_note(f"history({seed}, heir=True)")
             raise

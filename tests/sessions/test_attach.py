@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 import civis_futures
-from civis_futures import SessionInUseError, SessionMismatchError
+from civis_futures import BrokenContainerPool, SessionInUseError, SessionMismatchError
 
 SQUARES = [number * number for number in range(100)]
 
@@ -227,3 +228,30 @@ def test_the_commands(client, platform, until, mine):
     until(lambda: not mine())
     assert command("purge", "by command").returncode == 2
     assert command("purge", "a/b").returncode == 2
+
+
+def test_who_loses_the_session_leaves_the_containers(make_executor, purged, gate_file, monkeypatch):
+    name = purged("lost")
+    monkeypatch.setattr("civis_futures._session.BEAT", 0.1)
+    first = make_executor(1, session=name)
+    future = first.submit(wait_for, str(gate_file), 7)
+    while not future.running():
+        time.sleep(0.01)
+    with monkeypatch.context() as patch:  # as if it had given no sign of life
+        patch.setattr("civis_futures._head.Holder.gone", True)
+        second = make_executor(1, session=name)
+    again = second.submit(wait_for, str(gate_file), 7)
+    with pytest.raises(BrokenContainerPool, match="is held by process"):
+        future.result(20)
+    first.shutdown()
+    gate_file.touch()
+    assert again.result(20) == 7
+    assert again.run_id == future.run_id
+    second.shutdown()
+
+
+@pytest.fixture
+def gate_file(tmp_path):
+    gate = tmp_path / "gate"
+    yield gate
+    gate.touch()

@@ -1,0 +1,85 @@
+"""What tells a call from another: the same in each process, and different where it matters."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from civis_futures._identity import difference, identity
+
+CELL = """
+import functools, sys
+from civis_futures._identity import identity
+
+class Model:
+    rate = 0.1
+    def fit(self, x):
+        return x in {"a", "b", "c"}
+    @staticmethod
+    def helper():
+        return 1
+
+def inner(x):
+    return x + 1
+
+def make(step):
+    def outer(x, *, tags=frozenset({"p", "q", "r"})):
+        return [inner(y) for y in x if y in {"u", "v", "w"}], step
+    return outer
+
+arguments = ({"x", "y", "z"}, {"k": [1, {"a", "b"}]}, Model(), Model, lambda x: x * 2)
+for fn in (make(3), functools.partial(make(3), tags={"a", "b"}), Model().fit, print):
+    print(identity(fn, arguments))
+"""
+
+
+def keys_of(cell, name, seed):
+    """What a process prints whose cell is in a file of this name."""
+    code = f"exec(compile({cell!r}, {name!r}, 'exec'))"
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return result.stdout.splitlines()
+
+
+def test_another_process_makes_the_same():
+    first, *others = (
+        keys_of("\n" * int(seed) + CELL, f"<cell {seed}>", seed) for seed in ("1", "2", "3")
+    )
+    assert len(set(first)) == 4
+    assert others == [first, first]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("x + 1", "x + 2"), ("make(3)", "make(4)"), ('"u"', '"t"'), ('"r"})', '"s"})')],
+    ids=["a helper", "what it closes over", "a constant", "a default"],
+)
+def test_what_a_function_does_counts(old, new):
+    before, now = keys_of(CELL, "<c>", "1")[0], keys_of(CELL.replace(old, new), "<c>", "1")[0]
+    assert difference(before, now).startswith("make.<locals>.outer does something else now")
+
+
+def test_arguments_count():
+    def key(*arguments):
+        return identity(functools.partial(pow, 2), arguments)
+
+    array = np.arange(1_000_000.0)
+    assert key(array) == key(array.copy())
+    changed = array.copy()
+    changed[-1] = 0
+    assert key(array) != key(changed)
+    assert key({"a": 1}) == key({"a": 1})
+    text = "".join(["a", "b"])
+    assert key("ab", "ab") == key("ab", text)  # one object or two
+    ring = []
+    ring.append(ring)
+    assert key(ring) == key(ring)
+    assert "with other arguments" in difference(key(1), key(2))
+    assert "it called pow, and now it calls abs" in difference(key(1), identity(abs, (1,)))

@@ -25,6 +25,8 @@ DIGITS = 16
 _OF_SETS = (pickle.EMPTY_SET, pickle.FROZENSET)
 #: Globals of these types belong to what a function does.
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
+#: What a class says of where it was written.
+_WHERE = ("__module__", "__doc__", "__firstlineno__")
 
 
 def identity(fn: Callable[..., Any], arguments: Any) -> str:
@@ -155,7 +157,7 @@ def _of_class(kind: type, seen: tuple[Any, ...]) -> str:
     parts = [name, *(f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__[1:])]
     for key, value in sorted(vars(kind).items()):
         inner = getattr(value, "__func__", value)
-        if isinstance(inner, types.FunctionType | _PLAIN) and key not in ("__module__", "__doc__"):
+        if isinstance(inner, (types.FunctionType, *_PLAIN)) and key not in _WHERE:
             parts.append(f"{key}={_text(inner, seen)}")
     return hashlib.sha256("\n".join(parts).encode("utf-8", "backslashreplace")).hexdigest()
 

@@ -116,7 +116,7 @@ class Fleet:
         number = sum(worker.open for worker in self.workers.values())
         if self.ramp.proven:
             return number < self.policy.max_workers
-        unclear = sum(w.phase is WorkerPhase.CONCLUDING for w in self.workers.values())
+        unclear = sum(worker.concluding for worker in self.workers.values())
         if self.starting.failures and number + unclear:
             return False  # first see whether the others start
         width, at = self.ramp.width(turn.now)

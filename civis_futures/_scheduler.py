@@ -51,8 +51,6 @@ from ._wire import (
 
 _Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
 
-#: How often a run that is over is read again before an answer counts as missing.
-REREADS = 2
 #: A call that goes on for so many seconds after its timeout is ended with its container.
 TIMEOUT_GRACE = 60.0
 #: Answers of calls that were lost.
@@ -336,7 +334,7 @@ class Scheduler:
         for worker, answer in sorted(answers, key=lambda pair: pair[1].finished):
             self._answered(worker, answer)
         for each in seen:
-            if each.report.garbled and each.worker.calls:
+            if each.worker.unreadable(each.report, self._turn.now) and each.worker.calls:
                 self._give_up_reading(each.worker)
             if each.over:
                 self._conclude(each.worker, each.report.complete)
@@ -356,7 +354,6 @@ class Scheduler:
 
     def _conclude(self, worker: Worker, complete: bool) -> None:
         """A run is over. Answers may show up late: read again before a call counts as lost."""
-        worker.rereads += 1.0 if complete else 0.1
         held = [call for call in worker.calls if self.tasks.holds(call, worker)]
         if not held:
             self.fleet.archive(self._turn, worker)
@@ -364,7 +361,7 @@ class Scheduler:
             for name, _ in held:
                 self._again(name)
             self.fleet.archive(self._turn, worker)
-        elif worker.rereads > REREADS:
+        elif worker.has_said_all(complete, self._turn.now):
             if not worker.state.over:  # a state nobody knows, for too long: make sure
                 self._turn.do(e.CancelRun(worker.id))
             worker.phase = WorkerPhase.CONCLUDING

@@ -78,10 +78,9 @@ class Blob:
         """`data`, if it is what this blob announced; WireError otherwise."""
         if len(data) != self.size or digest(data) != self.sha256:
             where = "inline" if self.file_id is None else f"in File {self.file_id}"
-            raise WireError(
-                f"the bytes {where} are not those that were sent: "
-                f"{len(data):,} bytes for {self.size:,}, or another SHA-256"
-            )
+            same = len(data) == self.size
+            what = "another SHA-256" if same else f"{len(data):,} bytes for {self.size:,}"
+            raise WireError(f"the bytes {where} are not those that were sent: {what}")
         return data
 
     def inline_data(self) -> bytes:

@@ -27,8 +27,8 @@ _MEMORY_LINE = "Process ran out of its"
 _EXIT_LINE = re.compile(r"exiting: (\d+)")
 
 
-def told_by_run(run: Run | None, said: Sequence[str], image: str) -> Verdict:
-    """What a run and its log tell of a worker that ended without a word."""
+def told_by_run(run: Run | None, said: Sequence[str], image: str, call: Given) -> Verdict:
+    """What a run and its log tell of a worker that ended without a word, while at this call."""
     memory = any(line.startswith(_MEMORY_LINE) for line in said)
     codes = [match for line in said if (match := _EXIT_LINE.search(line))]
     exit_code = int(codes[-1].group(1)) if codes else None
@@ -42,7 +42,7 @@ def told_by_run(run: Run | None, said: Sequence[str], image: str) -> Verdict:
         started=None if run is None else run.started,
         finished=None if run is None else run.finished,
         peak_memory=None if run is None else run.max_memory,
-        log_tail=tuple(said[-TAIL:]),
+        log_tail=tuple(part_of(said, call)[-TAIL:]),
     )
 
 

@@ -201,9 +201,9 @@ def histories(folder, seed, tasks, pools):
         assert not platform.stats().queued
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_histories(tmp_path, seed):
-    histories(tmp_path, seed, tasks=12, pools=4)
+    histories(tmp_path, seed, tasks=8, pools=5)
 
 
 @pytest.mark.stress

@@ -39,7 +39,6 @@ PAGE_SIZE = 50
 #: Up to here a file goes as one form, above in parts, which have at least `_LEAST_PART`.
 SINGLE_UPLOAD_LIMIT = 50 * 1024**2
 _LEAST_PART = 5 * 1024**2
-_JSON = "civis_futures.json"  # where a response keeps its decoded body
 #: The platform takes no larger file.
 FILE_SIZE_LIMIT = 5 * 1024**4
 
@@ -186,6 +185,10 @@ class PlatformClient:
         """The script as the platform has it. GET /scripts/{kind}/{id}."""
         return self._ask("GET", _path(job), _replies.document)
 
+    def get_row(self, job: Job, *, look: bool = True) -> JobRow:
+        """What a list would say of a script. GET /scripts/{kind}/{id}."""
+        return self._ask("GET", _path(job), _replies.job_row, kind=_kind(look))
+
     def template_script(self, template_id: int) -> Job:
         """The script behind a template. GET /templates/scripts/{id}."""
         return self._ask("GET", f"templates/scripts/{template_id}", _replies.template_script)
@@ -225,10 +228,10 @@ class PlatformClient:
                 raise
 
     def list_outputs(
-        self, job: Job, run_id: int, page: int = 1, *, look: bool = True
+        self, job: Job, run_id: int, page: int = 1, limit: int = PAGE_SIZE, *, look: bool = True
     ) -> tuple[list[Output], bool]:
         """The newest first, and whether more pages follow. GET .../runs/{run_id}/outputs."""
-        params = {"limit": PAGE_SIZE, "page_num": page, "order": "id", "order_dir": "desc"}
+        params = {"limit": limit, "page_num": page, "order": "id", "order_dir": "desc"}
         return self._page(f"{_path(job, run_id)}/outputs", params, _replies.output, look=look)
 
     def list_logs(
@@ -384,7 +387,7 @@ class PlatformClient:
         if not _is_json(response):
             raise self._error(response, "answered something that is not JSON")
         try:
-            return parse(response.extensions[_JSON])
+            return parse(response.extensions["value"])
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             said = f"answered JSON that was not expected ({type(error).__name__}: {error})"
             raise self._error(response, said) from error
@@ -392,16 +395,13 @@ class PlatformClient:
     def _error(self, response: httpx.Response, said: str) -> PlatformError:
         request, path = response.request, response.request.url.path
         request_id = response.headers.get("X-Request-Id")
-        message = f"{request.method} {path}: {response.status_code}: {said}"
+        status = response.status_code
+        message = f"{request.method} {path}: {status}: {said}"
         message += f" [request {request_id}]" if request_id else ""
         for secret in self._secrets:  # a platform may quote what it was sent
             message = message.replace(secret, "(key)")
         return PlatformError(
-            message,
-            method=request.method,
-            path=path,
-            status=response.status_code,
-            request_id=request_id,
+            message, method=request.method, path=path, status=status, request_id=request_id
         )
 
 
@@ -441,9 +441,9 @@ def _path(job: Job, run_id: int | None = None) -> str:
 def _is_json(response: httpx.Response) -> bool:
     """Whether a body is JSON; it is kept in the response, to be decoded once."""
     with contextlib.suppress(ValueError, RecursionError):
-        if _JSON not in response.extensions:
-            response.extensions[_JSON] = response.json()
-    return _JSON in response.extensions
+        if "value" not in response.extensions:
+            response.extensions["value"] = response.json()
+    return "value" in response.extensions
 
 
 def _kind(look: bool) -> Kind:

@@ -102,6 +102,8 @@ class Report:
     `run` is None when the look did not tell; `answers` are those not reported before;
     `read` says that they were asked for, `complete` that nothing went wrong in that, and
     `garbled` that the next answers are there, and cannot be read however often one tries.
+    `told` is how many letters with answers the worker says that it has posted, if it does;
+    `sure` says that the run is not from a list.
     """
 
     worker: WorkerId
@@ -110,6 +112,8 @@ class Report:
     complete: bool = True
     garbled: bool = False
     read: bool = False
+    told: int = 0
+    sure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,12 +270,15 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a worker with its first calls; if `last`, it answers them and ends."""
+    """Start a worker with its first calls; if `last`, it answers them and ends. There will be about
+    so many `readers` of the inbox.
+    """
 
     worker: WorkerId
     calls: tuple[Given, ...]
     last: bool = False
     resources: Resources = ANY_RESOURCES
+    readers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,9 +312,12 @@ class Reading(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """See how all these workers are, and read their new answers."""
+    """See how all these workers are, and read their new answers; ask for `sure` ones directly: a
+    list may be out of date.
+    """
 
     workers: tuple[tuple[WorkerId, Reading], ...]
+    sure: frozenset[WorkerId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

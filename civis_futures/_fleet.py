@@ -14,10 +14,11 @@ import math
 from dataclasses import dataclass, field
 
 from . import _events as e
-from ._pacing import PROOF_SECONDS, SHORTEST_LINGER, Attempts, Pause, Ramp, linger, poll
+from ._pacing import PROOF_SECONDS, Attempts, Ramp
 from ._shares import Shares
 from ._state import Policy, TaskPhase, Tasks, Turn, Worker, WorkerPhase
 from ._types import Resources, RunState, TaskId, WorkerId
+from ._watch import Seen, Watch
 from ._wire import (
     CALL_NOT_FETCHED,
     CALL_UNPICKLING,
@@ -34,17 +35,10 @@ from ._wire import (
 CANCEL_AGAIN = 30.0
 #: A worker that is asked to end a call has so many seconds, besides the way of the news.
 CANCEL_PATIENCE = 10.0
+#: So few tasks may all start at once, whatever their containers turn out to be.
+FEW = 8
 #: A sign of life is written so many times per lease.
 BEATS = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a look told of a worker that is alive: `over` if its run is."""
-
-    worker: Worker
-    report: e.Report
-    over: bool
 
 
 @dataclass
@@ -56,17 +50,15 @@ class Fleet:
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     ramp: Ramp = field(default_factory=Ramp)
     shares: Shares = field(default_factory=Shares)
-    pause: Pause = field(default_factory=Pause)
+    watch: Watch = field(default_factory=Watch)
     launching: Attempts = field(default_factory=Attempts)
     starting: Attempts = field(default_factory=Attempts)  # containers that never start
     writing: Attempts = field(default_factory=Attempts)
-    looking: Attempts = field(default_factory=Attempts)
-    pace: float = 0.0
     _stale: bool = False
     _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)  # revoked, as written
     _beat: float = 0.0  # when the inbox was written
-    _next_look: float = 0.0
     _last: int = 0
+    _had: set[Resources] = field(default_factory=set)  # of containers that could be had
 
     # --- giving calls --------------------------------------------------------------------------
 
@@ -74,7 +66,7 @@ class Fleet:
         """Calls for the workers that run and have room."""
         if not self.tasks.count[TaskPhase.READY]:
             return
-        workers = [w for w in self._listening() if w.running and not self._is_busy(w.held)]
+        workers = [w for w in self._listening() if w.running and not self._is_busy(turn, w)]
         if workers and self._blocked():
             # One must run out, to make room for a container that can serve the oldest call.
             leaving = min(workers, key=lambda worker: len(worker.calls))
@@ -89,6 +81,8 @@ class Fleet:
         """Whether no container, there or to come, can serve the oldest waiting call."""
         name = self.tasks.next_ready()
         open_ = [worker for worker in self.workers.values() if worker.open]
+        if any(worker.stop or worker.cancelled for worker in open_):
+            return False  # there will be room
         if name is None or len(open_) < self.policy.max_workers:
             return False
         return not any(self._serves(worker.resources, name) for worker in open_)
@@ -106,15 +100,17 @@ class Fleet:
             self.ramp.start(turn.now)
             new.append(worker)
         self._deal(new)
+        coming = sum(w.open for w in self.workers.values()) + self.tasks.count[TaskPhase.READY]
+        readers = min(coming, self.policy.max_workers)
         for worker in new:
             worker.first, worker.since = tuple(worker.calls), turn.now
             worker.last = worker.taken == self.policy.max_tasks_per_worker
-            turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources))
+            turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources, readers))
 
     def _room(self, turn: Turn) -> bool:
         """Whether there may be one more worker."""
         number = sum(worker.open for worker in self.workers.values())
-        if self.ramp.proven:
+        if self.ramp.proven or len(self.tasks.known) <= FEW:
             return number < self.policy.max_workers
         unclear = sum(worker.concluding for worker in self.workers.values())
         if self.starting.failures and number + unclear:
@@ -157,14 +153,17 @@ class Fleet:
             number = min(number, self.policy.calls_per_worker)
         return worker.held < number and (limit is None or worker.taken < limit)
 
-    def _is_busy(self, held: int) -> bool:
-        """Whether so many calls are work for more than half of the time until it can get more.
+    def _is_busy(self, turn: Turn, worker: Worker) -> bool:
+        """Whether a worker has work for more than half of the time until it can get more.
 
-        Then it gets more later: each time costs requests.
+        Then it gets more later: each time costs requests. So does one that has been at its call
+        for long: nobody knows when it ends.
         """
-        if self.shares.seconds is None:
-            return held > 0
-        return held * self.shares.seconds > self._horizon() / 2
+        if not worker.held:
+            return False
+        if self.shares.seconds is None or turn.now - worker.since > self._horizon():
+            return True
+        return worker.held * self.shares.seconds > self._horizon() / 2
 
     def even_out(self, turn: Turn) -> None:
         """Take calls back that wait behind others, for workers that have none."""
@@ -179,6 +178,14 @@ class Fleet:
             victim = self.workers[name]
             victim.revoked.update(victim.unbegun[-number:])
             self._news(turn, victim)
+
+    def may_even_out(self) -> bool:
+        """Whether a worker that has nothing to do may get calls of others."""
+        return any(
+            worker.held > 1 or any(self.tasks.holds(call, worker) for call in worker.revoked)
+            for worker in self.workers.values()
+            if worker.alive
+        )
 
     def _surplus(self, worker: Worker, helper: Worker, now: float) -> int:
         """How many of its calls, the last ones, the helper should take."""
@@ -272,63 +279,29 @@ class Fleet:
     def _news(self, turn: Turn, worker: Worker) -> None:
         """There is something to tell this worker, and soon to hear from it."""
         self._stale = True
-        worker.reads.soon(turn.now)
-        self.pause.soon(turn.now)
+        self.watch.fed(turn, worker)
 
-    # --- looks ---------------------------------------------------------------------------------
-
-    def look(self, turn: Turn) -> None:
-        """See how the workers are, if it is time to."""
-        watched = [w for w in self.workers.values() if w.alive]
-        if not watched or not turn.may(self.looking):
-            return
-        reads = (w.reads.at for w in watched if w.running and w.owes_answers)
-        at = max(min(self.pause.at, min(reads, default=self.pause.at)), self._next_look)
-        if at > turn.now:
-            turn.wake(at)
-            return
-        self.looking.busy = True
-        for worker in watched:
-            worker.seen = worker.told
-        turn.do(e.Look(tuple((w.id, w.reading(turn.now)) for w in watched)))
+    # --- what a look tells ---------------------------------------------------------------------
 
     def looked(self, turn: Turn, event: e.Looked) -> list[Seen]:
         """Take in the states of those workers that are alive."""
-        self.looking, self.pace = Attempts(), event.pace
-        seen, news, durations = [], False, []
-        readers = sum(w.running and w.owes_answers for w in self.workers.values())
-        for report in event.reports:
-            worker = self.workers.get(report.worker)
-            if worker is None or not worker.alive:
-                continue
-            before = worker.state
-            over = report.run is not None and worker.is_over(report.run, turn.now)
-            seen.append(Seen(worker, report, over))
-            changed = worker.state is not before
-            if changed:
-                worker.reads.soon(turn.now)
-            if worker.running:
-                self._proof(turn, worker)
-            answered = bool(report.answers)
-            if report.read:
-                worker.reads.after(turn.now, news=answered, cost=readers, pace=event.pace)
-            news = news or changed or answered
-            durations += [
-                answer.finished - answer.started
-                for answer in report.answers
-                if answer.kind in (RETURNED, RAISED)
-            ]
-        self.shares.learn(durations)
-        self.pause.after(turn.now, news=news, cost=event.cost, pace=event.pace)
-        self._next_look = turn.now + self.pause.shortest
+        seen = self.watch.looked(turn, event, self.workers)
+        for each in seen:
+            if each.worker.running:
+                self._proof(turn, each.worker)
+        answers = [answer for each in seen for answer in each.report.answers]
+        self.shares.learn([a.finished - a.started for a in answers if a.kind in (RETURNED, RAISED)])
         return seen
 
-    def freed(self) -> list[e.Given]:
-        """Calls that were revoked before their worker had started: it will know when it does."""
+    def freed(self, seen: list[Seen]) -> list[e.Given]:
+        """Calls that were revoked before their worker had started: it will know when it does.
+
+        To be sure of that, the run was asked for directly, after the inbox had been written.
+        """
         return [
             call
-            for worker in self.workers.values()
-            if worker.alive and worker.state is RunState.QUEUED
+            for worker, report in ((each.worker, each.report) for each in seen)
+            if report.sure and report.run is not None and report.run.state is RunState.QUEUED
             for call in sorted(worker.seen & worker.revoked)
             if self.tasks.holds(call, worker)
         ]
@@ -344,12 +317,21 @@ class Fleet:
         self.ramp.proven = True
         self.starting = Attempts()
 
+    def is_odd(self, resources: Resources) -> bool:
+        """Whether these are not what all others ask for, nor what the platform has given."""
+        if resources in self._had:
+            return False
+        return bool(self._had) or any(
+            task.resources != resources for task in self.tasks.known.values()
+        )
+
     def launched(self, turn: Turn, worker: Worker) -> None:
         """It has a run."""
         self.launching = Attempts()
+        self._had.add(worker.resources)
         worker.phase = WorkerPhase.ALIVE
         worker.idle_since = turn.now
-        self.pause.soon(turn.now)
+        self.watch.begin(turn, worker)
         if worker.cancelled:
             self.cancel(turn, worker)
         elif worker.revoked:
@@ -363,13 +345,12 @@ class Fleet:
             if proof_at <= turn.now:
                 self._proven()
             else:
-                self.pause.soon(turn.now)
+                self.watch.soon(turn)
 
     def _horizon(self) -> float:
         """About how many seconds pass until a worker that has run out gets more."""
         readers = sum(worker.alive for worker in self.workers.values()) or self.policy.max_workers
-        wait = linger(readers, self.pace) + poll(readers, self.pace)
-        return 2 * (wait + self.pause.shortest) - SHORTEST_LINGER
+        return self.watch.horizon(readers)
 
     # --- the end of a worker -------------------------------------------------------------------
 
@@ -396,7 +377,7 @@ class Fleet:
         """Stop its run; if the launch is still under way, then so that it starts none."""
         worker.cancelled = True
         worker.cancel_at = turn.now + CANCEL_AGAIN
-        self.pause.soon(turn.now)
+        self.watch.soon(turn)
         turn.do(e.CancelRun(worker.id))
 
     def cancel_again(self, turn: Turn) -> None:
@@ -432,4 +413,4 @@ class Fleet:
 
     def busy(self) -> bool:
         """Whether a request is under way that must come to its end."""
-        return self.writing.busy or self.looking.busy
+        return self.writing.busy or self.watch.looking.busy

@@ -174,6 +174,9 @@ class Ledger:
         if command.cause is not None:
             reason = command.reason or getattr(command.cause, "reason", "")
             self.attempted(command.task, command.worker, command.cause, reason)
+        item = self.items.get(command.task)
+        if item is not None:
+            item.fetched = None  # the bytes of that attempt
         self.take_back(command.task)
         self._view(command.task, state=TaskState.PENDING)
 

@@ -11,6 +11,7 @@ import logging
 import secrets
 import sys
 from collections import Counter
+from collections.abc import Container as Container_
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -43,6 +44,8 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 DIRECT_LOOKS = 2
 #: How many pages of a list a look reads at the most; 50 rows each.
 LIST_PAGES = 20
+#: How many outputs are asked for at once, at the most: what the platform gives.
+MOST_OUTPUTS = 50
 #: How many looks find the same answers unreadable before they count as garbled.
 GARBLED_LOOKS = 3
 #: An order above this size travels as a File: Linux takes 128 kB in one environment variable.
@@ -158,7 +161,7 @@ class Mailbox:
             raise Recalled
         # Names are not unique on Platform; the token makes this one so, to be found again.
         name = f"{title} [{order.worker}-{secrets.token_hex(4)}]"
-        text = _wire.to_json(order)
+        text = _wire.to_json(replace(order, name=name))
         container = self._container
         if resources != ANY_RESOURCES:
             container = replace(container, required_resources=asdict(resources))
@@ -231,7 +234,9 @@ class Mailbox:
     # --- look ----------------------------------------------------------------------------------
 
     def look(
-        self, watches: Sequence[tuple[Posting, e.Reading]]
+        self,
+        watches: Sequence[tuple[Posting, e.Reading]],
+        sure: Container_[WorkerId] = frozenset(),
     ) -> tuple[tuple[e.Report, ...], tuple[Posting, ...], int]:
         """See how these workers are, and read their new answers.
 
@@ -239,50 +244,61 @@ class Mailbox:
         requests that the states took. States come first, answers after them: the other way round,
         what a worker posts in between and then ends would be taken for lost.
         """
-        runs, cost = self._runs([posting for posting, _ in watches])
+        rows, direct, cost = self._rows([posting for posting, _ in watches], sure)
         reports, postings = [], []
         for posting, reading in watches:
-            run = runs.get(posting.worker)
+            row = rows.get(posting.worker)
+            run = None if row is None else row.run
+            told = 0 if row is None else _wire.count_in(row.name)
             state = run.state if run is not None else self._states.get(posting.worker)
             at_end = state is not None and state not in (RunState.QUEUED, RunState.RUNNING)
-            while_running = reading is e.Reading.RUNNING and state is RunState.RUNNING
-            report = e.Report(posting.worker, run)
-            if reading is not e.Reading.NEVER and (at_end or while_running):
+            due = reading is e.Reading.RUNNING or told > posting.read
+            report = e.Report(posting.worker, run, told=told, sure=posting.worker in direct)
+            if reading is not e.Reading.NEVER and (at_end or (due and state is RunState.RUNNING)):
                 report, posting = self._read(replace(report, read=True), posting)
             reports.append(report)
             postings.append(posting)
         return tuple(reports), tuple(postings), cost
 
-    def _runs(self, postings: Sequence[Posting]) -> tuple[dict[WorkerId, Run], int]:
-        """The runs as the platform has them now, as far as a few requests can tell."""
-        runs: dict[WorkerId, Run] = {}
+    def _rows(
+        self, postings: Sequence[Posting], sure: Container_[WorkerId]
+    ) -> tuple[dict[WorkerId, JobRow], set[WorkerId], int]:
+        """The scripts and runs as the platform has them now, as far as a few requests can tell;
+        which of them were asked for directly; and the requests.
+        """
+        rows: dict[WorkerId, JobRow] = {}
+        direct: set[WorkerId] = set()
         cost = 0
         for gone in self._states.keys() - {posting.worker for posting in postings}:
             del self._states[gone], self._unseen[gone]
         if len(postings) > DIRECT_LOOKS:
-            cost = self._list(postings, runs)
-        missed = [posting for posting in postings if posting.worker not in runs]
+            cost = self._list(postings, rows)
+        missed = [p for p in postings if p.worker not in rows or p.worker in sure]
         missed.sort(key=lambda posting: -self._unseen[posting.worker])
         # A list that shows none of ours (its filters are not fully documented) is no help.
-        blind = len(postings) > DIRECT_LOOKS and not runs
+        blind = len(postings) > DIRECT_LOOKS and not rows
         for posting in missed[: DIRECT_LOOKS * (3 if blind else 1)]:
-            runs[posting.worker] = self._client.get_run(posting.job, posting.run_id, look=True)
+            row = self._client.get_row(posting.job)
+            direct.add(posting.worker)
+            if row.run is not None and row.run.id == posting.run_id:
+                rows[posting.worker] = row
             cost += 1
         for posting in postings:
             self._unseen[posting.worker] += 1
-        for worker, run in runs.items():
+        for worker, row in rows.items():
             self._unseen[worker] = 0
-            self._states[worker] = run.state
-        return runs, cost
+            if row.run is not None:
+                self._states[worker] = row.run.state
+        return rows, direct, cost
 
-    def _list(self, postings: Sequence[Posting], runs: dict[WorkerId, Run]) -> int:
+    def _list(self, postings: Sequence[Posting], found: dict[WorkerId, JobRow]) -> int:
         """Read the list of jobs, newest change first, while it brings news of these workers."""
         ours = {(posting.job.id, posting.run_id): posting.worker for posting in postings}
         for page in range(1, LIST_PAGES + 1):
             rows, more = self._client.list_jobs(
                 self._kind, hidden=self._container.hidden, page=page
             )
-            if not (self._take(rows, ours, runs) and more and len(runs) < len(postings)):
+            if not (self._take(rows, ours, found) and more and len(found) < len(postings)):
                 break
         return page
 
@@ -290,27 +306,31 @@ class Mailbox:
         self,
         rows: Sequence[JobRow],
         ours: dict[tuple[int, int], WorkerId],
-        runs: dict[WorkerId, Run],
+        found: dict[WorkerId, JobRow],
     ) -> bool:
         """Take our runs out of a page; whether there was news in it."""
         news = False
         for row in rows:
             worker = ours.get((row.job_id, row.run.id)) if row.run is not None else None
-            if worker is None or row.run is None or worker in runs:
+            if worker is None or row.run is None or worker in found:
                 continue  # a row may move to the next page while we read; the first one counts
             news |= self._states.get(worker) is not row.run.state
-            runs[worker] = row.run
+            found[worker] = row
         return news
 
     def _read(self, report: e.Report, posting: Posting) -> tuple[e.Report, Posting]:
         """The answers that a worker has posted since the last time, oldest first."""
         found: dict[int, _wire.Answers | None] = {}
         page, more = 0, True
+        # Each output comes with its value, so the known ones would be sent again and again.
+        limit = min(max(report.told - posting.read, 0) + 5, MOST_OUTPUTS)
         try:
             while more and posting.read not in found:
                 page += 1
-                outputs, more = self._client.list_outputs(posting.job, posting.run_id, page=page)
-                numbers = _numbered(outputs, posting.token)
+                outputs, more = self._client.list_outputs(
+                    posting.job, posting.run_id, page=page, limit=limit
+                )
+                numbers = _numbered(outputs, posting.token, posting.read)
                 found.update(numbers)
                 # Newest first: what is older than the newest one we know, we know.
                 more = more and not any(number < posting.read for number in numbers)
@@ -347,8 +367,9 @@ class Mailbox:
         return told_by_run(run, said, self._container.image, calls[at]), at
 
 
-def _numbered(outputs: Sequence[Output], token: str) -> dict[int, _wire.Answers | None]:
-    """Those outputs that are letters of this worker, by their number; None if unreadable.
+def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _wire.Answers | None]:
+    """Those outputs that are letters of this worker, by their number; None if unreadable, or if
+    all up to that one are `known`.
 
     User code may post outputs too, of any name.
     """
@@ -359,6 +380,9 @@ def _numbered(outputs: Sequence[Output], token: str) -> dict[int, _wire.Answers 
         if not output.name.startswith(prefix) or not number.isdigit():
             continue
         if output.object_type != "JSONValue":
+            continue
+        if int(number) < known:
+            letters[int(number)] = None
             continue
         try:
             letter = _wire.answers_from_json(output.value)

@@ -303,7 +303,7 @@ class Manager:
     def _launch(self, command: e.Launch) -> None:
         worker, station = command.worker, self._ledger.station
         assert station is not None, "no launch before Prepared"
-        readers, pace = len(self._ledger.postings) + 1, self.client.budget.pace
+        readers, pace = command.readers, self.client.budget.pace
         order = _wire.Order(
             worker=secrets.token_hex(8),
             url=self.pool.url,
@@ -356,7 +356,7 @@ class Manager:
         watches = [(self._ledger.postings[worker], reading) for worker, reading in command.workers]
 
         def work() -> tuple[e.Event, tuple[Posting, ...]]:
-            reports, postings, cost = self.mailbox.look(watches)
+            reports, postings, cost = self.mailbox.look(watches, command.sure)
             return e.Looked(reports, cost, self.client.budget.pace), postings
 
         self._on(self._looks, work, lambda error: e.LookFailed(error, is_hopeless(error)))

@@ -27,7 +27,7 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 #: answers.
 INBOX_SHARE, ANSWER_SHARE = 4, 4
 #: Bounds of a worker's pause between two looks at the inbox, in seconds.
-SHORTEST_POLL, LONGEST_POLL = 0.1, 30.0
+SHORTEST_POLL, LONGEST_POLL = 0.25, 30.0
 #: Bounds of the time that an answer waits for others, in seconds.
 SHORTEST_LINGER, LONGEST_LINGER = 0.5, 30.0
 #: How many containers may start before one of them has shown that it can do the work; and twice
@@ -59,10 +59,12 @@ class Attempts:
     busy: bool = False
     failures: int = 0
     not_before: float = 0.0
+    failed_at: float = 0.0
 
     def fail(self, now: float, chance: float) -> None:
         """It failed: the next one waits, longer each time."""
         self.busy = False
+        self.failed_at = now
         self.failures += 1
         self.not_before = now + backoff(self.failures, chance)
 

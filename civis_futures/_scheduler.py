@@ -51,8 +51,6 @@ from ._wire import (
 
 _Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
 
-#: A call that goes on for so many seconds after its timeout is ended with its container.
-TIMEOUT_GRACE = 60.0
 #: Answers of calls that were lost.
 _LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, e.CORRUPT)
 
@@ -92,7 +90,7 @@ class Scheduler:
             e.FetchFailed: self._fetch_failed,
             e.Diagnosed: self._diagnosed,
             e.Judged: self._judged,
-            e.RunCancelled: lambda _: self.fleet.pause.soon(self._turn.now),
+            e.RunCancelled: lambda _: self.fleet.watch.soon(self._turn),
             e.Archived: self._archived,
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: lambda event: self._break(event.error),
@@ -118,7 +116,7 @@ class Scheduler:
         self.fleet.let_go(turn, self._more_may_come())
         self.fleet.cancel_again(turn)
         self.fleet.write(turn)
-        self.fleet.look(turn)
+        self.fleet.watch.look(turn, [w for w in self.fleet.workers.values() if w.alive])
         self._finish_if_done()
         self.deadline = turn.deadline
         return turn.out
@@ -227,6 +225,7 @@ class Scheduler:
     def _lost(self, name: TaskId, verdict: e.Verdict) -> None:
         """An attempt has failed through no fault of the function: again, or the end."""
         task = self.tasks.known[name]
+        task.expires = None  # it may have begun
         again = e.Again(name, task.worker, verdict)
         if verdict.memory and task.grow():
             self._delay(again)
@@ -272,21 +271,18 @@ class Scheduler:
         task = self.tasks.known[name]
         if task.expires is None or task.expires > self._turn.now or task.attempts:
             return
-        worker = None if task.worker is None else self.fleet.workers.get(task.worker)
-        if task.phase is TaskPhase.HELD and worker is not None and worker.running:
-            self.fleet.take_back(self._turn, (name, task.given), worker)
-        elif task.phase in (
-            TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED, TaskPhase.HELD,
-        ):  # fmt: skip
-            reason = f"it had not begun after its queue_timeout of {task.terms.queue_timeout:g} s"
-            self._give_up(e.Lose(name, task.worker, e.Verdict(None, reason, timed_out=True)))
-
-    def _overrun(self, worker: Worker) -> None:
-        """A worker ends a call that takes too long; should it not, its container ends."""
-        call, timeout = self.tasks.first_timeout(worker)
-        if timeout is not None and self._turn.now > worker.since + timeout + TIMEOUT_GRACE:
-            reason = f"it ran for longer than its timeout of {timeout:g} seconds"
-            self._give_up(e.Lose(call, worker.id, e.Verdict(None, reason, timed_out=True)))
+        if task.phase is TaskPhase.HELD and task.worker is not None:
+            call, worker = (name, task.given), self.fleet.workers[task.worker]
+            if (worker.running and worker.calls[0] == call) or not worker.open:
+                task.expires = None  # it has begun, or what has become of it will be known
+                return
+            if not worker.last:  # ask the worker: it may begin it at any moment
+                self.fleet.take_back(self._turn, call, worker)
+                return
+        elif task.phase not in (TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED):
+            return
+        reason = f"it had not begun after its queue_timeout of {task.terms.queue_timeout:g} s"
+        self._give_up(e.Lose(name, None, e.Verdict(None, reason, timed_out=True)))
 
     # --- the platform and its workers ----------------------------------------------------------
 
@@ -314,17 +310,19 @@ class Scheduler:
 
     def _launch_failed(self, event: e.LaunchFailed) -> None:
         worker = self.fleet.workers.pop(event.worker)
-        # One that was cancelled meanwhile has not failed.
-        if not worker.cancelled:
-            patient = self._others_run(worker)
+        held = [name for name, given in worker.calls if self.tasks.holds((name, given), worker)]
+        if event.hopeless and self.fleet.is_odd(worker.resources):
+            for name in held:  # what these calls ask for is not to be had; others ask for less
+                self._end(e.Lose(name, None, event.error))
+            return
+        # One that was cancelled meanwhile has not failed; and of a wave of them, one counts.
+        if not worker.cancelled and worker.since >= self.fleet.launching.failed_at:
+            # As long as containers run, their calls go on, and so may the rest later.
+            patient = any(other.alive for other in self.fleet.workers.values())
             self._failed(self.fleet.launching, event, "no container can be started", patient)
-        for call in worker.calls:
-            if self.tasks.holds(call, worker):
-                self._again(call[0])
-
-    def _others_run(self, worker: Worker) -> bool:
-        """As long as containers run, their calls go on, and so may the rest later."""
-        return any(other.alive and other is not worker for other in self.fleet.workers.values())
+        for name in held:
+            if name in self.tasks.known:
+                self._again(name)
 
     def _looked(self, event: e.Looked) -> None:
         self._last_look = self._turn.now
@@ -338,14 +336,12 @@ class Scheduler:
                 self._give_up_reading(each.worker)
             if each.over:
                 self._conclude(each.worker, each.report.complete)
-            else:
-                self._overrun(each.worker)
-        for call in self.fleet.freed():
+        for call in self.fleet.freed(seen):
             self._again(call[0])
 
     def _look_failed(self, event: e.LookFailed) -> None:
         # A failed look says nothing of any task: an outage passes, unless the key is refused.
-        looking = self.fleet.looking
+        looking = self.fleet.watch.looking
         refused = event.hopeless and looking.failures + 1 >= HOPE
         patient = not refused and self._turn.now - self._last_look < OUTAGE
         self._failed(looking, event, "runs cannot be watched", patient)
@@ -357,7 +353,7 @@ class Scheduler:
         held = [call for call in worker.calls if self.tasks.holds(call, worker)]
         if not held:
             self.fleet.archive(self._turn, worker)
-        elif worker.cancelled:  # for the sake of another call
+        elif worker.cancelled and not worker.garbled:  # for the sake of another call
             for name, _ in held:
                 self._again(name)
             self.fleet.archive(self._turn, worker)
@@ -372,7 +368,7 @@ class Scheduler:
         """Its answers cannot be read, so its calls will be lost: end it, and then they are."""
         if not worker.garbled:
             worker.garbled = True
-            self._turn.do(e.CancelRun(worker.id))
+            self.fleet.cancel(self._turn, worker)
 
     def _diagnosed(self, event: e.Diagnosed) -> None:
         worker = self.fleet.workers.get(event.worker)
@@ -409,7 +405,7 @@ class Scheduler:
         if not self._closing:
             return True
         coming = len(self.tasks.known) - self.tasks.count[TaskPhase.HELD]
-        return bool(coming) or any(w.held > 1 for w in self.fleet.workers.values())
+        return bool(coming) or self.fleet.may_even_out()
 
     def _finish_if_done(self) -> None:
         busy = self._preparing.busy or self.fleet.busy()
@@ -430,7 +426,8 @@ class Scheduler:
         if self._broken is not None:
             return
         self._broken, self._closing = error, True
-        self.fleet.looking.failures = 0  # the cancels below have chances of their own to be seen
+        # The cancels below have chances of their own to be seen.
+        self.fleet.watch.looking.failures = 0
         self._turn.do(e.Break(error))
         for name, task in list(self.tasks.known.items()):
             self._end(e.Lose(name, task.worker, error))

@@ -59,7 +59,7 @@ def ask_user(
     try:
         error = make().exception
         again = error is not None and retry_on is not None and bool(retry_on(error))
-    except Exception:  # of the user's own: then the call ends as it has ended
+    except BaseException:  # of the user's own: then the call ends as it has ended
         _log.exception("retry_on of %s failed", future.task)
         return False, ""
     return again, "" if error is None else f"{type(error).__name__}: {error}"

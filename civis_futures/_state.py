@@ -199,13 +199,6 @@ class Tasks:
             and (task.worker, task.given) == (worker.id, call[1])
         )
 
-    def first_timeout(self, worker: Worker) -> tuple[TaskId, float | None]:
-        """The call that a worker is at, if it runs, and how long that may take."""
-        if not worker.running or not worker.calls or not self.holds(worker.calls[0], worker):
-            return TaskId(-1), None
-        name = worker.calls[0][0]
-        return name, self.known[name].terms.timeout
-
     def _queue(self, name: TaskId, task: Task) -> None:
         heappush(self._ready.setdefault(task.resources, []), name)
 

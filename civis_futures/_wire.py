@@ -55,6 +55,20 @@ def answers_name(worker: str, number: int) -> str:
     return f"civis_futures.answers.{worker}.{number}"
 
 
+def counted(name: str, letters: int) -> str:
+    """The name of a worker's script when it has posted so many letters with answers.
+
+    A list of scripts then tells of all workers, in one request, which of them has news.
+    """
+    return f"{name} #{letters}"
+
+
+def count_in(name: str) -> int:
+    """How many letters the name of a script tells of."""
+    digits = name.rpartition(" #")[2]
+    return int(digits) if digits.isdecimal() else 0
+
+
 @dataclass(frozen=True)
 class Blob:
     """Bytes on their way: `inline` as base64, or in the File `file_id`; `size` in bytes."""
@@ -124,19 +138,19 @@ class Letter:
 class Order:
     """What a worker is told at its launch.
 
-    `url` is the base of the API; `python` the client's version ("3.11"); `inbox` the JSON value
-    to poll, or None for a worker that answers `letter` and ends; `initializer` the pickled
-    (function, args, kwargs) to run first in each process, with its buffers. In seconds: `poll` is
-    the longest pause between two looks at the inbox, `linger` how long an answer may wait for
-    others before they are posted together, and `lease` how long the inbox may stay as it is: then
-    nobody is there.
-    `disk` is the container's disk, in MB.
+    `url` is the base of the API; `name` that of the script; `python` the client's version
+    ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
+    `initializer` the pickled (function, args, kwargs) to run first in each process, with its
+    buffers; `disk` the container's disk, in MB. In seconds: `poll` is the longest pause between
+    two looks at the inbox, `linger` how long an answer may wait for others before they are posted
+    together, and `lease` how long the inbox may stay as it is: then nobody is there.
     """
 
     worker: str
     url: str
     python: str
     letter: Letter
+    name: str = ""
     inbox: int | None = None
     initializer: Blob | None = None
     initializer_buffers: tuple[Blob, ...] = ()

@@ -47,7 +47,8 @@ _manager     -> _api _content _deposit _events _exceptions _exit _future _lane _
 _settling    -> _events _future _mailbox _serialize _wire
 _ledger      -> _content _events _future _mailbox _serialize _types _wire
 _scheduler   -> _events _exceptions _fleet _pacing _state _types _wire
-_fleet       -> _events _pacing _shares _state _types _wire
+_fleet       -> _events _pacing _shares _state _types _watch _wire
+_watch       -> _events _pacing _state _types
 _state       -> _events _pacing _types
 _mailbox     -> _api _bundle _events _exceptions _script _types _verdict _wire
 _verdict     -> _events _types _wire

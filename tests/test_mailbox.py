@@ -166,7 +166,7 @@ def test_one_request_shows_all_states():
 def test_a_row_of_an_older_run_says_nothing():
     stub = Stub(
         list_jobs=[([row(n, RunState.FAILED, run=1) for n in (1, 2, 3)], False)],
-        get_run=[lambda job, run_id, look: Run(run_id, RUNNING)],
+        get_row=[lambda job: row(job.id)],
     )
     reports, _, _ = look(stub, *(posting(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
     assert [report.run.state for report in reports] == [RUNNING] * 3
@@ -174,7 +174,8 @@ def test_a_row_of_an_older_run_says_nothing():
 
 def test_what_the_list_does_not_show_is_asked_for_by_turns():
     stub = Stub(
-        list_jobs=[([row(1)], False)], get_run=[lambda job, run_id, look: Run(run_id, RUNNING)]
+        list_jobs=[([row(1)], False)],
+        get_row=[lambda job: row(job.id)],
     )
     mailbox = Mailbox(stub, Container())
     postings = [posting(n) for n in range(1, 10)]
@@ -182,7 +183,7 @@ def test_what_the_list_does_not_show_is_asked_for_by_turns():
         reports, _, cost = look(stub, *postings, reading=e.Reading.NEVER, mailbox=mailbox)
         assert cost == 3
         assert sum(report.run is None for report in reports) == 6  # unknown, not over
-    asked = {asked[1].id for asked in stub.asked if asked[0] == "get_run"}
+    asked = {asked[1].id for asked in stub.asked if asked[0] == "get_row"}
     assert asked == set(range(2, 10))
 
 
@@ -192,7 +193,10 @@ def test_paging_stops_where_there_is_no_news():
         ([row(n) for n in range(51, 101)], True),
         ([row(n) for n in range(101, 121)], False),
     ]
-    stub = Stub(list_jobs=[lambda kind, hidden, page: pages[page - 1]], get_run=[Run(1, RUNNING)])
+    stub = Stub(
+        list_jobs=[lambda kind, hidden, page: pages[page - 1]],
+        get_row=[row(1)],
+    )
     mailbox = Mailbox(stub, Container())
     postings = [posting(n) for n in range(1, 121)]
     _, _, first = look(stub, *postings, reading=e.Reading.NEVER, mailbox=mailbox)
@@ -211,7 +215,10 @@ def test_a_row_that_moves_between_pages_counts_once():
 def read(outputs, read=0, pages=None):
     """What one look reads of worker 1, whose run is running."""
     pages = pages or [(outputs, False)]
-    stub = Stub(get_run=[Run(10, RUNNING)], list_outputs=[lambda job, run, page: pages[page - 1]])
+    stub = Stub(
+        get_row=[row(1)],
+        list_outputs=[lambda job, run, page, limit: pages[page - 1]],
+    )
     [report], [after], _ = look(stub, posting(1, read))
     pages = sum(asked[0] == "list_outputs" for asked in stub.asked)
     return [answer.task for answer in report.answers], after.read, pages
@@ -240,13 +247,25 @@ def test_outputs_of_others_are_never_taken():
 
 def test_answers_that_stay_unreadable_are_garbled():
     nonsense = letter(0, text='{"version": 1, "answers": 3}')
-    stub = Stub(get_run=[Run(10, RUNNING)], list_outputs=[([letter(1, 4), nonsense], False)])
+    stub = Stub(get_row=[row(1)], list_outputs=[([letter(1, 4), nonsense], False)])
     after, garbled = posting(1), []
     for _ in range(4):
         [report], [after], _ = look(stub, after)
         garbled.append(report.garbled)
         assert [answer.task for answer in report.answers] == [4]
     assert garbled == [False, False, True, True]
+
+
+def test_a_worker_says_in_its_name_that_there_are_answers():
+    named = replace(row(1), name=_wire.counted("worker 1 [token1-0]", 2))
+    outputs = [letter(1, 4), letter(0, 3)]
+    stub = Stub(get_row=[named], list_outputs=[(outputs, False)])
+    mailbox = Mailbox(stub, Container())
+    reports, postings, _ = mailbox.look([(posting(1), e.Reading.AT_END)])
+    assert [answer.task for answer in reports[0].answers] == [3, 4]
+    assert (reports[0].told, reports[0].read) == (2, True)
+    mailbox.look([(postings[0], e.Reading.AT_END)])  # nothing new is told, so nothing is read
+    assert stub.count("list_outputs") == 1
 
 
 def test_answers_over_several_pages():
@@ -259,21 +278,21 @@ def test_bytes_that_were_changed_on_the_way_are_no_result():
     bad = replace(_wire.Blob.of(b"right"), inline=_wire.Blob.of(b"wrong").inline)
     answers = _wire.Answers("token1", (_wire.Answer(1, _wire.RETURNED, bad),))
     output = letter(0, text=_wire.to_json(answers))
-    stub = Stub(get_run=[Run(10, RUNNING)], list_outputs=[([output], False)])
+    stub = Stub(get_row=[row(1)], list_outputs=[([output], False)])
     [report], _, _ = look(stub, posting(1))
     assert [(answer.kind, answer.data) for answer in report.answers] == [(e.CORRUPT, None)]
 
 
 def test_answers_that_cannot_be_read_leave_the_look_incomplete():
-    stub = Stub(get_run=[Run(10, RunState.SUCCEEDED)], list_outputs=[LOST])
+    stub = Stub(get_row=[row(1, RunState.SUCCEEDED)], list_outputs=[LOST])
     [report], [after], _ = look(stub, posting(1))
     succeeded = Run(10, RunState.SUCCEEDED)
-    assert report == e.Report(WorkerId(1), succeeded, (), complete=False, read=True)
+    assert report == e.Report(WorkerId(1), succeeded, (), complete=False, read=True, sure=True)
     assert after == posting(1)
 
 
 def test_a_queued_run_has_no_answers_to_read():
-    stub = Stub(get_run=[Run(10, RunState.QUEUED)])
+    stub = Stub(get_row=[row(1, RunState.QUEUED)])
     _, _, cost = look(stub, posting(1))
     assert cost == 1
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from .._api import PlatformClient
 
 #: What scripts of ours are called: the pool's name, the worker's number, its token.
-_OURS = re.compile(r"(?P<pool>.*), worker (?P<worker>\d+) \[[0-9a-f]{16}-[0-9a-f]{8}\]", re.DOTALL)
+_OURS = re.compile(
+    r"(?P<pool>.*), worker (?P<worker>\d+) \[[0-9a-f]{16}-[0-9a-f]{8}\]( #\d+)?", re.DOTALL
+)
 #: How many pages of a list are read at the most; 50 rows each.
 PAGES = 10
 

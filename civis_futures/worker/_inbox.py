@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 # Seconds, of a worker that looks often; others start at a part of `poll`. A smaller part would
 # spend on idle looks, between two calls, what the client needs for its own.
 _FIRST_PAUSE = 0.05
-_PART_OF_POLL = 1 / 6
-_GROWTH = 1.3
+_PART_OF_POLL = 1 / 3
+_GROWTH = 1.5
 _LOOKS_PER_LEASE = 4.0
+_CALM = 60.0  # while the only call runs: the client may want it to end
 _REFUSALS = 5  # in a row, after which the inbox is taken for lost
 
 
@@ -51,8 +52,9 @@ class Inbox:
         return time.monotonic() - self._heard > self._lease
 
     def due_in(self, eager: bool) -> float:
-        """Seconds until the next look; if not `eager`, only the client's death would be news."""
-        pause = min(self._pause, self._poll) if eager else self._lease / _LOOKS_PER_LEASE
+        """Seconds until the next look; if not `eager`, there is hardly any news to expect."""
+        calm = min(self._lease / _LOOKS_PER_LEASE, _CALM)
+        pause = min(self._pause, self._poll) if eager else calm
         return max(0.0, self._looked + pause - time.monotonic())
 
     def look(self) -> _wire.Letter | None:

@@ -55,7 +55,9 @@ class Worker:
         self._platform = platform
         self._folder = folder
         self._buffers = Buffers(platform, folder, order.disk)
-        self._outbox = Outbox(platform, order.worker)
+        # The end of a run is news enough; only who goes on has to say that there are answers.
+        stays = order.inbox is not None and not order.letter.stop
+        self._outbox = Outbox(platform, order.worker, order.name if stays else "")
         self._inbox = None if order.inbox is None else Inbox(platform, order)
         self._stop = order.inbox is None
         self._alone = len(order.letter.calls) == 1 and (self._stop or order.letter.stop)

@@ -41,7 +41,8 @@ class Platform:
     def __init__(self, url: str, key: str, job_id: str, run_id: str, http: Http) -> None:
         self.http = http
         self._url = url.rstrip("/")
-        self._run = f"/scripts/containers/{job_id}/runs/{run_id}"
+        self._job = f"/scripts/containers/{job_id}"
+        self._run = f"{self._job}/runs/{run_id}"
         secret = base64.b64encode(f"{key}:".encode()).decode()
         self._headers = {"Authorization": f"Basic {secret}", "User-Agent": "civis-futures-worker"}
 
@@ -54,6 +55,10 @@ class Platform:
         value = self._api("POST", "/json_values", "id", {"name": name, "valueStr": text})
         body = {"objectType": "JSONValue", "objectId": value["id"]}
         self._api("POST", f"{self._run}/outputs", "objectId", body)
+
+    def rename(self, name: str) -> None:
+        """Give the script of this run another name."""
+        self._api("PATCH", self._job, "id", {"name": name})
 
     def upload(self, name: str, source: Source) -> int:
         """Put bytes into a new File that expires in a week; its id."""

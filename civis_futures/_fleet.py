@@ -37,6 +37,8 @@ CANCEL_AGAIN = 30.0
 CANCEL_PATIENCE = 10.0
 #: So few tasks may all start at once, whatever their containers turn out to be.
 FEW = 8
+#: After a container that cannot run its call, so many seconds pass until another one is started.
+HESITATION = 1.0
 #: A sign of life is written so many times per lease.
 BEATS = 4.0
 
@@ -110,7 +112,8 @@ class Fleet:
     def _room(self, turn: Turn) -> bool:
         """Whether there may be one more worker."""
         number = sum(worker.open for worker in self.workers.values())
-        if self.ramp.proven or len(self.tasks.known) <= FEW:
+        few = len(self.tasks.known) <= FEW and not self.ramp.unfit
+        if self.ramp.proven or few:
             return number < self.policy.max_workers
         unclear = sum(worker.concluding for worker in self.workers.values())
         if self.starting.failures and number + unclear:
@@ -306,10 +309,12 @@ class Fleet:
             if self.tasks.holds(call, worker)
         ]
 
-    def learn(self, answer: Answer) -> None:
+    def learn(self, turn: Turn, answer: Answer) -> None:
         """Whether containers can do the work at all."""
         if answer.kind in (MISSING_MODULE, PYTHON_MISMATCH, CALL_UNPICKLING):
             self.ramp.unfit = not self.ramp.proven
+            if self.ramp.unfit:  # who hears of it may want no more of them
+                self.starting.not_before = turn.now + HESITATION
         elif answer.kind not in (REVOKED, CALL_NOT_FETCHED, INITIALIZER):
             self._proven()
 

@@ -169,7 +169,7 @@ class Scheduler:
         wanted = self.tasks.holds(call, worker)
         worker.drop(call)
         worker.idle_since = worker.since = self._turn.now
-        self.fleet.learn(answer)
+        self.fleet.learn(self._turn, answer)
         if not wanted:
             return
         if answer.kind == REVOKED:

@@ -34,6 +34,8 @@ BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
 BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
 #: The exit code of a container whose `setup_cmd` failed (EX_CONFIG of sysexits.h).
 SETUP_FAILED = 78
+#: The same when the program of the worker could not be fetched, or stored.
+NO_PROGRAM = 79
 
 #: Bytes above this size travel as a File instead of inline in JSON (before base64).
 INLINE_LIMIT = 64_000

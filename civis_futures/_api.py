@@ -29,9 +29,6 @@ __all__ = [
     "DEFAULT_URL",
     "PlatformClient",
     "credentials",
-    "is_ambiguous",
-    "is_hopeless",
-    "is_stranger",
 ]
 
 #: The most rows that a page of any list has.
@@ -43,30 +40,6 @@ _LEAST_PART = 5 * 1024**2
 FILE_SIZE_LIMIT = 5 * 1024**4
 
 _T = TypeVar("_T")
-
-
-def is_ambiguous(error: PlatformError) -> bool:
-    """Whether the request may have taken effect on the platform although it failed here.
-
-    So it is without an answer, after a failure inside the platform, and when the answer to what
-    succeeded could not be read.
-    """
-    return error.sent and (error.status is None or error.status < 400 or error.status >= 500)
-
-
-def is_hopeless(error: Exception) -> bool:
-    """Whether the same request would fail again: refused, or never able to reach the platform."""
-    if not isinstance(error, PlatformError):
-        return False
-    refused = error.status is not None and 400 <= error.status < 500 and error.status != 429
-    return refused or not (error.sent or is_ambiguous(error))
-
-
-def is_stranger(error: Exception) -> bool:
-    """Whether what answers, if anything, is no platform. To be asked at first contact only: later
-    on it is a platform that has trouble.
-    """
-    return isinstance(error, PlatformError) and (error.status is None or error.status < 400)
 
 
 class PlatformClient:

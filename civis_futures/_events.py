@@ -75,11 +75,12 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class LaunchFailed:
-    """A worker got no run: nothing of it was executed."""
+    """A worker got no run: nothing of it was executed; `refused` if for what it asked for."""
 
     worker: WorkerId
     error: Exception
     hopeless: bool
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,11 @@ class InboxWritten:
 
 @dataclass(frozen=True, slots=True)
 class InboxFailed:
-    """The last inbox may not be in place."""
+    """The last inbox may not be in place; `refused` if the platform does not take it."""
 
     error: Exception
     hopeless: bool
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +385,7 @@ class Lose:
 @dataclass(frozen=True, slots=True)
 class Again:
     """A task goes back to those that wait: after an attempt that ended so, or with no `cause` if
-    it surely never began.
+    what happened was no fault of the call, as far as one can tell.
     """
 
     task: TaskId

@@ -75,7 +75,10 @@ class Fleet:
             workers.remove(leaving)
             if not leaving.held:
                 self._let(turn, leaving)
+        idle = [worker for worker in workers if not worker.calls]
         for worker in self._deal(workers):
+            if worker in idle:
+                worker.since = turn.now
             worker.stop = worker.taken == self.policy.max_tasks_per_worker
             self._news(turn, worker)
 
@@ -174,7 +177,9 @@ class Fleet:
             return
         idle = [w for w in self._listening() if w.running and not w.held]
         for helper in idle:
-            victims = [(self._surplus(w, helper, turn.now), w.id) for w in self._listening()]
+            alive = [worker for worker in self.workers.values() if worker.alive and worker.open]
+            others = [worker for worker in alive if not worker.cancelled]
+            victims = [(self._surplus(w, helper, turn.now), w.id) for w in others]
             number, name = max(victims, default=(0, WorkerId(0)))
             if not number:
                 return
@@ -193,6 +198,8 @@ class Fleet:
     def _surplus(self, worker: Worker, helper: Worker, now: float) -> int:
         """How many of its calls, the last ones, the helper should take."""
         unbegun = worker.unbegun
+        if worker.last and len(worker.first) == 1:
+            return 0  # it reads no inbox
         if not unbegun or any(self.tasks.holds(call, worker) for call in worker.revoked):
             return 0
         if not all(self._serves(helper.resources, name) for name, _ in unbegun):
@@ -309,7 +316,17 @@ class Fleet:
             if self.tasks.holds(call, worker)
         ]
 
-    def learn(self, turn: Turn, answer: Answer) -> None:
+    def answered(self, turn: Turn, worker: Worker, call: e.Given, answer: Answer) -> None:
+        """A worker is through with a call."""
+        worker.drop(call)
+        worker.idle_since = worker.since = turn.now
+        if worker.patience is not None:
+            worker.patience = turn.now + self._horizon() + CANCEL_PATIENCE
+        if worker.calls and self.tasks.holds(worker.calls[0], worker):
+            worker.revoked.discard(worker.calls[0])  # too late: it has begun, or it will say so
+        self._learn(turn, answer)
+
+    def _learn(self, turn: Turn, answer: Answer) -> None:
         """Whether containers can do the work at all."""
         if answer.kind in (MISSING_MODULE, PYTHON_MISMATCH, CALL_UNPICKLING):
             self.ramp.unfit = not self.ramp.proven

@@ -87,6 +87,13 @@ class Ledger:
             case _:
                 pass
 
+    def launch(self, worker: WorkerId, calls: tuple[e.Given, ...]) -> list[object]:
+        """A worker is about to be started with these calls; what its launch looks at."""
+        wanted = self.wanted[worker] = [worker]
+        self.hands[worker] = Hands()
+        self.give(worker, calls)
+        return wanted
+
     def give(self, worker: WorkerId, calls: tuple[e.Given, ...]) -> None:
         """These calls are for this worker."""
         posting = self.postings.get(worker)

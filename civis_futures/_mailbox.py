@@ -7,6 +7,7 @@ pickles or scheduling. Methods raise PlatformError; the manager makes events of 
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import sys
@@ -18,9 +19,10 @@ from datetime import timedelta
 
 from . import _events as e
 from . import _script, _wire
-from ._api import PlatformClient, is_ambiguous
+from ._api import PlatformClient
 from ._bundle import bundle
 from ._exceptions import PlatformError
+from ._failures import is_ambiguous
 from ._types import (
     ANY_RESOURCES,
     Container,
@@ -161,7 +163,7 @@ class Mailbox:
             raise Recalled
         # Names are not unique on Platform; the token makes this one so, to be found again.
         name = f"{title} [{order.worker}-{secrets.token_hex(4)}]"
-        text = _wire.to_json(replace(order, name=name))
+        text = _wire.packed(replace(order, name=name))
         container = self._container
         if resources != ANY_RESOURCES:
             container = replace(container, required_resources=asdict(resources))
@@ -215,7 +217,7 @@ class Mailbox:
 
     def write_inbox(self, inbox_id: int, inbox: _wire.Inbox) -> None:
         """Replace what the workers read."""
-        self._client.update_json_value(inbox_id, _wire.to_json(inbox))
+        self._client.update_json_value(inbox_id, json.dumps(_wire.packed(inbox)))
 
     def cancel(self, posting: Posting) -> None:
         """Ask for the end of a run; one that is over already is fine."""
@@ -268,6 +270,7 @@ class Mailbox:
         """
         rows: dict[WorkerId, JobRow] = {}
         direct: set[WorkerId] = set()
+        failed: PlatformError | None = None
         cost = 0
         for gone in self._states.keys() - {posting.worker for posting in postings}:
             del self._states[gone], self._unseen[gone]
@@ -278,11 +281,14 @@ class Mailbox:
         # A list that shows none of ours (its filters are not fully documented) is no help.
         blind = len(postings) > DIRECT_LOOKS and not rows
         for posting in missed[: DIRECT_LOOKS * (3 if blind else 1)]:
-            row = self._client.get_row(posting.job)
-            direct.add(posting.worker)
-            if row.run is not None and row.run.id == posting.run_id:
-                rows[posting.worker] = row
             cost += 1
+            try:
+                rows[posting.worker] = self._row(posting)
+                direct.add(posting.worker)
+            except PlatformError as error:
+                failed = error
+        if failed is not None and not rows:
+            raise failed
         for posting in postings:
             self._unseen[posting.worker] += 1
         for worker, row in rows.items():
@@ -290,6 +296,20 @@ class Mailbox:
             if row.run is not None:
                 self._states[worker] = row.run.state
         return rows, direct, cost
+
+    def _row(self, posting: Posting) -> JobRow:
+        """What a list would say of a worker, asked for directly. A run that is gone is over."""
+        try:
+            row = self._client.get_row(posting.job)
+            if row.run is None or row.run.id != posting.run_id:  # others have run it again
+                run = self._client.get_run(posting.job, posting.run_id, look=True)
+                row = replace(row, run=run)
+        except PlatformError as error:
+            if error.status != 404:
+                raise
+            run = Run(posting.run_id, RunState.UNKNOWN, "not found", finished=0.0)
+            row = JobRow(posting.job.id, "", run)
+        return row
 
     def _list(self, postings: Sequence[Posting], found: dict[WorkerId, JobRow]) -> int:
         """Read the list of jobs, newest change first, while it brings news of these workers."""

@@ -30,14 +30,15 @@ from typing import Any
 
 from . import _events as e
 from . import _wire
-from ._api import PlatformClient, is_hopeless, is_stranger
+from ._api import PlatformClient
 from ._content import Content, ContentStore
 from ._deposit import Deposit
 from ._exceptions import BrokenContainerPool, PlatformError
 from ._exit import interpreter_exit
+from ._failures import is_hopeless, is_refused, is_stranger
 from ._future import ContainerFuture
 from ._lane import Lane
-from ._ledger import Hands, Ledger, WorkItem
+from ._ledger import Ledger, WorkItem
 from ._mailbox import PYTHON, Mailbox, Posting, Recalled
 from ._pacing import linger, poll
 from ._scheduler import Scheduler
@@ -266,7 +267,7 @@ class Manager:
         self,
         lane: Lane,
         work: Callable[[], tuple[e.Event, _Goods]],
-        failed: Callable[[Exception], e.Event],
+        failed: Callable[[Exception], e.Event | _Defect],
         needed: tuple[Content, ...] = (),
     ) -> None:
         def perform(error: BaseException | None) -> None:
@@ -318,9 +319,7 @@ class Manager:
             disk=disk_space(command.resources),
         )
         title = f"{self.pool.name}, worker {worker}"
-        wanted = self._ledger.wanted[worker] = [worker]
-        self._ledger.hands[worker] = Hands()
-        self._ledger.give(worker, command.calls)
+        wanted = self._ledger.launch(worker, command.calls)
 
         def work() -> tuple[e.Event, Posting]:
             job, run = self.mailbox.launch(title, order, station, wanted, command.resources)
@@ -329,7 +328,7 @@ class Manager:
         self._on(
             self._launches,
             work,
-            lambda error: e.LaunchFailed(worker, error, is_hopeless(error)),
+            lambda error: e.LaunchFailed(worker, error, is_hopeless(error), is_refused(error)),
         )
 
     def _write_inbox(self, command: e.WriteInbox) -> None:
@@ -350,7 +349,11 @@ class Manager:
             self.mailbox.write_inbox(inbox_id, inbox)
             return e.InboxWritten(), None
 
-        self._on(self._posts, work, lambda error: e.InboxFailed(error, is_hopeless(error)))
+        self._on(
+            self._posts,
+            work,
+            lambda error: e.InboxFailed(error, is_hopeless(error), is_refused(error)),
+        )
 
     def _look(self, command: e.Look) -> None:
         watches = [(self._ledger.postings[worker], reading) for worker, reading in command.workers]
@@ -378,7 +381,7 @@ class Manager:
             verdict, at = self.mailbox.diagnose(posting, command.calls, command.answer)
             return e.Diagnosed(command.worker, command.calls, verdict, at), None
 
-        self._on(self._posts, work, _no_failure)
+        self._on(self._posts, work, _Defect)
 
     def _cancel_run(self, command: e.CancelRun) -> None:
         self._ledger.wanted.get(command.worker, []).clear()
@@ -444,7 +447,3 @@ class Manager:
     def _break(self, command: e.Break) -> None:
         with self._gate:
             self.broken = command.error
-
-
-def _no_failure(error: Exception) -> e.Event:
-    raise error

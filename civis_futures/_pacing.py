@@ -19,8 +19,9 @@ HOPE = 5
 FALSE_STARTS = 2
 #: A platform that has not answered any look for so long, in seconds, is gone for good.
 OUTAGE = 3600.0
-#: When only the end of containers is waited for, so many failed looks in a row end the waiting.
-LAST_LOOKS = 4
+#: When only the end of containers is waited for, and for so many seconds no look has brought
+#: anything, the waiting ends.
+LAST_PATIENCE = 75.0
 #: Bounds of the pause after a failure, in seconds, before jitter.
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 #: One part in so many of the budget is for the workers' looks at the inbox, and as much for their

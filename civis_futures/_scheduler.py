@@ -35,9 +35,9 @@ from typing import Any
 from . import _events as e
 from ._exceptions import BrokenContainerPool
 from ._fleet import Fleet
-from ._pacing import FALSE_STARTS, HOPE, LAST_LOOKS, OUTAGE, Attempts, backoff
+from ._pacing import FALSE_STARTS, HOPE, LAST_PATIENCE, OUTAGE, Attempts, backoff
 from ._state import Policy, Task, TaskPhase, Tasks, Turn, Worker, WorkerPhase
-from ._types import TaskId
+from ._types import RunState, TaskId
 from ._wire import (
     CALL_NOT_FETCHED,
     CRASHED,
@@ -167,9 +167,7 @@ class Scheduler:
         if call not in worker.calls:
             return  # it came twice, or too late
         wanted = self.tasks.holds(call, worker)
-        worker.drop(call)
-        worker.idle_since = worker.since = self._turn.now
-        self.fleet.learn(self._turn, answer)
+        self.fleet.answered(self._turn, worker, call, answer)
         if not wanted:
             return
         if answer.kind == REVOKED:
@@ -273,7 +271,8 @@ class Scheduler:
             return
         if task.phase is TaskPhase.HELD and task.worker is not None:
             call, worker = (name, task.given), self.fleet.workers[task.worker]
-            if (worker.running and worker.calls[0] == call) or not worker.open:
+            begun = worker.state is not RunState.QUEUED and (worker.last or worker.calls[0] == call)
+            if begun or not worker.open:
                 task.expires = None  # it has begun, or what has become of it will be known
                 return
             if not worker.last:  # ask the worker: it may begin it at any moment
@@ -302,7 +301,8 @@ class Scheduler:
 
     def _inbox_failed(self, event: e.InboxFailed) -> None:
         self.fleet.write_failed()
-        self._failed(self.fleet.writing, event, "calls cannot be sent", patient=False)
+        patient = not event.refused and self._turn.now - self._last_look < OUTAGE
+        self._failed(self.fleet.writing, event, "calls cannot be sent", patient)
 
     def _launched(self, event: e.Launched) -> None:
         self._last_look = self._turn.now
@@ -311,7 +311,7 @@ class Scheduler:
     def _launch_failed(self, event: e.LaunchFailed) -> None:
         worker = self.fleet.workers.pop(event.worker)
         held = [name for name, given in worker.calls if self.tasks.holds((name, given), worker)]
-        if event.hopeless and self.fleet.is_odd(worker.resources):
+        if event.refused and self.fleet.is_odd(worker.resources):
             for name in held:  # what these calls ask for is not to be had; others ask for less
                 self._end(e.Lose(name, None, event.error))
             return
@@ -345,7 +345,8 @@ class Scheduler:
         refused = event.hopeless and looking.failures + 1 >= HOPE
         patient = not refused and self._turn.now - self._last_look < OUTAGE
         self._failed(looking, event, "runs cannot be watched", patient)
-        if self._closing and not self.tasks.known and looking.failures >= LAST_LOOKS:
+        silent = self._turn.now - self._last_look >= LAST_PATIENCE
+        if self._closing and not self.tasks.known and silent:
             self._finish()
 
     def _conclude(self, worker: Worker, complete: bool) -> None:
@@ -353,11 +354,13 @@ class Scheduler:
         held = [call for call in worker.calls if self.tasks.holds(call, worker)]
         if not held:
             self.fleet.archive(self._turn, worker)
+        elif not worker.has_said_all(complete, self._turn.now):
+            return
         elif worker.cancelled and not worker.garbled:  # for the sake of another call
             for name, _ in held:
                 self._again(name)
             self.fleet.archive(self._turn, worker)
-        elif worker.has_said_all(complete, self._turn.now):
+        else:
             if not worker.state.over:  # a state nobody knows, for too long: make sure
                 self._turn.do(e.CancelRun(worker.id))
             worker.phase = WorkerPhase.CONCLUDING
@@ -426,8 +429,7 @@ class Scheduler:
         if self._broken is not None:
             return
         self._broken, self._closing = error, True
-        # The cancels below have chances of their own to be seen.
-        self.fleet.watch.looking.failures = 0
+        self._last_look = self._turn.now  # the cancels below have time to be seen
         self._turn.do(e.Break(error))
         for name, task in list(self.tasks.known.items()):
             self._end(e.Lose(name, task.worker, error))

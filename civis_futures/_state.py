@@ -24,8 +24,8 @@ UNREADABLE = 600.0
 
 #: What may be in the inbox for all workers together, and in one order, in bytes of calls.
 INBOX_BYTES, ORDER_BYTES = 800_000, 80_000
-#: What a call takes besides its bytes.
-CALL_BYTES = 300
+#: What a call takes besides the bytes that it does not share with others, in a packed letter.
+CALL_BYTES = 150
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,14 @@ NO_WORKER = {
 }
 
 _MEMORY_LINE = "Process ran out of its"
-_EXIT_LINE = re.compile(r"exiting: (\d+)")
+_EXIT_LINE = re.compile(r"Error on job: Process ended with an error, exiting: (\d+)\.?$")
 
 
 def told_by_run(run: Run | None, said: Sequence[str], image: str, call: Given) -> Verdict:
     """What a run and its log tell of a worker that ended without a word, while at this call."""
-    memory = any(line.startswith(_MEMORY_LINE) for line in said)
-    codes = [match for line in said if (match := _EXIT_LINE.search(line))]
+    last = said[-TAIL:]  # the platform has the last word; a task may print the same before
+    memory = any(line.startswith(_MEMORY_LINE) for line in last)
+    codes = [match for line in last if (match := _EXIT_LINE.match(line))]
     exit_code = int(codes[-1].group(1)) if codes else None
     return Verdict(
         run,
@@ -39,7 +40,7 @@ def told_by_run(run: Run | None, said: Sequence[str], image: str, call: Given) -
         exit_code,
         outside=run is not None and run.state is RunState.CANCELLED,
         memory=memory,
-        unstarted=_is_unstarted(run, exit_code),
+        unstarted=_is_unstarted(run, exit_code) and not any(map(_beginning, said)),
         started=None if run is None else run.started,
         finished=None if run is None else run.finished,
         peak_memory=None if run is None else run.max_memory,

@@ -82,7 +82,7 @@ class Watch:
         readers = sum(each.worker.running and each.worker.owes_answers for each in seen)
         for each in seen:
             self._hear(each.report)
-            if each.report.read or each.changed or self._heard:
+            if each.report.read or each.changed:
                 self._plan_reading(turn, each, readers)
         news = any(each.changed or each.report.answers for each in seen)
         self.pause.after(turn.now, news=news, cost=event.cost, pace=event.pace)

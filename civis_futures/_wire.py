@@ -20,6 +20,7 @@ import base64
 import hashlib
 import json
 import re
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,10 @@ NO_PROGRAM = 79
 INLINE_LIMIT = 64_000
 #: What one JSON value may hold (Platform's limit is 1,000,000 bytes; the rest is headroom).
 JSON_VALUE_LIMIT = 900_000
+
+
+#: How a compressed letter begins, and from how many characters on it is worth it.
+_PACKED, _LONG = "z:", 2000
 
 
 class WireError(ValueError):
@@ -152,7 +157,6 @@ class Order:
     url: str
     python: str
     letter: Letter
-    name: str = ""
     inbox: int | None = None
     initializer: Blob | None = None
     initializer_buffers: tuple[Blob, ...] = ()
@@ -160,6 +164,7 @@ class Order:
     linger: float = 0.5
     lease: float = 3600.0
     disk: float = 1000.0
+    name: str = ""
     version: int = WIRE_VERSION
 
 
@@ -232,6 +237,17 @@ def to_json(letter: Order | Inbox | Answers) -> str:
     return json.dumps(letter, separators=(",", ":"), default=vars)
 
 
+def packed(letter: Order | Inbox) -> str:
+    """A letter as text, compressed if it is long: calls of one function have most of it in common.
+
+    A thousand calls take 80 bytes each, then, and not 900.
+    """
+    text = to_json(letter)
+    if len(text) < _LONG:
+        return text
+    return _PACKED + base64.b64encode(zlib.compress(text.encode("ascii"))).decode("ascii")
+
+
 def order_from_json(text: str) -> Order:
     """The order that `text` holds; WireError if it holds none."""
     value = _object(text)
@@ -270,8 +286,10 @@ def answers_from_json(value: Any) -> Answers:
 def _object(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         try:
+            if value.startswith(_PACKED):
+                value = zlib.decompress(base64.b64decode(value[len(_PACKED) :]))
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, zlib.error) as error:
             raise WireError(f"not JSON: {error}") from error
     if not isinstance(value, dict) or value.get("version") != WIRE_VERSION:
         raise WireError(f"not a letter of version {WIRE_VERSION}")

@@ -16,8 +16,9 @@ import pytest
 from pytest_httpx import HTTPXMock
 
 from civis_futures import _api
-from civis_futures._api import DEFAULT_URL, PlatformClient, credentials, is_ambiguous
+from civis_futures._api import DEFAULT_URL, PlatformClient, credentials
 from civis_futures._exceptions import CredentialsError, PlatformError
+from civis_futures._failures import is_ambiguous
 from civis_futures._types import Job, JobKind
 
 KEY = "aSecret-Key_123"

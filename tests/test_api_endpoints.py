@@ -13,8 +13,9 @@ import httpx
 import pytest
 from pytest_httpx import HTTPXMock
 
-from civis_futures._api import DEFAULT_URL, PlatformClient, is_ambiguous
+from civis_futures._api import DEFAULT_URL, PlatformClient
 from civis_futures._exceptions import PlatformError
+from civis_futures._failures import is_ambiguous
 from civis_futures._transport import Kind, RateBudget
 from civis_futures._types import Job, JobKind, JobRow, LogLine, Output, Run, RunState
 

@@ -42,20 +42,21 @@ _arguments   -> _options _state _types
 _pool        -> _api _content _exit _log_source _logs _mailbox _manager _scheduler _script
              -> _serialize _state _types _wire local
 _here        -> _api _exceptions _types
-_manager     -> _api _content _deposit _events _exceptions _exit _future _lane _ledger _mailbox
-             -> _pacing _scheduler _serialize _settling _types _wire
+_manager     -> _api _content _deposit _events _exceptions _exit _failures _future _lane _ledger
+             -> _mailbox _pacing _scheduler _serialize _settling _types _wire
 _settling    -> _events _future _mailbox _serialize _wire
 _ledger      -> _content _events _future _mailbox _serialize _types _wire
 _scheduler   -> _events _exceptions _fleet _pacing _state _types _wire
 _fleet       -> _events _pacing _shares _state _types _watch _wire
 _watch       -> _events _pacing _state _types
 _state       -> _events _pacing _types
-_mailbox     -> _api _bundle _events _exceptions _script _types _verdict _wire
+_mailbox     -> _api _bundle _events _exceptions _failures _script _types _verdict _wire
 _verdict     -> _events _types _wire
 _script      -> _bundle _types _wire
 _bundle      -> _wire
 _serialize   -> _content _events _exceptions _shared _types _wire
 _api         -> _credentials _exceptions _replies _section _transport _types
+_failures    -> _exceptions
 _transport   -> _budget _exceptions _section
 _credentials -> _exceptions
 _replies     -> _types

@@ -5,6 +5,7 @@ The client is a stand-in, since the real platform cannot be made to fail in just
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -106,7 +107,7 @@ def test_an_order_too_large_for_the_environment_travels_as_a_file():
         "token",
         "http://localhost/",
         "3.11",
-        _wire.Letter((_wire.Call(1, _wire.Blob.of(bytes(100_000))),)),
+        _wire.Letter((_wire.Call(1, _wire.Blob.of(os.urandom(100_000))),)),
     )
     stub = Stub(upload=[31], create_script=[JOB], start_run=[RUN])
     assert Mailbox(stub, Container()).launch("w", order, Station(5, "0", 7), [1]) == (JOB, RUN)
@@ -339,6 +340,7 @@ def test_a_verdict_without_a_platform():
     assert (verdict, at) == (e.Verdict(None, "its container ended"), 0)
 
 
+EXITED = "Error on job: Process ended with an error, exiting: {}."
 CALLS = [(TaskId(4), 1), (TaskId(5), 2), (TaskId(6), 1)]
 LOG = [
     "civis_futures: task 4 begins (attempt 1)",
@@ -365,8 +367,8 @@ def test_the_part_of_a_log_that_is_of_one_call():
     ("run", "line", "words"),
     [
         (Run(10, RunState.FAILED, error="no such image"), "", "did not start: no such image"),
-        (Run(10, RunState.FAILED, started=1.0), "exiting: 127.", "its image has none"),
-        (Run(10, RunState.FAILED, started=1.0), "exiting: 78.", "setup_cmd failed"),
+        (Run(10, RunState.FAILED, started=1.0), EXITED.format(127), "its image has none"),
+        (Run(10, RunState.FAILED, started=1.0), EXITED.format(78), "setup_cmd failed"),
     ],
 )
 def test_a_container_that_never_ran_a_worker(run, line, words):

@@ -22,7 +22,7 @@ _FIRST_PAUSE = 0.05
 _PART_OF_POLL = 1 / 3
 _GROWTH = 1.5
 _LOOKS_PER_LEASE = 4.0
-_CALM = 60.0  # while the only call runs: the client may want it to end
+_CALM = 10.0  # while the only call runs: the client may want it to end
 _REFUSALS = 5  # in a row, after which the inbox is taken for lost
 
 
@@ -38,6 +38,7 @@ class Inbox:
         self._poll = order.poll
         self.linger = order.linger
         self._content: Any = None
+        self.known = False  # whether it was ever read
         self._refused = 0
         self._heard = self._looked = time.monotonic()
         self.restart()
@@ -53,7 +54,7 @@ class Inbox:
 
     def due_in(self, eager: bool) -> float:
         """Seconds until the next look; if not `eager`, there is hardly any news to expect."""
-        calm = min(self._lease / _LOOKS_PER_LEASE, _CALM)
+        calm = min(self._lease / _LOOKS_PER_LEASE, max(self._poll, _CALM))
         pause = min(self._pause, self._poll) if eager else calm
         return max(0.0, self._looked + pause - time.monotonic())
 
@@ -77,6 +78,7 @@ class Inbox:
             inbox = _wire.inbox_from_json(content)
         except _wire.WireError:
             return None
+        self.known = True
         if isinstance(inbox.poll, (int, float)) and inbox.poll > 0:
             self._poll = inbox.poll
         if isinstance(inbox.linger, (int, float)) and inbox.linger > 0:

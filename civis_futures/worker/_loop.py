@@ -89,14 +89,20 @@ class Worker:
         self._take(self._order.letter)
         if self._inbox is not None and not self._alone:
             self._look()  # what waited for this container may have been taken back meanwhile
+            while not self._inbox.known:
+                time.sleep(self._inbox.due_in(eager=True))
+                self._look()
         while True:
-            self._start_next()  # before posting, so that posting and computing overlap
-            if self._outbox and (self._running is None or self._outbox.due_in() == 0):
-                self._outbox.post()
             if self._inbox is not None and self._inbox.silent:
                 print("civis_futures: no word from the client, this worker ends", flush=True)
                 self._end_call()
+                self._outbox.post()
                 return
+            self._start_next()  # before posting, so that posting and computing overlap
+            if self._outbox and (
+                self._running is None or self._outbox.due_in(len(self._queue)) == 0
+            ):
+                self._outbox.post()
             if self._running is not None:
                 self._fetch_ahead()
                 self._await_answer()
@@ -127,7 +133,7 @@ class Worker:
                 os.unlink(fetched.path)
             self._initializer, self._initializer_buffers = fetched.body, fetched.buffers
             if fetched.problem:
-                self._refuse_all(fetched.problem)
+                self._refusal = _wire.CALL_NOT_FETCHED, fetched.problem, ""
 
     def _refuse_all(self, text: str) -> None:
         self._refusal = _wire.INITIALIZER, text, ""
@@ -249,7 +255,7 @@ class Worker:
 
     def _patience(self) -> float | None:
         """Seconds until there is something else to do than to wait for the child."""
-        waits = [self._outbox.due_in()]
+        waits = [self._outbox.due_in(len(self._queue))]
         if self._expires is not None:
             waits.append(max(0.0, self._expires - time.monotonic()))
         if self._inbox is not None:
@@ -318,10 +324,8 @@ class Worker:
 
     def _drained(self) -> None:
         """A call has ended; if it was the last one, more are welcome soon."""
-        if not self._queue:
-            self._outbox.restart()
-            if self._inbox is not None:
-                self._inbox.restart()
+        if not self._queue and self._inbox is not None:
+            self._inbox.restart()
 
     def _last_words(self) -> None:
         """On a TERM: the child gets it too, finished answers go out, then the child's end."""

@@ -34,6 +34,7 @@ class Outbox:
         self._posted = 0
         self.longest = FIRST_LINGER  # what the client allows
         self._linger = FIRST_LINGER
+        self._last = 0.0  # when answers were posted
 
     def __bool__(self) -> bool:
         """Whether answers wait."""
@@ -43,13 +44,22 @@ class Outbox:
         """Take an answer; `data` is its pickled outcome."""
         if not self._waiting:
             self._oldest = time.monotonic()
+            if self._oldest - self._last > 2 * self.longest:
+                self._linger = FIRST_LINGER  # after a long rest, these are first answers again
         self._waiting.append((answer, data))
 
-    def due_in(self) -> float | None:
-        """Seconds until the oldest answer should go, or None if there is none."""
+    def due_in(self, queued: int) -> float | None:
+        """Seconds until the oldest answer should go, or None if there is none.
+
+        Sooner, if no more calls are `queued` than are answered here: the client should give more
+        before the last one is done.
+        """
         if not self._waiting:
             return None
-        return max(0.0, self._oldest + min(self._linger, self.longest) - time.monotonic())
+        linger = min(self._linger, self.longest)
+        if queued and len(self._waiting) >= queued:
+            linger = min(linger, max(FIRST_LINGER, self.longest / 4))
+        return max(0.0, self._oldest + linger - time.monotonic())
 
     def post(self) -> None:
         """Post all. If this breaks off, what has not been posted still waits."""
@@ -66,11 +76,7 @@ class Outbox:
         if batch:
             self._send(batch)
         # The first answers tell the client how long calls take; later ones are in less of a hurry.
-        self._linger = min(2 * self._linger, self.longest)
-
-    def restart(self) -> None:
-        """The next answers are first ones again."""
-        self._linger = FIRST_LINGER
+        self._linger = min(3 * self._linger, self.longest)
 
     def _with_data(self, place: int) -> _wire.Answer:
         """The waiting answer at `place`, its outcome inline or uploaded."""
@@ -101,6 +107,7 @@ class Outbox:
         text = _wire.to_json(_wire.Answers(self._worker, tuple(batch)))
         self._platform.post_output(name, text)
         self._posted += 1
+        self._last = time.monotonic()
         del self._waiting[: len(batch)]
         if self._name:
             try:

@@ -198,7 +198,7 @@ def test_a_failed_initializer_answers_every_call(run, calls, stub, function, tex
 
 def test_an_initializer_that_cannot_be_had(run, calls, stub):
     [answer] = run(calls(os.getpid), initializer=_wire.Blob.in_file(5, "", 0))
-    assert answer.kind == _wire.INITIALIZER
+    assert answer.kind == _wire.CALL_NOT_FETCHED  # it is this container's trouble, not its own
     assert "no such file" in answer.text
 
 

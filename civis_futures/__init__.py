@@ -21,6 +21,7 @@ from ._exceptions import (
     RemoteTraceback,
     SerializationError,
     TaskError,
+    TaskTimeoutError,
     WorkerCrashedError,
     WorkerMemoryError,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "SharedData",
     "TaskError",
     "TaskState",
+    "TaskTimeoutError",
     "Template",
     "Timings",
     "WorkerCrashedError",

@@ -51,8 +51,6 @@ from ._wire import (
 
 _Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
 
-#: How often a run that is over is read again before an answer counts as missing.
-REREADS = 2
 #: Answers of calls that were lost.
 _LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, e.CORRUPT)
 
@@ -334,7 +332,7 @@ class Scheduler:
         for worker, answer in sorted(answers, key=lambda pair: pair[1].finished):
             self._answered(worker, answer)
         for each in seen:
-            if each.report.garbled and each.worker.calls:
+            if each.worker.unreadable(each.report, self._turn.now) and each.worker.calls:
                 self._give_up_reading(each.worker)
             if each.over:
                 self._conclude(each.worker, each.report.complete)
@@ -353,11 +351,10 @@ class Scheduler:
 
     def _conclude(self, worker: Worker, complete: bool) -> None:
         """A run is over. Answers may show up late: read again before a call counts as lost."""
-        worker.rereads += 1.0 if complete else 0.1
         held = [call for call in worker.calls if self.tasks.holds(call, worker)]
         if not held:
             self.fleet.archive(self._turn, worker)
-        elif worker.rereads <= REREADS:
+        elif not worker.has_said_all(complete, self._turn.now):
             return
         elif worker.cancelled and not worker.garbled:  # for the sake of another call
             for name, _ in held:

@@ -23,6 +23,7 @@ from ._exceptions import (
     SessionInUseError,
     SessionMismatchError,
     TaskError,
+    TaskTimeoutError,
     WorkerCrashedError,
     WorkerMemoryError,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "SharedData",
     "TaskError",
     "TaskState",
+    "TaskTimeoutError",
     "Template",
     "Timings",
     "WorkerCrashedError",

@@ -7,6 +7,7 @@ user is decided by others. When a request may go, and what is tried again on its
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import ssl
@@ -232,7 +233,7 @@ class PlatformClient:
         """As `list_logs`, and whether the log can still grow."""
         params = {"limit": limit} if last_id is None else {"limit": limit, "last_id": last_id}
         path = f"{_path(job, run_id)}/logs"
-        response = self._send("GET", path, params=params, kind=_kind(look))
+        response = self._send("GET", path, params=params, kind=_kind(look), readable=_is_json)
         lines = self._read(
             response, lambda value: [_replies.log_line(each) for each in _replies.array(value)]
         )
@@ -330,7 +331,7 @@ class PlatformClient:
         self, path: str, params: Mapping[str, Any], row: Callable[[Any], _T], look: bool = False
     ) -> tuple[list[_T], bool]:
         """The rows of one page, and whether more follow."""
-        response = self._send("GET", path, params=params, kind=_kind(look))
+        response = self._send("GET", path, params=params, kind=_kind(look), readable=_is_json)
         rows = self._read(response, lambda value: [row(each) for each in _replies.array(value)])
         try:
             more = int(response.headers["X-Pagination-Total-Pages"]) > params.get("page_num", 1)
@@ -339,7 +340,7 @@ class PlatformClient:
         return rows, more
 
     def _ask(self, method: str, path: str, parse: Callable[[Any], _T], **request: Any) -> _T:
-        return self._read(self._send(method, path, **request), parse)
+        return self._read(self._send(method, path, readable=_is_json, **request), parse)
 
     def _send(
         self,
@@ -350,8 +351,9 @@ class PlatformClient:
         json: Any = None,
         kind: Kind = Kind.GENERAL,
         idempotent: bool = False,
+        readable: Callable[[httpx.Response], bool] | None = None,
     ) -> httpx.Response:
-        marks = {"kind": kind, "idempotent": idempotent}
+        marks = {"kind": kind, "idempotent": idempotent, "readable": readable}
         request = self._http.build_request(method, path, params=params, json=json, extensions=marks)
         response = self._transport.handle_request(request)
         if not response.is_success:
@@ -360,30 +362,24 @@ class PlatformClient:
         return response
 
     def _read(self, response: httpx.Response, parse: Callable[[Any], _T]) -> _T:
+        if not _is_json(response):
+            raise self._error(response, "answered something that is not JSON")
         try:
-            value = response.json()
-        except (ValueError, RecursionError) as error:
-            raise self._error(response, "answered something that is not JSON") from error
-        try:
-            return parse(value)
+            return parse(response.extensions["value"])
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             said = f"answered JSON that was not expected ({type(error).__name__}: {error})"
             raise self._error(response, said) from error
 
     def _error(self, response: httpx.Response, said: str) -> PlatformError:
-        request, status = response.request, response.status_code
-        path = request.url.path
+        request, path = response.request, response.request.url.path
         request_id = response.headers.get("X-Request-Id")
+        status = response.status_code
         message = f"{request.method} {path}: {status}: {said}"
         message += f" [request {request_id}]" if request_id else ""
         for secret in self._secrets:  # a platform may quote what it was sent
             message = message.replace(secret, "(key)")
         return PlatformError(
-            message,
-            method=request.method,
-            path=path,
-            status=status,
-            request_id=request_id,
+            message, method=request.method, path=path, status=status, request_id=request_id
         )
 
 
@@ -418,6 +414,14 @@ def _host(url: str) -> str:
 def _path(job: Job, run_id: int | None = None) -> str:
     path = f"scripts/{job.kind.value}/{job.id}"
     return path if run_id is None else f"{path}/runs/{run_id}"
+
+
+def _is_json(response: httpx.Response) -> bool:
+    """Whether a body is JSON; it is kept in the response, to be decoded once."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if "value" not in response.extensions:
+            response.extensions["value"] = response.json()
+    return "value" in response.extensions
 
 
 def _kind(look: bool) -> Kind:

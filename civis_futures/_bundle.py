@@ -54,10 +54,14 @@ def get(link, **headers):
         raise (OSError if again else LookupError)("HTTP %d" % reply.status)
     return data
 
+def give_up(why):
+    sys.stderr.write("civis_futures: %s\\n" % why)
+    sys.exit({no_worker})
+
 def fresh_link():
     key = base64.b64encode((os.environ["CIVIS_API_KEY"] + ":").encode()).decode()
     file = json.loads(get("%sfiles/%d" % (API, FILE), Authorization="Basic " + key).decode())
-    return file["fileUrl"] or sys.exit("civis_futures: File %d is empty or has expired" % FILE)
+    return file["fileUrl"] or give_up("File %d is empty or has expired" % FILE)
 
 def fetch():
     link = os.environ.get("{variable}_URL")
@@ -71,11 +75,13 @@ def fetch():
         except (OSError, ValueError, LookupError, http.client.HTTPException) as error:
             problem = error
             if not link:
-                if isinstance(error, LookupError):
+                # Wrong bytes may be right the next time; what is refused stays refused.
+                if not isinstance(error, LookupError):
+                    sys.stderr.write("civis_futures: %r, trying again\\n" % error)
+                elif pause >= 2 or "HTTP" in str(error):
                     break
-                sys.stderr.write("civis_futures: %r, trying again\\n" % error)
         link = None
-    sys.exit("civis_futures: cannot fetch the worker, File %d: %r" % (FILE, problem))
+    give_up("cannot fetch the worker, File %d: %r" % (FILE, problem))
 
 def store(data):
     name = "civis-futures-%s.zip" % os.urandom(8).hex()
@@ -87,7 +93,7 @@ def store(data):
             return path
         except OSError as error:
             problem = error
-    sys.exit("civis_futures: cannot store the worker: %s" % problem)
+    give_up("cannot store the worker: %s" % problem)
 
 bundle = store(fetch())
 sys.path.insert(0, bundle)
@@ -134,6 +140,7 @@ def docker_command(url: str, sha256: str, file_id: int, setup_cmd: str | None = 
         sha256=json.dumps(sha256),
         variable=_wire.BUNDLE_VARIABLE,
         package=PACKAGE,
+        no_worker=_wire.NO_PROGRAM,
     )
     run = f"exec python3 -c {shlex.quote(program)}"
     if setup_cmd is None or not setup_cmd.strip():

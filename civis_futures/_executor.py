@@ -191,7 +191,7 @@ class ContainerPoolExecutor(Executor):
         Raises:
             TypeError, ValueError: there is no such option, or it is out of range.
         """
-        return WithOptions(self._intake, replace(self._options, **changes))
+        return WithOptions(self, self._intake, replace(self._options, **changes))
 
     def submit_batch(
         self, fn: Callable[..., T], rows: Sequence[Sequence[Any]], *, first: int = 0

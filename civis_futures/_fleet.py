@@ -37,6 +37,8 @@ CANCEL_AGAIN = 30.0
 CANCEL_PATIENCE = 10.0
 #: So few tasks may all start at once, whatever their containers turn out to be.
 FEW = 8
+#: After a container that cannot run its call, so many seconds pass until another one is started.
+HESITATION = 1.0
 #: A sign of life is written so many times per lease.
 BEATS = 4.0
 
@@ -113,9 +115,10 @@ class Fleet:
     def _room(self, turn: Turn) -> bool:
         """Whether there may be one more worker."""
         number = sum(worker.open for worker in self.workers.values())
-        if self.ramp.proven or len(self.tasks.known) <= FEW:
+        few = len(self.tasks.known) <= FEW and not self.ramp.unfit
+        if self.ramp.proven or few:
             return number < self.policy.max_workers
-        unclear = sum(w.phase is WorkerPhase.CONCLUDING for w in self.workers.values())
+        unclear = sum(worker.concluding for worker in self.workers.values())
         if self.starting.failures and number + unclear:
             return False  # first see whether the others start
         width, at = self.ramp.width(turn.now)
@@ -174,7 +177,8 @@ class Fleet:
             return
         idle = [w for w in self._listening() if w.running and not w.held]
         for helper in idle:
-            others = [w for w in self.workers.values() if w.alive and not w.cancelled]
+            alive = [worker for worker in self.workers.values() if worker.alive and worker.open]
+            others = [worker for worker in alive if not worker.cancelled]
             victims = [(self._surplus(w, helper, turn.now), w.id) for w in others]
             number, name = max(victims, default=(0, WorkerId(0)))
             if not number:
@@ -320,12 +324,14 @@ class Fleet:
             worker.patience = turn.now + self._horizon() + CANCEL_PATIENCE
         if worker.calls and self.tasks.holds(worker.calls[0], worker):
             worker.revoked.discard(worker.calls[0])  # too late: it has begun, or it will say so
-        self._learn(answer)
+        self._learn(turn, answer)
 
-    def _learn(self, answer: Answer) -> None:
+    def _learn(self, turn: Turn, answer: Answer) -> None:
         """Whether containers can do the work at all."""
         if answer.kind in (MISSING_MODULE, PYTHON_MISMATCH, CALL_UNPICKLING):
             self.ramp.unfit = not self.ramp.proven
+            if self.ramp.unfit:  # who hears of it may want no more of them
+                self.starting.not_before = turn.now + HESITATION
         elif answer.kind not in (REVOKED, CALL_NOT_FETCHED, INITIALIZER):
             self._proven()
 

@@ -8,6 +8,7 @@ and all else by its pickle, with sets in order.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import pickle
@@ -98,6 +99,8 @@ def _ordered(value: Any) -> Any:
         return (kind.__name__, sorted(_digest(each) for each in value))
     if kind in (list, tuple):
         return kind(_ordered(each) for each in value)
+    if kind is functools.partial:
+        return ("partial", value.func, _ordered(value.args), _ordered(value.keywords))
     if kind is dict:
         return {key: _ordered(each) for key, each in value.items()}
     return value

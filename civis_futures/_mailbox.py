@@ -406,7 +406,8 @@ class Mailbox:
         said = [line.message.rstrip() for line in lines]
         if answer is not None:
             return told_by_worker(answer, run, part_of(said, calls[0])), 0
-        return told_by_run(run, said, self._container.image), reached(calls, said)
+        at = reached(calls, said)
+        return told_by_run(run, said, self._container.image, calls[at]), at
 
 
 def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _wire.Answers | None]:

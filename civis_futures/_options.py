@@ -48,14 +48,14 @@ class CallOptions:
             value = getattr(self, name)
             if value is not None and not 0 < number(name, value) < float("inf"):
                 raise ValueError(f"{name} must be a finite number of seconds, above 0")
-        if self.memory_growth is not None and number("memory_growth", self.memory_growth) <= 1:
+        # The other way round, what is not a number (nan) would pass.
+        if self.memory_growth is not None and not number("memory_growth", self.memory_growth) > 1:
             raise ValueError("memory_growth must be above 1, for example 2.0")
-        if number("max_memory", self.max_memory) <= 0:
+        if not number("max_memory", self.max_memory) > 0:
             raise ValueError("max_memory must be a positive number of MB")
         if self.label is not None and not isinstance(self.label, str):
             raise TypeError("label must be a str")
-        kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
-        if self.retry_on is not None and not all(map(callable, kinds)):
+        if not _is_retry_on(self.retry_on):
             raise TypeError("retry_on must be exception types, or a function of an exception")
         checked_resources(self.required_resources)
 
@@ -87,6 +87,15 @@ class CallOptions:
         return lambda error: bool(wish(error))
 
 
+def _is_retry_on(wish: Any) -> bool:
+    """Whether it is None, a type of exceptions, some of these, or a function."""
+    if isinstance(wish, type):
+        return issubclass(wish, BaseException)
+    if isinstance(wish, tuple):
+        return all(isinstance(kind, type) and _is_retry_on(kind) for kind in wish)
+    return wish is None or callable(wish)
+
+
 class Intake(Protocol):
     """What makes tasks of calls."""
 
@@ -106,7 +115,8 @@ class WithOptions:
     Made by `ContainerPoolExecutor.options`.
     """
 
-    def __init__(self, intake: Intake, options: CallOptions) -> None:
+    def __init__(self, executor: object, intake: Intake, options: CallOptions) -> None:
+        self._executor = executor  # held: a forgotten executor shuts down
         self._intake = intake
         self._options = options
 
@@ -120,7 +130,7 @@ class WithOptions:
 
     def options(self, **changes: Any) -> WithOptions:
         """The same view, with some options changed."""
-        return WithOptions(self._intake, replace(self._options, **changes))
+        return WithOptions(self._executor, self._intake, replace(self._options, **changes))
 
     def __repr__(self) -> str:
         """Its options."""

@@ -91,16 +91,21 @@ def open_pool(
             return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
 
     if attached:
-        found = attached.findings
-        manager.post(Attached(found.workers, found.last), found.estate)
-        attached.lost = lambda error: manager.post(
-            TerminateRequested(BrokenContainerPool(str(error)), leave=True)
-        )
-        attached.start()
+        _hand_over(attached, manager)
     manager.start()
     end_pools_on_term()
     shelf = Shelf(logs, reused=policy.max_tasks_per_worker != 1)
     return Opened(manager, url, shelf, load, attached or None)
+
+
+def _hand_over(session: Session, manager: Manager) -> None:
+    """What earlier processes have left is the manager's now, as long as the session is ours."""
+    found = session.findings
+    manager.post(Attached(found.workers, found.last), found.estate)
+    session.lost = lambda error: manager.post(
+        TerminateRequested(BrokenContainerPool(str(error)), leave=True)
+    )
+    session.start()
 
 
 def _enders(session: Any, owned: Any) -> Callable[[], None]:

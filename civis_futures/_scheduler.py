@@ -44,9 +44,6 @@ from ._wire import INITIALIZER, RETURNED, REVOKED, Answer
 
 _Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
 
-#: How often a run that is over is read again before an answer counts as missing.
-REREADS = 2
-
 
 @dataclass
 class Scheduler:
@@ -328,7 +325,7 @@ class Scheduler:
         for worker, answer in sorted(answers, key=lambda pair: pair[1].finished):
             self._answered(worker, answer)
         for each in seen:
-            if each.report.garbled and each.worker.calls:
+            if each.worker.unreadable(each.report, self._turn.now) and each.worker.calls:
                 self._give_up_reading(each.worker)
             if each.over:
                 self._conclude(each.worker, each.report.complete)
@@ -347,11 +344,10 @@ class Scheduler:
 
     def _conclude(self, worker: Worker, complete: bool) -> None:
         """A run is over. Answers may show up late: read again before a call counts as lost."""
-        worker.rereads += 1.0 if complete else 0.1
         held = [call for call in worker.calls if self.tasks.holds(call, worker)]
         if not held:
             self.fleet.archive(self._turn, worker)
-        elif worker.rereads <= REREADS:
+        elif not worker.has_said_all(complete, self._turn.now):
             return
         elif worker.cancelled and not worker.garbled:  # for the sake of another call
             for name, _ in held:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from heapq import heappop, heappush
 
-from ._events import CORRUPT, Command, Given, Reading, Verdict
+from ._events import CORRUPT, Command, Given, Reading, Report, Verdict
 from ._pacing import Attempts, Pause
 from ._types import (
     ANY_RESOURCES,
@@ -29,7 +29,11 @@ from ._wire import CALL_NOT_FETCHED, CRASHED, MEMORY, TIMED_OUT, Answer
 LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, CORRUPT)
 #: A run state nobody has heard of may last so long before the run counts as over, in seconds.
 UNKNOWN_STATE_PATIENCE = 300.0
-
+#: How often a run that is over is read again before an answer counts as missing; and for how many
+#: seconds if it succeeded: answers may be listed late.
+REREADS, LATE_ANSWERS = 2, 30.0
+#: A worker of which no answers could be read for so many seconds is given up.
+UNREADABLE = 600.0
 
 #: What may be in the inbox for all workers together, and in one order, in bytes of calls.
 INBOX_BYTES, ORDER_BYTES = 800_000, 80_000
@@ -271,7 +275,9 @@ class Worker:
     cancel_at: float = 0.0
     patience: float | None = None  # when a call that it was asked to end must have ended
     garbled: bool = False
-    rereads: float = 0.0
+    rereads: int = 0  # how often its answers were read since it is over
+    over_since: float | None = None  # when they were for the first time
+    unread_since: float | None = None  # since when they cannot be read
     unknown_since: float | None = None
 
     @classmethod
@@ -287,7 +293,13 @@ class Worker:
     @property
     def open(self) -> bool:
         """Whether it counts against `max_workers`."""
-        return self.phase in (WorkerPhase.LAUNCHING, WorkerPhase.ALIVE)
+        launching = self.phase is WorkerPhase.LAUNCHING
+        return launching or (self.alive and not self.state.over)
+
+    @property
+    def concluding(self) -> bool:
+        """Whether its run is over, and it is not clear yet what became of its calls."""
+        return self.phase is WorkerPhase.CONCLUDING or (self.alive and self.state.over)
 
     @property
     def alive(self) -> bool:
@@ -297,7 +309,8 @@ class Worker:
     @property
     def listens(self) -> bool:
         """Whether it may be given more calls."""
-        return self.alive and not (self.last or self.stop or self.cancelled)
+        ends = self.last or self.stop or self.cancelled or self.state.over
+        return self.alive and not ends
 
     @property
     def running(self) -> bool:
@@ -331,6 +344,28 @@ class Worker:
         """The call is answered, or else not this worker's any more."""
         self.calls.remove(call)
         self.revoked.discard(call)
+
+    def has_said_all(self, complete: bool, now: float) -> bool:
+        """Its run is over: whether nothing more will come. `complete`: this look read its answers.
+
+        Who has succeeded has answered all calls, so that these are worth waiting for.
+        """
+        self.rereads += complete or self.garbled
+        if self.over_since is None and self.rereads:
+            self.over_since = now
+        if self.over_since is None or self.rereads <= REREADS:
+            return False
+        late = self.state is RunState.SUCCEEDED and now < self.over_since + LATE_ANSWERS
+        return self.garbled or not late
+
+    def unreadable(self, report: Report, now: float) -> bool:
+        """Take in whether a look could read its answers: whether it makes no sense to go on."""
+        if report.read and report.complete:
+            self.unread_since = None
+        elif report.read and self.unread_since is None:
+            self.unread_since = now
+        too_long = self.unread_since is not None and now - self.unread_since >= UNREADABLE
+        return report.garbled or too_long
 
     def is_over(self, run: Run, now: float) -> bool:
         """Take in what a look tells of its run: whether it is over.

@@ -4,8 +4,9 @@ Two parts. `RetryingTransport` sends API requests as the `RateBudget` allows, ag
 this is safe. `FileLinks` moves bytes by the links of Files, which lead elsewhere: no key is sent
 there, and nothing there counts against the budget.
 
-This room must not know what a request is about: it knows verbs, statuses and the two marks that a
-request carries in its extensions, ``kind`` (a `Kind`) and ``idempotent`` (a bool).
+This room must not know what a request is about: it knows verbs, statuses and the marks that a
+request carries in its extensions, ``kind`` (a `Kind`), ``idempotent`` (a bool) and ``readable``
+(whether an answer makes sense).
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _log = logging.getLogger("civis_futures")
 _LONGEST_PAUSE = 5.0
 
 _IDEMPOTENT_VERBS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+#: So many answers that make no sense, before any that does, are no platform's.
+_STRANGE = 3
 _BROKEN_STATUSES = frozenset({500, 502, 503, 504})
 #: Errors of a connection that never came about: the platform cannot have seen the request.
 _NEVER_OPENED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
@@ -54,10 +57,15 @@ class _Trial:
     began: float
     excused: float = 0.0  # seconds that do not count: told to wait, or waiting for the budget
     arrived: bool = False  # whether an attempt may have reached the platform
+    readable: bool = True  # whether the last answer was what a platform says
 
     @property
     def name(self) -> str:
         return f"{self.request.method} {self.request.url.path}"
+
+    def check(self, response: httpx.Response) -> bool:
+        readable = self.request.extensions.get("readable")
+        return readable is None or bool(readable(response))
 
     def error(self, message: str) -> PlatformError:
         request = self.request
@@ -72,8 +80,9 @@ class _Trial:
 class RetryingTransport(httpx.BaseTransport):
     """Sends by the budget, reads the whole answer, and tries again where that is safe.
 
-    429 on every verb, never sooner than ``Retry-After``. 500, 502, 503, 504 and errors of the
-    connection or of the answer only on what is idempotent: after a POST these leave open whether
+    429 on every verb, never sooner than ``Retry-After``. 500, 502, 503, 504, answers that the
+    request's ``readable`` takes for garbage, and errors of the connection or of the answer only on
+    what is idempotent: after a POST these leave open whether
     it took effect. A connection that never opened: on every verb.
 
     The last answer is returned whatever it is; without one the error is a `PlatformError`. Each
@@ -155,7 +164,8 @@ class RetryingTransport(httpx.BaseTransport):
             # Closing the pool under a request makes errors of many kinds; this is what they mean.
             self._check_open(trial, error)
             raise
-        self._reached = True
+        trial.readable = not response.is_success or trial.check(response)
+        self._reached |= trial.readable
         trial.arrived |= response.status_code != 429
         self._learn(trial.kind, response.headers)
         return response
@@ -174,6 +184,7 @@ class RetryingTransport(httpx.BaseTransport):
         attempts, seconds = self._look_bounds if trial.kind is Kind.LOOK else self._bounds
         if not self._reached:
             seconds = min(seconds, self._first_seconds)
+            attempts = attempts if trial.readable else _STRANGE
         if state.attempt_number >= attempts:
             return True
         if _status(state) == 429:
@@ -184,7 +195,7 @@ class RetryingTransport(httpx.BaseTransport):
     def _before_sleep(self, state: tenacity.RetryCallState, trial: _Trial) -> None:
         if (status := _status(state)) == 429:
             trial.excused += state.upcoming_sleep
-        reason = status or _said(_failure(state))
+        reason = (status if trial.readable else "garbage") or _said(_failure(state))
         _log.info("%s: %s; again in %.1f s", trial.name, reason, state.upcoming_sleep)
 
     def _pause(self, seconds: float, trial: _Trial) -> None:
@@ -225,7 +236,8 @@ def _is_worth_another(state: tenacity.RetryCallState, trial: _Trial) -> bool:
     error = _failure(state)
     if error is None:
         status = _status(state)
-        return status == 429 or (trial.idempotent and status in _BROKEN_STATUSES)
+        broken = status in _BROKEN_STATUSES or not trial.readable
+        return status == 429 or (trial.idempotent and broken)
     if not isinstance(error, httpx.RequestError) or _is_hopeless(error):
         return False
     return trial.idempotent or isinstance(error, _NEVER_OPENED)

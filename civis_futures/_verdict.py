@@ -19,6 +19,7 @@ TAIL = 15
 NO_WORKER = {
     2: "was given no order",
     _wire.SETUP_FAILED: "could not be set up: setup_cmd failed",
+    _wire.NO_PROGRAM: "could not fetch the program of the worker",
     126: "could not run python3",
     127: "could not run python3: its image has none",
 }
@@ -27,8 +28,8 @@ _MEMORY_LINE = "Process ran out of its"
 _EXIT_LINE = re.compile(r"Error on job: Process ended with an error, exiting: (\d+)\.?$")
 
 
-def told_by_run(run: Run | None, said: Sequence[str], image: str) -> Verdict:
-    """What a run and its log tell of a worker that ended without a word."""
+def told_by_run(run: Run | None, said: Sequence[str], image: str, call: Given) -> Verdict:
+    """What a run and its log tell of a worker that ended without a word, while at this call."""
     last = said[-TAIL:]  # the platform has the last word; a task may print the same before
     memory = any(line.startswith(_MEMORY_LINE) for line in last)
     codes = [match for line in last if (match := _EXIT_LINE.match(line))]
@@ -43,7 +44,7 @@ def told_by_run(run: Run | None, said: Sequence[str], image: str) -> Verdict:
         started=None if run is None else run.started,
         finished=None if run is None else run.finished,
         peak_memory=None if run is None else run.max_memory,
-        log_tail=tuple(said[-TAIL:]),
+        log_tail=tuple(part_of(said, call)[-TAIL:]),
     )
 
 

@@ -35,6 +35,8 @@ BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
 BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
 #: The exit code of a container whose `setup_cmd` failed (EX_CONFIG of sysexits.h).
 SETUP_FAILED = 78
+#: The same when the program of the worker could not be fetched, or stored.
+NO_PROGRAM = 79
 
 #: Bytes above this size travel as a File instead of inline in JSON (before base64).
 INLINE_LIMIT = 64_000
@@ -97,10 +99,9 @@ class Blob:
         """`data`, if it is what this blob announced; WireError otherwise."""
         if len(data) != self.size or digest(data) != self.sha256:
             where = "inline" if self.file_id is None else f"in File {self.file_id}"
-            raise WireError(
-                f"the bytes {where} are not those that were sent: "
-                f"{len(data):,} bytes for {self.size:,}, or another SHA-256"
-            )
+            same = len(data) == self.size
+            what = "another SHA-256" if same else f"{len(data):,} bytes for {self.size:,}"
+            raise WireError(f"the bytes {where} are not those that were sent: {what}")
         return data
 
     def inline_data(self) -> bytes:

@@ -194,6 +194,31 @@ def test_an_answer_that_comes_late_still_counts():
     assert kinds(commands) == ["Settle", "Archive"]
 
 
+def test_a_run_that_succeeded_may_answer_late_and_frees_its_place():
+    table = started(max_workers=1, max_tasks_per_worker=1)
+    table.submit(1)
+    over = e.Report(WorkerId(1), run_in(RunState.SUCCEEDED))
+    since = table.now
+    assert e.Launch(WorkerId(2), ((TaskId(1), 1),), last=True) in table.looked(over)
+    table(e.Launched(WorkerId(2)))
+    commands = table.until("Diagnose", over)
+    assert 30 < table.now - since < 60
+    assert commands[-1] == e.Diagnose(WorkerId(1), ((TaskId(0), 1),))
+
+
+@pytest.mark.parametrize("state", [RunState.RUNNING, RunState.FAILED])
+def test_a_worker_whose_answers_cannot_be_read_is_given_up_after_some_time(state):
+    table = started()
+    since = table.now
+    unread = e.Report(WorkerId(1), run_in(state), complete=False)
+    commands = table.until("CancelRun", unread, within=3600.0)
+    assert 600 <= table.now - since < 1200
+    unread = e.Report(WorkerId(1), run_in(RunState.FAILED), complete=False)
+    if "Diagnose" not in kinds(commands):
+        commands = table.until("Diagnose", unread)
+    assert commands[-1].answer.kind == e.CORRUPT
+
+
 def test_a_lost_call_is_retried_elsewhere_after_a_pause():
     table = started(max_retries=1)
     for _ in range(3):

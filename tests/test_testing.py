@@ -102,6 +102,8 @@ def test_a_node_is_lost(faulty):
         Fault.drop("POST */outputs", done=True, times=2),
         Fault.delay(0.2, "POST /*", done=True),
         Fault.down(0.5, skip=12),
+        Fault.late_outputs(1.5),
+        Fault.garbage("GET /*", every=2, skip=1),
     ],
     ids=repr,
 )

@@ -176,6 +176,24 @@ def test_an_answer_that_cannot_be_decoded_is_tried_again(clock: Clock) -> None:
     assert send(Script(garbled, OK), clock).content == b"said"
 
 
+def readable(response: httpx.Response) -> bool:
+    return response.text == "fine"
+
+
+def test_garbage_is_tried_again(clock: Clock) -> None:
+    garbage, fine = httpx.Response(200, text="<html>"), httpx.Response(200, text="fine")
+    assert send(Script(garbage, garbage, fine), clock, readable=readable).text == "fine"
+    assert send(Script(garbage, fine), clock, "POST", readable=readable).text == "<html>"
+    script = Script(garbage, fine)
+    assert send(script, clock, "POST", readable=readable, idempotent=True).text == "fine"
+
+
+def test_what_is_no_platform_is_found_out_soon(clock: Clock) -> None:
+    script = Script(httpx.Response(200, text="<html>"))
+    assert send(script, clock, readable=readable).text == "<html>"
+    assert len(script.requests) == 3
+
+
 def test_ten_attempts_and_the_last_answer_is_returned(clock: Clock) -> None:
     script = Script(status(429))
     assert send(script, clock, "POST").status_code == 429

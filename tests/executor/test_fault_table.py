@@ -106,6 +106,13 @@ def raise_stubborn(_):
     raise Stubborn
 
 
+class Distant:
+    """Of a module that is here alone."""
+
+    def __reduce__(self):
+        return __import__, ("module_of_this_machine_alone",)
+
+
 class Breaks:
     """Something that breaks while it is unpickled, on one side."""
 
@@ -144,6 +151,7 @@ class Row:
     container: cf.Container | None = None
     alone: bool = False  # no call of the pool can do better
     travelled: bool = True  # it surely had a run
+    options: tuple = ()  # of the call: pairs
 
     def calls(self, surface):
         """The call and its siblings: as few as will do, since each may cost a container."""
@@ -183,6 +191,23 @@ ROWS = [
     Row(
         "`setup_cmd` fails", raises=cf.BrokenContainerPool, says="failed with exit code 7",
         container=cf.Container(setup_cmd="exit 7"), alone=True, travelled=False,
+    ),
+    Row(
+        "it runs for longer than its `timeout`", (doomed, "late"), cf.TaskTimeoutError,
+        "longer than its timeout of 1 seconds", options=(("timeout", 1),),
+    ),
+    Row(
+        "no container starts within its `queue_timeout`", raises=cf.TaskTimeoutError,
+        says="had not begun after its queue_timeout of 1 s", faults=(Fault.stay_queued(),),
+        options=(("queue_timeout", 1),), alone=True, travelled=False,
+    ),
+    Row(
+        "the image lacks a module", (fine, Distant()), cf.EnvironmentMismatchError,
+        "needs the module 'module_of_this_machine_alone'",
+    ),
+    Row(
+        "the image has no Python", raises=cf.BrokenContainerPool, says="could not run python3",
+        container=cf.Container(setup_cmd="PATH=/nonexistent"), alone=True, travelled=False,
     ),
     Row(
         "the call cannot be pickled", (fine, threading.Lock()), cf.CallPicklingError,
@@ -233,28 +258,32 @@ ROWS = [
 # --- the surfaces ------------------------------------------------------------------------------
 
 
-def by_result(pool, calls):
+def by_result(pool, options, calls):
     with pool() as executor:
-        futures = [executor.submit(*call) for call in calls]
+        futures = [executor.options(**options).submit(*call) for call in calls]
         return [future.exception(BOUND) or future.result() for future in futures]
 
 
-def by_as_completed(pool, calls):
+def by_as_completed(pool, options, calls):
     found = {}
     with pool() as executor:
-        futures = {executor.submit(*call): index for index, call in enumerate(calls)}
+        futures = {
+            executor.options(**options).submit(*call): index for index, call in enumerate(calls)
+        }
         for future in as_completed(futures, BOUND):
             assert futures[future] not in found
             found[futures[future]] = future.exception() or future.result()
     return [found[index] for index in range(len(calls))]
 
 
-def by_map(pool, calls):
+def by_map(pool, options, calls):
     functions, arguments = zip(*calls, strict=True)
     found = []
     with pool() as executor:
         try:
-            for result in executor.map(lambda call, it: call(it), functions, arguments):
+            for result in executor.options(**options).map(
+                lambda call, it: call(it), functions, arguments
+            ):
                 found.append(result)
         except BaseException as error:
             found.append(error)
@@ -308,14 +337,16 @@ def meet(faulty, max_tasks_per_worker):
                         return nullcontext(shared)
 
                     ask = {
-                        "result()": partial(by_result, pool),
-                        "as_completed": partial(by_as_completed, pool),
-                        "map": partial(by_map, pool),
+                        "result()": partial(by_result, pool, dict(row.options)),
+                        "as_completed": partial(by_as_completed, pool, dict(row.options)),
+                        "map": partial(by_map, pool, dict(row.options)),
                         "joblib, list": partial(by_joblib, "list", options),
                         "joblib, generator_unordered": partial(
                             by_joblib, "generator_unordered", options
                         ),
                     }
+                    if row.options:  # joblib has no options of single calls
+                        ask = {name: way for name, way in ask.items() if "joblib" not in name}
                     surfaces = {name: threads.submit(ask[name], row.calls(name)) for name in ask}
                     return {name: future.result(BOUND) for name, future in surfaces.items()}
             finally:
@@ -366,7 +397,8 @@ each task and with containers that are reused, and looked at in five ways: `futu
 `as_completed`, `executor.map`, and joblib's `Parallel` with `return_as="list"` and
 `"generator_unordered"`. In every one the call that met the fault ended once, with the error of the
 middle column, whose message names the task, the run if it had one, and the reason; the other calls
-gave their right results. (`map` and joblib end with the first error.)
+gave their right results. (`map` and joblib end with the first error; joblib has no time limits of
+single calls, so that these lines are about the other three.)
 
 | what goes wrong | what you get | the message says |
 |---|---|---|

@@ -140,7 +140,7 @@ def test_a_platform_that_stumbles_at_the_start(stub, start_bundle, calls):
 )
 def test_a_bundle_that_cannot_be_had(stub, start_bundle, content, text):
     file_id = 999 if content is None else stub.put_file(content)
-    worker = start_bundle(file_id=file_id).end(1)
+    worker = start_bundle(file_id=file_id).end(_wire.NO_PROGRAM)
     [line] = worker.log().splitlines()
     assert line.startswith(f"civis_futures: cannot fetch the worker, File {file_id}: ")
     assert text in line

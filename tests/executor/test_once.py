@@ -1,0 +1,254 @@
+"""One task, one execution, whatever happens to requests; and long runs with faults everywhere."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import cloudpickle
+import psutil
+import pytest
+
+import civis_futures as cf
+from civis_futures.testing import Fault, LocalPlatform
+
+# The container cannot import this module: its functions travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+SECONDS = 300
+SCRIPTS, RUNS = "POST /scripts/containers", "POST /scripts/containers/{id}/runs"
+
+
+def leave_a_trace(folder, number):
+    """One file for each execution."""
+    (folder / f"{number}-{uuid.uuid4().hex}").touch()
+    return number
+
+
+def executions(folder):
+    """How often each call was executed."""
+    return Counter(int(path.name.partition("-")[0]) for path in folder.iterdir())
+
+
+# --- lost replies ------------------------------------------------------------------------------
+
+
+def run_with_lost_replies(folder, tasks, reuse, bad_seconds):
+    """`tasks` tasks, while replies to POSTs are lost, and for some seconds GETs fail."""
+    lost = Fault.drop("POST *", done=True, chance=0.2)
+    with LocalPlatform(cores=64, seed=5, faults=[lost]) as platform:
+        failing = Fault.answer(503, "GET *", chance=0.3)
+        platform.faults.add(failing)
+        timer = threading.Timer(bad_seconds, platform.faults.remove, [failing])
+        timer.start()
+        try:
+            with cf.ContainerPoolExecutor(
+                4, platform=platform, max_tasks_per_worker=reuse
+            ) as executor:
+                numbers = list(range(tasks))
+                assert list(executor.map(leave_a_trace, [folder] * tasks, numbers)) == numbers
+        finally:
+            timer.cancel()
+            timer.join()
+        assert platform.faults.hits(lost)
+        assert executions(folder) == dict.fromkeys(range(tasks), 1)
+        stats = platform.stats()
+        assert not stats.active
+        # As many as without faults.
+        assert stats.runs_started <= (tasks if reuse == 1 else 4)
+        scripts = [each.url for each in platform.requests("PUT */archive")]
+        assert len(set(scripts)) == stats.runs_started, "a script was made twice, or is left"
+        assert stats.count("POST", "/scripts/containers") == stats.runs_started
+
+
+@pytest.mark.parametrize(("reuse", "tasks"), [(1, 15), (None, 60)], ids=["fresh", "reused"])
+def test_lost_replies_cost_no_second_execution(tmp_path, reuse, tasks):
+    run_with_lost_replies(tmp_path, tasks, reuse, bad_seconds=5)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])
+def test_lost_replies_for_a_minute(tmp_path, reuse):
+    run_with_lost_replies(tmp_path, 300, reuse, bad_seconds=60)
+
+
+# --- histories ---------------------------------------------------------------------------------
+
+#: What may go wrong at any time; each at a low rate. With these no call is executed twice.
+HARMLESS = (
+    Fault.answer(500, "GET /*", chance=0.05),
+    Fault.answer(503, "/*", chance=0.05),
+    Fault.answer(429, "/*", chance=0.05),
+    Fault.drop("GET *", chance=0.05),
+    Fault.drop("POST *", done=True, chance=0.05),
+    Fault.drop("POST *", chance=0.05),
+    Fault.drop("PATCH *", done=True, chance=0.05),
+    Fault.drop("PUT *", done=True, chance=0.05),
+    Fault.garbage("GET /*", chance=0.05),
+    Fault.garbage("POST /*", done=True, chance=0.05),
+    Fault.delay(0.3, "*", chance=0.05),
+    Fault.cut("GET *", chance=0.05),
+    Fault.stale(0.5, "GET */scripts", chance=0.2),
+    Fault.late_outputs(0.7, chance=0.3),
+    Fault.shift(1, "GET *", chance=0.05),
+    Fault.down(0.3, "GET *", chance=0.01, times=2),
+)
+#: What costs attempts.
+LOSSY = (
+    Fault.kill(0.5, chance=0.1),
+    Fault.kill(says="begins", chance=0.05),
+    Fault.out_of_memory(0.7, chance=0.05),
+    Fault.lose_node(0.5, chance=0.05, times=1),
+    Fault.corrupt("GET link", origin="client", chance=0.1),
+)
+
+
+def large(folder, number):
+    leave_a_trace(folder, number)
+    return bytes([number % 256]) * 100_000
+
+
+def fail(folder, number):
+    leave_a_trace(folder, number)
+    raise ValueError(f"{number} on purpose")
+
+
+def crash(folder, number):
+    leave_a_trace(folder, number)
+    os._exit(3)
+
+
+def doze(folder, number):
+    leave_a_trace(folder, number)
+    time.sleep(number % 10 / 20)
+    return number
+
+
+KINDS = (leave_a_trace, leave_a_trace, doze, doze, large, fail, crash)
+
+
+def check_outcome(future, function, number, lossy):
+    if future.cancelled():
+        return
+    error = future.exception(0)
+    if function is fail:
+        assert (type(error), str(error)) == (ValueError, f"{number} on purpose"), (number, error)
+    elif function is crash:
+        lost = (cf.WorkerCrashedError, cf.CallLostError, cf.WorkerMemoryError)
+        assert type(error) in (lost if lossy else lost[:1]), (number, error)
+    else:
+        right = bytes([number % 256]) * 100_000 if function is large else number
+        assert error is None, (number, error)
+        assert future.result(0) == right
+
+
+def history(platform, folder, chance, tasks, lossy):
+    """One pool: calls of all kinds, some of them cancelled; each ends once, with the truth."""
+    folder.mkdir()
+    calls = [(chance.choice(KINDS), number) for number in range(tasks)]
+    ends = Counter()
+    with cf.ContainerPoolExecutor(
+        chance.choice([1, 2, 4]),
+        platform=platform,
+        max_tasks_per_worker=chance.choice([None, None, 1, 3]),
+        idle_timeout=chance.choice([0.0, 0.5, 60.0]),
+    ) as executor:
+        views = {True: executor.options(max_retries=9), False: executor.options(max_retries=0)}
+        futures = []
+        for function, number in calls:
+            future = views[function is not crash].submit(function, folder, number)
+            future.add_done_callback(lambda _, number=number: ends.update([number]))
+            futures.append(future)
+            if chance.random() < 0.3:
+                time.sleep(chance.random() / 5)
+            if chance.random() < 0.15:
+                chance.choice(futures).cancel()
+    assert ends == dict.fromkeys(range(tasks), 1)
+    done = executions(folder)
+    for future, (function, number) in zip(futures, calls, strict=True):
+        check_outcome(future, function, number, lossy)
+        if not future.cancelled() and not (lossy and function is crash):  # it has one chance
+            assert done[number] >= 1, number
+        if not lossy:
+            assert done[number] <= 1, number
+
+
+def histories(folder, seed, tasks, pools):
+    """Pools that work at the same time on a platform with some faults."""
+    chance = random.Random(seed)
+    lossy = chance.random() < 0.4
+    faults = chance.sample(HARMLESS, chance.choice([1, 3, 6]))
+    faults += chance.sample(LOSSY, 2) if lossy else []
+    with (
+        LocalPlatform(cores=64, seed=seed, faults=faults) as platform,
+        ThreadPoolExecutor(pools) as threads,
+    ):
+        chances = [random.Random(f"{seed}-{number}") for number in range(pools)]
+        folders = [folder / str(number) for number in range(pools)]
+        try:
+            list(threads.map(lambda *own: history(platform, *own, tasks, lossy), folders, chances))
+        except BaseException as error:
+            error.add_note(f"seed {seed}, faults: {faults}")
+            raise
+        assert not platform.stats().active
+        assert not platform.stats().queued
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_histories(tmp_path, seed):
+    histories(tmp_path, seed, tasks=8, pools=5)
+
+
+@pytest.mark.stress
+def test_histories_for_long(tmp_path):
+    """For CIVIS_FUTURES_STRESS seconds; the seed is in the failure."""
+    end = time.monotonic() + float(os.environ.get("CIVIS_FUTURES_STRESS", "900"))
+    seed = time.time_ns() % 1_000_000
+    while time.monotonic() < end:
+        seed += 1
+        (tmp_path / str(seed)).mkdir()
+        histories(tmp_path / str(seed), seed, tasks=30, pools=4)
+
+
+# --- the soak ----------------------------------------------------------------------------------
+
+
+def soak(folder, tasks, workers=4):
+    me = psutil.Process()
+    everywhere = [
+        *(fault for fault in HARMLESS if fault.kind not in ("down", "stale", "shift")),
+        Fault.kill(1.0, chance=0.05), Fault.kill(says="begins", chance=0.0005),
+    ]  # fmt: skip
+    with LocalPlatform(cores=64, seed=11, faults=everywhere) as platform:
+        gc.collect()
+        threads, files = threading.active_count(), me.num_fds()
+        memory = []
+        for start in range(0, tasks, tasks // 4):
+            numbers = range(start, start + tasks // 4)
+            with cf.ContainerPoolExecutor(
+                workers, platform=platform, max_retries=9, max_tasks_per_worker=50
+            ) as executor:
+                found = list(executor.map(leave_a_trace, [folder] * len(numbers), numbers))
+            assert found == list(numbers)
+            gc.collect()
+            memory.append(me.memory_info().rss / 1e6)
+            assert threading.active_count() <= threads
+            assert me.num_fds() <= files + 2
+            assert not platform.stats().active
+            assert not platform.stats().queued
+        assert memory[-1] < memory[0] + 20, memory
+        done = executions(folder)
+    assert set(done) == set(range(tasks))
+    assert len([number for number in done if done[number] > 1]) < tasks / 10
+
+
+@pytest.mark.stress
+def test_two_thousand_tasks_with_faults_everywhere(tmp_path):
+    soak(tmp_path, 2000)

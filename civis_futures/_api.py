@@ -123,15 +123,19 @@ class PlatformClient:
 
         None is no proof: beyond the 50 newest it depends on the platform's search.
         """
-        path, params = self._mine(kind, hidden)
-        newest = {**params, "order": "created_at", "order_dir": "desc"}
         search = {"q": name, "hidden": hidden, "limit": PAGE_SIZE}
-        for where, which in ((path, newest), ("jobs", search)):
-            rows, _ = self._page(where, which, _replies.job_row)
-            for row in rows:
-                if row.name == name:
-                    return Job(row.job_id, kind)
-        return None
+
+        def rows() -> Iterator[JobRow]:
+            yield from self.newest_jobs(kind, hidden)
+            yield from self._page("jobs", search, _replies.job_row)[0]
+
+        return next((Job(row.job_id, kind) for row in rows() if row.name == name), None)
+
+    def newest_jobs(self, kind: JobKind, hidden: bool = True) -> list[JobRow]:
+        """My 50 newest scripts. GET /scripts or GET /scripts/custom."""
+        path, params = self._mine(kind, hidden)
+        params.update(order="created_at", order_dir="desc")
+        return self._page(path, params, _replies.job_row)[0]
 
     def search_jobs(self, text: str, page: int = 1) -> tuple[list[JobRow], bool]:
         """Hidden jobs with this text in their names, and whether more pages follow. GET /jobs."""

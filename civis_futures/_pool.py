@@ -55,6 +55,7 @@ def open_pool(
         CallPicklingError: the initializer cannot be pickled.
     """
     owned = None
+    name = f"{name}, session {session}" if session else name
     if platform == "local":
         owned = platform = _local_platform()
     try:
@@ -75,7 +76,9 @@ def open_pool(
         if attached
         else Mailbox(client, container),
         client=client,
-        pool=Pool(name, url, container, initial, policy.lease),
+        pool=Pool(
+            f"{name}, session {session}" if session else name, url, container, initial, policy.lease
+        ),
         contents=contents,
         at_end=_enders(attached, owned),
     )

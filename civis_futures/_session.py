@@ -8,6 +8,7 @@ head is written whole, and never twice at once: what comes meanwhile goes with t
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from ._types import Container, Job, Resources, TaskId, Template, WorkerId
 
 _log = logging.getLogger(__name__)
 
+#: What scripts of a session's workers are called.
+_SCRIPT = re.compile(r", session (?P<session>[^,]*), worker \d+ \[(?P<token>[0-9a-f]+)-[0-9a-f]+\]")
 #: Who has written himself in looks again after so many seconds, whether somebody else has as well.
 SETTLE = 0.3
 #: So many workers are read at a time.
@@ -152,6 +155,12 @@ class Session:
             if WorkerId(number) not in ours and not entry.over:  # nobody was left to tidy up
                 self._client.archive(Job(entry.job, self.head.kind))
                 self.forget(entry.token)
+        for row in self._client.newest_jobs(self.head.kind):
+            match = _SCRIPT.search(row.name)
+            if match is None or match["session"] != self.head.name:
+                continue
+            if row.run is None and match["token"] not in self._entries:  # died in between
+                self._client.archive(Job(row.job_id, self.head.kind))
 
     def claim(
         self, task: TaskId, fn: Callable[..., Any], arguments: Any

@@ -31,9 +31,10 @@ from ._here import this_container
 from ._progress import progress
 from ._shared import SharedData
 from ._table import table
-from ._types import Container, LogLine, TaskState, Template
+from ._types import Attempt, Container, LogLine, TaskState, Template
 
 __all__ = [
+    "Attempt",
     "BrokenContainerPool",
     "CallLostError",
     "CallPicklingError",

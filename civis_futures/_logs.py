@@ -29,7 +29,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE, REQUESTS = 0.2, 5.0, 4
 #: Seconds after the end of a call in which its last lines may still arrive.
 GRACE = 3.0
 
-_MARK = re.compile(r"civis_futures: task (\d+) begins \(attempt \d+\)")
+_MARK = re.compile(r"civis_futures: task (\d+) begins \(attempt \d+\)$")
 _LEVEL = re.compile(
     r"(?:\[?\d{2,4}[-/:.][\d\-/:.,TZ ]{4,30}\]?[\s|-]*)?"  # when
     r"(?:[\w.]+ - )?"  # where
@@ -126,7 +126,11 @@ class Cutter:
     def feed(self, lines: Iterable[LogLine]) -> None:
         """Take in the next lines."""
         for line in lines:
-            mark = _MARK.fullmatch(line.message.rstrip())
+            mark = _MARK.search(line.message.rstrip())
+            # Where a line went before it that had no end, only the call itself believes it: it
+            # may be what a task says.
+            if mark and mark.start() and (self.begun or int(mark[1]) != self._number):
+                mark = None
             if mark is None or not self.reused:
                 if not self.over and (self.sure or not self.marked):
                     self._kept.add(line)

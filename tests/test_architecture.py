@@ -30,8 +30,8 @@ IMPORT_CPU = 0.150  # seconds
 # A room on the left knows the rooms on its right, and no others; imports for types count.
 ARROWS = """
 cli          -> _api _display _exceptions _log_source _logs _options _registry _types local
-__init__     -> _completed _exceptions _executor _future _here _progress _registry _shared
-             -> _table _types
+__init__     -> _completed _exceptions _executor _future _here _progress _registry _shared _table
+             -> _types
 testing      -> local
 
 _executor    -> _arguments _display _events _exceptions _future _intake _manager _options _pool
@@ -42,21 +42,13 @@ _options     -> _future _types
 _arguments   -> _options _state _types
 _pool        -> _api _content _events _exceptions _exit _log_source _logs _mailbox _manager
              -> _scheduler _script _serialize _session _state _types _wire local
-_session     -> _anchor _api _events _exceptions _head _identity _mailbox _recovery _types _wire
-_recovery    -> _events _head _ledger _mailbox _types _wire
-_identity    -> _shared
-_anchor      -> _api _exceptions _head _script _types _wire
-_head        -> _types _wire
 _here        -> _api _exceptions _types
-_registry    -> _anchor _api _exceptions _mailbox _options _session _types
 _manager     -> _api _content _deposit _events _exceptions _exit _failures _future _lane _ledger
              -> _mailbox _pacing _scheduler _serialize _settling _types _wire
 _settling    -> _events _future _mailbox _serialize _wire
 _ledger      -> _content _events _future _mailbox _serialize _types _wire
 _scheduler   -> _adoption _events _exceptions _fleet _limits _pacing _state _types _wire
-_limits      -> _events _fleet _state _types
 _fleet       -> _events _pacing _shares _state _types _watch _wire
-_adoption    -> _events _fleet _state
 _watch       -> _events _pacing _state _types
 _state       -> _events _pacing _types _wire
 _mailbox     -> _api _bundle _events _exceptions _failures _script _types _verdict _wire
@@ -72,15 +64,23 @@ _replies     -> _types
 _events      -> _types _wire
 _exit        -> _events _exceptions
 _future      -> _awaiting _display _logs _types _wire
+_adoption    -> _events _fleet _state
+_anchor      -> _api _exceptions _head _script _types _wire
 _completed   -> _awaiting
 _content     -> _wire
 _deposit     -> _api _content _exceptions _index
 _display     -> _types
+_head        -> _types _wire
+_identity    -> _shared
 _index       -> _wire
+_limits      -> _events _fleet _state _types
 _log_source  -> _api _exceptions _types
 _logs        -> _types
 _progress    -> _display _future _table _types
+_recovery    -> _events _head _ledger _mailbox _types _wire
+_registry    -> _anchor _api _exceptions _mailbox _options _session _types
 _roll        -> _display _future
+_session     -> _anchor _api _events _exceptions _head _identity _mailbox _recovery _types _wire
 _table       -> _display _future
 
 _awaiting _batch_size _budget _exceptions _lane _map _pacing _requirements _section ->

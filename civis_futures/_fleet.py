@@ -300,7 +300,7 @@ class Fleet:
             if each.worker.running:
                 self._proof(turn, each.worker)
         answers = [answer for each in seen for answer in each.report.answers]
-        self.shares.learn([a.finished - a.started for a in answers if a.kind in (RETURNED, RAISED)])
+        self.shares.learn([a.busy for a in answers if a.kind in (RETURNED, RAISED)])
         return seen
 
     def freed(self, seen: list[Seen]) -> list[e.Given]:

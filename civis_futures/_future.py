@@ -26,8 +26,9 @@ class Timings:
     """When a task was where, in seconds since the epoch (None: not yet, or never).
 
     `submitted` and `queued` (given to a container) are by this machine's clock, `started` and
-    `finished` by the container's; `compute` is the seconds that the function itself took,
-    measured in the container.
+    `finished` by the container's. In seconds, measured in the container: `compute` is what the
+    function itself took, `loading` what unpickling it took, with the imports that it caused, and
+    `upload` what a large result took to be stored.
     """
 
     submitted: float
@@ -35,6 +36,8 @@ class Timings:
     started: float | None = None
     finished: float | None = None
     compute: float | None = None
+    loading: float | None = None
+    upload: float | None = None
 
 
 class View(NamedTuple):

@@ -221,7 +221,13 @@ class Ledger:
         item, answer = self.items[command.task], command.answer
         known = item.future.timings
         timings = Timings(
-            known.submitted, known.queued, answer.started, answer.finished, answer.seconds
+            known.submitted,
+            known.queued,
+            answer.started,
+            answer.finished,
+            answer.seconds,
+            answer.loading,
+            answer.upload,
         )
         self._view(command.task, timings=timings)
         self.attempted(command.task, command.worker, answer, _reason(answer))

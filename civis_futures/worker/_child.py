@@ -120,6 +120,7 @@ class Child:
         except BaseException as error:
             self._end_if_forked(error)
             return _unloadable(error, started), None
+        loading = time.time() - started
         started, begin = time.time(), time.perf_counter()
         try:
             result = function()
@@ -132,7 +133,11 @@ class Child:
             self._end_if_forked(None)
             answer, data = _returned(result)
         answer.update(
-            started=started, finished=time.time(), seconds=seconds, peak_mb=_own_peak_mb()
+            started=started,
+            finished=time.time(),
+            seconds=seconds,
+            loading=loading,
+            peak_mb=_own_peak_mb(),
         )
         return answer, data
 

@@ -94,13 +94,15 @@ class Outbox:
 
     def _uploaded(self, answer: _wire.Answer, data: Source) -> _wire.Answer:
         name = f"civis_futures.outcome.{self._worker}.{answer.task}"
+        begin = time.monotonic()
         try:
             file_id = self._platform.upload(name, data)
         except RefusedError as error:  # costs this call, and not the answers beside it
             text = f"{answer.text}\nThe outcome of {data.size:,} bytes cannot be stored: {error}"
             detail = "result" if answer.kind == _wire.RETURNED else "exception"
             return replace(answer, kind=_wire.OUTCOME_PICKLING, text=text.lstrip(), detail=detail)
-        return replace(answer, data=_wire.Blob.in_file(file_id, data.digest(), data.size))
+        blob = _wire.Blob.in_file(file_id, data.digest(), data.size)
+        return replace(answer, data=blob, upload=time.monotonic() - begin)
 
     def _send(self, batch: list[_wire.Answer]) -> None:
         name = _wire.answers_name(self._worker, self._posted)

@@ -122,6 +122,23 @@ def test_a_keyboard_interrupt_in_as_completed_cancels_what_is_not_done():
     assert waiting.cancelled()
 
 
+def test_a_keyboard_interrupt_in_map_cancels_what_it_started(make_executor, until):
+    executor = make_executor(1)
+    other = executor.submit(nap, 0.01, 7)
+    results = executor.map(nap, [0.05, 60, 60])
+    next(results)
+    until(lambda: any(row["state"] == "running" for row in executor.status()))
+    interrupt = [threading.main_thread().ident, signal.SIGINT]
+    timer = threading.Timer(0.3, signal.pthread_kill, interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    timer.join()
+    executor.shutdown()  # returns only when no container runs any more
+    assert other.result(0) == 7
+    assert str(executor.status()[0]["state"]) == "succeeded"
+
+
 def test_a_with_block_left_by_a_keyboard_interrupt_cancels_first(make_executor, until):
     futures = []
 

@@ -314,3 +314,20 @@ def test_what_a_failed_call_printed_last_comes_along(stub, start, calls):
     assert lines[:-1] == tuple(f"line {n}" for n in range(6, 20))
     assert lines[-1] == "x" * 500
     assert answers[2].log == answers[3].log == ()
+
+
+class Slow:
+    """Takes its time to be unpickled."""
+
+    def __reduce__(self):
+        return time.sleep, (0.3,)
+
+
+def test_the_parts_of_a_calls_time_are_told_apart(start, calls, stub):
+    first, second = pickle.dumps((len, ([Slow()],), {})), pickle.dumps((bytes, (200_000,), {}))
+    start([_wire.Call(1, _wire.Blob.of(first)), _wire.Call(2, _wire.Blob.of(second))]).end()
+    slow, large = stub.answers()[1], stub.answers()[2]
+    assert slow.loading >= 0.3 > slow.seconds
+    assert slow.finished - slow.started < 0.3
+    assert slow.upload == 0.0 < large.upload
+    assert slow.busy >= 0.3

@@ -20,8 +20,8 @@ FALSE_STARTS = 2
 #: A platform that has not answered any look for so long, in seconds, is gone for good.
 OUTAGE = 3600.0
 #: When only the end of containers is waited for, and for so many seconds no look has brought
-#: anything, the waiting ends.
-LAST_PATIENCE = 75.0
+#: anything, the waiting ends; sooner if there is nobody to answer it (True).
+LAST_PATIENCE = {False: 75.0, True: 8.0}
 #: Bounds of the pause after a failure, in seconds, before jitter.
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 #: One part in so many of the budget is for the workers' looks at the inbox, and as much for their

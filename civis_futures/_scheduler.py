@@ -338,7 +338,7 @@ class Scheduler:
         refused = event.hopeless and looking.failures + 1 >= HOPE
         patient = not refused and self._turn.now - self._last_look < OUTAGE
         self._failed(looking, event, "runs cannot be watched", patient)
-        silent = self._turn.now - self._last_look >= LAST_PATIENCE
+        silent = self._turn.now - self._last_look >= LAST_PATIENCE[event.hopeless]
         if self._closing and not self.tasks.known and silent:
             self._finish()
 

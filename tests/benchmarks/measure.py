@@ -80,8 +80,8 @@ class Spent:
     @property
     def watching(self) -> int:
         """How many requests those looks took, answers not included: lists and single runs."""
-        singles = (key for key in self.requests if key[1].endswith("/runs/{run_id}"))
-        return self.looks + sum(self.requests[key] for key in singles if key[0] == "GET")
+        singles = ("/scripts/containers/{id}", "/scripts/containers/{id}/runs/{run_id}")
+        return self.looks + sum(self.count("GET", path, "client") for path in singles)
 
 
 @contextmanager

@@ -93,9 +93,11 @@ def start(platform, tmp_path):
         path = tmp_path / "script.py"
         path.write_text(POOL + textwrap.dedent(body))
         keys = {"CIVIS_API_ENDPOINT": platform.url, "CIVIS_API_KEY": platform.api_key}
+        # Coverage has a handler of its own for TERM, and we leave a process alone that has one.
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
         process = subprocess.Popen(
             [sys.executable, str(path)],
-            env={**os.environ, "CIVIS_JOB_ID": "1", "CIVIS_RUN_ID": "1", **keys, **environment},
+            env={**plain, "CIVIS_JOB_ID": "1", "CIVIS_RUN_ID": "1", **keys, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -8,10 +8,14 @@ import subprocess
 import sys
 import time
 
+import cloudpickle
 import pytest
 
 import civis_futures
 from civis_futures import BrokenContainerPool, SessionInUseError, SessionMismatchError
+
+# The container cannot import this module: its functions travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 SQUARES = [number * number for number in range(100)]
 

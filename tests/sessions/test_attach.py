@@ -234,6 +234,7 @@ def test_the_commands(client, platform, until, mine):
     assert command("purge", "a/b").returncode == 2
 
 
+@pytest.mark.stress  # on a busy machine the first holder may be seen as alive
 def test_who_loses_the_session_leaves_the_containers(make_executor, purged, gate_file, monkeypatch):
     name = purged("lost")
     monkeypatch.setattr("civis_futures._session.BEAT", 0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -234,7 +235,6 @@ def test_the_commands(client, platform, until, mine):
     assert command("purge", "a/b").returncode == 2
 
 
-@pytest.mark.stress  # on a busy machine the first holder may be seen as alive
 def test_who_loses_the_session_leaves_the_containers(make_executor, purged, gate_file, monkeypatch):
     name = purged("lost")
     monkeypatch.setattr("civis_futures._session.BEAT", 0.1)
@@ -244,7 +244,10 @@ def test_who_loses_the_session_leaves_the_containers(make_executor, purged, gate
         time.sleep(0.01)
     with monkeypatch.context() as patch:  # as if it had given no sign of life
         patch.setattr("civis_futures._head.Holder.gone", True)
-        second = make_executor(1, session=name)
+        second = None
+        while second is None:  # the first one lives, and the last to write wins: it is told so
+            with contextlib.suppress(SessionInUseError):
+                second = make_executor(1, session=name)
     again = second.submit(wait_for, str(gate_file), 7)
     with pytest.raises(BrokenContainerPool, match="is held by process"):
         future.result(20)

@@ -131,6 +131,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             self._last = CivisBackend(self.nesting_level, self.inner_max_num_threads, **options)
             self._last._owned = True
             raise FallbackToBackend(self._last)
+        self._parallel = given["parallel"]
         self._open()
         return self._number
 
@@ -139,6 +140,8 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._executor is None or self._executor.broken:
             self._open()
         self._items = 0
+        # joblib 1.6 would run first what the call before had not sent when one of its tasks failed.
+        self._parallel._ready_batches.queue.clear()
 
     def terminate(self) -> None:
         """End the containers, and wait for that."""
@@ -180,14 +183,13 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Future[Any]:
         """Run a batch. What is wrong is in the future: in a callback, joblib would not see it."""
         first, self._items = self._items, self._items + len(func)
-        future: Future[Any]
+        future: Future[Any] = Future()
         try:
             if self._executor is None:
                 raise RuntimeError("this Parallel was terminated")
             run_item = _item_runner(func.items[0][0], *self.get_nested_backend())
             future = self._executor.submit_batch(run_item, func.items, first=first)
         except RuntimeError as error:
-            future = Future()
             future.set_exception(error)
         if callback is not None:
             future.add_done_callback(callback)

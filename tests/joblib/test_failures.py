@@ -192,6 +192,14 @@ def test_a_result_cannot_travel():
         assert parallel(delayed(square)(x) for x in range(2)) == [0, 1]
 
 
+def test_what_a_failure_left_behind_is_not_the_next_calls():
+    # joblib makes batches for all containers at a time, and sends one: here two, and one of them.
+    with Parallel(2, backend="civis", batch_size=1, pre_dispatch=1) as parallel:
+        with pytest.raises(cf.OutcomePicklingError, match="lock"):
+            parallel(delayed(lock_or_square)(x) for x in (0, 3, 5))
+        assert parallel(delayed(square)(x) for x in range(2)) == [0, 1]
+
+
 def test_a_broken_pool_is_replaced():
     flag = []
 

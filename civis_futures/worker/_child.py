@@ -79,9 +79,12 @@ class Child:
 
     def serve(self, initializer: bytes | None, buffers: Sequence[str]) -> None:
         """Run the initializer, then calls until no more can come."""
-        problem = self._initialize(initializer, buffers)
-        self._send({"ready": problem is None, "text": problem or ""}, b"")
-        while problem is None:
+        if initializer is not None:
+            problem = self._initialize(initializer, buffers)
+            self._send({"ready": problem is None, "text": problem or ""}, b"")
+            if problem is not None:
+                return
+        while True:
             frame = self._receive()
             if frame is None:
                 return
@@ -97,10 +100,8 @@ class Child:
             self._restore_streams()
             self._send({**answer, "name": header["name"]}, data)
 
-    def _initialize(self, initializer: bytes | None, buffers: Sequence[str]) -> str | None:
+    def _initialize(self, initializer: bytes, buffers: Sequence[str]) -> str | None:
         """What went wrong, if anything did."""
-        if initializer is None:
-            return None
         variables = Globals(initializer)
         try:
             _load(initializer, None, buffers)()
@@ -279,6 +280,7 @@ class Stream:
 def _settle_in() -> None:
     """Make this fork a process like one that has just been started."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     nothing = os.open(os.devnull, os.O_RDWR)

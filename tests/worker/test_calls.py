@@ -294,6 +294,30 @@ def test_a_timeout_ends_the_call_and_nothing_else(stub, start, calls):
     assert 0.2 < answers[2].finished - answers[2].started < 3
 
 
+def test_a_timeout_is_kept_while_a_request_waits(stub, start, calls, tmp_path):
+    def beat(path):
+        while True:
+            with open(path, "a") as file:
+                file.write(".")
+            time.sleep(0.02)
+
+    stub.fault("GET", "/files", lambda: time.sleep(1.5))  # it is fetched ahead
+    path = tmp_path / "beats"
+    [call] = calls((beat, str(path)))
+    data = cloudpickle.dumps((os.getpid, (), {}))
+    blob = _wire.Blob.in_file(stub.put_file(data), _wire.digest(data), len(data))
+    start([replace(call, timeout=0.3), _wire.Call(2, blob)]).end()
+    assert path.stat().st_size < 20
+    assert [stub.answers()[task].kind for task in (1, 2)] == [_wire.TIMED_OUT, _wire.RETURNED]
+
+
+def test_an_answer_in_time_is_not_late_for_want_of_a_reader(stub, start, calls):
+    stub.fault("POST", "/json_values", lambda: time.sleep(1.0))
+    made = [replace(call, timeout=0.3) for call in calls(os.getpid, (time.sleep, 0.1), os.getpid)]
+    start(made).end()
+    assert {answer.kind for answer in stub.answers().values()} == {_wire.RETURNED}
+
+
 def test_a_timeout_does_not_count_the_initializer(stub, start, calls):
     first = pickle.dumps((time.sleep, (0.5,), {}))
     [call] = calls(os.getpid)

@@ -386,7 +386,7 @@ def _raised(error: BaseException) -> tuple[Header, bytes | None]:
         return _answer(_wire.RAISED, text), _pickled(error)
     except BaseException as problem:
         why = f"{type(problem).__name__}: {problem}"
-        text += f"\nThis exception cannot be pickled: {why}"
+        text += f"\nThis {type(error).__name__} cannot be pickled: {why}"
         return _answer(_wire.OUTCOME_PICKLING, text, "exception"), None
 
 

@@ -278,7 +278,8 @@ class Stream:
 
 
 def _settle_in() -> None:
-    """Make this fork a process like one that has just been started."""
+    """Make this fork a process like one that has just been started, with a group of its own."""
+    os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

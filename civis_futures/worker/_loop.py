@@ -93,7 +93,7 @@ class Worker:
                 self._look()
         while True:
             if self._inbox is not None and self._inbox.silent:
-                print("civis_futures: no word from the client, this worker ends", flush=True)
+                print(_wire.SILENCE, flush=True)
                 self._end_call()
                 self._outbox.post()
                 return
@@ -233,7 +233,7 @@ class Worker:
         try:
             frame = self._process.receive(self._patience())
         except DiedError as death:
-            self._time_out(self._running) if self._process.expired else self._crashed(death)
+            self._crashed(death)
             return
         if frame is None:
             if self._inbox is not None and self._inbox.due_in(bool(self._queue)) == 0:
@@ -242,7 +242,7 @@ class Worker:
         header, body = frame
         if self._process.expired:  # the TERM has become an exception in user code
             self._end_call()
-            self._time_out(self._running)
+            self._time_out(self._running, 0.0)
         elif "ready" not in header:
             self._finished(self._running, header, body)
         elif header["ready"]:
@@ -259,10 +259,10 @@ class Worker:
             waits.append(self._inbox.due_in(bool(self._queue)))
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def _time_out(self, call: _wire.Call) -> None:
+    def _time_out(self, call: _wire.Call, peak_mb: float) -> None:
         """The running call has had its time."""
         text = f"it ran for longer than its timeout of {call.timeout:g} seconds"
-        self._answer(call, _wire.TIMED_OUT, text, started=self._since)
+        self._answer(call, _wire.TIMED_OUT, text, started=self._since, peak_mb=peak_mb)
 
     def _end_call(self) -> None:
         """End the child, and with it what it runs."""
@@ -284,6 +284,10 @@ class Worker:
     def _crashed(self, death: DiedError) -> None:
         call = self._running
         assert call is not None
+        assert self._process is not None
+        if self._process.expired:
+            self._time_out(call, death.peak_mb)
+            return
         if self._initializer is not None and not self._ready:
             self._refusal = (_wire.INITIALIZER, f"the process ended in it: {death}", "")
             self._answer(call, *self._refusal)

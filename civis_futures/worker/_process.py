@@ -129,10 +129,10 @@ class Process:
         signal.setitimer(signal.ITIMER_REAL, seconds or 0)
 
     def _expire(self, *_: object) -> None:
-        if self._answers < 0 or not self.alive():
-            return
         if self.expired:
-            self._signal(signal.SIGKILL)
+            self._kill_all()
+        elif self._answers < 0 or not self.alive():
+            return
         elif _ready(self._answers, select.POLLIN, 0) & select.POLLIN:  # its answer, surely
             signal.setitimer(signal.ITIMER_REAL, _LOOK)
         else:
@@ -179,11 +179,11 @@ class Process:
             self.stop()
 
     def stop(self) -> None:
-        """End it now: a TERM, and soon a KILL."""
+        """End it now: a TERM, and soon a KILL; and a KILL for all that it has started."""
         self.terminate()
-        if not self._gone(_PATIENCE[1]):
-            self._signal(signal.SIGKILL)
-            self._gone(None)
+        self._gone(_PATIENCE[1])
+        self._kill_all()
+        self._gone(None)
 
     def terminate(self) -> None:
         """Pass a TERM on, once. Its pipes are closed, so that a child which lives on ends soon."""
@@ -199,7 +199,7 @@ class Process:
         try:
             return self._frames.next()
         except ValueError:  # user code wrote into the middle of it
-            self._signal(signal.SIGKILL)
+            self._kill_all()
             self._gone(None)
             raise self._death() from None
 
@@ -219,6 +219,7 @@ class Process:
         status = self._status or 0
         code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         memory = code == -signal.SIGKILL and _oom_kills() > self._kills
+        self._kill_all()
         self._close()
         return DiedError(code, memory, self._peak_mb)
 
@@ -235,6 +236,11 @@ class Process:
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
+
+    def _kill_all(self) -> None:
+        """Kill it and what it has started: no part of its call goes on without it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # none is left
+            os.killpg(self.pid, signal.SIGKILL)
 
     def _close(self) -> None:
         self.limit(None)

@@ -24,6 +24,7 @@ NO_WORKER = {
     127: "could not run python3: its image has none (exit code 127)",
 }
 
+_ABANDONED = "its container ended: for the whole lease, this process had given no sign of life"
 _MEMORY_LINE = "Process ran out of its"
 _EXIT_LINE = re.compile(r"Error on job: Process ended with an error, exiting: (\d+)\.?$")
 
@@ -34,9 +35,10 @@ def told_by_run(run: Run | None, said: Sequence[str], image: str, call: Given) -
     memory = any(line.startswith(_MEMORY_LINE) for line in last)
     codes = [match for line in last if (match := _EXIT_LINE.match(line))]
     exit_code = int(codes[-1].group(1)) if codes else None
+    abandoned = last[-1:] == [_wire.SILENCE] and exit_code is None
     return Verdict(
         run,
-        _end_of_run(run, memory, exit_code, image),
+        _ABANDONED if abandoned else _end_of_run(run, memory, exit_code, image),
         exit_code,
         outside=run is not None and run.state is RunState.CANCELLED,
         memory=memory,

@@ -357,7 +357,8 @@ class Scheduler:
             if not worker.state.over:  # a state nobody knows, for too long: make sure
                 self._turn.do(e.CancelRun(worker.id))
             worker.phase = WorkerPhase.CONCLUDING
-            answer = Answer(held[0][0], e.CORRUPT) if worker.garbled else None
+            text = "what its container has answered cannot be read, or is nowhere to be found"
+            answer = Answer(held[0][0], e.CORRUPT, text=text) if worker.garbled else None
             self._turn.do(e.Diagnose(worker.id, tuple(held), answer))
 
     def _give_up_reading(self, worker: Worker) -> None:

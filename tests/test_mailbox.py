@@ -269,6 +269,16 @@ def test_a_worker_says_in_its_name_that_there_are_answers():
     assert stub.count("list_outputs") == 1
 
 
+@pytest.mark.parametrize("listed", [[], [0], [1]])
+def test_answers_that_are_told_of_and_not_listed_leave_the_look_incomplete(listed):
+    named = replace(row(1), name=_wire.counted("worker 1 [token1-0]", 2))
+    stub = Stub(get_row=[named], list_outputs=[([letter(n, n) for n in listed], False)])
+    [report], [after], _ = look(stub, posting(1))
+    assert [answer.task for answer in report.answers] == listed
+    assert not report.complete
+    assert after.read < 2
+
+
 def test_answers_over_several_pages():
     pages = [([letter(n, n)], n > 0) for n in (3, 2, 1, 0)]
     assert read([], pages=pages) == ([0, 1, 2, 3], 4, 4)

@@ -65,8 +65,8 @@ class ContainerPoolExecutor(Executor):
         max_tasks_per_worker: after so many calls a container ends and another one takes its
             place; 1 is one fresh container for each call, None is no limit.
         idle_timeout: a container without work ends after so many seconds.
-        initializer, initargs: called once in each worker, before its first call. If it raises,
-            the pool is broken.
+        initializer, initargs: called once in each process of a worker, before its first call. If
+            it raises, or its process dies in it, the pool is broken, as in the standard library.
         max_retries: how often a call is started again after its container was lost, or after an
             exception that `retry_on` names; after a pause, longer each time. What surely never
             began is started again without counting.

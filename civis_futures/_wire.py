@@ -206,9 +206,10 @@ class Answer:
     `kind` is one of the constants above; `data` the pickled result or exception (None where there
     is none); `text` a traceback or a reason for people; `detail` the missing module, the worker's
     Python version or the exit code, by kind. `started` and `finished` are seconds since the epoch
-    by the container's clock, `seconds` the compute alone, `loading` those before it (unpickling,
-    and the imports that it causes), `upload` those that the outcome took into its File, `peak_mb`
-    the process's peak memory. `log` is what a call that failed printed last, line by line.
+    by the container's clock, `seconds` the compute alone, `importing` and `unpickling` those before
+    it (imports that happen during the unpickling count as the former), `upload` those that the
+    outcome took into its File, `peak_mb` the process's peak memory. `log` is what a call that
+    failed printed last, line by line.
     """
 
     task: int
@@ -223,13 +224,15 @@ class Answer:
     peak_mb: float = 0.0
     log: tuple[str, ...] = ()
     key: str = ""
-    loading: float = 0.0
+    importing: float = 0.0
+    unpickling: float = 0.0
     upload: float = 0.0
 
     @property
     def busy(self) -> float:
         """For how many seconds the worker could do nothing else."""
-        return self.loading + max(self.finished - self.started, 0.0) + self.upload
+        loading = self.importing + self.unpickling
+        return loading + max(self.finished - self.started, 0.0) + self.upload
 
 
 @dataclass(frozen=True)

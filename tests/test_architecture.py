@@ -114,8 +114,8 @@ tqdm              in _progress
 
 # The rooms of the worker, each of which knows only rooms further down.
 WORKER = """
-__main__ __init__ _entry _loop _outbox _inbox _buffers _process _child _globals _frames _platform
-_http
+__main__ __init__ _entry _loop _outbox _inbox _buffers _process _child _payload _globals _frames
+_platform _http
 """
 
 

@@ -70,10 +70,10 @@ def counted(name: str, letters: int) -> str:
     return f"{name} #{letters}"
 
 
-def count_in(name: str) -> int:
-    """How many letters the name of a script tells of."""
+def count_in(name: str) -> int | None:
+    """How many letters the name of a script tells of, if it does."""
     digits = name.rpartition(" #")[2]
-    return int(digits) if digits.isdecimal() else 0
+    return int(digits) if digits.isdecimal() else None
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class Order:
     `url` is the base of the API; `name` that of the script; `python` the client's version
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
     `initializer` the pickled (function, args, kwargs) to run first in each process, with its
-    buffers; `disk` the container's disk, in MB. In seconds: `poll` is the longest pause between
+    buffers; `disk` the container's disk, in MB; whoever `greets` shows in the name of the script at
+    once that it can change it. In seconds: `poll` is the longest pause between
     two looks at the inbox, `linger` how long an answer may wait for others before they are posted
     together, and `lease` how long the inbox may stay as it is: then nobody is there.
     """
@@ -166,6 +167,7 @@ class Order:
     lease: float = 3600.0
     disk: float = 1000.0
     name: str = ""
+    greets: bool = False
     version: int = WIRE_VERSION
 
 

@@ -40,8 +40,8 @@ _intake      -> _batch_size _events _exceptions _future _manager _map _options _
              -> _requirements _roll _serialize _shared _types _wire
 _options     -> _future _types
 _arguments   -> _options _state _types
-_pool        -> _api _content _events _exceptions _exit _log_source _logs _mailbox _manager
-             -> _scheduler _script _serialize _session _state _types _wire local
+_pool        -> _api _budget _content _events _exceptions _exit _log_source _logs _mailbox
+             -> _manager _scheduler _script _serialize _session _state _types _wire local
 _here        -> _api _exceptions _types
 _manager     -> _api _content _deposit _events _exceptions _exit _failures _future _lane _ledger
              -> _mailbox _pacing _scheduler _serialize _settling _types _wire

@@ -148,25 +148,12 @@ def room(module: str) -> str:
     return rest.partition(".")[0] or "__init__"
 
 
-def statements(node: ast.AST, types_too: bool) -> Iterator[ast.AST]:
-    """All nodes; or else all but those that only a type checker sees."""
-    for child in ast.iter_child_nodes(node):
-        yield child
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            inner = child.body if types_too else []
-            for statement in [*inner, *child.orelse]:
-                yield statement
-                yield from statements(statement, types_too)
-        else:
-            yield from statements(child, types_too)
-
-
 @cache
-def imported(module: str, types_too: bool = True) -> set[str]:
-    """The dotted names of all modules that a module imports, wherever in its text."""
+def imported(module: str) -> set[str]:
+    """The dotted names of all modules that a module imports, for types alone or not."""
     is_package = MODULES[module].name == "__init__.py"
     found = set()
-    for node in statements(TREES[module], types_too):
+    for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -181,8 +168,8 @@ def imported(module: str, types_too: bool = True) -> set[str]:
     return found
 
 
-def own(module: str, types_too: bool = True) -> set[str]:
-    return {name for name in imported(module, types_too) if name in MODULES}
+def own(module: str) -> set[str]:
+    return {name for name in imported(module) if name in MODULES}
 
 
 def table(text: str, arrow: str) -> dict[str, set[str]]:
@@ -211,7 +198,7 @@ def test_every_room_knows_what_the_table_says():
 
 
 def test_no_cycles():
-    graph = {module: own(module, types_too=False) for module in MODULES}
+    graph = {module: own(module) for module in MODULES}
     for module in graph:
         for name in list(graph):
             # A package names its modules for others; they do not need it.

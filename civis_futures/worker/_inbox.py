@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Seconds, of a worker that looks often; others start at a part of `poll`. A smaller part would
 # spend on idle looks, between two calls, what the client needs for its own.
 _FIRST_PAUSE = 0.05
-_PART_OF_POLL = 1 / 2
+_PART_OF_POLL = 1 / 3
 _GROWTH = 1.5
 _LOOKS_PER_LEASE = 4.0
 _CALM = 10.0  # while the only call runs: the client may want it to end

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ._types import LogLine, LogPage
+from ._wire import BEGIN_LINE
 
 #: How many lines are given at the most, and how many characters these may have together.
 MOST_LINES, MOST_CHARACTERS = 10_000, 20_000_000
@@ -29,7 +30,6 @@ SHORTEST_PAUSE, LONGEST_PAUSE, REQUESTS = 0.2, 5.0, 4
 #: Seconds after the end of a call in which its last lines may still arrive.
 GRACE = 3.0
 
-_MARK = re.compile(r"civis_futures: task (\d+) begins \(attempt \d+\)$")
 _LEVEL = re.compile(
     r"(?:\[?\d{2,4}[-/:.][\d\-/:.,TZ ]{4,30}\]?[\s|-]*)?"  # when
     r"(?:[\w.]+ - )?"  # where
@@ -126,7 +126,7 @@ class Cutter:
     def feed(self, lines: Iterable[LogLine]) -> None:
         """Take in the next lines."""
         for line in lines:
-            mark = _MARK.search(line.message.rstrip())
+            mark = BEGIN_LINE.search(line.message.rstrip())
             # Where a line went before it that had no end, only the call itself believes it: it
             # may be what a task says.
             if mark and mark.start() and (self.begun or int(mark[1]) != self._number):

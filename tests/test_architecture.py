@@ -75,7 +75,7 @@ _identity    -> _shared
 _index       -> _wire
 _limits      -> _events _fleet _state _types
 _log_source  -> _api _exceptions _types
-_logs        -> _types
+_logs        -> _types _wire
 _progress    -> _display _future _table _types
 _recovery    -> _events _head _ledger _mailbox _types _wire
 _registry    -> _anchor _api _exceptions _mailbox _options _session _types

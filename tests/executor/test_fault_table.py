@@ -181,7 +181,8 @@ ROWS = [
         "cancelled, and not by this pool", (Fault.cancel(1.0, says="cancel me"),),
     ),
     Row(
-        "the machine is lost", (doomed, "lose me"), cf.CallLostError, "its container failed",
+        "the machine is lost", (doomed, "lose me"), cf.CallLostError,
+        "its container failed, and nobody says why: perhaps its machine was lost",
         (Fault.lose_node(says="lose me", times=None),), alone=True,
     ),
     Row(
@@ -224,7 +225,7 @@ ROWS = [
     ),
     Row(
         "the exception cannot be pickled", (raise_stubborn, 1), cf.OutcomePicklingError,
-        "the exception of",
+        "This Stubborn cannot be pickled",
     ),
     Row(
         "the exception cannot be unpickled", (raise_peculiar, 1), cf.OutcomeUnpicklingError,

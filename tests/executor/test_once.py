@@ -79,6 +79,50 @@ def test_lost_replies_for_a_minute(tmp_path, reuse):
     run_with_lost_replies(tmp_path, 300, reuse, bad_seconds=60)
 
 
+# --- an outage ---------------------------------------------------------------------------------
+
+
+def beat(path):
+    while True:
+        with open(path, "a") as file:
+            file.write(".")
+        time.sleep(0.1)
+
+
+def work(folder, number):
+    time.sleep(number % 5)
+    return leave_a_trace(folder, number)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])
+def test_the_platform_is_down_for_a_minute(tmp_path, until, reuse):
+    tasks = 24
+    path, folder = tmp_path / "beats", tmp_path / "done"
+    folder.mkdir()
+    with (
+        LocalPlatform(cores=64) as platform,
+        cf.ContainerPoolExecutor(4, platform=platform, max_tasks_per_worker=reuse) as executor,
+    ):
+        numbers = list(range(tasks))
+        endless = executor.options(timeout=10).submit(beat, path)
+        found = executor.map(work, [folder] * tasks, numbers)
+        until(lambda: path.exists() and len(executions(folder)) > 3, 60)
+        platform.faults.add(Fault.down(60.0))
+        time.sleep(20)  # its timeout is kept by its container
+        size = path.stat().st_size
+        time.sleep(20)
+        assert path.stat().st_size == size <= 110
+        assert list(found) == numbers
+        assert type(endless.exception(SECONDS)) is cf.TaskTimeoutError
+        executor.shutdown()
+        stats = platform.stats()
+        assert executions(folder) == dict.fromkeys(numbers, 1)
+        assert stats.runs_started == (tasks + 1 if reuse == 1 else 4)
+        assert not stats.active
+        assert not stats.queued
+
+
 # --- histories ---------------------------------------------------------------------------------
 
 #: What may go wrong at any time; each at a low rate. With these no call is executed twice.

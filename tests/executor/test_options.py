@@ -101,6 +101,7 @@ def test_a_timeout_ends_the_call_alone(make_executor, tmp_path, reuse):
     [attempt] = slow.attempts
     assert (attempt.state, attempt.run_id) == ("failed", error.run_id)
     assert attempt.reason == "it ran for longer than its timeout of 0.5 seconds"
+    assert attempt.peak_memory > 0
     assert 0.5 <= attempt.finished - attempt.started < 20
     assert (before.result(SECONDS) == after.result(SECONDS)) == (reuse is None)
     assert path.stat().st_size == size, "it went on"

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -292,6 +293,47 @@ def test_a_timeout_ends_the_call_and_nothing_else(stub, start, calls):
     assert kinds == [_wire.RETURNED, _wire.TIMED_OUT, _wire.TIMED_OUT, _wire.RETURNED]
     assert "longer than its timeout of 0.3 seconds" in answers[2].text
     assert 0.2 < answers[2].finished - answers[2].started < 3
+
+
+def test_a_timeout_is_kept_while_a_request_waits(stub, start, calls, tmp_path):
+    def beat(path):
+        while True:
+            with open(path, "a") as file:
+                file.write(".")
+            time.sleep(0.02)
+
+    stub.fault("GET", "/files", lambda: time.sleep(1.5))  # it is fetched ahead
+    path = tmp_path / "beats"
+    [call] = calls((beat, str(path)))
+    data = cloudpickle.dumps((os.getpid, (), {}))
+    blob = _wire.Blob.in_file(stub.put_file(data), _wire.digest(data), len(data))
+    start([replace(call, timeout=0.3), _wire.Call(2, blob)]).end()
+    assert path.stat().st_size < 20
+    assert [stub.answers()[task].kind for task in (1, 2)] == [_wire.TIMED_OUT, _wire.RETURNED]
+
+
+def test_what_a_call_has_started_ends_with_it(stub, start, calls, tmp_path):
+    def shell(path, then):
+        loop = f"while true; do echo >> {path}; sleep 0.05; done"
+        process = subprocess.Popen(["sh", "-c", loop])
+        while not path.exists():
+            time.sleep(0.01)
+        process.wait() if then == "wait" else os._exit(3)
+
+    paths = [tmp_path / "late", tmp_path / "crashed"]
+    specs = calls((shell, paths[0], "wait"), (shell, paths[1], "crash"), (time.sleep, 1.0))
+    start([replace(specs[0], timeout=0.3), *specs[1:]])
+    stub.until_answered(1, 2)
+    sizes = [path.stat().st_size for path in paths]
+    time.sleep(0.3)
+    assert [path.stat().st_size for path in paths] == sizes
+
+
+def test_an_answer_in_time_is_not_late_for_want_of_a_reader(stub, start, calls):
+    stub.fault("POST", "/json_values", lambda: time.sleep(1.0))
+    made = [replace(call, timeout=0.3) for call in calls(os.getpid, (time.sleep, 0.1), os.getpid)]
+    start(made).end()
+    assert {answer.kind for answer in stub.answers().values()} == {_wire.RETURNED}
 
 
 def test_a_timeout_does_not_count_the_initializer(stub, start, calls):

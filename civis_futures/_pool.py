@@ -53,11 +53,12 @@ def open_pool(
     Raises:
         CredentialsError: there is no key, and no platform either.
         CallPicklingError: the initializer cannot be pickled.
+        ValueError: a session was asked for on a platform that ends with the executor.
     """
     owned = None
     name = f"{name}, session {session}" if session else name
     if platform == "local":
-        owned = platform = _local_platform()
+        owned = platform = _local_platform(session)
     try:
         url, key = credentials(platform)
         contents = content_store(url, key)
@@ -76,9 +77,7 @@ def open_pool(
         if attached
         else Mailbox(client, container),
         client=client,
-        pool=Pool(
-            f"{name}, session {session}" if session else name, url, container, initial, policy.lease
-        ),
+        pool=Pool(name, url, container, initial, policy.lease),
         contents=contents,
         at_end=_enders(attached, owned),
     )
@@ -123,7 +122,12 @@ def _enders(session: Any, owned: Any) -> Callable[[], None]:
     return end
 
 
-def _local_platform() -> Any:
+def _local_platform(session: str | None) -> Any:
+    if session:
+        raise ValueError(
+            'a session outlives its executor, and platform="local" does not: start a platform with '
+            "`civis-futures local`, or pass a LocalPlatform of your own"
+        )
     try:
         from .local import LocalPlatform
     except ModuleNotFoundError as error:

@@ -144,8 +144,8 @@ class Session:
 
             def read(pair: tuple[int, Entry]) -> tuple[WorkerId, Seen | None]:
                 number, entry = WorkerId(pair[0]), pair[1]
-                found = mailbox.find(Posting(number, entry.token, Job(entry.job, kind), 0))
-                return number, found
+                job = Job(entry.job, kind)
+                return number, mailbox.find(Posting(number, entry.token, job, entry.run))
 
             pairs = list(readers.map(read, enumerate(self.head.workers, 1)))
         inbox = _wire.inbox_from_json(self._client.get_json_value(self.head.inbox))
@@ -159,7 +159,8 @@ class Session:
         for number, entry in enumerate(self.head.workers, 1):
             if WorkerId(number) not in ours and not entry.over:  # nobody was left to tidy up
                 self._client.archive(Job(entry.job, self.head.kind))
-                self.forget(entry.token)
+                posting = self.findings.estate.postings.get(WorkerId(number))
+                self.forget(entry.token, 0 if posting is None else posting.run_id)
         for row in self._client.newest_jobs(self.head.kind):
             match = _SCRIPT.search(row.name)
             if match is None or match["session"] != self.head.name:
@@ -198,12 +199,12 @@ class Session:
             self.head.workers.append(entry)
         self._write()
 
-    def forget(self, token: str) -> None:
+    def forget(self, token: str, run_id: int) -> None:
         """All that this worker was given has ended; to be written when there is more to write."""
         with self._turn:
             entry = self._entries.get(token)
             if entry is not None:
-                entry.over, entry.first = True, []
+                entry.over, entry.first, entry.run = True, [], run_id
 
 
 class SessionMailbox(Mailbox):
@@ -217,7 +218,7 @@ class SessionMailbox(Mailbox):
 
     def archive(self, posting: Posting) -> None:
         """Archive the script of a worker."""
-        self._session.forget(posting.token)
+        self._session.forget(posting.token, posting.run_id)
         super().archive(posting)
 
     def _open_inbox(self, name: str) -> int:

@@ -223,6 +223,8 @@ def _print_logs(options: argparse.Namespace, _: list[str]) -> int:
     with connected() as client:
         found = _finder(client)(options.which)
         for line in _lines(client, found, options.tail, options.follow):
+            if _logs.is_echo(line):
+                continue
             text = json.dumps(asdict(line)) if options.json else line.message
             print(text, flush=options.follow)
     return 0

@@ -155,8 +155,6 @@ class Fleet:
         """Whether a worker should have one more call."""
         limit = self.policy.max_tasks_per_worker
         number = self.shares.number(fair, self._horizon())
-        if self.policy.calls_per_worker is not None:
-            number = min(number, self.policy.calls_per_worker)
         return worker.held < number and (limit is None or worker.taken < limit)
 
     def _is_busy(self, turn: Turn, worker: Worker) -> bool:

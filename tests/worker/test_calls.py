@@ -323,11 +323,34 @@ class Slow:
         return time.sleep, (0.3,)
 
 
+@pytest.mark.parametrize("by_value", [True, False])
+def test_imports_are_told_apart_from_unpickling(
+    start, stub, environment, tmp_path, monkeypatch, by_value
+):
+    (tmp_path / "heavy_module.py").write_text(
+        "import time\ntime.sleep(0.3)\ndef double(x): return 2 * x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import heavy_module
+
+    path = environment.get("PYTHONPATH", "")
+    environment["PYTHONPATH"] = f"{tmp_path}:{path}".rstrip(":")
+    function = (lambda x: heavy_module.double(x)) if by_value else heavy_module.double
+    body = cloudpickle.dumps((function, (4,), {}))
+    del sys.modules["heavy_module"]
+    start([_wire.Call(n, _wire.Blob.of(body)) for n in (1, 2)]).end()
+    first, second = stub.answers()[1], stub.answers()[2]
+    assert stub.outcome(first) == 8
+    assert first.importing >= 0.3 > first.unpickling
+    assert second.importing < 0.3
+
+
 def test_the_parts_of_a_calls_time_are_told_apart(start, calls, stub):
     first, second = pickle.dumps((len, ([Slow()],), {})), pickle.dumps((bytes, (200_000,), {}))
     start([_wire.Call(1, _wire.Blob.of(first)), _wire.Call(2, _wire.Blob.of(second))]).end()
     slow, large = stub.answers()[1], stub.answers()[2]
-    assert slow.loading >= 0.3 > slow.seconds
+    assert slow.unpickling >= 0.3 > slow.seconds
+    assert slow.importing < 0.3
     assert slow.finished - slow.started < 0.3
     assert slow.upload == 0.0 < large.upload
     assert slow.busy >= 0.3

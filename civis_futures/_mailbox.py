@@ -377,13 +377,14 @@ class Mailbox:
 
     def find(self, posting: Posting) -> tuple[e.Report, Posting] | None:
         """The run of a worker that another process has launched, and all that it has answered; None
-        if it never got a run.
+        if it never got a run. Who gives the run's id as well knows that it is over.
 
         Raises:
             PlatformError: what it has answered cannot be read.
         """
-        run = self._client.latest_run(posting.job)
-        if run is None:
+        # How one ended that is over is of no interest any more.
+        over = Run(posting.run_id, RunState.SUCCEEDED) if posting.run_id else None
+        if (run := over or self._client.latest_run(posting.job)) is None:
             return None
         posting = replace(posting, run_id=run.id)
         report, posting = self._read(e.Report(posting.worker, run, read=True), posting)

@@ -54,8 +54,9 @@ def open_pool(
     Raises:
         CredentialsError: there is no key, and no platform either.
         CallPicklingError: the initializer cannot be pickled.
+        ValueError: a session was asked for on a platform that ends with the executor.
     """
-    owned = _local_platform() if platform == "local" else None
+    owned = _local_platform(session) if platform == "local" else None
     try:
         url, key = credentials(platform if owned is None else owned)
         contents = content_store(url, key)
@@ -131,7 +132,12 @@ def _enders(session: Session | None, owned: Any) -> Callable[[], None]:
     return end
 
 
-def _local_platform() -> Any:
+def _local_platform(session: str | None) -> Any:
+    if session:
+        raise ValueError(
+            'a session outlives its executor, and platform="local" does not: start a platform with '
+            "`civis-futures local`, or pass a LocalPlatform of your own"
+        )
     try:
         from .local import LocalPlatform
     except ModuleNotFoundError as error:

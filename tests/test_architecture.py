@@ -80,7 +80,8 @@ _progress    -> _display _future _table _types
 _recovery    -> _events _head _ledger _mailbox _types _wire
 _registry    -> _anchor _api _exceptions _mailbox _options _session _types
 _roll        -> _display _future
-_session     -> _anchor _api _events _exceptions _head _identity _mailbox _recovery _types _wire
+_session     -> _anchor _api _events _exceptions _head _identity _mailbox _recovery _script _types
+             -> _wire
 _table       -> _display _future
 
 _awaiting _batch_size _budget _exceptions _lane _map _pacing _requirements _section ->

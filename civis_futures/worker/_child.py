@@ -91,8 +91,8 @@ class Child:
                 return
             header, body = frame
             if "title" in header:  # where the log of a reused worker is cut into those of calls
-                start = "\n" if self._tail.unfinished else ""
-                print(f"{start}civis_futures: {header['title']}", flush=True)
+                for stream in self._streams:
+                    stream.announce(f"civis_futures: {header['title']}")
             self._tail.clear()
             answer, data = self._perform(header, body)
             del body, frame
@@ -223,11 +223,6 @@ class Tail:
         self._lines.extend(line[:_TAIL_LINE] for line in lines[-_TAIL:])
         self._rest = rest[:_TAIL_LINE]
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether the last line has not ended."""
-        return bool(self._rest)
-
     def lines(self) -> list[str]:
         """The lines, the last one perhaps unfinished."""
         lines = [*self._lines, self._rest] if self._rest else [*self._lines]
@@ -242,11 +237,14 @@ class Recorder(io.TextIOWrapper):
         buffer = io.BufferedWriter(raw)
         super().__init__(buffer, encoding, "backslashreplace", line_buffering=True)
         self._tail = tail
+        self.unfinished = False  # the last line
 
     def write(self, text: str) -> int:
         """Print, and remember."""
         length = super().write(text)
         self._tail.add(text)
+        if text:
+            self.unfinished = not text.endswith("\n")
         return length
 
 
@@ -264,6 +262,11 @@ class Stream:
         self._encoding = getattr(getattr(sys, name), "encoding", None) or "utf-8"
         self._stream = Recorder(fd, self._encoding, tail)
         setattr(sys, name, self._stream)
+
+    def announce(self, text: str) -> None:
+        """A line of our own. Each stream has it: which of the two comes first is not certain."""
+        start = "\n" if self._stream.unfinished else ""
+        print(f"{start}{text}", file=self._stream, flush=True)
 
     def flush(self) -> None:
         """Write out what user code has printed, wherever it prints now."""

@@ -236,7 +236,8 @@ ROWS = [
         "are not those that were sent", (Fault.corrupt("GET link", origin="client"),),
     ),
     Row(
-        "the file of a result is missing", (large, 1), cf.CallLostError, "its result was lost",
+        "the file of a result is missing", (large, 1), cf.CallLostError,
+        "its result cannot be read",
         (Fault.answer(404, "GET /files/{id}", origin="client"),),
     ),
     Row(

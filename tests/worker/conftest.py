@@ -271,7 +271,10 @@ class Started:
         return (self.folder / "out").read_bytes()
 
     def log(self):
-        return (self.folder / "err").read_text(errors="replace")
+        """What it printed on standard error, without the lines at which calls begin."""
+        text = (self.folder / "err").read_text(errors="replace")
+        lines = text.splitlines(keepends=True)
+        return "".join(line for line in lines if not _wire.BEGIN_LINE.search(line.rstrip()))
 
     def term(self):
         self.process.send_signal(signal.SIGTERM)

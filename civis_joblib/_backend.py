@@ -4,6 +4,9 @@ joblib's callback is the future's done-callback, however the future ends: joblib
 a callback that does not come. It runs on a thread of the executor and dispatches the next batch
 from there, which is allowed: `submit_batch` pickles, and never waits.
 
+joblib keeps what it knows of a call in its `Parallel`, which the next call uses again. So an abort
+is a fence: no callback of the call before it has any effect after it.
+
 This room must not know Civis Platform, nor anything of `civis_futures` that is not public.
 """
 
@@ -26,9 +29,8 @@ ALL_JOBS = 50
 #: Seconds that a cancelled container has to end those that it started itself.
 PARTING_SECONDS = 30
 #: What joblib passes to every backend for its own ones, which share this machine.
-_NOT_FOR_US = {
-    "context", "max_nbytes", "mmap_mode", "parallel", "prefer", "require", "temp_folder", "verbose",
-}  # fmt: skip
+_NOT_FOR_US = ("context", "max_nbytes", "mmap_mode", "parallel", "prefer", "require",
+               "temp_folder", "verbose")  # fmt: skip
 
 
 class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
@@ -74,12 +76,12 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._last: CivisBackend | None = None  # the last one that was made for a Parallel
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
         self._items = 0  # of this call, that have come
+        self._call = object()  # another one after each abort; guarded by joblib's lock
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Its description alone; a container finds platform and key in its environment."""
         given = {name: value for name, value in self._given.items() if name != "platform"}
-        make = partial(CivisBackend, self.nesting_level, self.inner_max_num_threads, **given)
-        return make, ()
+        return partial(CivisBackend, self.nesting_level, self.inner_max_num_threads, **given), ()
 
     # --- how many ------------------------------------------------------------------------------
 
@@ -140,8 +142,6 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._executor is None or self._executor.broken:
             self._open()
         self._items = 0
-        # joblib 1.6 would run first what the call before had not sent when one of its tasks failed.
-        self._parallel._ready_batches.queue.clear()
 
     def terminate(self) -> None:
         """End the containers, and wait for that."""
@@ -153,6 +153,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
 
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002
         """Cancel all batches, and stop the containers that have them; the executor lives on."""
+        with self._parallel._lock:
+            self._call = object()
+            # joblib 1.6 would run in the next call what it had not yet sent in this one.
+            self._parallel._ready_batches.queue.clear()
         if self._executor is not None:
             self._executor.cancel_all()
 
@@ -180,20 +184,33 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
 
     # --- batches -------------------------------------------------------------------------------
 
-    def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Future[Any]:
-        """Run a batch. What is wrong is in the future: in a callback, joblib would not see it."""
+    def submit(self, func: Any, callback: Callable[[Any], object]) -> Future[Any]:
+        """Run a batch."""
         first, self._items = self._items, self._items + len(func)
-        future: Future[Any] = Future()
-        try:
-            if self._executor is None:
-                raise RuntimeError("this Parallel was terminated")
-            run_item = _item_runner(func.items[0][0], *self.get_nested_backend())
-            future = self._executor.submit_batch(run_item, func.items, first=first)
-        except RuntimeError as error:
-            future.set_exception(error)
-        if callback is not None:
-            future.add_done_callback(callback)
+        if self._executor is None:
+            raise RuntimeError("this Parallel was terminated")
+        run_item = _item_runner(func.items[0][0], *self.get_nested_backend())
+        future = self._executor.submit_batch(run_item, func.items, first=first)
+        future.add_done_callback(partial(self._ended, self._call, callback))
         return future
+
+    def _ended(self, call: object, callback: Any, batch: Future[Any]) -> None:
+        """A batch of that call has ended: tell joblib, and let it read and send the next one.
+
+        All under joblib's lock, which it lets go in between: meanwhile the call might be aborted,
+        and the next one begin, which this batch would count for. And what is raised in here,
+        by the tasks' iterator most likely, fails the call: nobody else would see it.
+        """
+        with self._parallel._lock:
+            if self._call is call:
+                try:
+                    callback(batch)
+                except BaseException as error:
+                    failed: Future[Any] = Future()
+                    failed.set_exception(error)
+                    tracker = type(callback)(0, 0, self._parallel)
+                    self._parallel._register_new_job(tracker)
+                    tracker(failed)
 
     def retrieve_result_callback(self, future: Future[Any]) -> Any:
         """The results of a batch, or the exception of the item that failed."""

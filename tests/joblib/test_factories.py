@@ -85,6 +85,17 @@ def test_params_and_arguments_are_variables():
     assert run(factory, delayed(variables)("COLOUR", "SHAPE")) == [["red", "round"]]
 
 
+def test_a_repository_that_cannot_be_installed_is_of_use_all_the_same(inside):
+    repository = {"repo_http_uri": "github.com/a/b"}
+    assert container_of(make_backend_factory()).setup_cmd is None
+    found = container_of(make_backend_factory(**repository)).setup_cmd
+    assert found == "cd /app; pip install .; cd /"
+    assert container_of(make_backend_factory(setup_cmd="true", **repository)).setup_cmd == "true"
+    inside("scripts/containers", {**PARENT, "repoHttpUri": "github.com/a/b"})
+    assert container_of(infer_backend_factory()).setup_cmd == found
+    make_backend_template_factory(1)
+
+
 def test_options_in_parallel_config_come_last():
     factory = make_backend_factory(max_tasks_per_worker=5)
     assert run(factory, delayed(square)(2), max_tasks_per_worker=1) == [4]

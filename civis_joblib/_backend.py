@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from joblib import parallel_config
+from joblib import parallel_config, register_parallel_backend
 from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, SequentialBackend
 
 from civis_futures import Container, ContainerPoolExecutor
@@ -31,6 +31,10 @@ PARTING_SECONDS = 30
 #: What joblib passes to every backend for its own ones, which share this machine.
 _NOT_FOR_US = ("context", "max_nbytes", "mmap_mode", "parallel", "prefer", "require",
                "temp_folder", "verbose")  # fmt: skip
+
+#: The backend with a cap that has an executor, if any; its one key is only set by `setdefault`,
+#: which is atomic: Parallels may begin on several threads.
+_capped: dict[str, CivisBackend] = {}
 
 
 class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
@@ -54,15 +58,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     supports_sharedmem = uses_threads = False
 
     def __init__(
-        self,
-        nesting_level: int | None = None,
-        inner_max_num_threads: int | None = None,
-        *,
-        remote_backend: Any = "sequential",
-        cap: int | None = None,
-        max_workers: int | None = None,
-        **options: Any,
-    ) -> None:
+        self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, *,
+        remote_backend: Any = "sequential", cap: int | None = None,
+        max_workers: int | None = None, **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(nesting_level, inner_max_num_threads)
         own = {"remote_backend": remote_backend, "cap": cap, "max_workers": max_workers}
         ContainerPoolExecutor.check_options({**options, **own}, also=own)
@@ -73,7 +72,6 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._options, self._given = options, {**options, **own}
         self._executor: ContainerPoolExecutor | None = None
         self._owned = False  # by one Parallel, see `configure`
-        self._last: CivisBackend | None = None  # the last one that was made for a Parallel
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
         self._items = 0  # of this call, that have come
         self._call = object()  # another one after each abort; guarded by joblib's lock
@@ -123,16 +121,14 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         one executor that would wait for itself.
         """
         self._number, self._share = self._split(n_jobs)
-        # Within a task the cap is for all Parallels together: a second one has no containers.
-        taken = self._cap and self._last is not None and self._last._executor is not None
-        if self._number == 1 or taken:
+        if self._number == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         if not self._owned:
             options = {name: value for name, value in given.items() if name not in _NOT_FOR_US}
             options = {**self._given, **options}
-            self._last = CivisBackend(self.nesting_level, self.inner_max_num_threads, **options)
-            self._last._owned = True
-            raise FallbackToBackend(self._last)
+            backend = CivisBackend(self.nesting_level, self.inner_max_num_threads, **options)
+            backend._owned = True
+            raise FallbackToBackend(backend)
         self._parallel = given["parallel"]
         self._open()
         return self._number
@@ -150,6 +146,8 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             executor.shutdown(wait=False)
             executor.cancel_all()  # after an abort there may be a batch that came in meanwhile
             executor.shutdown()
+        if _capped.get("it") is self:
+            del _capped["it"]
 
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002
         """Cancel all batches, and stop the containers that have them; the executor lives on."""
@@ -165,6 +163,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         options = {**self._options, "container": self._container()}
         options["requires"] = {"joblib": "1.5", **(options.get("requires") or {})}
         self._executor = ContainerPoolExecutor(self._number, **options)
+        # A cap is for all Parallels of this process: while one has containers, others have none.
+        if self._cap and _capped.setdefault("it", self) is not self:
+            self.terminate()
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
 
     def _container(self) -> Any:
         """The container with what these tasks need besides what the user asked for."""
@@ -230,6 +232,7 @@ def _item_runner(first: Any, nested: Any, n_jobs: int | None) -> Callable[..., A
     """
 
     def run_item(function: Any, args: Any, kwargs: Any) -> Any:
+        register_parallel_backend("civis", lambda **_: nested)  # for tasks that ask for it by name
         with parallel_config(backend=nested, n_jobs=n_jobs):
             return function(*args, **kwargs)
 

@@ -49,7 +49,8 @@ def make_backend_factory(
         docker_image_name, setup_cmd, hidden: as in `Container`.
         client: a `civis.APIClient`, for its key; or give a `platform`, or neither.
         polling_interval, max_submit_retries: not needed any more.
-        max_job_retries: `max_retries`, of the executor.
+        max_job_retries: how often a batch is run again that has failed, for whatever reason. (Of
+            the options of the executor, `max_retries` alone is for containers that are lost.)
         remote_backend: what a `Parallel` within a task runs on.
         **options: more fields of `Container`, or options of `ContainerPoolExecutor`.
     """
@@ -104,8 +105,8 @@ def _factory(make: Callable[..., Any], options: dict[str, Any], **parameters: An
     for name, reason in _NEEDLESS.items():
         if options.pop(name):
             warnings.warn(f"{name} is not needed any more: {reason}", UserWarning, stacklevel=3)
-    options.setdefault("max_retries", options.pop("max_job_retries"))
-    client = options.pop("client")
+    retries, client = options.pop("max_job_retries"), options.pop("client")
+    options = {"max_retries": retries, "retry_on": Exception if retries else None, **options}
     options["platform"] = options.get("platform") or client
     given = {n: value for n in names & options.keys() if (value := options.pop(n)) is not None}
     if make is this_container:

@@ -96,6 +96,20 @@ def test_a_repository_that_cannot_be_installed_is_of_use_all_the_same(inside):
     make_backend_template_factory(1)
 
 
+def fail_the_first_time(path):
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return "done"
+    raise ConnectionError(path)
+
+
+def test_job_retries_are_for_whatever_reason(tmp_path):
+    factory = make_backend_factory(max_job_retries=1)
+    assert run(factory, delayed(fail_the_first_time)(str(tmp_path / "1"))) == ["done"]
+    assert make_backend_factory(max_retries=1)()._options["retry_on"] is None
+
+
 def test_options_in_parallel_config_come_last():
     factory = make_backend_factory(max_tasks_per_worker=5)
     assert run(factory, delayed(square)(2), max_tasks_per_worker=1) == [4]

@@ -20,8 +20,8 @@ NO_WORKER = {
     2: "was given no order",
     _wire.SETUP_FAILED: "could not be set up: setup_cmd failed",
     _wire.NO_PROGRAM: "could not fetch the program of the worker",
-    126: "could not run python3",
-    127: "could not run python3: its image has none",
+    126: "could not run python3 (or what its template says)",
+    127: "could not run python3 (or what its template says): its image has none",
 }
 
 _MEMORY_LINE = "Process ran out of its"

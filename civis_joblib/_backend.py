@@ -13,8 +13,9 @@ This room must not know Civis Platform, nor anything of `civis_futures` that is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -73,7 +74,6 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._executor: ContainerPoolExecutor | None = None
         self._owned = False  # by one Parallel, see `configure`
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
-        self._items = 0  # of this call, that have come
         self._call = object()  # another one after each abort; guarded by joblib's lock
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -137,7 +137,6 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         """A call begins."""
         if self._executor is None or self._executor.broken:
             self._open()
-        self._items = 0
 
     def terminate(self) -> None:
         """End the containers, and wait for that."""
@@ -174,12 +173,9 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         if self.inner_max_num_threads is not None:
             threads = dict.fromkeys(self.MAX_NUM_THREADS_VARS, str(self.inner_max_num_threads))
         if isinstance(container, Container):
-            parting = PARTING_SECONDS if self._remote == "civis" else 0
-            return replace(
-                container,
-                environment={**container.environment, **threads},
-                cancel_timeout=container.cancel_timeout or parting,
-            )
+            grace = container.cancel_timeout or (PARTING_SECONDS if self._remote == "civis" else 0)
+            environment = {**container.environment, **threads}
+            return replace(container, environment=environment, cancel_timeout=grace)
         if threads:
             raise ValueError("inner_max_num_threads needs a Container: templates fix params")
         return container
@@ -188,9 +184,9 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
 
     def submit(self, func: Any, callback: Callable[[Any], object]) -> Future[Any]:
         """Run a batch."""
-        first, self._items = self._items, self._items + len(func)
         if self._executor is None:
             raise RuntimeError("this Parallel was terminated")
+        first = self._parallel.n_dispatched_tasks - len(func)  # these are counted already
         run_item = _item_runner(func.items[0][0], *self.get_nested_backend())
         future = self._executor.submit_batch(run_item, func.items, first=first)
         future.add_done_callback(partial(self._ended, self._call, callback))
@@ -213,6 +209,14 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
                     tracker = type(callback)(0, 0, self._parallel)
                     self._parallel._register_new_job(tracker)
                     tracker(failed)
+
+    @contextmanager
+    def retrieval_context(self) -> Iterator[None]:
+        """While results come. joblib 1.6 looks for an error while it waits for a batch, but not
+        where there was none to wait for: where the first tasks could not even be read.
+        """
+        yield
+        self._parallel._raise_error_fast()
 
     def retrieve_result_callback(self, future: Future[Any]) -> Any:
         """The results of a batch, or the exception of the item that failed."""

@@ -305,6 +305,9 @@ def template(ask):
         "params": [
             {"name": "JOBLIB_FUNC_FILE_ID", "type": "integer", "required": True},
             {"name": "COLOUR", "type": "string"},
+            # civis.parallel sends these always.
+            {"name": "CIVIS_PARENT_JOB_ID", "type": "integer"},
+            {"name": "CIVIS_PARENT_RUN_ID", "type": "integer"},
         ],
     })  # fmt: skip
     return ask("POST", "templates/scripts", {"scriptId": script["id"], "name": "t"})["id"]
@@ -321,6 +324,17 @@ def test_a_failure_in_a_template(template):
     with pytest.raises(TypeError, match="NoneType"):
         run(make_backend_template_factory(template), delayed(square)(None), delayed(square)(1))
     assert time.monotonic() - begun < 10
+
+
+@pytest.mark.stress  # it polls every second
+def test_the_command_also_serves_those_who_still_use_civis_parallel(template, platform):
+    civis = pytest.importorskip("civis")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = pytest.importorskip("civis.parallel")
+    client = civis.APIClient(api_key=platform.api_key, local_api_spec=_spec(civis))
+    factory = theirs.make_backend_template_factory(template, client=client, polling_interval=1)
+    assert run(factory, delayed(square)(3)) == [9]
 
 
 def test_no_such_template():

@@ -358,14 +358,14 @@ def test_tasks_are_read_as_results_come():
     assert list(output) == read == list(range(12))
 
 
-@pytest.mark.parametrize("good", [0, 3])
-def test_reading_the_tasks_fails(good):
+@pytest.mark.parametrize(("good", "pre_dispatch"), [(0, 2), (3, 2), (0, "all"), (1, "all")])
+def test_reading_the_tasks_fails(good, pre_dispatch):
     def tasks():
         for x in range(good):
             yield delayed(square)(x)
         raise LookupError("no more")
 
-    with Parallel(2, backend="civis", pre_dispatch=2) as parallel:
+    with Parallel(2, backend="civis", pre_dispatch=pre_dispatch) as parallel:
         with pytest.raises(LookupError, match="no more"):
             parallel(tasks())
         assert parallel(delayed(square)(x) for x in range(2)) == [0, 1]

@@ -30,8 +30,9 @@ ALL_JOBS = 50
 #: Seconds that a cancelled container has to end those that it started itself.
 PARTING_SECONDS = 30
 #: What joblib passes to every backend for its own ones, which share this machine.
-_NOT_FOR_US = ("context", "max_nbytes", "mmap_mode", "parallel", "prefer", "require",
-               "temp_folder", "verbose")  # fmt: skip
+_NOT_FOR_US = {
+    "context", "max_nbytes", "mmap_mode", "parallel", "prefer", "require", "temp_folder", "verbose",
+}  # fmt: skip
 
 #: The backend with a cap that has an executor, if any; its one key is only set by `setdefault`,
 #: which is atomic: Parallels may begin on several threads.
@@ -59,10 +60,15 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     supports_sharedmem = uses_threads = False
 
     def __init__(
-        self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, *,
-        remote_backend: Any = "sequential", cap: int | None = None,
-        max_workers: int | None = None, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+        *,
+        remote_backend: Any = "sequential",
+        cap: int | None = None,
+        max_workers: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(nesting_level, inner_max_num_threads)
         own = {"remote_backend": remote_backend, "cap": cap, "max_workers": max_workers}
         ContainerPoolExecutor.check_options({**options, **own}, also=own)

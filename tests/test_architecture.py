@@ -23,7 +23,7 @@ import civis_joblib
 
 ROOT = Path(__file__).parents[1]
 LONGEST_FILE = 450  # lines
-THICKEST_ADAPTER = 220  # lines of code, that is, without docstrings, comments and empty lines
+THICKEST_ADAPTER = 230  # lines of code, that is, without docstrings, comments and empty lines
 LONGEST_FUNCTION = 45  # lines of the body, without its docstring
 IMPORT_CPU = 0.150  # seconds
 

@@ -8,6 +8,7 @@ import http.client
 import importlib.util
 import json
 import re
+import signal
 import threading
 import time
 import weakref
@@ -16,8 +17,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import tenacity
 
-from civis_futures import ContainerPoolExecutor
+from civis_futures import ContainerPoolExecutor, _pacing, _transport
 from civis_futures.local import LocalPlatform
 
 #: How long what ends in the background may take. Nothing takes nearly as long.
@@ -110,6 +112,18 @@ def end_executor(reference):
     assert not thread.is_alive(), f"the shutdown of {executor!r} does not return"
 
 
+@pytest.fixture
+def brisk(monkeypatch):
+    """The pauses after failures, and the patience with a platform that is gone, are short here.
+
+    How long they are in earnest, the tests of the scheduler and of the transport tell.
+    """
+    monkeypatch.setattr(_pacing, "FIRST_BACKOFF", 0.05)
+    monkeypatch.setitem(_pacing.LAST_PATIENCE, True, 1.0)
+    short = tenacity.wait_random_exponential(multiplier=0.05, max=1)
+    monkeypatch.setattr(_transport, "_backoff", short)
+
+
 # --- nothing is left ---------------------------------------------------------------------------
 
 #: Names of the pools that outlive a test, with how many of that name there are.
@@ -197,6 +211,9 @@ class WiderFixtures:
 
 def pytest_configure(config):
     config.pluginmanager.register(WiderFixtures())
+    # In the background of a shell it is ignored, here and in all processes that tests start, and
+    # the tests of Ctrl-C would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _name(executor):

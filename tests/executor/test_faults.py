@@ -360,7 +360,7 @@ class Elsewhere:
         self.url = url
 
 
-def test_a_platform_that_is_down(caplog):
+def test_a_platform_that_is_down(caplog, brisk):
     caplog.set_level(logging.DEBUG)
     began = time.monotonic()
     with cf.ContainerPoolExecutor(2, platform=Elsewhere("http://127.0.0.1:9")) as executor:
@@ -377,7 +377,7 @@ def test_a_platform_that_is_down(caplog):
     assert "secret-key" not in caplog.text
 
 
-def test_a_platform_that_answers_html(httpserver_html):
+def test_a_platform_that_answers_html(httpserver_html, brisk):
     with cf.ContainerPoolExecutor(1, platform=Elsewhere(httpserver_html)) as executor:
         error = executor.submit(identity, 1).exception(60)
     assert type(error) is cf.BrokenContainerPool

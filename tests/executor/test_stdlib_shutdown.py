@@ -385,7 +385,7 @@ def test_terminate_after_a_shutdown(make, gate, until):
     assert isinstance(future.exception(0), BrokenExecutor)
 
 
-def test_terminate_when_the_platform_is_gone(make_executor, gate, until, calm):
+def test_terminate_when_the_platform_is_gone(make_executor, gate, until, calm, brisk):
     with LocalPlatform(cores=4) as platform:
         executor = make_executor(1, platform=platform)
         future = executor.submit(wait_at, gate.path)

@@ -118,9 +118,9 @@ def brisk(monkeypatch):
 
     How long they are in earnest, the tests of the scheduler and of the transport tell.
     """
-    monkeypatch.setattr(_pacing, "FIRST_BACKOFF", 0.05)
+    monkeypatch.setattr(_pacing, "FIRST_BACKOFF", 0.1)
     monkeypatch.setitem(_pacing.LAST_PATIENCE, True, 1.0)
-    short = tenacity.wait_random_exponential(multiplier=0.05, max=1)
+    short = tenacity.wait_random_exponential(multiplier=0.1, max=1)
     monkeypatch.setattr(_transport, "_backoff", short)
 
 

@@ -19,6 +19,8 @@ from civis_futures.testing import Fault, LocalPlatform
 # The container cannot import this module: its functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.usefixtures("brisk")
+
 SECONDS = 60  # only a hang takes so long
 #: Each promise holds for one container for each call, and for containers that are reused.
 BOTH = pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])

@@ -171,9 +171,9 @@ def test_executor_options_in_each_place():
     civis_joblib.register(max_tasks_per_worker=5)
     one_each = {"max_tasks_per_worker": 1}
     with parallel_config("civis", n_jobs=2, **one_each):
-        assert len(set(Parallel(batch_size=1)(delayed(pid)(x) for x in range(4)))) == 4
+        assert len(set(Parallel(batch_size=1)(delayed(pid)(x) for x in range(3)))) == 3
     parallel = Parallel(2, backend="civis", batch_size=1, **one_each)
-    assert len(set(parallel(delayed(pid)(x) for x in range(4)))) == 4
+    assert len(set(parallel(delayed(pid)(x) for x in range(3)))) == 3
 
 
 def test_a_platform_of_its_own():

@@ -43,14 +43,16 @@ def purged(platform):
         civis_futures.purge(name, platform)
 
 
-@pytest.mark.parametrize("limit", [None, 1], ids=["reused", "fresh"])
-def test_a_killed_client_loses_nothing_and_repeats_nothing(client, until, limit):
-    options = {"session": f"killed {limit}", "max_workers": 10, "max_tasks_per_worker": limit}
-    first = client.start(100, 0.3, **options)
-    until(lambda: len(client.runs) >= 50, 60)  # some 40 have ended, 10 run
+@pytest.mark.parametrize(
+    ("limit", "tasks", "workers"), [(None, 60, 6), (1, 18, 3)], ids=["reused", "fresh"]
+)
+def test_a_killed_client_loses_nothing_and_repeats_nothing(client, until, limit, tasks, workers):
+    options = {"session": f"killed {limit}", "max_workers": workers, "max_tasks_per_worker": limit}
+    first = client.start(tasks, 0.2, **options)
+    until(lambda: len(client.runs) >= tasks // 2, 60)  # most of these have ended, the others run
     client.kill(first)
-    assert client(100, 0.3, **options) == SQUARES
-    assert sorted(client.runs) == list(range(100))
+    assert client(tasks, 0.2, **options) == SQUARES[:tasks]
+    assert sorted(client.runs) == list(range(tasks))
 
 
 def test_killed_again_and_again(client, until):

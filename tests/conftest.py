@@ -17,9 +17,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import tenacity
+from brisk import shorten
 
-from civis_futures import ContainerPoolExecutor, _pacing, _transport
+from civis_futures import ContainerPoolExecutor
 from civis_futures.local import LocalPlatform
 
 #: How long what ends in the background may take. Nothing takes nearly as long.
@@ -114,14 +114,8 @@ def end_executor(reference):
 
 @pytest.fixture
 def brisk(monkeypatch):
-    """The pauses after failures, and the patience with a platform that is gone, are short here.
-
-    How long they are in earnest, the tests of the scheduler and of the transport tell.
-    """
-    monkeypatch.setattr(_pacing, "FIRST_BACKOFF", 0.1)
-    monkeypatch.setitem(_pacing.LAST_PATIENCE, True, 1.0)
-    short = tenacity.wait_random_exponential(multiplier=0.1, max=1)
-    monkeypatch.setattr(_transport, "_backoff", short)
+    """The pauses after failures, and the patience with a platform that is gone, are short here."""
+    shorten(monkeypatch.setattr)
 
 
 # --- nothing is left ---------------------------------------------------------------------------

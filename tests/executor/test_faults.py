@@ -22,6 +22,8 @@ from civis_futures.local import LocalPlatform
 # The container cannot import this module: its functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.usefixtures("brisk")
+
 
 def identity(value):
     return value
@@ -360,7 +362,7 @@ class Elsewhere:
         self.url = url
 
 
-def test_a_platform_that_is_down(caplog, brisk):
+def test_a_platform_that_is_down(caplog):
     caplog.set_level(logging.DEBUG)
     began = time.monotonic()
     with cf.ContainerPoolExecutor(2, platform=Elsewhere("http://127.0.0.1:9")) as executor:
@@ -377,7 +379,7 @@ def test_a_platform_that_is_down(caplog, brisk):
     assert "secret-key" not in caplog.text
 
 
-def test_a_platform_that_answers_html(httpserver_html, brisk):
+def test_a_platform_that_answers_html(httpserver_html):
     with cf.ContainerPoolExecutor(1, platform=Elsewhere(httpserver_html)) as executor:
         error = executor.submit(identity, 1).exception(60)
     assert type(error) is cf.BrokenContainerPool

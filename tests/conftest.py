@@ -134,6 +134,10 @@ class Leftovers:
         """What there is now was there before."""
         self._threads, self._processes = _threads(), _processes()
 
+    def here(self):
+        """Whether a thread or a process is left, without asking the platform."""
+        return _threads() - self._threads or _processes() - self._processes
+
     def __call__(self):
         """Whatever is left, in words."""
         found = [f"thread {thread.name!r}" for thread in _threads() - self._threads]
@@ -159,7 +163,7 @@ _reported: set[str] = set()
 
 
 @pytest.fixture(autouse=True)
-def leftovers():
+def leftovers(request):
     """Each test cleans up: no thread, process, run or script of ours is left a moment later.
 
     What wider fixtures have started lives on, see `WiderFixtures`.
@@ -168,6 +172,8 @@ def leftovers():
     _leftovers.append(leftovers)
     yield leftovers
     _leftovers.clear()
+    if "platform" not in request.fixturenames and not leftovers.here():
+        return  # most tests start nothing, and there are thousands of them
     end = time.monotonic() + PATIENCE
     while (left := leftovers()) and time.monotonic() < end:
         time.sleep(0.03)

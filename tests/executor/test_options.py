@@ -110,8 +110,8 @@ def test_a_timeout_ends_the_call_alone(make_executor, tmp_path, reuse):
 
 def test_a_timeout_is_of_run_time_alone(make_executor):
     executor = make_executor(1, max_tasks_per_worker=None)
-    calls = [executor.options(timeout=2).submit(sleep, 0.8) for _ in range(4)]
-    assert [call.result(SECONDS) for call in calls] == [0.8] * 4
+    calls = [executor.options(timeout=1.5).submit(sleep, 0.5) for _ in range(4)]
+    assert [call.result(SECONDS) for call in calls] == [0.5] * 4
 
 
 # --- queue_timeout -----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from civis_futures import ContainerPoolExecutor
 from civis_futures.local import LocalPlatform
 
 #: How long what ends in the background may take. Nothing takes nearly as long.
-PATIENCE = 10.0
+PATIENCE = 30.0
 #: What scripts of ours are called: the pool's name, the worker's number, a token.
 OURS = re.compile(r"(?P<pool>.*), worker \d+ \[.*\]( #\d+)?", re.DOTALL)
 #: The platform of this session, once a test has asked for it.

@@ -327,7 +327,7 @@ def test_a_second_interrupt_ends_it_at_once(script, gate, until):
     began = time.monotonic()
     gate.open()
     script.end(process)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_a_fork_of_the_script_leaves_the_executor_alone(script):

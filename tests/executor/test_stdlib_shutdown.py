@@ -114,7 +114,7 @@ def test_results_arrive_after_a_shutdown_that_does_not_wait(make, gate, calm):
     results = executor.map(abs, range(-2, 1))
     began = time.monotonic()
     executor.shutdown(wait=False)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     assert not future.done()
     gate.open()
     assert future.result(SECONDS) == 1

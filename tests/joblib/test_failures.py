@@ -22,8 +22,10 @@ import civis_joblib
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.usefixtures("brisk")
+
 MODES = ("list", "generator", "generator_unordered")
-SOON = 10.0  # seconds
+SOON = 20.0  # seconds
 
 
 class Peculiar(Exception):

@@ -107,7 +107,7 @@ def test_more_containers_under_one_cap(most):
 def overlap_within():
     first = Parallel(return_as="generator")
     # The last one keeps it going while the second Parallel runs.
-    output = first(delayed(where)(seconds) for seconds in (0, 0, 2))
+    output = first(delayed(where)(seconds) for seconds in (0, 0, 1))
     next(output)
     second = Parallel()
     second(delayed(where)() for _ in range(3))

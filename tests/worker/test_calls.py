@@ -45,7 +45,7 @@ def test_results_in_order_with_measures(run, calls, stub):
     first, pid, none, empty, last = map(stub.outcome, answers)
     assert (first, none, empty, last) == (42, None, b"", 3)
     assert pid != os.getpid()
-    assert 0.05 <= answers[4].seconds < 1
+    assert 0.05 <= answers[4].seconds < 10
     assert before <= answers[4].started <= answers[4].finished <= time.time()
     assert answers[4].finished - answers[4].started >= 0.05
     assert 5 < answers[0].peak_mb < 500
@@ -287,12 +287,13 @@ def test_a_timeout_ends_the_call_and_nothing_else(stub, start, calls):
 
     specs = calls(os.getpid, lambda: time.sleep(60), stubborn, os.getpid)
     limits = [30.0, 0.3, 0.3, None]
-    start([replace(c, timeout=s) for c, s in zip(specs, limits, strict=True)]).end()
+    specs = [replace(call, timeout=limit) for call, limit in zip(specs, limits, strict=True)]
+    start(specs, impatient="_process._PATIENCE = 0.3, 0.3").end()
     answers = stub.answers()
     kinds = [answers[task].kind for task in (1, 2, 3, 4)]
     assert kinds == [_wire.RETURNED, _wire.TIMED_OUT, _wire.TIMED_OUT, _wire.RETURNED]
     assert "longer than its timeout of 0.3 seconds" in answers[2].text
-    assert 0.2 < answers[2].finished - answers[2].started < 3
+    assert 0.2 < answers[2].finished - answers[2].started < 20
 
 
 def test_a_timeout_is_kept_while_a_request_waits(stub, start, calls, tmp_path):

@@ -28,4 +28,4 @@ def share_platform():
     """`platform="local"` is the platform of the environment, and starts none."""
     url, key = os.environ["CIVIS_API_ENDPOINT"], os.environ["CIVIS_API_KEY"]
     shared = SimpleNamespace(url=url, api_key=key, stop=lambda: None)
-    _pool._local_platform = lambda: shared
+    _pool._local_platform = lambda _: shared

@@ -1,4 +1,4 @@
-"""The anchor of a session: a script that is never run, by whose name the head is found."""
+"""The anchor of a session: a script that is never run, whose name tells where the head is."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from ._api import PlatformClient
 from ._exceptions import PlatformError
 from ._head import Head, head_from_json
 from ._script import job_kind
-from ._types import Container, Job, JobKind, Template
+from ._types import Container, Job, Template
 
-#: What anchors are called: the session and the user, since other people's jobs are in lists, too.
-TITLE = re.compile(r"civis_futures session (?P<name>.*) \[user (?P<user>\d+)\]")
-#: What an anchor's argument says.
-_HEAD = re.compile(r"civis_futures head (\d+)")
-_PARAMETER = "CIVIS_FUTURES_SESSION"
+#: What anchors are called: the session, the user, since other people's jobs are in lists, too, and
+#: the JSON value with the head.
+TITLE = re.compile(r"civis_futures session (?P<name>.*) \[user (?P<user>\d+), head (?P<head>\d+)\]")
 #: How many pages of a list are read at the most; 50 rows each.
 PAGES = 20
 
@@ -34,11 +32,11 @@ class Anchor:
 
     def read(self, client: PlatformClient) -> Head:
         """The head as it is now."""
-        return head_from_json(client.get_json_value(self.value))
+        return _read(client, self.value)
 
 
-def anchors(client: PlatformClient, name: str = "") -> Iterator[tuple[str, int]]:
-    """Names and script ids of my sessions, or of those of that name."""
+def anchors(client: PlatformClient, name: str = "") -> Iterator[tuple[str, int, int]]:
+    """Of my sessions, or of those of that name: name, script and head."""
     user = str(client.me())
     text = f"civis_futures session {name}"
     for page in range(1, PAGES + 1):
@@ -46,47 +44,41 @@ def anchors(client: PlatformClient, name: str = "") -> Iterator[tuple[str, int]]
         for row in rows:
             match = TITLE.fullmatch(row.name)
             if match and match["user"] == user and name in ("", match["name"]):
-                yield match["name"], row.job_id
+                yield match["name"], row.job_id, int(match["head"])
         if not more:
             return
 
 
 def find_anchor(client: PlatformClient, name: str) -> Anchor | None:
-    """The anchor of a session: the oldest one, should two have been made at the same time."""
-    numbers = [number for _, number in anchors(client, name)]
-    return read_anchor(client, min(numbers)) if numbers else None
+    """The anchor of a session: the oldest one, should two have been made at the same time.
+
+    Raises:
+        PlatformError: what it names is not there, or is no head.
+    """
+    found = [(number, value) for _, number, value in anchors(client, name)]
+    if not found:
+        return None
+    number, value = min(found)
+    head = _read(client, value)
+    return Anchor(Job(number, head.kind), value, head)
 
 
-def read_anchor(client: PlatformClient, number: int) -> Anchor:
-    """The anchor that is this script."""
-    script, job = _script_of(client, number)
-    for value in script.get("arguments", {}).values():
-        match = _HEAD.fullmatch(str(value))
-        if match:
-            value_id = int(match[1])
-            return Anchor(job, value_id, head_from_json(client.get_json_value(value_id)))
-    raise PlatformError(f"script {number} is not the anchor of a session, in spite of its name")
-
-
-def _script_of(client: PlatformClient, number: int) -> tuple[dict[str, Any], Job]:
-    job = Job(number, JobKind.CONTAINER)
+def _read(client: PlatformClient, value: int) -> Head:
     try:
-        return client.get_script(job), job
-    except PlatformError as error:
-        if error.status != 404:
-            raise
-    job = Job(number, JobKind.CUSTOM)
-    return client.get_script(job), job
+        return head_from_json(client.get_json_value(value))
+    except ValueError as error:
+        path = f"/json_values/{value}"
+        raise PlatformError(f"GET {path}: {error}", method="GET", path=path, status=200) from None
 
 
 def make_anchor(client: PlatformClient, name: str, container: Container | Template) -> Anchor:
     """A new session."""
-    title = f"civis_futures session {name} [user {client.me()}]"
+    title, user = f"civis_futures session {name}", client.me()
     inbox = client.create_json_value(f"{title} inbox", _wire.to_json(_wire.Inbox()))
     kind = job_kind(container)
     head = Head(name, time.time(), kind, inbox)
     value = client.create_json_value(f"{title} head", head.to_json())
-    body = _body(container, title, f"civis_futures head {value}")
+    body = _body(container, f"{title} [user {user}, head {value}]")
     mine = client.create_script(kind, body)
     found = find_anchor(client, name)
     if found is not None and found.job.id != mine.id:  # somebody was quicker
@@ -95,12 +87,13 @@ def make_anchor(client: PlatformClient, name: str, container: Container | Templa
     return Anchor(mine, value, head)
 
 
-def _body(container: Container | Template, title: str, head: str) -> dict[str, Any]:
-    if isinstance(container, Template):
+def _body(container: Container | Template, title: str) -> dict[str, Any]:
+    if isinstance(container, Template):  # who may only use templates can make no other script
+        given = {} if container.order_in_file else {container.order_param: "no order: a session"}
         return {
             "name": title,
             "from_template_id": container.from_template_id,
-            "arguments": {**container.arguments, container.order_param: head},
+            "arguments": {**container.arguments, **given},
             "hidden": True,
         }
     return {
@@ -109,7 +102,5 @@ def _body(container: Container | Template, title: str, head: str) -> dict[str, A
         "docker_image_tag": container.docker_image_tag,
         "docker_command": "echo This script keeps a session of civis_futures, and does nothing.",
         "required_resources": {"cpu": 256, "memory": 256, "disk_space": 1.0},
-        "params": [{"name": _PARAMETER, "type": "string"}],
-        "arguments": {_PARAMETER: head},
         "hidden": True,
     }

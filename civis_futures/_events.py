@@ -133,7 +133,7 @@ class Report:
     complete: bool = True
     garbled: bool = False
     read: bool = False
-    told: int = 0
+    told: int | None = None
     sure: bool = False
 
 

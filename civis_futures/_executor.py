@@ -88,6 +88,8 @@ class ContainerPoolExecutor(Executor):
 
     Raises:
         SessionInUseError: another process has the session open.
+        SessionMismatchError: the session was begun with a `Template`, and this is none; or the
+            other way round.
         PlatformError: there is a session, and the platform cannot be reached.
         CredentialsError: there is no key, and no `platform` either.
         CallPicklingError: `initializer` or `initargs` cannot be pickled.

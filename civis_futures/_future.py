@@ -27,8 +27,8 @@ class Timings:
 
     `submitted` and `queued` (given to a container) are by this machine's clock, `started` and
     `finished` by the container's. In seconds, measured in the container: `compute` is what the
-    function itself took, `loading` what unpickling it took, with the imports that it caused, and
-    `upload` what a large result took to be stored.
+    function itself took, `importing` the imports that its unpickling caused, `unpickling` the rest
+    of that, and `upload` what a large result took to be stored.
     """
 
     submitted: float
@@ -36,7 +36,8 @@ class Timings:
     started: float | None = None
     finished: float | None = None
     compute: float | None = None
-    loading: float | None = None
+    importing: float | None = None
+    unpickling: float | None = None
     upload: float | None = None
 
 

@@ -62,7 +62,8 @@ class Holder:
 class Entry:
     """A worker: its token, its script, and its first calls as (task, attempt, key).
 
-    `over`: nothing more will come of it, and what it has not answered counts as never sent.
+    `over`: nothing more will come of it, and what it has not answered counts as never sent. Its run
+    was `run` then, or 0 if it never had one or nobody knows.
     """
 
     token: str
@@ -71,6 +72,7 @@ class Entry:
     last: bool = False
     over: bool = False
     resources: dict[str, float] | None = None
+    run: int = 0
 
     @classmethod
     def of(cls, order: Order, job: int, resources: Resources) -> Entry:

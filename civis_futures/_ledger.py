@@ -226,7 +226,8 @@ class Ledger:
             answer.started,
             answer.finished,
             answer.seconds,
-            answer.loading,
+            answer.importing,
+            answer.unpickling,
             answer.upload,
         )
         self._view(command.task, timings=timings)

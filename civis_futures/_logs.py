@@ -1,7 +1,8 @@
 """What a task printed: its part of a run's log, as it is now or as it grows.
 
-A reused worker has one log for all of its calls; it prints a line where each begins, and there the
-log is cut. Lines come in pages from a `Source`, never more of them in memory than are asked for.
+A reused worker has one log for all of its calls. Where each begins it prints a line, on both of its
+streams, and there the log is cut: each stream by its own, since which of them comes first is not
+certain. Lines come in pages from a `Source`, never more of them in memory than are asked for.
 This room must not know clients, futures or threads.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ._types import LogLine, LogPage
+from ._wire import BEGIN_LINE
 
 #: How many lines are given at the most, and how many characters these may have together.
 MOST_LINES, MOST_CHARACTERS = 10_000, 20_000_000
@@ -29,7 +31,6 @@ SHORTEST_PAUSE, LONGEST_PAUSE, REQUESTS = 0.2, 5.0, 4
 #: Seconds after the end of a call in which its last lines may still arrive.
 GRACE = 3.0
 
-_MARK = re.compile(r"civis_futures: task (\d+) begins \(attempt \d+\)$")
 _LEVEL = re.compile(
     r"(?:\[?\d{2,4}[-/:.][\d\-/:.,TZ ]{4,30}\]?[\s|-]*)?"  # when
     r"(?:[\w.]+ - )?"  # where
@@ -92,16 +93,27 @@ class Kept:
         while len(self._lines) > self.most or self._size > MOST_CHARACTERS:
             self._size -= len(self._lines.popleft().message)
 
-    def clear(self) -> None:
-        """Forget all."""
-        self._lines.clear()
-        self._size = 0
+    def drop(self, by_stderr: bool) -> None:
+        """Forget those of one stream."""
+        for line in self.take():
+            if _by_stderr(line) != by_stderr:
+                self.add(line)
 
     def take(self) -> list[LogLine]:
         """All of them; they are here no more."""
         lines = list(self._lines)
-        self.clear()
+        self._lines.clear()
+        self._size = 0
         return lines
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What is known of one of the two streams."""
+
+    marked: bool = False  # whether any call is known to have begun
+    begun: bool = False  # this one is
+    over: bool = False  # and another one after it
 
 
 class Cutter:
@@ -113,10 +125,22 @@ class Cutter:
     def __init__(self, number: int | None, most: int, *, reused: bool = True) -> None:
         self._number = number
         self._kept = Kept(most)
+        self._streams = {False: _Stream(), True: _Stream()}
         self.reused = reused and number is not None
-        self.marked = False  # whether any call is known to have begun
-        self.begun = False  # this one is
-        self.over = False  # and another one after it
+
+    @property
+    def _marked(self) -> list[_Stream]:
+        return [stream for stream in self._streams.values() if stream.marked]
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is known where the call begins."""
+        return bool(self._marked) and all(stream.begun for stream in self._marked)
+
+    @property
+    def over(self) -> bool:
+        """Whether another call is known to have begun after it."""
+        return bool(self._marked) and all(stream.over for stream in self._marked)
 
     @property
     def sure(self) -> bool:
@@ -126,22 +150,24 @@ class Cutter:
     def feed(self, lines: Iterable[LogLine]) -> None:
         """Take in the next lines."""
         for line in lines:
-            mark = _MARK.search(line.message.rstrip())
+            by_stderr = _by_stderr(line)
+            stream = self._streams[by_stderr]
+            mark = BEGIN_LINE.search(line.message.rstrip()) if self.reused else None
             # Where a line went before it that had no end, only the call itself believes it: it
             # may be what a task says.
-            if mark and mark.start() and (self.begun or int(mark[1]) != self._number):
+            if mark and mark.start() and (stream.begun or int(mark[1]) != self._number):
                 mark = None
-            if mark is None or not self.reused:
-                if not self.over and (self.sure or not self.marked):
+            if mark is None:
+                if not stream.over and (stream.begun or not stream.marked):
                     self._kept.add(line)
             elif int(mark[1]) == self._number:
-                self._kept.clear()  # an earlier attempt of it, if anything
-                self.marked = self.begun = True
-                self.over = False
+                self._kept.drop(by_stderr)  # an earlier attempt of it, if anything
+                stream.marked = stream.begun = True
+                stream.over = False
             else:
-                if not self.begun:
-                    self._kept.clear()
-                self.marked, self.over = True, self.begun
+                if not stream.begun:
+                    self._kept.drop(by_stderr)
+                stream.marked, stream.over = True, stream.begun
 
     def widen(self) -> None:
         """Keep whole pages from now on."""
@@ -150,6 +176,16 @@ class Cutter:
     def take(self) -> list[LogLine]:
         """What was kept since the last time."""
         return [leveled(line) for line in self._kept.take()]
+
+
+def _by_stderr(line: LogLine) -> bool:
+    """Which stream it came by: the platform's level of a line says that, and nothing else."""
+    return line.level == "error"
+
+
+def is_echo(line: LogLine) -> bool:
+    """Whether it says for the second time that a call begins."""
+    return _by_stderr(line) and BEGIN_LINE.match(line.message) is not None
 
 
 def leveled(line: LogLine) -> LogLine:

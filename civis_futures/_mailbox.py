@@ -258,10 +258,10 @@ class Mailbox:
         for posting, reading in watches:
             row = rows.get(posting.worker)
             run = None if row is None else row.run
-            told = 0 if row is None else _wire.count_in(row.name)
+            told = None if row is None else _wire.count_in(row.name)
             state = run.state if run is not None else self._states.get(posting.worker)
             at_end = state is not None and state not in (RunState.QUEUED, RunState.RUNNING)
-            due = reading is e.Reading.RUNNING or told > posting.read
+            due = reading is e.Reading.RUNNING or (told or 0) > posting.read
             report = e.Report(posting.worker, run, told=told, sure=posting.worker in direct)
             if reading is not e.Reading.NEVER and (at_end or (due and state is RunState.RUNNING)):
                 report, posting = self._read(replace(report, read=True), posting)
@@ -283,12 +283,12 @@ class Mailbox:
         cost = 0
         for gone in self._states.keys() - {posting.worker for posting in postings}:
             del self._states[gone], self._unseen[gone]
-        if len(postings) > DIRECT_LOOKS:
+        if len(postings) > 1:
             cost = self._list(postings, rows)
         missed = [p for p in postings if p.worker not in rows or p.worker in sure]
         missed.sort(key=lambda posting: -self._unseen[posting.worker])
         # A list that shows none of ours (its filters are not fully documented) is no help.
-        blind = len(postings) > DIRECT_LOOKS and not rows
+        blind = len(postings) > 1 and not rows
         for posting in missed[: DIRECT_LOOKS * (3 if blind else 1)]:
             cost += 1
             try:
@@ -352,7 +352,7 @@ class Mailbox:
         found: dict[int, _wire.Answers | None] = {}
         page, more = 0, True
         # Each output comes with its value, so the known ones would be sent again and again.
-        limit = min(max(report.told - posting.read, 0) + 5, MOST_OUTPUTS)
+        limit = min(max((report.told or 0) - posting.read, 0) + 5, MOST_OUTPUTS)
         try:
             while more and posting.read not in found:
                 page += 1
@@ -379,13 +379,14 @@ class Mailbox:
 
     def find(self, posting: Posting) -> tuple[e.Report, Posting] | None:
         """The run of a worker that another process has launched, and all that it has answered; None
-        if it never got a run.
+        if it never got a run. Who gives the run's id as well knows that it is over.
 
         Raises:
             PlatformError: what it has answered cannot be read.
         """
-        run = self._client.latest_run(posting.job)
-        if run is None:
+        # How one ended that is over is of no interest any more.
+        over = Run(posting.run_id, RunState.SUCCEEDED) if posting.run_id else None
+        if (run := over or self._client.latest_run(posting.job)) is None:
             return None
         posting = replace(posting, run_id=run.id)
         report, posting = self._read(e.Report(posting.worker, run, read=True), posting)

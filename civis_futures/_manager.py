@@ -317,6 +317,7 @@ class Manager:
             linger=linger(readers, pace),
             lease=self.pool.lease,
             disk=disk_space(command.resources),
+            greets=worker == 1,
         )
         title = f"{self.pool.name}, worker {worker}"
         wanted = self._ledger.launch(worker, command.calls)

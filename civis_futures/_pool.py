@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ._api import PlatformClient, credentials
+from ._budget import RateBudget
 from ._content import ContentStore, content_store
 from ._events import Attached, TerminateRequested
 from ._exceptions import BrokenContainerPool
@@ -53,52 +54,60 @@ def open_pool(
     Raises:
         CredentialsError: there is no key, and no platform either.
         CallPicklingError: the initializer cannot be pickled.
+        ValueError: a session was asked for on a platform that ends with the executor.
     """
-    owned = None
-    name = f"{name}, session {session}" if session else name
-    if platform == "local":
-        owned = platform = _local_platform()
+    owned = _local_platform(session) if platform == "local" else None
     try:
-        url, key = credentials(platform)
+        url, key = credentials(platform if owned is None else owned)
         contents = content_store(url, key)
         initial = Payload(b"") if initializer is None else initializer(contents)
-        client = PlatformClient(url, key)
-        attached = session and attach(
-            PlatformClient(url, key, budget=client.budget), session, container
-        )
+        client, attached = PlatformClient(url, key), None
+        mailbox = Mailbox(client, container)
+        if session:
+            name = f"{name}, session {session}"
+            own = PlatformClient(url, key, budget=client.budget)
+            attached = attach(own, session, container)
+            mailbox = SessionMailbox(client, container, attached)
     except BaseException:
         if owned is not None:
             owned.stop()
         raise
     manager = Manager(
         scheduler=Scheduler(policy),
-        mailbox=SessionMailbox(client, container, attached)
-        if attached
-        else Mailbox(client, container),
+        mailbox=mailbox,
         client=client,
-        pool=Pool(
-            f"{name}, session {session}" if session else name, url, container, initial, policy.lease
-        ),
+        pool=Pool(name, url, container, initial, policy.lease),
         contents=contents,
         at_end=_enders(attached, owned),
     )
-    kind, budget = job_kind(container), client.budget
-
-    def logs() -> LogSource:
-        # A client of its own: logs are read after the pool is gone, too.
-        return LogSource(PlatformClient(url, key, budget=budget), kind)
-
-    def load(call: Call) -> Callable[[], Any]:
-        with closing(PlatformClient(url, key)) as reader:
-            mailbox = Mailbox(reader, container)
-            return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
-
-    if attached:
+    if attached is not None:
         _hand_over(attached, manager)
     manager.start()
     end_pools_on_term()
-    shelf = Shelf(logs, reused=policy.max_tasks_per_worker != 1)
-    return Opened(manager, url, shelf, load, attached or None)
+    reader = _Reader(url, key, container, client.budget)
+    logs = Shelf(reader.logs, reused=policy.max_tasks_per_worker != 1)
+    return Opened(manager, url, logs, reader.call, attached)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What is read after the pool is gone, too, hence over clients of their own."""
+
+    url: str
+    key: str = field(repr=False)
+    container: Container | Template
+    budget: RateBudget
+
+    def logs(self) -> LogSource:
+        """The logs of this pool's kind of jobs."""
+        client = PlatformClient(self.url, self.key, budget=self.budget)
+        return LogSource(client, job_kind(self.container))
+
+    def call(self, call: Call) -> Callable[[], Any]:
+        """What a call would run, as a function without arguments."""
+        with closing(PlatformClient(self.url, self.key)) as client:
+            mailbox = Mailbox(client, self.container)
+            return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
 
 
 def _hand_over(session: Session, manager: Manager) -> None:
@@ -111,11 +120,11 @@ def _hand_over(session: Session, manager: Manager) -> None:
     session.start()
 
 
-def _enders(session: Any, owned: Any) -> Callable[[], None]:
+def _enders(session: Session | None, owned: Any) -> Callable[[], None]:
     """What is to be done when the manager has ended."""
 
     def end() -> None:
-        if session:
+        if session is not None:
             session.close()
         if owned is not None:
             owned.stop()
@@ -123,7 +132,12 @@ def _enders(session: Any, owned: Any) -> Callable[[], None]:
     return end
 
 
-def _local_platform() -> Any:
+def _local_platform(session: str | None) -> Any:
+    if session:
+        raise ValueError(
+            'a session outlives its executor, and platform="local" does not: start a platform with '
+            "`civis-futures local`, or pass a LocalPlatform of your own"
+        )
     try:
         from .local import LocalPlatform
     except ModuleNotFoundError as error:

@@ -68,7 +68,7 @@ def listed(client: PlatformClient) -> list[SessionInfo]:
     """As `sessions`, over a client."""
     from ._anchor import anchors
 
-    names = sorted({name for name, _ in anchors(client)})
+    names = sorted({name for name, *_ in anchors(client)})
     return [info for name in names if (info := _info(client, name)) is not None]
 
 
@@ -98,10 +98,14 @@ def remove(client: PlatformClient, name: str) -> None:
         raise LookupError(f"there is no session {name!r}")
     session = Session(client, anchor)
     session.hold()
-    for entry in session.head.workers:
-        if not entry.over:
-            _end(client, Job(entry.job, session.head.kind))
-    client.archive(anchor.job)
+    try:
+        for entry in session.head.workers:
+            if not entry.over:
+                _end(client, Job(entry.job, session.head.kind))
+        client.archive(anchor.job)
+    except BaseException:
+        session.release()
+        raise
 
 
 def _end(client: PlatformClient, job: Job) -> None:

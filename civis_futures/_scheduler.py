@@ -203,7 +203,8 @@ class Scheduler:
 
     def _fetch_failed(self, event: e.FetchFailed) -> None:
         if event.task in self.tasks.known:
-            self._lost(event.task, e.Verdict(None, f"its result was lost: {event.error}"))
+            reason = f"its result cannot be read (max_retries runs it again): {event.error}"
+            self._lost(event.task, e.Verdict(None, reason))
 
     def _settle(self, name: TaskId, answer: Answer) -> None:
         """A call has ended; if the user wants a word on that, ask."""

@@ -1,8 +1,8 @@
 """A session: its state on the platform, found by name; opened by one process at a time.
 
-The anchor is a script that is never run. Its name is the session's, its argument names one JSON
-value, the head. A worker is in the head before its run is started, so no run is ever unknown. The
-head is written whole, and never twice at once: what comes meanwhile goes with the next version.
+The anchor is a script that is never run; its name tells the session's, and which JSON value is the
+head. A worker is in the head before its run is started, so no run is ever unknown. The head is
+written whole, and never twice at once: what comes meanwhile goes with the next version.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from ._anchor import Anchor, find_anchor, make_anchor
 from ._api import PlatformClient
 from ._events import Found
 from ._exceptions import PlatformError, SessionInUseError, SessionMismatchError
-from ._head import BEAT, Entry, Holder
+from ._head import BEAT, Entry, Head, Holder
 from ._identity import difference, identity
 from ._mailbox import Mailbox, Posting
 from ._recovery import Findings, Seen, findings
-from ._types import Container, Job, Resources, TaskId, Template, WorkerId
+from ._script import job_kind
+from ._types import Container, Job, JobKind, Resources, TaskId, Template, WorkerId
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +97,11 @@ class Session:
                 _log.warning("no sign of life for session %s: %s", self.head.name, error)
 
     def close(self) -> None:
+        """Nobody holds it any more, and the client is closed."""
+        self.release()
+        self._client.close()
+
+    def release(self) -> None:
         """Nobody holds it any more."""
         taken = self._closing.is_set()
         self._closing.set()
@@ -107,7 +113,6 @@ class Session:
                 self._write()
             except (PlatformError, ValueError, SessionInUseError) as error:
                 _log.warning("session %s is not closed: %s", self.head.name, error)
-        self._client.close()
 
     def _write(self) -> None:
         """Return when the head is on the platform as it is now, or newer."""
@@ -139,8 +144,8 @@ class Session:
 
             def read(pair: tuple[int, Entry]) -> tuple[WorkerId, Seen | None]:
                 number, entry = WorkerId(pair[0]), pair[1]
-                found = mailbox.find(Posting(number, entry.token, Job(entry.job, kind), 0))
-                return number, found
+                job = Job(entry.job, kind)
+                return number, mailbox.find(Posting(number, entry.token, job, entry.run))
 
             pairs = list(readers.map(read, enumerate(self.head.workers, 1)))
         inbox = _wire.inbox_from_json(self._client.get_json_value(self.head.inbox))
@@ -154,7 +159,8 @@ class Session:
         for number, entry in enumerate(self.head.workers, 1):
             if WorkerId(number) not in ours and not entry.over:  # nobody was left to tidy up
                 self._client.archive(Job(entry.job, self.head.kind))
-                self.forget(entry.token)
+                posting = self.findings.estate.postings.get(WorkerId(number))
+                self.forget(entry.token, 0 if posting is None else posting.run_id)
         for row in self._client.newest_jobs(self.head.kind):
             match = _SCRIPT.search(row.name)
             if match is None or match["session"] != self.head.name:
@@ -193,12 +199,12 @@ class Session:
             self.head.workers.append(entry)
         self._write()
 
-    def forget(self, token: str) -> None:
+    def forget(self, token: str, run_id: int) -> None:
         """All that this worker was given has ended; to be written when there is more to write."""
         with self._turn:
             entry = self._entries.get(token)
             if entry is not None:
-                entry.over, entry.first = True, []
+                entry.over, entry.first, entry.run = True, [], run_id
 
 
 class SessionMailbox(Mailbox):
@@ -212,7 +218,7 @@ class SessionMailbox(Mailbox):
 
     def archive(self, posting: Posting) -> None:
         """Archive the script of a worker."""
-        self._session.forget(posting.token)
+        self._session.forget(posting.token, posting.run_id)
         super().archive(posting)
 
     def _open_inbox(self, name: str) -> int:
@@ -228,10 +234,12 @@ def attach(client: PlatformClient, name: str, container: Container | Template) -
 
     Raises:
         SessionInUseError: another process holds it.
+        SessionMismatchError: it was begun with a Template, and this is a Container, or vice versa.
         PlatformError: the platform cannot be reached, or refuses.
     """
     try:
         anchor = find_anchor(client, name) or make_anchor(client, name, container)
+        _check_kind(anchor.head, container)
         session = Session(client, anchor)
         session.hold()
         try:
@@ -244,6 +252,18 @@ def attach(client: PlatformClient, name: str, container: Container | Template) -
     except BaseException:
         client.close()
         raise
+
+
+def _check_kind(head: Head, container: Container | Template) -> None:
+    """Scripts of one kind cannot be found, nor ended, as if they were of the other."""
+    if head.kind is not job_kind(container):
+        before, now = "a Container", "a Template"
+        if head.kind is JobKind.CUSTOM:
+            before, now = now, before
+        raise SessionMismatchError(
+            f"session {head.name!r} was begun with {before}, and now there is {now}: give it what "
+            f"it had, or take another name"
+        )
 
 
 def _in_use(name: str, holder: Holder | None) -> SessionInUseError:

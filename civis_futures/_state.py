@@ -43,16 +43,11 @@ CALL_BYTES = 150
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the user asked for; times in seconds.
-
-    `calls_per_worker` limits how many unanswered calls a worker may hold at once; None is for as
-    many as seem useful.
-    """
+    """What the user asked for; times in seconds."""
 
     max_workers: int
     max_tasks_per_worker: int | None = None
     idle_timeout: float = 60.0
-    calls_per_worker: int | None = None
     lease: float = 3600.0
 
     @property

@@ -20,8 +20,8 @@ NO_WORKER = {
     2: "was given no order (exit code 2)",
     _wire.SETUP_FAILED: "could not be set up: setup_cmd failed",
     _wire.NO_PROGRAM: "could not fetch the program of the worker",
-    126: "could not run python3 (exit code 126)",
-    127: "could not run python3: its image has none (exit code 127)",
+    126: "could not run python3, or what its template says (exit code 126)",
+    127: "could not run python3, or what its template says: its image has none (exit code 127)",
 }
 
 _ABANDONED = "its container ended: for the whole lease, this process had given no sign of life"
@@ -79,12 +79,15 @@ def _beginning(line: str) -> Given | None:
 
 def part_of(said: Sequence[str], call: Given) -> Sequence[str]:
     """The lines of a log from where this call begins; all, if it does not tell."""
-    marks = [number for number, line in enumerate(said) if _beginning(line) == call]
-    if not marks:
+    if not any(_beginning(line) == call for line in said):
         return said
-    rest = said[marks[-1] + 1 :]
-    end = next((number for number, line in enumerate(rest) if _beginning(line)), len(rest))
-    return rest[:end]
+    part, at = [], None
+    for line in said:
+        begun = _beginning(line)
+        at = begun or at
+        if begun is None and at == call:
+            part.append(line)
+    return part
 
 
 def reached(calls: Sequence[Given], said: Sequence[str]) -> int:

@@ -15,8 +15,9 @@ from ._pacing import SHORTEST_LINGER, Attempts, Pause, linger, poll
 from ._state import Turn, Worker
 from ._types import RunState, WorkerId
 
-#: Where workers tell of their answers, one looks for oneself only after so many seconds.
-TRUST = 60.0
+#: Where workers tell of their answers, one looks for oneself only after so many seconds, and twice
+#: as many each time that there are none.
+TRUST, LONGEST_TRUST = 60.0, 240.0
 #: As long as none has, the looks at their answers count so many times, and are so far apart, in
 #: seconds.
 DOUBT, LEAST_DOUBT = 4, 1.0
@@ -57,7 +58,7 @@ class Watch:
     def begin(self, turn: Turn, worker: Worker) -> None:
         """A worker has a run now."""
         if self._heard is not False:
-            worker.reads.at = turn.now + LEAST_DOUBT
+            worker.reads.at = turn.now + (TRUST if self._heard else LEAST_DOUBT)
         self.pause.soon(turn.now)
 
     def look(self, turn: Turn, watched: list[Worker]) -> None:
@@ -96,7 +97,7 @@ class Watch:
 
     def _hear(self, report: Report) -> None:
         """Learn whether workers tell of their answers in the list."""
-        if report.told:
+        if report.told is not None:
             self._heard = True
         elif report.answers and report.run is not None and not report.run.state.over:
             self._heard = self._heard or False
@@ -108,7 +109,8 @@ class Watch:
         """
         reads, answered = each.worker.reads, bool(each.report.answers)
         if self._heard:
-            reads.at = turn.now + TRUST
+            trust = TRUST if answered else min(max(2 * reads.length, TRUST), LONGEST_TRUST)
+            reads.length, reads.at = trust, turn.now + trust
         elif self._heard is False:
             reads.after(turn.now, news=answered, cost=readers, pace=self.pace)
         else:

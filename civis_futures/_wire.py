@@ -72,10 +72,10 @@ def counted(name: str, letters: int) -> str:
     return f"{name} #{letters}"
 
 
-def count_in(name: str) -> int:
-    """How many letters the name of a script tells of."""
+def count_in(name: str) -> int | None:
+    """How many letters the name of a script tells of, if it does."""
     digits = name.rpartition(" #")[2]
-    return int(digits) if digits.isdecimal() else 0
+    return int(digits) if digits.isdecimal() else None
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ class Order:
     `url` is the base of the API; `name` that of the script; `python` the client's version
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
     `initializer` the pickled (function, args, kwargs) to run first in each process, with its
-    buffers; `disk` the container's disk, in MB. In seconds: `poll` is the longest pause between
+    buffers; `disk` the container's disk, in MB; whoever `greets` shows in the name of the script at
+    once that it can change it. In seconds: `poll` is the longest pause between
     two looks at the inbox, `linger` how long an answer may wait for others before they are posted
     together, and `lease` how long the inbox may stay as it is: then nobody is there.
     """
@@ -168,6 +169,7 @@ class Order:
     lease: float = 3600.0
     disk: float = 1000.0
     name: str = ""
+    greets: bool = False
     version: int = WIRE_VERSION
 
 
@@ -208,9 +210,10 @@ class Answer:
     `kind` is one of the constants above; `data` the pickled result or exception (None where there
     is none); `text` a traceback or a reason for people; `detail` the missing module, the worker's
     Python version or the exit code, by kind. `started` and `finished` are seconds since the epoch
-    by the container's clock, `seconds` the compute alone, `loading` those before it (unpickling,
-    and the imports that it causes), `upload` those that the outcome took into its File, `peak_mb`
-    the process's peak memory. `log` is what a call that failed printed last, line by line.
+    by the container's clock, `seconds` the compute alone, `importing` and `unpickling` those before
+    it (imports that happen during the unpickling count as the former), `upload` those that the
+    outcome took into its File, `peak_mb` the process's peak memory. `log` is what a call that
+    failed printed last, line by line.
     """
 
     task: int
@@ -225,13 +228,15 @@ class Answer:
     peak_mb: float = 0.0
     log: tuple[str, ...] = ()
     key: str = ""
-    loading: float = 0.0
+    importing: float = 0.0
+    unpickling: float = 0.0
     upload: float = 0.0
 
     @property
     def busy(self) -> float:
         """For how many seconds the worker could do nothing else."""
-        return self.loading + max(self.finished - self.started, 0.0) + self.upload
+        loading = self.importing + self.unpickling
+        return loading + max(self.finished - self.started, 0.0) + self.upload
 
 
 @dataclass(frozen=True)

@@ -378,7 +378,11 @@ def test_the_part_of_a_log_that_is_of_one_call():
     ("run", "line", "words"),
     [
         (Run(10, RunState.FAILED, error="no such image"), "", "did not start: no such image"),
-        (Run(10, RunState.FAILED, started=1.0), EXITED.format(127), "its image has none"),
+        (
+            Run(10, RunState.FAILED, started=1.0),
+            EXITED.format(127),
+            "or what its template says): its image has none",
+        ),
         (Run(10, RunState.FAILED, started=1.0), EXITED.format(78), "setup_cmd failed"),
     ],
 )

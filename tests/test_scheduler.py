@@ -18,6 +18,7 @@ from civis_futures import BrokenContainerPool, _wire
 from civis_futures import _events as e
 from civis_futures._exceptions import PlatformError
 from civis_futures._scheduler import Scheduler
+from civis_futures._shares import Shares
 from civis_futures._state import Policy, TaskPhase, WorkerPhase
 from civis_futures._types import Inherited, Resources, Run, RunState, TaskId, Terms, WorkerId
 
@@ -1008,15 +1009,26 @@ class World:
             self.send(e.CancelRequested(TaskId(self.chance.randrange(self.submitted))))
 
 
+@dataclass
+class AtMost(Shares):
+    """No worker gets more calls at a time."""
+
+    limit: int = 1
+
+    def number(self, fair: int, horizon: float) -> int:
+        return min(super().number(fair, horizon), self.limit)
+
+
 def history(seed: int, heir: bool = False) -> Counter:
     chance = random.Random(seed)
     policy = Policy(
         max_workers=chance.choice([1, 2, 3, 5]),
         max_tasks_per_worker=chance.choice([None, 1, 1, 2, 3]),
         idle_timeout=chance.choice([0.0, 1.0, 60.0]),
-        calls_per_worker=chance.choice([None, None, 1, 3]),
     )
-    world = World(chance, Scheduler(policy, jitter=chance.random))
+    scheduler = Scheduler(policy, jitter=chance.random)
+    scheduler.fleet.shares = AtMost(limit=chance.choice([100, 100, 1, 3]))
+    world = World(chance, scheduler)
     if heir:
         world.attach()
     steps = [world.deliver, world.work, world.pass_time, world.submit, world.cancel]

@@ -78,6 +78,8 @@ def add(commands: Any) -> None:
 
 def _check(options: argparse.Namespace, _: list[str]) -> int:
     name, tag = split_image(options.image)
+    if not 0 < options.timeout < float("inf"):
+        raise MistakeError("--timeout must be a number of seconds, above 0")
     with connected() as client:
         run, lines = _ran(client, name, tag, options.timeout)
     there = contents_of(lines)

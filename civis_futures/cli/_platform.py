@@ -7,6 +7,7 @@ platform's trouble; both become one line.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,15 @@ def connected() -> Iterator[PlatformClient]:
     """A client of the platform that the environment names, closed at the end."""
     from .._api import PlatformClient, credentials  # slow to import, and `local` needs none
 
+    if not os.environ.get("CIVIS_API_KEY", "").strip():
+        raise MistakeError("there is no API key: set CIVIS_API_KEY")
     try:
         client = PlatformClient(*credentials(), patience=PATIENCE)
     except (CredentialsError, ValueError) as error:
         raise MistakeError(_line(error)) from None
     with contextlib.closing(client):
         try:
+            client.me()  # so that a wrong address or key is told as such, by all commands
             yield client
         except PlatformError as error:
             raise _named(error, client.url) from None
@@ -40,7 +44,8 @@ def _named(error: PlatformError, url: str) -> Exception:
     said = _line(error)
     if error.status in (401, 403):
         return MistakeError(f"the platform refuses the key in CIVIS_API_KEY: {said}")
-    if error.status is None:
+    no_such_page = error.status is not None and (error.status < 400 or error.status == 404)
+    if error.status is None or (error.path.endswith("/users/me") and no_such_page):
         return MistakeError(f"there is no platform at {url}: {said}")
     if error.status == 429 or error.status >= 500:
         return UnavailableError(f"the platform has trouble: {said}")

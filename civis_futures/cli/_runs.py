@@ -24,9 +24,11 @@ from ._terms import DIFFERS, MistakeError, show_json, show_table
 if TYPE_CHECKING:
     from .._api import PlatformClient
 
-#: What scripts of ours are called: the pool's name, the worker's number, its token.
+#: What scripts of ours are called: the pool's name, its session, the worker's number, its token.
 _OURS = re.compile(
-    r"(?P<pool>.*), worker (?P<worker>\d+) \[[0-9a-f]{16}-[0-9a-f]{8}\]( #\d+)?", re.DOTALL
+    r"(?P<pool>.*?)(, session (?P<session>[A-Za-z0-9 ._-]+))?, worker (?P<worker>\d+) "
+    r"\[[0-9a-f]{16}-[0-9a-f]{8}\]( #\d+)?",
+    re.DOTALL,
 )
 #: How many pages of a list are read at the most; 50 rows each.
 PAGES = 10
@@ -37,6 +39,7 @@ class Found:
     """A run of ours."""
 
     pool: str
+    session: str | None
     worker: int
     job: Job
     run: Run
@@ -51,15 +54,16 @@ class Found:
         """As JSON has it: times in seconds since the epoch."""
         run = self.run
         return {
-            "pool": self.pool, "worker": self.worker, "job_id": self.job.id, "run_id": run.id,
-            "state": run.said or str(run.state), "created": run.created, "started": run.started,
-            "finished": run.finished, "url": self.url,
+            "pool": self.pool, "session": self.session, "worker": self.worker,
+            "job_id": self.job.id, "run_id": run.id, "state": run.said or str(run.state),
+            "created": run.created, "started": run.started, "finished": run.finished,
+            "url": self.url,
         }  # fmt: skip
 
 
 def add(commands: Any) -> None:
     """Add the commands."""
-    ps = commands.add_parser("ps", help="list the runs that this package has started for you")
+    ps = commands.add_parser("ps", help="list your runs of this package, by session")
     ps.add_argument("--all", action="store_true", help="those that have ended, too")
     ps.add_argument("--json", action="store_true", help="for programs")
     ps.set_defaults(run=_ps, takes_command=False)
@@ -83,6 +87,7 @@ def _ps(options: argparse.Namespace, _: list[str]) -> int:
     with connected() as client:
         found = [each for each in _mine(client, ended=options.all) if options.all or each.active]
     found.sort(key=lambda each: (each.run.created or 0.0, each.run.id), reverse=True)
+    found.sort(key=lambda each: each.session or "")  # those without one first
     if options.json:
         show_json([each.record() for each in found])
         return 0
@@ -91,10 +96,10 @@ def _ps(options: argparse.Namespace, _: list[str]) -> int:
         return 0
     now = time.time()
     show_table(
-        ("RUN", "JOB", "STATE", "FOR", "POOL, WORKER"),
+        ("RUN", "JOB", "STATE", "FOR", "SESSION", "WORKER", "POOL"),
         [
             (each.run.id, each.job.id, each.run.said or each.run.state, _age(each.run, now),
-             f"{each.pool}, {each.worker}")
+             each.session, each.worker, each.pool)
             for each in found
         ],
     )  # fmt: skip
@@ -139,7 +144,8 @@ def _found(client: PlatformClient, name: str, job: Job, run: Run) -> Found | Non
     match = _OURS.fullmatch(name)
     if match is None:
         return None
-    return Found(match["pool"], int(match["worker"]), job, run, client.job_url(job))
+    url = client.job_url(job)
+    return Found(match["pool"], match["session"], int(match["worker"]), job, run, url)
 
 
 # --- which one -----------------------------------------------------------------------------------
@@ -217,6 +223,8 @@ def _print_logs(options: argparse.Namespace, _: list[str]) -> int:
     with connected() as client:
         found = _finder(client)(options.which)
         for line in _lines(client, found, options.tail, options.follow):
+            if _logs.is_echo(line):
+                continue
             text = json.dumps(asdict(line)) if options.json else line.message
             print(text, flush=options.follow)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,22 +31,31 @@ class UnavailableError(Exception):
 
 
 def show_table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows in columns, the last one cut to fit; or one field a line where they do not fit."""
+    """Print rows in columns, the last one cut to fit; where they do not fit, each field on lines of
+    its own.
+    """
     width = shutil.get_terminal_size().columns
     texts = [[_plain(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(names, *texts, strict=True)]
     room = width - sum(widths[:-1]) - 2 * (len(names) - 1)
     if room < min(_LEAST, widths[-1]):
-        longest = max(map(len, names))
-        for row in texts:
-            for name, text in zip(names, row, strict=True):
-                print(_cut(f"{name:<{longest}}  {text}", width))
-            print()
+        _show_fields(names, texts, width)
         return
     for row in [list(names), *texts]:
         *first, last = row
         cells = [f"{text:<{size}}" for text, size in zip(first, widths, strict=False)]
         print("  ".join([*cells, _cut(last, room)]).rstrip())
+
+
+def _show_fields(names: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> None:
+    longest = max(map(len, names))
+    width = max(width, longest + 2 + _LEAST)
+    for number, row in enumerate(rows):
+        if number:
+            print()
+        for name, text in zip(names, row, strict=True):
+            line = f"{name:<{longest}}  {text}"
+            print("\n".join(textwrap.wrap(line, width, subsequent_indent=" " * (longest + 2))))
 
 
 def show_json(value: Any) -> None:

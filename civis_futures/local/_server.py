@@ -141,7 +141,8 @@ async def _serve(
 
     api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)
     site = Site(settings, store, keys, Budget(settings.rate_limit), api, blob)
-    site.attach(Runner(site, guard))
+    runner = Runner(site, guard)
+    site.attach(runner)
     try:
         recorder = Recorder(settings.record)
     except OSError as error:
@@ -151,7 +152,7 @@ async def _serve(
     try:
         await _until_owner_goes(server, sockets, owner, api)
     finally:
-        site.runner.close()
+        runner.close()
         recorder.close()
 
 

@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import hmac
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._exchange import Origin
 from ._fields import iso
@@ -20,7 +20,7 @@ from ._settings import RUN_KEY_PREFIX, Settings
 
 if TYPE_CHECKING:
     from ._limits import Budget
-    from ._runner import Runner
+    from ._rules import Rule
     from ._store import Store
 
 USER: dict[str, Any] = {
@@ -70,6 +70,28 @@ class Keys:
         if hmac.compare_digest(key.encode(), self.owner.encode()):
             return "client"
         return "worker" if key in self.runs else None
+
+
+class Runner(Protocol):
+    """What an endpoint may need of the room that runs the containers, which needs the site."""
+
+    def queue(self, run_id: int) -> None:
+        """Start this run when there is room."""
+
+    def cancel(self, run_id: int) -> None:
+        """End this run, soon."""
+
+    def meet(self, rules: list[Rule]) -> None:
+        """Let the runs that there are meet faults that are new."""
+
+    def flush(self, run_id: int) -> None:
+        """Store what this run has printed so far."""
+
+    def queued(self) -> int:
+        """Return how many runs wait for room."""
+
+    def active(self) -> dict[int, list[int]]:
+        """Return the processes of each run."""
 
 
 @dataclasses.dataclass

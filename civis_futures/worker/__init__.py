@@ -11,6 +11,7 @@ which knows only rooms below it::
     _buffers   files that many calls refer to, kept
     _process   the parent's end of the child: fork, send, receive, end
     _child     the child: runs user code
+    _payload   from the bytes of a call to what is to be called
     _globals   what an initializer assigns, for the calls after it
     _frames    what passes between the two over a pipe
     _platform  the requests that a worker makes

@@ -1,9 +1,9 @@
 """The child of the worker: the process that runs user code, one call after the other.
 
-It gets calls and gives outcomes over two pipes, and knows nothing of HTTP or of the platform. Here
-alone are payloads unpickled. Whatever a function raises is its answer; what it does to the process
-(exit, kill, memory) is for the parent to see. Cloudpickle is not imported here unless needed: a
-payload that needs it imports it by itself.
+It gets calls and gives outcomes over two pipes, and knows nothing of HTTP or of the platform.
+Whatever a function raises is its answer; what it does to the process (exit, kill, memory) is for
+the parent to see. Cloudpickle is not imported here unless needed: a payload that needs it imports
+it by itself.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from collections import deque
 from .. import _wire
 from ._frames import BODY_LIMIT, Frames, high_copy, packed
 from ._globals import Globals
+from ._payload import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any, NoReturn
 
     Header = dict[str, Any]
@@ -90,8 +91,8 @@ class Child:
                 return
             header, body = frame
             if "title" in header:  # where the log of a reused worker is cut into those of calls
-                start = "\n" if self._tail.unfinished else ""
-                print(f"{start}civis_futures: {header['title']}", flush=True)
+                for stream in self._streams:
+                    stream.announce(f"civis_futures: {header['title']}")
             self._tail.clear()
             answer, data = self._perform(header, body)
             del body, frame
@@ -104,7 +105,9 @@ class Child:
         """What went wrong, if anything did."""
         variables = Globals(initializer)
         try:
-            _load(initializer, None, buffers)()
+            call, _ = load(initializer, None, buffers)
+            _show_levels()
+            call()
         except BaseException as error:
             self._end_if_forked(error)
             return _traceback(error)
@@ -117,14 +120,15 @@ class Child:
         """Run one call: what is to be said of it, and the pickled outcome."""
         started = time.time()
         try:
-            function = _load(body, header["path"], header["buffers"])
+            call, importing = load(body, header["path"], header["buffers"])
+            _show_levels()
         except BaseException as error:
             self._end_if_forked(error)
             return _unloadable(error, started), None
-        loading = time.time() - started
+        unpickling = max(time.time() - started - importing, 0.0)
         started, begin = time.time(), time.perf_counter()
         try:
-            result = function()
+            result = call()
         except BaseException as error:  # SystemExit too, as in the standard library's pools
             seconds = time.perf_counter() - begin
             self._end_if_forked(error)
@@ -137,7 +141,8 @@ class Child:
             started=started,
             finished=time.time(),
             seconds=seconds,
-            loading=loading,
+            importing=importing,
+            unpickling=unpickling,
             peak_mb=_own_peak_mb(),
         )
         return answer, data
@@ -218,11 +223,6 @@ class Tail:
         self._lines.extend(line[:_TAIL_LINE] for line in lines[-_TAIL:])
         self._rest = rest[:_TAIL_LINE]
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether the last line has not ended."""
-        return bool(self._rest)
-
     def lines(self) -> list[str]:
         """The lines, the last one perhaps unfinished."""
         lines = [*self._lines, self._rest] if self._rest else [*self._lines]
@@ -237,11 +237,14 @@ class Recorder(io.TextIOWrapper):
         buffer = io.BufferedWriter(raw)
         super().__init__(buffer, encoding, "backslashreplace", line_buffering=True)
         self._tail = tail
+        self.unfinished = False  # the last line
 
     def write(self, text: str) -> int:
         """Print, and remember."""
         length = super().write(text)
         self._tail.add(text)
+        if text:
+            self.unfinished = not text.endswith("\n")
         return length
 
 
@@ -259,6 +262,11 @@ class Stream:
         self._encoding = getattr(getattr(sys, name), "encoding", None) or "utf-8"
         self._stream = Recorder(fd, self._encoding, tail)
         setattr(sys, name, self._stream)
+
+    def announce(self, text: str) -> None:
+        """A line of our own. Each stream has it: which of the two comes first is not certain."""
+        start = "\n" if self._stream.unfinished else ""
+        print(f"{start}{text}", file=self._stream, flush=True)
 
     def flush(self) -> None:
         """Write out what user code has printed, wherever it prints now."""
@@ -303,58 +311,12 @@ def _run_exit_hooks() -> None:
             stream.flush()
 
 
-def _load(body: bytes, path: str | None, buffers: Sequence[str]) -> Callable[[], Any]:
-    """The call that a payload holds: of one function once, or for each of many rows."""
-    views = [_mapped(buffer) for buffer in buffers]
-    if path is None:
-        parts = pickle.loads(body, buffers=views)
-    else:
-        with open(path, "rb") as file:
-            os.unlink(path)  # its room is free again as soon as it is read
-            parts = pickle.load(file, buffers=views)
-    _show_levels()  # what a function needs is imported by now, `logging` perhaps among it
-    if len(parts) == 2:
-        each, (first, rows) = parts
-        return lambda: _in_turn(each, rows, first)
-    function, args, kwargs = parts
-    return lambda: function(*args, **kwargs)
-
-
-def _in_turn(each: Callable[..., Any], rows: list[Any], first: int) -> list[Any]:
-    """The results for all rows; `first` is the number of the first one, for who reads of failures.
-
-    What fails says for which it was: the others of the batch would do as well.
-    """
-    results = []
-    for number, row in enumerate(rows):
-        try:
-            results.append(each(*row))
-        except BaseException as error:
-            with contextlib.suppress(Exception):  # an exception may refuse any attribute
-                error.add_note(
-                    f"The item that failed is number {first + number} of the call, number "
-                    f"{number} of a batch of {len(rows)}; the first is number 0."
-                )
-            raise
-    return results
-
-
-def _mapped(path: str) -> memoryview:
-    """A file in memory, read-only: other calls, and other processes, are given the same bytes."""
-    import mmap  # few calls need it
-
-    with open(path, "rb") as file:
-        try:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError):  # a disk that cannot map, or an empty file
-            return memoryview(file.read())
-
-
 def _show_levels() -> None:
     """Where user code sets up no logging, records are printed as `basicConfig` would.
 
     The interpreter prints the bare message then, and none below WARNING, so that nobody could tell
-    an error from a warning. It is not imported for this: that takes longer than a small call.
+    an error from a warning. It is not imported for this, which takes longer than a small call: what
+    needs it has imported it once it is unpickled.
     """
     logging = sys.modules.get("logging")
     handler = getattr(logging, "lastResort", None)
@@ -407,8 +369,8 @@ def _traceback(error: BaseException) -> str:
     """The traceback as text, from the first frame below ours; its middle left out if it is long."""
     import traceback
 
-    trace, ours = error.__traceback__, _traceback.__code__.co_filename
-    while trace is not None and trace.tb_frame.f_code.co_filename == ours:
+    trace, ours = error.__traceback__, [f.__code__.co_filename for f in (_traceback, load)]
+    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
         trace = trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace))
     text = _plain(text)

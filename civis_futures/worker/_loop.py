@@ -57,7 +57,9 @@ class Worker:
         self._buffers = Buffers(platform, folder, order.disk)
         # The end of a run is news enough; only who goes on has to say that there are answers.
         stays = order.inbox is not None and not order.letter.stop
-        self._outbox = Outbox(platform, order.worker, order.name if stays else "")
+        self._outbox = Outbox(
+            platform, order.worker, order.name if stays else "", greets=order.greets
+        )
         self._inbox = None if order.inbox is None else Inbox(platform, order)
         self._stop = order.inbox is None
         self._alone = len(order.letter.calls) == 1 and (self._stop or order.letter.stop)
@@ -102,6 +104,8 @@ class Worker:
                 self._running is None or self._outbox.due_in(len(self._queue)) == 0
             ):
                 self._outbox.post()
+            if self._outbox.greets:
+                self._outbox.tell()
             if self._running is not None:
                 self._fetch_ahead()
                 self._await_answer()

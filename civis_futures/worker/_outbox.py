@@ -25,10 +25,11 @@ FIRST_LINGER = 0.5
 class Outbox:
     """Answers in the order in which the calls ended."""
 
-    def __init__(self, platform: Platform, worker: str, name: str) -> None:
+    def __init__(self, platform: Platform, worker: str, name: str, *, greets: bool) -> None:
         self._platform = platform
         self._worker = worker
         self._name = name  # of the script; empty if it is not to be changed
+        self.greets = bool(name) and greets  # it shall say before its first answers that it can
         self._waiting: list[tuple[_wire.Answer, Source | None]] = []
         self._oldest = 0.0
         self._posted = 0
@@ -111,6 +112,11 @@ class Outbox:
         self._posted += 1
         self._last = time.monotonic()
         del self._waiting[: len(batch)]
+        self.tell()
+
+    def tell(self) -> None:
+        """Say in the name of the script how many letters there are."""
+        self.greets = False
         if self._name:
             try:
                 self._platform.rename(_wire.counted(self._name, self._posted))

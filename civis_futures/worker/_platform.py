@@ -28,7 +28,7 @@ SINGLE_UPLOAD = 50 << 20
 _SMALLEST_PART = 5 << 20
 _CHUNK = 1 << 20
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
-_KEEP_FOR = 7 * 86400.0  # seconds; a run lasts 5 days at most
+_KEEP_FOR = 30 * 86400.0  # seconds; as Files of the platform live, for those who come back late
 
 
 class NoRoomError(HttpError):
@@ -61,7 +61,7 @@ class Platform:
         self._api("PATCH", self._job, "id", {"name": name})
 
     def upload(self, name: str, source: Source) -> int:
-        """Put bytes into a new File that expires in a week; its id."""
+        """Put bytes into a new File that expires in 30 days; its id."""
         send = self._upload_parts if source.size > SINGLE_UPLOAD else self._upload_form
         for attempt in range(1, _LINKS + 1):
             try:

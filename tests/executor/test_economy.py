@@ -22,6 +22,7 @@ from benchmarks.measure import (
     settled,
     spending,
     submit_all,
+    wait_for_file,
     wait_until,
 )
 from benchmarks.refusing import Refusing
@@ -66,6 +67,19 @@ def test_requests_of_one_container_for_one_task():
             executor.shutdown()
     assert spent.count() - spent.watching <= MOST_REQUESTS * 6
     assert spent.starts == 6
+
+
+def test_a_look_costs_one_request_while_nothing_changes(tmp_path):
+    gate = tmp_path / "open"
+    with running(rate_limit="civis") as platform, pool(platform, 3) as executor:
+        futures = submit_all(executor, 9, wait_for_file, str(gate))
+        wait_until(lambda: sum(future.running() for future in futures) == 3)
+        time.sleep(1)
+        with spending(platform) as quiet:
+            time.sleep(3)
+        gate.touch()
+        assert done_within(futures, 30) == 9
+    assert 1 <= quiet.looks == quiet.count(origin="client")
 
 
 def test_one_refusal_delays_one_request(platform):

@@ -22,6 +22,8 @@ from civis_futures.testing import Fault, LocalPlatform
 # The container cannot import this module: its functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.usefixtures("brisk")
+
 SECONDS = 300
 SCRIPTS, RUNS = "POST /scripts/containers", "POST /scripts/containers/{id}/runs"
 
@@ -70,7 +72,7 @@ def run_with_lost_replies(folder, tasks, reuse, bad_seconds):
 
 @pytest.mark.parametrize(("reuse", "tasks"), [(1, 12), (None, 60)], ids=["fresh", "reused"])
 def test_lost_replies_cost_no_second_execution(tmp_path, reuse, tasks):
-    run_with_lost_replies(tmp_path, tasks, reuse, bad_seconds=3)
+    run_with_lost_replies(tmp_path, tasks, reuse, bad_seconds=1)
 
 
 @pytest.mark.stress
@@ -245,7 +247,7 @@ def histories(folder, seed, tasks, pools):
         assert not platform.stats().queued
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize("seed", [1, 10, 13, 14, 25])  # together they have every fault
 def test_histories(tmp_path, seed):
     histories(tmp_path, seed, tasks=7, pools=5)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -73,8 +74,25 @@ def test_ps_shows_what_runs(cli, busy):
     )
     code, out, _ = cli("ps")
     head, *lines = out.splitlines()
-    assert head.split() == ["RUN", "JOB", "STATE", "FOR", "POOL,", "WORKER"]
-    assert any(line.startswith(str(busy.run_id)) and "busy pool, " in line for line in lines)
+    assert head.split() == ["RUN", "JOB", "STATE", "FOR", "SESSION", "WORKER", "POOL"]
+    assert any(line.startswith(str(busy.run_id)) and "busy pool" in line for line in lines)
+
+
+def test_ps_goes_by_session(cli, busy, make_executor, platform, until):
+    names = ["by b", "by a"]
+    pools = [make_executor(1, session=name, name="two, pools") for name in names]
+    futures = [pool.submit(time.sleep, 60) for pool in pools]
+    until(lambda: all(future.running() for future in futures))
+    records = json.loads(cli("ps", "--json")[1])
+    ours = [(each["session"], each["pool"]) for each in records if each["pool"] == "two, pools"]
+    assert ours == [("by a", "two, pools"), ("by b", "two, pools")]
+    sessions = [record["session"] for record in records]
+    assert sessions == sorted(sessions, key=lambda name: name or "")
+    assert sessions[0] is None
+    for name, pool in zip(names, pools, strict=True):
+        pool.terminate_workers()
+        pool.shutdown()
+        assert cli("purge", name)[0] == 0
 
 
 @pytest.mark.parametrize("columns", [40, 20])
@@ -215,6 +233,7 @@ def test_cancel_json_and_nothing_to_cancel(make_executor, cli, until):
         (["cancel", "999999999"], "there is no run or job"),
         (["check-image", "a b"], "is no image"),
         (["check-image", ":x"], "is no image"),
+        (["check-image", "x", "--timeout", "nan"], "--timeout must be a number of seconds"),
         (["ps", "--", "x"], "takes nothing after --"),
         (["ps", "extra"], "unrecognized arguments"),
         ([], "COMMAND"),
@@ -229,7 +248,7 @@ def test_mistakes(cli, arguments, said):
 @pytest.mark.parametrize(
     ("changes", "code", "said"),
     [
-        ({"CIVIS_API_KEY": ""}, 2, "there is no API key"),
+        ({"CIVIS_API_KEY": ""}, 2, "there is no API key: set CIVIS_API_KEY\n"),
         ({"CIVIS_API_KEY": "wrong"}, 2, "refuses the key in CIVIS_API_KEY"),
         ({"CIVIS_API_KEY": "wr öng"}, 2, "no API key has"),
         ({"CIVIS_API_ENDPOINT": "http://127.0.0.1:9/"}, 2, "there is no platform at"),
@@ -245,6 +264,24 @@ def test_wrong_keys_and_addresses_are_one_line(cli, monkeypatch, changes, code, 
         assert (found, out) == (code, "")
         assert err.count("\n") == 1
         assert said in err
+
+
+def test_what_is_no_platform_is_told_as_such(cli, monkeypatch, httpx_mock):
+    monkeypatch.setenv("CIVIS_API_ENDPOINT", "http://elsewhere.test/base")
+    httpx_mock.add_response(status_code=404, is_reusable=True)
+    for command in ("ps", "sessions", "check-image x"):
+        code, out, err = cli(*command.split())
+        assert (code, out) == (2, "")
+        assert "there is no platform at http://elsewhere.test/base/: GET" in err
+
+
+def test_a_holder_is_told_whole_in_a_narrow_terminal(cli, make_executor):
+    with make_executor(1, session="narrow"):
+        out = cli("sessions", columns=40)[1]
+        assert all(len(line) <= 40 for line in out.splitlines())
+        holder = f"process {os.getpid()} (this process) on {socket.gethostname()}, since 20"
+        assert holder.replace(" ", "") in "".join(out.split())
+    assert cli("purge", "narrow")[0] == 0
 
 
 def test_trouble_of_the_platform_is_not_the_users(cli, monkeypatch, httpx_mock):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import cloudpickle
 import pytest
@@ -80,6 +82,20 @@ def texts(log, number=3, tail=None, reused=True, done=True):
 def test_a_log_is_cut_at_the_calls_borders(messages, expected):
     assert texts(Log(messages)) == expected
     assert texts(Log(messages), tail=1) == expected[-1:]
+
+
+def test_two_streams_come_in_any_order():
+    out = [begins(1), "x", begins(3), "a", "b", begins(4), "y"]
+    err = [begins(1), begins(3), "e", begins(4), "f"]
+    for places in itertools.combinations(range(len(out) + len(err)), len(err)):
+        log = Log(out + err)
+        streams = {"info": iter(out), "error": iter(err)}
+        for place, line in enumerate(log.lines):
+            level = "error" if place in places else "info"
+            log.lines[place] = replace(line, level=level, message=next(streams[level]))
+        made = _logs.read(_logs.Shelf(lambda log=log: log, True), call()[0], None)
+        assert [str(line) for line in made if line.level == "info"] == ["a", "b"]
+        assert [str(line) for line in made if line.level == "error"] == ["e"]
 
 
 def test_a_container_for_one_call_has_its_log_for_itself():
@@ -228,6 +244,19 @@ def test_the_log_of_one_call_of_a_reused_worker(make_executor):
             futures[0].logs(tail=wrong)
 
 
+def say_on_both(number):
+    print("out", number)
+    print("err", number, file=sys.stderr)
+
+
+def test_both_streams_of_short_calls_are_theirs(make_executor):
+    with make_executor(1) as executor:
+        futures = [executor.submit(say_on_both, n) for n in range(20)]
+    for number, future in enumerate(futures):
+        lines = [(line.level, line.message) for line in future.logs()]
+        assert sorted(lines) == [("error", f"err {number}"), ("info", f"out {number}")]
+
+
 def talk(folder):
     for number in range(3):
         print("word", number)
@@ -237,7 +266,8 @@ def talk(folder):
 
 
 @pytest.mark.parametrize("tasks", [1, None], ids=["fresh", "reused"])
-def test_a_real_log_is_followed(make_executor, tmp_path, tasks):
+def test_a_real_log_is_followed(make_executor, tmp_path, tasks, monkeypatch):
+    monkeypatch.setattr(_logs, "GRACE", 0.5)  # all lines have been read by then
     executor = make_executor(1, max_tasks_per_worker=tasks)
     future = executor.submit(talk, str(tmp_path))
     lines = future.logs(follow=True)

@@ -41,6 +41,7 @@ class Stub:
     def __init__(self, folder):
         self.folder = folder
         self.values, self.files, self.outputs, self.log = {}, {}, [], []
+        self.names = []  # that the script was given
         self.faults = collections.defaultdict(collections.deque)  # (method, path prefix) -> faults
         self.expired = set()  # links that answer 403
         self.problems = []  # what a worker must never do
@@ -160,7 +161,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length) or b"null")
         return self.api(self.command, path.strip("/").split("/"), path, body)
 
-    do_GET = do_POST = do_PUT = serve
+    do_GET = do_POST = do_PUT = do_PATCH = serve
 
     def fail(self, fault):
         if fault == "drop":
@@ -185,6 +186,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with stub.lock:
                 stub.outputs.append(body["objectId"])
             return self.reply(202, {**body, "name": "", "link": "", "value": None})
+        if (method, path) == ("PATCH", "/scripts/containers/11"):
+            stub.names.append(body["name"])
+            return self.reply(200, {"id": 11, **body})
         if method == "GET" and parts[0] == "files":
             return self.get_file(int(parts[1]))
         if method == "POST" and parts[0] == "files":
@@ -267,7 +271,10 @@ class Started:
         return (self.folder / "out").read_bytes()
 
     def log(self):
-        return (self.folder / "err").read_text(errors="replace")
+        """What it printed on standard error, without the lines at which calls begin."""
+        text = (self.folder / "err").read_text(errors="replace")
+        lines = text.splitlines(keepends=True)
+        return "".join(line for line in lines if not _wire.BEGIN_LINE.search(line.rstrip()))
 
     def term(self):
         self.process.send_signal(signal.SIGTERM)

@@ -195,6 +195,19 @@ def test_the_lease_ends_a_running_call_too(stub, start, calls, inbox):
     assert not stub.answers()
 
 
+def test_who_greets_shows_its_count_before_it_has_an_answer(stub, start, calls, inbox):
+    start(calls(lambda: time.sleep(30)), inbox=inbox.id, name="worker 1", greets=True)
+    stub.until(lambda: stub.names == ["worker 1 #0"])
+    assert not stub.outputs
+
+
+def test_the_name_of_the_script_tells_how_many_letters_there_are(stub, start, calls, inbox):
+    inbox.write(calls(*[lambda: time.sleep(0.3)] * 4), stop=True)
+    start((), inbox=inbox.id, name="worker 1").end()
+    assert stub.names == [f"worker 1 #{n + 1}" for n in range(len(stub.outputs))]
+    assert len(stub.outputs) >= 2
+
+
 def test_answers_wait_for_others_as_long_as_the_client_says(stub, start, calls, inbox):
     inbox.write(calls(*[lambda: time.sleep(0.06)] * 30), stop=True, linger=5.0)
     start((), inbox=inbox.id, poll=0.05).end()

@@ -265,7 +265,7 @@ class Mailbox:
             report = e.Report(posting.worker, run, told=told, sure=posting.worker in direct)
             if reading is not e.Reading.NEVER and (at_end or (due and state is RunState.RUNNING)):
                 report, posting = self._read(replace(report, read=True), posting)
-                if posting.read < told and not at_end:  # it was posted, and is not listed (yet)
+                if posting.read < (told or 0) and not at_end:  # posted, and not listed (yet)
                     report = replace(report, complete=False)
             reports.append(report)
             postings.append(posting)

@@ -249,9 +249,8 @@ class Mailbox:
     ) -> tuple[tuple[e.Report, ...], tuple[Posting, ...], int]:
         """See how these workers are, and read their new answers.
 
-        Returns the reports, the postings with what was read counted in, and the number of
-        requests that the states took. States come first, answers after them: the other way round,
-        what a worker posts in between and then ends would be taken for lost.
+        Returns the reports, the postings with what was read counted in, and how many requests the
+        states took. States come first: or what a worker posts in between, and ends, would be lost.
         """
         rows, direct, cost = self._rows([posting for posting, _ in watches], sure)
         reports, postings = [], []

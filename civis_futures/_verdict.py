@@ -20,8 +20,8 @@ NO_WORKER = {
     2: "was given no order (exit code 2)",
     _wire.SETUP_FAILED: "could not be set up: setup_cmd failed",
     _wire.NO_PROGRAM: "could not fetch the program of the worker",
-    126: "could not run python3, or what its template says (exit code 126)",
-    127: "could not run python3, or what its template says: its image has none (exit code 127)",
+    126: "could not run python3 (or what its template says): exit code 126",
+    127: "could not run python3 (or what its template says): its image has none (exit code 127)",
 }
 
 _ABANDONED = "its container ended: for the whole lease, this process had given no sign of life"

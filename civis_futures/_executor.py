@@ -76,7 +76,8 @@ class ContainerPoolExecutor(Executor):
             one with so many times the memory, without counting, up to `max_memory` of its
             `options` (64,000 MB).
         lease: containers end by themselves, with what they run, when this process has given no
-            sign of life for so many seconds.
+            sign of life for so many seconds; or when they have not reached the platform for so
+            long, and for ten minutes at least.
         name: what the scripts are called on the platform.
         requires: modules that the image must have, with the least version of each ("" is any),
             e.g. ``{"sklearn": "1.5"}``. It is checked before a call is unpickled there, and what

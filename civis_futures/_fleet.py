@@ -105,12 +105,11 @@ class Fleet:
             self.ramp.start(turn.now)
             new.append(worker)
         self._deal(new)
-        coming = sum(w.open for w in self.workers.values()) + self.tasks.count[TaskPhase.READY]
-        readers = min(coming, self.policy.max_workers)
+        sharing = self._sharing()
         for worker in new:
             worker.first, worker.since = tuple(worker.calls), turn.now
             worker.last = worker.taken == self.policy.max_tasks_per_worker
-            turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources, readers))
+            turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources, sharing))
 
     def _room(self, turn: Turn) -> bool:
         """Whether there may be one more worker."""
@@ -253,7 +252,7 @@ class Fleet:
             if letter != e.Letter(worker.id):
                 letters.append(letter)
         # Even if there is no letter: a call that was dropped must not stay in there.
-        turn.do(e.WriteInbox(tuple(letters), len(readers)))
+        turn.do(e.WriteInbox(tuple(letters), self._sharing()))
         self._sent = {worker.id: frozenset(worker.revoked) for worker in readers}
 
     def _letter(self, worker: Worker) -> e.Letter:
@@ -369,8 +368,12 @@ class Fleet:
 
     def _horizon(self) -> float:
         """About how many seconds pass until a worker that has run out gets more."""
-        readers = sum(worker.alive for worker in self.workers.values()) or self.policy.max_workers
-        return self.watch.horizon(readers)
+        return self.watch.horizon(self._sharing())
+
+    def _sharing(self) -> int:
+        """How many workers share the budget: those that there are, and those that will come."""
+        number = sum(worker.open for worker in self.workers.values())
+        return max(1, min(number + self.tasks.count[TaskPhase.READY], self.policy.max_workers))
 
     def adopt(self, turn: Turn, worker: Worker) -> None:
         """An earlier process has launched it."""

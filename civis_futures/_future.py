@@ -249,7 +249,9 @@ class ContainerFuture(Future[T]):
         """
         call = self._view.call
         if call is None or not self.done() or self.cancelled():
-            raise RuntimeError(f"only a call that failed can be replayed, not {self!r}")
+            raise RuntimeError(
+                f"only a call that failed can be replayed, and one that was sent; not {self!r}"
+            )
         function = self._load(call)
         try:
             return function()

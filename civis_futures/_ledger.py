@@ -208,7 +208,7 @@ class Ledger:
     def again(self, command: e.Again) -> None:
         """The task waits again."""
         if command.cause is not None:
-            reason = command.reason or getattr(command.cause, "reason", "")
+            reason = getattr(command.cause, "reason", "") or command.reason
             self.attempted(command.task, command.worker, command.cause, reason)
         item = self.items.get(command.task)
         if item is not None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ._types import LogLine, LogPage
+from ._wire import BEGIN_LINE
 
 #: How many lines are given at the most, and how many characters these may have together.
 MOST_LINES, MOST_CHARACTERS = 10_000, 20_000_000
@@ -30,7 +31,6 @@ SHORTEST_PAUSE, LONGEST_PAUSE, REQUESTS = 0.2, 5.0, 4
 #: Seconds after the end of a call in which its last lines may still arrive.
 GRACE = 3.0
 
-_MARK = re.compile(r"civis_futures: task (\d+) begins \(attempt \d+\)$")
 _LEVEL = re.compile(
     r"(?:\[?\d{2,4}[-/:.][\d\-/:.,TZ ]{4,30}\]?[\s|-]*)?"  # when
     r"(?:[\w.]+ - )?"  # where
@@ -152,7 +152,7 @@ class Cutter:
         for line in lines:
             by_stderr = _by_stderr(line)
             stream = self._streams[by_stderr]
-            mark = _MARK.search(line.message.rstrip()) if self.reused else None
+            mark = BEGIN_LINE.search(line.message.rstrip()) if self.reused else None
             # Where a line went before it that had no end, only the call itself believes it: it
             # may be what a task says.
             if mark and mark.start() and (stream.begun or int(mark[1]) != self._number):
@@ -185,7 +185,7 @@ def _by_stderr(line: LogLine) -> bool:
 
 def is_echo(line: LogLine) -> bool:
     """Whether it says for the second time that a call begins."""
-    return _by_stderr(line) and _MARK.match(line.message) is not None
+    return _by_stderr(line) and BEGIN_LINE.match(line.message) is not None
 
 
 def leveled(line: LogLine) -> LogLine:

@@ -335,11 +335,13 @@ def lost_outcome(cause: Verdict | Exception, place: Place) -> Outcome:
     if cause.timed_out:
         return Outcome(exception=_timed_out(cause, place))
     kind: type[CallLostError] = CallLostError
+    remedy = ""
     if cause.memory:
         kind = WorkerMemoryError
+        remedy = ". Ask for more with required_resources={'memory': ...}, or set memory_growth."
     elif cause.crashed:
         kind = WorkerCrashedError
-    message = f"{place} was lost: {cause.reason}{place.history}{_tail(cause.log_tail)}"
+    message = f"{place} was lost: {cause.reason}{remedy}{place.history}{_tail(cause.log_tail)}"
     return Outcome(
         exception=kind(
             message,

@@ -141,7 +141,8 @@ class RetryingTransport(httpx.BaseTransport):
         try:
             return retrying(self._attempt, trial)
         except httpx.RequestError as error:
-            raise trial.error(f"no answer from the platform ({_said(error)})") from error
+            where = f"{request.url.scheme}://{request.url.netloc.decode()}"
+            raise trial.error(f"no answer from {where} ({_said(error)})") from error
 
     def close(self) -> None:
         """Close the transport below."""

@@ -265,7 +265,7 @@ class Container:
 
     Raises:
         ValueError: resources below the platform's minimum, or of an unknown name.
-        TypeError: what is in `environment` is no text.
+        TypeError: a field is of the wrong type, or what is in `environment` is no text.
     """
 
     docker_image_name: str = "civisanalytics/datascience-python"
@@ -294,14 +294,20 @@ class Container:
     def __post_init__(self) -> None:
         """Take copies, so that a later change of the caller's dicts does not reach us."""
         resources = {**DEFAULT_RESOURCES, **checked_resources(self.required_resources)}
+        _check_mappings(self, "arguments", "notifications", "environment")
+        params = tuple(self.params)
+        if not all(isinstance(param, Mapping) for param in params):
+            raise TypeError(f"params must be mappings, not {self.params!r}")
         object.__setattr__(self, "required_resources", resources)
-        object.__setattr__(self, "params", tuple(dict(param) for param in self.params))
+        object.__setattr__(self, "params", tuple(dict(param) for param in params))
         object.__setattr__(self, "arguments", dict(self.arguments))
         object.__setattr__(self, "notifications", dict(self.notifications))
         object.__setattr__(self, "environment", dict(self.environment))
         for name, value in self.environment.items():
             if not isinstance(name, str) or not isinstance(value, str):
                 raise TypeError(f"environment must be of text only, not {name!r}: {value!r}")
+        if not isinstance(self.cancel_timeout, int | float):
+            raise TypeError(f"cancel_timeout must be a number, not {self.cancel_timeout!r}")
         if self.cancel_timeout < 0:
             raise ValueError("cancel_timeout must not be negative")
 
@@ -349,6 +355,7 @@ class Template:
 
     def __post_init__(self) -> None:
         """Take copies, so that a later change of the caller's dicts does not reach us."""
+        _check_mappings(self, "arguments", "notifications")
         object.__setattr__(self, "arguments", dict(self.arguments))
         object.__setattr__(self, "notifications", dict(self.notifications))
         if self.required_resources is not None:
@@ -359,6 +366,13 @@ class Template:
     def image(self) -> str:
         """What to call the image in a message: only the template knows it."""
         return f"the image of template {self.from_template_id}"
+
+
+def _check_mappings(of: object, *names: str) -> None:
+    """Raise TypeError for the first of these fields that is no mapping."""
+    for name in names:
+        if not isinstance(value := getattr(of, name), Mapping):
+            raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
 
 
 def disk_space(resources: Resources) -> float:

@@ -17,13 +17,14 @@ from ._types import Run, RunState, TaskId
 TAIL = 15
 #: Exit codes of a container that never ran a call, and what they mean.
 NO_WORKER = {
-    2: "was given no order",
+    2: "was given no order (exit code 2)",
     _wire.SETUP_FAILED: "could not be set up: setup_cmd failed",
     _wire.NO_PROGRAM: "could not fetch the program of the worker",
-    126: "could not run python3",
-    127: "could not run python3: its image has none",
+    126: "could not run python3, or what its template says (exit code 126)",
+    127: "could not run python3, or what its template says: its image has none (exit code 127)",
 }
 
+_ABANDONED = "its container ended: for the whole lease, this process had given no sign of life"
 _MEMORY_LINE = "Process ran out of its"
 _EXIT_LINE = re.compile(r"Error on job: Process ended with an error, exiting: (\d+)\.?$")
 
@@ -34,9 +35,10 @@ def told_by_run(run: Run | None, said: Sequence[str], image: str, call: Given) -
     memory = any(line.startswith(_MEMORY_LINE) for line in last)
     codes = [match for line in last if (match := _EXIT_LINE.match(line))]
     exit_code = int(codes[-1].group(1)) if codes else None
+    abandoned = last[-1:] == [_wire.SILENCE] and exit_code is None
     return Verdict(
         run,
-        _end_of_run(run, memory, exit_code, image),
+        _ABANDONED if abandoned else _end_of_run(run, memory, exit_code, image),
         exit_code,
         outside=run is not None and run.state is RunState.CANCELLED,
         memory=memory,
@@ -114,9 +116,10 @@ def _end_of_run(run: Run | None, memory: bool, exit_code: int | None, image: str
     if run.state is RunState.FAILED and run.started is None:
         return f"its container, of {image}, did not start{': ' + run.error if run.error else ''}"
     if exit_code in NO_WORKER:
-        return f"its container, of {image}, {NO_WORKER[exit_code]} (exit code {exit_code})"
+        return f"its container, of {image}, {NO_WORKER[exit_code]}"
     code = "" if exit_code is None else f" with exit code {exit_code}"
     error = f" ({run.error})" if run.error else ""
     if run.state is RunState.FAILED:
-        return f"its container failed{code}{error}"
+        silence = "" if code or error else ", and nobody says why: perhaps its machine was lost"
+        return f"its container failed{code}{error}{silence}"
     return f"its container ended ({run.said or run.state}){code}{error} without an answer"

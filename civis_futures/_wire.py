@@ -33,6 +33,8 @@ BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
 
 #: The line in a reused worker's log at which a call begins: its task and attempt.
 BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
+#: The last line in the log of a worker whose lease is over.
+SILENCE = "civis_futures: no word from the client, this worker ends"
 #: The exit code of a container whose `setup_cmd` failed (EX_CONFIG of sysexits.h).
 SETUP_FAILED = 78
 #: The same when the program of the worker could not be fetched, or stored.

@@ -4,19 +4,23 @@ joblib's callback is the future's done-callback, however the future ends: joblib
 a callback that does not come. It runs on a thread of the executor and dispatches the next batch
 from there, which is allowed: `submit_batch` pickles, and never waits.
 
+joblib keeps what it knows of a call in its `Parallel`, which the next call uses again. So an abort
+is a fence: no callback of the call before it has any effect after it.
+
 This room must not know Civis Platform, nor anything of `civis_futures` that is not public.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from joblib import parallel_config
+from joblib import parallel_config, register_parallel_backend
 from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, SequentialBackend
 
 from civis_futures import Container, ContainerPoolExecutor
@@ -29,6 +33,10 @@ PARTING_SECONDS = 30
 _NOT_FOR_US = {
     "context", "max_nbytes", "mmap_mode", "parallel", "prefer", "require", "temp_folder", "verbose",
 }  # fmt: skip
+
+#: The backend with a cap that has an executor, if any; its one key is only set by `setdefault`,
+#: which is atomic: Parallels may begin on several threads.
+_capped: dict[str, CivisBackend] = {}
 
 
 class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
@@ -71,15 +79,13 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._options, self._given = options, {**options, **own}
         self._executor: ContainerPoolExecutor | None = None
         self._owned = False  # by one Parallel, see `configure`
-        self._last: CivisBackend | None = None  # the last one that was made for a Parallel
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
-        self._items = 0  # of this call, that have come
+        self._call = object()  # another one after each abort; guarded by joblib's lock
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Its description alone; a container finds platform and key in its environment."""
         given = {name: value for name, value in self._given.items() if name != "platform"}
-        make = partial(CivisBackend, self.nesting_level, self.inner_max_num_threads, **given)
-        return make, ()
+        return partial(CivisBackend, self.nesting_level, self.inner_max_num_threads, **given), ()
 
     # --- how many ------------------------------------------------------------------------------
 
@@ -121,16 +127,14 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         one executor that would wait for itself.
         """
         self._number, self._share = self._split(n_jobs)
-        # Within a task the cap is for all Parallels together: a second one has no containers.
-        taken = self._cap and self._last is not None and self._last._executor is not None
-        if self._number == 1 or taken:
+        if self._number == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         if not self._owned:
             options = {name: value for name, value in given.items() if name not in _NOT_FOR_US}
             options = {**self._given, **options}
-            self._last = CivisBackend(self.nesting_level, self.inner_max_num_threads, **options)
-            self._last._owned = True
-            raise FallbackToBackend(self._last)
+            backend = CivisBackend(self.nesting_level, self.inner_max_num_threads, **options)
+            backend._owned = True
+            raise FallbackToBackend(backend)
         self._parallel = given["parallel"]
         self._open()
         return self._number
@@ -139,9 +143,6 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         """A call begins."""
         if self._executor is None or self._executor.broken:
             self._open()
-        self._items = 0
-        # joblib 1.6 would run first what the call before had not sent when one of its tasks failed.
-        self._parallel._ready_batches.queue.clear()
 
     def terminate(self) -> None:
         """End the containers, and wait for that."""
@@ -150,9 +151,15 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             executor.shutdown(wait=False)
             executor.cancel_all()  # after an abort there may be a batch that came in meanwhile
             executor.shutdown()
+        if _capped.get("it") is self:
+            del _capped["it"]
 
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002
         """Cancel all batches, and stop the containers that have them; the executor lives on."""
+        with self._parallel._lock:
+            self._call = object()
+            # joblib 1.6 would run in the next call what it had not yet sent in this one.
+            self._parallel._ready_batches.queue.clear()
         if self._executor is not None:
             self._executor.cancel_all()
 
@@ -161,6 +168,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         options = {**self._options, "container": self._container()}
         options["requires"] = {"joblib": "1.5", **(options.get("requires") or {})}
         self._executor = ContainerPoolExecutor(self._number, **options)
+        # A cap is for all Parallels of this process: while one has containers, others have none.
+        if self._cap and _capped.setdefault("it", self) is not self:
+            self.terminate()
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
 
     def _container(self) -> Any:
         """The container with what these tasks need besides what the user asked for."""
@@ -168,32 +179,50 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         if self.inner_max_num_threads is not None:
             threads = dict.fromkeys(self.MAX_NUM_THREADS_VARS, str(self.inner_max_num_threads))
         if isinstance(container, Container):
-            parting = PARTING_SECONDS if self._remote == "civis" else 0
-            return replace(
-                container,
-                environment={**container.environment, **threads},
-                cancel_timeout=container.cancel_timeout or parting,
-            )
+            grace = container.cancel_timeout or (PARTING_SECONDS if self._remote == "civis" else 0)
+            environment = {**container.environment, **threads}
+            return replace(container, environment=environment, cancel_timeout=grace)
         if threads:
             raise ValueError("inner_max_num_threads needs a Container: templates fix params")
         return container
 
     # --- batches -------------------------------------------------------------------------------
 
-    def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Future[Any]:
-        """Run a batch. What is wrong is in the future: in a callback, joblib would not see it."""
-        first, self._items = self._items, self._items + len(func)
-        future: Future[Any] = Future()
-        try:
-            if self._executor is None:
-                raise RuntimeError("this Parallel was terminated")
-            run_item = _item_runner(func.items[0][0], *self.get_nested_backend())
-            future = self._executor.submit_batch(run_item, func.items, first=first)
-        except RuntimeError as error:
-            future.set_exception(error)
-        if callback is not None:
-            future.add_done_callback(callback)
+    def submit(self, func: Any, callback: Callable[[Any], object]) -> Future[Any]:
+        """Run a batch."""
+        if self._executor is None:
+            raise RuntimeError("this Parallel was terminated")
+        first = self._parallel.n_dispatched_tasks - len(func)  # these are counted already
+        run_item = _item_runner(func.items[0][0], *self.get_nested_backend())
+        future = self._executor.submit_batch(run_item, func.items, first=first)
+        future.add_done_callback(partial(self._ended, self._call, callback))
         return future
+
+    def _ended(self, call: object, callback: Any, batch: Future[Any]) -> None:
+        """A batch of that call has ended: tell joblib, and let it read and send the next one.
+
+        All under joblib's lock, which it lets go in between: meanwhile the call might be aborted,
+        and the next one begin, which this batch would count for. And what is raised in here,
+        by the tasks' iterator most likely, fails the call: nobody else would see it.
+        """
+        with self._parallel._lock:
+            if self._call is call:
+                try:
+                    callback(batch)
+                except BaseException as error:
+                    failed: Future[Any] = Future()
+                    failed.set_exception(error)
+                    tracker = type(callback)(0, 0, self._parallel)
+                    self._parallel._register_new_job(tracker)
+                    tracker(failed)
+
+    @contextmanager
+    def retrieval_context(self) -> Iterator[None]:
+        """While results come. joblib 1.6 looks for an error while it waits for a batch, but not
+        where there was none to wait for: where the first tasks could not even be read.
+        """
+        yield
+        self._parallel._raise_error_fast()
 
     def retrieve_result_callback(self, future: Future[Any]) -> Any:
         """The results of a batch, or the exception of the item that failed."""
@@ -213,6 +242,7 @@ def _item_runner(first: Any, nested: Any, n_jobs: int | None) -> Callable[..., A
     """
 
     def run_item(function: Any, args: Any, kwargs: Any) -> Any:
+        register_parallel_backend("civis", lambda **_: nested)  # for tasks that ask for it by name
         with parallel_config(backend=nested, n_jobs=n_jobs):
             return function(*args, **kwargs)
 

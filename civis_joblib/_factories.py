@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,8 @@ _NEEDLESS = {
     "polling_interval": "one request looks at all containers, as often as the rate limit allows",
     "max_submit_retries": "requests are repeated whenever that is safe",
 }
+#: How civis.parallel sets up a repository: what cannot be installed may be of use all the same.
+_REPOSITORY_SETUP = "cd /app; pip install .; cd /"
 #: Parameters of factories that are neither a field of a container nor an option of the executor.
 _OWN = {"client", "max_job_retries", "remote_backend", *_NEEDLESS}
 
@@ -47,14 +49,12 @@ def make_backend_factory(
         docker_image_name, setup_cmd, hidden: as in `Container`.
         client: a `civis.APIClient`, for its key; or give a `platform`, or neither.
         polling_interval, max_submit_retries: not needed any more.
-        max_job_retries: `max_retries`, of the executor.
+        max_job_retries: how often a batch is run again that has failed, for whatever reason. (Of
+            the options of the executor, `max_retries` alone is for containers that are lost.)
         remote_backend: what a `Parallel` within a task runs on.
         **options: more fields of `Container`, or options of `ContainerPoolExecutor`.
     """
-    options.update(docker_image_name=docker_image_name, setup_cmd=setup_cmd, hidden=hidden)
-    options.update(remote_backend=remote_backend, client=client, max_job_retries=max_job_retries)
-    options.update(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
-    return _factory(Container, options)
+    return _factory(Container, **locals())
 
 
 def infer_backend_factory(
@@ -74,11 +74,7 @@ def infer_backend_factory(
     Raises:
         RuntimeError: this is no container of Civis Platform, or its script cannot be read.
     """
-    options.update(required_resources=required_resources, params=params, arguments=arguments)
-    options.update(setup_cmd=setup_cmd, hidden=hidden)
-    options.update(remote_backend=remote_backend, client=client, max_job_retries=max_job_retries)
-    options.update(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
-    return _factory(this_container, options)
+    return _factory(this_container, **locals())
 
 
 def make_backend_template_factory(
@@ -94,28 +90,30 @@ def make_backend_template_factory(
         arguments: values for its other parameters.
         **options: more fields of `Template`; all else as in `make_backend_factory`.
     """
-    options.update(from_template_id=from_template_id, arguments=arguments, hidden=hidden)
     options.update(order_param="JOBLIB_FUNC_FILE_ID", order_in_file=True)
-    options.update(client=client, max_job_retries=max_job_retries)
-    options.update(polling_interval=polling_interval, max_submit_retries=max_submit_retries)
-    return _factory(Template, options)
+    return _factory(Template, **locals())
 
 
-def _factory(make: Callable[..., Any], options: dict[str, Any]) -> Factory:
-    """The factory of backends for the container that `make` makes of its part of the options."""
+def _factory(make: Callable[..., Any], options: dict[str, Any], **parameters: Any) -> Factory:
+    """The factory of backends for the container that `make` makes of its part of the options.
+
+    The parameters are options as well: those that a public factory has by name.
+    """
+    options = {**parameters, **options}
     names = {field.name for field in fields(Template if make is Template else Container)}
     ContainerPoolExecutor.check_options(options, also=names | _OWN)
     for name, reason in _NEEDLESS.items():
         if options.pop(name):
-            message = f"{name} is not needed any more: {reason}"
-            warnings.warn(message, UserWarning, stacklevel=3)
-    options.setdefault("max_retries", options.pop("max_job_retries"))
-    client = options.pop("client")
+            warnings.warn(f"{name} is not needed any more: {reason}", UserWarning, stacklevel=3)
+    retries, client = options.pop("max_job_retries"), options.pop("client")
+    options = {"max_retries": retries, "retry_on": Exception if retries else None, **options}
     options["platform"] = options.get("platform") or client
-    given = {name: options.pop(name) for name in names & options.keys()}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {n: value for n in names & options.keys() if (value := options.pop(n)) is not None}
     if make is this_container:
         given["platform"] = options["platform"]
-    backend = partial(CivisBackend, container=make(**given), **options)
+    container = make(**given)
+    if isinstance(container, Container) and container.repo_http_uri and container.setup_cmd is None:
+        container = replace(container, setup_cmd=_REPOSITORY_SETUP)
+    backend = partial(CivisBackend, container=container, **options)
     backend()  # what is wrong is wrong here, not at the first use
     return backend

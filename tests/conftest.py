@@ -8,6 +8,7 @@ import http.client
 import importlib.util
 import json
 import re
+import signal
 import threading
 import time
 import weakref
@@ -16,12 +17,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from brisk import shorten
 
 from civis_futures import ContainerPoolExecutor
 from civis_futures.local import LocalPlatform
 
 #: How long what ends in the background may take. Nothing takes nearly as long.
-PATIENCE = 10.0
+PATIENCE = 30.0
 #: What scripts of ours are called: the pool's name, the worker's number, a token.
 OURS = re.compile(r"(?P<pool>.*), worker \d+ \[.*\]( #\d+)?", re.DOTALL)
 #: The platform of this session, once a test has asked for it.
@@ -110,6 +112,12 @@ def end_executor(reference):
     assert not thread.is_alive(), f"the shutdown of {executor!r} does not return"
 
 
+@pytest.fixture
+def brisk(monkeypatch):
+    """The pauses after failures, and the patience with a platform that is gone, are short here."""
+    shorten(monkeypatch.setattr)
+
+
 # --- nothing is left ---------------------------------------------------------------------------
 
 #: Names of the pools that outlive a test, with how many of that name there are.
@@ -125,6 +133,10 @@ class Leftovers:
     def look(self):
         """What there is now was there before."""
         self._threads, self._processes = _threads(), _processes()
+
+    def here(self):
+        """Whether a thread or a process is left, without asking the platform."""
+        return _threads() - self._threads or _processes() - self._processes
 
     def __call__(self):
         """Whatever is left, in words."""
@@ -151,7 +163,7 @@ _reported: set[str] = set()
 
 
 @pytest.fixture(autouse=True)
-def leftovers():
+def leftovers(request):
     """Each test cleans up: no thread, process, run or script of ours is left a moment later.
 
     What wider fixtures have started lives on, see `WiderFixtures`.
@@ -160,6 +172,8 @@ def leftovers():
     _leftovers.append(leftovers)
     yield leftovers
     _leftovers.clear()
+    if "platform" not in request.fixturenames and not leftovers.here():
+        return  # most tests start nothing, and there are thousands of them
     end = time.monotonic() + PATIENCE
     while (left := leftovers()) and time.monotonic() < end:
         time.sleep(0.03)
@@ -197,6 +211,9 @@ class WiderFixtures:
 
 def pytest_configure(config):
     config.pluginmanager.register(WiderFixtures())
+    # In the background of a shell it is ignored, here and in all processes that tests start, and
+    # the tests of Ctrl-C would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _name(executor):

@@ -266,6 +266,7 @@ class Blind(RateBudget):
         pass
 
 
+@pytest.mark.usefixtures("brisk")
 def test_a_429_is_waited_out() -> None:
     with LocalPlatform(rate_limit=(3, 4, 0.5)) as platform:
         client = PlatformClient(*credentials(platform), budget=Blind())

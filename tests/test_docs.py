@@ -4,6 +4,9 @@ A page is one script: its ```` ```python ```` blocks from top to bottom, each on
 that a traceback names the line of the page. What must not run is a ```` ```{code-block} ````. The
 ```` ```text ```` block after ``<!-- output -->`` is what the block before it prints; in it, ``...``
 is anything, and white space is all the same.
+
+Hidden from the page, pauses after failures are short; and ``platform="local"`` is the platform of
+the tests, but on the pages that people try first.
 """
 
 from __future__ import annotations
@@ -27,6 +30,11 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\S*) *$")
 SECONDS = 100
 MARK = "--- end of the block at line"
+#: Where ``platform="local"`` starts one.
+EARNEST = {"README.md", "index.md", "tutorial.md", "local-platform.md"}
+#: Stands on a page's first line, its heading, and leaves no name behind.
+SETUP = """exec("import brisk; brisk.shorten(setattr)", {})"""
+SHARING = """; exec("import brisk; brisk.share_platform()", {})"""
 
 
 def blocks(text: str) -> list[tuple[int, str, list[str]]]:
@@ -44,9 +52,9 @@ def blocks(text: str) -> list[tuple[int, str, list[str]]]:
     return found
 
 
-def script(text: str) -> str:
+def script(text: str, setup: str = "") -> str:
     """The page as a script, with a mark in the output after each block."""
-    lines = [""] * len(text.splitlines())
+    lines = [setup, *[""] * (len(text.splitlines()) - 1)]
     for start, language, code in blocks(text):
         if language == "python":
             lines[start + 1 : start + 1 + len(code)] = code
@@ -103,8 +111,9 @@ def environment(platform):
 def test_page(page, environment, tmp_path):
     text = page.read_text("utf-8")
     file = tmp_path / f"{page.stem.replace('-', '_').lower()}.py"
-    file.write_text(script(text), "utf-8")
-    output = run([file], tmp_path, environment)
+    setup = SETUP if page.name in EARNEST else SETUP + SHARING
+    file.write_text(script(text, setup), "utf-8")
+    output = run([file], tmp_path, environment | {"PYTHONPATH": str(ROOT / "tests")})
     pieces = re.split(rf"^{re.escape(MARK)} (\d+)\n", output, flags=re.MULTILINE)
     printed = dict(zip(map(int, pieces[1::2]), pieces[0::2], strict=False))
     wanted = expected(text)

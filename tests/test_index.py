@@ -105,6 +105,15 @@ def test_any_json_is_an_entry_or_none(value):
         assert found is None or (type(found) is int and value["file_id"] == found)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "\0" * 10, '{"file_id": "7"}', "[" * 10**5])
+def test_what_is_damaged_is_no_entry(root, text):
+    index = Index(root, PLATFORM, 1)
+    index.note("a", 1, 1, LATER)
+    [path] = files(root)
+    path.write_text(text)
+    assert index.find("a", 1) is None
+
+
 def test_platforms_and_accounts_are_kept_apart(root):
     Index(root, PLATFORM, 1).note("a", 1, 7, LATER)
     assert Index(root, PLATFORM, 1).find("a", 1) == 7

@@ -329,6 +329,7 @@ def test_the_verdict_on_a_run():
     assert (verdict.memory, verdict.exit_code) == (False, 137)
     assert verdict.reason == "its container failed with exit code 137"
     assert diagnose(gone).reason == "its run was cancelled, and not by this pool"
+    assert "no sign of life" in diagnose(Run(10, RunState.SUCCEEDED), "x", _wire.SILENCE).reason
     odd = Run(10, RunState.UNKNOWN, "exploded", error="disk on fire")
     assert "exploded" in diagnose(odd).reason
     assert "disk on fire" in diagnose(odd).reason
@@ -367,7 +368,11 @@ def test_the_part_of_a_log_that_is_of_one_call():
     ("run", "line", "words"),
     [
         (Run(10, RunState.FAILED, error="no such image"), "", "did not start: no such image"),
-        (Run(10, RunState.FAILED, started=1.0), EXITED.format(127), "its image has none"),
+        (
+            Run(10, RunState.FAILED, started=1.0),
+            EXITED.format(127),
+            "or what its template says): its image has none",
+        ),
         (Run(10, RunState.FAILED, started=1.0), EXITED.format(78), "setup_cmd failed"),
     ],
 )

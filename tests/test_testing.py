@@ -17,6 +17,8 @@ from civis_futures.testing import Fault, LocalPlatform
 # The container cannot import this module: its functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.usefixtures("brisk")
+
 PLACE = Path(cf.__file__).parents[1]  # where the package is, of whichever kind
 RUNS = "POST /scripts/containers/{id}/runs"
 
@@ -102,7 +104,7 @@ def test_a_node_is_lost(faulty):
         Fault.drop("POST */outputs", done=True, times=2),
         Fault.delay(0.2, "POST /*", done=True),
         Fault.down(0.5, skip=12),
-        Fault.late_outputs(1.5),
+        Fault.late_outputs(1.0),
         Fault.garbage("GET /*", every=2, skip=1),
     ],
     ids=repr,

@@ -80,9 +80,12 @@ class Child:
 
     def serve(self, initializer: bytes | None, buffers: Sequence[str]) -> None:
         """Run the initializer, then calls until no more can come."""
-        problem = self._initialize(initializer, buffers)
-        self._send({"ready": problem is None, "text": problem or ""}, b"")
-        while problem is None:
+        if initializer is not None:
+            problem = self._initialize(initializer, buffers)
+            self._send({"ready": problem is None, "text": problem or ""}, b"")
+            if problem is not None:
+                return
+        while True:
             frame = self._receive()
             if frame is None:
                 return
@@ -98,10 +101,8 @@ class Child:
             self._restore_streams()
             self._send({**answer, "name": header["name"]}, data)
 
-    def _initialize(self, initializer: bytes | None, buffers: Sequence[str]) -> str | None:
+    def _initialize(self, initializer: bytes, buffers: Sequence[str]) -> str | None:
         """What went wrong, if anything did."""
-        if initializer is None:
-            return None
         variables = Globals(initializer)
         try:
             call, _ = load(initializer, None, buffers)
@@ -285,8 +286,10 @@ class Stream:
 
 
 def _settle_in() -> None:
-    """Make this fork a process like one that has just been started."""
+    """Make this fork a process like one that has just been started, with a group of its own."""
+    os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -346,7 +349,7 @@ def _raised(error: BaseException) -> tuple[Header, bytes | None]:
         return _answer(_wire.RAISED, text), _pickled(error)
     except BaseException as problem:
         why = f"{type(problem).__name__}: {problem}"
-        text += f"\nThis exception cannot be pickled: {why}"
+        text += f"\nThis {type(error).__name__} cannot be pickled: {why}"
         return _answer(_wire.OUTCOME_PICKLING, text, "exception"), None
 
 

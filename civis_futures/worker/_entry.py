@@ -11,7 +11,7 @@ import signal
 import sys
 
 from .. import _wire
-from ._http import Http, HttpError
+from ._http import PATIENCE, Http, HttpError
 from ._loop import Terminated, Worker
 from ._platform import Platform
 
@@ -35,7 +35,7 @@ def run(order: str = "") -> int:
     try:
         said = order or _variable(_wire.ORDER_VARIABLE)
         what = read_order(said, lambda file: _text(file, folder))
-        Worker(what, _platform(what.url), folder).run()
+        Worker(what, _platform(what.url, max(what.lease, PATIENCE)), folder).run()
     except NoOrderError as error:
         return _complain(f"there is nothing to do: {error}", 2)
     except _wire.WireError as error:
@@ -74,9 +74,9 @@ def read_order(text: str, fetch: Callable[[int], str]) -> _wire.Order:
     return _wire.order_from_json(text)
 
 
-def _platform(url: str) -> Platform:
+def _platform(url: str, patience: float = PATIENCE) -> Platform:
     key, job, run = (_variable(f"CIVIS_{name}") for name in ("API_KEY", "JOB_ID", "RUN_ID"))
-    return Platform(url, key, job, run, Http())
+    return Platform(url, key, job, run, Http(patience))
 
 
 def _variable(name: str) -> str:

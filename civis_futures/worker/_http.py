@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Body = Callable[[], Iterable[bytes]]
     Reader = Callable[[http.client.HTTPResponse], T]
 
-#: Seconds that one request may take, all its attempts and pauses included.
+#: Seconds that one request may take, all its attempts and pauses included, unless told otherwise.
 PATIENCE = 600.0
 #: Seconds without a byte after which an attempt has failed.
 TIMEOUT = 60.0
@@ -50,10 +50,14 @@ class UnreachableError(HttpError):
 
 
 class Http:
-    """Requests over one kept connection per host. For a single thread."""
+    """Requests over one kept connection per host. For a single thread.
+
+    `stalled` is how many seconds it has waited for a server that did not answer.
+    """
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self.patience = patience
+        self.stalled = 0.0
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
 
     def close(self) -> None:
@@ -76,7 +80,8 @@ class Http:
         body. A ValueError of `read` (HTML from a proxy, say) counts as a lost reply.
         """
         what = f"{method} {urlsplit(url).path}"
-        deadline = time.monotonic() + self.patience
+        began = time.monotonic()
+        deadline = began + self.patience
         attempt = 0
         while True:
             attempt += 1
@@ -96,6 +101,8 @@ class Http:
                 if type(error).__name__ == "SSLCertVerificationError":
                     raise UnreachableError(f"{what}: {problem}") from error
             self._pause(f"{what}: {problem}", attempt, wait, deadline)
+            now = time.monotonic()
+            self.stalled, began = self.stalled + now - began, now
 
     def _send(
         self, method: str, url: str, headers: dict[str, str], body: Body | None

@@ -40,7 +40,8 @@ class Inbox:
         self._content: Any = None
         self.known = False  # whether it was ever read
         self._refused = 0
-        self._heard = self._looked = time.monotonic()
+        self._looked = time.monotonic()
+        self._heard = self._listened()
         self.restart()
 
     def restart(self) -> None:
@@ -50,7 +51,11 @@ class Inbox:
     @property
     def silent(self) -> bool:
         """Whether nothing at all has been written into the inbox for the whole lease."""
-        return time.monotonic() - self._heard > self._lease
+        return self._listened() - self._heard > self._lease
+
+    def _listened(self) -> float:
+        """A clock that stands still while the platform cannot be reached: then nobody is silent."""
+        return time.monotonic() - self._platform.http.stalled
 
     def due_in(self, eager: bool) -> float:
         """Seconds until the next look; if not `eager`, there is hardly any news to expect."""
@@ -73,7 +78,7 @@ class Inbox:
         self._refused = 0
         if content != self._content:
             self._content = content
-            self._heard = time.monotonic()
+            self._heard = self._listened()
         try:
             inbox = _wire.inbox_from_json(content)
         except _wire.WireError:

@@ -68,9 +68,8 @@ class Worker:
         self._fetched: dict[str, Fetched] = {}  # at most the next call, fetched ahead
         self._running: _wire.Call | None = None
         self._since = 0.0  # when the running call was handed over
-        self._expires: float | None = None  # when it must have ended (monotonic)
         self._process: Process | None = None
-        self._ready = False  # whether that process has run its initializer
+        self._ready = False  # whether that process has run its initializer, if there is one
         self._initializer: bytes | None = None
         self._initializer_buffers: list[str] = []
         self._refusal: tuple[str, str, str] | None = None  # why none can be run: kind, text, detail
@@ -96,7 +95,7 @@ class Worker:
                 self._look()
         while True:
             if self._inbox is not None and self._inbox.silent:
-                print("civis_futures: no word from the client, this worker ends", flush=True)
+                print(_wire.SILENCE, flush=True)
                 self._end_call()
                 self._outbox.post()
                 return
@@ -191,9 +190,8 @@ class Worker:
         """Hand a call to the child, which says so in the log if there may be others in there."""
         process = self._living_process()
         self._running, self._since = call, time.time()
-        self._expires = None
-        if call.timeout is not None and self._ready:
-            self._expires = time.monotonic() + call.timeout
+        if self._ready:
+            process.limit(call.timeout)
         header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
         header["buffers"] = fetched.buffers
         if not self._alone:
@@ -205,14 +203,14 @@ class Worker:
             self._process.end()
             self._process = None
         if self._process is None:
-            self._ready = False
+            self._ready = self._initializer is None
             self._process = Process(self._folder, self._initializer, self._initializer_buffers)
             self._process.start(self._platform.http.close)
         return self._process
 
     def _fetch_ahead(self) -> None:
         """Fetch the next call while the child works on this one."""
-        if self._queue and not self._fetched and self._refusal is None:
+        if self._ready and self._queue and not self._fetched and self._refusal is None:
             self._fetched[_name(self._queue[0])] = self._fetch_call(self._queue[0])
 
     def _fetch_call(self, call: _wire.Call) -> Fetched:
@@ -242,18 +240,18 @@ class Worker:
             self._crashed(death)
             return
         if frame is None:
-            if self._expires is not None and time.monotonic() >= self._expires:
-                self._time_out(self._running)
-            elif self._inbox is not None and self._inbox.due_in(bool(self._queue)) == 0:
+            if self._inbox is not None and self._inbox.due_in(bool(self._queue)) == 0:
                 self._look()
             return
         header, body = frame
-        if "ready" not in header:
+        if self._process.expired:  # the TERM has become an exception in user code
+            self._end_call()
+            self._time_out(self._running, 0.0)
+        elif "ready" not in header:
             self._finished(self._running, header, body)
         elif header["ready"]:
             self._ready = True
-            if self._running.timeout is not None:
-                self._expires = time.monotonic() + self._running.timeout
+            self._process.limit(self._running.timeout)
         else:
             self._refuse_all(header["text"])
             self._answer(self._running, _wire.INITIALIZER, header["text"])
@@ -261,17 +259,14 @@ class Worker:
     def _patience(self) -> float | None:
         """Seconds until there is something else to do than to wait for the child."""
         waits = [self._outbox.due_in(len(self._queue))]
-        if self._expires is not None:
-            waits.append(max(0.0, self._expires - time.monotonic()))
         if self._inbox is not None:
             waits.append(self._inbox.due_in(bool(self._queue)))
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def _time_out(self, call: _wire.Call) -> None:
+    def _time_out(self, call: _wire.Call, peak_mb: float) -> None:
         """The running call has had its time."""
-        self._end_call()
         text = f"it ran for longer than its timeout of {call.timeout:g} seconds"
-        self._answer(call, _wire.TIMED_OUT, text, started=self._since)
+        self._answer(call, _wire.TIMED_OUT, text, started=self._since, peak_mb=peak_mb)
 
     def _end_call(self) -> None:
         """End the child, and with it what it runs."""
@@ -283,6 +278,8 @@ class Worker:
         _, path, has_data = (header.pop(key) for key in ("name", "path", "data"))
         source = Source(body, path) if has_data else None
         self._running = None
+        assert self._process is not None
+        self._process.limit(None)
         self._buffers.release(f"call-{_name(call)}")
         answer = _wire.Answer(call.task, attempt=call.attempt, key=call.key, **header)
         self._outbox.add(answer, source)
@@ -291,6 +288,10 @@ class Worker:
     def _crashed(self, death: DiedError) -> None:
         call = self._running
         assert call is not None
+        assert self._process is not None
+        if self._process.expired:
+            self._time_out(call, death.peak_mb)
+            return
         if self._initializer is not None and not self._ready:
             self._refusal = (_wire.INITIALIZER, f"the process ended in it: {death}", "")
             self._answer(call, *self._refusal)

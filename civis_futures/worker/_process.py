@@ -61,6 +61,8 @@ class DiedError(Exception):
 class Process:
     """A child. `folder` is for bytes too large for a pipe; `initializer` what it runs first, with
     the files of its buffers.
+
+    `expired` says whether it was ended because its time was over; see `limit`.
     """
 
     def __init__(self, folder: str, initializer: bytes | None, buffers: list[str]) -> None:
@@ -73,6 +75,7 @@ class Process:
         self._status: int | None = 0  # None while it runs
         self._peak_mb = 0.0
         self._kills = _oom_kills()
+        self.expired = False
         self.pid = 0
 
     def start(self, in_child: Callable[[], None]) -> None:
@@ -116,6 +119,27 @@ class Process:
             except BrokenPipeError:
                 return
 
+    def limit(self, seconds: float | None) -> None:
+        """End it, unless it says something within so many seconds; None: there is no limit.
+
+        By a signal to ourselves, as we may be in a request then that takes long. It breaks nothing
+        off: Python goes on with what it was waiting for.
+        """
+        signal.signal(signal.SIGALRM, self._expire)
+        signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+
+    def _expire(self, *_: object) -> None:
+        if self.expired:
+            self._kill_all()
+        elif self._answers < 0 or not self.alive():
+            return
+        elif _ready(self._answers, select.POLLIN, 0) & select.POLLIN:  # its answer, surely
+            signal.setitimer(signal.ITIMER_REAL, _LOOK)
+        else:
+            self.expired = True
+            self._signal(signal.SIGTERM)
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE[1])
+
     def receive(self, timeout: float | None) -> tuple[dict[str, Any], bytes] | None:
         """The next frame, or None after `timeout` seconds. DiedError if there will be none."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -155,11 +179,11 @@ class Process:
             self.stop()
 
     def stop(self) -> None:
-        """End it now: a TERM, and soon a KILL."""
+        """End it now: a TERM, and soon a KILL; and a KILL for all that it has started."""
         self.terminate()
-        if not self._gone(_PATIENCE[1]):
-            self._signal(signal.SIGKILL)
-            self._gone(None)
+        self._gone(_PATIENCE[1])
+        self._kill_all()
+        self._gone(None)
 
     def terminate(self) -> None:
         """Pass a TERM on, once. Its pipes are closed, so that a child which lives on ends soon."""
@@ -175,7 +199,7 @@ class Process:
         try:
             return self._frames.next()
         except ValueError:  # user code wrote into the middle of it
-            self._signal(signal.SIGKILL)
+            self._kill_all()
             self._gone(None)
             raise self._death() from None
 
@@ -195,6 +219,7 @@ class Process:
         status = self._status or 0
         code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         memory = code == -signal.SIGKILL and _oom_kills() > self._kills
+        self._kill_all()
         self._close()
         return DiedError(code, memory, self._peak_mb)
 
@@ -212,17 +237,24 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def _kill_all(self) -> None:
+        """Kill it and what it has started: no part of its call goes on without it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # none is left
+            os.killpg(self.pid, signal.SIGKILL)
+
     def _close(self) -> None:
+        self.limit(None)
         fds, self._calls, self._answers = (self._calls, self._answers), -1, -1
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
 
 
-def _ready(fd: int, event: int, timeout: float) -> bool:
+def _ready(fd: int, event: int, timeout: float) -> int:
+    """What has happened there within `timeout` seconds: `event`, or that the other end is gone."""
     poll = select.poll()
     poll.register(fd, event)
-    return bool(poll.poll(timeout * 1000))
+    return sum(happened for _, happened in poll.poll(timeout * 1000))
 
 
 def _oom_kills(paths: tuple[str, ...] = _OOM_COUNTERS) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from itertools import repeat
 
-import pytest
 from benchmarks.measure import (
     done_within,
     most_at_once,
@@ -33,13 +32,7 @@ def test_a_thousand_no_ops_on_ten_workers():
     assert spent.refused == 0
 
 
-@pytest.mark.bench  # 99 to 112, as fast as the machine is: not a count that never flickers
 def test_a_hundred_no_ops_on_eight_workers():
-    """The better of two: how often idle workers ask for more depends a little on the machine."""
-    assert min(_hundred_no_ops(), _hundred_no_ops()) <= 100
-
-
-def _hundred_no_ops():
     with (
         running(rate_limit="civis") as platform,
         spending(platform) as spent,
@@ -48,12 +41,12 @@ def _hundred_no_ops():
         assert done_within(submit_all(executor, 100, no_op), 60) == 100
         executor.shutdown()
     assert spent.starts <= 8
-    return spent.count()
+    assert spent.count() <= 100, spent.requests
 
 
 def test_short_tasks_after_a_long_start():
-    """A thousand tasks of 0.02 s after 3 s: the first letters must hold more than one call each."""
-    options = {"rate_limit": "civis", "start_delay": 3.0}
+    """A thousand tasks of 0.02 s after 2 s: the first letters must hold more than one call each."""
+    options = {"rate_limit": "civis", "start_delay": 2.0}
     with (
         running(**options) as platform,
         pool(platform, 10) as executor,
@@ -66,9 +59,10 @@ def test_short_tasks_after_a_long_start():
     assert spent.count() <= 300, spent.requests
 
 
-def test_long_tasks_are_not_held_back():
+def test_long_tasks_are_not_held_back(monkeypatch):
+    monkeypatch.setattr("civis_futures._fleet.PROOF_SECONDS", 0.5)  # until all the others start
     with running() as platform, pool(platform, 12) as executor:
-        futures = submit_all(executor, 12, pause, 6.0)
+        futures = submit_all(executor, 12, pause, 4.0)
         assert done_within(futures, 60) == 12
         spans = [(future.timings.started, future.timings.finished) for future in futures]
     assert most_at_once(spans) == 12
@@ -78,7 +72,7 @@ def test_long_tasks_behind_short_ones_are_spread():
     """What a worker was given ahead by the short ones' measure must not queue behind a long one."""
     with running() as platform, pool(platform, 4) as executor:
         assert done_within(submit_all(executor, 200, no_op), 60) == 200
-        futures = submit_all(executor, 4, pause, 4.0)
+        futures = submit_all(executor, 4, pause, 2.5)
         assert done_within(futures, 60) == 4
         spans = [(future.timings.started, future.timings.finished) for future in futures]
     assert most_at_once(spans) == 4

@@ -1,6 +1,6 @@
 """Large arrays and shared data: uploaded once, fetched once per worker, the same for all calls.
 
-Counts do not flicker. Arrays are of 8 MB here; `make bench` has them of 100 MB.
+Counts do not flicker. Arrays are of 3 MB here; `make bench` has them of 100 MB.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from civis_futures.local import LocalPlatform
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-LENGTH = 1_000_000
+LENGTH = 360_000
 SIZE = 8 * LENGTH
 #: The worker's program, small calls and results: more than that besides data is too much.
 REST = 1_000_000
@@ -251,12 +251,12 @@ def test_a_failed_call_can_be_replayed_here_with_its_arrays(pool, array):
     words = executor.put(["word"] * 100_000)
     future = executor.submit(lambda x, w: {}[len(x) + len(w)], array, words)
     assert isinstance(future.exception(60), KeyError)
-    with pytest.raises(KeyError, match="1100000"):
+    with pytest.raises(KeyError, match="460000"):
         future.replay()
 
 
 def test_arrays_of_all_sorts(pool, array):
-    table = array.reshape(1000, 1000)
+    table = array.reshape(600, 600)
     executor = pool()
     for given in (table, table.T, table[::2], array.astype("f4"), np.asfortranarray(table)):
         there, layout = executor.submit(lambda x: (x.sum(axis=0), x.flags.forc), given).result(60)
@@ -329,11 +329,10 @@ def test_a_file_that_expires_under_our_eyes_costs_the_calls_that_need_it(
     assert pool().submit(total, array).result(60) == total(array)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\0" * 10, '{"file_id": "7"}', "[" * 10**5])
-def test_a_damaged_index_is_no_index(pool, cache, array, new_process, text):
+def test_a_damaged_index_is_no_index(pool, cache, array, new_process):
     assert pool().submit(total, array).result(60) == total(array)
     for path in entries(cache):
-        path.write_text(text)
+        path.write_text("{")  # more ways to be damaged are in test_index.py
     new_process()
     assert pool().submit(total, array).result(60) == total(array)
 

@@ -15,6 +15,8 @@ from civis_futures.testing import Fault, LocalPlatform
 # The container cannot import this module: its functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.usefixtures("brisk")
+
 SECONDS = 60  # only a hang takes so long
 
 

@@ -70,6 +70,22 @@ def test_environment(make_executor):
     assert found == ["round", "red", "a 'b' $C"]
 
 
+@pytest.mark.parametrize(("field", "value", "text"), [
+    ("params", "COLOUR", "must be mappings, not 'COLOUR'"),
+    ("params", ["COLOUR"], r"must be mappings, not \['COLOUR'\]"),
+    ("arguments", "COLOUR=red", "must be a mapping, not str"),
+    ("arguments", [1], "must be a mapping, not list"),
+    ("notifications", False, "must be a mapping, not bool"),
+    ("cancel_timeout", "5", "must be a number, not '5'"),
+])  # fmt: skip
+def test_fields_of_the_wrong_type(field, value, text):
+    with pytest.raises(TypeError, match=f"{field} {text}"):
+        cf.Container(**{field: value})
+    if field in ("arguments", "notifications"):
+        with pytest.raises(TypeError, match=f"{field} {text}"):
+            cf.Template(from_template_id=1, **{field: value})
+
+
 @pytest.mark.parametrize("environment", [{"A": 1}, {1: "a"}, {"A": None}])
 def test_an_environment_is_text(environment):
     with pytest.raises(TypeError, match="environment must be of text only"):

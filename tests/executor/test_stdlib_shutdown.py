@@ -114,7 +114,7 @@ def test_results_arrive_after_a_shutdown_that_does_not_wait(make, gate, calm):
     results = executor.map(abs, range(-2, 1))
     began = time.monotonic()
     executor.shutdown(wait=False)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     assert not future.done()
     gate.open()
     assert future.result(SECONDS) == 1
@@ -385,7 +385,7 @@ def test_terminate_after_a_shutdown(make, gate, until):
     assert isinstance(future.exception(0), BrokenExecutor)
 
 
-def test_terminate_when_the_platform_is_gone(make_executor, gate, until, calm):
+def test_terminate_when_the_platform_is_gone(make_executor, gate, until, calm, brisk):
     with LocalPlatform(cores=4) as platform:
         executor = make_executor(1, platform=platform)
         future = executor.submit(wait_at, gate.path)

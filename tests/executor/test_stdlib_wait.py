@@ -134,7 +134,7 @@ def test_wait_has_its_limit(executor, gate):
     ready = [cancelled_and_told(), failed(), succeeded()]
     began = time.monotonic()
     done, not_done = wait([*ready, slow], 0.05, ALL_COMPLETED)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert done == set(ready)
     assert not_done == {slow}
 

@@ -266,7 +266,8 @@ def talk(folder):
 
 
 @pytest.mark.parametrize("tasks", [1, None], ids=["fresh", "reused"])
-def test_a_real_log_is_followed(make_executor, tmp_path, tasks):
+def test_a_real_log_is_followed(make_executor, tmp_path, tasks, monkeypatch):
+    monkeypatch.setattr(_logs, "GRACE", 0.5)  # all lines have been read by then
     executor = make_executor(1, max_tasks_per_worker=tasks)
     future = executor.submit(talk, str(tmp_path))
     lines = future.logs(follow=True)

@@ -20,9 +20,9 @@ def slept(seconds):
 
 
 def test_500_short_tasks():
-    parallel = Parallel(8, backend="civis")
-    assert len(parallel(delayed(slept)(0.05) for _ in range(500))) == 500
-    # joblib hands over the first 16 one by one, and cuts up what is left at the end.
+    parallel = Parallel(4, backend="civis")
+    assert len(parallel(delayed(slept)(0.02) for _ in range(500))) == 500
+    # joblib hands over the first 8 one by one, and cuts up what is left at the end.
     assert parallel.n_dispatched_batches < 200
 
 

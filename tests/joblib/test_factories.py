@@ -85,6 +85,31 @@ def test_params_and_arguments_are_variables():
     assert run(factory, delayed(variables)("COLOUR", "SHAPE")) == [["red", "round"]]
 
 
+def test_a_repository_that_cannot_be_installed_is_of_use_all_the_same(inside):
+    repository = {"repo_http_uri": "github.com/a/b"}
+    assert container_of(make_backend_factory()).setup_cmd is None
+    found = container_of(make_backend_factory(**repository)).setup_cmd
+    assert found == "cd /app; pip install .; cd /"
+    assert container_of(make_backend_factory(setup_cmd="true", **repository)).setup_cmd == "true"
+    inside("scripts/containers", {**PARENT, "repoHttpUri": "github.com/a/b"})
+    assert container_of(infer_backend_factory()).setup_cmd == found
+    make_backend_template_factory(1)
+
+
+def fail_the_first_time(path):
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return "done"
+    raise ConnectionError(path)
+
+
+def test_job_retries_are_for_whatever_reason(tmp_path):
+    factory = make_backend_factory(max_job_retries=1)
+    assert run(factory, delayed(fail_the_first_time)(str(tmp_path / "1"))) == ["done"]
+    assert make_backend_factory(max_retries=1)()._options["retry_on"] is None
+
+
 def test_options_in_parallel_config_come_last():
     factory = make_backend_factory(max_tasks_per_worker=5)
     assert run(factory, delayed(square)(2), max_tasks_per_worker=1) == [4]
@@ -280,6 +305,9 @@ def template(ask):
         "params": [
             {"name": "JOBLIB_FUNC_FILE_ID", "type": "integer", "required": True},
             {"name": "COLOUR", "type": "string"},
+            # civis.parallel sends these always.
+            {"name": "CIVIS_PARENT_JOB_ID", "type": "integer"},
+            {"name": "CIVIS_PARENT_RUN_ID", "type": "integer"},
         ],
     })  # fmt: skip
     return ask("POST", "templates/scripts", {"scriptId": script["id"], "name": "t"})["id"]
@@ -295,7 +323,18 @@ def test_a_failure_in_a_template(template):
     begun = time.monotonic()
     with pytest.raises(TypeError, match="NoneType"):
         run(make_backend_template_factory(template), delayed(square)(None), delayed(square)(1))
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.stress  # it polls every second
+def test_the_command_also_serves_those_who_still_use_civis_parallel(template, platform):
+    civis = pytest.importorskip("civis")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = pytest.importorskip("civis.parallel")
+    client = civis.APIClient(api_key=platform.api_key, local_api_spec=_spec(civis))
+    factory = theirs.make_backend_template_factory(template, client=client, polling_interval=1)
+    assert run(factory, delayed(square)(3)) == [9]
 
 
 def test_no_such_template():

@@ -22,8 +22,10 @@ import civis_joblib
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.usefixtures("brisk")
+
 MODES = ("list", "generator", "generator_unordered")
-SOON = 10.0  # seconds
+SOON = 20.0  # seconds
 
 
 class Peculiar(Exception):
@@ -200,6 +202,64 @@ def test_what_a_failure_left_behind_is_not_the_next_calls():
         assert parallel(delayed(square)(x) for x in range(2)) == [0, 1]
 
 
+@pytest.mark.parametrize("return_as", MODES[1:])
+@pytest.mark.parametrize("late", ["told joblib", "did not yet"])
+def test_a_batch_of_an_aborted_call_does_not_count_for_the_next(return_as, late, tmp_path):
+    """It ends while the call is aborted, and comes between two steps of the next one."""
+    ended, begun = threading.Event(), threading.Event()
+
+    def hold(*_):
+        if not ended.is_set():
+            ended.set()
+            begun.wait(0.5 if late == "told joblib" else SOON)
+
+    with Parallel(2, backend="civis", batch_size=1, return_as=return_as) as parallel:
+        backend = parallel._backend
+        effective_n_jobs = backend.effective_n_jobs
+        if late == "told joblib":
+            backend.batch_completed = hold  # joblib calls it before it counts
+        else:
+            backend._executor._intake.batches.took = hold  # the callback before joblib's
+        output = parallel(delayed(raise_or_sleep)(seconds) for seconds in (0, 60))
+        assert ended.wait(SOON)
+        with pytest.warns(UserWarning, match="cancelled"):
+            output.close()
+
+        def begin(n_jobs):
+            begun.set()
+            time.sleep(0.1)  # all flags are reset, and it is not yet another call
+            return effective_n_jobs(n_jobs)
+
+        backend.effective_n_jobs = begin
+        go = tmp_path / "go"
+        calls = [delayed(square)(2)] * 3 + [delayed(wait_for)(str(go))]
+        output = parallel(calls)
+        assert [next(output) for _ in range(3)] == [4, 4, 4]
+        go.touch()
+        assert list(output) == ["there"]  # had one more been counted, joblib would not wait for it
+
+
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return "there"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_reading_the_tasks_fails_late(error):
+    """On the executor's thread, that is; joblib itself would take it for the end of the tasks."""
+
+    def calls():
+        for x in range(5):
+            yield delayed(square)(x)
+        raise error("of the tasks")
+
+    with Parallel(2, backend="civis", pre_dispatch=2, batch_size=1) as parallel:
+        with pytest.raises(error, match="of the tasks"):
+            parallel(calls())
+        assert parallel(delayed(square)(x) for x in range(2)) == [0, 1]
+
+
 def test_a_broken_pool_is_replaced():
     flag = []
 
@@ -225,9 +285,8 @@ def test_a_key_that_is_refused(monkeypatch):
 def test_after_the_end_nothing_is_run(platform):
     with Parallel(2, backend="civis") as parallel:
         backend = parallel._backend
-    future = backend.submit([(square, (1,), {})])
     with pytest.raises(RuntimeError, match="terminated"):
-        backend.retrieve_result_callback(future)
+        backend.submit([(square, (1,), {})], print)
 
 
 def test_a_failure_is_nothing_to_another_parallel(platform, until, mine):

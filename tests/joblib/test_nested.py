@@ -12,6 +12,7 @@ import pytest
 from joblib import Parallel, delayed, parallel_config
 from joblib.parallel import LokyBackend, SequentialBackend, ThreadingBackend
 
+import civis_futures as cf
 import civis_joblib
 from civis_joblib._backend import CivisBackend
 
@@ -106,7 +107,7 @@ def test_more_containers_under_one_cap(most):
 def overlap_within():
     first = Parallel(return_as="generator")
     # The last one keeps it going while the second Parallel runs.
-    output = first(delayed(where)(seconds) for seconds in (0, 0, 2))
+    output = first(delayed(where)(seconds) for seconds in (0, 0, 1))
     next(output)
     second = Parallel()
     second(delayed(where)() for _ in range(3))
@@ -120,6 +121,38 @@ def test_calls_within_that_overlap(most):
         names = Parallel()(delayed(overlap_within)() for _ in range(2))
     assert names == [("CivisBackend", "SequentialBackend")] * 2
     assert most() <= 6
+
+
+def test_a_cap_is_for_all_parallels_of_a_process(monkeypatch):
+    """Each batch of tasks brings a backend of its own, and may leave a generator behind."""
+
+    def parallel():
+        return Parallel(2, backend=CivisBackend(cap=2))
+
+    with monkeypatch.context() as patch:
+        patch.delenv("CIVIS_API_KEY")
+        with pytest.raises(cf.CredentialsError):
+            parallel().__enter__()
+    with parallel() as first, parallel() as second:
+        kinds = [type(each._backend) for each in (first, second)]
+        assert kinds == [CivisBackend, SequentialBackend]
+    with parallel() as third:
+        assert type(third._backend) is CivisBackend
+
+
+def ask_by_name():
+    with parallel_config("civis", n_jobs=2):
+        places = Parallel()(delayed(where)() for _ in range(2))
+    return type(Parallel(2, backend="civis")._backend).__name__, places, where()
+
+
+@pytest.mark.parametrize("remote_backend", ["threading", "civis"])
+def test_tasks_that_ask_for_the_backend_by_its_name(remote_backend):
+    civis_joblib.register(remote_backend=remote_backend)
+    with parallel_config("civis", n_jobs=6):
+        ((name, places, here),) = Parallel()([delayed(ask_by_name)()])
+    assert name == f"{remote_backend.title()}Backend"
+    assert (here[0] in {run for run, _, _ in places}) == (remote_backend != "civis")
 
 
 def fail_within():

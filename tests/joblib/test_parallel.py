@@ -96,10 +96,10 @@ def test_ordered_generators_wait_for_the_first():
 def test_results_come_before_the_last_task_has_ended():
     begun = time.monotonic()
     output = Parallel(2, backend="civis", return_as="generator_unordered", batch_size=1)(
-        delayed(slept)(x) for x in (0.0, 4.0)
+        delayed(slept)(x) for x in (0.0, 60.0)
     )
     assert next(output) == 0.0
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 30
     with pytest.warns(UserWarning, match="cancelled"):
         output.close()
 
@@ -171,9 +171,9 @@ def test_executor_options_in_each_place():
     civis_joblib.register(max_tasks_per_worker=5)
     one_each = {"max_tasks_per_worker": 1}
     with parallel_config("civis", n_jobs=2, **one_each):
-        assert len(set(Parallel(batch_size=1)(delayed(pid)(x) for x in range(4)))) == 4
+        assert len(set(Parallel(batch_size=1)(delayed(pid)(x) for x in range(3)))) == 3
     parallel = Parallel(2, backend="civis", batch_size=1, **one_each)
-    assert len(set(parallel(delayed(pid)(x) for x in range(4)))) == 4
+    assert len(set(parallel(delayed(pid)(x) for x in range(3)))) == 3
 
 
 def test_a_platform_of_its_own():
@@ -321,7 +321,7 @@ def test_a_generator_dropped_half_way(platform, managed, return_as, mine):
     assert sorted(parallel(delayed(square)(x) for x in range(2))) == [0, 1]
     if managed:
         parallel.__exit__(None, None, None)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 40
     assert not mine()
 
 
@@ -358,14 +358,14 @@ def test_tasks_are_read_as_results_come():
     assert list(output) == read == list(range(12))
 
 
-@pytest.mark.parametrize("good", [0, 3])
-def test_reading_the_tasks_fails(good):
+@pytest.mark.parametrize(("good", "pre_dispatch"), [(0, 2), (3, 2), (0, "all"), (1, "all")])
+def test_reading_the_tasks_fails(good, pre_dispatch):
     def tasks():
         for x in range(good):
             yield delayed(square)(x)
         raise LookupError("no more")
 
-    with Parallel(2, backend="civis", pre_dispatch=2) as parallel:
+    with Parallel(2, backend="civis", pre_dispatch=pre_dispatch) as parallel:
         with pytest.raises(LookupError, match="no more"):
             parallel(tasks())
         assert parallel(delayed(square)(x) for x in range(2)) == [0, 1]
@@ -391,7 +391,7 @@ def test_timeout(return_as, platform, mine):
                 delayed(slept)(60) for _ in range(3)
             )
         )
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     assert not mine()
 
 
@@ -409,7 +409,7 @@ def test_interrupt(platform, mine):
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         Parallel(2, backend="civis", pre_dispatch="all", batch_size=1)(interrupt())
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     assert not mine()
 
 

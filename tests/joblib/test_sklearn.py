@@ -95,7 +95,7 @@ def test_cross_val_score(data):
 
     tree = DecisionTreeClassifier(random_state=0)
     with parallel_config("civis", n_jobs=2, inner_max_num_threads=1):
-        there = cross_val_score(tree, *data, cv=4)
+        there = cross_val_score(tree, *data, cv=4, pre_dispatch=1)  # one container does it all
     np.testing.assert_array_equal(there, cross_val_score(tree, *data, cv=4))
 
 
@@ -142,8 +142,8 @@ def test_a_failing_fit_is_scikit_learns_own_affair(data):
 
     begun = time.monotonic()
     with parallel_config("civis", n_jobs=2), pytest.raises(ValueError, match="All the 3 fits"):
-        cross_val_score(DecisionTreeClassifier(max_depth=0), *data, cv=3)
-    assert time.monotonic() - begun < 20
+        cross_val_score(DecisionTreeClassifier(max_depth=0), *data, cv=3, pre_dispatch=1)
+    assert time.monotonic() - begun < 60
 
 
 def total(array):

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -44,7 +45,7 @@ def test_results_in_order_with_measures(run, calls, stub):
     first, pid, none, empty, last = map(stub.outcome, answers)
     assert (first, none, empty, last) == (42, None, b"", 3)
     assert pid != os.getpid()
-    assert 0.05 <= answers[4].seconds < 1
+    assert 0.05 <= answers[4].seconds < 10
     assert before <= answers[4].started <= answers[4].finished <= time.time()
     assert answers[4].finished - answers[4].started >= 0.05
     assert 5 < answers[0].peak_mb < 500
@@ -286,12 +287,54 @@ def test_a_timeout_ends_the_call_and_nothing_else(stub, start, calls):
 
     specs = calls(os.getpid, lambda: time.sleep(60), stubborn, os.getpid)
     limits = [30.0, 0.3, 0.3, None]
-    start([replace(c, timeout=s) for c, s in zip(specs, limits, strict=True)]).end()
+    specs = [replace(call, timeout=limit) for call, limit in zip(specs, limits, strict=True)]
+    start(specs, impatient="_process._PATIENCE = 0.3, 0.3").end()
     answers = stub.answers()
     kinds = [answers[task].kind for task in (1, 2, 3, 4)]
     assert kinds == [_wire.RETURNED, _wire.TIMED_OUT, _wire.TIMED_OUT, _wire.RETURNED]
     assert "longer than its timeout of 0.3 seconds" in answers[2].text
-    assert 0.2 < answers[2].finished - answers[2].started < 3
+    assert 0.2 < answers[2].finished - answers[2].started < 20
+
+
+def test_a_timeout_is_kept_while_a_request_waits(stub, start, calls, tmp_path):
+    def beat(path):
+        while True:
+            with open(path, "a") as file:
+                file.write(".")
+            time.sleep(0.02)
+
+    stub.fault("GET", "/files", lambda: time.sleep(1.5))  # it is fetched ahead
+    path = tmp_path / "beats"
+    [call] = calls((beat, str(path)))
+    data = cloudpickle.dumps((os.getpid, (), {}))
+    blob = _wire.Blob.in_file(stub.put_file(data), _wire.digest(data), len(data))
+    start([replace(call, timeout=0.3), _wire.Call(2, blob)]).end()
+    assert path.stat().st_size < 20
+    assert [stub.answers()[task].kind for task in (1, 2)] == [_wire.TIMED_OUT, _wire.RETURNED]
+
+
+def test_what_a_call_has_started_ends_with_it(stub, start, calls, tmp_path):
+    def shell(path, then):
+        loop = f"while true; do echo >> {path}; sleep 0.05; done"
+        process = subprocess.Popen(["sh", "-c", loop])
+        while not path.exists():
+            time.sleep(0.01)
+        process.wait() if then == "wait" else os._exit(3)
+
+    paths = [tmp_path / "late", tmp_path / "crashed"]
+    specs = calls((shell, paths[0], "wait"), (shell, paths[1], "crash"), (time.sleep, 1.0))
+    start([replace(specs[0], timeout=0.3), *specs[1:]])
+    stub.until_answered(1, 2)
+    sizes = [path.stat().st_size for path in paths]
+    time.sleep(0.3)
+    assert [path.stat().st_size for path in paths] == sizes
+
+
+def test_an_answer_in_time_is_not_late_for_want_of_a_reader(stub, start, calls):
+    stub.fault("POST", "/json_values", lambda: time.sleep(1.0))
+    made = [replace(call, timeout=0.3) for call in calls(os.getpid, (time.sleep, 0.1), os.getpid)]
+    start(made).end()
+    assert {answer.kind for answer in stub.answers().values()} == {_wire.RETURNED}
 
 
 def test_a_timeout_does_not_count_the_initializer(stub, start, calls):

@@ -98,6 +98,24 @@ def test_silence_for_a_lease_ends_the_worker(stub, start, inbox):
     assert 0.3 < time.monotonic() - begin - 0.8 < 3
 
 
+def test_an_outage_is_no_silence(stub, start, calls, inbox):
+    def down():
+        time.sleep(0.4)
+        return 503
+
+    worker = start(
+        calls((time.sleep, 0.5)), inbox=inbox.id, poll=0.05, lease=1.0,
+        impatient="_http._PAUSES = 0.03, 30; _http.PATIENCE = 0.1",
+    )  # fmt: skip
+    stub.until(inbox.looks)
+    stub.fault("GET", f"/json_values/{inbox.id}", *[down] * 2)
+    stub.until(lambda: not stub.faults["GET", f"/json_values/{inbox.id}"])
+    time.sleep(0.5)  # the client, too, finds out a little later that all is well again
+    inbox.write(calls(os.getpid, first=2), stop=True)
+    worker.end()
+    assert stub.answers().keys() == {1, 2}
+
+
 def test_the_pause_grows_to_poll_and_the_inbox_may_change_it(stub, start, inbox):
     inbox.write(poll=0.2)
     worker = start((), inbox=inbox.id, poll=8.0)  # the first pause is 0.4 s then

@@ -32,7 +32,7 @@ class Anchor:
 
     def read(self, client: PlatformClient) -> Head:
         """The head as it is now."""
-        return _read(client, self.value)
+        return _read(client, self.head.name, self.value)
 
 
 def anchors(client: PlatformClient, name: str = "") -> Iterator[tuple[str, int, int]]:
@@ -59,16 +59,17 @@ def find_anchor(client: PlatformClient, name: str) -> Anchor | None:
     if not found:
         return None
     number, value = min(found)
-    head = _read(client, value)
+    head = _read(client, name, value)
     return Anchor(Job(number, head.kind), value, head)
 
 
-def _read(client: PlatformClient, value: int) -> Head:
+def _read(client: PlatformClient, name: str, value: int) -> Head:
     try:
         return head_from_json(client.get_json_value(value))
     except ValueError as error:
         path = f"/json_values/{value}"
-        raise PlatformError(f"GET {path}: {error}", method="GET", path=path, status=200) from None
+        said = f"session {name!r} cannot be read: GET {path}: {error}"
+        raise PlatformError(said, method="GET", path=path, status=200) from None
 
 
 def make_anchor(client: PlatformClient, name: str, container: Container | Template) -> Anchor:

@@ -77,8 +77,8 @@ def findings(head: Head, seen: Mapping[WorkerId, Seen], inbox: Inbox) -> Finding
             result.estate.postings[worker] = posting
             pasts.append(_past(worker, entry, report, inbox.letters.get(entry.token, Letter())))
         else:
-            for task, attempt, key in entry.first:
-                _note(result, e.Found(worker, attempt), TaskId(task), key)
+            for task, attempt, _ in entry.first:
+                _note(result, e.Found(worker, attempt), TaskId(task), "")
     for past in pasts:
         _note_all(result, past)
         result.estate.calls.update(
@@ -108,13 +108,15 @@ def _note_all(result: Findings, past: _Past) -> None:
         answer = past.answers.get((task, attempt))
         key = answer.key if answer is not None else keys.get((task, attempt), "")
         good = answer if answer is not None and answer.kind in _FINISHED else None
-        _note(result, e.Found(past.number, attempt, good), task, key)
+        # What will be run again may be another call: somebody has mended it.
+        _note(result, e.Found(past.number, attempt, good), task, key if good is answer else "")
 
 
 def _note(result: Findings, found: e.Found, task: TaskId, key: str) -> None:
     known = result.found.get(task)
     if known is None or (known.attempt, bool(known.answer)) < (found.attempt, bool(found.answer)):
         result.found[task] = found
+        result.keys.pop(task, None)
         if key:
             result.keys[task] = key
 

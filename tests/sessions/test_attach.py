@@ -161,6 +161,20 @@ def test_a_function_that_changed_is_not_run_at_all(make_executor, purged):
         assert list(executor.map(double, range(4))) == [0, 2, 4, 6]
 
 
+def crash(number):
+    os._exit(number)
+
+
+def test_a_function_that_was_lost_with_its_container_may_be_mended(make_executor, purged):
+    name = purged("mended")
+    with make_executor(1, session=name) as executor:
+        assert executor.submit(double, 2).result(20) == 4
+        assert isinstance(executor.submit(crash, 3).exception(20), civis_futures.CallLostError)
+    with make_executor(1, session=name) as executor:
+        futures = [executor.submit(double, 2), executor.submit(double, 3)]
+        assert [future.result(20) for future in futures] == [4, 6]
+
+
 def test_what_was_cancelled_is_sent_again(make_executor, purged, tmp_path, until):
     name = purged("cancelled")
     gate = tmp_path / "gate"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -121,6 +123,21 @@ def test_a_purge_that_fails_leaves_the_session_to_others(make_executor, platform
         with pytest.raises(civis_futures.PlatformError):
             civis_futures.purge("refused", platform)
     civis_futures.purge("refused", platform)
+
+
+def test_a_session_that_cannot_be_read_is_told_by_name(make_executor, platform, api):
+    with make_executor(1, session="garbled") as executor:
+        head = executor._intake._opened.session._anchor.value
+    good = api.get_json_value(head)
+    api.update_json_value(head, json.dumps({**good, "version": 99}))
+    for ask in (
+        functools.partial(make_executor, session="garbled"),
+        functools.partial(civis_futures.sessions, platform),
+    ):
+        with pytest.raises(civis_futures.PlatformError, match="session 'garbled' cannot be read"):
+            ask()
+    api.update_json_value(head, json.dumps(good))
+    civis_futures.purge("garbled", platform)
 
 
 def refuse(self, job):

@@ -7,8 +7,10 @@ import contextlib
 import http.client
 import importlib.util
 import json
+import os
 import re
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -21,6 +23,11 @@ from brisk import shorten
 
 from civis_futures import ContainerPoolExecutor
 from civis_futures.local import LocalPlatform
+
+# With PYTHONDONTWRITEBYTECODE each of some hundred processes would compile all modules that it
+# imports, and each one of pytest-xdist would rewrite the assertions of all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 #: How long what ends in the background may take. Nothing takes nearly as long.
 PATIENCE = 30.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+import unhurried  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 

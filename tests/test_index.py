@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import unhurried  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -78,11 +79,11 @@ class Machine(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-Machine.TestCase.settings = settings(max_examples=30, stateful_step_count=12, deadline=None)
+Machine.TestCase.settings = settings(max_examples=30, stateful_step_count=12)
 TestMachine = Machine.TestCase
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),

@@ -4,6 +4,7 @@ import base64
 import json
 
 import pytest
+import unhurried  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

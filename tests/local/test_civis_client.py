@@ -8,16 +8,21 @@ import warnings
 
 import pytest
 
-with warnings.catch_warnings():
-    # civis.parallel is deprecated, which is what this project is about.
-    warnings.simplefilter("ignore", FutureWarning)
-    import civis
-    import civis.io
-    import civis.parallel
-    from civis.base import CivisAPIError, CivisAPIKeyError
-    from civis.futures import CivisFuture
-
 SMALL = {"cpu": 64, "memory": 1000}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports():
+    """Not when tests are collected: it takes seconds, in each process of pytest-xdist."""
+    global civis, CivisAPIError, CivisAPIKeyError, CivisFuture
+    with warnings.catch_warnings():
+        # civis.parallel is deprecated, which is what this project is about.
+        warnings.simplefilter("ignore", FutureWarning)
+        import civis
+        import civis.io
+        import civis.parallel
+        from civis.base import CivisAPIError, CivisAPIKeyError
+        from civis.futures import CivisFuture
 
 
 @pytest.fixture
@@ -124,12 +129,12 @@ def test_joblib_through_civis_parallel(client, platform):
         client=client, polling_interval=0.25, required_resources=SMALL
     )
     register_parallel_backend("civis", factory)
-    # Each worker makes classes of the whole official spec, which is seconds of CPU: four are
-    # enough for eight tasks.
-    with parallel_config("civis", n_jobs=4):
-        found = Parallel(batch_size=2)(delayed(pow)(number, 2) for number in range(8))
-    assert found == [number**2 for number in range(8)]
+    # Each worker makes classes of the whole official spec, which is seconds of CPU: two are
+    # enough for four tasks.
+    with parallel_config("civis", n_jobs=2):
+        found = Parallel(batch_size=2)(delayed(pow)(number, 2) for number in range(4))
+    assert found == [number**2 for number in range(4)]
     stats = platform.stats()
-    assert stats.runs_started == 4
-    assert stats.count("GET", "/endpoints", "worker") == 4
-    assert stats.count("POST", "/scripts/containers/{id}/runs/{run_id}/outputs", "worker") == 4
+    assert stats.runs_started == 2
+    assert stats.count("GET", "/endpoints", "worker") == 2
+    assert stats.count("POST", "/scripts/containers/{id}/runs/{run_id}/outputs", "worker") == 2

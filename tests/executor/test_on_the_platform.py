@@ -116,7 +116,7 @@ def test_files_expire_and_say_when_with_an_offset(counted):
             continue
         found += 1
         left = datetime.fromisoformat(expires) - datetime.now(UTC)
-        assert timedelta(days=6) < left < timedelta(days=15)
+        assert timedelta(days=13) < left < timedelta(days=31)
     assert found >= 3
 
 

@@ -11,12 +11,12 @@ import pickle
 import subprocess
 import sys
 import threading
-import urllib.request
 from datetime import UTC, datetime, timedelta
 
 import cloudpickle
 import numpy as np
 import pytest
+from by_hand import ask, get
 
 import civis_futures as cf
 from civis_futures import _content
@@ -81,17 +81,6 @@ def pool(counted):
         executor.shutdown(cancel_futures=True)
 
 
-def get(platform, path, *, method="GET", body=None):
-    request = urllib.request.Request(platform.url + path, method=method)
-    request.add_header("Authorization", "Bearer " + platform.api_key)
-    data = None
-    if body is not None:
-        request.add_header("Content-Type", "application/json")
-        data = json.dumps(body).encode()
-    with urllib.request.urlopen(request, data=data, timeout=10) as response:
-        return json.load(response)
-
-
 def entries(cache):
     return [path for path in cache.rglob("*") if path.is_file()]
 
@@ -100,7 +89,7 @@ def set_expiry(platform, cache, when):
     """All Files that the cache folder knows of expire then; their ids."""
     found = [json.loads(path.read_text())["file_id"] for path in entries(cache)]
     for file_id in found:
-        get(platform, f"/files/{file_id}", method="PATCH", body={"expiresAt": when})
+        ask(platform, "PATCH", f"/files/{file_id}", {"expiresAt": when})
     return found
 
 

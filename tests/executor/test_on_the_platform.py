@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import cloudpickle
 import pytest
+from by_hand import ask, get
 
 import civis_futures as cf
 from civis_futures import _bundle
@@ -34,17 +35,6 @@ def quiet():
 def counted(quiet):
     quiet.reset()
     return quiet
-
-
-def get(platform, path, *, method="GET", body=None):
-    request = urllib.request.Request(platform.url + path, method=method)
-    request.add_header("Authorization", "Bearer " + platform.api_key)
-    data = None
-    if body is not None:
-        request.add_header("Content-Type", "application/json")
-        data = json.dumps(body).encode()
-    with urllib.request.urlopen(request, data=data, timeout=10) as response:
-        return json.load(response)
 
 
 def identity(value):
@@ -129,11 +119,11 @@ def test_workers_from_a_template(counted, order):
             packed.data, len(packed.data), packed.name, expires_in=timedelta(days=1)
         )
     command = _bundle.docker_command(counted.url + "/", packed.sha256, bundle_id, None)
-    backing = get(
+    backing = ask(
         counted,
+        "POST",
         "/scripts/containers",
-        method="POST",
-        body={
+        {
             "requiredResources": {"cpu": 100, "memory": 500},
             "dockerCommand": command,
             "params": [
@@ -143,7 +133,7 @@ def test_workers_from_a_template(counted, order):
         },
     )
     body = {"scriptId": backing["id"], "name": "ours"}
-    template = get(counted, "/templates/scripts", method="POST", body=body)
+    template = ask(counted, "POST", "/templates/scripts", body)
     container = cf.Template(from_template_id=template["id"], arguments={"FLAVOUR": "sour"})
     with cf.ContainerPoolExecutor(2, platform=counted, container=container) as executor:
         future = executor.submit(environment, "FLAVOUR")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import threading
-import urllib.request
-from base64 import b64encode
+from functools import partial
 
+import by_hand
 import pytest
 from joblib.parallel import BACKENDS
 
@@ -34,19 +33,7 @@ def civis(environment):
 @pytest.fixture
 def ask(platform):
     """ask(method, path, body): what the platform says."""
-
-    def ask(method, path, body=None):
-        key = b64encode(f"{platform.api_key}:".encode()).decode()
-        request = urllib.request.Request(
-            f"{platform.url}/{path}",
-            None if body is None else json.dumps(body).encode(),
-            {"Authorization": f"Basic {key}", "Content-Type": "application/json"},
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return json.loads(response.read() or b"null")
-
-    return ask
+    return partial(by_hand.ask, platform)
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_a_repository_that_cannot_be_installed_is_of_use_all_the_same(inside):
     found = container_of(make_backend_factory(**repository)).setup_cmd
     assert found == "cd /app; pip install .; cd /"
     assert container_of(make_backend_factory(setup_cmd="true", **repository)).setup_cmd == "true"
-    inside("scripts/containers", {**PARENT, "repoHttpUri": "github.com/a/b"})
+    inside("/scripts/containers", {**PARENT, "repoHttpUri": "github.com/a/b"})
     assert container_of(infer_backend_factory()).setup_cmd == found
     make_backend_template_factory(1)
 
@@ -206,7 +206,7 @@ PARENT = {
 
 
 def test_like_this_container(inside):
-    script = inside("scripts/containers", PARENT)
+    script = inside("/scripts/containers", PARENT)
     factory = infer_backend_factory()
     container = container_of(factory)
     assert container.image == "python:3.11"
@@ -220,7 +220,7 @@ def test_like_this_container(inside):
 
 
 def test_what_is_given_wins(inside):
-    inside("scripts/containers", PARENT)
+    inside("/scripts/containers", PARENT)
     container = container_of(
         infer_backend_factory(
             {"memory": 999},
@@ -244,9 +244,9 @@ def test_what_is_given_wins(inside):
 
 
 def test_in_a_custom_script(inside, ask):
-    backing = ask("POST", "scripts/containers", {"name": "backing", **PARENT})
-    template = ask("POST", "templates/scripts", {"scriptId": backing["id"], "name": "template"})
-    inside("scripts/custom", {"fromTemplateId": template["id"], "arguments": {"SHAPE": "round"}})
+    backing = ask("POST", "/scripts/containers", {"name": "backing", **PARENT})
+    template = ask("POST", "/templates/scripts", {"scriptId": backing["id"], "name": "template"})
+    inside("/scripts/custom", {"fromTemplateId": template["id"], "arguments": {"SHAPE": "round"}})
     container = container_of(infer_backend_factory())
     assert container.image == "python:3.11"
     assert container.required_resources["cpu"] == 300
@@ -254,9 +254,9 @@ def test_in_a_custom_script(inside, ask):
 
 
 def test_a_template_whose_script_cannot_be_read(inside, ask, monkeypatch):
-    backing = ask("POST", "scripts/containers", {"name": "backing", **PARENT})
-    template = ask("POST", "templates/scripts", {"scriptId": backing["id"], "name": "template"})
-    custom = inside("scripts/custom", {"fromTemplateId": template["id"]})
+    backing = ask("POST", "/scripts/containers", {"name": "backing", **PARENT})
+    template = ask("POST", "/templates/scripts", {"scriptId": backing["id"], "name": "template"})
+    custom = inside("/scripts/custom", {"fromTemplateId": template["id"]})
     from civis_futures._api import PlatformClient
 
     real = PlatformClient.get_script
@@ -298,7 +298,7 @@ def test_really_in_a_container():
 @pytest.fixture
 def template(ask):
     """A template as civis.parallel asks for it."""
-    script = ask("POST", "scripts/containers", {
+    script = ask("POST", "/scripts/containers", {
         "name": "worker", "dockerImageName": "python", "dockerImageTag": "3.11",
         "requiredResources": RESOURCES,
         "dockerCommand": "civis_joblib_worker ${JOBLIB_FUNC_FILE_ID}",
@@ -310,7 +310,7 @@ def template(ask):
             {"name": "CIVIS_PARENT_RUN_ID", "type": "integer"},
         ],
     })  # fmt: skip
-    return ask("POST", "templates/scripts", {"scriptId": script["id"], "name": "t"})["id"]
+    return ask("POST", "/templates/scripts", {"scriptId": script["id"], "name": "t"})["id"]
 
 
 def test_a_template(template):

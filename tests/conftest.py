@@ -78,6 +78,19 @@ def platform(tmp_path_factory):
     assert _validate(record) == []
 
 
+@pytest.fixture(scope="session")
+def _fallible():
+    with LocalPlatform(cores=32) as platform:
+        yield platform
+
+
+@pytest.fixture
+def faulty(_fallible):
+    """A platform on which a test may make things go wrong; for the next one, nothing does."""
+    yield _fallible
+    _fallible.faults.clear()
+
+
 def _validate(record):
     path = Path(__file__).parent / "contract" / "validator.py"
     if not path.exists():

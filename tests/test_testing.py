@@ -12,7 +12,7 @@ import cloudpickle
 import pytest
 
 import civis_futures as cf
-from civis_futures.testing import Fault, LocalPlatform
+from civis_futures.testing import Fault
 
 # The container cannot import this module: its functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -21,18 +21,6 @@ pytestmark = pytest.mark.usefixtures("brisk")
 
 PLACE = Path(cf.__file__).parents[1]  # where the package is, of whichever kind
 RUNS = "POST /scripts/containers/{id}/runs"
-
-
-@pytest.fixture(scope="module")
-def faulty():
-    with LocalPlatform(cores=32) as platform:
-        yield platform
-
-
-@pytest.fixture(autouse=True)
-def nothing_wrong(faulty):
-    yield
-    faulty.faults.clear()
 
 
 def say(word):

@@ -15,7 +15,7 @@ import cloudpickle
 import pytest
 
 import civis_futures as cf
-from civis_futures.testing import Fault, LocalPlatform
+from civis_futures.testing import Fault
 
 # The container cannot import this module: its functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -68,18 +68,6 @@ class Slow:
         self.path.touch()
         time.sleep(SECONDS)
         return str, ()
-
-
-@pytest.fixture(scope="module")
-def faulty():
-    with LocalPlatform(cores=32) as platform:
-        yield platform
-
-
-@pytest.fixture(autouse=True)
-def nothing_wrong(faulty):
-    yield
-    faulty.faults.clear()
 
 
 def assert_still(path):

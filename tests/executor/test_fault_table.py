@@ -160,8 +160,8 @@ class Row:
         if self.alone:
             return [self.call]
         before, after = [(fine, each) for each in SIBLINGS]
-        if surface == "joblib, generator_unordered" or (surface == "joblib, list" and self.raises):
-            return [self.call]  # the error is all that these surely show
+        if surface == "joblib, list" and self.raises:
+            return [self.call]  # all that it shows is the error
         return [self.call, after] if surface == "as_completed" else [before, self.call]
 
 
@@ -373,7 +373,12 @@ def test_the_table(faulty, meet, row):
             continue
         assert len(errors) == 1, (surface, outcomes)
         check(row, errors[0], surface)
-        assert values == siblings, surface
+        if (
+            surface == "joblib, generator_unordered"
+        ):  # what comes before the error is a matter of luck
+            assert set(values) <= set(siblings)
+        else:
+            assert values == siblings, surface
     for fault in row.faults:
         assert faulty.faults.hits(fault), f"{fault} has not happened"
 

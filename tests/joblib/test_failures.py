@@ -142,9 +142,9 @@ def test_a_container_ends_in_the_middle(platform, until, ask, end, mine):
         if end == "kill":
             os.kill(min(next(iter(runs.values()))), signal.SIGKILL)
         else:
-            rows = ask("GET", "jobs?hidden=true&archived=false&limit=50&order=updated_at")
+            rows = ask("GET", "/jobs?hidden=true&archived=false&limit=50&order=updated_at")
             job = next(row["id"] for row in rows if (row["lastRun"] or {}).get("id") in runs)
-            ask("POST", f"scripts/{job}/cancel")
+            ask("POST", f"/scripts/{job}/cancel")
 
     begun = time.monotonic()
     thread = threading.Thread(target=strike)

@@ -239,6 +239,8 @@ class Process:
 
     def _kill_all(self) -> None:
         """Kill it and what it has started: no part of its call goes on without it."""
+        if self._status is None:  # user code may have put it into another group
+            self._signal(signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError, PermissionError):  # none is left
             os.killpg(self.pid, signal.SIGKILL)
 

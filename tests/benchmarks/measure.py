@@ -84,6 +84,11 @@ class Spent:
         return self.looks + sum(self.count("GET", path, "client") for path in singles)
 
 
+def threads_of_ours() -> int:
+    """How many threads of ours there are."""
+    return sum(thread.name.startswith(OURS) for thread in threading.enumerate())
+
+
 @contextmanager
 def spending(platform: LocalPlatform) -> Iterator[Spent]:
     """Measure what is done on `platform` within the block; the figures are there after it.
@@ -97,8 +102,7 @@ def spending(platform: LocalPlatform) -> Iterator[Spent]:
         while not over.wait(0.05):
             now = [thread for thread in threading.enumerate() if thread is not watcher]
             spent.threads = max(spent.threads, len(set(now) - known))
-            own = sum(thread.name.startswith(OURS) for thread in now)
-            spent.own_threads = max(spent.own_threads, own)
+            spent.own_threads = max(spent.own_threads, threads_of_ours())
 
     watcher = threading.Thread(target=look_at_threads, name="benchmark", daemon=True)
     watcher.start()

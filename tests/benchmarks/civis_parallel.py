@@ -1,4 +1,6 @@
-"""So many no-op tasks through the `civis` package's joblib backend: TASKS WORKERS FOLDER.
+"""So many tasks of so many seconds through the `civis` package's joblib backend.
+
+Arguments: TASKS WORKERS SECONDS FOLDER.
 
 FOLDER holds the command that its containers run. The polling is as fast as ours is on a platform
 without limits; its default, 15 s, would be no fair comparison.
@@ -7,6 +9,7 @@ without limits; its default, 15 s, would be no fair comparison.
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 
 warnings.simplefilter("ignore")
@@ -17,7 +20,7 @@ from joblib import Parallel, delayed, parallel_config, register_parallel_backend
 
 
 def main() -> None:
-    tasks, workers, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    tasks, workers, seconds, folder = (*map(int, sys.argv[1:3]), float(sys.argv[3]), sys.argv[4])
     factory = make_backend_factory(
         client=civis.APIClient(),
         polling_interval=1,
@@ -26,8 +29,8 @@ def main() -> None:
     )
     register_parallel_backend("civis", factory)
     with parallel_config("civis", n_jobs=workers):
-        found = Parallel(batch_size=1)(delayed(pow)(number, 2) for number in range(tasks))
-    assert found == [number**2 for number in range(tasks)]
+        found = Parallel(batch_size=1)(delayed(time.sleep)(seconds) for _ in range(tasks))
+    assert found == [None] * tasks
 
 
 main()

@@ -12,7 +12,7 @@ import functools
 import math
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 
@@ -187,9 +187,14 @@ class PlatformClient:
 
     # Runs.
 
-    def start_run(self, job: Job) -> Run:
-        """POST /scripts/{kind}/{id}/runs. Never repeated after a lost reply: see `latest_run`."""
-        return self._ask("POST", f"{_path(job)}/runs", _replies.run, kind=Kind.RUN)
+    def start_run(self, job: Job, wanted: Sequence[object] = (True,)) -> Run:
+        """POST /scripts/{kind}/{id}/runs. Never repeated after a lost reply: see `latest_run`.
+
+        Raises:
+            Recalled: `wanted` became empty while the rate limit allowed no run.
+        """
+        path = f"{_path(job)}/runs"
+        return self._ask("POST", path, _replies.run, kind=Kind.RUN, wanted=wanted)
 
     def latest_run(self, job: Job, *, look: bool = False) -> Run | None:
         """GET /scripts/{kind}/{id}/runs?limit=1."""
@@ -356,8 +361,9 @@ class PlatformClient:
         kind: Kind = Kind.GENERAL,
         idempotent: bool = False,
         readable: Callable[[httpx.Response], bool] | None = None,
+        wanted: Sequence[object] = (True,),
     ) -> httpx.Response:
-        marks = {"kind": kind, "idempotent": idempotent, "readable": readable}
+        marks = {"kind": kind, "idempotent": idempotent, "readable": readable, "wanted": wanted}
         request = self._http.build_request(method, path, params=params, json=json, extensions=marks)
         response = self._transport.handle_request(request)
         if not response.is_success:

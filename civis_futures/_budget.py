@@ -98,6 +98,14 @@ class RateBudget:
                 self._sent_runs.append(now)
             return 0.0
 
+    @property
+    def next_start(self) -> float:
+        """Seconds until the next run may start, as far as the limit of starts goes."""
+        with self._lock:
+            now = self._clock()
+            self._forget(now)
+            return max(self._wait(self._sent_runs, self._run_limit, now), 0.0)
+
     def observe(self, limit: int, remaining: int) -> None:
         """Learn from a response's headers: others spend the same budget, and it may change.
 

@@ -107,6 +107,7 @@ class Panel:
     totals: Totals
     glances: tuple[Glance, ...]
     elapsed: float = 0.0
+    waiting: str = ""  # what its waiting tasks wait for
 
 
 def panel_of(title: str, glances: Iterable[Glance], now: float) -> Panel:
@@ -186,10 +187,11 @@ def text(panel: Panel, width: int = 80) -> str:
     lines = [shortened(panel.title, width), _bar(panel.totals, width)]
     lines += _wrapped(str(panel.totals).split(", "), ", ", width)
     lines += _wrapped([f"{name} {value}" for name, value in _sums(panel)], ", ", width)
+    lines += [shortened(f"waiting: {panel.waiting}", width)] if panel.waiting else []
     listed = chosen(panel.glances)
     for glance in listed:
         lines.append(shortened(f"  {glance.state:<10}{glance.task}{_took(glance)}", width))
-        if glance.reason:
+        if glance.reason and glance.reason != panel.waiting:
             lines.append(shortened(f"    {glance.reason}", width))
         if glance.state is TaskState.FAILED and glance.job_url:
             lines.append(f"    {_visible(glance.job_url)}")
@@ -308,7 +310,12 @@ def html(panel: Panel) -> str:
         f'<div class="cf-bar" role="progressbar" aria-valuemin="0" aria-valuemax="{totals.tasks}" '
         f'aria-valuenow="{totals.done}">{bar}</div>'
         f'<div class="cf-line"><span>{totals.done:,} of {totals.tasks:,} done</span>{counts}</div>'
-        f'<div class="cf-line cf-sums">{sums}</div>{_table(listed)}'
+        f'<div class="cf-line cf-sums">{sums}</div>'
+        + (
+            f'<div class="cf-waiting">waiting: {_escaped(panel.waiting)}</div>'
+            * bool(panel.waiting)
+        )
+        + _table(listed)
         + (f'<div class="cf-more">and {more:,} more</div>' if more and listed else "")
         + "</div>"
     )

@@ -247,6 +247,13 @@ class TerminateRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Crowded:
+    """Whether other pools have containers that wait for room on the platform."""
+
+    others_wait: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
@@ -255,7 +262,7 @@ Event = (
     Submitted | Attached | Uploaded | UploadFailed | CancelRequested | Prepared |
     PrepareFailed | Launched | LaunchFailed | InboxWritten | InboxFailed | Looked | LookFailed
     | Fetched | FetchFailed | Diagnosed | Judged | RunCancelled | Archived | ShutdownRequested
-    | TerminateRequested | Tick
+    | TerminateRequested | Crowded | Tick
 )  # fmt: skip
 
 # --- commands: what to do ----------------------------------------------------------------------
@@ -359,6 +366,15 @@ class CancelRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """Do not start the run of a worker, if its launch is still under way. What comes of it is told
+    as of any launch: `Launched`, if it was too late.
+    """
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
 class Archive:
     """Archive the script of a worker, which is over."""
 
@@ -428,6 +444,7 @@ Command = (
     | Diagnose
     | Judge
     | CancelRun
+    | Recall
     | Archive
     | Settle
     | Lose

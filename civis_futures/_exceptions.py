@@ -58,6 +58,10 @@ class CivisFuturesError(Exception):
     """The base of every error that civis_futures raises on its own account."""
 
 
+class Recalled(Exception):
+    """Not for users: a run that is not wanted any more was not started."""
+
+
 class CredentialsError(CivisFuturesError, ValueError):
     """There is no API key and no platform was named."""
 

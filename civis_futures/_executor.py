@@ -332,9 +332,10 @@ class ContainerPoolExecutor(Executor):
         """How the calls are whose futures you hold, as plain data; from memory, at once.
 
         One dict for each, in the order of submission, that pandas takes as it is: ``task``,
-        ``number``, ``state``, ``reason`` (of a failure, in one line), ``attempts``; ``elapsed``,
-        ``queue`` and ``compute`` in seconds, ``peak_memory`` in MB, ``submitted`` in seconds since
-        the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``. None is what nobody knows.
+        ``number``, ``state``, ``reason`` (of a failure, or of a wait, in one line), ``attempts``;
+        ``elapsed``, ``queue`` and ``compute`` in seconds, ``peak_memory`` in MB, ``submitted`` in
+        seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``. None is what
+        nobody knows.
         """
         return _display.records(self._intake.roll.glances())
 
@@ -347,7 +348,7 @@ class ContainerPoolExecutor(Executor):
 
     def _panel(self) -> _display.Panel:
         title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
-        return self._intake.roll.panel(title)
+        return self._intake.roll.panel(title, self._manager.why_waiting())
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""

@@ -14,10 +14,10 @@ import math
 from dataclasses import dataclass, field
 
 from . import _events as e
-from ._pacing import PROOF_SECONDS, Attempts, Ramp
+from ._pacing import PROBE_SECONDS, PROOF_SECONDS, Attempts, Ramp
 from ._shares import Shares
 from ._state import Policy, TaskPhase, Tasks, Turn, Worker, WorkerPhase
-from ._types import Resources, RunState, TaskId, WorkerId
+from ._types import Resources, RunState, Standing, TaskId, WorkerId
 from ._watch import Seen, Watch
 from ._wire import (
     CALL_NOT_FETCHED,
@@ -59,6 +59,9 @@ class Fleet:
     _stale: bool = False
     _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)  # revoked, as written
     _beat: float = 0.0  # when the inbox was written
+    _launched_at: float = 0.0  # when a worker was launched last
+    startup: float = 0.0  # the least seconds from a launch until a look found it running
+    crowded: bool = False  # other pools of this process have containers that wait for room
     last: int = 0  # the highest number that a worker has had
     _had: set[Resources] = field(default_factory=set)  # of containers that could be had
 
@@ -68,7 +71,7 @@ class Fleet:
         """Calls for the workers that run and have room."""
         if not self.tasks.count[TaskPhase.READY]:
             return
-        workers = [w for w in self._listening() if w.running and not self._is_busy(turn, w)]
+        workers = [w for w in self.listening() if w.running and not self.is_busy(turn, w)]
         if workers and self._blocked():
             # One must run out, to make room for a container that can serve the oldest call.
             leaving = min(workers, key=lambda worker: len(worker.calls))
@@ -76,11 +79,11 @@ class Fleet:
             if not leaving.held:
                 self._let(turn, leaving)
         idle = [worker for worker in workers if not worker.calls]
-        for worker in self._deal(workers):
+        for worker in self._deal(turn, workers):
             if worker in idle:
                 worker.since = turn.now
             worker.stop = worker.taken == self.policy.max_tasks_per_worker
-            self._news(turn, worker)
+            self.news(turn, worker)
 
     def _blocked(self) -> bool:
         """Whether no container, there or to come, can serve the oldest waiting call."""
@@ -90,13 +93,17 @@ class Fleet:
             return False  # there will be room
         if name is None or len(open_) < self.policy.max_workers:
             return False
-        return not any(self._serves(worker.resources, name) for worker in open_)
+        return not any(self.serves(worker.resources, name) for worker in open_)
 
     def launch(self, turn: Turn) -> None:
         """New workers for the calls that are left, while there is room for workers."""
         new: list[Worker] = []
         while (name := self.tasks.next_ready()) is not None:
-            if not (turn.may(self.launching) and turn.may(self.starting) and self._room(turn)):
+            if not (
+                turn.may(self.launching)
+                and turn.may(self.starting)
+                and self._may_launch(turn, name)
+            ):
                 break
             self.last += 1
             worker = Worker(WorkerId(self.last), self.tasks.known[name].resources)
@@ -104,16 +111,31 @@ class Fleet:
             self.tasks.give(worker, 0)
             self.ramp.start(turn.now)
             new.append(worker)
-        self._deal(new)
+            self._launched_at = turn.now
+        self._deal(turn, new)
         sharing = self._sharing()
         for worker in new:
             worker.first, worker.since = tuple(worker.calls), turn.now
+            worker.launched = turn.now
             worker.last = worker.taken == self.policy.max_tasks_per_worker
             turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources, sharing))
 
-    def _room(self, turn: Turn) -> bool:
-        """Whether there may be one more worker."""
+    def has_room(self, turn: Turn) -> bool:
+        """Whether a worker could be launched at once, if there were calls for it."""
         number = sum(worker.open for worker in self.workers.values())
+        ready = turn.may(self.launching) and turn.may(self.starting)
+        return ready and number < self.policy.max_workers and not self._held_up()
+
+    def _may_launch(self, turn: Turn, name: TaskId) -> bool:
+        """Whether there may be one more worker, for this task and others."""
+        number = sum(worker.open for worker in self.workers.values())
+        if self._soon_done(turn, name):
+            return False
+        if self._held_up():  # the next one would wait behind it; but it may wait for ever
+            again = self._launched_at + PROBE_SECONDS
+            if again > turn.now:
+                turn.wake(again)
+                return False
         few = len(self.tasks.known) <= FEW and not self.ramp.unfit
         if self.ramp.proven or few:
             return number < self.policy.max_workers
@@ -127,22 +149,20 @@ class Fleet:
             return False
         return number < self.policy.max_workers
 
-    def _deal(self, workers: list[Worker]) -> list[Worker]:
+    def _deal(self, turn: Turn, workers: list[Worker]) -> list[Worker]:
         """Deal calls out to these workers, in turns, so that the oldest begin first.
 
         Each gets as many as it should have; the share of those that may still come is left to them.
         Returns those that got any.
         """
-        open_ = [worker for worker in self.workers.values() if worker.open]
-        waiting = self.tasks.count[TaskPhase.READY] + sum(worker.held for worker in open_)
-        fair = math.ceil(waiting / self.policy.max_workers)
-        spare = fair * (self.policy.max_workers - len(open_))
+        fair, number = self.fair_share(turn), sum(worker.open for worker in self.workers.values())
+        spare = fair * max(self._width(turn) - number, 0)
         got: dict[WorkerId, Worker] = {}
         while workers:
             hungry = []
             for worker in workers:
                 left = self.tasks.count[TaskPhase.READY]
-                if left > (spare if worker.held else 0) and self._wants(worker, fair):
+                if left > (spare if worker.held else 0) and self.room(worker, fair) > 0:
                     size = self.policy.letter_bytes - self.tasks.size(worker)
                     if self.tasks.give(worker, size):
                         got[worker.id] = worker
@@ -150,13 +170,56 @@ class Fleet:
             workers = hungry
         return list(got.values())
 
-    def _wants(self, worker: Worker, fair: int) -> bool:
-        """Whether a worker should have one more call."""
+    def room(self, worker: Worker, fair: int) -> int:
+        """How many more calls a worker should have whose fair share this is."""
+        number = self.shares.number(fair, self.horizon()) - worker.held
         limit = self.policy.max_tasks_per_worker
-        number = self.shares.number(fair, self._horizon())
-        return worker.held < number and (limit is None or worker.taken < limit)
+        return number if limit is None else min(number, limit - worker.taken)
 
-    def _is_busy(self, turn: Turn, worker: Worker) -> bool:
+    def fair_share(self, turn: Turn) -> int:
+        """How many calls there are for each worker that runs, or that may soon."""
+        return math.ceil(self._calls() / self._width(turn))
+
+    def _calls(self) -> int:
+        """How many calls wait or are in hand."""
+        held = sum(worker.held for worker in self.workers.values() if worker.open)
+        return self.tasks.count[TaskPhase.READY] + held
+
+    def _width(self, turn: Turn) -> int:
+        """How many workers share the calls."""
+        if self._held_up():  # more of them would wait, too
+            open_ = sum(worker.open for worker in self.workers.values())
+            return max(open_ - self._held_up(), 1)
+        name = self.tasks.next_ready()
+        if name is not None and self._soon_done(turn, name):
+            return len(self._at_work(turn, name))
+        return self.policy.max_workers
+
+    def _soon_done(self, turn: Turn, name: TaskId) -> bool:
+        """Whether those that run are through with all calls before one more had started."""
+        if self.shares.seconds is None:
+            return False
+        at_work = len(self._at_work(turn, name))
+        return bool(at_work) and self._calls() * self.shares.seconds <= at_work * self.startup
+
+    def _at_work(self, turn: Turn, name: TaskId) -> list[Worker]:
+        """The workers that run and could be given this task, but those that are at one for long."""
+        listening = (worker for worker in self.listening() if worker.running)
+        return [
+            worker
+            for worker in listening
+            if self.serves(worker.resources, name) and not self._is_overdue(turn, worker)
+        ]
+
+    def _is_overdue(self, turn: Turn, worker: Worker) -> bool:
+        """Whether it has been at its call for long: nobody knows when that ends."""
+        return bool(worker.held) and turn.now - worker.since > self.horizon()
+
+    def _held_up(self) -> int:
+        """How many workers wait for their start though others have started."""
+        return sum(worker.held_up for worker in self.workers.values() if worker.open)
+
+    def is_busy(self, turn: Turn, worker: Worker) -> bool:
         """Whether a worker has work for more than half of the time until it can get more.
 
         Then it gets more later: each time costs requests. So does one that has been at its call
@@ -164,49 +227,12 @@ class Fleet:
         """
         if not worker.held:
             return False
-        if self.shares.seconds is None or turn.now - worker.since > self._horizon():
+        if self.shares.seconds is None or self._is_overdue(turn, worker):
             return True
-        return worker.held * self.shares.seconds > self._horizon() / 2
+        return worker.held * self.shares.seconds > self.horizon() / 2
 
-    def even_out(self, turn: Turn) -> None:
-        """Take calls back that wait behind others, for workers that have none."""
-        if self.tasks.count[TaskPhase.READY]:
-            return
-        idle = [w for w in self._listening() if w.running and not w.held]
-        for helper in idle:
-            alive = [worker for worker in self.workers.values() if worker.alive and worker.open]
-            others = [worker for worker in alive if not worker.cancelled]
-            victims = [(self._surplus(w, helper, turn.now), w.id) for w in others]
-            number, name = max(victims, default=(0, WorkerId(0)))
-            if not number:
-                return
-            victim = self.workers[name]
-            victim.revoked.update(victim.unbegun[-number:])
-            self._news(turn, victim)
-
-    def may_even_out(self) -> bool:
-        """Whether a worker that has nothing to do may get calls of others."""
-        return any(
-            worker.held > 1 or any(self.tasks.holds(call, worker) for call in worker.revoked)
-            for worker in self.workers.values()
-            if worker.alive
-        )
-
-    def _surplus(self, worker: Worker, helper: Worker, now: float) -> int:
-        """How many of its calls, the last ones, the helper should take."""
-        unbegun = worker.unbegun
-        if worker.last and len(worker.first) == 1:
-            return 0  # it reads no inbox
-        if not unbegun or any(self.tasks.holds(call, worker) for call in worker.revoked):
-            return 0
-        if not all(self._serves(helper.resources, name) for name, _ in unbegun):
-            return 0
-        age, horizon = now - worker.since, self._horizon()
-        if worker.running:
-            return self.shares.surplus(len(unbegun), age, horizon)
-        return self.shares.stuck(len(unbegun), age, horizon)
-
-    def _serves(self, resources: Resources, name: TaskId) -> bool:
+    def serves(self, resources: Resources, name: TaskId) -> bool:
+        """Whether a container with these resources can do this task's call."""
         task = self.tasks.known.get(name)
         return task is not None and resources.cover(task.resources)
 
@@ -222,12 +248,12 @@ class Fleet:
             return
         self.take_back(turn, call, worker)
         if worker.patience is None:
-            worker.patience = turn.now + self._horizon() + CANCEL_PATIENCE
+            worker.patience = turn.now + self.horizon() + CANCEL_PATIENCE
 
     def take_back(self, turn: Turn, call: e.Given, worker: Worker) -> None:
         """Ask a worker not to begin a call that it was given; it will say whether it has not."""
         worker.revoked.add(call)
-        self._news(turn, worker)
+        self.news(turn, worker)
 
     # --- the inbox -----------------------------------------------------------------------------
 
@@ -247,13 +273,17 @@ class Fleet:
         self.writing.busy = True
         letters = []
         for worker in readers:
-            worker.told = frozenset()
+            worker.told &= self._taken_back(worker)  # each version of the inbox has these
             letter = self._letter(worker)
             if letter != e.Letter(worker.id):
                 letters.append(letter)
         # Even if there is no letter: a call that was dropped must not stay in there.
         turn.do(e.WriteInbox(tuple(letters), self._sharing()))
-        self._sent = {worker.id: frozenset(worker.revoked) for worker in readers}
+        self._sent = {worker.id: self._taken_back(worker) for worker in readers}
+
+    def _taken_back(self, worker: Worker) -> frozenset[e.Given]:
+        """Calls that this worker shall not begin, and may have begun for all we know."""
+        return frozenset(call for call in worker.revoked if self.tasks.holds(call, worker))
 
     def _letter(self, worker: Worker) -> e.Letter:
         """All that a worker shall know now."""
@@ -283,7 +313,7 @@ class Fleet:
         """The inbox may be as it was."""
         self._stale = True
 
-    def _news(self, turn: Turn, worker: Worker) -> None:
+    def news(self, turn: Turn, worker: Worker) -> None:
         """There is something to tell this worker, and soon to hear from it."""
         self._stale = True
         self.watch.fed(turn, worker)
@@ -296,6 +326,13 @@ class Fleet:
         for each in seen:
             if each.worker.running:
                 self._proof(turn, each.worker)
+        for each in seen:
+            if each.changed and each.worker.running:
+                took = turn.now - each.worker.launched
+                self.startup = min(self.startup or took, took)
+        if any(worker.running for worker in self.workers.values()):
+            for worker in self.workers.values():
+                worker.passed_over(turn.now)
         answers = [answer for each in seen for answer in each.report.answers]
         self.shares.learn([a.busy for a in answers if a.kind in (RETURNED, RAISED)])
         return seen
@@ -305,20 +342,20 @@ class Fleet:
 
         To be sure of that, the run was asked for directly, after the inbox had been written.
         """
-        return [
-            call
-            for worker, report in ((each.worker, each.report) for each in seen)
-            if report.sure and report.run is not None and report.run.state is RunState.QUEUED
-            for call in sorted(worker.seen & worker.revoked)
-            if self.tasks.holds(call, worker)
-        ]
+        free = []
+        for worker, report in ((each.worker, each.report) for each in seen):
+            if report.sure and report.run is not None and report.run.state is RunState.QUEUED:
+                calls = worker.seen & self._taken_back(worker)
+                worker.told -= calls
+                free += sorted(calls)
+        return free
 
     def answered(self, turn: Turn, worker: Worker, call: e.Given, answer: Answer) -> None:
         """A worker is through with a call."""
         worker.drop(call)
         worker.idle_since = worker.since = turn.now
         if worker.patience is not None:
-            worker.patience = turn.now + self._horizon() + CANCEL_PATIENCE
+            worker.patience = turn.now + self.horizon() + CANCEL_PATIENCE
         if worker.calls and self.tasks.holds(worker.calls[0], worker):
             worker.revoked.discard(worker.calls[0])  # too late: it has begun, or it will say so
         self._learn(turn, answer)
@@ -348,13 +385,13 @@ class Fleet:
         """It has a run."""
         self.launching = Attempts()
         self._had.add(worker.resources)
-        worker.phase = WorkerPhase.ALIVE
+        worker.phase, worker.recalled, worker.passed = WorkerPhase.ALIVE, False, 0
         worker.idle_since = turn.now
         self.watch.begin(turn, worker)
         if worker.cancelled:
             self.cancel(turn, worker)
         elif worker.revoked:
-            self._news(turn, worker)
+            self.news(turn, worker)
 
     def _proof(self, turn: Turn, worker: Worker) -> None:
         """A worker runs; if it goes on so, containers do what they should."""
@@ -366,7 +403,7 @@ class Fleet:
             else:
                 self.watch.soon(turn)
 
-    def _horizon(self) -> float:
+    def horizon(self) -> float:
         """About how many seconds pass until a worker that has run out gets more."""
         return self.watch.horizon(self._sharing())
 
@@ -378,20 +415,42 @@ class Fleet:
     def adopt(self, turn: Turn, worker: Worker) -> None:
         """An earlier process has launched it."""
         self.workers[worker.id] = worker
-        self._news(turn, worker)
+        self.news(turn, worker)
 
     # --- the end of a worker -------------------------------------------------------------------
 
     def let_go(self, turn: Turn, coming: bool) -> None:
         """Idle workers end: at once if no task is `coming`, else after `idle_timeout`."""
-        for worker in self._listening():
-            if worker.held:
-                continue
+        free = [worker for worker in self.listening() if not worker.held]
+        idle = [worker for worker in free if not self._taken_back(worker)]
+        needed = self._wanting_room() if idle else 0
+        for worker in idle:
             leave_at = worker.idle_since + self.policy.idle_timeout
-            if leave_at > turn.now and coming:
+            in_the_way = self.crowded or (worker.running and needed > 0)
+            if leave_at > turn.now and coming and not in_the_way:
                 turn.wake(leave_at)
             else:
+                needed -= worker.running
                 self._let(turn, worker)
+
+    def _wanting_room(self) -> int:
+        """How many workers wait for their start with calls that none which runs could do, less
+        those that are about to make room.
+        """
+        open_ = [worker for worker in self.workers.values() if worker.open]
+        helpers = [worker for worker in open_ if worker.running and worker.listens]
+        leaving = sum(worker.running and (worker.stop or worker.cancelled) for worker in open_)
+        waiting = [worker for worker in open_ if worker.held_up and not worker.cancelled]
+        return (
+            sum(
+                any(
+                    not any(self.serves(h.resources, name) for h in helpers)
+                    for name, _ in w.unbegun
+                )
+                for w in waiting
+            )
+            - leaving
+        )
 
     def _let(self, turn: Turn, worker: Worker) -> None:
         """Let a worker go that has no calls."""
@@ -399,7 +458,7 @@ class Fleet:
             self.cancel(turn, worker)  # it reads no inbox before it has started
         else:
             worker.stop = True
-            self._news(turn, worker)
+            self.news(turn, worker)
 
     def cancel(self, turn: Turn, worker: Worker) -> None:
         """Stop its run; if the launch is still under way, then so that it starts none."""
@@ -436,7 +495,22 @@ class Fleet:
         worker.phase = WorkerPhase.ARCHIVING
         turn.do(e.Archive(worker.id))
 
-    def _listening(self) -> list[Worker]:
+    def standing(self, now: float, tasks_wait: bool) -> Standing:
+        """How the containers are, as far as tasks wait for them."""
+        open_ = [worker for worker in self.workers.values() if worker.open]
+        queued = [w for w in open_ if w.alive and w.state is RunState.QUEUED and not w.cancelled]
+        since = [worker.launched for worker in queued if worker.held]
+        return Standing(
+            containers=len(open_),
+            launching=sum(not worker.alive for worker in open_),
+            queued=len(queued),
+            running=sum(worker.running for worker in open_),
+            queued_since=min((worker.launched for worker in queued), default=now),
+            waits_for_room=now - min(since, default=now),
+            tasks_wait=tasks_wait or any(w.held > w.running for w in open_),
+        )
+
+    def listening(self) -> list[Worker]:
         return [worker for worker in self.workers.values() if worker.listens]
 
     def busy(self) -> bool:

@@ -55,6 +55,7 @@ class View(NamedTuple):
     worker: int | None = None
     attempts: tuple[Attempt, ...] = ()
     call: Call | None = None  # of a task that failed
+    note: str = ""  # what this task alone waits for
 
 
 class ContainerFuture(Future[T]):
@@ -74,6 +75,7 @@ class ContainerFuture(Future[T]):
         label: str | None = None,
         number: int = 0,
         count: Callable[[_display.Glance], None] | None = None,
+        why_waiting: Callable[[], str] = str,
     ) -> None:
         super().__init__()
         self._task = task
@@ -81,6 +83,7 @@ class ContainerFuture(Future[T]):
         self._load = load
         self._number = number
         self._count = count
+        self._why_waiting = why_waiting
         # What to call at the end, and can be taken back; the standard callbacks cannot. One
         # operation of a set is atomic, so it needs no lock.
         self._watchers: set[Callable[[], None]] = set()
@@ -287,12 +290,14 @@ class ContainerFuture(Future[T]):
         elif state in _display.WAITING:
             queue = elapsed
         reasons = [attempt.reason for attempt in attempts if attempt.reason]
+        if state in _display.WAITING:
+            reasons.append(view.note or self._why_waiting())
         peaks = [each.peak_memory for each in attempts if each.peak_memory is not None]
         return _display.Glance(
             task=self._task,
             number=self._number,
             state=state,
-            reason=_display.one_line(error) if error is not None else (reasons or [""])[-1],
+            reason=_display.one_line(error) if error is not None else _last(reasons),
             attempts=len(attempts),
             elapsed=elapsed,
             queue=queue,
@@ -319,6 +324,10 @@ class ContainerFuture(Future[T]):
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""
         return _display.html(_display.panel_of(self._task, [self._glance()], time.time()))
+
+
+def _last(reasons: list[str]) -> str:
+    return next((reason for reason in reversed(reasons) if reason), "")
 
 
 def _note_end(future: Future[Any]) -> None:

@@ -163,6 +163,7 @@ class Intake:
             options.label,
             task,
             self.roll.count,
+            self._manager.why_waiting,
         )
         try:
             payload = pickled(name)

@@ -84,6 +84,7 @@ class Ledger:
             case e.Uploaded() if event.task in self.items:
                 item = self.items[event.task]
                 item.call, item.data = goods, None
+                self._view(event.task, note="")
             case e.Fetched() if event.task in self.items:
                 self.items[event.task].fetched = goods
             case e.Prepared():
@@ -103,6 +104,10 @@ class Ledger:
                     table.pop(event.worker, None)
             case _:
                 pass
+
+    def uploading(self, task: TaskId) -> None:
+        """Its function or arguments are on their way to the platform."""
+        self._view(task, note="what it was called with is being uploaded")
 
     def launch(self, worker: WorkerId, calls: tuple[e.Given, ...]) -> list[object]:
         """A worker is about to be started with these calls; what its launch looks at."""

@@ -21,7 +21,7 @@ from . import _events as e
 from . import _script, _wire
 from ._api import PlatformClient
 from ._bundle import bundle
-from ._exceptions import PlatformError
+from ._exceptions import PlatformError, Recalled
 from ._failures import is_ambiguous
 from ._types import (
     ANY_RESOURCES,
@@ -42,7 +42,8 @@ _log = logging.getLogger(__name__)
 #: Files of ours live so long: longer than a run may (5 days), queueing and retries included.
 FILE_LIFE = timedelta(days=14)
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-#: How many runs a look asks for one by one, besides the list: those it has not seen for longest.
+#: How many runs a look asks for one by one, besides the list and those of which it must be sure:
+#: those it has not seen for longest.
 DIRECT_LOOKS = 2
 #: How many pages of a list a look reads at the most; 50 rows each.
 LIST_PAGES = 20
@@ -56,10 +57,6 @@ ORDER_LIMIT = 100_000
 LOOK_UPS = 3
 #: How much of a log is read to find out why a run ended, and which call it was at.
 LOG_LINES = 1000
-
-
-class Recalled(Exception):
-    """A launch that is no longer wanted was stopped before it had started a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +184,7 @@ class Mailbox:
             if not wanted:
                 raise Recalled
             self._created(job, order, resources)
-            return job, self._start(job)
+            return job, self._start(job, wanted)
         except (PlatformError, Recalled):
             self._archive_quietly(job)
             raise
@@ -208,10 +205,10 @@ class Mailbox:
                 return job
         raise failure
 
-    def _start(self, job: Job) -> Run:
+    def _start(self, job: Job, wanted: Sequence[object]) -> Run:
         for _ in range(LOOK_UPS):
             try:
-                return self._client.start_run(job)
+                return self._client.start_run(job, wanted)
             except PlatformError as error:
                 # 409: an earlier try, whose reply was lost on the way, did start it.
                 if not is_ambiguous(error) and error.status != 409:
@@ -288,7 +285,9 @@ class Mailbox:
         missed.sort(key=lambda posting: -self._unseen[posting.worker])
         # A list that shows none of ours (its filters are not fully documented) is no help.
         blind = len(postings) > 1 and not rows
-        for posting in missed[: DIRECT_LOOKS * (3 if blind else 1)]:
+        asked = [posting for posting in missed if posting.worker in sure]
+        others = [posting for posting in missed if posting.worker not in sure]
+        for posting in asked + others[: DIRECT_LOOKS * (3 if blind else 1)]:
             cost += 1
             try:
                 rows[posting.worker] = self._row(posting)

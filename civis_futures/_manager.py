@@ -24,7 +24,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,24 +32,29 @@ from . import _events as e
 from . import _wire
 from ._api import PlatformClient
 from ._content import Content, ContentStore
+from ._crowd import crowd
 from ._deposit import Deposit
-from ._exceptions import BrokenContainerPool, PlatformError
+from ._exceptions import BrokenContainerPool, PlatformError, Recalled
 from ._exit import interpreter_exit
 from ._failures import is_hopeless, is_refused, is_stranger
 from ._future import ContainerFuture
 from ._lane import Lane
 from ._ledger import Ledger, WorkItem
-from ._mailbox import PYTHON, Mailbox, Posting, Recalled
+from ._mailbox import PYTHON, Mailbox, Posting
+from ._outlook import why_waiting
 from ._pacing import linger, poll
 from ._scheduler import Scheduler
 from ._serialize import Outcome, Payload
 from ._settling import ask_user, outcome_from, settle
-from ._types import Container, Template, disk_space
+from ._types import Container, Standing, Template, disk_space
 
 _log = logging.getLogger(__name__)
 
 #: So many tasks that come at once are taken in together.
 MOST_AT_ONCE = 1000
+#: When containers have been queued for so many seconds, the log says so; and again each time that
+#: it is twice as long.
+LONG_WAIT = 30.0
 
 _FAILURES = (PlatformError, _wire.WireError, Recalled)
 _Goods = Any
@@ -96,6 +101,8 @@ class Manager:
         self._events: queue.SimpleQueue[tuple[Any, _Goods]] = queue.SimpleQueue()
         self._ahead: tuple[Any, _Goods] | None = None  # the manager thread's, one event
         self._beat = 0  # the manager thread's
+        self.standing = Standing()  # replaced as a whole by the manager thread
+        self._said = 0.0  # the manager thread's: after how many seconds the log was told of a wait
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"civis-futures manager of {self.pool.name}", daemon=True
@@ -118,6 +125,7 @@ class Manager:
             e.Fetch: self._fetch,
             e.Diagnose: self._diagnose,
             e.CancelRun: self._cancel_run,
+            e.Recall: lambda command: self._ledger.wanted[command.worker].clear(),
             e.Archive: self._archive,
             e.Judge: self._judge,
             e.Settle: self._settle,
@@ -134,6 +142,7 @@ class Manager:
         """Start all threads now: at the interpreter's exit, when we still work, none can start."""
         for lane in self._lanes:
             lane.start()
+        self._place = crowd(self.pool.url).join(lambda wait: self.post(e.Crowded(wait)))
         self._thread.start()
         interpreter_exit.managers.add(self)
 
@@ -172,6 +181,10 @@ class Manager:
             if not self._closed:
                 self._events.put((event, goods))
 
+    def why_waiting(self) -> str:
+        """What tasks wait for that no container has begun; from memory."""
+        return why_waiting(self.standing, time.monotonic())
+
     def join(self, timeout: float | None = None) -> None:
         """Wait until nothing of the pool runs any more, here or on the platform."""
         if threading.current_thread() in self._threads():
@@ -195,12 +208,15 @@ class Manager:
                     raise event.error
                 self._ledger.take_in(event, goods)
                 more = self._more_tasks() if isinstance(event, e.Submitted) else ()
-                for command in self.scheduler.advance(event, time.monotonic(), more):
+                now = time.monotonic()
+                for command in self.scheduler.advance(event, now, more):
                     self._acts[type(command)](command)
+                self._say_how_it_stands(now)
         except BaseException as error:
             _log.critical("the pool %s has a defect", self.pool.name, exc_info=True)
             self._collapse(error)
         finally:
+            self._place.leave()
             self.deposit.leave()
             self.client.close()  # ends every wait on a lane
             for lane in self._lanes:
@@ -208,6 +224,18 @@ class Manager:
             self.at_end()
             self._ended.set()
             interpreter_exit.managers.discard(self)
+
+    def _say_how_it_stands(self, now: float) -> None:
+        """To futures, to other pools, and to the log if tasks wait for long."""
+        standing = self.scheduler.standing(now)
+        self.standing = replace(standing, next_start=now + self.client.budget.next_start)
+        self._place.update(standing.waits_for_room, self.scheduler.fleet.startup)
+        if not standing.tasks_wait or not standing.queued:
+            self._said = 0.0
+        elif now - standing.queued_since > max(LONG_WAIT, 2 * self._said):
+            self._said = now - standing.queued_since
+            level = logging.INFO if standing.running else logging.WARNING
+            _log.log(level, "%s: tasks wait: %s", self.pool.name, why_waiting(standing, now))
 
     def _next(self) -> tuple[Any, _Goods]:
         if self._ahead is not None:
@@ -294,6 +322,7 @@ class Manager:
     def _upload(self, command: e.Upload) -> None:
         item = self._ledger.items[command.task]
         call, data = item.call, item.data or b""
+        self._ledger.uploading(command.task)
 
         def work() -> tuple[e.Event, _wire.Blob]:
             blob = call or self.mailbox.upload(data, f"call of {item.future.task}")

@@ -61,10 +61,12 @@ class Attempts:
     failures: int = 0
     not_before: float = 0.0
     failed_at: float = 0.0
+    error: str = ""  # of the last one
 
-    def fail(self, now: float, chance: float) -> None:
+    def fail(self, now: float, chance: float, error: str = "") -> None:
         """It failed: the next one waits, longer each time."""
         self.busy = False
+        self.error = error
         self.failed_at = now
         self.failures += 1
         self.not_before = now + backoff(self.failures, chance)

@@ -32,8 +32,8 @@ STEP, SILENCE = 0.1, 60.0
 class Bar(Protocol):
     """Something that shows counts."""
 
-    def show(self, totals: Totals, expected: int) -> None:
-        """Show them now, or not: that is for the bar to know."""
+    def show(self, totals: Totals, expected: int, waiting: str) -> None:
+        """Show them now, or not: that is for the bar to know. `waiting` is what tasks wait for."""
 
     def close(self, totals: Totals, expected: int) -> None:
         """Show the last ones and end."""
@@ -98,7 +98,7 @@ class Meter:
         self._count(seconds)
         now = time.monotonic()
         if now - self._drawn >= max(LEAST, self._cost / SHARE):
-            self._bar.show(self._look(), max(self._expected, self._watched))
+            self._bar.show(self._look(), max(self._expected, self._watched), self._waiting())
             self._drawn = time.monotonic()
             self._cost = self._drawn - now
 
@@ -109,6 +109,13 @@ class Meter:
                 seconds = 0.0
         except queue.Empty:
             pass
+
+    def _waiting(self) -> str:
+        """What the first of those waits for that no container has begun."""
+        for future in list(self._open):
+            if isinstance(future, ContainerFuture) and not future.running():
+                return future._glance().reason
+        return ""
 
     def _look(self) -> Totals:
         totals = self._totals.copy()
@@ -183,16 +190,16 @@ class _Drawn:
             quiet.set_lock(threading.RLock())  # type: ignore[attr-defined]
         self._bar = quiet(total=expected or None, unit="task", dynamic_ncols=True)
 
-    def show(self, totals: Totals, expected: int) -> None:
+    def show(self, totals: Totals, expected: int, waiting: str) -> None:
         """Draw it."""
         self._bar.total = expected
         self._bar.n = totals.done
-        self._bar.set_postfix_str(_rest(totals), refresh=False)
+        self._bar.set_postfix_str(_rest(totals, waiting), refresh=False)
         self._bar.refresh()
 
     def close(self, totals: Totals, expected: int) -> None:
         """Draw it and leave it there."""
-        self.show(totals, expected)
+        self.show(totals, expected, "")
         self._bar.close()
 
 
@@ -203,11 +210,11 @@ class _Lines:
         self._begun = self._last = time.monotonic()
         self._shown = 0.0
 
-    def show(self, totals: Totals, expected: int) -> None:
+    def show(self, totals: Totals, expected: int, waiting: str) -> None:
         """Write a line if it is time for one."""
         part = totals.done / max(1, expected)
         if part >= self._shown + STEP or time.monotonic() >= self._last + SILENCE:
-            self._write(totals, expected)
+            self._write(totals, expected, waiting)
             self._shown = part
 
     def close(self, totals: Totals, expected: int) -> None:
@@ -215,9 +222,9 @@ class _Lines:
         if self._shown < 1:
             self._write(totals, expected)
 
-    def _write(self, totals: Totals, expected: int) -> None:
+    def _write(self, totals: Totals, expected: int, waiting: str = "") -> None:
         self._last = time.monotonic()
-        rest = _rest(totals)
+        rest = _rest(totals, waiting)
         said = f"{totals.done:,} of {expected:,} tasks done{', ' if rest else ''}{rest}"
         if sys.stderr is not None:
             print(
@@ -227,7 +234,8 @@ class _Lines:
             )
 
 
-def _rest(totals: Totals) -> str:
-    """The counts that a bar does not show itself."""
+def _rest(totals: Totals, waiting: str) -> str:
+    """The counts that a bar does not show itself, and what is waited for."""
     states = (TaskState.FAILED, TaskState.CANCELLED, TaskState.RUNNING, TaskState.QUEUED)
-    return ", ".join(f"{count:,} {state}" for state in states if (count := totals.counts[state]))
+    rest = ", ".join(f"{count:,} {state}" for state in states if (count := totals.counts[state]))
+    return f"{rest} ({waiting})" if waiting and rest else rest

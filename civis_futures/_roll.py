@@ -55,8 +55,10 @@ class Roll:
         """All tasks in numbers."""
         return self.panel("").totals
 
-    def panel(self, title: str) -> Panel:
-        """All tasks in numbers, and some of those that somebody holds one by one."""
+    def panel(self, title: str, waiting: str = "") -> Panel:
+        """All tasks in numbers, and some of those that somebody holds one by one; `waiting` is what
+        those wait for that no container has begun.
+        """
         now = time.time()
         with self._lock:
             totals, span = self._ended.copy(), self._span
@@ -72,4 +74,5 @@ class Roll:
             MOST_ROWS, futures, key=lambda future: rank(future._state_soon, future._number)
         )
         glances = tuple(future._glance() for future in listed)
-        return Panel(title, totals, glances, max(0.0, end - begin))
+        waiting = waiting if any(totals.counts[state] for state in WAITING) else ""
+        return Panel(title, totals, glances, max(0.0, end - begin), waiting)

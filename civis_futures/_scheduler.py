@@ -29,17 +29,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import _events as e
 from ._adoption import claim, leave, take_over
+from ._balance import even_out, may_even_out
 from ._exceptions import BrokenContainerPool
 from ._fleet import Fleet
 from ._limits import TimeLimits
 from ._pacing import FALSE_STARTS, HOPE, LAST_PATIENCE, OUTAGE, Attempts, backoff
 from ._state import LOST, Policy, Task, TaskPhase, Tasks, Turn, Worker, WorkerPhase
-from ._types import TaskId
+from ._types import Standing, TaskId
 from ._wire import INITIALIZER, RETURNED, REVOKED, Answer
 
 _Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
@@ -86,6 +87,7 @@ class Scheduler:
             e.Archived: self._archived,
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: self._terminate,
+            e.Crowded: self._crowded,
             e.Tick: lambda _: None,
         }
 
@@ -104,7 +106,7 @@ class Scheduler:
         if self._known:
             self.fleet.give(turn)
             self.fleet.launch(turn)
-            self.fleet.even_out(turn)
+            even_out(self.fleet, turn)
         self.fleet.let_go(turn, self._more_may_come())
         self.fleet.cancel_again(turn)
         if self._known:
@@ -309,8 +311,9 @@ class Scheduler:
             for name in held:  # what these calls ask for is not to be had; others ask for less
                 self._end(e.Lose(name, None, event.error))
             return
-        # One that was cancelled meanwhile has not failed; and of a wave of them, one counts.
-        if not worker.cancelled and worker.since >= self.fleet.launching.failed_at:
+        # One that is not wanted any more has not failed; and of a wave of them, one counts.
+        unwanted = worker.cancelled or worker.recalled
+        if not unwanted and worker.since >= self.fleet.launching.failed_at:
             # As long as containers run, their calls go on, and so may the rest later.
             patient = any(other.alive for other in self.fleet.workers.values())
             self._failed(self.fleet.launching, event, "no container can be started", patient)
@@ -396,6 +399,23 @@ class Scheduler:
     def _archived(self, event: e.Archived) -> None:
         self.fleet.workers.pop(event.worker, None)
 
+    def _crowded(self, event: e.Crowded) -> None:
+        self.fleet.crowded = event.others_wait
+
+    def standing(self, now: float) -> Standing:
+        """What tasks wait for, if any do."""
+        count = self.tasks.count
+        found = self.fleet.standing(now, bool(count[TaskPhase.READY]))
+        looking = self.fleet.watch.looking
+        tried = (self._preparing, self.fleet.launching, self.fleet.starting, self.fleet.writing)
+        failed = max(tried, key=lambda attempts: attempts.not_before)
+        return replace(
+            found,
+            unanswered_since=self._last_look if looking.failures else None,
+            refused=failed.error if failed.not_before > now else "",
+            again_at=failed.not_before,
+        )
+
     # --- the end -------------------------------------------------------------------------------
 
     def _more_may_come(self) -> bool:
@@ -403,7 +423,7 @@ class Scheduler:
         if not self._closing:
             return True
         coming = len(self.tasks.known) - self.tasks.count[TaskPhase.HELD]
-        return bool(coming) or self.fleet.may_even_out()
+        return bool(coming) or may_even_out(self.fleet)
 
     def _finish_if_done(self) -> None:
         busy = self._preparing.busy or self.fleet.busy()
@@ -441,7 +461,7 @@ class Scheduler:
                 self.fleet.cancel(self._turn, worker)
 
     def _failed(self, attempts: Attempts, event: _Failure, what: str, patient: bool) -> None:
-        attempts.fail(self._turn.now, self.jitter())
+        attempts.fail(self._turn.now, self.jitter(), str(event.error))
         if (event.hopeless or attempts.failures >= HOPE) and not patient:
             broken = BrokenContainerPool(f"{what}: {event.error}")
             broken.__cause__ = event.error

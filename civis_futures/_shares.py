@@ -43,10 +43,3 @@ class Shares:
         """
         each = max(self.seconds or 0.0, age - horizon)
         return math.ceil(unbegun / 2) if unbegun * each > horizon else 0
-
-    def stuck(self, calls: int, age: float, horizon: float) -> int:
-        """The same for a worker that has not started, though it was launched `age` seconds ago."""
-        if age <= horizon:
-            return 0
-        useful = 0 if self.seconds is None else math.ceil(horizon / self.seconds)
-        return min(calls, max(math.ceil(calls / 2), useful))

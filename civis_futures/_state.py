@@ -34,6 +34,9 @@ UNKNOWN_STATE_PATIENCE = 300.0
 REREADS, LATE_ANSWERS = 2, 30.0
 #: A worker of which no answers could be read for so many seconds is given up.
 UNREADABLE = 600.0
+#: A worker that has not started counts as held up once so many looks have found others running;
+#: and one whose launch is under way only after so many seconds.
+PASSED_OVER, SLOW_LAUNCH = 2, 5.0
 
 #: What may be in the inbox for all workers together, and in one order, in bytes of calls.
 INBOX_BYTES, ORDER_BYTES = 800_000, 80_000
@@ -256,11 +259,14 @@ class Worker:
     first: tuple[Given, ...] = ()
     calls: list[Given] = field(default_factory=list)
     revoked: set[Given] = field(default_factory=set)
-    told: frozenset[Given] = frozenset()  # those revoked that are surely in the inbox
+    told: frozenset[Given] = (
+        frozenset()
+    )  # those revoked that surely are in the inbox, and may begin
     seen: frozenset[Given] = frozenset()  # those that were, when the last look began
     taken: int = 0
     phase: WorkerPhase = WorkerPhase.LAUNCHING
     state: RunState = RunState.QUEUED
+    launched: float = 0.0  # when its launch was begun
     since: float = 0.0  # when it was launched, and then when it got to its first call
     idle_since: float = 0.0
     running_since: float | None = None
@@ -274,6 +280,8 @@ class Worker:
     over_since: float | None = None  # when they were for the first time
     unread_since: float | None = None  # since when they cannot be read
     unknown_since: float | None = None
+    passed: int = 0  # how many looks found others running, and this one not started
+    recalled: bool = False  # its launch shall not happen, if it has not yet
 
     @classmethod
     def inherited(cls, found: Inherited, now: float) -> Worker:
@@ -281,7 +289,7 @@ class Worker:
         worker = cls(found.id, found.resources, found.last, found.first, list(found.calls))
         worker.revoked, worker.taken, worker.stop = set(found.revoked), found.taken, found.stop
         worker.phase, worker.state = WorkerPhase.ALIVE, found.state
-        worker.since = worker.idle_since = now
+        worker.launched = worker.since = worker.idle_since = now
         worker.running_since = now if found.state is RunState.RUNNING else None
         return worker
 
@@ -311,6 +319,21 @@ class Worker:
     def running(self) -> bool:
         """Whether its run was seen to run."""
         return self.alive and self.state is RunState.RUNNING
+
+    @property
+    def held_up(self) -> bool:
+        """Whether it waits for its start, though others have started: the platform may be full."""
+        return self.passed >= PASSED_OVER and self.state is RunState.QUEUED
+
+    def passed_over(self, now: float) -> None:
+        """Take in that a look found others running."""
+        late = self.alive or now - self.since >= SLOW_LAUNCH
+        self.passed = self.passed + late if self.state is RunState.QUEUED else 0
+
+    @property
+    def reads_inbox(self) -> bool:
+        """Whether calls can be taken back from it: not a single one that is also its last."""
+        return not (self.last and len(self.first) == 1)
 
     @property
     def held(self) -> int:

@@ -5,8 +5,8 @@ this is safe. `FileLinks` moves bytes by the links of Files, which lead elsewher
 there, and nothing there counts against the budget.
 
 This room must not know what a request is about: it knows verbs, statuses and the marks that a
-request carries in its extensions, ``kind`` (a `Kind`), ``idempotent`` (a bool) and ``readable``
-(whether an answer makes sense).
+request carries in its extensions, ``kind`` (a `Kind`), ``idempotent`` (a bool), ``readable``
+(whether an answer makes sense) and ``wanted`` (a sequence, which is empty once it is not).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import httpx
 import tenacity
 
 from ._budget import Kind, RateBudget, retry_after
-from ._exceptions import PlatformError
+from ._exceptions import PlatformError, Recalled
 from ._section import Section
 
 __all__ = ["FileLinks", "Kind", "RateBudget", "RetryingTransport"]
@@ -153,6 +153,8 @@ class RetryingTransport(httpx.BaseTransport):
             delay = min(delay, _LONGEST_PAUSE)
             trial.excused += delay
             self._pause(delay, trial)
+            if not trial.request.extensions.get("wanted", True):
+                raise Recalled
         self._check_open(trial)
         try:
             response = self._inner.handle_request(trial.request)

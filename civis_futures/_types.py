@@ -162,6 +162,30 @@ class Inherited:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How the containers of a pool are, as far as tasks wait for them. Times are monotonic, in
+    seconds.
+
+    `containers` are all that there may be just now, `launching` those that the platform has not
+    been asked for yet, `queued` and `running` what it says of the others. `refused` is why the last
+    one could not be started, which is tried again at `again_at`; `next_start` is when the rate
+    limit allows one. `waits_for_room` is for how many seconds one with calls has been queued.
+    """
+
+    containers: int = 0
+    launching: int = 0
+    queued: int = 0
+    running: int = 0
+    queued_since: float = 0.0
+    unanswered_since: float | None = None
+    refused: str = ""
+    again_at: float = 0.0
+    next_start: float = 0.0
+    waits_for_room: float = 0.0
+    tasks_wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class JobRow:
     """A row of a list of jobs: the job and the run it had last, if any."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ._events import Look, Looked, Report
 from ._pacing import SHORTEST_LINGER, Attempts, Pause, linger, poll
@@ -21,6 +22,8 @@ TRUST, LONGEST_TRUST = 60.0, 240.0
 #: As long as none has, the looks at their answers count so many times, and are so far apart, in
 #: seconds.
 DOUBT, LEAST_DOUBT = 4, 1.0
+#: Of so many workers at the most one look makes sure that they have not started: a request each.
+MOST_SURE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,15 @@ class Watch:
         self.looking.busy = True
         for worker in watched:
             worker.seen = worker.told
-        stuck = frozenset(w.id for w in watched if w.state is RunState.QUEUED and w.told)
-        turn.do(Look(tuple((w.id, w.reading(turn.now)) for w in watched), stuck))
+        turn.do(Look(tuple((w.id, w.reading(turn.now)) for w in watched), self._sure(watched)))
+
+    @staticmethod
+    def _sure(watched: list[Worker]) -> frozenset[WorkerId]:
+        """Of which it must be certain that they have not started, so that their calls can move."""
+        waiting = (
+            worker.id for worker in watched if worker.state is RunState.QUEUED and worker.told
+        )
+        return frozenset(islice(waiting, MOST_SURE))
 
     def looked(self, turn: Turn, event: Looked, workers: Mapping[WorkerId, Worker]) -> list[Seen]:
         """Take in the states of those workers that are alive."""

@@ -12,7 +12,8 @@ import pytest
 
 from civis_futures import Container, PlatformError, _wire
 from civis_futures import _events as e
-from civis_futures._mailbox import Mailbox, Posting, Recalled, Station
+from civis_futures._exceptions import Recalled
+from civis_futures._mailbox import Mailbox, Posting, Station
 from civis_futures._types import Job, JobRow, LogLine, Output, Run, RunState, TaskId, WorkerId
 from civis_futures._verdict import part_of, reached
 

@@ -16,7 +16,8 @@ import pytest
 
 from civis_futures import BrokenContainerPool, _wire
 from civis_futures import _events as e
-from civis_futures._exceptions import PlatformError
+from civis_futures._balance import movable
+from civis_futures._exceptions import PlatformError, Recalled
 from civis_futures._scheduler import Scheduler
 from civis_futures._shares import Shares
 from civis_futures._state import Policy, TaskPhase, WorkerPhase
@@ -70,7 +71,7 @@ class Table:
         while kind not in kinds(commands):
             assert self.now < end, f"no {kind}"
             commands = self.tick()
-            for command in list(commands):
+            for command in commands:  # and what follows from these
                 if isinstance(command, e.WriteInbox):
                     commands += self(e.InboxWritten())
                 elif isinstance(command, e.Launch):
@@ -445,7 +446,7 @@ def test_a_worker_gets_what_keeps_it_busy_and_no_more():
     done = [timed(task, 0.01) for task in range(100)]
     commands = running(table, launches, done)
     [letter] = commands[-1].letters
-    horizon = table.scheduler.fleet._horizon()
+    horizon = table.scheduler.fleet.horizon()
     assert len(letter.calls) == pytest.approx(horizon / 0.01, abs=2)
     table(e.InboxWritten())
     few = [timed(task, 0.01) for task in range(100, 110)]
@@ -745,6 +746,7 @@ class World:
     seen: dict = field(default_factory=dict)  # worker -> calls it was ever given
     letters: dict = field(default_factory=dict)  # worker -> what the inbox holds for it
     stops: set = field(default_factory=set)  # workers that were told to stop
+    recalled: set = field(default_factory=set)  # workers whose launch is not wanted any more
     terms: dict = field(default_factory=dict)  # task -> its terms
     submitted: int = 0
     finished: int = 0
@@ -768,6 +770,8 @@ class World:
             self.abandoned = set(command.abandoned)
         elif isinstance(command, e.CancelRun) and command.worker not in self.runs:
             pass  # the launch under way is recalled; it answers for itself
+        elif isinstance(command, e.Recall):
+            self.recalled.add(command.worker)
         elif not isinstance(command, e.Break | e.Again):
             if isinstance(command, e.Launch):
                 assert all(name < self.submitted for name, _ in command.calls), "unclaimed"
@@ -805,8 +809,21 @@ class World:
         for worker in workers.values():
             assert worker.taken <= (self.policy.max_tasks_per_worker or worker.taken), "invariant 5"
             assert worker.revoked <= set(worker.calls)
+        self.check_places(workers)
         if workers or any(task.phase is not TaskPhase.UNCLAIMED for task in tasks.known.values()):
             assert self.pending or scheduler.deadline is not None, "invariant 7"
+
+    def check_places(self, workers) -> None:
+        """Invariant 9: each idle worker has calls on their way to it, if any that it could do are
+        tied to a worker that two looks have found waiting for its start.
+        """
+        fleet, tasks = self.scheduler.fleet, self.scheduler.tasks
+        idle = [w for w in workers.values() if w.listens and w.running and not w.held]
+        waiting = [w for w in workers.values() if w.held_up and w.open and not w.cancelled]
+        moving = sum(tasks.holds(call, w) for w in waiting for call in w.revoked)
+        if len(idle) > moving:
+            tied = [call for w in waiting for call in movable(fleet, w, idle)]
+            assert not tied or not self.scheduler._known, "invariant 9"
 
     # what an earlier process has left
 
@@ -861,6 +878,8 @@ class World:
                 self.send(e.UploadFailed(name, ERROR) if failed else e.Uploaded(name))
             case e.Launch() if failed:
                 self.send(e.LaunchFailed(command.worker, ERROR, hopeless))
+            case e.Launch() if command.worker in self.recalled and self.chance.random() < 0.7:
+                self.send(e.LaunchFailed(command.worker, Recalled(), False))
             case e.Launch():
                 self.runs[command.worker] = RunState.QUEUED
                 self.todo[command.worker] = list(command.calls)
@@ -1056,6 +1075,8 @@ def history(seed: int, heir: bool = False) -> Counter:
     assert world.finished == 1, f"seed {seed}: it hangs"
     # What was under way for a task that was then cancelled comes to nothing; all else is over.
     harmless = e.Upload | e.Fetch | e.Diagnose | e.Judge | e.CancelRun
+    if world.abandoned:  # the platform does not answer, and nobody waits for it any more
+        harmless |= e.WriteInbox
     assert all(isinstance(command, harmless) for command in world.pending), f"seed {seed}"
     left = {worker for worker, state in world.runs.items() if not state.over}
     assert leave or left <= world.abandoned, f"seed {seed}: a run is left"

@@ -1,0 +1,58 @@
+"""Why tasks wait, in words. Pure: how the containers are in, a sentence out."""
+
+from __future__ import annotations
+
+from ._display import duration
+from ._types import Standing
+
+#: A platform that does not answer is worth a word after so many seconds.
+UNANSWERED = 10.0
+
+
+def why_waiting(standing: Standing, now: float) -> str:
+    """What the waiting tasks of a pool wait for at `now` (monotonic, seconds); empty if unknown."""
+    reasons = [_unreachable(standing, now), _unstarted(standing, now), _queued(standing, now)]
+    return "; ".join(reason for reason in reasons if reason) or _busy(standing)
+
+
+def _unreachable(standing: Standing, now: float) -> str:
+    since = standing.unanswered_since
+    if since is None or now - since < UNANSWERED:
+        return ""
+    return f"the platform has not answered for {duration(now - since)}"
+
+
+def _unstarted(standing: Standing, now: float) -> str:
+    """Containers that the platform has not been asked for yet, or in vain."""
+    if standing.refused:
+        again = max(standing.again_at - now, 0.0)
+        return f"no container could be started, again in {duration(again)}: {standing.refused}"
+    if standing.launching and standing.next_start > now:
+        return (
+            f"{_of(standing.launching, standing)} about to be started, and the next run may start "
+            f"in {duration(standing.next_start - now)}: the platform limits how many start"
+        )
+    return ""
+
+
+def _queued(standing: Standing, now: float) -> str:
+    if not standing.queued:
+        return ""
+    waited = duration(now - standing.queued_since)
+    rest = f"; {standing.running} run{'' if standing.running != 1 else 's'}"
+    return f"{_of(standing.queued, standing)} queued on the platform for {waited}{rest}"
+
+
+def _busy(standing: Standing) -> str:
+    if not standing.running:
+        return ""
+    if standing.running == 1:
+        return "the container that runs is busy"
+    return f"the {standing.running} containers that run are busy"
+
+
+def _of(number: int, standing: Standing) -> str:
+    """``8 of 10 containers are``."""
+    if standing.containers == 1:
+        return "the container is"
+    return f"{number} of {standing.containers} containers {'is' if number == 1 else 'are'}"

@@ -112,7 +112,8 @@ class Fleet:
             self.ramp.start(turn.now)
             new.append(worker)
             self._launched_at = turn.now
-        self._deal(turn, new)
+        if not self._held_up():  # or they would only wait with it
+            self._deal(turn, new)
         sharing = self._sharing()
         for worker in new:
             worker.first, worker.since = tuple(worker.calls), turn.now

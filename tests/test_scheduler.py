@@ -512,6 +512,102 @@ def test_calls_of_a_container_that_does_not_start_are_taken_over():
     assert taken == [0, 2, 4]
 
 
+def test_calls_move_to_a_busy_worker_before_it_has_run_out():
+    """So it need not wait for them; the oldest first, and no more than it has room for."""
+    table, launches = shared(20, max_tasks_per_worker=None)
+    queued = e.Report(launches[1].worker, run_in(RunState.QUEUED))
+    alive = e.Report(launches[0].worker, run_in(RunState.RUNNING))
+    done = tuple(timed(task, 0.1) for task, _ in launches[0].calls[:8])
+    table.looked(queued, alive)
+    commands = table.looked(queued, replace(alive, answers=done))
+    [letter] = [letter for letter in commands[-1].letters if letter.worker == queued.worker]
+    assert letter.revoked == tuple(launches[1].calls[: len(letter.revoked)])
+    assert len(letter.revoked) >= 2
+
+
+def test_a_full_platform_is_asked_for_one_more_container_every_five_seconds():
+    table = Table(max_workers=10)
+    table.submit(*range(40))
+    launches = table(e.Prepared())
+    for launch in launches:
+        table(e.Launched(launch.worker))
+    queued = e.Report(launches[1].worker, run_in(RunState.QUEUED))
+    alive = e.Report(launches[0].worker, run_in(RunState.RUNNING))
+    for _ in range(3):
+        table.looked(queued, alive)
+    table.scheduler.fleet.ramp.proven = True
+    at = []
+    while len(at) < 3:
+        commands = table.until("Launch", queued, alive, within=20)
+        assert kinds(commands).count("Launch") == 1
+        at.append(table.now)
+    assert at == pytest.approx([5.0, 10.0, 15.0])
+
+
+def test_a_launch_that_takes_long_is_recalled_for_an_idle_worker():
+    table = Table(max_workers=2)
+    table.submit(0, 1)
+    first, second = table(e.Prepared())
+    table(e.Launched(first.worker))
+    alive = e.Report(first.worker, run_in(RunState.RUNNING))
+    table.looked(replace(alive, answers=(timed(0, 0.01),)))
+    commands = table.until("Recall", alive, within=20)
+    assert table.now > 5  # a launch may take some time
+    assert e.Recall(second.worker) in commands
+    commands = table(e.LaunchFailed(second.worker, Recalled(), False))
+    assert commands[0] == e.Again(TaskId(1))
+    [letter] = commands[-1].letters
+    assert letter == e.Letter(first.worker, ((TaskId(1), 2),))
+    assert "Launch" not in kinds(commands)
+
+
+def test_a_launch_that_was_recalled_too_late_gives_its_calls_back():
+    table = Table(max_workers=2)
+    table.submit(0, 1)
+    first, second = table(e.Prepared())
+    table(e.Launched(first.worker))
+    alive = e.Report(first.worker, run_in(RunState.RUNNING))
+    table.looked(replace(alive, answers=(timed(0, 0.01),)))
+    table.until("Recall", alive, within=20)
+    assert kinds(table(e.Launched(second.worker))) == ["WriteInbox"]
+    table(e.InboxWritten())
+    queued = e.Report(second.worker, run_in(RunState.QUEUED))
+    commands = table.until("Again", alive, queued, within=20)
+    assert e.Again(TaskId(1)) in commands
+
+
+def test_an_idle_container_makes_room_for_a_larger_one_that_waits():
+    table, launches = shared(1)
+    alive = e.Report(launches[0].worker, run_in(RunState.RUNNING))
+    table.looked(replace(alive, answers=(timed(0, 1.0),)))
+    [launch] = table.submit(1, resources=Resources(1, 9000, 1))
+    table(e.Launched(launch.worker))
+    queued = e.Report(launch.worker, run_in(RunState.QUEUED))
+    commands = table.until("WriteInbox", alive, queued, within=5)
+    [write] = [command for command in commands if isinstance(command, e.WriteInbox)]
+    assert write.letters == (e.Letter(launches[0].worker, stop=True),)
+
+
+def test_idle_containers_make_room_for_other_pools():
+    table, launches = shared(1)
+    alive = e.Report(launches[0].worker, run_in(RunState.RUNNING))
+    commands = table.looked(replace(alive, answers=(timed(0, 1.0),)))
+    assert kinds(commands) == ["Settle"]
+    [write] = table(e.Crowded(others_wait=True))
+    assert write.letters == (e.Letter(launches[0].worker, stop=True),)
+
+
+def test_no_container_is_launched_for_what_is_done_before_it_starts():
+    table, launches = shared(1, workers=10)
+    done = (timed(0, 0.01),)
+    alive = e.Report(launches[0].worker, run_in(RunState.RUNNING), done, read=True)
+    assert kinds(table(e.Tick(), after=1.0)) == ["Look"]
+    table(e.Looked((alive,), 1, 0.0))  # so long does it take to start
+    commands = table.submit(*range(1, 31))
+    assert "Launch" not in kinds(commands)
+    assert "Launch" in kinds(table.submit(*range(31, 500)))
+
+
 def test_cancelling_one_of_many_calls_of_a_worker_ends_that_one_alone():
     table, launches = shared(8)
     running(table, launches)
@@ -1023,6 +1119,9 @@ class World:
         upload, found = chance.random() < 0.2, self.past.pop(name, None)
         self.send(e.Submitted(name, upload=upload, size=100, terms=terms, found=found))
 
+    def crowd(self) -> None:
+        self.send(e.Crowded(self.chance.random() < 0.5))
+
     def cancel(self) -> None:
         if self.submitted:
             self.send(e.CancelRequested(TaskId(self.chance.randrange(self.submitted))))
@@ -1050,8 +1149,8 @@ def history(seed: int, heir: bool = False) -> Counter:
     world = World(chance, scheduler)
     if heir:
         world.attach()
-    steps = [world.deliver, world.work, world.pass_time, world.submit, world.cancel]
-    weights = [10, 10, 3, chance.choice([1, 3, 6]), chance.choice([0, 0.2, 1])]
+    steps = [world.deliver, world.work, world.pass_time, world.submit, world.cancel, world.crowd]
+    weights = [10, 10, 3, chance.choice([1, 3, 6]), chance.choice([0, 0.2, 1]), 0.1]
     for _ in range(chance.choice([20, 100, 300])):
         [step] = chance.choices(steps, weights)
         if step != world.deliver or world.pending:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from civis_futures._exceptions import PlatformError
+from civis_futures._exceptions import PlatformError, Recalled
 from civis_futures._transport import Kind, RateBudget, RetryingTransport
 
 URL = "http://platform.test/scripts/1"
@@ -113,6 +113,24 @@ def test_what_did_not_arrive_is_tried_again_on_every_verb(
     script = Script(reply, OK)
     assert send(script, clock, method, **marks).status_code == 200
     assert len(script.requests) == 2
+
+
+def test_what_is_not_wanted_any_more_does_not_wait_for_the_budget(clock: Clock) -> None:
+    wanted, begin = [True], clock.now
+
+    def wait(seconds: float) -> None:
+        clock.wait(seconds)
+        wanted.clear()
+
+    budget = RateBudget(runs=1, clock=clock)
+    assert budget.delay(Kind.RUN) == 0.0
+    script = Script(OK)
+    transport = RetryingTransport(script, budget, threading.Event(), wait=wait, clock=clock)
+    marks = {"kind": Kind.RUN, "wanted": wanted}
+    with pytest.raises(Recalled):
+        transport.handle_request(httpx.Request("POST", URL, extensions=marks))
+    assert script.requests == []
+    assert clock.now - begin <= 5  # of the 300 until the next run may start
 
 
 @pytest.mark.parametrize(("method", "marks"), NOT)

@@ -37,6 +37,9 @@ CANCEL_AGAIN = 30.0
 CANCEL_PATIENCE = 10.0
 #: So few tasks may all start at once, whatever their containers turn out to be.
 FEW = 8
+#: Where containers start within so many seconds, no more are launched at a time than these few, or
+#: than there are: so that a full platform is not asked for many that it only queues.
+QUICK_START = 1.0
 #: After a container that cannot run its call, so many seconds pass until another one is started.
 HESITATION = 1.0
 #: A sign of life is written so many times per lease.
@@ -121,6 +124,10 @@ class Fleet:
             worker.last = worker.taken == self.policy.max_tasks_per_worker
             turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources, sharing))
 
+    def _starting(self) -> int:
+        """How many workers have not started yet."""
+        return sum(w.open and w.state is RunState.QUEUED for w in self.workers.values())
+
     def has_room(self, turn: Turn) -> bool:
         """Whether a worker could be launched at once, if there were calls for it."""
         number = sum(worker.open for worker in self.workers.values())
@@ -137,6 +144,8 @@ class Fleet:
             if again > turn.now:
                 turn.wake(again)
                 return False
+        if 0 < self.startup < QUICK_START and self._starting() >= max(FEW, number // 2):
+            return False  # a look will soon tell whether these start
         few = len(self.tasks.known) <= FEW and not self.ramp.unfit
         if self.ramp.proven or few:
             return number < self.policy.max_workers

@@ -608,6 +608,26 @@ def test_no_container_is_launched_for_what_is_done_before_it_starts():
     assert "Launch" in kinds(table.submit(*range(31, 500)))
 
 
+def test_where_containers_start_quickly_a_look_is_waited_for_before_many_are_launched():
+    table = Table(max_workers=50)
+    table.submit(*range(500))
+    launches = table(e.Prepared())
+    for launch in launches:
+        table(e.Launched(launch.worker))
+    reports = [e.Report(launch.worker, run_in(RunState.RUNNING)) for launch in launches]
+    done = (timed(0, 1.0),)
+    waves = []
+    while len(reports) < 50:
+        commands = table.looked(replace(reports[0], answers=done), *reports[1:])
+        new = [command for command in commands if isinstance(command, e.Launch)]
+        waves.append(len(new))
+        for launch in new:
+            table(e.Launched(launch.worker))
+        reports += [e.Report(launch.worker, run_in(RunState.RUNNING)) for launch in new]
+        assert len(waves) < 10
+    assert [wave for wave in waves if wave] == [8, 9, 18, 13]  # as many as there are
+
+
 def test_cancelling_one_of_many_calls_of_a_worker_ends_that_one_alone():
     table, launches = shared(8)
     running(table, launches)

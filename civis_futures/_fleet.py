@@ -40,6 +40,9 @@ FEW = 8
 #: Where containers start within so many seconds, no more are launched at a time than these few, or
 #: than there are: so that a full platform is not asked for many that it only queues.
 QUICK_START = 1.0
+#: No container is launched for what those that run will have done in so many seconds, besides the
+#: time that it takes to start.
+WORTH_A_START = 0.5
 #: After a container that cannot run its call, so many seconds pass until another one is started.
 HESITATION = 1.0
 #: A sign of life is written so many times per lease.
@@ -206,11 +209,11 @@ class Fleet:
         return self.policy.max_workers
 
     def _soon_done(self, turn: Turn, name: TaskId) -> bool:
-        """Whether those that run are through with all calls before one more had started."""
+        """Whether those that run are through with all calls before one more could be of use."""
         if self.shares.seconds is None:
             return False
-        at_work = len(self._at_work(turn, name))
-        return bool(at_work) and self._calls() * self.shares.seconds <= at_work * self.startup
+        seconds = len(self._at_work(turn, name)) * (self.startup + WORTH_A_START)
+        return bool(seconds) and self._calls() * self.shares.seconds <= seconds
 
     def _at_work(self, turn: Turn, name: TaskId) -> list[Worker]:
         """The workers that run and could be given this task, but those that are at one for long."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from types import CodeType, FunctionType
 from typing import Any
 
-from ._wire import Answer, Frame, code_key
+from ._wire import Answer, Frame, came_by_value, code_key
 
 #: So many pieces of code are remembered; of more than that, those that were sent last.
 MOST_CODE = 20_000
@@ -46,7 +46,8 @@ _BEGIN = _begin()
 class _Text:
     """The lines of a file. `shown_as` is what a notebook calls it, if it is a cell.
 
-    `doubtful`: it was written after this process began, so perhaps after its code was loaded.
+    `doubtful`: it was written after this process began, so perhaps after its code was loaded; or
+    the code was not even loaded from here.
     """
 
     file: str
@@ -93,14 +94,11 @@ def with_sources(answer: Answer) -> Answer:
     text = answer.text
     for frame in sorted(answer.frames, key=lambda frame: frame.at, reverse=True):
         known = _known.get((frame.file, frame.key)) or _known.get(("", frame.key))
-        end = frame.at + frame.length
-        begin = text[frame.at : end]
-        if known is None or not begin[frame.indent :].startswith('File "'):
-            continue
-        lines = _rendered(frame, *known)
-        outer = begin[: frame.indent].removesuffix("  ")
-        shown = "\n".join(f"{outer}{line}" for line in lines)
-        text = f"{text[: frame.at]}{shown}{text[end:]}"
+        begin, end = frame.at + frame.indent, frame.at + frame.length
+        if known is not None and text.startswith('  File "', begin):
+            indent = text[frame.at : begin]
+            shown = "\n".join(indent + line for line in _rendered(frame, *known))
+            text = f"{text[: frame.at]}{shown}{text[end:]}"
     return replace(answer, text=text, frames=())
 
 
@@ -121,17 +119,20 @@ def _forget(table: dict[Any, Any], most: int) -> None:
 def _text_of(code: CodeType, variables: dict[str, Any]) -> _Text:
     name = code.co_filename
     linecache.checkcache(name)
-    lines = linecache.getlines(name, variables)
+    lines = linecache.getlines(name, variables)  # a doctest puts another function there
     if not lines:  # since Python 3.14: of ``python -c``
         lines = getattr(linecache, "_getlines_from_code", lambda _: [])(code)
-    shown_as, known = _cell(name), _texts.get(name)
-    if known is not None and known.lines is lines and known.shown_as == shown_as:
-        return known
-    entry = linecache.cache.get(name, ())
+    entry: Any = linecache.cache.get(name, ())
     written = entry[1] if len(entry) == 4 else None
-    text = _Text(name, lines, shown_as, written is not None and written > _BEGIN)
-    _texts[name] = text
-    return text
+    doubtful = came_by_value(variables) or (written is not None and written > _BEGIN)
+    cell, known = _cell(name), _texts.get(name)
+    if (
+        known is None
+        or known.lines is not lines
+        or (known.shown_as, known.doubtful) != (cell, doubtful)
+    ):
+        known = _texts[name] = _Text(name, lines, cell, doubtful)
+    return known
 
 
 def _cell(name: str) -> str:

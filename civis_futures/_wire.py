@@ -20,6 +20,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import zlib
 from collections import ChainMap
 from dataclasses import dataclass, field
@@ -212,10 +213,10 @@ class Frame:
     """A place in the text of a traceback, where code is named that came by value: its file is the
     client's, and so is its source.
 
-    It begins at the character `at` of the text, and has `length` characters: what `indent` of them
-    stand before it in each line, and the line of the file's name. `key` is the `code_key` of the
-    code. `column` and `end_column`, in bytes, are what failed in the lines from `line` to
-    `end_line`, if that is known.
+    What is said of it begins at the character `at` of the text, and has `length` characters, of
+    which the first `indent` stand before each of its lines. `key` is the `code_key` of the code.
+    `column` and `end_column`, in bytes, are what failed in the lines from `line` to `end_line`, if
+    that is known.
     """
 
     at: int
@@ -321,6 +322,8 @@ def answers_from_json(value: Any) -> Answers:
     """
     value = _object(value)
     try:
+        if not (isinstance(value["worker"], str) and isinstance(value["answers"], list)):
+            raise WireError("not answers: a name and a list are missing")
         answers = tuple(map(_answer, value["answers"]))
         return Answers(**{**_known(Answers, value), "answers": answers})
     except (AttributeError, KeyError, TypeError) as error:
@@ -345,6 +348,17 @@ def _constant(value: Any) -> str:
     if isinstance(value, frozenset):  # its order differs between processes
         return f"frozenset {sorted(map(_constant, value))}"
     return hex(value) if type(value) is int else ascii(value)  # of long ones there is no decimal
+
+
+def came_by_value(variables: dict[str, Any]) -> bool:
+    """Whether these may be the globals of functions that were unpickled by value: not those of any
+    module, nor of one that was loaded here and has been replaced.
+    """
+    name = variables.get("__name__")
+    if variables.get("__loader__") is not None:
+        return False
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return getattr(module, "__dict__", None) is not variables
 
 
 def with_file_names(dispatch_table: ChainMap[Any, Any]) -> ChainMap[Any, Any]:

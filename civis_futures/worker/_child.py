@@ -370,10 +370,10 @@ def _said(error: BaseException) -> str:
 
 def _type_of(value: Any) -> str:
     """The name of a value's type, whatever its class says of itself."""
-    kind = type(value)
-    name = type.__dict__["__qualname__"].__get__(kind)
-    module = type.__dict__["__dict__"].__get__(kind).get("__module__")
-    return plain(f"{module}.{name}" if type(module) is str else str(name))
+    module, name = (
+        type.__dict__[part].__get__(type(value)) for part in ("__module__", "__qualname__")
+    )
+    return plain(f"{module}.{name}" if type(module) is str else name)
 
 
 def _pickled(value: Any) -> bytes:

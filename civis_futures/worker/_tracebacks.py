@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import sys
 import traceback
 
 from .. import _wire
@@ -21,11 +20,11 @@ from ._frames import plain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from types import CodeType, TracebackType
+    from types import FrameType, TracebackType
     from typing import Any
 
     Frame = dict[str, Any]
-    Mark = tuple[CodeType, traceback.FrameSummary]
+    Mark = tuple[traceback.FrameSummary, FrameType]
 
 _LIMIT = 20_000  # characters of a traceback that travel
 
@@ -60,10 +59,10 @@ class Marks:
         """The same stack, which writes these words."""
         frames = [frame for frame, _ in traceback.walk_tb(trace)]
         for summary, frame in zip(summaries, frames, strict=False):
-            code = frame.f_code
-            if summary.filename == code.co_filename and _travelled(frame.f_globals):
+            same = summary.filename == frame.f_code.co_filename
+            if same and summary.lineno is not None and _wire.came_by_value(frame.f_globals):
                 self._numbers[id(summary)] = len(self.met)
-                self.met.append((code, summary))
+                self.met.append((summary, frame))
         return _Stack(summaries, self)
 
     def written(self, summary: traceback.FrameSummary) -> str | None:
@@ -81,16 +80,6 @@ class _Stack(traceback.StackSummary):
         """The lines of a frame."""
         word = self._marks.written(frame_summary)
         return word or super().format_frame_summary(frame_summary, **options)
-
-
-def _travelled(variables: dict[str, Any]) -> bool:
-    """Whether these are the globals of functions that came by value: not those of any module, nor
-    of one that was loaded here and has been replaced.
-    """
-    name = variables.get("__name__")
-    if not isinstance(name, str) or variables.get("__loader__") is not None:
-        return False
-    return getattr(sys.modules.get(name), "__dict__", None) is not variables
 
 
 def _whole(error: BaseException, trace: TracebackType | None, marks: Marks) -> str:
@@ -132,22 +121,29 @@ def _located(text: str, marks: Marks) -> tuple[str, list[Frame]]:
     if len(text) > 4 * _LIMIT:
         text = f"{text[: 2 * _LIMIT]}\n{text[-2 * _LIMIT :]}"
     parts, frames, length, end = [], [], 0, 0
-    for match in re.finditer(f"^(.*){marks.word}([0-9]+)$", text, re.MULTILINE):
+    for match in re.finditer(f"^(.*)  {marks.word}([0-9]+)$", text, re.MULTILINE):
         before, indent = plain(text[end : match.start()]), plain(match[1])
-        code, seen = marks.met[int(match[2])]
-        line = plain(f'{indent}File "{seen.filename}", line {seen.lineno}, in {seen.name}')
+        seen, frame = marks.met[int(match[2])]
+        shown = "\n".join(indent + line for line in _lines(seen, frame))
         length += len(before)
-        if seen.lineno is not None:
-            frames.append({
-                "at": length, "length": len(line), "indent": len(indent),
-                "file": plain(seen.filename), "key": _wire.code_key(code), "line": seen.lineno,
-                "end_line": getattr(seen, "end_lineno", None),
-                "column": getattr(seen, "colno", None),
-                "end_column": getattr(seen, "end_colno", None),
-            })  # fmt: skip
-        parts += [before, line]
-        length, end = length + len(line), match.end()
+        frames.append({
+            "at": length, "length": len(shown), "indent": len(indent),
+            "file": plain(seen.filename), "key": _wire.code_key(frame.f_code), "line": seen.lineno,
+            "end_line": getattr(seen, "end_lineno", None), "column": getattr(seen, "colno", None),
+            "end_column": getattr(seen, "end_colno", None),
+        })  # fmt: skip
+        parts += [before, shown]
+        length, end = length + len(shown), match.end()
     return "".join([*parts, plain(text[end:])]), frames
+
+
+def _lines(seen: traceback.FrameSummary, frame: FrameType) -> list[str]:
+    """What is shown of a frame as long as the client says nothing else."""
+    if "__name__" in frame.f_globals:
+        return [plain(f'  File "{seen.filename}", line {seen.lineno}, in {seen.name}')]
+    # Code without a module may as well have been made here, of a file that is here.
+    lines = "".join(traceback.StackSummary.from_list([seen]).format())
+    return plain(lines).rstrip("\n").split("\n")
 
 
 def _shortened(text: str, frames: list[Frame]) -> tuple[str, list[Frame]]:

@@ -145,24 +145,28 @@ def _cell(name: str) -> str:
 
 def _rendered(frame: Frame, text: _Text, name: str) -> list[str]:
     """The lines of a frame, as the interpreter shows them."""
-    lines = text.lines if text.has(frame.key) and _fits(frame, text.lines) else []
+    head = traceback.FrameSummary(text.file, frame.line, name, line="")
+    shown = _formatted(head)
+    if text.shown_as:
+        shown = [f"  {text.shown_as}, line {frame.line}, in {name}"]
+    if not (_fits(frame, text.lines) and text.has(frame.key)):
+        return shown
     alias = f"<civis_futures {next(_numbers)}>"
-    linecache.cache[alias] = (0, None, lines, alias)
+    linecache.cache[alias] = (0, None, text.lines, alias)
     try:
-        summary = traceback.FrameSummary(
-            alias,
-            frame.line,
-            name,
-            lookup_line=False,
-            end_lineno=frame.end_line,
-            colno=frame.column,
-            end_colno=frame.end_column,
-        )
-        shown = "".join(traceback.StackSummary.from_list([summary]).format())
+        place: Any = {
+            "end_lineno": frame.end_line,
+            "colno": frame.column,
+            "end_colno": frame.end_column,
+        }
+        whole = traceback.FrameSummary(alias, frame.line, name, lookup_line=False, **place)
+        return shown + _formatted(whole)[1:]
     finally:
         del linecache.cache[alias]
-    where = text.shown_as or f'File "{text.file}"'
-    return [f"  {where}, line {frame.line}, in {name}", *shown.rstrip("\n").split("\n")[1:]]
+
+
+def _formatted(summary: traceback.FrameSummary) -> list[str]:
+    return "".join(traceback.StackSummary.from_list([summary]).format()).rstrip("\n").split("\n")
 
 
 def _fits(frame: Frame, lines: list[str]) -> bool:

@@ -140,8 +140,8 @@ def _located(text: str, marks: Marks) -> tuple[str, list[Frame]]:
 def _lines(seen: traceback.FrameSummary, frame: FrameType) -> list[str]:
     """What is shown of a frame as long as the client says nothing else."""
     if "__name__" in frame.f_globals:
-        return [plain(f'  File "{seen.filename}", line {seen.lineno}, in {seen.name}')]
-    # Code without a module may as well have been made here, of a file that is here.
+        seen = traceback.FrameSummary(seen.filename, seen.lineno, seen.name, line="")
+    # else it may as well have been made here, without a module, of a file that is here.
     lines = "".join(traceback.StackSummary.from_list([seen]).format())
     return plain(lines).rstrip("\n").split("\n")
 

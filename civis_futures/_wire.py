@@ -367,14 +367,16 @@ def with_file_names(dispatch_table: ChainMap[Any, Any]) -> ChainMap[Any, Any]:
     Since 3.1.3, cloudpickle writes "<dynamic-code>" in its place, to make pickles comparable.
     """
     reduce = dispatch_table[CodeType]
+    ours = with_file_names.__code__
+    make, parts = reduce(ours)[:2]
+    there = make(*parts).co_filename
+    if there == ours.co_filename:
+        return dispatch_table
+    at = next(i for i, part in enumerate(parts) if type(part) is str and part == there)
 
     def reduce_code(code: CodeType) -> tuple[Any, ...]:
         make, parts, *rest = reduce(code)
-        there = make(*parts).co_filename
-        if there != code.co_filename:
-            name = code.co_filename
-            parts = tuple(name if type(x) is str and x == there else x for x in parts)
-        return (make, parts, *rest)
+        return (make, (*parts[:at], code.co_filename, *parts[at + 1 :]), *rest)
 
     return dispatch_table.new_child({CodeType: reduce_code})
 

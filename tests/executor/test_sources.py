@@ -15,6 +15,7 @@ import cloudpickle
 import pytest
 
 import civis_futures as cf
+from civis_futures import _sources
 
 SECONDS = 60  # only a hang takes so long
 
@@ -243,6 +244,37 @@ def test_a_module_that_is_loaded_again(executor, modules, tmp_path):
     gate.touch()
     for future, line in ((first, "1 / 0"), (second, "2 / 0"), (third, "1 / 0")):
         assert f"    return {line}  # as it was sent\n" in text_of(future)
+
+
+GIVING = "def give_back(function):\n    return function\n"
+
+
+def test_what_came_by_value_is_not_of_the_file_that_is_here(executor, modules, tmp_path):
+    """As in a container that has an executor itself: its own file may be another one."""
+    module, gate = modules("waiting", WAITING), tmp_path / "gate"
+    gate.touch()
+    came = executor.submit(modules("giving", GIVING).give_back, module.wait).result(SECONDS)
+    _sources._known.clear()
+    path = tmp_path / "waiting.py"
+    path.write_text(WAITING.replace("1 / 0  # as it", "2 / 0  # so it"))
+    os.utime(path, (1e9, 1e9))  # long before this process
+    text = text_of(executor.submit(came, str(gate)))
+    assert f'File "{path}", line 9, in wait\nZeroDivisionError' in text
+    path.write_text(WAITING)
+    os.utime(path, (1e9, 1e9))
+    again = executor.submit(modules("more", GIVING).give_back, came).result(SECONDS)
+    assert "as it was sent" in text_of(executor.submit(again, str(gate)))
+
+
+def test_only_so_much_is_remembered(executor, modules, monkeypatch):
+    monkeypatch.setattr(_sources, "MOST_CODE", 5)
+    shop = modules("shop", SHOP)
+    for kind in KINDS[:6]:
+        text_of(executor.submit(getattr(shop, kind)))
+    assert len(_sources._seen) <= 5
+    assert len(_sources._known) <= 10
+    text = text_of(executor.submit(modules("others", OTHERS).raise_odd))
+    assert "raise Odd()  # in raise_odd" in text
 
 
 def test_code_of_no_file(executor, monkeypatch):

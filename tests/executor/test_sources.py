@@ -261,7 +261,7 @@ def test_what_came_by_value_is_not_of_the_file_that_is_here(executor, modules, t
     text = text_of(executor.submit(came, str(gate)))
     assert f'File "{path}", line 9, in wait\nZeroDivisionError' in text
     path.write_text(WAITING)
-    os.utime(path, (1e9, 1e9))
+    os.utime(path, (1.1e9, 1.1e9))  # or linecache would not see that it changed
     again = executor.submit(modules("more", GIVING).give_back, came).result(SECONDS)
     assert "as it was sent" in text_of(executor.submit(again, str(gate)))
 

@@ -51,8 +51,8 @@ def _check() -> Callable[[dict[str, str]], Callable[[Any], Any]]:
         for name, least in modules.items():
             found = getattr(importlib.import_module(name), "__version__", "")
             if found and numbers(found) < numbers(least):
-                error = ModuleNotFoundError(f"the image has {name} {found}", name=name)
-                # Not as its name: who renders it may look for a module that is called so.
+                error = ModuleNotFoundError(f"the image has {name} {found}")
+                # Not as its name: who renders it may look for such a module, or propose others.
                 error.civis_futures_requirement = f"{name}>={least}"  # type: ignore[attr-defined]
                 raise error
         return lambda function: function

@@ -320,6 +320,8 @@ def _unfit(answer: _wire.Answer, place: Place, python: str) -> TaskError:
 def _lacking(answer: _wire.Answer, place: Place) -> str:
     """The message for a module that the image does not have, or not as new as it should be."""
     name, _, least = answer.detail.partition(">=")
+    if not name:  # a worker of an earlier version, which cannot say
+        return f"{place} was not run ({place.image}): {_last_line(answer.text)}"
     if least:
         found = _last_line(answer.text).partition(": ")[2]
         return (

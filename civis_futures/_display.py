@@ -136,7 +136,7 @@ def one_line(error: BaseException) -> str:
     name = type(error).__name__
     try:
         said = str(error)
-    except Exception:  # it is the user's class
+    except BaseException:  # it is the user's class
         said = ""
     first = next((line for line in said[:2000].splitlines() if line.strip()), "")
     first = _PLACE.sub("", first)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 
 from . import _events as e
-from . import _script, _wire
+from . import _script, _sources, _wire
 from ._api import PlatformClient
 from ._bundle import bundle
 from ._exceptions import PlatformError, Recalled
@@ -441,7 +441,7 @@ def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _w
 def _intact(answer: _wire.Answer) -> _wire.Answer:
     """The answer, or one that says that its inline bytes are not those that were sent."""
     if answer.data is None or answer.data.file_id is not None:
-        return answer
+        return _sources.with_sources(answer) if answer.kind == _wire.INITIALIZER else answer
     try:
         answer.data.inline_data()
     except ValueError as error:

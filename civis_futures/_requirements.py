@@ -51,8 +51,10 @@ def _check() -> Callable[[dict[str, str]], Callable[[Any], Any]]:
         for name, least in modules.items():
             found = getattr(importlib.import_module(name), "__version__", "")
             if found and numbers(found) < numbers(least):
-                message = f"the image has {name} {found}"
-                raise ModuleNotFoundError(message, name=f"{name}>={least}")
+                error = ModuleNotFoundError(f"the image has {name} {found}")
+                # Not as its name: who renders it may look for such a module, or propose others.
+                error.civis_futures_requirement = f"{name}>={least}"  # type: ignore[attr-defined]
+                raise error
         return lambda function: function
 
     return check

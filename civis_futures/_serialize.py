@@ -12,11 +12,12 @@ import io
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import cloudpickle
 
-from . import _wire
+from . import _sources, _wire
 from ._content import Content, ContentStore
 from ._events import Verdict
 from ._exceptions import (
@@ -155,7 +156,7 @@ def payload(what: str, value: Any, contents: ContentStore) -> Payload:
     try:
         _Pickler(target, buffers).dump(value)
     except Exception as error:
-        message = f"{what} cannot be sent: {_brief(error)}"
+        message = f"{what} cannot be sent: {brief(error)}"
         raise CallPicklingError(message, task=what) from error
     return Payload(target.getvalue(), tuple(buffers.out))
 
@@ -170,7 +171,13 @@ def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Conten
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Cloudpickle's, with large buffers out of band, and handles as what they stand for."""
+    """Cloudpickle's, with large buffers out of band, and handles as what they stand for.
+
+    Code keeps the name of its file, and what it was made of is noted.
+    """
+
+    #: Of the class, since the pickler reads it when it is made.
+    dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table)
 
     def __init__(self, target: io.BytesIO, buffers: _Buffers) -> None:
         super().__init__(target, PROTOCOL, buffers.take)
@@ -179,7 +186,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
         if type(value) is not SharedData:
-            return super().reducer_override(value)
+            reduced = super().reducer_override(value)
+            if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value
+                _sources.note(value)
+            return reduced
         stand_ins = self._buffers.stand_ins(value)
         first: Any = value._head or stand_ins.pop(0)
         load: Any = pickle.loads
@@ -237,6 +247,7 @@ def outcome_of(answer: _wire.Answer, data: bytes | None, place: Place, python: s
     """The outcome that an answer tells; `data` are its checked bytes, `python` our version."""
     if answer.kind == _wire.RETURNED:
         return _returned(data, place)
+    answer = _sources.with_sources(answer)
     if answer.kind == _wire.RAISED:
         return _raised(answer, data, place)
     return Outcome(exception=_unfit(answer, place, python))
@@ -252,20 +263,22 @@ def _returned(data: bytes | None, place: Place) -> Outcome:
 def _raised(answer: _wire.Answer, data: bytes | None, place: Place) -> Outcome:
     try:
         exception = pickle.loads(data or b"")
-        if not isinstance(exception, BaseException):
+        if not issubclass(type(exception), BaseException):  # its class may claim to be another
             raise TypeError(f"not an exception: {type(exception).__name__}")
     except BaseException as error:
         lost = _not_loaded("exception", error, place)
         lost.add_note(f"What was raised there:\n{answer.text}")
         return Outcome(exception=lost)
-    with contextlib.suppress(Exception):  # an exception may refuse any attribute
+    # An exception may refuse any attribute, with whatever it likes.
+    with contextlib.suppress(BaseException):
         exception.__cause__ = RemoteTraceback(answer.text)
+    with contextlib.suppress(BaseException):
         exception.add_note(f"Raised by {place}.{place.history}{_tail(answer.log)}")
     return Outcome(exception=exception)
 
 
 def _not_loaded(what: str, error: BaseException, place: Place) -> OutcomeUnpicklingError:
-    message = f"the {what} of {place} cannot be unpickled here: {_brief(error)}"
+    message = f"the {what} of {place} cannot be unpickled here: {brief(error)}"
     lost = OutcomeUnpicklingError(message, **place.details)
     lost.__cause__ = error
     return lost
@@ -307,6 +320,8 @@ def _unfit(answer: _wire.Answer, place: Place, python: str) -> TaskError:
 def _lacking(answer: _wire.Answer, place: Place) -> str:
     """The message for a module that the image does not have, or not as new as it should be."""
     name, _, least = answer.detail.partition(">=")
+    if not name:  # a worker of an earlier version, which cannot say
+        return f"{place} was not run ({place.image}): {_last_line(answer.text)}"
     if least:
         found = _last_line(answer.text).partition(": ")[2]
         return (
@@ -329,7 +344,7 @@ def lost_outcome(cause: Verdict | Exception, place: Place) -> Outcome:
         broken.__cause__ = cause.__cause__
         return Outcome(exception=broken)
     if isinstance(cause, Exception):
-        lost = CallLostError(f"{place} could not be sent: {_brief(cause)}", **place.details)
+        lost = CallLostError(f"{place} could not be sent: {brief(cause)}", **place.details)
         lost.__cause__ = cause
         return Outcome(exception=lost)
     if cause.timed_out:
@@ -365,10 +380,11 @@ def _tail(lines: Sequence[str]) -> str:
     return "\nThe last lines of its log:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
+    """What kind of exception it is, and what it says."""
     try:
         text = str(error)
-    except Exception:
+    except BaseException:  # it may be anybody's class
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

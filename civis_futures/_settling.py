@@ -13,7 +13,7 @@ from typing import Any
 from ._events import Verdict
 from ._future import ContainerFuture
 from ._mailbox import PYTHON
-from ._serialize import Outcome, Place, lost_outcome, outcome_of
+from ._serialize import Outcome, Place, brief, lost_outcome, outcome_of
 from ._wire import Answer
 
 _log = logging.getLogger(__name__)
@@ -62,4 +62,4 @@ def ask_user(
     except BaseException:  # of the user's own: then the call ends as it has ended
         _log.exception("retry_on of %s failed", future.task)
         return False, ""
-    return again, "" if error is None else f"{type(error).__name__}: {error}"
+    return again, "" if error is None else brief(error)

@@ -20,8 +20,11 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import zlib
+from collections import ChainMap
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 WIRE_VERSION = 1
@@ -31,6 +34,8 @@ ORDER_VARIABLE = "CIVIS_FUTURES_ORDER"
 #: The script parameter of type `file` that names the bundle; Platform adds ``_URL`` for its link.
 BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
 
+#: The attribute of a ModuleNotFoundError that says what is required of the module: "numpy>=2.1".
+REQUIREMENT = "civis_futures_requirement"
 #: The line in a reused worker's log at which a call begins: its task and attempt.
 BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
 #: The last line in the log of a worker whose lease is over.
@@ -204,6 +209,28 @@ REVOKED = "revoked"
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A place in the text of a traceback, where code is named that came by value: its file is the
+    client's, and so is its source.
+
+    What is said of it begins at the character `at` of the text, and has `length` characters, of
+    which the first `indent` stand before each of its lines. `key` is the `code_key` of the code.
+    `column` and `end_column`, in bytes, are what failed in the lines from `line` to `end_line`, if
+    that is known.
+    """
+
+    at: int
+    length: int
+    indent: int
+    file: str
+    key: str
+    line: int
+    end_line: int | None = None
+    column: int | None = None
+    end_column: int | None = None
+
+
+@dataclass(frozen=True)
 class Answer:
     """How one call ended; `task`, `attempt` and `key` are those of the call.
 
@@ -213,7 +240,7 @@ class Answer:
     by the container's clock, `seconds` the compute alone, `importing` and `unpickling` those before
     it (imports that happen during the unpickling count as the former), `upload` those that the
     outcome took into its File, `peak_mb` the process's peak memory. `log` is what a call that
-    failed printed last, line by line.
+    failed printed last, line by line. `frames` are those of the text that lack their source.
     """
 
     task: int
@@ -231,6 +258,7 @@ class Answer:
     importing: float = 0.0
     unpickling: float = 0.0
     upload: float = 0.0
+    frames: tuple[Frame, ...] = ()
 
     @property
     def busy(self) -> float:
@@ -288,16 +316,69 @@ def inbox_from_json(value: Any) -> Inbox:
 
 
 def answers_from_json(value: Any) -> Answers:
-    """The answers that a JSON value (text, or already decoded) holds; WireError if none."""
+    """The answers that a JSON value (text, or already decoded) holds; WireError if none.
+
+    The worker may be of another version, where a session goes on: what that says besides is left.
+    """
     value = _object(value)
     try:
-        answers = tuple(
-            Answer(**{**answer, "data": _blob(answer["data"]), "log": tuple(answer["log"])})
-            for answer in value["answers"]
-        )
-        return Answers(**{**value, "answers": answers})
-    except (KeyError, TypeError) as error:
+        if not (isinstance(value["worker"], str) and isinstance(value["answers"], list)):
+            raise WireError("not answers: a name and a list are missing")
+        answers = tuple(map(_answer, value["answers"]))
+        return Answers(**{**_known(Answers, value), "answers": answers})
+    except (AttributeError, KeyError, TypeError) as error:
         raise WireError(f"not answers: {error}") from error
+
+
+def code_key(code: CodeType) -> str:
+    """What tells code from all other, wherever it is from, but that within it: a short text, the
+    same in client and worker.
+    """
+    lines = code.co_firstlineno, code.co_linetable
+    names = code.co_qualname, code.co_names, code.co_varnames, code.co_freevars
+    constants = list(map(_constant, code.co_consts))
+    return digest(repr((lines, names, code.co_code, constants)).encode())[:16]
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, CodeType):
+        return "code"
+    if isinstance(value, tuple):
+        return f"tuple {list(map(_constant, value))}"
+    if isinstance(value, frozenset):  # its order differs between processes
+        return f"frozenset {sorted(map(_constant, value))}"
+    return hex(value) if type(value) is int else ascii(value)  # of long ones there is no decimal
+
+
+def came_by_value(variables: dict[str, Any]) -> bool:
+    """Whether these may be the globals of functions that were unpickled by value: not those of any
+    module, nor of one that was loaded here and has been replaced.
+    """
+    name = variables.get("__name__")
+    if variables.get("__loader__") is not None:
+        return False
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return getattr(module, "__dict__", None) is not variables
+
+
+def with_file_names(dispatch_table: ChainMap[Any, Any]) -> ChainMap[Any, Any]:
+    """The table of a cloudpickle's pickler, changed so that code keeps the name of its file.
+
+    Since 3.1.3, cloudpickle writes "<dynamic-code>" in its place, to make pickles comparable.
+    """
+    reduce = dispatch_table[CodeType]
+    ours = with_file_names.__code__
+    make, parts = reduce(ours)[:2]
+    there = make(*parts).co_filename
+    if there == ours.co_filename:
+        return dispatch_table
+    at = next(i for i, part in enumerate(parts) if type(part) is str and part == there)
+
+    def reduce_code(code: CodeType) -> tuple[Any, ...]:
+        make, parts, *rest = reduce(code)
+        return (make, (*parts[:at], code.co_filename, *parts[at + 1 :]), *rest)
+
+    return dispatch_table.new_child({CodeType: reduce_code})
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -311,6 +392,17 @@ def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("version") != WIRE_VERSION:
         raise WireError(f"not a letter of version {WIRE_VERSION}")
     return dict(value)
+
+
+def _answer(value: dict[str, Any]) -> Answer:
+    frames = tuple(Frame(**_known(Frame, frame)) for frame in value.get("frames", ()))
+    data, log = _blob(value["data"]), tuple(value["log"])
+    return Answer(**{**_known(Answer, value), "data": data, "log": log, "frames": frames})
+
+
+def _known(kind: type[Any], value: dict[str, Any]) -> dict[str, Any]:
+    """What this version knows of it."""
+    return {name: value[name] for name in kind.__dataclass_fields__ if name in value}
 
 
 def _blob(value: dict[str, Any] | None) -> Blob | None:

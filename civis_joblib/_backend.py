@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from joblib import parallel_config, register_parallel_backend
+from joblib.externals.loky.cloudpickle_wrapper import CloudpickledObjectWrapper as Wrapper
 from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, SequentialBackend
 
 from civis_futures import Container, ContainerPoolExecutor
@@ -194,7 +195,9 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             raise RuntimeError("this Parallel was terminated")
         first = self._parallel.n_dispatched_tasks - len(func)  # these are counted already
         run_item = _item_runner(func.items[0][0], *self.get_nested_backend())
-        future = self._executor.submit_batch(run_item, func.items, first=first)
+        # joblib's wrapper pickles by itself, and what it sends has lost the names of its files.
+        items = [(f._obj if isinstance(f, Wrapper) else f, *rest) for f, *rest in func.items]
+        future = self._executor.submit_batch(run_item, items, first=first)
         future.add_done_callback(partial(self._ended, self._call, callback))
         return future
 

@@ -51,11 +51,11 @@ _scheduler   -> _adoption _balance _events _exceptions _fleet _limits _pacing _s
 _fleet       -> _events _pacing _shares _state _types _watch _wire
 _watch       -> _events _pacing _state _types
 _state       -> _events _pacing _types _wire
-_mailbox     -> _api _bundle _events _exceptions _failures _script _types _verdict _wire
+_mailbox     -> _api _bundle _events _exceptions _failures _script _sources _types _verdict _wire
 _verdict     -> _events _types _wire
 _script      -> _bundle _types _wire
 _bundle      -> _wire
-_serialize   -> _content _events _exceptions _shared _types _wire
+_serialize   -> _content _events _exceptions _shared _sources _types _wire
 _api         -> _credentials _exceptions _replies _section _transport _types
 _failures    -> _exceptions
 _transport   -> _budget _exceptions _section
@@ -84,6 +84,7 @@ _registry    -> _anchor _api _exceptions _mailbox _options _session _types
 _roll        -> _display _future
 _session     -> _anchor _api _events _exceptions _head _identity _mailbox _recovery _script _types
              -> _wire
+_sources     -> _wire
 _table       -> _display _future
 
 _awaiting _batch_size _budget _crowd _exceptions _lane _map _pacing _requirements _section ->
@@ -117,8 +118,8 @@ tqdm              in _progress
 
 # The rooms of the worker, each of which knows only rooms further down.
 WORKER = """
-__main__ __init__ _entry _loop _outbox _inbox _buffers _process _child _payload _globals _frames
-_platform _http
+__main__ __init__ _entry _loop _outbox _inbox _buffers _process _child _tracebacks _payload
+_globals _frames _platform _http
 """
 
 

@@ -134,3 +134,16 @@ def test_answers_names_differ():
     names = {_wire.answers_name(worker, n) for worker in ("a", "b") for n in (0, 1)}
     assert len(names) == 4
     assert all(name.startswith("civis_futures.answers.") for name in names)
+
+
+def test_answers_of_another_version():
+    """In a session, workers of an earlier process may be of another version."""
+    frame = _wire.Frame(0, 9, 0, "f.py", "key", 3)
+    letter = Answers("w", (Answer(1, _wire.RAISED, text="a text", frames=(frame,)),))
+    value = json.loads(_wire.to_json(letter))
+    assert _wire.answers_from_json(value) == letter
+    value["more"] = value["answers"][0]["more"] = value["answers"][0]["frames"][0]["more"] = 1
+    assert _wire.answers_from_json(value) == letter
+    del value["answers"][0]["frames"]
+    [answer] = _wire.answers_from_json(value).answers
+    assert answer == Answer(1, _wire.RAISED, text="a text")

@@ -20,7 +20,7 @@ import time
 from collections import deque
 
 from .. import _wire
-from ._frames import BODY_LIMIT, Frames, high_copy, packed
+from ._frames import BODY_LIMIT, Frames, high_copy, packed, plain
 from ._globals import Globals
 from ._payload import load
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 #: The exit code of a child that could not write its answer; see `DiedError`.
 PIPE_LOST = 74
-_TEXT_LIMIT = 20_000  # characters of a traceback that travel
 _PROTOCOL = 5
 #: What is kept of the output of a call: lines, characters of each, characters of one print.
 _TAIL, _TAIL_LINE, _TAIL_TEXT = 15, 500, 10_000
@@ -82,7 +81,7 @@ class Child:
         """Run the initializer, then calls until no more can come."""
         if initializer is not None:
             problem = self._initialize(initializer, buffers)
-            self._send({"ready": problem is None, "text": problem or ""}, b"")
+            self._send({"ready": problem is None, **(problem or {})}, b"")
             if problem is not None:
                 return
         while True:
@@ -101,7 +100,7 @@ class Child:
             self._restore_streams()
             self._send({**answer, "name": header["name"]}, data)
 
-    def _initialize(self, initializer: bytes, buffers: Sequence[str]) -> str | None:
+    def _initialize(self, initializer: bytes, buffers: Sequence[str]) -> Header | None:
         """What went wrong, if anything did."""
         variables = Globals(initializer)
         try:
@@ -226,7 +225,7 @@ class Tail:
     def lines(self) -> list[str]:
         """The lines, the last one perhaps unfinished."""
         lines = [*self._lines, self._rest] if self._rest else [*self._lines]
-        return [_plain(line) for line in lines[-_TAIL:]]
+        return [plain(line) for line in lines[-_TAIL:]]
 
 
 class Recorder(io.TextIOWrapper):
@@ -326,31 +325,55 @@ def _show_levels() -> None:
 
 
 def _unloadable(error: BaseException, started: float) -> Header:
-    kind, detail = _wire.CALL_UNPICKLING, ""
-    if isinstance(error, ModuleNotFoundError):
-        kind, detail = _wire.MISSING_MODULE, error.name or ""
-    answer = _answer(kind, _traceback(error), detail)
+    missing = _missing(error)
+    kind = _wire.MISSING_MODULE if missing else _wire.CALL_UNPICKLING
+    answer = _answer(kind, detail=missing, **_traceback(error))
     answer.update(started=started, finished=time.time(), peak_mb=_own_peak_mb())
     return answer
+
+
+def _missing(error: BaseException) -> str:
+    """The module for want of which this was raised, or what is required of it; empty if none."""
+    if not issubclass(type(error), ModuleNotFoundError):
+        return ""
+    with contextlib.suppress(BaseException):  # it may be anybody's class
+        name = getattr(error, _wire.REQUIREMENT, None) or error.name  # type: ignore[attr-defined]
+        return plain(name) if isinstance(name, str) else ""
+    return ""
 
 
 def _returned(result: Any) -> tuple[Header, bytes | None]:
     try:
         return _answer(_wire.RETURNED), _pickled(result)
     except BaseException as error:
-        kind = f"{type(result).__module__}.{type(result).__qualname__}"
-        text = f"the result, of type {kind}, cannot be pickled\n\n{_traceback(error)}"
-        return _answer(_wire.OUTCOME_PICKLING, text, "result"), None
+        before = f"the result, of type {_type_of(result)}, cannot be pickled\n\n"
+        return _answer(_wire.OUTCOME_PICKLING, detail="result", **_traceback(error, before)), None
 
 
 def _raised(error: BaseException) -> tuple[Header, bytes | None]:
-    text = _traceback(error)
+    told = _traceback(error)
     try:
-        return _answer(_wire.RAISED, text), _pickled(error)
+        return _answer(_wire.RAISED, **told), _pickled(error)
     except BaseException as problem:
-        why = f"{type(problem).__name__}: {problem}"
-        text += f"\nThis {type(error).__name__} cannot be pickled: {why}"
-        return _answer(_wire.OUTCOME_PICKLING, text, "exception"), None
+        why = f"{_type_of(problem).rpartition('.')[2]}: {_said(problem)}"
+        name = _type_of(error).rpartition(".")[2]
+        told["text"] += f"\nThis {name} cannot be pickled: {why}"
+        return _answer(_wire.OUTCOME_PICKLING, detail="exception", **told), None
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return plain(f"{error!s}"[:_TAIL_TEXT])
+    except BaseException:
+        return "<exception str() failed>"
+
+
+def _type_of(value: Any) -> str:
+    """The name of a value's type, whatever its class says of itself."""
+    module, name = (
+        type.__dict__[part].__get__(type(value)) for part in ("__module__", "__qualname__")
+    )
+    return plain(f"{module}.{name}" if type(module) is str else name)
 
 
 def _pickled(value: Any) -> bytes:
@@ -358,31 +381,48 @@ def _pickled(value: Any) -> bytes:
         return pickle.dumps(value, _PROTOCOL)
     import cloudpickle  # by value, then: what is local, or was defined in the client's __main__
 
-    return bytes(cloudpickle.dumps(value, _PROTOCOL))
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table)
+
+    target = io.BytesIO()
+    Pickler(target, _PROTOCOL).dump(value)
+    return target.getvalue()
 
 
-def _answer(kind: str, text: str = "", detail: str = "") -> Header:
-    return {"kind": kind, "text": text, "detail": detail}
+def _answer(
+    kind: str, text: str = "", detail: str = "", frames: Sequence[dict[str, Any]] = ()
+) -> Header:
+    return {"kind": kind, "text": text, "detail": detail, "frames": frames}
 
 
-def _traceback(error: BaseException) -> str:
-    """The traceback as text, from the first frame below ours; its middle left out if it is long."""
-    import traceback
+def _traceback(error: BaseException, before: str = "") -> dict[str, Any]:
+    """The traceback after some words: its text, and its frames that lack their source.
 
-    trace, ours = error.__traceback__, [f.__code__.co_filename for f in (_traceback, load)]
-    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
+    From the first frame below ours. Whatever an exception does to who looks at it, and whatever is
+    left of the interpreter after the call (no descriptor to import with), there is a text.
+    """
+    frames: list[dict[str, Any]] = []
+    try:
+        from ._tracebacks import told
+
+        text, frames = told(error, [f.__code__.co_filename for f in (_traceback, load)])
+    except BaseException:
+        text = _bare_traceback(error)
+    for frame in frames:
+        frame["at"] += len(before)
+    return {"text": before + text, "frames": frames}
+
+
+def _bare_traceback(error: BaseException) -> str:
+    """The newest frames and the type's name, with nothing imported and nothing asked."""
+    lines: deque[str] = deque(maxlen=50)
+    trace = BaseException.__dict__["__traceback__"].__get__(error)
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_name}')
         trace = trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace))
-    text = _plain(text)
-    if len(text) <= _TEXT_LIMIT:
-        return text
-    half = _TEXT_LIMIT // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters ...]\n{text[-half:]}"
-
-
-def _plain(text: str) -> str:
-    """Without what no database takes in a text: lone surrogates, and the null character."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    head = "Traceback (most recent call last):"
+    return plain("\n".join([head, *lines, _type_of(error).removeprefix("builtins."), ""]))
 
 
 def peak_mb(usage: resource.struct_rusage) -> float:

@@ -84,3 +84,8 @@ def high_pipe() -> tuple[int, int]:
     for fd in low:
         os.close(fd)
     return high
+
+
+def plain(text: str) -> str:
+    """Without what no database takes in a text: lone surrogates, and the null character."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

@@ -47,6 +47,16 @@ class Fetched:
         self.buffers: list[str] = []
 
 
+class Refusal:
+    """Why calls are not run: what their answers say."""
+
+    def __init__(self, kind: str, text: str, detail: str = "", frames: Any = ()) -> None:
+        self.kind = kind
+        self.text = text
+        self.detail = detail
+        self.frames = tuple(_wire.Frame(**frame) for frame in frames)
+
+
 class Worker:
     """Answers the calls of an order, in processes of its own."""
 
@@ -72,7 +82,7 @@ class Worker:
         self._ready = False  # whether that process has run its initializer, if there is one
         self._initializer: bytes | None = None
         self._initializer_buffers: list[str] = []
-        self._refusal: tuple[str, str, str] | None = None  # why none can be run: kind, text, detail
+        self._refusal: Refusal | None = None  # why none can be run
 
     def run(self) -> None:
         """Answer calls until there are no more, and post the answers."""
@@ -126,7 +136,7 @@ class Worker:
         ours = "{}.{}".format(*sys.version_info)
         if self._order.python != ours:
             text = f"the client runs Python {self._order.python}, the container Python {ours}"
-            self._refusal = _wire.PYTHON_MISMATCH, text, ours
+            self._refusal = Refusal(_wire.PYTHON_MISMATCH, text, ours)
         elif self._order.initializer is not None:
             buffers = self._order.initializer_buffers
             fetched = self._fetch("initializer", self._order.initializer, buffers)
@@ -136,10 +146,7 @@ class Worker:
                 os.unlink(fetched.path)
             self._initializer, self._initializer_buffers = fetched.body, fetched.buffers
             if fetched.problem:
-                self._refusal = _wire.CALL_NOT_FETCHED, fetched.problem, ""
-
-    def _refuse_all(self, text: str) -> None:
-        self._refusal = _wire.INITIALIZER, text, ""
+                self._refusal = Refusal(_wire.CALL_NOT_FETCHED, fetched.problem)
 
     def _take(self, letter: _wire.Letter | None) -> None:
         """Queue the calls of a letter that are new, and give back those that are revoked."""
@@ -178,7 +185,7 @@ class Worker:
             call = self._queue.popleft()
             fetched = self._fetched.pop(_name(call), None)
             if self._refusal is not None:
-                self._answer(call, *self._refusal)
+                self._refuse(call, self._refusal)
                 continue
             fetched = fetched or self._fetch_call(call)
             if fetched.problem:
@@ -253,8 +260,8 @@ class Worker:
             self._ready = True
             self._process.limit(self._running.timeout)
         else:
-            self._refuse_all(header["text"])
-            self._answer(self._running, _wire.INITIALIZER, header["text"])
+            self._refusal = Refusal(_wire.INITIALIZER, header["text"], frames=header["frames"])
+            self._refuse(self._running, self._refusal)
 
     def _patience(self) -> float | None:
         """Seconds until there is something else to do than to wait for the child."""
@@ -281,6 +288,7 @@ class Worker:
         assert self._process is not None
         self._process.limit(None)
         self._buffers.release(f"call-{_name(call)}")
+        header["frames"] = tuple(_wire.Frame(**frame) for frame in header["frames"])
         answer = _wire.Answer(call.task, attempt=call.attempt, key=call.key, **header)
         self._outbox.add(answer, source)
         self._drained()
@@ -293,13 +301,16 @@ class Worker:
             self._time_out(call, death.peak_mb)
             return
         if self._initializer is not None and not self._ready:
-            self._refusal = (_wire.INITIALIZER, f"the process ended in it: {death}", "")
-            self._answer(call, *self._refusal)
+            self._refusal = Refusal(_wire.INITIALIZER, f"the process ended in it: {death}")
+            self._refuse(call, self._refusal)
             return
         kind = _wire.MEMORY if death.memory else _wire.CRASHED
         text = f"the process ended before the call did: {death}"
         code = str(death.code)
         self._answer(call, kind, text, code, started=self._since, peak_mb=death.peak_mb)
+
+    def _refuse(self, call: _wire.Call, why: Refusal) -> None:
+        self._answer(call, why.kind, why.text, why.detail, frames=why.frames)
 
     def _answer(
         self,
@@ -310,6 +321,7 @@ class Worker:
         *,
         started: float | None = None,
         peak_mb: float = 0.0,
+        frames: tuple[_wire.Frame, ...] = (),
     ) -> None:
         """Answer a call that gave no outcome."""
         now = time.time()
@@ -324,6 +336,7 @@ class Worker:
             finished=now,
             peak_mb=peak_mb,
             key=call.key,
+            frames=frames,
         )
         self._running = None
         self._buffers.release(f"call-{_name(call)}")

@@ -73,7 +73,7 @@ def _in_turn(each: Callable[..., Any], rows: list[Any], first: int) -> list[Any]
         try:
             results.append(each(*row))
         except BaseException as error:
-            with contextlib.suppress(Exception):  # an exception may refuse any attribute
+            with contextlib.suppress(BaseException):  # an exception may refuse any attribute
                 error.add_note(
                     f"The item that failed is number {first + number} of the call, number "
                     f"{number} of a batch of {len(rows)}; the first is number 0."

@@ -66,6 +66,36 @@ def rendered(request, tmp_path_factory):
     return page
 
 
+CELLS = (
+    "from civis_futures import ContainerPoolExecutor\n"
+    "executor = ContainerPoolExecutor(1, platform='local')",
+    "%who_ls\ndef helper(x):\n    return 1 / x  # of a cell\n\ndef share(x):\n    return helper(x)",
+    "def share_all(x):\n    return [share(each) for each in x]\n"
+    "print(executor.submit(share_all, [1, 0]).exception().__cause__.text)",
+    "executor.shutdown()",
+)
+
+
+def test_a_traceback_names_cells_and_shows_their_lines(tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("nbconvert")
+    pytest.importorskip("ipykernel")
+    cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
+    notebook = tmp_path / "cells.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
+    home = {"HOME": str(tmp_path), "IPYTHONDIR": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--stdout", notebook],
+        capture_output=True, text=True, timeout=110, env={**os.environ, **home},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [output] = json.loads(done.stdout)["cells"][2]["outputs"]
+    text = "".join(output["text"])
+    assert "  Cell In[3], line 2, in share_all\n    return [share(each) for each in x]\n" in text
+    assert "  Cell In[2], line 6, in share\n    return helper(x)\n" in text
+    assert "  Cell In[2], line 3, in helper\n    return 1 / x  # of a cell\n" in text
+
+
 def browse(page, folder, *options):
     command = [CHROMIUM, *OPTIONS, f"--user-data-dir={folder / 'profile'}", *options, page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError
 
 import cloudpickle
 import pytest
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed, parallel_config, wrap_non_picklable_objects
 
 import civis_futures as cf
 import civis_joblib
@@ -41,6 +41,10 @@ class Peculiar(Exception):
 
 def square(x):
     return x * x
+
+
+def halve(x):
+    return 1 / x  # of a test
 
 
 def raise_or_sleep(error):
@@ -329,3 +333,14 @@ def test_joblib_of_the_image(tmp_path, source, error, text):
     with pytest.raises(error, match=text):
         Parallel(2, backend=factory())(delayed(square)(x) for x in range(3))
     assert time.monotonic() - begun < SOON
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda x: x, wrap_non_picklable_objects], ids=["plain", "wrapped"]
+)
+def test_the_source_of_what_failed(wrap):
+    with parallel_config("civis", n_jobs=2), pytest.raises(ZeroDivisionError) as caught:
+        Parallel()(delayed(wrap(halve))(x) for x in (1, 0))
+    text = caught.value.__cause__.text
+    assert f'File "{__file__}", line ' in text
+    assert "in halve\n    return 1 / x  # of a test\n" in text

@@ -397,3 +397,106 @@ def test_the_parts_of_a_calls_time_are_told_apart(start, calls, stub):
     assert slow.finished - slow.started < 0.3
     assert slow.upload == 0.0 < large.upload
     assert slow.busy >= 0.3
+
+
+# --- exceptions that refuse to be looked at -------------------------------------------------------
+
+
+def refuse(*_):
+    raise REFUSAL[0]
+
+
+def odd(**attributes):
+    """An exception whose attributes are these."""
+    kind = type("OddError", (attributes.pop("base", Exception),), attributes)
+    return lambda refusal: raise_odd(kind, refusal)
+
+
+def raise_odd(kind, refusal):
+    REFUSAL[:] = [refusal]
+    raise kind("of its own kind")
+
+
+REFUSAL = [None]
+ODD = {
+    "str": odd(__str__=refuse, __repr__=refuse),
+    "notes": odd(__notes__=property(refuse)),
+    "cause": odd(__cause__=property(refuse)),
+    "context": odd(__context__=property(refuse)),
+    "suppressing": odd(__suppress_context__=property(refuse)),
+    "traceback": odd(__traceback__=property(refuse)),
+    "any attribute": odd(__getattribute__=refuse),
+    "name": odd(base=ModuleNotFoundError, name=property(refuse)),
+    "pickle": odd(__reduce_ex__=refuse, __str__=refuse),
+}
+
+
+class Loading:
+    """Calls a function where it is unpickled."""
+
+    def __init__(self, function, *args):
+        self.parts = function, args
+
+    def __reduce__(self):
+        return self.parts
+
+
+@pytest.mark.parametrize("refusal", [SystemExit, KeyboardInterrupt, RecursionError, ValueError])
+def test_exceptions_that_refuse_to_be_looked_at(run, calls, stub, refusal):
+    specs = [(function, refusal("no")) for function in ODD.values()]
+    specs += [(len, Loading(function, refusal("no"))) for function in ODD.values()]
+    answers = run(calls(os.getpid, *specs, os.getpid))
+    for answer in answers[1:-1]:
+        assert answer.kind in (_wire.RAISED, _wire.OUTCOME_PICKLING, _wire.CALL_UNPICKLING), answer
+        assert ", in raise_odd" in answer.text
+        assert "OddError" in answer.text
+    assert stub.outcome(answers[0]) == stub.outcome(answers[-1])  # one process for all
+
+
+def raise_missing(name):
+    raise ModuleNotFoundError("what is not there", name=name)
+
+
+@pytest.mark.parametrize("name", ["no_such.module", "no>=1.0", "..", "", ["a.b"], 3, "\udc80.x"])
+def test_modules_of_odd_names(run, calls, stub, name):
+    specs = calls(os.getpid, (raise_missing, name), (len, Loading(raise_missing, name)), os.getpid)
+    first, raised, unloadable, last = run(specs)
+    assert raised.kind == _wire.RAISED
+    assert "ModuleNotFoundError: what is not there" in raised.text
+    assert ", in raise_missing" in raised.text
+    if isinstance(name, str) and name:
+        assert unloadable.kind == _wire.MISSING_MODULE
+        assert unloadable.detail == name.replace("\udc80", "\\udc80")
+    else:
+        assert unloadable.kind == _wire.CALL_UNPICKLING
+    assert stub.outcome(first) == stub.outcome(last)
+
+
+def raise_with_nothing_left():
+    sys.modules["civis_futures.worker._tracebacks"] = None  # as without descriptors: no import
+    raise ValueError("still told")
+
+
+def test_a_traceback_with_nothing_to_import(run, calls, stub):
+    answer, after = run(calls(raise_with_nothing_left, lambda: 3))
+    assert answer.kind == _wire.RAISED
+    assert ", in raise_with_nothing_left\nValueError" in answer.text
+    assert stub.outcome(after) == 3
+
+
+class RefusingMeta(type):
+    def __getattribute__(cls, name):
+        if name in ("__module__", "__qualname__", "__name__"):
+            raise SystemExit(3)
+        return super().__getattribute__(name)
+
+
+def a_result_of_a_refusing_class():
+    return RefusingMeta("Refusing", (), {"__reduce__": lambda self: refuse()})()
+
+
+def test_a_result_of_a_class_that_refuses(run, calls, stub):
+    answer, after = run(calls(a_result_of_a_refusing_class, lambda: 3))
+    assert answer.kind == _wire.OUTCOME_PICKLING
+    assert "Refusing" in answer.text
+    assert stub.outcome(after) == 3

@@ -20,6 +20,7 @@ import httpx
 
 from . import _replies
 from ._credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
+from ._discreet import discreet, ours, without_links
 from ._exceptions import PlatformError
 from ._section import Bytes, Section
 from ._transport import FileLinks, Kind, RateBudget, RetryingTransport
@@ -101,8 +102,9 @@ class PlatformClient:
         closing a socket does not wake the thread that reads it.
         """
         self._closing.set()
-        self._http.close()
-        self._links_http.close()
+        with ours():
+            self._http.close()
+            self._links_http.close()
 
     def me(self) -> int:
         """The id of the key's user; asked once. GET /users/me."""
@@ -372,13 +374,13 @@ class PlatformClient:
             return parse(response.extensions["value"])
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             said = f"answered JSON that was not expected ({type(error).__name__}: {error})"
-            raise self._error(response, said) from error
+            raise self._error(response, said) from discreet(error)
 
     def _error(self, response: httpx.Response, said: str) -> PlatformError:
         request, path = response.request, response.request.url.path
         request_id = response.headers.get("X-Request-Id")
         status = response.status_code
-        message = f"{request.method} {path}: {status}: {said}"
+        message = f"{request.method} {path}: {status}: {without_links(said)}"
         message += f" [request {request_id}]" if request_id else ""
         for secret in self._secrets:  # a platform may quote what it was sent
             message = message.replace(secret, "(key)")

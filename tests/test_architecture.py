@@ -56,9 +56,9 @@ _verdict     -> _events _types _wire
 _script      -> _bundle _types _wire
 _bundle      -> _wire
 _serialize   -> _content _events _exceptions _shared _types _wire
-_api         -> _credentials _exceptions _replies _section _transport _types
+_api         -> _credentials _discreet _exceptions _replies _section _transport _types
 _failures    -> _exceptions
-_transport   -> _budget _exceptions _section
+_transport   -> _budget _discreet _exceptions _section
 _credentials -> _exceptions
 _replies     -> _types
 _events      -> _types _wire
@@ -84,7 +84,7 @@ _session     -> _anchor _api _events _exceptions _head _identity _mailbox _recov
              -> _wire
 _table       -> _display _future
 
-_awaiting _batch_size _budget _exceptions _lane _map _pacing _requirements _section ->
+_awaiting _batch_size _budget _discreet _exceptions _lane _map _pacing _requirements _section ->
 _shared _shares _types _wire ->
 
 worker       -> _wire
@@ -94,7 +94,7 @@ civis_joblib -> __init__
 
 # Each of these is imported in these rooms, and nowhere else.
 ONLY_IN = """
-httpx             in _api _transport
+httpx             in _api _discreet _transport
 tenacity          in _transport
 cloudpickle       in _identity _serialize worker
 pickle            in _exceptions _identity _serialize worker

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import site
 import sys
 import sysconfig
 from pathlib import Path
 
-#: A command that begins with this is one program that Python runs, and cannot install anything
-#: before that. All others may.
-_PROGRAM = "exec python3 -c "
+#: The shell becomes Python at once, with a program of its own: nothing can have been installed
+#: before it begins. All other commands may install something.
+_PROGRAM = re.compile(r"\s*exec\s+[\w./-]*python[\d.]*\s+-c?\s")
 _NAME = "_civis_local_environment"
 # Up to Python 3.14 this is run before the folders of the base are added to the path, from 3.15 on
 # after them. Either way they are there only if the user's environment has them.
@@ -43,7 +44,7 @@ sys.path += {more!r}
 
 def may_install(command: str) -> bool:
     """Whether a run's command may install packages."""
-    return not command.lstrip().startswith(_PROGRAM)
+    return _PROGRAM.match(command) is None
 
 
 def make(folder: Path, commands: Path, path: str) -> dict[str, str]:

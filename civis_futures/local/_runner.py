@@ -204,8 +204,8 @@ class Runner:
         """The variables of a run; one that may install something gets a Python of its own."""
         found = surroundings(active.folder, active.key)
         if may_install(command):
-            own, commands = Path(active.folder, "python"), Path(self._site.store.work, "commands")
-            found |= make_private(own, commands, found["PATH"])
+            commands = Path(self._site.store.work, "commands")
+            found |= make_private(Path(_own_python(active)), commands, found["PATH"])
         return {**found, **active.launch.environment}
 
     # While it runs.
@@ -335,7 +335,8 @@ class Runner:
         self._site.keys.forget(active.key)
         if active.flushing is not None:
             active.flushing.cancel()
-        self._loop.run_in_executor(None, _remove, active.folder)
+        for folder in (active.folder, _own_python(active)):
+            self._loop.run_in_executor(None, _remove, folder)
         if state == "succeeded":
             self._succeeded(active)
         self._fill_soon()
@@ -387,6 +388,11 @@ class Runner:
         if self._active:
             kill_marked(self._site.keys.mark)
         self._active.clear()
+
+
+def _own_python(active: Active) -> str:
+    """Where a run's own Python is, if it has one: beside its home, which is empty at first."""
+    return f"{active.folder}-python"
 
 
 def _remove(folder: str) -> None:

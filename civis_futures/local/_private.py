@@ -23,17 +23,18 @@ from pathlib import Path
 #: before it begins. All other commands may install something.
 _PROGRAM = re.compile(r"\s*exec\s+[\w./-]*python[\d.]*\s+-c?\s")
 _NAME = "_civis_local_environment"
-# Up to Python 3.14 this is run before the folders of the base are added to the path, from 3.15 on
-# after them. Either way they are there only if the user's environment has them.
+# The folders of the Python from which all this was made are added to the path after this is run;
+# from Python 3.15 on, before that. Either way they stay only if the user's environment has them.
 _MODULE = '''\
 """Look into the user's environment, after this one. Written by the local platform."""
 
 import os, site, sys
 
 folders = {folders!r}
-base = site.getsitepackages([sys.base_prefix, sys.base_exec_prefix])
-site.PREFIXES[:] = [sys.prefix]
-sys.path[:] = [path for path in sys.path if path not in base or path in folders]
+find = site.getsitepackages
+base = find([sys.base_prefix, sys.base_exec_prefix])
+sys.path[:] = [path for path in sys.path if path not in base]
+site.getsitepackages = lambda prefixes=None: find(prefixes or [sys.prefix])
 own = site.getusersitepackages()  # `pip install --user` finds a home of the run's own
 for folder in [own, *folders]:
     if os.path.isdir(folder) and folder not in sys.path:

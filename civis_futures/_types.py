@@ -322,14 +322,15 @@ class Template:
     """Run the workers as Custom Scripts of a template, for those who may only use templates.
 
     The template's script must run `civis-futures-worker` (from this package, in its image) and
-    have a parameter ``CIVIS_FUTURES_ORDER`` of type ``multi_line_string``.
+    have a parameter ``CIVIS_FUTURES_ORDER`` of type ``multi_line_string``. Or it hands the id of a
+    File to it: `civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}`, with such a parameter, of
+    type ``integer``, and `order_in_file`.
 
     Args:
         from_template_id: the id of the template.
         arguments: values for the template's other parameters.
         order_param: the parameter that takes the worker's order, if it has another name.
-        order_in_file: give it the id of a File with the order, and not the order itself; for
-            templates that end in `civis_joblib_worker`, with ``JOBLIB_FUNC_FILE_ID``.
+        order_in_file: give it the id of a File with the order, and not the order itself.
         required_resources: overrides those of the template's script; names and units as in
             `Container`.
         remote_host_id, credential_id: a database and its credential.

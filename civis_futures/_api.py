@@ -72,10 +72,12 @@ class PlatformClient:
         key = checked_key(api_key)
         self._me: int | None = None
         self._closing = threading.Event()
+        #: Whether it is on this machine.
+        self.is_local = _host(self.url) in ("127.0.0.1", "localhost", "::1")
         options: dict[str, Any] = {
             "timeout": httpx.Timeout(timeout, connect=min(timeout, 10.0)),
             # A proxy of this machine leads away from it.
-            "trust_env": _host(self.url) not in ("127.0.0.1", "localhost", "::1"),
+            "trust_env": not self.is_local,
             "verify": _tls(),
         }
         headers = headers_for(key, auth)

@@ -205,7 +205,8 @@ def _show(
     image: str, here: Contents, there: Contents, fit: bool, differing: list[tuple[str, str, str]]
 ) -> None:
     python = ".".join(map(str, here.python[:2]))
-    verdict = "fits" if fit else f"does not fit. Python {python}: {proposal(python)}"
+    said = proposal(python)
+    verdict = "fits" if fit else f"does not fit: another minor version of Python ({python}: {said})"
     print(f"{image} {verdict}.")
     print()
     show_table(("", "HERE", "THERE"), [("Python", _dotted(here), _dotted(there)), *differing])

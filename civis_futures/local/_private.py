@@ -40,6 +40,8 @@ for folder in [own, *folders]:
     if os.path.isdir(folder) and folder not in sys.path:
         site.addsitedir(folder)
 sys.path += {more!r}
+if sys.orig_argv[1:3] == ["-m", "pip"]:
+    os.environ.pop("PIP_PYTHON", None)  # it would start itself again, to be what it is already
 '''
 
 
@@ -89,7 +91,7 @@ def _pip() -> list[str]:
 
 def _offer(commands: Path) -> None:
     """Write a command for each one of the user's environment that is a script of its Python."""
-    texts = dict.fromkeys(_pips(), 'unset PIP_PYTHON; exec "$VIRTUAL_ENV/bin/python3" -m pip')
+    texts = dict.fromkeys(_pips(), 'exec "$VIRTUAL_ENV/bin/python3" -m pip')
     here = os.path.dirname(sys.executable)
     for name in os.listdir(here):
         if name not in texts and _is_of_python(os.path.join(here, name), here):

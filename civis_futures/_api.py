@@ -20,6 +20,7 @@ import httpx
 
 from . import _replies
 from ._credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
+from ._discreet import discreet, ours, without_links
 from ._exceptions import PlatformError
 from ._section import Bytes, Section
 from ._transport import FileLinks, Kind, RateBudget, RetryingTransport
@@ -71,10 +72,12 @@ class PlatformClient:
         key = checked_key(api_key)
         self._me: int | None = None
         self._closing = threading.Event()
+        #: Whether it is on this machine.
+        self.is_local = _host(self.url) in ("127.0.0.1", "localhost", "::1")
         options: dict[str, Any] = {
             "timeout": httpx.Timeout(timeout, connect=min(timeout, 10.0)),
             # A proxy of this machine leads away from it.
-            "trust_env": _host(self.url) not in ("127.0.0.1", "localhost", "::1"),
+            "trust_env": not self.is_local,
             "verify": _tls(),
         }
         headers = headers_for(key, auth)
@@ -101,8 +104,9 @@ class PlatformClient:
         closing a socket does not wake the thread that reads it.
         """
         self._closing.set()
-        self._http.close()
-        self._links_http.close()
+        with ours():
+            self._http.close()
+            self._links_http.close()
 
     def me(self) -> int:
         """The id of the key's user; asked once. GET /users/me."""
@@ -378,13 +382,13 @@ class PlatformClient:
             return parse(response.extensions["value"])
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             said = f"answered JSON that was not expected ({type(error).__name__}: {error})"
-            raise self._error(response, said) from error
+            raise self._error(response, said) from discreet(error)
 
     def _error(self, response: httpx.Response, said: str) -> PlatformError:
         request, path = response.request, response.request.url.path
         request_id = response.headers.get("X-Request-Id")
         status = response.status_code
-        message = f"{request.method} {path}: {status}: {said}"
+        message = f"{request.method} {path}: {status}: {without_links(said)}"
         message += f" [request {request_id}]" if request_id else ""
         for secret in self._secrets:  # a platform may quote what it was sent
             message = message.replace(secret, "(key)")

@@ -58,6 +58,9 @@ def give_up(why):
     sys.stderr.write("civis_futures: %s\\n" % why)
     sys.exit({no_worker})
 
+def said(error):  # without the address that it may quote, for that is a secret
+    return repr(error).split("?")[0]
+
 def fresh_link():
     key = base64.b64encode((os.environ["CIVIS_API_KEY"] + ":").encode()).decode()
     file = json.loads(get("%sfiles/%d" % (API, FILE), Authorization="Basic " + key).decode())
@@ -77,11 +80,11 @@ def fetch():
             if not link:
                 # Wrong bytes may be right the next time; what is refused stays refused.
                 if not isinstance(error, LookupError):
-                    sys.stderr.write("civis_futures: %r, trying again\\n" % error)
+                    sys.stderr.write("civis_futures: %s, trying again\\n" % said(error))
                 elif pause >= 2 or "HTTP" in str(error):
                     break
         link = None
-    give_up("cannot fetch the worker, File %d: %r" % (FILE, problem))
+    give_up("cannot fetch the worker, File %d: %s" % (FILE, said(problem)))
 
 def store(data):
     name = "civis-futures-%s.zip" % os.urandom(8).hex()

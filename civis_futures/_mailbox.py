@@ -170,7 +170,7 @@ class Mailbox:
         in_file = isinstance(container, Template) and container.order_in_file
         file_id = None
         if in_file or len(text) > ORDER_LIMIT:
-            file_id = self.upload(text.encode("ascii"), f"order of {name}").file_id
+            file_id = self.upload(_wire.for_file(text), f"order of {name}").file_id
         body = _script.script_body(
             container,
             name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -63,6 +64,8 @@ def open_pool(
         initial = Payload(b"") if initializer is None else initializer(contents)
         client, attached = PlatformClient(url, key), None
         mailbox = Mailbox(client, container)
+        if isinstance(container, Container) and container.doubt and not client.is_local:
+            warnings.warn(container.doubt, UserWarning, stacklevel=3)
         if session:
             name = f"{name}, session {session}"
             own = PlatformClient(url, key, budget=client.budget)

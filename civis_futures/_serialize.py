@@ -34,6 +34,7 @@ from ._exceptions import (
     WorkerCrashedError,
     WorkerMemoryError,
 )
+from ._images import proposal
 from ._shared import SharedData
 from ._types import Attempt
 
@@ -291,7 +292,7 @@ def _unfit(answer: _wire.Answer, place: Place, python: str) -> TaskError:
         error = EnvironmentMismatchError(
             f"{place} was not run: {place.image} has Python {answer.detail}, and this is Python "
             f"{python}. Pickled functions only run on the same minor version: choose an image "
-            f"with Python {python}, or run this with Python {answer.detail}.",
+            f"with Python {python} ({proposal(python)}), or run this with Python {answer.detail}.",
             **place.details,
         )
     elif answer.kind == _wire.MISSING_MODULE:

@@ -17,7 +17,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -25,6 +25,7 @@ import httpx
 import tenacity
 
 from ._budget import Kind, RateBudget, retry_after
+from ._discreet import discreet, each_ours, ours, without_links
 from ._exceptions import PlatformError, Recalled
 from ._section import Section
 
@@ -70,7 +71,7 @@ class _Trial:
     def error(self, message: str) -> PlatformError:
         request = self.request
         return PlatformError(
-            f"{self.name}: {message}",
+            f"{self.name}: {without_links(message)}",
             method=request.method,
             path=request.url.path,
             sent=self.arrived,
@@ -146,7 +147,8 @@ class RetryingTransport(httpx.BaseTransport):
 
     def close(self) -> None:
         """Close the transport below."""
-        self._inner.close()
+        with ours():
+            self._inner.close()
 
     def _attempt(self, trial: _Trial) -> httpx.Response:
         while (delay := self._budget.delay(trial.kind)) > 0:
@@ -157,12 +159,14 @@ class RetryingTransport(httpx.BaseTransport):
                 raise Recalled
         self._check_open(trial)
         try:
-            response = self._inner.handle_request(trial.request)
-            try:
-                response.read()
-            finally:
-                response.close()
+            with ours():
+                response = self._inner.handle_request(trial.request)
+                try:
+                    response.read()
+                finally:
+                    response.close()
         except Exception as error:
+            discreet(error)
             trial.arrived |= not (isinstance(error, _NEVER_OPENED) or _is_hopeless(error))
             # Closing the pool under a request makes errors of many kinds; this is what they mean.
             self._check_open(trial, error)
@@ -319,7 +323,8 @@ class FileLinks:
                 if size is not None and done < size:
                     raise _LinkError(f"it ended after {done:,} of {size:,} bytes")
 
-    def _chunks(self, name: str, url: str, position: int) -> Iterator[bytes]:
+    @each_ours
+    def _chunks(self, name: str, url: str, position: int) -> Generator[bytes]:
         headers = {"Accept-Encoding": "identity"}
         if position:
             headers["Range"] = f"bytes={position}-"
@@ -341,7 +346,7 @@ class FileLinks:
     def _send(self, name: str, build: Callable[[], httpx.Request]) -> None:
         def attempt() -> None:
             self._check_open(name)
-            with self._own_errors(name):
+            with self._own_errors(name), ours():
                 _check_accepted(name, self._client.send(build()))
 
         self._retrying(name)(attempt)
@@ -367,6 +372,7 @@ class FileLinks:
         try:
             yield
         except (httpx.RequestError, httpx.InvalidURL, RuntimeError) as error:
+            discreet(error)
             self._check_open(name, error)
             if isinstance(error, httpx.RequestError) and not _is_hopeless(error):
                 raise _LinkError(_said(error)) from error

@@ -1,4 +1,4 @@
-"""The frozen values that cross rooms. This room knows no other room.
+"""The frozen values that cross rooms. Of other rooms it knows which image has which Python.
 
 What users see of it: `Container`, `Template` and `TaskState`.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Any, NewType
+from typing import Any, ClassVar, NewType
+
+from . import _images
 
 #: One submitted call, from submit to result; unique within an executor.
 TaskId = NewType("TaskId", int)
@@ -268,7 +270,8 @@ class Container:
 
     Args:
         docker_image_name, docker_image_tag: an image with Python of the same minor version as
-            this one, and with every package that the functions import.
+            this one, and with every package that the functions import. If no tag is given, it is
+            one of the official image with this Python, where one is known, and else ``"latest"``.
         required_resources: ``cpu`` in millicores (1000 = one core), ``memory`` in MB,
             ``disk_space`` in GB; what is left out has the values of 1000, 2048 and 1.0.
         repo_http_uri, repo_ref, git_credential_id: a repository to clone to ``/app``.
@@ -292,8 +295,8 @@ class Container:
         TypeError: a field is of the wrong type, or what is in `environment` is no text.
     """
 
-    docker_image_name: str = "civisanalytics/datascience-python"
-    docker_image_tag: str = "latest"
+    docker_image_name: str = _images.OFFICIAL
+    docker_image_tag: str | None = None
     required_resources: Mapping[str, float] = field(default_factory=dict)
     repo_http_uri: str | None = None
     repo_ref: str | None = None
@@ -314,9 +317,15 @@ class Container:
     )
     hidden: bool = True
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Whether the tag is neither the user's nor known to fit this Python.
+    _tag_is_a_guess: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Take copies, so that a later change of the caller's dicts does not reach us."""
+        """Choose a tag, and take copies: a later change of the caller's dicts does not reach us."""
+        if self.docker_image_tag is None:
+            tag, is_known = _images.tag_of(self.docker_image_name)
+            object.__setattr__(self, "docker_image_tag", tag)
+            object.__setattr__(self, "_tag_is_a_guess", not is_known)
         resources = {**DEFAULT_RESOURCES, **checked_resources(self.required_resources)}
         _check_mappings(self, "arguments", "notifications", "environment")
         params = tuple(self.params)
@@ -340,20 +349,26 @@ class Container:
         """The image with its tag."""
         return f"{self.docker_image_name}:{self.docker_image_tag}"
 
+    @property
+    def doubt(self) -> str | None:
+        """What speaks against the image, if it was not chosen: perhaps it has another Python."""
+        return _images.doubt() if self._tag_is_a_guess else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
     """Run the workers as Custom Scripts of a template, for those who may only use templates.
 
     The template's script must run `civis-futures-worker` (from this package, in its image) and
-    have a parameter ``CIVIS_FUTURES_ORDER`` of type ``multi_line_string``.
+    have a parameter ``CIVIS_FUTURES_ORDER`` of type ``multi_line_string``. Or it hands the id of a
+    File to it: `civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}`, with such a parameter, of
+    type ``integer``, and `order_in_file`.
 
     Args:
         from_template_id: the id of the template.
         arguments: values for the template's other parameters.
         order_param: the parameter that takes the worker's order, if it has another name.
-        order_in_file: give it the id of a File with the order, and not the order itself; for
-            templates that end in `civis_joblib_worker`, with ``JOBLIB_FUNC_FILE_ID``.
+        order_in_file: give it the id of a File with the order, and not the order itself.
         required_resources: overrides those of the template's script; names and units as in
             `Container`.
         remote_host_id, credential_id: a database and its credential.

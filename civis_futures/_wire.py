@@ -53,6 +53,16 @@ JSON_VALUE_LIMIT = 900_000
 
 #: How a compressed letter begins, and from how many characters on it is worth it.
 _PACKED, _LONG = "z:", 2000
+#: What stands before an order in a File. A template may still end in the worker's command of
+#: civis-python, which unpickles whatever the File holds: to that, this is a pickle that ends the
+#: program with these words. ASCII only, and no newline within.
+_NOTICE = (
+    "civis_futures: this container runs civis_joblib_worker, the command of civis-python, which "
+    "cannot read what civis_joblib sends. Let the template's script run this command in its place: "
+    "civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID} "
+    "(the image needs civis-futures; see docs/migrating.md)"
+)
+_NOTICE_BEGINS, _NOTICE_ENDS = "csys\nexit\n(V", "\ntR.\n"
 
 
 class WireError(ValueError):
@@ -293,8 +303,15 @@ def packed(letter: Order | Inbox) -> str:
     return _PACKED + base64.b64encode(zlib.compress(text.encode("ascii"))).decode("ascii")
 
 
+def for_file(order: str) -> bytes:
+    """An order as what a File holds: a notice for a worker of civis-python first."""
+    return f"{_NOTICE_BEGINS}{_NOTICE}{_NOTICE_ENDS}{order}".encode("ascii")
+
+
 def order_from_json(text: str) -> Order:
-    """The order that `text` holds; WireError if it holds none."""
+    """The order that `text` holds, from a File or not; WireError if it holds none."""
+    if text.startswith(_NOTICE_BEGINS):
+        text = text.partition(_NOTICE_ENDS)[2]
     value = _object(text)
     try:
         value["letter"] = _letter(value["letter"])

@@ -135,7 +135,8 @@ def test_outside_a_container_no_job_is_named(client: PlatformClient, httpx_mock:
 def test_the_key_is_nowhere(
     client: PlatformClient, httpx_mock: HTTPXMock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    for name in (None, "httpx", "httpcore"):
+        caplog.set_level(logging.DEBUG, name)
     encoded = base64.b64encode(f"{KEY}:".encode()).decode()
     httpx_mock.add_response(503, text="down")
     httpx_mock.add_response(400, json={"errorDescription": f"what is {KEY} in Basic {encoded}?"})

@@ -29,7 +29,7 @@ IMPORT_CPU = 0.150  # seconds
 
 # A room on the left knows the rooms on its right, and no others; imports for types count.
 ARROWS = """
-cli          -> _api _display _exceptions _log_source _logs _options _registry _types local
+cli          -> _api _display _exceptions _images _log_source _logs _options _registry _types local
 __init__     -> _completed _exceptions _executor _future _here _progress _registry _shared _table
              -> _types
 testing      -> local
@@ -55,10 +55,10 @@ _mailbox     -> _api _bundle _events _exceptions _failures _script _sources _typ
 _verdict     -> _events _types _wire
 _script      -> _bundle _types _wire
 _bundle      -> _wire
-_serialize   -> _content _events _exceptions _shared _sources _types _wire
-_api         -> _credentials _exceptions _replies _section _transport _types
+_serialize   -> _content _events _exceptions _images _shared _sources _types _wire
+_api         -> _credentials _discreet _exceptions _replies _section _transport _types
 _failures    -> _exceptions
-_transport   -> _budget _exceptions _section
+_transport   -> _budget _discreet _exceptions _section
 _credentials -> _exceptions
 _replies     -> _types
 _events      -> _types _wire
@@ -86,9 +86,10 @@ _session     -> _anchor _api _events _exceptions _head _identity _mailbox _recov
              -> _wire
 _sources     -> _wire
 _table       -> _display _future
+_types       -> _images
 
-_awaiting _batch_size _budget _crowd _exceptions _lane _map _pacing _requirements _section ->
-_shared _shares _types _wire ->
+_awaiting _batch_size _budget _crowd _discreet _exceptions _images _lane _map _pacing ->
+_requirements _section _shared _shares _wire ->
 
 worker       -> _wire
 local        ->
@@ -97,7 +98,7 @@ civis_joblib -> __init__
 
 # Each of these is imported in these rooms, and nowhere else.
 ONLY_IN = """
-httpx             in _api _transport
+httpx             in _api _discreet _transport
 tenacity          in _transport
 cloudpickle       in _identity _serialize worker
 pickle            in _exceptions _identity _serialize worker

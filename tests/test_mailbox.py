@@ -391,4 +391,4 @@ def test_a_container_that_never_ran_a_worker(run, line, words):
     verdict = diagnose(run, line)
     assert verdict.unstarted
     assert words in verdict.reason
-    assert "civisanalytics/datascience-python:latest" in verdict.reason
+    assert Container().image in verdict.reason

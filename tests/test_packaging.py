@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
+import json
 import re
 import subprocess
 import sysconfig
@@ -44,10 +45,25 @@ def test_no_console_script_shadows_that_of_another_distribution():
     for other in importlib.metadata.distributions():
         if other.metadata["Name"] != distribution.metadata["Name"]:
             theirs = {p.name for p in other.entry_points if p.group == "console_scripts"}
-            # This one is meant to be found under civis-python's name, and does its work too:
-            # tests/local/test_civis_client.py runs `civis.parallel` with whichever is installed.
-            theirs.discard("civis_joblib_worker")
             assert not theirs & PROJECT["scripts"].keys(), other.metadata["Name"]
+
+
+def test_no_file_is_also_another_distributions():
+    """Whichever is installed last would have it, and whichever is removed takes it along."""
+    ours = {file.locate().resolve() for file in distribution.files or ()}
+    assert ours
+    for other in importlib.metadata.distributions():
+        if other.metadata["Name"] != distribution.metadata["Name"]:
+            theirs = {file.locate().resolve() for file in other.files or ()}
+            assert not ours & theirs, other.metadata["Name"]
+
+
+def test_the_command_of_civis_is_left_to_it():
+    """Templates made for civis-python go on with its command, whatever of ours is installed."""
+    pytest.importorskip("civis")
+    point = importlib.metadata.entry_points(group="console_scripts")["civis_joblib_worker"]
+    assert point.dist is not None
+    assert point.dist.name == "civis"
 
 
 def test_a_console_script_runs():
@@ -89,4 +105,5 @@ def test_the_license_is_there():
 
 
 def is_editable() -> bool:
-    return '"editable": true' in (distribution.read_text("direct_url.json") or "")
+    said = json.loads(distribution.read_text("direct_url.json") or "{}")
+    return bool(said.get("dir_info", {}).get("editable"))

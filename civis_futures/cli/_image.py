@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._exceptions import PlatformError
+from .._images import proposal
 from .._types import Job, JobKind, LogLine, Run
 from ._platform import connected
 from ._terms import DIFFERS, MistakeError, UnavailableError, show_json, show_table
@@ -203,7 +204,9 @@ def _record(
 def _show(
     image: str, here: Contents, there: Contents, fit: bool, differing: list[tuple[str, str, str]]
 ) -> None:
-    verdict = "fits" if fit else "does not fit: another minor version of Python"
+    python = ".".join(map(str, here.python[:2]))
+    said = proposal(python)
+    verdict = "fits" if fit else f"does not fit: another minor version of Python ({python}: {said})"
     print(f"{image} {verdict}.")
     print()
     show_table(("", "HERE", "THERE"), [("Python", _dotted(here), _dotted(there)), *differing])

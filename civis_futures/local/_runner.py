@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from . import _documents as documents
 from ._exchange import ApiError
@@ -24,6 +25,8 @@ from ._guard import kill_marked
 from ._guard_line import GuardLine
 from ._launch import Launch, plan, surroundings
 from ._meter import Sample, measure
+from ._private import make as make_private
+from ._private import may_install
 from ._process import Line, RunProcess
 from ._rules import Rule
 from ._runs import begin
@@ -185,7 +188,7 @@ class Runner:
             if launch.command is None:
                 raise ValueError("the script has no dockerCommand, and there is no image here")
             os.makedirs(os.path.join(folder, "tmp"), mode=0o700)
-            environment = {**surroundings(folder, active.key), **launch.environment}
+            environment = self._environment(active, launch.command)
             active.process = RunProcess(
                 launch.command, environment, folder, lambda lines: self._gather(active, lines)
             )
@@ -196,6 +199,14 @@ class Runner:
         self._guard.started(active.process.pid)
         self._strikes.started(run_id)
         self._meter_soon(METER_SECONDS)
+
+    def _environment(self, active: Active, command: str) -> dict[str, str]:
+        """The variables of a run; one that may install something gets a Python of its own."""
+        found = surroundings(active.folder, active.key)
+        if may_install(command):
+            commands = Path(self._site.store.work, "commands")
+            found |= make_private(Path(_own_python(active)), commands, found["PATH"])
+        return {**found, **active.launch.environment}
 
     # While it runs.
 
@@ -324,7 +335,8 @@ class Runner:
         self._site.keys.forget(active.key)
         if active.flushing is not None:
             active.flushing.cancel()
-        self._loop.run_in_executor(None, _remove, active.folder)
+        for folder in (active.folder, _own_python(active)):
+            self._loop.run_in_executor(None, _remove, folder)
         if state == "succeeded":
             self._succeeded(active)
         self._fill_soon()
@@ -376,6 +388,11 @@ class Runner:
         if self._active:
             kill_marked(self._site.keys.mark)
         self._active.clear()
+
+
+def _own_python(active: Active) -> str:
+    """Where a run's own Python is, if it has one: beside its home, which is empty at first."""
+    return f"{active.folder}-python"
 
 
 def _remove(folder: str) -> None:

@@ -1,8 +1,7 @@
 """The program inside a container: it answers the calls of its order, then those of its inbox.
 
 The way in is `main`: for the bundle's bootstrap, for the console script `civis-futures-worker` and
-for ``python -m``; `of_file` is the same for templates made for civis-python. The rooms, each of
-which knows only rooms below it::
+for ``python -m``. The rooms, each of which knows only rooms below it::
 
     _entry     environment -> order; exit codes
     _loop      the parent: which call next, when to post, when to look, when to end
@@ -24,7 +23,6 @@ payload asks for it, cloudpickle; and as little of the first as it can, because 
 
 from __future__ import annotations
 
-import os
 import sys
 
 TYPE_CHECKING = False  # as in `typing`, whose import would cost more than this whole package
@@ -33,26 +31,10 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
-    """Do what the environment's order says, and end the process."""
+    """Do what the environment's order says, or that in the File of ``--file ID``; end the process.
+
+    The File is for templates that were made for civis-python, which hand an id to their command.
+    """
     from . import _entry  # here, so that to import the package costs nothing
 
-    sys.exit(_entry.run())
-
-
-def of_file() -> NoReturn:
-    """Do what the order says that is in a File; its id is the argument, or in the environment.
-
-    The console script `civis_joblib_worker`: templates that were made for the worker of that name
-    in civis-python end in it, and have the parameter JOBLIB_FUNC_FILE_ID. Where both packages are
-    installed, the script of one replaces the other's; so a File that holds no order of ours goes
-    to the worker of civis-python.
-    """
-    from . import _entry
-
-    file_id = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("JOBLIB_FUNC_FILE_ID", "")
-    if _entry.holds_order(file_id):
-        sys.exit(_entry.run(file_id))
-    import runpy
-
-    runpy.run_module("civis.run_joblib_func", run_name="__main__")
-    sys.exit(0)
+    sys.exit(_entry.run_file(sys.argv[1:]) if sys.argv[1:] else _entry.run())

@@ -34,11 +34,11 @@ def run(order: str = "") -> int:
     folder = _private_folder()
     try:
         said = order or _variable(_wire.ORDER_VARIABLE)
-        what = read_order(said, lambda file: _text(file, folder))
+        what = read_order(said, lambda file: _content(file, folder).decode())
         Worker(what, _platform(what.url, max(what.lease, PATIENCE)), folder).run()
     except NoOrderError as error:
         return _complain(f"there is nothing to do: {error}", 2)
-    except _wire.WireError as error:
+    except (_wire.WireError, UnicodeDecodeError) as error:
         return _complain(f"the order in {_wire.ORDER_VARIABLE} cannot be read: {error}", 2)
     except HttpError as error:
         return _complain(f"this worker gives up: {error}", 1)
@@ -47,18 +47,54 @@ def run(order: str = "") -> int:
     return 0
 
 
-def holds_order(file_id: str) -> bool:
-    """Whether a File holds an order; if it cannot be read, `run` will say so."""
+def run_file(arguments: list[str]) -> int:
+    """Be a worker, as the order says that is in the File of ``--file ID``; the exit code.
+
+    Templates are shared: who calls with civis.parallel may use the same one as who calls with
+    civis_joblib. So a pickle, as theirs are, goes to the worker of civis-python, if there is one.
+    """
+    option, _, file_id = "=".join(arguments).partition("=")
+    if option != "--file" or not file_id.isdigit():
+        return _complain(
+            "the command is civis-futures-worker, or civis-futures-worker --file ID with the id "
+            f"of a File, and not {arguments!r} after its name; does the template lack a parameter?",
+            2,
+        )
+    if not _is_pickle(file_id):
+        return run(file_id)
+    if not _has_worker_of_civis():
+        return _complain(
+            f"File {file_id} holds a pickle and no order of civis_futures. If it is a call of "
+            "civis.parallel, either call with civis_joblib in its place, or install civis in this "
+            "image, to whose worker it is given then.",
+            2,
+        )
+    _complain(f"File {file_id} holds a pickle, which the worker of civis.parallel takes", 0)
+    import runpy
+
+    sys.argv[1:] = [file_id]
+    runpy.run_module("civis.run_joblib_func", run_name="__main__")
+    return 0
+
+
+def _has_worker_of_civis() -> bool:
+    import importlib.util
+
+    try:
+        return importlib.util.find_spec("civis.run_joblib_func") is not None
+    except ImportError:
+        return False
+
+
+def _is_pickle(file_id: str) -> bool:
+    """Whether a File holds a pickle; if it cannot be read, `run` will say so."""
     folder = _private_folder()
     try:
-        _wire.order_from_json(_text(int(file_id), folder))
-    except ValueError:  # an id that is none, bytes that are no text, a text that is no order
-        return not file_id.isdigit()
+        return _content(int(file_id), folder).startswith(b"\x80")
     except (HttpError, NoOrderError):
-        return True
+        return False
     finally:
         _remove(folder)
-    return True
 
 
 def read_order(text: str, fetch: Callable[[int], str]) -> _wire.Order:
@@ -86,10 +122,10 @@ def _variable(name: str) -> str:
     return value
 
 
-def _text(file_id: int, folder: str) -> str:
+def _content(file_id: int, folder: str) -> bytes:
     path = os.path.join(folder, "order")
     _platform(os.environ.get("CIVIS_API_ENDPOINT") or _PUBLIC_API).download(file_id, path)
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         return file.read()
 
 

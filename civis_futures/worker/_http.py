@@ -9,7 +9,9 @@ worker may happen twice: of two equal answers the client takes the first, a spar
 
 from __future__ import annotations
 
+import base64
 import http.client
+import re
 import sys
 import time
 from urllib.parse import urlsplit
@@ -91,13 +93,14 @@ class Http:
                 if 200 <= reply.status < 300:
                     return read(reply)
                 content = reply.read()
-                problem = f"HTTP {reply.status}{_reason(content)}"
+                problem = f"HTTP {reply.status}{_reason(content, headers)}"
                 if reply.status not in _STUMBLES:
                     raise RefusedError(f"{what}: {problem}", reply.status)
                 wait = _retry_after(reply)
             except (OSError, ValueError, http.client.HTTPException) as error:
                 self.close()  # what is left in the connection belongs to a lost reply
-                problem = f"{type(error).__name__}: {error}"
+                # Some errors quote the address, and what follows in that may be a signature.
+                problem = f"{type(error).__name__}: {error}".partition("?")[0]
                 if type(error).__name__ == "SSLCertVerificationError":
                     raise UnreachableError(f"{what}: {problem}") from error
             self._pause(f"{what}: {problem}", attempt, wait, deadline)
@@ -138,7 +141,16 @@ def _retry_after(reply: http.client.HTTPResponse) -> float:
         return 0.0  # the form with a date, which Platform does not use
 
 
-def _reason(content: bytes) -> str:
-    """What the server says about it, in one short line."""
-    text = " ".join(content[:300].decode("utf-8", "replace").split())
+def _reason(content: bytes, headers: dict[str, str]) -> str:
+    """What the server says about it, in one short line, without the secrets that it may quote.
+
+    Storage answers with XML that may hold a signature and what was signed; its code says enough.
+    """
+    text = " ".join(content[:10_000].decode("utf-8", "replace").split())
+    if "<Error>" in text:
+        text = text.partition("<Code>")[2].partition("</Code>")[0]
+    for shown in headers.get("Authorization", "").split()[1:]:
+        key = base64.b64decode(shown).decode("utf-8", "replace").rstrip(":")
+        text = text.replace(shown, "(key)").replace(key, "(key)")
+    text = re.sub(r"\?[^\s\"'<>=]*=[^\s\"'<>]*", "?...", text)[:300]
     return f" ({text})" if text else ""

@@ -2,7 +2,8 @@
 
 Run it with ``make demo``, or with ``python docs/examples/quickstart.py`` where
 ``civis-futures[local]`` is installed. To run the same on Civis Platform, set ``CIVIS_API_KEY``
-and leave out ``platform="local"``.
+and leave out ``platform="local"``. The image of the container must have your Python: if none is
+named, it is the one of Civis that has it, where there is one.
 """
 
 import os
@@ -31,7 +32,8 @@ container = Container(required_resources={"cpu": 250, "memory": 256})
 
 
 def main():
-    print(f"This is process {os.getpid()}; each container is a process of its own.")
+    there = f"on Civis Platform, containers would have the image {container.image}"
+    print(f"This is process {os.getpid()} ({there}); each container is a process of its own.")
     with ContainerPoolExecutor(4, container=container, platform="local") as executor:
         print("\n1. map: results in the order of the arguments")
         print("  ", list(executor.map(square, range(10))))

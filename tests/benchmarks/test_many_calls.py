@@ -77,8 +77,7 @@ def test_no_ops_beside_civis(row):
 def _civis_parallel(platform, tasks, workers, seconds):
     """The same work through the `civis` package, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        # Where both packages are installed, the worker's command may be ours, which looks for an
-        # order of ours first. This is theirs, without a detour.
+        # As the script that `civis` installs, which need not be on the PATH of a run here.
         command = Path(folder, "civis_joblib_worker")
         command.write_text(
             f"#!{sys.executable}\nimport runpy\n"

@@ -75,7 +75,7 @@ def test_a_setup_that_fails():
 def test_an_image_without_python():
     message = unstarted(cf.Container(setup_cmd="PATH=/nonexistent"))
     assert "could not run python3" in message
-    assert "civisanalytics/datascience-python:latest" in message
+    assert cf.Container().image in message
 
 
 def eat_memory(megabytes):
@@ -322,7 +322,7 @@ def test_a_missing_module_is_named(platform):
     finally:
         del sys.modules["left_at_home"]
     assert type(error) is cf.EnvironmentMismatchError
-    for part in ("'left_at_home'", "civisanalytics/datascience-python:latest", "pip install",
+    for part in ("'left_at_home'", cf.Container().image, "pip install",
                  "register_pickle_by_value(left_at_home)"):  # fmt: skip
         assert part in str(error)
 

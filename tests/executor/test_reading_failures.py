@@ -167,5 +167,5 @@ def test_a_map_over_a_missing_module_ends_early(reuse):
         assert platform.stats().runs_started <= 2
     message = str(caught.value)
     assert "'module_of_this_machine_alone'" in message
-    assert "civisanalytics/datascience-python:latest" in message
+    assert cf.Container().image in message
     assert "setup_cmd='pip install ...'" in message

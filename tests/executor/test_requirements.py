@@ -48,7 +48,7 @@ def test_it_is_too_old(make_executor, image, least):
         executor.submit(pow, Unpickled()).result(20)
     assert (
         f"it needs shop {least} or later, and the image has shop 1.9.2 "
-        f"(civisanalytics/datascience-python:latest)" in str(caught.value)
+        f"({cf.Container().image})" in str(caught.value)
     )
     assert f"setup_cmd=\"pip install 'shop>={least}'\"" in str(caught.value)
 

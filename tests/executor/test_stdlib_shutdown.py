@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
+import operator
 import os
 import sys
 import threading
 import time
 import weakref
-from concurrent.futures import BrokenExecutor, wait
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 
 import cloudpickle
 import pytest
 
+from civis_futures import ContainerPoolExecutor
 from civis_futures.local import LocalPlatform
 
 SECONDS = 30
@@ -338,12 +341,18 @@ def test_a_lazy_map_of_a_forgotten_executor(make, calm):
 # --- terminate_workers -------------------------------------------------------------------------
 
 
-def test_terminate_stops_what_runs_and_what_waits(make, platform, gate, until):
+@pytest.fixture(params=["terminate_workers", "kill_workers"])
+def stop(request):
+    """Python 3.14 has two methods, which are one here."""
+    return operator.methodcaller(request.param)
+
+
+def test_terminate_stops_what_runs_and_what_waits(make, platform, gate, until, stop):
     executor = make(2)
     futures = [executor.submit(wait_at, gate.path, n) for n in range(6)]
     until(lambda: sum(future.running() for future in futures) == 2)
     runs = {future.run_id for future in futures[:2]}
-    executor.terminate_workers()
+    stop(executor)
     executor.shutdown()
     assert not runs & platform.stats().active.keys()
     assert gate.arrived <= {"0", "1"}
@@ -353,19 +362,27 @@ def test_terminate_stops_what_runs_and_what_waits(make, platform, gate, until):
     assert errors[0] is not errors[1]  # each raise adds to a traceback of its own
 
 
-def test_terminate_stops_the_pool(make):
+def test_terminate_stops_the_pool(make, stop):
     executor = make(1)
     assert executor.submit(time.sleep, 0).result(SECONDS) is None
-    executor.terminate_workers()
+    stop(executor)
     with pytest.raises(RuntimeError):
         executor.submit(time.sleep, 0)
     executor.shutdown()
 
 
-def test_terminate_before_anything_began(make):
+def test_terminate_before_anything_began(make, stop):
     with make(1) as executor:
-        executor.terminate_workers()
-        executor.terminate_workers()
+        stop(executor)
+        stop(executor)
+
+
+def test_all_that_the_standard_librarys_pools_have(make):
+    for pool in (ProcessPoolExecutor, ThreadPoolExecutor):
+        for name, method in inspect.getmembers(pool, callable):
+            if not name.startswith("_"):
+                ours = inspect.signature(getattr(ContainerPoolExecutor, name)).parameters
+                assert inspect.signature(method).parameters.keys() <= ours.keys(), name
 
 
 def test_terminate_right_after_a_submission(make):

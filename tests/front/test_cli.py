@@ -316,6 +316,7 @@ def test_an_image_that_differs(cli, monkeypatch):
     code, out, _ = cli("check-image", "x", columns=40)
     assert code == 1
     assert "does not fit" in out
+    assert "(3.2: no official image is known to have it" in out
     assert all(len(line) <= 40 for line in out.splitlines()[1:])
     code, out, _ = cli("check-image", "x", "--json")
     record = json.loads(out)

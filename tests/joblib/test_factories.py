@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
+import subprocess
 import sys
 import time
 import warnings
+from datetime import timedelta
 
 import cloudpickle
 import pytest
@@ -15,6 +17,8 @@ from joblib import Parallel, delayed, parallel_config, register_parallel_backend
 
 import civis_futures as cf
 import civis_joblib
+from civis_futures import _wire
+from civis_futures._api import PlatformClient, credentials
 from civis_joblib import (
     infer_backend_factory,
     make_backend_factory,
@@ -295,13 +299,11 @@ def test_really_in_a_container():
 # --- make_backend_template_factory -------------------------------------------------------------
 
 
-@pytest.fixture
-def template(ask):
-    """A template as civis.parallel asks for it."""
+def template_of(ask, command):
     script = ask("POST", "/scripts/containers", {
         "name": "worker", "dockerImageName": "python", "dockerImageTag": "3.11",
         "requiredResources": RESOURCES,
-        "dockerCommand": "civis_joblib_worker ${JOBLIB_FUNC_FILE_ID}",
+        "dockerCommand": command,
         "params": [
             {"name": "JOBLIB_FUNC_FILE_ID", "type": "integer", "required": True},
             {"name": "COLOUR", "type": "string"},
@@ -311,6 +313,12 @@ def template(ask):
         ],
     })  # fmt: skip
     return ask("POST", "/templates/scripts", {"scriptId": script["id"], "name": "t"})["id"]
+
+
+@pytest.fixture
+def template(ask):
+    """A template as civis.parallel asks for it, with our command."""
+    return template_of(ask, "civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}")
 
 
 def test_a_template(template):
@@ -324,6 +332,81 @@ def test_a_failure_in_a_template(template):
     with pytest.raises(TypeError, match="NoneType"):
         run(make_backend_template_factory(template), delayed(square)(None), delayed(square)(1))
     assert time.monotonic() - begun < 30
+
+
+# As the command `civis_joblib_worker` of civis-python does.
+THEIRS = "python3 -m civis.run_joblib_func ${JOBLIB_FUNC_FILE_ID}"
+
+
+@pytest.mark.parametrize("command", [THEIRS, "civis_joblib_worker ${JOBLIB_FUNC_FILE_ID}"])
+def test_a_template_that_still_has_the_command_of_civis(command, ask):
+    pytest.importorskip("civis")
+    factory = make_backend_template_factory(template_of(ask, command))
+    with pytest.raises(cf.CivisFuturesError) as caught:
+        run(factory, delayed(square)(3))
+    said = str(caught.value)
+    assert "civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}" in said
+    assert "docs/migrating.md" in said
+    assert "load key" not in said
+
+
+def test_an_order_in_a_file_is_a_notice_to_who_unpickles_it(capsys):
+    data = _wire.for_file("an order")
+    with pytest.raises(SystemExit, match="civis-futures-worker --file"):
+        pickle.loads(data)
+    assert data.endswith(b"\nan order")
+    assert b"\0" not in data
+
+
+def our_worker(ask, platform, content, *, civis=True):
+    """What our command says to a File with this content, with civis in the image or without it."""
+    client = PlatformClient(*credentials(platform))
+    file = client.upload(content, len(content), "f", expires_in=timedelta(days=1))
+    client.close()
+    code = "import sys; from civis_futures.worker import main; "
+    if not civis:
+        code += "sys.modules['civis'] = None; "
+    return subprocess.run(
+        [sys.executable, "-c", f"{code}main()", "--file", str(file)],
+        env={
+            **os.environ,
+            "CIVIS_API_KEY": platform.api_key,
+            "CIVIS_API_ENDPOINT": platform.url,
+            "CIVIS_JOB_ID": "1",
+            "CIVIS_RUN_ID": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_our_command_and_a_call_of_civis_parallel(ask, platform):
+    done = our_worker(ask, platform, pickle.dumps((print, None)), civis=False)
+    assert done.returncode == 2
+    assert "civis.parallel" in done.stderr
+    assert "civis_joblib" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"nonsense", b"\xff\xfe", b"csys\nexit\n(Vold words\ntR.\n{}"])
+def test_our_command_and_a_file_of_something_else(content, ask, platform):
+    done = our_worker(ask, platform, content)
+    assert done.returncode == 2
+    assert "cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--file"], ["--file", ""], ["12"], ["--file", "1", "2"], ["--fil", "1"]]
+)
+def test_our_command_asks_for_the_id_of_a_file(arguments):
+    code = "from civis_futures.worker import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "civis-futures-worker --file ID" in done.stderr
 
 
 @pytest.mark.stress  # it polls every second

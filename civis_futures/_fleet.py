@@ -521,6 +521,7 @@ class Fleet:
             queued_since=min((worker.launched for worker in queued), default=now),
             waits_for_room=now - min(since, default=now),
             tasks_wait=tasks_wait or any(w.held > w.running for w in open_),
+            probing=tasks_wait and not self.ramp.proven and len(open_) < self.policy.max_workers,
         )
 
     def listening(self) -> list[Worker]:

@@ -10,9 +10,12 @@ UNANSWERED = 10.0
 
 
 def why_waiting(standing: Standing, now: float) -> str:
-    """What the waiting tasks of a pool wait for at `now` (monotonic, seconds); empty if unknown."""
+    """What the waiting tasks of a pool wait for at `now` (monotonic, seconds)."""
     reasons = [_unreachable(standing, now), _unstarted(standing, now), _queued(standing, now)]
-    return "; ".join(reason for reason in reasons if reason) or _busy(standing)
+    said = [reason for reason in reasons if reason] or [_busy(standing)]
+    if standing.probing:
+        said.append("more are started once one has shown that it can do the work")
+    return "; ".join(said)
 
 
 def _unreachable(standing: Standing, now: float) -> str:
@@ -25,12 +28,12 @@ def _unreachable(standing: Standing, now: float) -> str:
 def _unstarted(standing: Standing, now: float) -> str:
     """Containers that the platform has not been asked for yet, or in vain."""
     if standing.refused:
-        again = max(standing.again_at - now, 0.0)
-        return f"no container could be started, again in {duration(again)}: {standing.refused}"
+        again = duration(max(standing.again_at - now, 0.0))
+        return f"the last try has failed, the next one is in {again}: {standing.refused}"
     if standing.launching and standing.next_start > now:
         return (
-            f"{_of(standing.launching, standing)} about to be started, and the next run may start "
-            f"in {duration(standing.next_start - now)}: the platform limits how many start"
+            f"{_of(standing.launching, standing)} about to start, but the platform limits how many "
+            f"do: the next one may in {duration(standing.next_start - now)}"
         )
     return ""
 
@@ -39,13 +42,14 @@ def _queued(standing: Standing, now: float) -> str:
     if not standing.queued:
         return ""
     waited = duration(now - standing.queued_since)
-    rest = f"; {standing.running} run{'' if standing.running != 1 else 's'}"
+    running = {0: "none runs", 1: "1 runs"}.get(standing.running, f"{standing.running} run")
+    rest = "" if standing.containers == 1 else f"; {running}"
     return f"{_of(standing.queued, standing)} queued on the platform for {waited}{rest}"
 
 
 def _busy(standing: Standing) -> str:
     if not standing.running:
-        return ""
+        return "no container has been started yet"
     if standing.running == 1:
         return "the container that runs is busy"
     return f"the {standing.running} containers that run are busy"

@@ -171,7 +171,8 @@ class Standing:
     `containers` are all that there may be just now, `launching` those that the platform has not
     been asked for yet, `queued` and `running` what it says of the others. `refused` is why the last
     one could not be started, which is tried again at `again_at`; `next_start` is when the rate
-    limit allows one. `waits_for_room` is for how many seconds one with calls has been queued.
+    limit allows one. `waits_for_room` is for how many seconds one with calls has been queued, and
+    `probing` says that more will be started once one has shown that it can do the work.
     """
 
     containers: int = 0
@@ -185,6 +186,7 @@ class Standing:
     next_start: float = 0.0
     waits_for_room: float = 0.0
     tasks_wait: bool = False
+    probing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,13 @@ class ContainerFuture(Future[T]):
         failed = self.exception(timeout=0) is not None
         return TaskState.FAILED if failed else TaskState.SUCCEEDED
 
+    @property
+    def reason(self) -> str:
+        """What the call waits for if no container has begun it, and why it failed if it did: one
+        line, from memory; empty if there is nothing to say.
+        """
+        return self._glance().reason
+
     def running(self) -> bool:
         """Whether the call's container was seen running, with the call in hand, and no end yet."""
         return not self.done() and self._view.state is TaskState.RUNNING

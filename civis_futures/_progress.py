@@ -114,7 +114,7 @@ class Meter:
         """What the first of those waits for that no container has begun."""
         for future in list(self._open):
             if isinstance(future, ContainerFuture) and not future.running():
-                return future._glance().reason
+                return future.reason
         return ""
 
     def _look(self) -> Totals:

@@ -150,7 +150,8 @@ def test_what_tasks_wait_for_is_said(full, until, gate, capsys):
         until(lambda: any(future.running() for future in futures))
         said = "2 of 3 containers are queued on the platform for"
         waiting = [future for future in futures if not future.running()]
-        until(lambda: all(said in repr(future) for future in waiting))
+        until(lambda: all(future.reason.startswith(said) for future in waiting))
+        assert said in repr(waiting[0])
         rows = [row for row in executor.status() if row["state"] == "queued"]
         assert len(rows) == 2
         assert all(row["reason"].startswith(said) for row in rows)

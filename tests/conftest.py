@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections import Counter
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -201,6 +202,15 @@ def leftovers(request):
     assert not left, f"the test has left behind: {', '.join(left)}"
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A Ctrl-C is a KeyboardInterrupt in each test, whatever the one before has done."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    left = signal.getsignal(signal.SIGINT)
+    assert left is signal.default_int_handler, f"the test has left a handler of SIGINT: {left}"
+
+
 class WiderFixtures:
     """What a fixture for more than one test starts is its own: servers, threads, runs.
 
@@ -245,7 +255,10 @@ def _threads():
 
 
 def _processes():
-    return {(process.pid, process.create_time()) for process in psutil.Process().children(True)}
+    """Below us, but for multiprocessing's tracker, which lives as long as the interpreter does."""
+    tracker = resource_tracker._resource_tracker._pid
+    below = psutil.Process().children(True)
+    return {(process.pid, process.create_time()) for process in below if process.pid != tracker}
 
 
 def _trees(roots):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
+import json
 import re
 import subprocess
 import sys
@@ -168,4 +169,5 @@ def test_what_is_installed_is_what_the_lock_says():
 
 
 def is_editable() -> bool:
-    return '"editable": true' in (distribution.read_text("direct_url.json") or "")
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    return origin.get("dir_info", {}).get("editable", False)

@@ -320,10 +320,8 @@ def test_a_template(template):
 
 
 def test_a_failure_in_a_template(template):
-    begun = time.monotonic()
     with pytest.raises(TypeError, match="NoneType"):
         run(make_backend_template_factory(template), delayed(square)(None), delayed(square)(1))
-    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.stress  # it polls every second

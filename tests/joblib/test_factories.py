@@ -6,7 +6,6 @@ import inspect
 import os
 import pickle
 import sys
-import time
 import warnings
 
 import cloudpickle

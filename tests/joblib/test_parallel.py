@@ -27,7 +27,7 @@ from civis_joblib._backend import CivisBackend
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 MODES = ("list", "generator", "generator_unordered")
-#: How long a task sleeps that must not be waited for, in seconds: the time limit of a test is shorter.
+#: How long a task sleeps that must not be waited for, in seconds: the test's time limit is shorter.
 HOUR = 3600.0
 
 

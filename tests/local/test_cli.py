@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from signal import SIGHUP, SIGINT, SIGTERM
 
 import pytest
 
@@ -55,7 +56,7 @@ def told(process):
     return url, key
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM, SIGHUP])
 def test_in_the_foreground_until_a_signal(start, tools, number):
     process = start("--cores", "3", "--start-delay", "0.01", "--rate-limit", "civis")
     url, key = told(process)
@@ -134,10 +135,14 @@ def test_signals_and_deaths_pass_through(start):
 def test_mistakes_are_one_line_and_an_exit_code(capsys, arguments, code, said):
     from civis_futures.cli import main
 
+    before = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM, SIGHUP)}
     try:
         found = main(["local", *arguments])
     except SystemExit as end:  # argparse ends the process itself
         found = end.code
+    finally:  # a command has the process for itself, and here it has not
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert found == code
     out, err = capsys.readouterr()
     assert said in err

@@ -47,7 +47,7 @@ types: $(BUILD)/installed
 # site-packages for somebody else's.
 unit: $(BUILD)/installed
 	@site=$$($(BUILD)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
-	$(PYTEST) -q -n 3 $(if $(RESOLUTION),--no-cov,--cov=$$site/civis_futures \
+	$(PYTEST) -q -n 4 --dist worksteal $(if $(RESOLUTION),--no-cov,--cov=$$site/civis_futures \
 		--cov=$$site/civis_joblib --cov-config=../pyproject.toml)
 
 docs: $(BUILD)/installed

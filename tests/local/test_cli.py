@@ -107,12 +107,12 @@ def test_signals_and_deaths_pass_through(start):
         "import signal, time, sys\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\n"
         "print('ready', flush=True)\n"
-        "time.sleep(30)"
+        "time.sleep(3600)"
     )
     process = start("--", sys.executable, "-c", code)
     assert process.stdout.readline() == "ready\n"
     process.terminate()
-    assert process.wait(10) == 9
+    assert process.wait(60) == 9
     died = cli("--", sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
     assert died.returncode == 137
 

@@ -63,7 +63,7 @@ def test_in_the_foreground_until_a_signal(start, tools, number):
     api = tools.Api(url, key)
     assert api("GET", "/users/me").headers["x-ratelimit-limit"] == "1000"
     process.send_signal(number)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert process.stdout.read() == ""
     with pytest.raises(ConnectionRefusedError):
         api("GET", "/users/me")
@@ -75,7 +75,7 @@ def test_a_state_folder_keeps_the_key(start, tmp_path):
         process = start("--state", str(tmp_path / "state"))
         keys.append(told(process)[1])
         process.terminate()
-        process.wait(10)
+        process.wait(60)
     assert keys[0] == keys[1]
 
 
@@ -85,7 +85,7 @@ def test_a_server_that_ends_by_itself(start, tools):
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as stream:
         server = int(stream.read().split()[0])
     os.kill(server, signal.SIGKILL)
-    assert process.wait(10) == 70
+    assert process.wait(60) == 70
     assert "ended by itself" in process.stdout.read()
 
 

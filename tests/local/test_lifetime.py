@@ -207,7 +207,7 @@ def test_the_key_is_on_no_command_line(make):
 def test_a_signal_to_the_server_is_a_clean_end(temporary, make, tools):
     platform = make()
     os.kill(server_of(platform), signal.SIGTERM)
-    platform._process.wait(5)
+    platform._process.wait(60)
     assert platform._process.returncode == 0
     assert list(temporary.glob("civis-local-*")) == []
 

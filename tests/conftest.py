@@ -30,6 +30,19 @@ from civis_futures.local import LocalPlatform
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+if sys.version_info < (3, 12):  # https://github.com/python/cpython/issues/98257
+    _settrace = sys.settrace
+
+    def _settrace_in_turn(function):
+        """With coverage, a thread that starts just when another one does would die at once."""
+        for _ in range(1000):
+            with contextlib.suppress(RuntimeError):
+                return _settrace(function)
+            time.sleep(0.001)
+        return _settrace(function)
+
+    sys.settrace = _settrace_in_turn
+
 #: How long what ends in the background may take. Nothing takes nearly as long.
 PATIENCE = 30.0
 #: What scripts of ours are called: the pool's name, the worker's number, a token.

@@ -1,40 +1,61 @@
-# The two commands are `make demo` and `make test`; both work in a fresh clone.
+# The two commands are `make demo` and `make test`; both work in a fresh clone, and in a year: they
+# install what constraints.txt says.
 #
 # .venv        the project as it is being edited: for the demo, and for working on it
 # build/venv   the built wheel, and what is needed to test it: for `make test`
+#
+# build/newest and build/lowest are as build, with other versions than those of constraints.txt.
 
 PYTHON ?= python3
+BUILD := build
+RESOLUTION :=
 SOURCES := $(shell find civis_futures civis_joblib -type f -not -name '*.pyc') pytest_civis_futures.py
-PIP := -m pip --disable-pip-version-check install -q
+PIP := -m pip --disable-pip-version-check
+# What is installed, and what a wheel is built with, is what constraints.txt says.
+EXACTLY := -q -c constraints.txt --build-constraint constraints.txt
+EXTRAS := [joblib,local,progress]
+GROUPS := --group lint --group test --group docs
 # Not from the root of the project, where `import civis_futures` would find the sources.
-PYTEST := cd build && venv/bin/pytest -c ../pyproject.toml ../tests
+PYTEST := cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' '$(CURDIR)/tests'
 
 .NOTPARALLEL:
-.PHONY: demo test style types unit docs stress bench develop format clean
+.PHONY: demo test test-newest test-lowest style types unit docs stress bench develop format lock clean
 
 demo: .venv/demo
 	.venv/bin/python docs/examples/quickstart.py
 
 test: style types docs unit
 
-style: build/venv/ready
-	build/venv/bin/ruff format --check -q .
-	build/venv/bin/ruff check -q .
+# The newest releases, with PRE=1 also those that are not final.
+test-newest:
+	rm -rf build/newest
+	$(MAKE) types docs unit BUILD=build/newest RESOLUTION=highest
 
-types: build/installed
-	build/venv/bin/mypy --no-error-summary
+# The lowest that pyproject.toml allows.
+test-lowest:
+	rm -rf build/lowest
+	$(MAKE) unit BUILD=build/lowest RESOLUTION=lowest-direct
 
-# The folders are named, since coverage may take what is in site-packages for somebody else's.
-unit: build/installed
-	@site=$$(build/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
-	$(PYTEST) -q -n 3 --cov=$$site/civis_futures --cov=$$site/civis_joblib --cov-config=../pyproject.toml
+style: $(BUILD)/venv/ready
+	$(BUILD)/venv/bin/ruff format --check -q .
+	$(BUILD)/venv/bin/ruff check -q .
 
-docs: build/installed
-	build/venv/bin/sphinx-build -q -W --keep-going -b html docs build/docs
-	@echo "The documentation is build/docs/index.html."
+types: $(BUILD)/installed
+	$(BUILD)/venv/bin/mypy --no-error-summary
+
+# Coverage is what constraints.txt gives. The folders are named, since coverage may take what is in
+# site-packages for somebody else's.
+unit: $(BUILD)/installed
+	@site=$$($(BUILD)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	$(PYTEST) -q -n 4 --dist worksteal $(if $(RESOLUTION),--no-cov,--cov=$$site/civis_futures \
+		--cov=$$site/civis_joblib --cov-config=../pyproject.toml)
+
+docs: $(BUILD)/installed
+	$(BUILD)/venv/bin/sphinx-build -q -W --keep-going -b html docs $(BUILD)/docs
+	@echo "The documentation is $(BUILD)/docs/index.html."
 
 # Exit code 5 of pytest: there was no test to run.
-stress: build/installed
+stress: $(BUILD)/installed
 	@$(PYTEST) -m stress --timeout=3600 || { [ $$? -eq 5 ] && echo "There are none yet."; }
 
 # Takes some 20 minutes on two cores, and writes docs/benchmarks.md.
@@ -50,44 +71,74 @@ format: build/venv/ready
 	build/venv/bin/ruff check -q --fix --exit-zero .
 	build/venv/bin/ruff format -q .
 
+# Writes constraints.txt anew, with the newest releases: one file for all Pythons that we support.
+lock: build/uv/bin/uv
+	build/uv/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate \
+		--custom-compile-command 'make lock' --all-extras $(GROUPS) --group build --group bench \
+		pyproject.toml -o constraints.txt
+
 clean:
 	rm -rf build docs/_build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find civis_futures civis_joblib tests docs -name __pycache__ -prune -exec rm -rf {} +
 
 # --- environments --------------------------------------------------------------------------------
 
+# What was made with another Python than the one that is named is made anew.
 define NEW_VENV
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	"civis_futures needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + \
 	". Name another one: make $(MAKECMDGOALS) PYTHON=...")'
-$(PYTHON) -m venv $(dir $(@D))
+$(PYTHON) -m venv --clear $(@D)
 endef
+OTHER_PYTHON = $(and $(findstring $(origin PYTHON),command line environment),$(wildcard $(1)),\
+	$(filter-out $(shell $(1)/bin/python -V 2>&1),$(shell $(PYTHON) -V)))
 
-.venv/bin/python build/venv/bin/python:
+.PHONY: $(foreach venv,.venv $(BUILD)/venv,$(if $(call OTHER_PYTHON,$(venv)),$(venv)/pyvenv.cfg))
+.venv/pyvenv.cfg $(BUILD)/venv/pyvenv.cfg build/uv/pyvenv.cfg:
 	$(NEW_VENV)
 
-.venv/demo: pyproject.toml | .venv/bin/python
-	.venv/bin/python $(PIP) -e '.[local]'
+# pip comes first: that of Python itself may know neither groups nor constraints of a build.
+.venv/pip $(BUILD)/venv/pip: %/pip: %/pyvenv.cfg constraints.txt
+	$*/bin/python $(PIP) install -q -c constraints.txt pip
 	@touch $@
 
-.venv/develop: pyproject.toml | .venv/bin/python
-	.venv/bin/python $(PIP) --upgrade 'pip>=25.1'
-	.venv/bin/python $(PIP) -e '.[joblib,local,progress]' --group lint --group test --group docs
+.venv/demo: pyproject.toml .venv/pip
+	.venv/bin/python $(PIP) install $(EXACTLY) -e '.[local]'
+	@touch $@
+
+.venv/develop: pyproject.toml .venv/pip
+	.venv/bin/python $(PIP) install $(EXACTLY) -e '.$(EXTRAS)' $(GROUPS)
 	@touch $@ .venv/demo
 
-# Dependency groups need pip 25.1.
-build/venv/ready: pyproject.toml | build/venv/bin/python
-	build/venv/bin/python $(PIP) --upgrade 'pip>=25.1'
-	build/venv/bin/python $(PIP) --group lint --group test --group docs
+ifdef RESOLUTION
+# uv can choose the lowest versions, where pip only knows the newest.
+UV := build/uv/bin/uv
+CHOOSE := --resolution $(RESOLUTION) $(if $(PRE),--prerelease allow)
+INSTALL := $(UV) pip install -q -p $(BUILD)/venv/bin/python --only-binary :all: $(CHOOSE)
+WHEEL := $(UV) build -q -p $(BUILD)/venv/bin/python --wheel $(CHOOSE) -o
+GROUPS += -r pyproject.toml --all-extras
+$(BUILD)/venv/ready: $(UV) $(BUILD)/venv/pyvenv.cfg
+else
+INSTALL := build/venv/bin/python $(PIP) install $(EXACTLY)
+WHEEL := build/venv/bin/python $(PIP) wheel $(EXACTLY) --no-deps -w
+$(BUILD)/venv/ready: $(BUILD)/venv/pip
+endif
+
+$(BUILD)/venv/ready: pyproject.toml
+	$(INSTALL) $(GROUPS)
 	@touch $@
 
 build/venv/bench: pyproject.toml build/venv/ready
-	build/venv/bin/python $(PIP) --group bench
+	$(INSTALL) --group bench
 	@touch $@
 
-build/installed: $(SOURCES) pyproject.toml README.md LICENSE build/venv/ready
-	rm -rf build/dist
-	build/venv/bin/python -m pip --disable-pip-version-check wheel -q --no-deps -w build/dist .
-	build/venv/bin/python $(PIP) "$$(echo build/dist/*.whl)[joblib,local,progress]"
-	build/venv/bin/python $(PIP) --force-reinstall --no-deps build/dist/*.whl
+$(BUILD)/installed: $(SOURCES) pyproject.toml README.md LICENSE $(BUILD)/venv/ready
+	rm -rf $(BUILD)/dist
+	$(WHEEL) $(BUILD)/dist .
+	$(INSTALL) "$$(echo $(BUILD)/dist/*.whl)$(EXTRAS)"
+	$(INSTALL) --force-reinstall --no-deps $(BUILD)/dist/*.whl
+	@touch $@
+
+build/uv/bin/uv: build/uv/pyvenv.cfg
+	build/uv/bin/python $(PIP) install -q --upgrade uv
 	@touch $@

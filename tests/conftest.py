@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections import Counter
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -28,6 +29,19 @@ from civis_futures.local import LocalPlatform
 # imports, and each one of pytest-xdist would rewrite the assertions of all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+if sys.version_info < (3, 12):  # https://github.com/python/cpython/issues/98257
+    _settrace = sys.settrace
+
+    def _settrace_in_turn(function):
+        """With coverage, a thread that starts just when another one does would die at once."""
+        for _ in range(1000):
+            with contextlib.suppress(RuntimeError):
+                return _settrace(function)
+            time.sleep(0.001)
+        return _settrace(function)
+
+    sys.settrace = _settrace_in_turn
 
 #: How long what ends in the background may take. Nothing takes nearly as long.
 PATIENCE = 30.0
@@ -201,6 +215,15 @@ def leftovers(request):
     assert not left, f"the test has left behind: {', '.join(left)}"
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A Ctrl-C is a KeyboardInterrupt in each test, whatever the one before has done."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    left = signal.getsignal(signal.SIGINT)
+    assert left is signal.default_int_handler, f"the test has left a handler of SIGINT: {left}"
+
+
 class WiderFixtures:
     """What a fixture for more than one test starts is its own: servers, threads, runs.
 
@@ -245,7 +268,10 @@ def _threads():
 
 
 def _processes():
-    return {(process.pid, process.create_time()) for process in psutil.Process().children(True)}
+    """Below us, but for multiprocessing's tracker, which lives as long as the interpreter does."""
+    tracker = resource_tracker._resource_tracker._pid
+    below = psutil.Process().children(True)
+    return {(process.pid, process.create_time()) for process in below if process.pid != tracker}
 
 
 def _trees(roots):

@@ -7,14 +7,33 @@ import importlib.resources
 import json
 import re
 import subprocess
+import sys
 import sysconfig
 import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT = PYPROJECT["project"]
+#: All that the Makefile installs, by where pyproject.toml asks for it.
+REQUIREMENTS = {
+    "build-system": PYPROJECT["build-system"]["requires"],
+    "dependencies": PROJECT["dependencies"],
+    **PROJECT["optional-dependencies"],
+    **PYPROJECT["dependency-groups"],
+}
+LOCK = (ROOT / "constraints.txt").read_text("utf-8")
+#: The Pythons that we claim to support.
+PYTHONS = [
+    classifier.rpartition(" ")[2]
+    for classifier in PROJECT["classifiers"]
+    if re.search(r":: 3\.\d+$", classifier)
+]
 PACKAGES = ("civis_futures", "civis_joblib")
 PLUGIN = "pytest_civis_futures"
 distribution = importlib.metadata.distribution("civis-futures")
@@ -102,6 +121,66 @@ def test_pytest_finds_the_plugin():
 def test_the_license_is_there():
     names = [file.name for file in distribution.files or ()]
     assert "LICENSE" in names
+
+
+# --- constraints.txt ---------------------------------------------------------------------------
+
+
+def pins(environment) -> dict[str, str]:
+    """What constraints.txt says for one Python on one system: versions by name."""
+    found = {}
+    for line in LOCK.splitlines():
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)
+            if not requirement.marker or requirement.marker.evaluate(environment):
+                assert requirement.name not in found, line
+                found[requirement.name] = str(requirement.specifier).removeprefix("==")
+    return found
+
+
+def with_python(python: str) -> dict[str, str]:
+    return {**default_environment(), "python_version": python, "python_full_version": python + ".2"}
+
+
+def test_the_pythons():
+    """The first is the lowest that may install us; and tests run on each."""
+    assert PROJECT["requires-python"] == f">={PYTHONS[0]}"
+    assert [f"3.{11 + number}" for number in range(len(PYTHONS))] == PYTHONS
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text("utf-8")
+    assert f"python: {PYTHONS}".replace("'", '"') in workflow
+
+
+def test_the_lock_has_exact_versions_and_nothing_of_the_machine_that_made_it():
+    """No address, no path, no option, no build of one machine's own (`+cpu`)."""
+    entry = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9]+[a-z0-9.]*( ; [a-z_]+ [^/@:]+)?")
+    for line in LOCK.splitlines():
+        if not line.startswith("#"):
+            assert entry.fullmatch(line)
+    comments = [line for line in LOCK.splitlines() if line.startswith("#")]
+    assert not re.search(r"[/@\\]|--", "".join(comments)), "it says more than `make lock`"
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("where", REQUIREMENTS)
+def test_the_lock_holds_what_the_project_asks_for(where, python):
+    environment = with_python(python)
+    locked = pins(environment)
+    for requirement in map(Requirement, REQUIREMENTS[where]):
+        if not requirement.marker or requirement.marker.evaluate(environment):
+            version = locked[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(version), requirement
+
+
+@pytest.mark.skipif(
+    Path(sys.prefix) != ROOT / "build" / "venv", reason="not the environment of `make test`"
+)
+def test_what_is_installed_is_what_the_lock_says():
+    locked = pins(default_environment())
+    for other in importlib.metadata.distributions():
+        name = canonicalize_name(other.metadata["Name"])
+        # 3.11 puts setuptools into each new environment; nothing uses it.
+        if name not in ("civis-futures", "setuptools"):
+            assert other.version == locked[name], name
 
 
 def is_editable() -> bool:

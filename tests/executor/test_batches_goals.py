@@ -41,7 +41,8 @@ def test_a_hundred_no_ops_on_eight_workers():
         assert done_within(submit_all(executor, 100, no_op), 60) == 100
         executor.shutdown()
     assert spent.starts <= 8
-    assert spent.count() <= 100, spent.requests
+    # Some 90 in the two seconds that a quiet machine takes; while it takes longer, looks go on.
+    assert spent.count() <= 100 + 2 * max(0.0, spent.seconds - 4.0), spent.requests
 
 
 def test_short_tasks_after_a_long_start():

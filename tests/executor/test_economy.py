@@ -100,12 +100,9 @@ def test_asking_two_thousand_futures_costs_no_request(waiting, asleep):
     time.sleep(0.2)
     own = asleep.stats()
     with spending(asleep) as spent:
-        began = time.perf_counter()
         done = [future.done() for future in futures]
         assert [future.state for future in futures[-10:]] == ["pending"] * 10
-        seconds = time.perf_counter() - began
     assert not any(done)
-    assert seconds < 1  # the goal is 0.01, which `make bench` measures
     # Looks go on meanwhile; there is no request of another kind.
     assert spent.count() == spent.watching, own
 

@@ -364,13 +364,11 @@ class Elsewhere:
 
 def test_a_platform_that_is_down(caplog):
     caplog.set_level(logging.DEBUG)
-    began = time.monotonic()
     with cf.ContainerPoolExecutor(2, platform=Elsewhere("http://127.0.0.1:9")) as executor:
         futures = [executor.submit(identity, n) for n in range(3)]
         errors = [future.exception(60) for future in futures]
         with pytest.raises(cf.BrokenContainerPool, match="cannot be used"):
             executor.submit(identity, 1)
-    assert time.monotonic() - began < 40
     for error in errors:
         assert type(error) is cf.BrokenContainerPool
         assert isinstance(error.__cause__, cf.PlatformError)

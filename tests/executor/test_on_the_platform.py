@@ -102,7 +102,8 @@ def test_files_expire_and_say_when_with_an_offset(counted):
     for file_id in range(bundle_id - 1, bundle_id + 3):
         try:
             expires = get(counted, f"/files/{file_id}")["expiresAt"]
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError as error:
+            error.close()
             continue
         found += 1
         left = datetime.fromisoformat(expires) - datetime.now(UTC)

@@ -324,10 +324,8 @@ def test_a_second_interrupt_ends_it_at_once(script, gate, until):
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
-    began = time.monotonic()
     gate.open()
     script.end(process)
-    assert time.monotonic() - began < 30
 
 
 def test_a_fork_of_the_script_leaves_the_executor_alone(script):

@@ -96,10 +96,8 @@ def test_an_exception_comes_in_its_place_and_ends_the_map(executor):
 def test_timeout_ends_the_map(executor, gate, options):
     results = executor.map(wait_if, [gate.path] * 3, [0, 0, 1], timeout=0.4, **options)
     seen = []
-    began = time.monotonic()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError):  # though nobody opens the gate
         seen.extend(results)
-    assert time.monotonic() - began < 5
     assert seen == [0, 0][: len(seen)]
     assert list(results) == []
 
@@ -110,12 +108,13 @@ def test_timeout_of_zero_allows_what_is_there(executor, gate):
 
 
 def test_timeout_counts_from_the_call(executor, gate):
-    results = executor.map(wait_at, [gate.path], timeout=0.5)
-    time.sleep(0.5)
+    timeout = 2.0
+    results = executor.map(wait_at, [gate.path], timeout=timeout)
+    time.sleep(timeout)
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         next(results)
-    assert time.monotonic() - began < 0.45
+    assert time.monotonic() - began < timeout  # it has not waited as long once more
 
 
 def test_timeout_cancels_the_rest(make, gate, until):

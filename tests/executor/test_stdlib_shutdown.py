@@ -115,9 +115,7 @@ def test_results_arrive_after_a_shutdown_that_does_not_wait(make, gate, calm):
     executor = make(2)
     future = executor.submit(wait_at, gate.path, 1)
     results = executor.map(abs, range(-2, 1))
-    began = time.monotonic()
-    executor.shutdown(wait=False)
-    assert time.monotonic() - began < 10
+    executor.shutdown(wait=False)  # the gate is closed: who waits does not return
     assert not future.done()
     gate.open()
     assert future.result(SECONDS) == 1

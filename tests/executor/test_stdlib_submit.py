@@ -163,9 +163,7 @@ def test_a_new_future_is_pending(executor, gate):
 def test_submit_returns_before_any_container_starts(make, platform):
     executor = make(1)
     runs = platform.stats().runs_started
-    began = time.monotonic()
     future = executor.submit(pow, 2, 2)
-    assert time.monotonic() - began < 5
     assert platform.stats().runs_started == runs or not future.done()
     assert future.result(SECONDS) == 4
 

@@ -132,9 +132,7 @@ def test_wait_for_an_exception_that_never_comes(executor):
 def test_wait_has_its_limit(executor, gate):
     slow = executor.submit(wait_at, gate.path)
     ready = [cancelled_and_told(), failed(), succeeded()]
-    began = time.monotonic()
-    done, not_done = wait([*ready, slow], 0.05, ALL_COMPLETED)
-    assert time.monotonic() - began < 10
+    done, not_done = wait([*ready, slow], 0.05, ALL_COMPLETED)  # though nobody opens the gate
     assert done == set(ready)
     assert not_done == {slow}
 

@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 import warnings
 from datetime import timedelta
 
@@ -328,10 +327,8 @@ def test_a_template(template):
 
 
 def test_a_failure_in_a_template(template):
-    begun = time.monotonic()
     with pytest.raises(TypeError, match="NoneType"):
         run(make_backend_template_factory(template), delayed(square)(None), delayed(square)(1))
-    assert time.monotonic() - begun < 30
 
 
 # As the command `civis_joblib_worker` of civis-python does.

@@ -26,6 +26,8 @@ pytestmark = pytest.mark.usefixtures("brisk")
 
 MODES = ("list", "generator", "generator_unordered")
 SOON = 20.0  # seconds
+#: How long a task sleeps that must not be waited for, in seconds: the test's time limit is shorter.
+HOUR = 3600
 
 
 class Peculiar(Exception):
@@ -87,14 +89,13 @@ def lock_or_square(x):
 
 @pytest.mark.parametrize("return_as", MODES)
 def test_the_first_failure_is_raised_soon(platform, return_as, mine):
-    begun = time.monotonic()
     with pytest.raises(Peculiar, match="this one") as caught:
         list(
             Parallel(3, backend="civis", return_as=return_as, batch_size=1)(
-                delayed(raise_or_sleep)(x) for x in (60, Peculiar(7, "this one"), 60, 60, 60)
+                delayed(raise_or_sleep)(x)
+                for x in (HOUR, Peculiar(7, "this one"), HOUR, HOUR, HOUR)
             )
         )
-    assert time.monotonic() - begun < SOON
     assert not mine()
     error = caught.value
     assert error.code == 7
@@ -109,14 +110,14 @@ def test_the_first_failure_is_raised_soon(platform, return_as, mine):
 def test_after_a_failure_at_once(return_as):
     with Parallel(2, backend="civis", return_as=return_as, batch_size=1) as parallel:
         with pytest.raises(ZeroDivisionError):
-            list(parallel(delayed(raise_or_sleep)(x) for x in (ZeroDivisionError(), 60, 60)))
+            list(parallel(delayed(raise_or_sleep)(x) for x in (ZeroDivisionError(), HOUR, HOUR)))
         assert sorted(parallel(delayed(square)(x) for x in range(3))) == [0, 1, 4]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
 def test_any_exception_comes_as_itself(error):
     with pytest.raises(type(error)):
-        Parallel(2, backend="civis")(delayed(raise_or_sleep)(x) for x in (error, 60))
+        Parallel(2, backend="civis")(delayed(raise_or_sleep)(x) for x in (error, HOUR))
 
 
 def test_a_failure_in_a_batch_names_the_item():
@@ -131,11 +132,9 @@ def test_a_failure_in_a_batch_names_the_item():
 
 @pytest.mark.parametrize("how", [kill, lambda: os._exit(3)], ids=["killed", "exits"])
 def test_a_process_dies(how):
-    begun = time.monotonic()
     with Parallel(2, backend="civis", batch_size=1) as parallel:
         with pytest.raises(cf.WorkerCrashedError):
             parallel(delayed(die)(x) for x in (None, how, None, None))
-        assert time.monotonic() - begun < SOON
         assert parallel(delayed(square)(x) for x in range(3)) == [0, 1, 4]
 
 
@@ -150,13 +149,11 @@ def test_a_container_ends_in_the_middle(platform, until, ask, end, mine):
             job = next(row["id"] for row in rows if (row["lastRun"] or {}).get("id") in runs)
             ask("POST", f"/scripts/{job}/cancel")
 
-    begun = time.monotonic()
     thread = threading.Thread(target=strike)
     thread.start()
     with pytest.raises(cf.CallLostError) as caught:
-        Parallel(2, backend="civis", batch_size=1)(delayed(raise_or_sleep)(20) for _ in range(4))
+        Parallel(2, backend="civis", batch_size=1)(delayed(raise_or_sleep)(HOUR) for _ in range(4))
     thread.join()
-    assert time.monotonic() - begun < SOON
     assert caught.value.run_id
     assert not mine()
 
@@ -312,7 +309,7 @@ def test_a_batch_that_was_cancelled():
     thread = threading.Thread(target=cancel)
     thread.start()
     with pytest.raises(CancelledError, match=r"raise_or_sleep.*was cancelled"):
-        parallel(delayed(raise_or_sleep)(60) for _ in range(2))
+        parallel(delayed(raise_or_sleep)(HOUR) for _ in range(2))
     thread.join()
 
 
@@ -329,10 +326,8 @@ def test_joblib_of_the_image(tmp_path, source, error, text):
     (tmp_path / "joblib").mkdir()
     (tmp_path / "joblib" / "__init__.py").write_text(source)
     factory = civis_joblib.make_backend_factory(setup_cmd=f"export PYTHONPATH={tmp_path}")
-    begun = time.monotonic()
     with pytest.raises(error, match=text):
         Parallel(2, backend=factory())(delayed(square)(x) for x in range(3))
-    assert time.monotonic() - begun < SOON
 
 
 @pytest.mark.parametrize(

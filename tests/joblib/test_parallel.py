@@ -27,6 +27,8 @@ from civis_joblib._backend import CivisBackend
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 MODES = ("list", "generator", "generator_unordered")
+#: How long a task sleeps that must not be waited for, in seconds: the test's time limit is shorter.
+HOUR = 3600.0
 
 
 def square(x):
@@ -94,12 +96,10 @@ def test_ordered_generators_wait_for_the_first():
 
 
 def test_results_come_before_the_last_task_has_ended():
-    begun = time.monotonic()
     output = Parallel(2, backend="civis", return_as="generator_unordered", batch_size=1)(
-        delayed(slept)(x) for x in (0.0, 60.0)
+        delayed(slept)(x) for x in (0.0, HOUR)
     )
     assert next(output) == 0.0
-    assert time.monotonic() - begun < 30
     with pytest.warns(UserWarning, match="cancelled"):
         output.close()
 
@@ -313,15 +313,13 @@ def test_a_generator_dropped_half_way(platform, managed, return_as, mine):
     parallel = Parallel(2, backend="civis", return_as=return_as, batch_size=1)
     if managed:
         parallel.__enter__()
-    begun = time.monotonic()
-    output = parallel(delayed(slept)(x) for x in (0.0, 60.0, 60.0))
+    output = parallel(delayed(slept)(x) for x in (0.0, HOUR, HOUR))
     assert next(output) == 0.0
     with pytest.warns(UserWarning, match="have been cancelled"):
         del output
     assert sorted(parallel(delayed(square)(x) for x in range(2))) == [0, 1]
     if managed:
         parallel.__exit__(None, None, None)
-    assert time.monotonic() - begun < 40
     assert not mine()
 
 
@@ -384,14 +382,12 @@ def test_tasks_that_are_none():
 
 @pytest.mark.parametrize("return_as", [MODES[0], MODES[2]])
 def test_timeout(return_as, platform, mine):
-    begun = time.monotonic()
     with pytest.raises(JoblibTimeoutError):
         list(
             Parallel(2, backend="civis", timeout=1, return_as=return_as)(
-                delayed(slept)(60) for _ in range(3)
+                delayed(slept)(HOUR) for _ in range(3)
             )
         )
-    assert time.monotonic() - begun < 30
     assert not mine()
 
 
@@ -402,14 +398,12 @@ def test_timeout_that_is_long_enough():
 
 def test_interrupt(platform, mine):
     def interrupt():
-        yield delayed(slept)(60)
-        yield delayed(slept)(60)
+        yield delayed(slept)(HOUR)
+        yield delayed(slept)(HOUR)
         raise KeyboardInterrupt
 
-    begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         Parallel(2, backend="civis", pre_dispatch="all", batch_size=1)(interrupt())
-    assert time.monotonic() - begun < 30
     assert not mine()
 
 

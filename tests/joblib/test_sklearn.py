@@ -140,10 +140,8 @@ def test_a_failing_fit_is_scikit_learns_own_affair(data):
     from sklearn.model_selection import cross_val_score
     from sklearn.tree import DecisionTreeClassifier
 
-    begun = time.monotonic()
     with parallel_config("civis", n_jobs=2), pytest.raises(ValueError, match="All the 3 fits"):
         cross_val_score(DecisionTreeClassifier(max_depth=0), *data, cv=3, pre_dispatch=1)
-    assert time.monotonic() - begun < 60
 
 
 def total(array):

@@ -275,7 +275,8 @@ def ask(method, url, body=None, key=True):
     try:
         return urllib.request.urlopen(request).read()
     except urllib.error.HTTPError as error:
-        return str(error.code).encode()
+        with error:
+            return str(error.code).encode()
 
 api = os.environ["CIVIS_API_ENDPOINT"]
 print("me", ask("GET", api + "/users/me").decode())

@@ -116,10 +116,13 @@ def test_a_form_of_the_wrong_shape_is_refused(api, tools):
 
 
 def test_links_end(api, tools, upload):
+    def until(seconds):
+        end = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+        return link(api, key, f"?link_expires_at={end}")
+
     key = upload(b"data")
-    soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat().replace("+00:00", "Z")
-    url = link(api, key, f"?link_expires_at={soon}")
-    assert tools.call(url).data == b"data"
+    assert tools.call(until(3600)).data == b"data"
+    url = until(1)
     reply = tools.until(lambda: (r := tools.call(url)).status != 200 and r)
     assert reply.status == 403
     assert b"<Code>AccessDenied</Code>" in reply.data

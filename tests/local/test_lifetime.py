@@ -53,8 +53,11 @@ def test_start_and_stop_are_quick_and_idempotent(temporary, tools):
             getattr(platform, name)
     platform.stop()
     begin = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import civis_futures.local._server"], check=True)
+    imported = time.monotonic()
     assert platform.start() is platform
-    assert time.monotonic() - begin < 5  # 0.4 s when the machine is idle
+    started = time.monotonic() - imported
+    assert started < 8 * (imported - begin)  # most of it are the same imports
     server, url, key = server_of(platform), platform.url, platform.api_key
     assert platform.start().url == url
     assert platform.url in repr(platform)
@@ -63,7 +66,7 @@ def test_start_and_stop_are_quick_and_idempotent(temporary, tools):
     begin = time.monotonic()
     platform.stop()
     platform.stop()
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 4 * started
     assert not platform.running
     assert not any(map(tools.alive, family))
     assert list(temporary.glob("civis-local-*")) == []
@@ -204,7 +207,7 @@ def test_the_key_is_on_no_command_line(make):
 def test_a_signal_to_the_server_is_a_clean_end(temporary, make, tools):
     platform = make()
     os.kill(server_of(platform), signal.SIGTERM)
-    platform._process.wait(5)
+    platform._process.wait(60)
     assert platform._process.returncode == 0
     assert list(temporary.glob("civis-local-*")) == []
 

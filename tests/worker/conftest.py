@@ -284,6 +284,18 @@ class Started:
         with open(path) as file:
             return [int(pid) for pid in file.read().split()]
 
+    def alive(self):
+        """Its children but for those that have ended, and that it has not looked at since."""
+        return [pid for pid in self.children() if not gone(pid)]
+
+
+def gone(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
 
 @pytest.fixture
 def launch(tmp_path):

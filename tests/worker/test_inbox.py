@@ -87,15 +87,18 @@ def test_an_inbox_that_is_refused_for_good(stub, start, inbox, status):
 
 
 def test_silence_for_a_lease_ends_the_worker(stub, start, inbox):
-    begin = time.monotonic()
-    worker = start((), inbox=inbox.id, poll=0.05, lease=0.4)
-    while time.monotonic() < begin + 0.8:  # other workers' news are a sign of life
+    lease, path = 0.8, f"/json_values/{inbox.id}"
+
+    def news():  # of other workers, which are a sign of life too
         inbox.write((), worker=f"other {time.monotonic()}")
-        time.sleep(0.05)
-    assert worker.process.poll() is None
+
+    stub.fault("GET", path, *[news] * 30)
+    worker = start((), inbox=inbox.id, poll=0.05, lease=lease)
     worker.end()
     assert b"no word from the client" in worker.out()
-    assert 0.3 < time.monotonic() - begin - 0.8 < 3
+    times = [at for _, asked, at in stub.log if asked == path]
+    assert times[29] - times[0] > lease  # it lived on news for longer than that
+    assert time.monotonic() - times[29] > lease
 
 
 def test_an_outage_is_no_silence(stub, start, calls, inbox):
@@ -118,10 +121,9 @@ def test_an_outage_is_no_silence(stub, start, calls, inbox):
 
 def test_the_pause_grows_to_poll_and_the_inbox_may_change_it(stub, start, inbox):
     inbox.write(poll=0.2)
-    worker = start((), inbox=inbox.id, poll=8.0)  # the first pause is 0.4 s then
+    worker = start((), inbox=inbox.id, poll=3600.0)  # the first pause would be 180 s then
     stub.until(lambda: inbox.looks() >= 4)
     times = [at for method, path, at in stub.log if path == f"/json_values/{inbox.id}"]
-    assert times[3] - times[0] < 2
     assert times[3] - times[2] >= 0.15
     inbox.write(stop=True)
     worker.end()
@@ -141,11 +143,8 @@ def test_no_look_while_a_call_runs(stub, start, calls, inbox):
 
 
 def test_finished_answers_do_not_wait_for_a_long_call(stub, start, calls, inbox):
-    start(calls(os.getpid, lambda: time.sleep(3)), inbox=inbox.id)
-    begin = time.monotonic()
-    answers = stub.until_answered(1)
-    assert set(answers) == {1}
-    assert time.monotonic() - begin < 2.5
+    start(calls(os.getpid, lambda: time.sleep(3600)), inbox=inbox.id)
+    assert set(stub.until_answered(1)) == {1}
 
 
 def nap():
@@ -187,11 +186,9 @@ def test_a_call_may_be_revoked_before_it_is_known(stub, start, calls, inbox):
 
 
 def test_the_lease_ends_a_running_call_too(stub, start, calls, inbox):
-    worker = start(calls(lambda: time.sleep(60)), inbox=inbox.id, poll=0.05, lease=0.6)
-    begin = time.monotonic()
+    worker = start(calls(lambda: time.sleep(3600)), inbox=inbox.id, poll=0.05, lease=0.6)
     worker.end()
     assert b"no word from the client" in worker.out()
-    assert time.monotonic() - begin < 10
     assert not stub.answers()
 
 

@@ -13,12 +13,12 @@ from collections.abc import Collection
 from . import _events as e
 from ._fleet import Fleet
 from ._state import TaskPhase, Turn, Worker, WorkerPhase
-from ._types import Resources, WorkerId
+from ._types import WorkerId
 
 
 def even_out(fleet: Fleet, turn: Turn) -> None:
     """Take back what is better done elsewhere; `Fleet.give` deals it out again."""
-    _from_held_up(fleet, turn)
+    _from_waiting(fleet, turn)
     if not fleet.tasks.count[TaskPhase.READY]:
         _from_running(fleet, turn)
 
@@ -33,10 +33,11 @@ def may_even_out(fleet: Fleet) -> bool:
     return False
 
 
-def _from_held_up(fleet: Fleet, turn: Turn) -> None:
-    """From workers that have not started, the oldest calls first, as many as others have room for.
+def _from_waiting(fleet: Fleet, turn: Turn) -> None:
+    """From workers that have not started though others have, the oldest calls first.
 
-    Those may be idle, or about to be: so that they need not wait for what moves.
+    One that is held up may give to any that has room, which need not be idle yet. One that will
+    start soon gives to those that are idle, one call to each, or what these do until then.
     """
     helpers = [
         worker
@@ -47,19 +48,25 @@ def _from_held_up(fleet: Fleet, turn: Turn) -> None:
     ]
     if not helpers:
         return
-    waiting = [worker for worker in fleet.workers.values() if worker.held_up and worker.open]
-    held_up = [worker for worker in waiting if not worker.cancelled]
-    moving = sum(fleet.tasks.holds(call, worker) for worker in held_up for call in worker.revoked)
-    fair = fleet.fair_share(turn)
-    room = sum(fleet.room(helper, fair) for helper in helpers) - moving
-    calls = [(call, worker) for worker in held_up for call in movable(fleet, worker, helpers)]
-    calls.sort(key=lambda pair: pair[0])
-    for call, worker in calls[: max(room, 0)]:
-        worker.revoked.add(call)
-        fleet.news(turn, worker)
-        if worker.phase is WorkerPhase.LAUNCHING and not worker.recalled:
-            worker.recalled = True
-            turn.do(e.Recall(worker.id))
+    waiting = [worker for worker in fleet.workers.values() if worker.is_passed]
+    moving = sum(fleet.tasks.holds(call, worker) for worker in waiting for call in worker.revoked)
+    fair = fleet.fair_share()
+    room = sum(fleet.room(helper, fair) for helper in helpers)
+    idle = sum(not helper.held for helper in helpers)
+    calls = [(call, worker) for worker in waiting for call in movable(fleet, worker, helpers)]
+    for call, worker in sorted(calls, key=lambda pair: pair[0]):
+        most = room if worker.held_up else min(room, idle * fleet.done_before(turn, worker))
+        if moving < most:
+            moving += 1
+            _take_back(fleet, turn, call, worker)
+
+
+def _take_back(fleet: Fleet, turn: Turn, call: e.Given, worker: Worker) -> None:
+    worker.revoked.add(call)
+    fleet.news(turn, worker)
+    if worker.phase is WorkerPhase.LAUNCHING and not worker.recalled:
+        worker.recalled = True
+        turn.do(e.Recall(worker.id))
 
 
 def movable(fleet: Fleet, worker: Worker, helpers: Collection[Worker]) -> list[e.Given]:
@@ -74,12 +81,8 @@ def movable(fleet: Fleet, worker: Worker, helpers: Collection[Worker]) -> list[e
 
 
 def _from_running(fleet: Fleet, turn: Turn) -> None:
-    """From workers that have many calls, for those that have none, and for one to be launched."""
-    idle = [worker.resources for worker in fleet.listening() if worker.running and not worker.held]
-    helpers: list[Resources | None] = [*idle]
-    if not idle and fleet.has_room(turn):
-        helpers.append(None)
-    for helper in helpers:
+    """From workers that have many calls, for those that have none."""
+    for helper in [w for w in fleet.listening() if w.running and not w.held]:
         running = [w for w in fleet.workers.values() if w.running and not w.cancelled]
         victims = [(_surplus(fleet, worker, helper, turn), worker.id) for worker in running]
         number, name = max(victims, default=(0, WorkerId(0)))
@@ -90,11 +93,11 @@ def _from_running(fleet: Fleet, turn: Turn) -> None:
         fleet.news(turn, victim)
 
 
-def _surplus(fleet: Fleet, worker: Worker, helper: Resources | None, turn: Turn) -> int:
-    """How many of its calls, the last ones, a helper of that size (None: of any) should take."""
+def _surplus(fleet: Fleet, worker: Worker, helper: Worker, turn: Turn) -> int:
+    """How many of its calls, the last ones, the helper should take."""
     unbegun = worker.unbegun
     if not worker.reads_inbox or any(fleet.tasks.holds(call, worker) for call in worker.revoked):
         return 0
-    if helper and not all(fleet.serves(helper, name) for name, _ in unbegun):
+    if not all(fleet.serves(helper.resources, name) for name, _ in unbegun):
         return 0
     return fleet.shares.surplus(len(unbegun), turn.now - worker.since, fleet.horizon())

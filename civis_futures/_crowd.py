@@ -13,23 +13,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 #: A container waits for room when it has been queued for so many seconds, and for so many times
-#: what containers of this platform have taken to start.
+#: what containers of this platform take to start.
 PATIENCE, STARTS = 5.0, 2.0
 
 
 @dataclass(eq=False)
 class Place:
-    """One pool's place in the crowd. `tell` is called, on any thread, with whether others wait."""
+    """One pool's place in the crowd. `tell` is called, on any thread, with the time since when
+    (monotonic, seconds) others wait, or None if they do not.
+    """
 
     crowd: Crowd
-    tell: Callable[[bool], None]
-    waits: bool = False
+    tell: Callable[[float | None], None]
+    waits_since: float | None = None
 
-    def update(self, waited: float, startup: float) -> None:
-        """For how many seconds a container with work has been queued (0.0: there is none), and
-        what the quickest start took (0.0: nobody knows).
+    def update(self, since: float | None, now: float, startup: float) -> None:
+        """Since when a container with work is queued, if one is; and how many seconds a start takes
+        (0.0: nobody knows).
         """
-        self.crowd.update(self, waited, startup)
+        self.crowd.update(self, since, now, startup)
 
     def leave(self) -> None:
         """The pool has ended."""
@@ -45,37 +47,42 @@ class Crowd:
     # Guards the two above. `tell` puts an event into a queue, so it may be called under it.
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def join(self, tell: Callable[[bool], None]) -> Place:
+    def join(self, tell: Callable[[float | None], None]) -> Place:
         """A new pool."""
         place = Place(self, tell)
         with self._lock:
-            if any(other.waits for other in self._places):
-                tell(True)
             self._places.append(place)
+            if (since := self._others_wait(place)) is not None:
+                tell(since)
         return place
 
-    def update(self, place: Place, waited: float, startup: float) -> None:
+    def update(self, place: Place, since: float | None, now: float, startup: float) -> None:
         """See `Place.update`."""
-        if startup and (not self._startup or startup < self._startup):
-            self._startup = startup
-        waits = waited > max(PATIENCE, STARTS * self._startup)
-        if waits != place.waits:
+        self._startup = startup or self._startup
+        patience = max(PATIENCE, STARTS * self._startup)
+        waits_since = since if since is not None and now - since > patience else None
+        if waits_since != place.waits_since:
             with self._lock:
-                self._change(place, waits)
+                self._change(place, waits_since)
 
     def leave(self, place: Place) -> None:
         """See `Place.leave`."""
         with self._lock:
-            self._change(place, waits=False)
+            self._change(place, None)
             self._places.remove(place)
 
-    def _change(self, place: Place, waits: bool) -> None:
-        if waits == place.waits:
+    def _change(self, place: Place, waits_since: float | None) -> None:
+        if waits_since == place.waits_since:
             return
-        place.waits = waits
+        place.waits_since = waits_since
         for other in self._places:
             if other is not place:
-                other.tell(any(each.waits for each in self._places if each is not other))
+                other.tell(self._others_wait(other))
+
+    def _others_wait(self, place: Place) -> float | None:
+        """Since when any other pool waits: the last that began to."""
+        times = [each.waits_since for each in self._places if each is not place]
+        return max((time for time in times if time is not None), default=None)
 
 
 _crowds: dict[tuple[int, str], Crowd] = {}

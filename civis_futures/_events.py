@@ -248,9 +248,9 @@ class TerminateRequested:
 
 @dataclass(frozen=True, slots=True)
 class Crowded:
-    """Whether other pools have containers that wait for room on the platform."""
+    """Since when (monotonic) the container of another pool waits for room, if one does."""
 
-    others_wait: bool
+    since: float | None
 
 
 @dataclass(frozen=True, slots=True)

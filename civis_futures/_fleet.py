@@ -37,12 +37,6 @@ CANCEL_AGAIN = 30.0
 CANCEL_PATIENCE = 10.0
 #: So few tasks may all start at once, whatever their containers turn out to be.
 FEW = 8
-#: Where containers start within so many seconds, no more are launched at a time than these few, or
-#: than there are: so that a full platform is not asked for many that it only queues.
-QUICK_START = 1.0
-#: No container is launched for what those that run will have done in so many seconds, besides the
-#: time that it takes to start.
-WORTH_A_START = 0.5
 #: After a container that cannot run its call, so many seconds pass until another one is started.
 HESITATION = 1.0
 #: A sign of life is written so many times per lease.
@@ -66,8 +60,11 @@ class Fleet:
     _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)  # revoked, as written
     _beat: float = 0.0  # when the inbox was written
     _launched_at: float = 0.0  # when a worker was launched last
-    startup: float = 0.0  # the least seconds from a launch until a look found it running
-    crowded: bool = False  # other pools of this process have containers that wait for room
+    _started: int = 0  # the highest number of a worker that has started
+    _written_for: int = 0  # how many workers were to share the budget when the inbox was written
+    startup: float = 0.0  # mean seconds from a launch until a look has found it running, of late
+    #: Since when another pool of this process has a container that waits for room, if one has.
+    crowded_since: float | None = None
     last: int = 0  # the highest number that a worker has had
     _had: set[Resources] = field(default_factory=set)  # of containers that could be had
 
@@ -85,7 +82,7 @@ class Fleet:
             if not leaving.held:
                 self._let(turn, leaving)
         idle = [worker for worker in workers if not worker.calls]
-        for worker in self._deal(turn, workers):
+        for worker in self._deal(workers):
             if worker in idle:
                 worker.since = turn.now
             worker.stop = worker.taken == self.policy.max_tasks_per_worker
@@ -106,9 +103,7 @@ class Fleet:
         new: list[Worker] = []
         while (name := self.tasks.next_ready()) is not None:
             if not (
-                turn.may(self.launching)
-                and turn.may(self.starting)
-                and self._may_launch(turn, name)
+                turn.may(self.launching) and turn.may(self.starting) and self._may_launch(turn)
             ):
                 break
             self.last += 1
@@ -118,8 +113,8 @@ class Fleet:
             self.ramp.start(turn.now)
             new.append(worker)
             self._launched_at = turn.now
-        if not self._held_up():  # or they would only wait with it
-            self._deal(turn, new)
+        if not self._is_full():  # or they would only wait with it
+            self._deal(new)
         sharing = self._sharing()
         for worker in new:
             worker.first, worker.since = tuple(worker.calls), turn.now
@@ -127,28 +122,14 @@ class Fleet:
             worker.last = worker.taken == self.policy.max_tasks_per_worker
             turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources, sharing))
 
-    def _starting(self) -> int:
-        """How many workers have not started yet."""
-        return sum(w.open and w.state is RunState.QUEUED for w in self.workers.values())
-
-    def has_room(self, turn: Turn) -> bool:
-        """Whether a worker could be launched at once, if there were calls for it."""
+    def _may_launch(self, turn: Turn) -> bool:
+        """Whether there may be one more worker."""
         number = sum(worker.open for worker in self.workers.values())
-        ready = turn.may(self.launching) and turn.may(self.starting)
-        return ready and number < self.policy.max_workers and not self._held_up()
-
-    def _may_launch(self, turn: Turn, name: TaskId) -> bool:
-        """Whether there may be one more worker, for this task and others."""
-        number = sum(worker.open for worker in self.workers.values())
-        if self._soon_done(turn, name):
-            return False
-        if self._held_up():  # the next one would wait behind it; but it may wait for ever
+        if self._is_full():  # the next one would wait, too; but perhaps it would not
             again = self._launched_at + PROBE_SECONDS
             if again > turn.now:
                 turn.wake(again)
                 return False
-        if 0 < self.startup < QUICK_START and self._starting() >= max(FEW, number // 2):
-            return False  # a look will soon tell whether these start
         few = len(self.tasks.known) <= FEW and not self.ramp.unfit
         if self.ramp.proven or few:
             return number < self.policy.max_workers
@@ -162,14 +143,14 @@ class Fleet:
             return False
         return number < self.policy.max_workers
 
-    def _deal(self, turn: Turn, workers: list[Worker]) -> list[Worker]:
+    def _deal(self, workers: list[Worker]) -> list[Worker]:
         """Deal calls out to these workers, in turns, so that the oldest begin first.
 
         Each gets as many as it should have; the share of those that may still come is left to them.
         Returns those that got any.
         """
-        fair, number = self.fair_share(turn), sum(worker.open for worker in self.workers.values())
-        spare = fair * max(self._width(turn) - number, 0)
+        fair, number = self.fair_share(), sum(worker.open for worker in self.workers.values())
+        spare = fair * max(self._width() - number, 0)
         got: dict[WorkerId, Worker] = {}
         while workers:
             hungry = []
@@ -189,48 +170,29 @@ class Fleet:
         limit = self.policy.max_tasks_per_worker
         return number if limit is None else min(number, limit - worker.taken)
 
-    def fair_share(self, turn: Turn) -> int:
+    def fair_share(self) -> int:
         """How many calls there are for each worker that runs, or that may soon."""
-        return math.ceil(self._calls() / self._width(turn))
-
-    def _calls(self) -> int:
-        """How many calls wait or are in hand."""
         held = sum(worker.held for worker in self.workers.values() if worker.open)
-        return self.tasks.count[TaskPhase.READY] + held
+        return math.ceil((self.tasks.count[TaskPhase.READY] + held) / self._width())
 
-    def _width(self, turn: Turn) -> int:
+    def _width(self) -> int:
         """How many workers share the calls."""
-        if self._held_up():  # more of them would wait, too
-            open_ = sum(worker.open for worker in self.workers.values())
-            return max(open_ - self._held_up(), 1)
-        name = self.tasks.next_ready()
-        if name is not None and self._soon_done(turn, name):
-            return len(self._at_work(turn, name))
-        return self.policy.max_workers
+        open_ = [worker for worker in self.workers.values() if worker.open]
+        most = len(open_) if self._is_full() else self.policy.max_workers
+        return max(most - sum(worker.held_up for worker in open_), 1)
 
-    def _soon_done(self, turn: Turn, name: TaskId) -> bool:
-        """Whether those that run are through with all calls before one more could be of use."""
-        if self.shares.seconds is None:
-            return False
-        seconds = len(self._at_work(turn, name)) * (self.startup + WORTH_A_START)
-        return bool(seconds) and self._calls() * self.shares.seconds <= seconds
+    def done_before(self, turn: Turn, worker: Worker) -> int:
+        """How many calls another worker has surely done when this one starts, one at least."""
+        left = (worker.launched + self.startup - turn.now) / 2  # calls take their time to move
+        return max(1, int(left / self.shares.seconds)) if self.shares.seconds else 1
 
-    def _at_work(self, turn: Turn, name: TaskId) -> list[Worker]:
-        """The workers that run and could be given this task, but those that are at one for long."""
-        listening = (worker for worker in self.listening() if worker.running)
-        return [
-            worker
-            for worker in listening
-            if self.serves(worker.resources, name) and not self._is_overdue(turn, worker)
-        ]
+    def _is_full(self) -> bool:
+        """Whether the platform has room for no more workers: some of them wait for their start.
 
-    def _is_overdue(self, turn: Turn, worker: Worker) -> bool:
-        """Whether it has been at its call for long: nobody knows when that ends."""
-        return bool(worker.held) and turn.now - worker.since > self.horizon()
-
-    def _held_up(self) -> int:
-        """How many workers wait for their start though others have started."""
-        return sum(worker.held_up for worker in self.workers.values() if worker.open)
+        One of which a later one has started waits for a reason of its own.
+        """
+        waiting = (worker for worker in self.workers.values() if worker.held_up)
+        return any(worker.id > self._started for worker in waiting)
 
     def is_busy(self, turn: Turn, worker: Worker) -> bool:
         """Whether a worker has work for more than half of the time until it can get more.
@@ -240,7 +202,7 @@ class Fleet:
         """
         if not worker.held:
             return False
-        if self.shares.seconds is None or self._is_overdue(turn, worker):
+        if self.shares.seconds is None or turn.now - worker.since > self.horizon():
             return True
         return worker.held * self.shares.seconds > self.horizon() / 2
 
@@ -275,7 +237,8 @@ class Fleet:
         readers = [w for w in self.workers.values() if w.alive]
         if readers:
             beat = self._beat + self.policy.lease / BEATS
-            self._stale = self._stale or beat <= turn.now
+            more = sum(worker.running for worker in readers) > 2 * self._written_for > 0
+            self._stale = self._stale or more or beat <= turn.now
             if not self._stale:
                 turn.wake(beat)
         if not self._stale or not turn.may(self.writing):
@@ -291,7 +254,8 @@ class Fleet:
             if letter != e.Letter(worker.id):
                 letters.append(letter)
         # Even if there is no letter: a call that was dropped must not stay in there.
-        turn.do(e.WriteInbox(tuple(letters), self._sharing()))
+        self._written_for = self._sharing()
+        turn.do(e.WriteInbox(tuple(letters), self._written_for))
         self._sent = {worker.id: self._taken_back(worker) for worker in readers}
 
     def _taken_back(self, worker: Worker) -> frozenset[e.Given]:
@@ -341,14 +305,20 @@ class Fleet:
                 self._proof(turn, each.worker)
         for each in seen:
             if each.changed and each.worker.running:
-                took = turn.now - each.worker.launched
-                self.startup = min(self.startup or took, took)
+                self._begun(turn, each.worker)
         if any(worker.running for worker in self.workers.values()):
             for worker in self.workers.values():
-                worker.passed_over(turn.now)
+                worker.passed_over(turn.now, self.startup)
         answers = [answer for each in seen for answer in each.report.answers]
         self.shares.learn([a.busy for a in answers if a.kind in (RETURNED, RAISED)])
         return seen
+
+    def _begun(self, turn: Turn, worker: Worker) -> None:
+        """A worker has started."""
+        self._started = max(self._started, worker.id)
+        if not worker.late:  # how long it was held up says nothing of how long a start takes
+            took = turn.now - worker.launched
+            self.startup = (self.startup + took) / 2 if self.startup else took
 
     def freed(self, seen: list[Seen]) -> list[e.Given]:
         """Calls that were revoked before their worker had started: it will know when it does.
@@ -422,8 +392,8 @@ class Fleet:
 
     def _sharing(self) -> int:
         """How many workers share the budget: those that there are, and those that will come."""
-        number = sum(worker.open for worker in self.workers.values())
-        return max(1, min(number + self.tasks.count[TaskPhase.READY], self.policy.max_workers))
+        number = sum(worker.open and not worker.held_up for worker in self.workers.values())
+        return max(1, min(number + self.tasks.count[TaskPhase.READY], self._width()))
 
     def adopt(self, turn: Turn, worker: Worker) -> None:
         """An earlier process has launched it."""
@@ -436,34 +406,34 @@ class Fleet:
         """Idle workers end: at once if no task is `coming`, else after `idle_timeout`."""
         free = [worker for worker in self.listening() if not worker.held]
         idle = [worker for worker in free if not self._taken_back(worker)]
-        needed = self._wanting_room() if idle else 0
+        wanted = self._room_wanted() if idle else []
         for worker in idle:
             leave_at = worker.idle_since + self.policy.idle_timeout
-            in_the_way = self.crowded or (worker.running and needed > 0)
-            if leave_at > turn.now and coming and not in_the_way:
+            # It is of no use to make room again for what has not taken it.
+            makes_room = bool(wanted) and worker.running and worker.launched < wanted[-1]
+            in_the_way = self.crowded_since is not None and worker.launched < self.crowded_since
+            if leave_at > turn.now and coming and not makes_room and not in_the_way:
                 turn.wake(leave_at)
-            else:
-                needed -= worker.running
-                self._let(turn, worker)
+                continue
+            if makes_room:
+                wanted.pop()
+            self._let(turn, worker)
 
-    def _wanting_room(self) -> int:
-        """How many workers wait for their start with calls that none which runs could do, less
-        those that are about to make room.
+    def _room_wanted(self) -> list[float]:
+        """When those were launched, in order, that wait for their start with calls that none which
+        runs could do; without as many of them as there are workers about to make room.
         """
         open_ = [worker for worker in self.workers.values() if worker.open]
         helpers = [worker for worker in open_ if worker.running and worker.listens]
         leaving = sum(worker.running and (worker.stop or worker.cancelled) for worker in open_)
-        waiting = [worker for worker in open_ if worker.held_up and not worker.cancelled]
-        return (
-            sum(
-                any(
-                    not any(self.serves(h.resources, name) for h in helpers)
-                    for name, _ in w.unbegun
-                )
-                for w in waiting
-            )
-            - leaving
+        waiting = [worker for worker in open_ if worker.held_up]
+        times = (
+            worker.launched
+            for worker in waiting
+            for name, _ in worker.unbegun[:1]
+            if not any(self.serves(helper.resources, name) for helper in helpers)
         )
+        return sorted(times)[leaving:]
 
     def _let(self, turn: Turn, worker: Worker) -> None:
         """Let a worker go that has no calls."""
@@ -512,15 +482,16 @@ class Fleet:
         """How the containers are, as far as tasks wait for them."""
         open_ = [worker for worker in self.workers.values() if worker.open]
         queued = [w for w in open_ if w.alive and w.state is RunState.QUEUED and not w.cancelled]
-        since = [worker.launched for worker in queued if worker.held]
+        running = [worker for worker in open_ if worker.running]
         return Standing(
             containers=len(open_),
             launching=sum(not worker.alive for worker in open_),
             queued=len(queued),
-            running=sum(worker.running for worker in open_),
+            running=len(running),
+            idle=sum(not worker.held for worker in running),
             queued_since=min((worker.launched for worker in queued), default=now),
-            waits_for_room=now - min(since, default=now),
-            tasks_wait=tasks_wait or any(w.held > w.running for w in open_),
+            room_wanted_since=min((w.launched for w in queued if w.held), default=None),
+            tasks_wait=tasks_wait or any(worker.held > worker.running for worker in open_),
             probing=tasks_wait and not self.ramp.proven and len(open_) < self.policy.max_workers,
         )
 

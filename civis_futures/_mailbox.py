@@ -287,8 +287,9 @@ class Mailbox:
         blind = len(postings) > 1 and not rows
         asked = [posting for posting in missed if posting.worker in sure]
         others = [posting for posting in missed if posting.worker not in sure]
-        for posting in asked + others[: DIRECT_LOOKS * (3 if blind else 1)]:
-            cost += 1
+        others = others[: DIRECT_LOOKS * (3 if blind else 1)]
+        cost += len(others)  # what must be sure is asked once, and need not slow down the looks
+        for posting in asked + others:
             try:
                 rows[posting.worker] = self._row(posting)
                 direct.add(posting.worker)

@@ -142,7 +142,7 @@ class Manager:
         """Start all threads now: at the interpreter's exit, when we still work, none can start."""
         for lane in self._lanes:
             lane.start()
-        self._place = crowd(self.pool.url).join(lambda wait: self.post(e.Crowded(wait)))
+        self._place = crowd(self.pool.url).join(lambda since: self.post(e.Crowded(since)))
         self._thread.start()
         interpreter_exit.managers.add(self)
 
@@ -229,7 +229,7 @@ class Manager:
         """To futures, to other pools, and to the log if tasks wait for long."""
         standing = self.scheduler.standing(now)
         self.standing = replace(standing, next_start=now + self.client.budget.next_start)
-        self._place.update(standing.waits_for_room, self.scheduler.fleet.startup)
+        self._place.update(standing.room_wanted_since, now, self.scheduler.fleet.startup)
         if not standing.tasks_wait or not standing.queued:
             self._said = 0.0
         elif now - standing.queued_since > max(LONG_WAIT, 2 * self._said):

@@ -41,22 +41,31 @@ def _unstarted(standing: Standing, now: float) -> str:
 def _queued(standing: Standing, now: float) -> str:
     if not standing.queued:
         return ""
-    waited = duration(now - standing.queued_since)
+    waited = now - standing.queued_since
+    waited_for = f" for {duration(waited)}" if waited >= 1 else ""
     running = {0: "none runs", 1: "1 runs"}.get(standing.running, f"{standing.running} run")
-    rest = "" if standing.containers == 1 else f"; {running}"
-    return f"{_of(standing.queued, standing)} queued on the platform for {waited}{rest}"
+    rest = "" if standing.queued == standing.containers else f"; {running}"
+    return f"{_of(standing.queued, standing)} queued on the platform{waited_for}{rest}"
 
 
 def _busy(standing: Standing) -> str:
     if not standing.running:
-        return "no container has been started yet"
-    if standing.running == 1:
+        return "a container is about to be started"
+    busy = standing.running - standing.idle
+    if not busy:
+        return "it is on its way to a container"
+    if standing.idle:
+        number = f"{busy} of the {standing.running} containers that run"
+        return f"{number} {'is' if busy == 1 else 'are'} busy; the others take over what waits"
+    if busy == 1:
         return "the container that runs is busy"
-    return f"the {standing.running} containers that run are busy"
+    return f"the {busy} containers that run are busy"
 
 
 def _of(number: int, standing: Standing) -> str:
     """``8 of 10 containers are``."""
     if standing.containers == 1:
         return "the container is"
+    if number == standing.containers:
+        return f"all {number} containers are"
     return f"{number} of {standing.containers} containers {'is' if number == 1 else 'are'}"

@@ -400,7 +400,7 @@ class Scheduler:
         self.fleet.workers.pop(event.worker, None)
 
     def _crowded(self, event: e.Crowded) -> None:
-        self.fleet.crowded = event.others_wait
+        self.fleet.crowded_since = event.since
 
     def standing(self, now: float) -> Standing:
         """What tasks wait for, if any do."""

@@ -34,9 +34,10 @@ UNKNOWN_STATE_PATIENCE = 300.0
 REREADS, LATE_ANSWERS = 2, 30.0
 #: A worker of which no answers could be read for so many seconds is given up.
 UNREADABLE = 600.0
-#: A worker that has not started counts as held up once so many looks have found others running;
-#: and one whose launch is under way only after so many seconds.
-PASSED_OVER, SLOW_LAUNCH = 2, 5.0
+#: The calls of a worker that has not started may move once so many looks have found others running.
+#: It counts as held up after so many times what a start takes; one whose launch is under way counts
+#: as either only after so many seconds.
+PASSED_OVER, STARTS, SLOW_LAUNCH = 2, 2.0, 30.0
 
 #: What may be in the inbox for all workers together, and in one order, in bytes of calls.
 INBOX_BYTES, ORDER_BYTES = 800_000, 80_000
@@ -281,6 +282,7 @@ class Worker:
     unread_since: float | None = None  # since when they cannot be read
     unknown_since: float | None = None
     passed: int = 0  # how many looks found others running, and this one not started
+    late: bool = False  # whether it takes longer than a start does
     recalled: bool = False  # its launch shall not happen, if it has not yet
 
     @classmethod
@@ -321,14 +323,21 @@ class Worker:
         return self.alive and self.state is RunState.RUNNING
 
     @property
-    def held_up(self) -> bool:
-        """Whether it waits for its start, though others have started: the platform may be full."""
-        return self.passed >= PASSED_OVER and self.state is RunState.QUEUED
+    def is_passed(self) -> bool:
+        """Whether it waits for its start, though others have started."""
+        waits = self.open and self.state is RunState.QUEUED and not self.cancelled
+        return waits and self.passed >= PASSED_OVER
 
-    def passed_over(self, now: float) -> None:
-        """Take in that a look found others running."""
-        late = self.alive or now - self.since >= SLOW_LAUNCH
-        self.passed = self.passed + late if self.state is RunState.QUEUED else 0
+    @property
+    def held_up(self) -> bool:
+        """Whether it does so for longer than a start takes: the platform may be full."""
+        return self.late and self.is_passed
+
+    def passed_over(self, now: float, startup: float) -> None:
+        """Take in that a look found others running; `startup` is how long a start takes."""
+        waited = now - self.launched
+        self.late = waited >= (STARTS * startup if self.alive else SLOW_LAUNCH)
+        self.passed += self.state is RunState.QUEUED and (self.alive or self.late)
 
     @property
     def reads_inbox(self) -> bool:

@@ -168,11 +168,12 @@ class Standing:
     """How the containers of a pool are, as far as tasks wait for them. Times are monotonic, in
     seconds.
 
-    `containers` are all that there may be just now, `launching` those that the platform has not
+    `containers` are all that there are to be just now, `launching` those that the platform has not
     been asked for yet, `queued` and `running` what it says of the others. `refused` is why the last
     one could not be started, which is tried again at `again_at`; `next_start` is when the rate
-    limit allows one. `waits_for_room` is for how many seconds one with calls has been queued, and
-    `probing` says that more will be started once one has shown that it can do the work.
+    limit allows one. `room_wanted_since` is when the first of the queued ones with calls was
+    launched, `idle` are those of the running ones without calls, and `probing` says that more will
+    be started once one has shown that it can do the work.
     """
 
     containers: int = 0
@@ -184,7 +185,8 @@ class Standing:
     refused: str = ""
     again_at: float = 0.0
     next_start: float = 0.0
-    waits_for_room: float = 0.0
+    idle: int = 0
+    room_wanted_since: float | None = None
     tasks_wait: bool = False
     probing: bool = False
 

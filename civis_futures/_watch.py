@@ -23,7 +23,7 @@ TRUST, LONGEST_TRUST = 60.0, 240.0
 #: seconds.
 DOUBT, LEAST_DOUBT = 4, 1.0
 #: Of so many workers at the most one look makes sure that they have not started: a request each.
-MOST_SURE = 8
+MOST_SURE = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ NOW = 1000.0
         ),
         (
             Standing(3, queued=3, queued_since=995.0),
-            "3 of 3 containers are queued on the platform for 5 s; none runs",
+            "all 3 containers are queued on the platform for 5 s",
         ),
         (
             Standing(5, launching=3, running=2, next_start=1040.0),
@@ -46,7 +46,7 @@ NOW = 1000.0
         (
             Standing(2, queued=2, queued_since=997.0, unanswered_since=970.0),
             "the platform has not answered for 30 s; "
-            "2 of 2 containers are queued on the platform for 3 s; none runs",
+            "all 2 containers are queued on the platform for 3 s",
         ),
         (
             Standing(2, running=2, probing=True),
@@ -54,7 +54,20 @@ NOW = 1000.0
             "more are started once one has shown that it can do the work",
         ),
         (Standing(1, running=1), "the container that runs is busy"),
-        (Standing(), "no container has been started yet"),
+        (
+            Standing(10, queued=8, running=2, queued_since=999.5),
+            "8 of 10 containers are queued on the platform; 2 run",
+        ),
+        (
+            Standing(10, queued=8, launching=2, queued_since=999.5),
+            "8 of 10 containers are queued on the platform; none runs",
+        ),
+        (
+            Standing(4, running=4, idle=3),
+            "1 of the 4 containers that run is busy; the others take over what waits",
+        ),
+        (Standing(1, running=1, idle=1), "it is on its way to a container"),
+        (Standing(), "a container is about to be started"),
     ],
 )
 def test_what_tasks_wait_for(standing, said):

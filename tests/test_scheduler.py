@@ -91,6 +91,10 @@ class Table:
         return commands
 
 
+def writes(commands: list[e.Command]) -> list[e.WriteInbox]:
+    return [command for command in commands if isinstance(command, e.WriteInbox)]
+
+
 def kinds(commands: list[e.Command]) -> list[str]:
     return [type(command).__name__ for command in commands]
 
@@ -520,7 +524,9 @@ def test_calls_move_to_a_busy_worker_before_it_has_run_out():
     done = tuple(timed(task, 0.1) for task, _ in launches[0].calls[:8])
     table.looked(queued, alive)
     commands = table.looked(queued, replace(alive, answers=done))
-    [letter] = [letter for letter in commands[-1].letters if letter.worker == queued.worker]
+    if not writes(commands):
+        commands = table.until("WriteInbox", queued, alive, within=5)
+    [letter] = [letter for letter in writes(commands)[0].letters if letter.worker == queued.worker]
     assert letter.revoked == tuple(launches[1].calls[: len(letter.revoked)])
     assert len(letter.revoked) >= 2
 
@@ -551,8 +557,8 @@ def test_a_launch_that_takes_long_is_recalled_for_an_idle_worker():
     table(e.Launched(first.worker))
     alive = e.Report(first.worker, run_in(RunState.RUNNING))
     table.looked(replace(alive, answers=(timed(0, 0.01),)))
-    commands = table.until("Recall", alive, within=20)
-    assert table.now > 5  # a launch may take some time
+    commands = table.until("Recall", alive, within=60)
+    assert table.now > 30  # a launch may take some time
     assert e.Recall(second.worker) in commands
     commands = table(e.LaunchFailed(second.worker, Recalled(), False))
     assert commands[0] == e.Again(TaskId(1))
@@ -568,7 +574,7 @@ def test_a_launch_that_was_recalled_too_late_gives_its_calls_back():
     table(e.Launched(first.worker))
     alive = e.Report(first.worker, run_in(RunState.RUNNING))
     table.looked(replace(alive, answers=(timed(0, 0.01),)))
-    table.until("Recall", alive, within=20)
+    table.until("Recall", alive, within=60)
     assert kinds(table(e.Launched(second.worker))) == ["WriteInbox"]
     table(e.InboxWritten())
     queued = e.Report(second.worker, run_in(RunState.QUEUED))
@@ -593,39 +599,8 @@ def test_idle_containers_make_room_for_other_pools():
     alive = e.Report(launches[0].worker, run_in(RunState.RUNNING))
     commands = table.looked(replace(alive, answers=(timed(0, 1.0),)))
     assert kinds(commands) == ["Settle"]
-    [write] = table(e.Crowded(others_wait=True))
+    [write] = table(e.Crowded(table.now))
     assert write.letters == (e.Letter(launches[0].worker, stop=True),)
-
-
-def test_no_container_is_launched_for_what_is_done_before_it_starts():
-    table, launches = shared(1, workers=10)
-    done = (timed(0, 0.01),)
-    alive = e.Report(launches[0].worker, run_in(RunState.RUNNING), done, read=True)
-    assert kinds(table(e.Tick(), after=1.0)) == ["Look"]
-    table(e.Looked((alive,), 1, 0.0))  # so long does it take to start
-    commands = table.submit(*range(1, 31))
-    assert "Launch" not in kinds(commands)
-    assert "Launch" in kinds(table.submit(*range(31, 500)))
-
-
-def test_where_containers_start_quickly_a_look_is_waited_for_before_many_are_launched():
-    table = Table(max_workers=50)
-    table.submit(*range(500))
-    launches = table(e.Prepared())
-    for launch in launches:
-        table(e.Launched(launch.worker))
-    reports = [e.Report(launch.worker, run_in(RunState.RUNNING)) for launch in launches]
-    done = (timed(0, 1.0),)
-    waves = []
-    while len(reports) < 50:
-        commands = table.looked(replace(reports[0], answers=done), *reports[1:])
-        new = [command for command in commands if isinstance(command, e.Launch)]
-        waves.append(len(new))
-        for launch in new:
-            table(e.Launched(launch.worker))
-        reports += [e.Report(launch.worker, run_in(RunState.RUNNING)) for launch in new]
-        assert len(waves) < 10
-    assert [wave for wave in waves if wave] == [8, 9, 18, 13]  # as many as there are
 
 
 def test_cancelling_one_of_many_calls_of_a_worker_ends_that_one_alone():
@@ -935,7 +910,7 @@ class World:
         """
         fleet, tasks = self.scheduler.fleet, self.scheduler.tasks
         idle = [w for w in workers.values() if w.listens and w.running and not w.held]
-        waiting = [w for w in workers.values() if w.held_up and w.open and not w.cancelled]
+        waiting = [w for w in workers.values() if w.is_passed]
         moving = sum(tasks.holds(call, w) for w in waiting for call in w.revoked)
         if len(idle) > moving:
             tied = [call for w in waiting for call in movable(fleet, w, idle)]
@@ -1140,7 +1115,7 @@ class World:
         self.send(e.Submitted(name, upload=upload, size=100, terms=terms, found=found))
 
     def crowd(self) -> None:
-        self.send(e.Crowded(self.chance.random() < 0.5))
+        self.send(e.Crowded(self.chance.choice([None, 0.0, self.now])))
 
     def cancel(self) -> None:
         if self.submitted:

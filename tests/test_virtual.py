@@ -1,0 +1,106 @@
+"""How long work takes, in virtual time: on platforms that are full, slow, or as they should be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from virtual import Virtual
+
+from civis_futures._types import Resources
+
+#: Seconds per request that a fresh budget of 1,000 in 300 s can afford.
+CIVIS = 0.15
+#: What nobody has a reason to wait for, besides what is said in a test.
+SOON = 8.0
+
+
+@pytest.mark.parametrize("workers", [10, 50])
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("pace", [0.0, CIVIS], ids=["free", "civis"])
+@pytest.mark.parametrize(("calls", "seconds"), [(150, 0.2), (40, 2.0)])
+def test_a_full_platform(calls, seconds, pace, slots, workers):
+    fitting = Virtual([seconds] * calls, slots, slots, pace=pace)
+    large = Virtual([seconds] * calls, workers, slots, pace=pace)
+    # Finding out that it is full takes some looks, once.
+    assert large.seconds <= 1.3 * fitting.seconds + SOON
+    assert set(large.begun.values()) == {1}
+    assert large.starts <= workers + 5
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_a_full_platform_and_a_few_short_calls(slots):
+    """They are not tied to what does not start; 12 calls on two cores once took 2 minutes."""
+    assert Virtual([0.001] * 12, 10, slots).seconds < SOON
+    assert Virtual([0.001] * 12, 10, slots, pace=CIVIS).seconds < 2 * SOON
+
+
+@pytest.mark.parametrize("pace", [0.0, CIVIS], ids=["free", "civis"])
+def test_one_container_for_each_call_on_a_full_platform(pace):
+    fitting = Virtual([2.0] * 30, 2, 2, pace=pace, max_tasks_per_worker=1)
+    large = Virtual([2.0] * 30, 20, 2, pace=pace, max_tasks_per_worker=1)
+    assert large.seconds <= 1.3 * fitting.seconds
+    assert set(large.begun.values()) == {1}
+
+
+@pytest.mark.parametrize("pace", [0.0, CIVIS], ids=["free", "civis"])
+@pytest.mark.parametrize("seconds", [5.0, 30.0])
+def test_long_calls_after_a_short_one_are_spread(seconds, pace):
+    """How long that one took says little of these."""
+    later = [(0.0, [0]), (5.0, range(1, 31))]
+    pool = Virtual([0.001] + [seconds] * 30, 50, later=later, pace=pace)
+    assert pool.seconds <= 5 + seconds + 2 * SOON
+    assert pool.starts >= 30
+
+
+@pytest.mark.parametrize("start", [2.0, 5.0, 20.0])
+def test_containers_that_take_some_time_to_start_are_not_held_up(start):
+    """Not even those that are launched later than others."""
+    calls, workers = 64, 16
+    pool = Virtual([2.0] * calls, workers, start=lambda _: start, pace=CIVIS)
+    ideal = 2 * start + 2.0 * calls / workers  # two start first, and show that it can be done
+    assert pool.seconds <= ideal + 2 * SOON
+    at_once = Virtual([2.0] * calls, 2, start=lambda _: start, pace=CIVIS)
+    assert pool.seconds < 0.7 * at_once.seconds
+
+
+def test_starts_that_differ_are_waited_for():
+    pool = Virtual([10.0] * 50, 50, start=lambda number: 0.4 if number < 3 else 8.0)
+    assert pool.seconds < 10 + 8 + SOON
+    assert pool.starts == 50
+
+
+@pytest.mark.parametrize("pace", [0.0, CIVIS], ids=["free", "civis"])
+@pytest.mark.parametrize("stuck", [1, 2, 7])
+def test_one_container_that_never_starts_holds_up_nobody(stuck, pace):
+    start = 2.0
+    pool = Virtual([5.0] * 40, 20, start=lambda _: start, stuck=frozenset({stuck}), pace=pace)
+    good = Virtual([5.0] * 40, 20, start=lambda _: start, pace=pace)
+    assert pool.seconds <= good.seconds + 5.0 + 2 * SOON
+    assert pool.starts >= 19
+
+
+def test_a_larger_container_that_never_starts_ends_others_once():
+    """Small calls, one after the other: the container that they share is not started for each."""
+    small, large = Resources(1, 1, 1), Resources(1, 9000, 1)
+    resources = {0: small, 1: large, **dict.fromkeys(range(2, 12), small)}
+    later = [(0.0, [0]), (2.0, [1]), *((15.0 + 5 * n, [n]) for n in range(2, 12))]
+    pool = Virtual(
+        [0.1] * 12, 5, later=later, resources=resources, stuck=frozenset({2}), longest=80.0
+    )
+    assert set(range(12)) - pool.ended.keys() == {1}
+    assert pool.starts <= 4
+
+
+def test_idle_containers_leave_the_budget_to_others():
+    """They hear of how many they are, and look more rarely."""
+    later = [(0.0, [0]), (30.0, range(1, 21)), (60.0, [21])]
+    pool = Virtual([0.1] + [1.0] * 20 + [0.1], 20, later=later, pace=CIVIS)
+    assert pool.seconds < 60 + 2 * SOON
+    assert pool.requests < 600
+
+
+def test_a_platform_without_room_for_any_is_waited_for():
+    pool = Virtual([0.1] * 5, 5, slots=0, longest=100.0)
+    assert pool.seconds == math.inf
+    assert pool.scheduler.standing(pool.now).queued == 5

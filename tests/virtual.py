@@ -1,0 +1,262 @@
+"""A platform and its containers in virtual time, around a real scheduler: what takes how long.
+
+Exact, and the same on a busy machine. Each request takes its time, containers start after
+`start(number)` seconds if there is a slot, read the inbox and post answers as the real ones do, in
+simpler form. Nothing fails here; that is for the random histories.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from civis_futures import _events as e
+from civis_futures import _wire
+from civis_futures._exceptions import Recalled
+from civis_futures._pacing import linger, poll
+from civis_futures._scheduler import Scheduler
+from civis_futures._state import Policy
+from civis_futures._types import ANY_RESOURCES, Resources, Run, RunState, TaskId, Terms, WorkerId
+
+INLINE = _wire.Blob.of(b"x")
+#: Seconds that requests take: a look, a write of the inbox, a launch (three at a time), others.
+LOOK, WRITE, LAUNCH, OTHER = 0.05, 0.08, 0.2, 0.1
+LANES = 3
+
+
+@dataclass
+class Box:
+    """One container run."""
+
+    todo: list[e.Given]
+    stop: bool
+    ready_at: float
+    state: RunState = RunState.QUEUED
+    known: set[e.Given] = field(default_factory=set)
+    running: e.Given | None = None
+    unposted: list[_wire.Answer] = field(default_factory=list)
+    posted: list[_wire.Answer] = field(default_factory=list)
+    letters: int = 0
+    pause: float = 0.1
+
+
+@dataclass
+class Virtual:
+    """One pool on one platform; `seconds` until all calls are done, as far as they are.
+
+    `durations` are those of the calls, in seconds; `later` says when which of them are submitted,
+    if not all at once. `stuck` are the numbers of the starts that never come about.
+    """
+
+    durations: Sequence[float]
+    workers: int
+    slots: float = math.inf
+    start: Callable[[int], float] = lambda _: 0.1
+    pace: float = 0.0
+    stuck: frozenset[int] = frozenset()
+    later: Sequence[tuple[float, Iterable[int]]] = ()
+    resources: dict[int, Resources] = field(default_factory=dict)
+    max_tasks_per_worker: int | None = None
+    longest: float = 5000.0
+
+    def __post_init__(self) -> None:
+        policy = Policy(self.workers, self.max_tasks_per_worker)
+        self.scheduler = Scheduler(policy, jitter=lambda: 0.5)
+        self.now = 0.0
+        self.seconds = math.inf
+        self.starts = self.requests = 0
+        self.begun: Counter[int] = Counter()
+        self.ended: dict[int, float] = {}
+        self._boxes: dict[WorkerId, Box] = {}
+        self._inbox: dict[WorkerId, e.Letter] = {}
+        self._poll, self._linger = poll(1, self.pace), linger(1, self.pace)
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._numbers = itertools.count()
+        self._launches: list[e.Launch] = []
+        self._recalled: set[WorkerId] = set()
+        self._lanes = self._turn = 0
+        for at, names in self.later or [(0.0, range(len(self.durations)))]:
+            self._after(at, self._submit, list(names))
+        while self._events and self.now < self.longest and len(self.ended) < len(self.durations):
+            at, _, do, args = heapq.heappop(self._events)
+            self.now = max(self.now, at)
+            do(*args)
+        if len(self.ended) == len(self.durations):
+            self.seconds = max(self.ended.values())
+
+    def _after(self, seconds: float, do: Callable[..., None], *args: Any) -> None:
+        heapq.heappush(self._events, (self.now + seconds, next(self._numbers), do, args))
+
+    def _submit(self, names: list[int]) -> None:
+        first, *rest = [
+            e.Submitted(
+                TaskId(name),
+                size=100,
+                terms=Terms(resources=self.resources.get(name, ANY_RESOURCES)),
+            )
+            for name in names
+        ]
+        self._send(first, rest)
+
+    def _send(self, event: e.Event, more: Iterable[e.Event] = ()) -> None:
+        for command in self.scheduler.advance(event, self.now, more):
+            self._obey(command)
+        self._turn += 1
+        if (at := self.scheduler.deadline) is not None:
+            self._after(max(at - self.now, 0.0) + 1e-4, self._tick, self._turn)
+
+    def _tick(self, turn: int) -> None:
+        if turn == self._turn:  # else something has happened meanwhile
+            self._send(e.Tick())
+
+    def _obey(self, command: e.Command) -> None:
+        match command:
+            case e.Prepare():
+                self._after(OTHER, self._send, e.Prepared())
+            case e.Launch():
+                self._launches.append(command)
+                self._launch()
+            case e.Recall():
+                self._recalled.add(command.worker)
+                self._launch()
+            case e.WriteInbox():
+                self.requests += 1
+                self._after(WRITE, self._written, command)
+            case e.Look():
+                self._after(LOOK, self._looked, command)
+            case e.CancelRun():
+                self.requests += 1
+                self._after(OTHER, self._cancelled, command.worker)
+            case e.Archive():
+                self.requests += 1
+                self._after(OTHER, self._send, e.Archived(command.worker))
+            case e.Settle():
+                self.ended[command.task] = self.now
+            case e.Again():
+                pass
+            case _:
+                raise AssertionError(command)
+
+    def _launch(self) -> None:
+        for command in [each for each in self._launches if each.worker in self._recalled]:
+            self._launches.remove(command)
+            self._after(0.0, self._send, e.LaunchFailed(command.worker, Recalled(), False))
+        while self._launches and self._lanes < LANES:
+            self._lanes += 1
+            self.requests += 3
+            self._after(LAUNCH, self._launched, self._launches.pop(0))
+
+    def _launched(self, command: e.Launch) -> None:
+        self._lanes -= 1
+        self.starts += 1
+        takes = math.inf if self.starts in self.stuck else self.start(self.starts)
+        box = Box(list(command.calls), command.last, self.now + takes, known=set(command.calls))
+        self._boxes[command.worker] = box
+        if takes < math.inf:
+            self._after(takes, self._fill)
+        self._send(e.Launched(command.worker))
+        self._launch()
+
+    def _fill(self) -> None:
+        """Start those that may, first come first, as far as there are slots."""
+        active = sum(box.state is RunState.RUNNING for box in self._boxes.values())
+        for worker, box in self._boxes.items():
+            if box.state is RunState.QUEUED and box.ready_at <= self.now and active < self.slots:
+                box.state = RunState.RUNNING
+                active += 1
+                self._read(worker)
+
+    def _cancelled(self, worker: WorkerId) -> None:
+        box = self._boxes.get(worker)
+        if box is not None and not box.state.over:
+            box.state = RunState.CANCELLED
+            self._fill()
+        self._send(e.RunCancelled(worker))
+
+    def _written(self, command: e.WriteInbox) -> None:
+        self._inbox = {letter.worker: letter for letter in command.letters}
+        self._poll = poll(command.workers, self.pace)
+        self._linger = linger(command.workers, self.pace)
+        self._send(e.InboxWritten())
+
+    def _looked(self, command: e.Look) -> None:
+        reports = []
+        for worker, reading in command.workers:
+            box, answers = self._boxes[worker], ()
+            wanted = reading is not e.Reading.NEVER and (box.posted or box.state.over)
+            if wanted:
+                answers, box.posted = tuple(box.posted), []
+                self.requests += 1
+            run = Run(int(worker), box.state, box.state.value)
+            sure = worker in command.sure
+            reports.append(
+                e.Report(worker, run, answers, read=bool(wanted), told=box.letters, sure=sure)
+            )
+        self.requests += 1 + len(command.sure)
+        self._send(e.Looked(tuple(reports), 1, self.pace))
+
+    def _read(self, worker: WorkerId) -> None:
+        """A container reads the inbox, again and again."""
+        box = self._boxes[worker]
+        if box.state is not RunState.RUNNING:
+            return
+        self.requests += 1
+        letter = self._inbox.get(worker, e.Letter(worker))
+        new = [call for call in letter.calls if call not in box.known]
+        box.todo += new
+        box.known.update(new)
+        box.stop = box.stop or letter.stop
+        for call in letter.revoked + letter.ended:
+            if call in box.todo or call not in box.known:
+                box.known.add(call)
+                if call in box.todo:
+                    box.todo.remove(call)
+                self._answer(box, call, _wire.REVOKED, self.now)
+        self._work(worker)
+        box.pause = max(0.1, self._poll / 4) if new else min(box.pause * 1.5, self._poll)
+        self._after(max(self._poll, 1.0) if box.running else box.pause, self._read, worker)
+
+    def _work(self, worker: WorkerId) -> None:
+        box = self._boxes[worker]
+        if box.running is not None or box.state is not RunState.RUNNING:
+            return
+        if box.todo:
+            box.running = box.todo.pop(0)
+            self.begun[box.running[0]] += 1
+            self._after(self.durations[box.running[0]], self._end, worker, box.running, self.now)
+        else:
+            self._post(box)
+            if box.stop:
+                box.state = RunState.SUCCEEDED
+                self._fill()
+
+    def _end(self, worker: WorkerId, call: e.Given, begun: float) -> None:
+        box = self._boxes[worker]
+        if box.running != call or box.state is not RunState.RUNNING:
+            return
+        box.running, box.pause = None, max(0.1, self._poll / 4)
+        self._answer(box, call, _wire.RETURNED, begun)
+        self._work(worker)
+        if not box.todo:
+            self._after(box.pause, self._read, worker)
+
+    def _answer(self, box: Box, call: e.Given, kind: str, begun: float) -> None:
+        data = INLINE if kind == _wire.RETURNED else None
+        task, attempt = call
+        box.unposted.append(
+            _wire.Answer(task, kind, data, attempt=attempt, started=begun, finished=self.now)
+        )
+        if len(box.unposted) == 1:
+            self._after(self._linger, self._post, box)
+
+    def _post(self, box: Box) -> None:
+        if box.unposted:
+            box.posted += box.unposted
+            box.unposted = []
+            box.letters += 1
+            self.requests += 2

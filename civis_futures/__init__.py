@@ -31,6 +31,7 @@ from ._executor import ContainerPoolExecutor
 from ._future import ContainerFuture, Timings
 from ._here import this_container
 from ._progress import progress
+from ._public import publish as _publish
 from ._registry import SessionInfo, purge, sessions
 from ._shared import SharedData
 from ._table import table
@@ -73,3 +74,5 @@ __all__ = [
     "table",
     "this_container",
 ]
+
+_publish(__name__, __all__)

@@ -45,10 +45,15 @@ class SharedData:
         size = len(head) + sum(piece.size for piece in pieces)
         return cls(platform, size, head, tuple(piece.sha256 for piece in pieces), pieces)
 
+    def __post_init__(self) -> None:
+        """Unpickled, a piece is a tuple: a pickle has no name of ours that is not public."""
+        pieces = tuple(NamedPiece(*x) if isinstance(x, tuple) else x for x in self._pieces)
+        object.__setattr__(self, "_pieces", pieces)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Names of the pieces; their bytes stay behind."""
-        pieces = (NamedPiece(x.sha256, x.size, x.file_id) for x in self._pieces)
-        return SharedData._of, (self.platform, self._head, tuple(pieces))
+        pieces = tuple((x.sha256, x.size, x.file_id) for x in self._pieces)
+        return SharedData, (self.platform, self.size, self._head, self._digests, pieces)
 
     def __repr__(self) -> str:
         """How large it is, and where."""

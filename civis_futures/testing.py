@@ -14,6 +14,7 @@ installed. This room only gathers names: faults happen at the platform's edge, i
 
 from __future__ import annotations
 
+from civis_futures._public import publish as _publish
 from civis_futures.local import LocalPlatform
 from civis_futures.local._faults import Fault
 from civis_futures.local._faulty import Faults
@@ -21,3 +22,5 @@ from civis_futures.local._journal import Request
 from civis_futures.local._platform import Stats
 
 __all__ = ["Fault", "Faults", "LocalPlatform", "Request", "Stats"]
+
+_publish(__name__, __all__)

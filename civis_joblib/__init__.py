@@ -24,3 +24,6 @@ __all__ = [
     "make_backend_template_factory",
     "register",
 ]
+
+for _name in __all__:
+    globals()[_name].__module__ = __name__

@@ -1,6 +1,11 @@
 """Sphinx settings. `make docs` builds with warnings as errors."""
 
 import importlib.metadata
+import sys
+
+from sphinx.pycode import ModuleAnalyzer
+
+import civis_futures.testing  # noqa: F401
 
 project = "civis_futures"
 author = "The civis_futures developers"
@@ -24,3 +29,19 @@ autodoc_class_signature = "separated"
 autodoc_inherit_docstrings = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+
+
+def join_sources(public: str, private: str) -> None:
+    """Let Sphinx find comments and order of members, which it looks for where a class is public."""
+    there = ModuleAnalyzer.for_module(public)
+    there.analyze()
+    for name in [name for name in sys.modules if name.startswith(private)]:
+        source = ModuleAnalyzer.for_module(name)
+        source.analyze()
+        for kind in ("attr_docs", "overloads", "tagorder"):
+            getattr(there, kind).update(getattr(source, kind))
+
+
+join_sources("civis_futures", "civis_futures._")
+join_sources("civis_futures.local", "civis_futures.local._")
+join_sources("civis_futures.testing", "civis_futures.local._")

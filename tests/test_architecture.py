@@ -30,9 +30,9 @@ MOST_IMPORTS = 70  # modules, besides ours, that `import civis_futures` loads
 # A room on the left knows the rooms on its right, and no others; imports for types count.
 ARROWS = """
 cli          -> _api _display _exceptions _images _log_source _logs _options _registry _types local
-__init__     -> _completed _exceptions _executor _future _here _progress _registry _shared _table
-             -> _types
-testing      -> local
+__init__     -> _completed _exceptions _executor _future _here _progress _public _registry _shared
+             -> _table _types
+testing      -> _public local
 
 _executor    -> _arguments _display _events _exceptions _future _intake _manager _options _pool
              -> _serialize _shared _types
@@ -88,7 +88,7 @@ _sources     -> _wire
 _table       -> _display _future
 _types       -> _images
 
-_awaiting _batch_size _budget _crowd _discreet _exceptions _images _lane _map _pacing ->
+_awaiting _batch_size _budget _crowd _discreet _exceptions _images _lane _map _pacing _public ->
 _requirements _section _shared _shares _wire ->
 
 worker       -> _wire

@@ -168,7 +168,7 @@ def test_docstring_of_the_package():
 
 
 def test_the_tree_of_errors_is_the_one_in_the_docstring():
-    docstring = sys.modules[civis_futures.CivisFuturesError.__module__].__doc__
+    docstring = civis_futures._exceptions.__doc__
     tree = re.search(
         r"^    CivisFuturesError\n.*?^    RemoteTraceback[^\n]*", docstring, re.M | re.S
     )

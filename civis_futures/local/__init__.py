@@ -7,3 +7,5 @@ container's command line only, so that a misunderstanding of the contract cannot
 from ._platform import LocalPlatform
 
 __all__ = ["LocalPlatform"]
+
+LocalPlatform.__module__ = __name__

@@ -6,9 +6,11 @@ How long work takes is compared with a pool that is no larger than the platform,
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 
+import cloudpickle
 import joblib
 import pytest
 from benchmarks.measure import pause
@@ -16,6 +18,9 @@ from benchmarks.measure import pause
 import civis_joblib
 from civis_futures import ContainerPoolExecutor, progress
 from civis_futures.local import LocalPlatform
+
+# No container has this module: what is defined here travels by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 #: At most so many times as long as with a pool of the platform's size.
 WORSE = 1.3
@@ -79,12 +84,17 @@ def check(work, platform, slots, calls, sizes=(10, 50), **options):
 
 
 def test_more_workers_than_the_platform_can_start(full, slots):
-    check(in_one_executor, full, slots, 15 * slots)
+    check(in_one_executor, full, slots, 15 * slots, sizes=[10])
+
+
+def test_many_more_workers_than_the_platform_can_start(full, slots):
+    """To ask for 50 containers, and to end them, takes some time by itself."""
+    check(in_one_executor, full, slots, 40 * slots, sizes=[50])
 
 
 @pytest.mark.parametrize("slots", [2], indirect=True)
 def test_one_container_for_each_call(full, slots):
-    check(in_one_executor, full, slots, 12, max_tasks_per_worker=1)
+    check(in_one_executor, full, slots, 12, sizes=[10], max_tasks_per_worker=1)
 
 
 @pytest.mark.parametrize("slots", [2], indirect=True)
@@ -94,12 +104,12 @@ def test_some_calls_for_each_container(full, slots):
 
 @pytest.mark.parametrize("slots", [2, 3], indirect=True)
 def test_over_joblib(full, slots):
-    check(over_joblib, full, slots, 15 * slots)
+    check(over_joblib, full, slots, 20 * slots, sizes=[10])
 
 
 @pytest.mark.parametrize("slots", [2], indirect=True)
 def test_two_executors_on_one_platform(full, slots):
-    check(in_two_executors, full, slots, 30)
+    check(in_two_executors, full, slots, 40, sizes=[10])
 
 
 @pytest.mark.parametrize("slots", [1], indirect=True)

@@ -152,7 +152,7 @@ def test_cancel_futures_keeps_what_runs(make, gate, until):
     executor = make(2)
     futures = [executor.submit(wait_at, gate.path, n) for n in range(8)]
     until(lambda: sum(future.running() for future in futures) == 2)
-    threading.Timer(0.1, gate.open).start()
+    threading.Timer(3.0, gate.open).start()  # by then the containers have read what is cancelled
     executor.shutdown(cancel_futures=True)
     assert all(future.done() for future in futures)
     kept = [future for future in futures if not future.cancelled()]

@@ -23,6 +23,8 @@ event of random histories):
 7. While a task that was submitted, or a worker, is left, a command is in flight or `deadline` is
    set: no waiting for nothing.
 8. A call that is given to a second worker surely never begins in the first one any more.
+9. Each idle worker has a call on its way to it, if any that it could do is tied to a worker that
+   two looks have found waiting for its start while others run.
 """
 
 from __future__ import annotations

@@ -37,6 +37,9 @@ CANCEL_AGAIN = 30.0
 CANCEL_PATIENCE = 10.0
 #: So few tasks may all start at once, whatever their containers turn out to be.
 FEW = 8
+#: So many launches are under way at a time, which is more than are made at a time; and so many are
+#: begun every five seconds where the platform seems to be full.
+MOST_UNDER_WAY = 8
 #: After a container that cannot run its call, so many seconds pass until another one is started.
 HESITATION = 1.0
 #: A sign of life is written so many times per lease.
@@ -112,7 +115,7 @@ class Fleet:
             self.tasks.give(worker, 0)
             self.ramp.start(turn.now)
             new.append(worker)
-            self._launched_at = turn.now
+        self._launched_at = turn.now if new else self._launched_at
         if not self._is_full():  # or they would only wait with it
             self._deal(new)
         sharing = self._sharing()
@@ -125,6 +128,9 @@ class Fleet:
     def _may_launch(self, turn: Turn) -> bool:
         """Whether there may be one more worker."""
         number = sum(worker.open for worker in self.workers.values())
+        under_way = sum(w.phase is WorkerPhase.LAUNCHING for w in self.workers.values())
+        if under_way >= MOST_UNDER_WAY:
+            return False  # calls that would wait for the next ones may as well wait for any
         if self._is_full():  # the next one would wait, too; but perhaps it would not
             again = self._launched_at + PROBE_SECONDS
             if again > turn.now:

@@ -531,9 +531,9 @@ def test_calls_move_to_a_busy_worker_before_it_has_run_out():
     assert len(letter.revoked) >= 2
 
 
-def test_a_full_platform_is_asked_for_one_more_container_every_five_seconds():
-    table = Table(max_workers=10)
-    table.submit(*range(40))
+def test_a_full_platform_is_asked_for_a_few_more_containers_every_five_seconds():
+    table = Table(max_workers=26)
+    table.submit(*range(400))
     launches = table(e.Prepared())
     for launch in launches:
         table(e.Launched(launch.worker))
@@ -545,7 +545,7 @@ def test_a_full_platform_is_asked_for_one_more_container_every_five_seconds():
     at = []
     while len(at) < 3:
         commands = table.until("Launch", queued, alive, within=20)
-        assert kinds(commands).count("Launch") == 1
+        assert kinds(commands).count("Launch") == 8
         at.append(table.now)
     assert at == pytest.approx([5.0, 10.0, 15.0])
 

@@ -377,7 +377,7 @@ def test_terminate_before_anything_began(make, stop):
 
 def test_all_that_the_standard_librarys_pools_have(make):
     for pool in (ProcessPoolExecutor, ThreadPoolExecutor):
-        for name, method in inspect.getmembers(pool, callable):
+        for name, method in inspect.getmembers(pool, inspect.isroutine):
             if not name.startswith("_"):
                 ours = inspect.signature(getattr(ContainerPoolExecutor, name)).parameters
                 assert inspect.signature(method).parameters.keys() <= ours.keys(), name

@@ -41,9 +41,10 @@ def full(slots):
         yield platform
 
 
-def in_one_executor(platform, workers, calls, **options):
+def in_one_executor(platform, workers, calls, each=0.2, **options):
+    """`each` call takes so many seconds."""
     with ContainerPoolExecutor(workers, platform=platform, **options) as executor:
-        assert list(executor.map(pause, [0.2] * calls, range(calls))) == list(range(calls))
+        assert list(executor.map(pause, [each] * calls, range(calls))) == list(range(calls))
 
 
 def in_two_executors(platform, workers, calls, **options):
@@ -89,7 +90,7 @@ def test_more_workers_than_the_platform_can_start(full, slots):
 
 def test_many_more_workers_than_the_platform_can_start(full, slots):
     """To ask for 50 containers, and to end them, takes some time by itself."""
-    check(in_one_executor, full, slots, 40 * slots, sizes=[50])
+    check(in_one_executor, full, slots, 24 * slots, sizes=[50], each=0.5)
 
 
 @pytest.mark.parametrize("slots", [2], indirect=True)

@@ -247,7 +247,7 @@ def histories(folder, seed, tasks, pools):
         assert not platform.stats().queued
 
 
-@pytest.mark.parametrize("seed", [1, 10, 13, 14, 25])  # together they have every fault
+@pytest.mark.parametrize("seed", [51, 198, 332])  # together they have every fault
 def test_histories(tmp_path, seed):
     histories(tmp_path, seed, tasks=7, pools=5)
 

@@ -124,7 +124,8 @@ def run_pytest(folder, *arguments, **files):
     """What pytest says to these tests in a project of its own."""
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text, "utf-8")
-    environment = {name: value for name, value in os.environ.items() if "COV" not in name}
+    mine = ("COV", "PYTEST_ADDOPTS")
+    environment = {k: v for k, v in os.environ.items() if not any(word in k for word in mine)}
     environment |= {"PYTHONPATH": str(PLACE), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "pytest_civis_futures", *arguments],
@@ -249,7 +250,8 @@ import civis_futures.testing
 heavy = {"asyncio", "cloudpickle", "httpx", "ssl", "starlette", "uvicorn", "sqlite3", "psutil"}
 print(sorted(heavy & sys.modules.keys()), "pytest" in sys.modules)
 """
-    environment = {name: value for name, value in os.environ.items() if "COV" not in name}
+    mine = ("COV", "PYTEST_ADDOPTS")
+    environment = {k: v for k, v in os.environ.items() if not any(word in k for word in mine)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )

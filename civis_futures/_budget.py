@@ -53,7 +53,8 @@ class RateBudget:
         self._window = window
         self._clock = clock
         # Guards all that follows. Held for arithmetic only: who must wait does so outside.
-        self._lock = threading.Lock()
+        # Reentrant, since a signal's handler may ask, too.
+        self._lock = threading.RLock()
         self._limit = limit
         self._sent: deque[float] = deque()
         self._sent_runs: deque[float] = deque()

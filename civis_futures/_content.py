@@ -81,11 +81,16 @@ class _Wish:
 
 
 class ContentStore:
-    """All content of one platform and key in this process; any thread may call."""
+    """All content of one platform and key in this process; any thread may call.
+
+    Who pickles a call takes no lock: a signal's handler may interrupt him at any line, and wait for
+    the threads that upload. He reads and writes these tables in single operations. What may come of
+    that is that the same bytes go up twice.
+    """
 
     def __init__(self, platform: str) -> None:
         self.platform = platform
-        # Guards both tables and what is in their contents. Under it there is no I/O, hashing or
+        # Guards who carries what, and who waits for it. Under it there is no I/O, hashing or
         # copying, and of others' code only the queue of a lane.
         self._lock = threading.Lock()
         self._ready: dict[str, Content] = {}
@@ -94,30 +99,25 @@ class ContentStore:
 
     def take(self, view: memoryview) -> Content:
         """The content with these bytes, of which a copy is made only if they are new."""
-        sha256 = _wire.digest(view)
-        with self._lock:
-            content = self._find(sha256)
-        return content or self.keep(bytes(view))
+        return self._find(_wire.digest(view)) or self.keep(bytes(view))
 
     def keep(self, data: bytes) -> Content:
         """The content with these bytes."""
         # Of the copy: what it was made from may be changing.
         sha256 = _wire.digest(data)
-        with self._lock:
-            content = self._find(sha256)
-            if content is None:  # or one of which somebody knew no more than the name
-                content = self._coming.setdefault(sha256, Content(sha256, len(data)))
-                content.data = data
-            return content
+        content = self._find(sha256)
+        if content is None:  # or one of which somebody knew no more than the name
+            content = self._coming.setdefault(sha256, Content(sha256, len(data)))
+            content.data = data
+        return content
 
     def adopt(self, piece: Piece) -> Content:
         """The content with the bytes that this piece names."""
-        with self._lock:
-            content = self._find(piece.sha256)
-            if content is None:
-                new = Content(piece.sha256, piece.size, piece.data, piece.file_id)
-                content = self._coming.setdefault(piece.sha256, new)
-            return content
+        content = self._find(piece.sha256)
+        if content is None:
+            new = Content(piece.sha256, piece.size, piece.data, piece.file_id)
+            content = self._coming.setdefault(piece.sha256, new)
+        return content
 
     def gather(
         self,
@@ -159,7 +159,7 @@ class ContentStore:
         if content is not None and (content.expires or 0.0) - time.time() > LEAST_LIFE:
             return content
         content = self._coming.get(sha256)
-        return content if content is not None and content.data is not None else None
+        return content if content is not None and (content.ready or content.data) else None
 
     def _hand(self, content: Content, carrier: Carrier) -> None:
         if carrier.open:

@@ -47,9 +47,11 @@ class Deposit:
     def put(self, contents: Iterable[Content]) -> None:
         """Begin to upload these. If it fails, the calls that need them try again, and tell."""
         ended: Future[None] = Future()
+        # Not on this thread: a signal's handler may interrupt it while it has the store's lock, and
+        # wait for the threads that upload. And first, since what never begins is not waited for.
+        self._carrier.run(partial(self.gather, tuple(contents), partial(_end, ended)))
         self._puts.add(ended)
         ended.add_done_callback(self._puts.discard)
-        self.gather(contents, lambda _: ended.set_result(None))
 
     def finish(self, broken: Exception | None) -> None:
         """Wait for what was put, unless the pool is broken: other pools may have use for it."""
@@ -117,6 +119,10 @@ class Deposit:
             if error.status in _GONE:
                 return None
             raise
+
+
+def _end(put: Future[None], _: BaseException | None) -> None:
+    put.set_result(None)
 
 
 def _name(content: Content) -> str:

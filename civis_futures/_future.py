@@ -8,6 +8,7 @@ which is what keeps `cancel` possible until then.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError, Future, wait
@@ -91,6 +92,7 @@ class ContainerFuture(Future[T]):
         self._ended: float | None = None  # by this machine's clock, as `Timings.submitted`
         self._view = view
         self._on_cancel = cancelled
+        self._process = os.getpid()
         self._shelf = logs
         self.add_done_callback(_note_end)
 
@@ -160,7 +162,12 @@ class ContainerFuture(Future[T]):
 
         Returns False only if the outcome is already here. `shutdown(wait=True)` of the executor
         returns after the container has ended.
+
+        Raises:
+            RuntimeError: this process is a fork of the one that the future belongs to; so do
+                `result`, `exception`, `await` and `logs` of one that is not done.
         """
+        self._check_process()
         cancelled = super().cancel()
         if cancelled:
             self._on_cancel()
@@ -168,12 +175,26 @@ class ContainerFuture(Future[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """As of any future; the CancelledError names the call."""
+        self._check_process()
         try:
             return super().result(timeout)
         except CancelledError:
             if not self.cancelled():
                 raise
             raise CancelledError(f"{self!r} was cancelled") from None
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As of any future."""
+        self._check_process()
+        return super().exception(timeout)
+
+    def _check_process(self) -> None:
+        """In a fork nobody would ever settle it, or hear that it is cancelled."""
+        if os.getpid() != self._process and self._ended is None:
+            raise RuntimeError(
+                f"{self._task} belongs to process {self._process}, of which this one is a fork: "
+                "its outcome comes there alone"
+            )
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait in an event loop; cancelling the wait leaves the call alone.
@@ -183,6 +204,7 @@ class ContainerFuture(Future[T]):
                 would say that the waiting task was.
             Exception: whatever the call raised.
         """
+        self._check_process()
         if not self.done():
             from ._awaiting import ended
 
@@ -230,6 +252,7 @@ class ContainerFuture(Future[T]):
             PlatformError: the platform cannot be reached, or refuses.
             TypeError, ValueError: `tail` is no number of lines.
         """
+        self._check_process()
         if tail is not None and (isinstance(tail, bool) or not isinstance(tail, int)):
             raise TypeError(f"tail must be an integer, not {tail!r}")
         if tail is not None and tail < 0:

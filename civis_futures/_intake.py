@@ -7,7 +7,7 @@ executor and the views of it that have other options; it knows no executor.
 from __future__ import annotations
 
 import itertools
-import threading
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -54,17 +54,16 @@ class Intake:
         self._resources = resources_of(container)
         self._inline = min(_wire.INLINE_LIMIT, INLINE_TOTAL // max_workers)
         self._requires = dict(requires)
-        # Guards `_shutdown`, and the order "check, then post": a task is never posted after the
-        # shutdown. No I/O, pickling or user code under it.
-        self._lock = threading.Lock()
+        self._process = os.getpid()
+        # No lock: a signal's handler may use the pool while `submit` is at any line. What is posted
+        # at the moment of the shutdown is work like other work, or the manager refuses it.
         self._shutdown = False
         self._ids = itertools.count()
         self._least: dict[str, int] = {}  # the smallest call of each function; a guess will do
 
     def close(self) -> None:
         """Take no more."""
-        with self._lock:
-            self._shutdown = True
+        self._shutdown = True
 
     def submit(
         self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any, item: str = ""
@@ -131,16 +130,17 @@ class Intake:
         )
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         name = _name_of(fn) + more
-        future: ContainerFuture[list[T]] = self._post(options, name, pickled, (fn, rows))
-        future.add_done_callback(partial(_learn, self.batches, len(rows)))
+        learn = partial(_learn, self.batches, len(rows))
+        future: ContainerFuture[list[T]] = self._post(
+            options, name, pickled, (fn, rows), at_end=learn
+        )
         return future
 
     def put(self, value: Any) -> SharedData:
         """As `ContainerPoolExecutor.put`."""
         self._check_open()
         handle, contents = _serialize.shared(value, self._contents)
-        with self._lock:
-            self._raise_if_shut_down()
+        self._check_open()
         self._manager.deposit.put(contents)
         return handle
 
@@ -151,6 +151,7 @@ class Intake:
         pickled: Callable[[str], Payload],
         what: tuple[Callable[..., Any], Any],
         item: str = "",
+        at_end: Callable[[Any], None] | None = None,
     ) -> Any:
         task = TaskId(next(self._ids))
         function, name = name, f"{options.label or name} (task {task}{item})"
@@ -165,6 +166,8 @@ class Intake:
             self.roll.count,
             self._manager.why_waiting,
         )
+        if at_end is not None:
+            future.add_done_callback(at_end)
         try:
             payload = pickled(name)
             session = self._opened.session
@@ -179,13 +182,15 @@ class Intake:
         size = payload.extent + (self._novel(function, len(data)) if blob else 0)
         upload = not (inline and payload.ready)
         event = Submitted(task, upload, size, options.terms(self._resources), key, found)
-        with self._lock:
-            self._raise_if_shut_down()
-            self._manager.submit(
-                event, future, blob, None if inline else data, payload.buffers, options.wants_retry
-            )
+        goods = blob, None if inline else data, payload.buffers, options.wants_retry
+        self._raise_if_shut_down()
+        try:
             self.roll.add(future)
-        return future
+            self._manager.submit(event, future, *goods)
+            return future
+        except BaseException:  # a Ctrl-C, perhaps after it was sent: nobody will have this future
+            future.cancel()
+            raise
 
     def _novel(self, function: str, size: int) -> int:
         """How much of a pickled call is new, as text: letters are packed, and the rest of it has
@@ -199,8 +204,12 @@ class Intake:
         return Requiring(fn, self._requires) if self._requires else fn
 
     def _check_open(self) -> None:
-        with self._lock:
-            self._raise_if_shut_down()
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"this executor works in process {self._process}, of which this one is a fork: "
+                "make another one here"
+            )
+        self._raise_if_shut_down()
         self._manager.raise_if_closed()
 
     def _raise_if_shut_down(self) -> None:

@@ -92,12 +92,10 @@ class Manager:
     def __post_init__(self) -> None:
         """Nothing runs before `start`."""
         self._ledger = Ledger(self.pool.container.image, self.client.job_url)
-        # Guards `_closed`, `broken` and the order "check, then put": after `_close` nothing is
-        # put into a queue that nobody reads. Nothing else happens under it. Reentrant, since
-        # futures and executors post when they are collected, on whatever thread that happens.
-        self._gate = threading.RLock()
-        self._closed = False
+        # Set by the manager thread, in this order. No lock: whoever puts something into the queue
+        # may be interrupted at any line, by a signal's handler that waits for the manager's end.
         self.broken: Exception | None = None
+        self._closed = False
         self._events: queue.SimpleQueue[tuple[Any, _Goods]] = queue.SimpleQueue()
         self._ahead: tuple[Any, _Goods] | None = None  # the manager thread's, one event
         self._beat = 0  # the manager thread's
@@ -142,7 +140,6 @@ class Manager:
         """Start all threads now: at the interpreter's exit, when we still work, none can start."""
         for lane in self._lanes:
             lane.start()
-        self._place = crowd(self.pool.url).join(lambda since: self.post(e.Crowded(since)))
         self._thread.start()
         interpreter_exit.managers.add(self)
 
@@ -171,15 +168,15 @@ class Manager:
         """
         limit = event.terms.timeout
         item = WorkItem(event.task, future, call, data, buffers, None, limit, retry_on, event.key)
-        with self._gate:
-            self.raise_if_closed()
-            self._events.put((event, item))
+        self.raise_if_closed()
+        self._events.put((event, item))
+        if self._closed:  # perhaps nobody has read the queue since
+            self._refuse_late_tasks(lambda settle: settle())
 
     def post(self, event: e.Event | _Defect, goods: _Goods = None) -> None:
         """Tell the manager what happened; of no effect after its end."""
-        with self._gate:
-            if not self._closed:
-                self._events.put((event, goods))
+        if not self._closed:
+            self._events.put((event, goods))
 
     def why_waiting(self) -> str:
         """What tasks wait for that no container has begun; from memory."""
@@ -201,6 +198,7 @@ class Manager:
     # --- the loop ------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._place = crowd(self.pool.url).join(lambda since: self.post(e.Crowded(since)))
         try:
             while not self._closed:
                 event, goods = self._next()
@@ -279,15 +277,24 @@ class Manager:
 
     def _close(self, broken: Exception | None = None) -> None:
         """Take nothing more; a task that was on its way ends with the reason."""
-        with self._gate:
-            self._closed = True
-            self.broken = reason = self.broken or broken or BrokenContainerPool("it was shut down")
-        while self._ahead is not None or not self._events.empty():
-            event, goods = self._ahead or self._events.get()
-            self._ahead = None
+        self.broken = self.broken or broken or BrokenContainerPool("it was shut down")
+        self._closed = True
+        if self._ahead is not None:
+            self._events.put(self._ahead)
+        self._refuse_late_tasks(self._settlements.put)
+
+    def _refuse_late_tasks(self, run: Callable[[Callable[[], None]], None]) -> None:
+        """End those that nobody will take in; any thread may call. `run` has the user's code."""
+        while True:
+            try:
+                event, goods = self._events.get_nowait()
+            except queue.Empty:
+                return
             if isinstance(event, e.Submitted):
-                self._ledger.take_in(event, goods)
-                self._lose(e.Lose(event.task, None, reason))
+                run(partial(settle, goods.future, self._refusal))
+
+    def _refusal(self) -> Outcome:
+        return Outcome(exception=BrokenContainerPool(str(self.broken)))
 
     # --- commands that a lane performs ---------------------------------------------------------
 
@@ -475,5 +482,4 @@ class Manager:
         self._close()
 
     def _break(self, command: e.Break) -> None:
-        with self._gate:
-            self.broken = command.error
+        self.broken = command.error

@@ -9,43 +9,67 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import deque
 from heapq import nsmallest
 from typing import Any
 
 from ._display import MOST_ROWS, WAITING, Glance, Panel, Totals, rank
 from ._future import ContainerFuture
 
+#: Futures that have ended are counted when somebody looks, or when there are so many.
+MOST_UNCOUNTED = 1000
+
 
 class Roll:
     """Which tasks there are, were, and how they ended; all threads may use it."""
 
     def __init__(self) -> None:
-        # Guards the three below; arithmetic only. Reentrant, since a future may be cancelled by
-        # the collection of what held it, on whatever thread that happens.
+        # By number. It is used in single operations, which no thread and no signal interrupts; so
+        # nobody waits here, not even a future that ends while a handler looks.
+        self._futures: weakref.WeakValueDictionary[int, ContainerFuture[Any]] = (
+            weakref.WeakValueDictionary()
+        )
+        self._uncounted: deque[Glance] = deque()
+        # Guards the sums, and what is taken from those that are not counted yet; arithmetic only.
         self._lock = threading.RLock()
-        self._futures: weakref.WeakSet[ContainerFuture[Any]] = weakref.WeakSet()
+        self._counting = False
         self._ended = Totals()
         self._span: tuple[float, float] | None = None
 
     def add(self, future: ContainerFuture[Any]) -> None:
         """Take in a new one. The pool holds it until it has ended; we do not."""
-        with self._lock:
-            self._futures.add(future)
+        self._futures[future._number] = future
 
     def count(self, glance: Glance) -> None:
         """One has ended like this."""
-        with self._lock:
-            self._ended.add(glance)
-            begin, end = glance.submitted, glance.submitted + glance.elapsed
-            if self._span is not None:
-                begin, end = min(begin, self._span[0]), max(end, self._span[1])
-            self._span = begin, end
+        self._uncounted.append(glance)
+        if len(self._uncounted) > MOST_UNCOUNTED and self._lock.acquire(blocking=False):
+            try:
+                self._sum_up()
+            finally:
+                self._lock.release()
+
+    def _sum_up(self) -> None:
+        """Under the lock."""
+        if self._counting:  # this thread does so already: a signal's handler looks at us
+            return
+        self._counting = True
+        try:
+            while self._uncounted:
+                glance = self._uncounted.popleft()
+                self._ended.add(glance)
+                begin, end = glance.submitted, glance.submitted + glance.elapsed
+                if self._span is not None:
+                    begin, end = min(begin, self._span[0]), max(end, self._span[1])
+                self._span = begin, end
+        finally:
+            self._counting = False
 
     def futures(self) -> list[ContainerFuture[Any]]:
         """Those that somebody holds, in the order of their submission."""
-        with self._lock:
-            held = list(self._futures)
-        return sorted(held, key=lambda future: future._number)
+        held = (reference() for reference in self._futures.valuerefs())
+        found = [future for future in held if future is not None]
+        return sorted(found, key=lambda future: future._number)
 
     def glances(self) -> list[Glance]:
         """How those are that somebody holds, one by one."""
@@ -61,6 +85,7 @@ class Roll:
         """
         now = time.time()
         with self._lock:
+            self._sum_up()
             totals, span = self._ended.copy(), self._span
         futures = self.futures()
         begin, end = span or (now, now)

@@ -102,7 +102,7 @@ httpx             in _api _discreet _transport
 tenacity          in _transport
 cloudpickle       in _identity _serialize worker
 pickle            in _exceptions _identity _serialize worker
-threading         in _api _budget _content _crowd _exit _intake _lane _manager _progress _roll
+threading         in _api _budget _content _crowd _exit _lane _manager _progress _roll
                   in _session _transport cli local
 queue             in _lane _manager _progress
 subprocess        in cli local

@@ -344,6 +344,38 @@ def test_a_fork_of_the_script_leaves_the_executor_alone(script):
     assert (code, out, err) == (0, ["5 apple"], "")
 
 
+def test_in_a_fork_executor_and_futures_say_that_they_are_not_there(script):
+    code, out, err = script(
+        """
+        import os, warnings
+        done = executor.submit(abs, -7)
+        done.result(20)
+        pending = executor.submit(wait_and_return, 0.5, "apple")
+        uses = [
+            lambda: executor.submit(abs, -1), lambda: executor.map(abs, [-1]),
+            lambda: executor.submit_batch(abs, [(-1,)]), lambda: executor.put(b"x" * 2_000_000),
+            pending.result, pending.exception, pending.cancel, pending.logs,
+        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pid = os.fork()
+        if pid == 0:
+            for use in uses:
+                try:
+                    print("no error:", use())
+                except RuntimeError as error:
+                    assert "of which this one is a fork" in str(error), error
+            print(done.result(), len(executor.status()), executor, flush=True)
+            executor.shutdown()  # returns at once
+            sys.exit(5)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), pending.result(20), flush=True)
+        """
+    )
+    assert (code, err) == (0, "")
+    assert out[0].startswith("7 2 <ContainerPoolExecutor")
+    assert out[1:] == ["5 apple"]
+
+
 # --- other Pythons -----------------------------------------------------------------------------
 
 

@@ -6,7 +6,8 @@
 [32, 9]
 """
 
-from ._completed import as_completed, as_completed_async
+from ._container import Container, Template
+from ._data.contents import SharedData
 from ._exceptions import (
     BrokenContainerPool,
     CallLostError,
@@ -27,15 +28,15 @@ from ._exceptions import (
     WorkerCrashedError,
     WorkerMemoryError,
 )
-from ._executor import ContainerPoolExecutor
-from ._future import ContainerFuture, Timings
-from ._here import this_container
-from ._progress import progress
+from ._executor.executor import ContainerPoolExecutor
+from ._executor.here import this_container
+from ._futures.future import ContainerFuture, Timings
+from ._futures.progress import progress
+from ._futures.tables import table
+from ._futures.waiting import as_completed, as_completed_async
 from ._public import publish as _publish
-from ._registry import SessionInfo, purge, sessions
-from ._shared import SharedData
-from ._table import table
-from ._types import Attempt, Container, LogLine, TaskState, Template
+from ._sessions.registry import SessionInfo, purge, sessions
+from ._types import Attempt, LogLine, TaskState
 
 __all__ = [
     "Attempt",

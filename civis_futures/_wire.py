@@ -63,6 +63,7 @@ _NOTICE = (
     "(the image needs civis-futures; see docs/migrating.md)"
 )
 _NOTICE_BEGINS, _NOTICE_ENDS = "csys\nexit\n(V", "\ntR.\n"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class WireError(ValueError):

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 
 import tenacity
 
-from civis_futures import _pacing, _pool, _scheduler, _transport
+from civis_futures._api import transport
+from civis_futures._executor import opening
+from civis_futures._scheduling import pacing, scheduler
 
 
 def shorten(replace):
@@ -18,14 +20,14 @@ def shorten(replace):
 
     `replace(object, name, value)` is `setattr`, or that of a monkeypatch.
     """
-    replace(_pacing, "FIRST_BACKOFF", 0.1)
-    replace(_scheduler, "LAST_PATIENCE", {False: 10.0, True: 1.0})
+    replace(pacing, "FIRST_BACKOFF", 0.1)
+    replace(scheduler, "LAST_PATIENCE", {False: 10.0, True: 1.0})
     short = tenacity.wait_random_exponential(multiplier=0.1, max=1)
-    replace(_transport, "_backoff", short)
+    replace(transport, "_backoff", short)
 
 
 def share_platform():
     """`platform="local"` is the platform of the environment, and starts none."""
     url, key = os.environ["CIVIS_API_ENDPOINT"], os.environ["CIVIS_API_KEY"]
     shared = SimpleNamespace(url=url, api_key=key, stop=lambda: None)
-    _pool._local_platform = lambda _: shared
+    opening._local_platform = lambda _: shared

@@ -15,10 +15,10 @@ import httpx
 import pytest
 from pytest_httpx import HTTPXMock
 
-from civis_futures import _api
-from civis_futures._api import DEFAULT_URL, PlatformClient, credentials
+from civis_futures._api import client as _client
+from civis_futures._api.client import DEFAULT_URL, PlatformClient, credentials
+from civis_futures._api.failures import is_ambiguous
 from civis_futures._exceptions import CredentialsError, PlatformError
-from civis_futures._failures import is_ambiguous
 from civis_futures._types import Job, JobKind
 
 KEY = "aSecret-Key_123"
@@ -259,7 +259,7 @@ def test_json_of_another_shape(
     call: Call,
     body: Any,
 ) -> None:
-    monkeypatch.setattr(_api, "SINGLE_UPLOAD_LIMIT", 5)
+    monkeypatch.setattr(_client, "SINGLE_UPLOAD_LIMIT", 5)
     httpx_mock.add_response(content=json.dumps(body).encode())
     with pytest.raises(PlatformError, match="JSON that was not expected"):
         call(client)

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from pytest_httpx import HTTPXMock
 
-from civis_futures._api import DEFAULT_URL, PlatformClient
+from civis_futures._api.client import DEFAULT_URL, PlatformClient
+from civis_futures._api.failures import is_ambiguous
+from civis_futures._api.transport import Kind, RateBudget
 from civis_futures._exceptions import PlatformError
-from civis_futures._failures import is_ambiguous
-from civis_futures._transport import Kind, RateBudget
 from civis_futures._types import Job, JobKind, JobRow, LogLine, Output, Run, RunState
 
 KEY = "aSecret-Key_123"

@@ -17,10 +17,10 @@ import httpx
 import pytest
 import python_multipart
 
-from civis_futures import _api
-from civis_futures._api import FILE_SIZE_LIMIT, SINGLE_UPLOAD_LIMIT, PlatformClient
+from civis_futures._api import client as _client
+from civis_futures._api.client import FILE_SIZE_LIMIT, SINGLE_UPLOAD_LIMIT, PlatformClient
+from civis_futures._api.section import Section
 from civis_futures._exceptions import PlatformError
-from civis_futures._section import Section
 
 API, STORE = "api.civis.test", "store.test"
 DAY = timedelta(days=1)
@@ -130,8 +130,8 @@ def client() -> Iterator[PlatformClient]:
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files above 10 bytes go in parts of at least 4."""
-    monkeypatch.setattr(_api, "SINGLE_UPLOAD_LIMIT", 10)
-    monkeypatch.setattr(_api, "_LEAST_PART", 4)
+    monkeypatch.setattr(_client, "SINGLE_UPLOAD_LIMIT", 10)
+    monkeypatch.setattr(_client, "_LEAST_PART", 4)
 
 
 def times(count: int, answer: httpx.Response | Exception, path: str = "") -> Trouble:
@@ -264,8 +264,8 @@ def test_a_body_that_was_half_sent_is_sent_anew_from_its_start(
     which: str,
     size: int,
 ) -> None:
-    monkeypatch.setattr(_api, "SINGLE_UPLOAD_LIMIT", 300_000)
-    monkeypatch.setattr(_api, "_LEAST_PART", 150_000)
+    monkeypatch.setattr(_client, "SINGLE_UPLOAD_LIMIT", 300_000)
+    monkeypatch.setattr(_client, "_LEAST_PART", 150_000)
 
     def trouble(request: httpx.Request) -> Exception | None:
         if len(storage.links) % 3 == 0:

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from civis_futures._api import PlatformClient, credentials
+from civis_futures._api.client import PlatformClient, credentials
+from civis_futures._api.failures import is_ambiguous
+from civis_futures._api.transport import RateBudget
 from civis_futures._exceptions import PlatformError
-from civis_futures._failures import is_ambiguous
-from civis_futures._transport import RateBudget
 from civis_futures._types import Job, JobKind, Run, RunState
 from civis_futures.local import LocalPlatform
 

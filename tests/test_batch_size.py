@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from civis_futures._batch_size import BATCH_SECONDS, BatchSize
+from civis_futures._executor.map import BATCH_SECONDS, BatchSize
 
 
 def sizes(seconds, number):

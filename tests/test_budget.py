@@ -9,7 +9,7 @@ import unhurried  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 
-from civis_futures._budget import KEPT_FROM_LOOKS, Kind, RateBudget, retry_after
+from civis_futures._api.budget import KEPT_FROM_LOOKS, Kind, RateBudget, retry_after
 
 
 class Clock:

@@ -11,8 +11,13 @@ from collections import deque
 
 import pytest
 
-from civis_futures._content import LEAST_LIFE, Carrier, ContentStore, content_store
-from civis_futures._shared import NamedPiece
+from civis_futures._data.contents import (
+    LEAST_LIFE,
+    Carrier,
+    ContentStore,
+    NamedPiece,
+    content_store,
+)
 
 LATER = 4e9  # seconds since the epoch
 

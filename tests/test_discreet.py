@@ -19,8 +19,8 @@ import httpx
 import pytest
 
 from civis_futures import ContainerPoolExecutor, PlatformError
-from civis_futures import _discreet as discreet
-from civis_futures._api import PlatformClient, credentials
+from civis_futures._api import discreet
+from civis_futures._api.client import PlatformClient, credentials
 from civis_futures.testing import Fault
 from civis_futures.worker._http import Http, HttpError
 
@@ -333,7 +333,7 @@ def test_a_worker_tells_no_secret(storage, capsys):
 
 
 def test_the_bootstrap_tells_no_secret(faulty):
-    from civis_futures._bundle import docker_command
+    from civis_futures._pool.launch import docker_command
 
     link = f"{faulty.url}/with a space?signature=abc d"
     done = subprocess.run(

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from civis_futures import Container, ContainerPoolExecutor, _images, _wire
-from civis_futures._script import script_body
-from civis_futures._serialize import Place, outcome_of
+from civis_futures._pool.launch import script_body
+from civis_futures._pool.outcomes import Place, outcome_of
 from civis_joblib import make_backend_factory
 
 ROOT = Path(__file__).parents[1]

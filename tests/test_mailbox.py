@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 
 from civis_futures import Container, PlatformError, _wire
-from civis_futures import _events as e
 from civis_futures._exceptions import Recalled
-from civis_futures._mailbox import Mailbox, Posting, Station
+from civis_futures._pool.mailbox import Mailbox, Posting, Station
+from civis_futures._pool.verdict import part_of, reached
+from civis_futures._scheduling import events as e
 from civis_futures._types import Job, JobRow, LogLine, Output, Run, RunState, TaskId, WorkerId
-from civis_futures._verdict import part_of, reached
 
 LOST = PlatformError("no answer", method="POST", sent=True)
 REFUSED = PlatformError("no", method="POST", status=400)

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from civis_futures import BrokenContainerPool, _wire
-from civis_futures import _events as e
-from civis_futures._balance import movable
 from civis_futures._exceptions import PlatformError, Recalled
-from civis_futures._scheduler import Scheduler
-from civis_futures._shares import Shares
-from civis_futures._state import Policy, TaskPhase, WorkerPhase
+from civis_futures._scheduling import events as e
+from civis_futures._scheduling.balance import movable
+from civis_futures._scheduling.pacing import Shares
+from civis_futures._scheduling.scheduler import Scheduler
+from civis_futures._scheduling.state import Policy, TaskPhase, WorkerPhase
 from civis_futures._types import Inherited, Resources, Run, RunState, TaskId, Terms, WorkerId
 
 ERROR = PlatformError("no answer")

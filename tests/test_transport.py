@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
+from civis_futures._api.transport import Kind, RateBudget, RetryingTransport
 from civis_futures._exceptions import PlatformError, Recalled
-from civis_futures._transport import Kind, RateBudget, RetryingTransport
 
 URL = "http://platform.test/scripts/1"
 

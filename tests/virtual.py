@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from civis_futures import _events as e
 from civis_futures import _wire
 from civis_futures._exceptions import Recalled
-from civis_futures._pacing import linger, poll
-from civis_futures._scheduler import Scheduler
-from civis_futures._state import Policy
+from civis_futures._scheduling import events as e
+from civis_futures._scheduling.pacing import linger, poll
+from civis_futures._scheduling.scheduler import Scheduler
+from civis_futures._scheduling.state import Policy
 from civis_futures._types import ANY_RESOURCES, Resources, Run, RunState, TaskId, Terms, WorkerId
 
 INLINE = _wire.Blob.of(b"x")

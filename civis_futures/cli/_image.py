@@ -27,7 +27,7 @@ from ._platform import connected
 from ._terms import DIFFERS, MistakeError, UnavailableError, show_json, show_table
 
 if TYPE_CHECKING:
-    from .._api import PlatformClient
+    from .._api.client import PlatformClient
 
 #: Packages whose version is nobody's business: they only install others, or are sent along.
 _IRRELEVANT = {"pip", "setuptools", "wheel", "civis-futures", "cloudpickle"}

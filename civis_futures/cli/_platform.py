@@ -15,7 +15,7 @@ from .._exceptions import CredentialsError, PlatformError
 from ._terms import MistakeError, UnavailableError
 
 if TYPE_CHECKING:
-    from .._api import PlatformClient
+    from .._api.client import PlatformClient
 
 #: Seconds for which a command tries to reach the platform: somebody sits and waits.
 PATIENCE = 10.0
@@ -24,7 +24,7 @@ PATIENCE = 10.0
 @contextlib.contextmanager
 def connected() -> Iterator[PlatformClient]:
     """A client of the platform that the environment names, closed at the end."""
-    from .._api import PlatformClient, credentials  # slow to import, and `local` needs none
+    from .._api.client import PlatformClient, credentials  # slow to import, and `local` needs none
 
     if not os.environ.get("CIVIS_API_KEY", "").strip():
         raise MistakeError("there is no API key: set CIVIS_API_KEY")

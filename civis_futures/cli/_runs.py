@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import _logs
-from .._display import duration
 from .._exceptions import PlatformError
+from .._futures import logs as _logs
+from .._futures.display import duration
 from .._types import Job, JobKind, LogLine, Run
 from ._platform import connected
 from ._terms import DIFFERS, MistakeError, show_json, show_table
 
 if TYPE_CHECKING:
-    from .._api import PlatformClient
+    from .._api.client import PlatformClient
 
 #: What scripts of ours are called: the pool's name, its session, the worker's number, its token.
 _OURS = re.compile(
@@ -233,7 +233,7 @@ def _print_logs(options: argparse.Namespace, _: list[str]) -> int:
 def _lines(
     client: PlatformClient, found: Found, tail: int | None, follow: bool
 ) -> Iterator[LogLine]:
-    from .._log_source import LogSource
+    from .._api.client import LogSource
 
     where = found.job.id, found.run.id
     source = LogSource(client, found.job.kind)

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .._exceptions import SessionInUseError
-from .._options import checked_name
-from .._registry import listed, remove
+from .._sessions.registry import checked_name, listed, remove
 from ._platform import connected
 from ._terms import MistakeError, show_json, show_table
 

@@ -19,7 +19,7 @@ import pytest
 from by_hand import ask, get
 
 import civis_futures as cf
-from civis_futures import _content
+from civis_futures._data import contents
 from civis_futures.local import LocalPlatform
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -61,7 +61,7 @@ def new_process(monkeypatch):
     """new_process(): from now on nothing is known but what the cache folder knows."""
 
     def begin():
-        monkeypatch.setattr(_content, "_stores", {})
+        monkeypatch.setattr(contents, "_stores", {})
 
     begin()
     return begin

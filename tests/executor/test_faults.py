@@ -14,8 +14,8 @@ import cloudpickle
 import pytest
 
 import civis_futures as cf
-from civis_futures import _mailbox
-from civis_futures._api import PlatformClient
+from civis_futures import _wire
+from civis_futures._api.client import PlatformClient
 from civis_futures._types import Job
 from civis_futures.local import LocalPlatform
 
@@ -328,12 +328,12 @@ def test_a_missing_module_is_named(platform):
 
 
 def test_another_python_version_is_named(platform, monkeypatch):
-    monkeypatch.setattr("civis_futures._manager.PYTHON", "3.99")
-    monkeypatch.setattr("civis_futures._settling.PYTHON", "3.99")
+    monkeypatch.setattr("civis_futures._pool.manager.PYTHON", "3.99")
+    monkeypatch.setattr("civis_futures._pool.outcomes.PYTHON", "3.99")
     with cf.ContainerPoolExecutor(1, platform=platform) as executor:
         error = executor.submit(identity, 1).exception(60)
     assert type(error) is cf.EnvironmentMismatchError
-    assert f"has Python {_mailbox.PYTHON}" in str(error)
+    assert f"has Python {_wire.PYTHON}" in str(error)
     assert "this is Python 3.99" in str(error)
 
 

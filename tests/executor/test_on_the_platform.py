@@ -16,8 +16,8 @@ import pytest
 from by_hand import ask, get
 
 import civis_futures as cf
-from civis_futures import _bundle
-from civis_futures._api import PlatformClient
+from civis_futures._api.client import PlatformClient
+from civis_futures._pool import launch
 from civis_futures.local import LocalPlatform
 
 # The container cannot import this module: its functions travel by value.
@@ -114,12 +114,12 @@ def test_files_expire_and_say_when_with_an_offset(counted):
 @pytest.mark.parametrize("order", ["multi_line_string", "string"])
 def test_workers_from_a_template(counted, order):
     """The template's script runs our worker; here by the bundle, in an image by its own command."""
-    packed = _bundle.bundle()
+    packed = launch.bundle()
     with closing(PlatformClient(counted.url, counted.api_key)) as client:
         bundle_id = client.upload(
             packed.data, len(packed.data), packed.name, expires_in=timedelta(days=1)
         )
-    command = _bundle.docker_command(counted.url + "/", packed.sha256, bundle_id, None)
+    command = launch.docker_command(counted.url + "/", packed.sha256, bundle_id, None)
     backing = ask(
         counted,
         "POST",

@@ -12,7 +12,7 @@ import cloudpickle
 import pytest
 
 import civis_futures as cf
-from civis_futures._api import PlatformClient
+from civis_futures._api.client import PlatformClient
 from civis_futures._types import Job
 from civis_futures.testing import Fault, LocalPlatform
 

@@ -15,7 +15,7 @@ import cloudpickle
 import pytest
 
 import civis_futures as cf
-from civis_futures import _sources
+from civis_futures._data import sources
 
 SECONDS = 60  # only a hang takes so long
 
@@ -254,7 +254,7 @@ def test_what_came_by_value_is_not_of_the_file_that_is_here(executor, modules, t
     module, gate = modules("waiting", WAITING), tmp_path / "gate"
     gate.touch()
     came = executor.submit(modules("giving", GIVING).give_back, module.wait).result(SECONDS)
-    _sources._known.clear()
+    sources._known.clear()
     path = tmp_path / "waiting.py"
     path.write_text(WAITING.replace("1 / 0  # as it", "2 / 0  # so it"))
     os.utime(path, (1e9, 1e9))  # long before this process
@@ -267,12 +267,12 @@ def test_what_came_by_value_is_not_of_the_file_that_is_here(executor, modules, t
 
 
 def test_only_so_much_is_remembered(executor, modules, monkeypatch):
-    monkeypatch.setattr(_sources, "MOST_CODE", 5)
+    monkeypatch.setattr(sources, "MOST_CODE", 5)
     shop = modules("shop", SHOP)
     for kind in KINDS[:6]:
         text_of(executor.submit(getattr(shop, kind)))
-    assert len(_sources._seen) <= 5
-    assert len(_sources._known) <= 10
+    assert len(sources._seen) <= 5
+    assert len(sources._known) <= 10
     text = text_of(executor.submit(modules("others", OTHERS).raise_odd))
     assert "raise Odd()  # in raise_odd" in text
 

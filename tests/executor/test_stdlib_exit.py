@@ -205,9 +205,9 @@ def test_its_own_platform_ends_with_the_script(script, tmp_path, until):
 def test_a_platform_that_ends_first(script):
     code, out, _ = script(
         """
-        from civis_futures import _pacing
+        from civis_futures._scheduling import pacing
         from civis_futures.local import LocalPlatform
-        _pacing.FIRST_BACKOFF, _pacing.LAST_PATIENCE[True] = 0.1, 2.0  # or this takes 30 s
+        pacing.FIRST_BACKOFF, pacing.LAST_PATIENCE[True] = 0.1, 2.0  # or this takes 30 s
         with LocalPlatform() as own:
             executor = ContainerPoolExecutor(1, platform=own)
             executor.submit(pow, 2, 3).add_done_callback(tell)

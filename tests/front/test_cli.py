@@ -120,7 +120,7 @@ def test_ps_all_shows_what_has_ended_newest_first(cli, make_executor):
 def test_scripts_of_others_are_none_of_ours(platform, cli, until):
     from contextlib import closing
 
-    from civis_futures._api import PlatformClient
+    from civis_futures._api.client import PlatformClient
     from civis_futures._types import JobKind
 
     with closing(PlatformClient(platform.url, platform.api_key)) as client:

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from civis_futures import ContainerFuture, TaskState, table
-from civis_futures import _display as d
-from civis_futures._future import Timings, View
-from civis_futures._roll import Roll
+from civis_futures._futures import display as d
+from civis_futures._futures.future import Timings, View
+from civis_futures._futures.tables import Roll
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

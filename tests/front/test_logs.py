@@ -14,7 +14,7 @@ from dataclasses import replace
 import cloudpickle
 import pytest
 
-from civis_futures import _logs
+from civis_futures._futures import logs
 from civis_futures._types import LogLine, LogPage
 
 # No container has this module: what is defined here travels by value.
@@ -56,12 +56,12 @@ def call(number=3, done=True):
     over = threading.Event()
     if done:
         over.set()
-    made = _logs.Call(number, lambda: (1, 2), over.is_set, over.wait)
+    made = logs.Call(number, lambda: (1, 2), over.is_set, over.wait)
     return made, over
 
 
 def texts(log, number=3, tail=None, reused=True, done=True):
-    found = _logs.read(_logs.Shelf(lambda: log, reused), call(number, done)[0], tail)
+    found = logs.read(logs.Shelf(lambda: log, reused), call(number, done)[0], tail)
     assert log.closed
     return [str(line) for line in found]
 
@@ -93,7 +93,7 @@ def test_two_streams_come_in_any_order():
         for place, line in enumerate(log.lines):
             level = "error" if place in places else "info"
             log.lines[place] = replace(line, level=level, message=next(streams[level]))
-        made = _logs.read(_logs.Shelf(lambda log=log: log, True), call()[0], None)
+        made = logs.read(logs.Shelf(lambda log=log: log, True), call()[0], None)
         assert [str(line) for line in made if line.level == "info"] == ["a", "b"]
         assert [str(line) for line in made if line.level == "error"] == ["e"]
 
@@ -119,10 +119,10 @@ def test_a_log_of_many_pages_is_never_in_memory_as_a_whole(long):
     log = Log(long)
     found = texts(log, 3, tail=7)
     assert [text.split()[1] for text in found] == [str(n) for n in range(49_993, 50_000)]
-    assert log.most < 2 * _logs.PAGE_CHARACTERS
+    assert log.most < 2 * logs.PAGE_CHARACTERS
     assert log.asked < 10  # it stops where the next call begins
     found = texts(log, 5)
-    assert len(found) == _logs.MOST_LINES
+    assert len(found) == logs.MOST_LINES
     assert found[-1].startswith("five 48999 ")
 
 
@@ -150,14 +150,14 @@ def test_long_lines_are_read_in_smaller_pages():
     log = Log(["z" * 50_000] * 3000)
     found = texts(log, reused=False)
     assert log.most <= 51_000_000
-    assert sum(map(len, found)) <= _logs.MOST_CHARACTERS
+    assert sum(map(len, found)) <= logs.MOST_CHARACTERS
 
 
 def test_a_growing_log_is_followed(monkeypatch):
-    monkeypatch.setattr(_logs, "SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr(logs, "SHORTEST_PAUSE", 0.01)
     log = Log(["start", begins(3), "a"], complete=False)
     made, over = call(done=False)
-    lines = _logs.follow(_logs.Shelf(lambda: log, True), made, None)
+    lines = logs.follow(logs.Shelf(lambda: log, True), made, None)
     assert str(next(lines)) == "a"
     log.lines.append(LogLine(400, "", "info", "c"))
     assert str(next(lines)) == "c"
@@ -174,18 +174,18 @@ def test_a_growing_log_is_followed(monkeypatch):
 
 @pytest.mark.parametrize("end", ["complete", "silent"])
 def test_following_ends(monkeypatch, end):
-    monkeypatch.setattr(_logs, "SHORTEST_PAUSE", 0.01)
-    monkeypatch.setattr(_logs, "GRACE", 0.05)
+    monkeypatch.setattr(logs, "SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr(logs, "GRACE", 0.05)
     log = Log([begins(3), *"abcde"], complete=end == "complete")
-    lines = _logs.follow(_logs.Shelf(lambda: log, True), call()[0], 2)
+    lines = logs.follow(logs.Shelf(lambda: log, True), call()[0], 2)
     assert [str(line) for line in lines] == ["d", "e"]
 
 
 def test_start_up_is_held_back_until_the_call_begins(monkeypatch):
-    monkeypatch.setattr(_logs, "SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr(logs, "SHORTEST_PAUSE", 0.01)
     log = Log(["pip install"], complete=False)
     made, _ = call(done=False)
-    lines = _logs.follow(_logs.Shelf(lambda: log, True), made, None)
+    lines = logs.follow(logs.Shelf(lambda: log, True), made, None)
     timer = threading.Timer(
         0.1,
         lambda: log.lines.extend(
@@ -213,7 +213,7 @@ def test_start_up_is_held_back_until_the_call_begins(monkeypatch):
     ],
 )
 def test_levels_of_records(text, level):
-    assert _logs.leveled(LogLine(1, "", "unknown", text)).level == level
+    assert logs.leveled(LogLine(1, "", "unknown", text)).level == level
 
 
 def test_the_pattern_of_levels_is_quick():
@@ -223,7 +223,7 @@ def test_the_pattern_of_levels_is_quick():
         for _ in range(3):
             begin = time.thread_time()
             for text in ("1" * length, "1-" * length, "a." * length, "[12-" + " |-" * length):
-                _logs.leveled(LogLine(1, "", "info", text))
+                logs.leveled(LogLine(1, "", "info", text))
             spent.append(time.thread_time() - begin)
         return min(spent)
 
@@ -275,7 +275,7 @@ def talk(folder):
 
 @pytest.mark.parametrize("tasks", [1, None], ids=["fresh", "reused"])
 def test_a_real_log_is_followed(make_executor, tmp_path, tasks, monkeypatch):
-    monkeypatch.setattr(_logs, "GRACE", 0.5)  # all lines have been read by then
+    monkeypatch.setattr(logs, "GRACE", 0.5)  # all lines have been read by then
     executor = make_executor(1, max_tasks_per_worker=tasks)
     future = executor.submit(talk, str(tmp_path))
     lines = future.logs(follow=True)
@@ -338,6 +338,6 @@ def test_a_log_of_100_mb(make_executor):
     tracemalloc.start()
     (line,) = future.logs(tail=1)
     assert line.message.startswith("199999 ")
-    assert sum(1 for _ in future.logs(follow=True)) == _logs.MOST_LINES
+    assert sum(1 for _ in future.logs(follow=True)) == logs.MOST_LINES
     assert tracemalloc.get_traced_memory()[1] < 150e6
     tracemalloc.stop()

@@ -17,7 +17,7 @@ import cloudpickle
 import pytest
 
 from civis_futures import progress
-from civis_futures._progress import MOST, Meter
+from civis_futures._futures.progress import MOST, Meter
 from civis_futures._types import TaskState
 
 # No container has this module: what is defined here travels by value.

@@ -27,7 +27,7 @@ def test_500_short_tasks():
 
 
 def test_long_tasks_are_not_batched(monkeypatch):
-    monkeypatch.setattr("civis_futures._batch_size.BATCH_SECONDS", 0.2)  # a minute is too long
+    monkeypatch.setattr("civis_futures._executor.map.BATCH_SECONDS", 0.2)  # a minute is too long
     parallel = Parallel(5, backend="civis")
     assert len(parallel(delayed(slept)(0.2) for _ in range(20))) == 20
     assert parallel.n_dispatched_batches == 20

@@ -17,7 +17,7 @@ from joblib import Parallel, delayed, parallel_config, register_parallel_backend
 import civis_futures as cf
 import civis_joblib
 from civis_futures import _wire
-from civis_futures._api import PlatformClient, credentials
+from civis_futures._api.client import PlatformClient, credentials
 from civis_joblib import (
     infer_backend_factory,
     make_backend_factory,
@@ -260,7 +260,7 @@ def test_a_template_whose_script_cannot_be_read(inside, ask, monkeypatch):
     backing = ask("POST", "/scripts/containers", {"name": "backing", **PARENT})
     template = ask("POST", "/templates/scripts", {"scriptId": backing["id"], "name": "template"})
     custom = inside("/scripts/custom", {"fromTemplateId": template["id"]})
-    from civis_futures._api import PlatformClient
+    from civis_futures._api.client import PlatformClient
 
     real = PlatformClient.get_script
 

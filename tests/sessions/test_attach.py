@@ -256,13 +256,13 @@ def test_the_commands(client, platform, until, mine, monkeypatch, capsys):
 
 def test_who_loses_the_session_leaves_the_containers(make_executor, purged, gate_file, monkeypatch):
     name = purged("lost")
-    monkeypatch.setattr("civis_futures._session.BEAT", 0.1)
+    monkeypatch.setattr("civis_futures._sessions.session.BEAT", 0.1)
     first = make_executor(1, session=name)
     future = first.submit(wait_for, str(gate_file), 7)
     while not future.running():
         time.sleep(0.01)
     with monkeypatch.context() as patch:  # as if it had given no sign of life
-        patch.setattr("civis_futures._head.Holder.gone", True)
+        patch.setattr("civis_futures._sessions.head.Holder.gone", True)
         second = None
         while second is None:  # the first one lives, and the last to write wins: it is told so
             with contextlib.suppress(SessionInUseError):

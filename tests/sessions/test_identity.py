@@ -10,11 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from civis_futures._identity import difference, identity
+from civis_futures._sessions.identity import difference, identity
 
 CELL = """
 import functools, sys
-from civis_futures._identity import identity
+from civis_futures._sessions.identity import identity
 
 class Model:
     rate = 0.1

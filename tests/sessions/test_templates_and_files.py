@@ -13,9 +13,9 @@ import pytest
 
 import civis_futures
 from civis_futures import CallLostError, ContainerPoolExecutor, SessionMismatchError, Template
-from civis_futures._api import PlatformClient
-from civis_futures._bundle import bundle, docker_command
-from civis_futures._replies import identity
+from civis_futures._api.client import PlatformClient
+from civis_futures._api.replies import identity
+from civis_futures._pool.launch import bundle, docker_command
 from civis_futures._types import JobKind
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -24,7 +24,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch):
     """Nobody attaches at the same moment."""
-    monkeypatch.setattr("civis_futures._session.SETTLE", 0.0)
+    monkeypatch.setattr("civis_futures._sessions.session.SETTLE", 0.0)
 
 
 @pytest.fixture

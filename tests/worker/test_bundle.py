@@ -14,7 +14,7 @@ import zipfile
 import pytest
 
 from civis_futures import _wire
-from civis_futures._bundle import bundle, docker_command
+from civis_futures._pool.launch import bundle, docker_command
 
 KEY = "the key"
 
@@ -41,7 +41,7 @@ def start_bundle(stub, launch, environment, order):
 
 
 def test_the_same_content_makes_the_same_bundle():
-    program = "from civis_futures._bundle import bundle; print(bundle().sha256)"
+    program = "from civis_futures._pool.launch import bundle; print(bundle().sha256)"
     runs = [
         subprocess.run(
             [sys.executable, *flags, "-c", program],

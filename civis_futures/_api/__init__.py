@@ -1,0 +1,1 @@
+"""The platform's API: requests, when they may go, and what its answers say. No policy."""

@@ -1,0 +1,89 @@
+"""Which platform, with which key, and how the key is shown. This room must not speak to one.
+
+It imports nothing slow, as an executor resolves its credentials long before its first request.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+
+from .._exceptions import CredentialsError
+
+DEFAULT_URL = "https://api.civisanalytics.com/"
+
+
+def credentials(platform: object = None) -> tuple[str, str]:
+    """The (url, key) that `platform` names: the environment's if it is None.
+
+    A `civis.APIClient` names the key that it uses, and the URL is the environment's.
+
+    Raises:
+        CredentialsError: there is no key, or it cannot be one.
+        TypeError: `platform` lacks one of the attributes `url` and `api_key`.
+    """
+    # It has no public name for its key; nor may we import civis to ask what this is.
+    session = getattr(platform, "_session_kwargs", None)
+    url = os.environ.get("CIVIS_API_ENDPOINT") or DEFAULT_URL
+    if isinstance(session, dict) and isinstance(session.get("api_key"), str):
+        key = session["api_key"]
+    elif platform is None:
+        key = os.environ.get("CIVIS_API_KEY", "")
+        if not key.strip():
+            raise CredentialsError(
+                "there is no API key: set CIVIS_API_KEY to run on Civis Platform, "
+                'or pass platform="local" to run on this machine'
+            )
+    else:
+        url, key = (_text_attribute(platform, name) for name in ("url", "api_key"))
+    return with_slash(url), checked_key(key)
+
+
+def with_slash(url: str) -> str:
+    """`url` as a base: with a slash at its end."""
+    return url if url.endswith("/") else url + "/"
+
+
+def checked_key(key: str) -> str:
+    """`key` without the space and newline that files and shells leave around it."""
+    key = key.strip()
+    # What a header cannot hold would be quoted by the errors of other libraries.
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise CredentialsError("the API key is empty, or has characters that no API key has")
+    return key
+
+
+def headers_for(key: str, auth: str) -> dict[str, str]:
+    """What each request to the API carries; `auth` is "basic" or "bearer"."""
+    if auth not in ("basic", "bearer"):
+        raise ValueError(f"auth must be 'basic' or 'bearer', not {auth!r}")
+    basic = "Basic " + base64.b64encode(f"{key}:".encode()).decode("ascii")
+    headers = {
+        "Authorization": basic if auth == "basic" else f"Bearer {key}",
+        "User-Agent": f"civis-futures/{_version()}",
+    }
+    # Inside a container: so that the platform can say who asked.
+    for name in ("Job", "Run"):
+        if value := os.environ.get(f"CIVIS_{name.upper()}_ID"):
+            headers[f"X-Civis-{name}-ID"] = value
+    return headers
+
+
+def _version() -> str:
+    import importlib.metadata  # slow, and not needed before the first client
+
+    try:
+        return importlib.metadata.version("civis-futures")
+    except importlib.metadata.PackageNotFoundError:  # the sources alone, not installed
+        return "unknown"
+
+
+def _text_attribute(platform: object, name: str) -> str:
+    value = getattr(platform, name, None)
+    if not isinstance(value, str):
+        # The type only: a value in an unlucky place could be the key.
+        raise TypeError(
+            'platform must be None, "local", or an object with .url and .api_key, both str; '
+            f"the .{name} of this {type(platform).__name__} is {type(value).__name__}"
+        )
+    return value

@@ -1,0 +1,401 @@
+"""How requests reach the platform: when they may go, when they are tried again, when we give up.
+
+Two parts. `RetryingTransport` sends API requests as the `RateBudget` allows, again and again where
+this is safe. `FileLinks` moves bytes by the links of Files, which lead elsewhere: no key is sent
+there, and nothing there counts against the budget.
+
+This room must not know what a request is about: it knows verbs, statuses and the marks that a
+request carries in its extensions, ``kind`` (a `Kind`), ``idempotent`` (a bool), ``readable``
+(whether an answer makes sense) and ``wanted`` (a sequence, which is empty once it is not).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import httpx
+import tenacity
+
+from .._exceptions import PlatformError, Recalled
+from .budget import Kind, RateBudget, retry_after
+from .discreet import discreet, each_ours, ours, without_links
+from .section import Section
+
+__all__ = ["FileLinks", "Kind", "RateBudget", "RetryingTransport"]
+
+_log = logging.getLogger("civis_futures")
+
+#: The longest pause of a request that waits for the budget, so that it notices when a response has
+#: changed the budget.
+_LONGEST_PAUSE = 5.0
+
+_IDEMPOTENT_VERBS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+#: So many answers that make no sense, before any that does, are no platform's.
+_STRANGE = 3
+_BROKEN_STATUSES = frozenset({500, 502, 503, 504})
+#: Errors of a connection that never came about: the platform cannot have seen the request.
+_NEVER_OPENED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+#: Errors that another attempt would meet again; see `_is_hopeless`.
+_HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, ssl.SSLCertVerificationError)
+_backoff = tenacity.wait_random_exponential(multiplier=1, max=30)
+
+
+@dataclass(slots=True)
+class _Trial:
+    """One request on its way, over all its attempts."""
+
+    request: httpx.Request
+    kind: Kind
+    idempotent: bool
+    began: float
+    excused: float = 0.0  # seconds that do not count: told to wait, or waiting for the budget
+    arrived: bool = False  # whether an attempt may have reached the platform
+    readable: bool = True  # whether the last answer was what a platform says
+
+    @property
+    def name(self) -> str:
+        return f"{self.request.method} {self.request.url.path}"
+
+    def check(self, response: httpx.Response) -> bool:
+        readable = self.request.extensions.get("readable")
+        return readable is None or bool(readable(response))
+
+    def error(self, message: str) -> PlatformError:
+        request = self.request
+        return PlatformError(
+            f"{self.name}: {without_links(message)}",
+            method=request.method,
+            path=request.url.path,
+            sent=self.arrived,
+        )
+
+
+class RetryingTransport(httpx.BaseTransport):
+    """Sends by the budget, reads the whole answer, and tries again where that is safe.
+
+    429 on every verb, never sooner than ``Retry-After``. 500, 502, 503, 504, answers that the
+    request's ``readable`` takes for garbage, and errors of the connection or of the answer only on
+    what is idempotent: after a POST these leave open whether
+    it took effect. A connection that never opened: on every verb.
+
+    The last answer is returned whatever it is; without one the error is a `PlatformError`. Each
+    waiting request waits by itself, so none delays another; `closing` ends all waits at once.
+
+    Args:
+        attempts, seconds: the bounds of one request; time spent waiting for the budget or as told
+            by a 429 does not count.
+        look_attempts, look_seconds: the same for looks. They give up soon: the next one comes
+            anyway, and knows more.
+        first_seconds: the same until the platform has answered for the first time: a wrong address
+            shall not look like a slow platform.
+        wait: how to wait, for tests; by default until `closing` is set.
+    """
+
+    def __init__(
+        self,
+        inner: httpx.BaseTransport,
+        budget: RateBudget,
+        closing: threading.Event,
+        *,
+        attempts: int = 10,
+        seconds: float = 120.0,
+        look_attempts: int = 2,
+        look_seconds: float = 20.0,
+        first_seconds: float = 15.0,
+        wait: Callable[[float], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner = inner
+        self._budget = budget
+        self._closing = closing
+        self._bounds = (attempts, seconds)
+        self._look_bounds = (look_attempts, look_seconds)
+        self._first_seconds = first_seconds
+        self._reached = False  # only ever becomes True, on whatever thread: no lock needed
+        self._wait = wait or closing.wait
+        self._clock = clock
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The answer to `request`, its body read."""
+        trial = _Trial(
+            request,
+            request.extensions.get("kind", Kind.GENERAL),
+            request.method in _IDEMPOTENT_VERBS or bool(request.extensions.get("idempotent")),
+            self._clock(),
+        )
+        retrying = tenacity.Retrying(
+            retry=lambda state: _is_worth_another(state, trial),
+            wait=_pause_before_next,
+            stop=lambda state: self._is_enough(state, trial),
+            before_sleep=lambda state: self._before_sleep(state, trial),
+            sleep=lambda seconds: self._pause(seconds, trial),
+            retry_error_callback=_last_outcome,
+        )
+        try:
+            return retrying(self._attempt, trial)
+        except httpx.RequestError as error:
+            where = f"{request.url.scheme}://{request.url.netloc.decode()}"
+            raise trial.error(f"no answer from {where} ({_said(error)})") from error
+
+    def close(self) -> None:
+        """Close the transport below."""
+        with ours():
+            self._inner.close()
+
+    def _attempt(self, trial: _Trial) -> httpx.Response:
+        while (delay := self._budget.delay(trial.kind)) > 0:
+            delay = min(delay, _LONGEST_PAUSE)
+            trial.excused += delay
+            self._pause(delay, trial)
+            if not trial.request.extensions.get("wanted", True):
+                raise Recalled
+        self._check_open(trial)
+        try:
+            with ours():
+                response = self._inner.handle_request(trial.request)
+                try:
+                    response.read()
+                finally:
+                    response.close()
+        except Exception as error:
+            discreet(error)
+            trial.arrived |= not (isinstance(error, _NEVER_OPENED) or _is_hopeless(error))
+            # Closing the pool under a request makes errors of many kinds; this is what they mean.
+            self._check_open(trial, error)
+            raise
+        trial.readable = not response.is_success or trial.check(response)
+        self._reached |= trial.readable
+        trial.arrived |= response.status_code != 429
+        self._learn(trial.kind, response.headers)
+        return response
+
+    def _learn(self, kind: Kind, headers: httpx.Headers) -> None:
+        if kind is Kind.RUN:
+            return
+        try:
+            limit = int(headers["X-RateLimit-Limit"])
+            remaining = int(headers["X-RateLimit-Remaining"])
+        except (KeyError, ValueError):
+            return
+        self._budget.observe(limit, remaining)
+
+    def _is_enough(self, state: tenacity.RetryCallState, trial: _Trial) -> bool:
+        attempts, seconds = self._look_bounds if trial.kind is Kind.LOOK else self._bounds
+        if not self._reached:
+            seconds = min(seconds, self._first_seconds)
+            attempts = attempts if trial.readable else _STRANGE
+        if state.attempt_number >= attempts:
+            return True
+        if _status(state) == 429:
+            return False
+        spent = self._clock() - trial.began - trial.excused
+        return spent + state.upcoming_sleep > seconds
+
+    def _before_sleep(self, state: tenacity.RetryCallState, trial: _Trial) -> None:
+        if (status := _status(state)) == 429:
+            trial.excused += state.upcoming_sleep
+        reason = (status if trial.readable else "garbage") or _said(_failure(state))
+        _log.info("%s: %s; again in %.1f s", trial.name, reason, state.upcoming_sleep)
+
+    def _pause(self, seconds: float, trial: _Trial) -> None:
+        self._wait(seconds)
+        self._check_open(trial)
+
+    def _check_open(self, trial: _Trial, cause: Exception | None = None) -> None:
+        if self._closing.is_set():
+            raise trial.error("the client was closed") from cause
+
+
+def _failure(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _status(state: tenacity.RetryCallState) -> int | None:
+    """The status of the answer that the last attempt had, or None if it had none."""
+    if state.outcome is None or state.outcome.failed:
+        return None
+    return int(state.outcome.result().status_code)
+
+
+def _said(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _is_hopeless(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, _HOPELESS):
+        error = error.__cause__  # what httpx says of a certificate is told by its cause alone
+    return error is not None
+
+
+def _last_outcome(state: tenacity.RetryCallState) -> Any:
+    return state.outcome.result() if state.outcome else None
+
+
+def _is_worth_another(state: tenacity.RetryCallState, trial: _Trial) -> bool:
+    error = _failure(state)
+    if error is None:
+        status = _status(state)
+        broken = status in _BROKEN_STATUSES or not trial.readable
+        return status == 429 or (trial.idempotent and broken)
+    if not isinstance(error, httpx.RequestError) or _is_hopeless(error):
+        return False
+    return trial.idempotent or isinstance(error, _NEVER_OPENED)
+
+
+def _pause_before_next(state: tenacity.RetryCallState) -> float:
+    """Jittered and growing, on top of what the answer asked for."""
+    asked = 0.0
+    if _status(state) is not None and state.outcome is not None:
+        asked = retry_after(state.outcome.result().headers)
+    return asked + _backoff(state)
+
+
+class _LinkError(Exception):
+    """What went wrong with a link, where another attempt may do better."""
+
+
+class _ExpiredLinkError(_LinkError):
+    """The link is refused; a fresh one may not be."""
+
+
+class FileLinks:
+    """Bytes to and from the links of Files, streamed; tried again whatever breaks, until closed.
+
+    `name` in each method is what to call the file in an error: links are secrets.
+    """
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        closing: threading.Event,
+        *,
+        attempts: int = 8,
+        wait: Callable[[float], object] | None = None,
+    ) -> None:
+        self._client = client
+        self._closing = closing
+        self._attempts = attempts
+        self._wait = wait or closing.wait
+
+    def post(self, name: str, url: str, fields: Mapping[str, str], section: Section) -> None:
+        """Post `section` as the form that storage wants: ``key`` first, the file last."""
+        form = {"key": fields["key"], **fields} if "key" in fields else dict(fields)
+        files = {"file": ("file", cast(BinaryIO, section), "application/octet-stream")}
+        # httpx goes back to the start of the section itself.
+        self._send(name, lambda: self._client.build_request("POST", url, data=form, files=files))
+
+    def put(self, name: str, url: str, section: Section) -> None:
+        """Put `section`: one part of an upload."""
+
+        def build() -> httpx.Request:
+            section.seek(0)
+            return self._client.build_request("PUT", url, content=section)
+
+        self._send(name, build)
+
+    def read(self, name: str, find: Callable[[], tuple[str, int | None]]) -> Iterator[bytes]:
+        """The bytes behind the link that `find` returns with their number, or None if unknown.
+
+        After a break it goes on where it was. Each attempt asks `find` for a fresh link, so that
+        an expired one is no special case; a fresh link that is refused is an error.
+        """
+        done, refused_at = 0, -1
+        for attempt in self._retrying(name):
+            with attempt:
+                url, size = find()
+                try:
+                    for chunk in self._chunks(name, url, done):
+                        done += len(chunk)
+                        yield chunk
+                except _ExpiredLinkError as error:
+                    if refused_at == done:
+                        raise PlatformError(f"{name}: {error}", method="GET", status=403) from None
+                    refused_at = done
+                    raise
+                if size is not None and done < size:
+                    raise _LinkError(f"it ended after {done:,} of {size:,} bytes")
+
+    @each_ours
+    def _chunks(self, name: str, url: str, position: int) -> Generator[bytes]:
+        headers = {"Accept-Encoding": "identity"}
+        if position:
+            headers["Range"] = f"bytes={position}-"
+        with (
+            self._own_errors(name),
+            self._client.stream("GET", url, headers=headers, follow_redirects=True) as response,
+        ):
+            if position and response.status_code == 416:
+                return  # nothing follows: the break came after the last byte
+            _check_accepted(name, response)
+            # Storage that knows no ranges begins anew; then pass over what we have.
+            skip = 0 if response.status_code == 206 else position
+            for chunk in response.iter_raw():
+                self._check_open(name)
+                if rest := chunk[skip:]:
+                    yield rest
+                skip = max(0, skip - len(chunk))
+
+    def _send(self, name: str, build: Callable[[], httpx.Request]) -> None:
+        def attempt() -> None:
+            self._check_open(name)
+            with self._own_errors(name), ours():
+                _check_accepted(name, self._client.send(build()))
+
+        self._retrying(name)(attempt)
+
+    def _retrying(self, name: str) -> tenacity.Retrying:
+        def give_up(state: tenacity.RetryCallState) -> None:
+            error = _failure(state)
+            cause = error.__cause__ if error else None
+            tried = state.attempt_number
+            raise PlatformError(f"{name}: given up after {tried} attempts: {error}") from cause
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_LinkError),
+            wait=_backoff,
+            stop=tenacity.stop_after_attempt(self._attempts),
+            sleep=lambda seconds: self._pause(seconds, name),
+            before_sleep=lambda state: _log.info("%s: %s; again", name, _failure(state)),
+            retry_error_callback=give_up,
+        )
+
+    @contextlib.contextmanager
+    def _own_errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.RequestError, httpx.InvalidURL, RuntimeError) as error:
+            discreet(error)
+            self._check_open(name, error)
+            if isinstance(error, httpx.RequestError) and not _is_hopeless(error):
+                raise _LinkError(_said(error)) from error
+            raise PlatformError(f"{name}: the link is of no use ({_said(error)})") from error
+
+    def _pause(self, seconds: float, name: str) -> None:
+        self._wait(seconds)
+        self._check_open(name)
+
+    def _check_open(self, name: str, cause: Exception | None = None) -> None:
+        if self._closing.is_set():
+            raise PlatformError(f"{name}: the client was closed") from cause
+
+
+def _check_accepted(name: str, response: httpx.Response) -> None:
+    """Nothing, if storage did what it was asked; else the error that fits."""
+    if response.is_success:
+        return
+    status, method = response.status_code, response.request.method
+    code = re.search(rb"<Code>(\w{1,60})</Code>", response.read()[:10_000])
+    said = f"{method} answered {status}" + (f" {code[1].decode()}" if code else "")
+    if status >= 500 or status == 429:
+        raise _LinkError(said)
+    if status == 403 and method == "GET":
+        raise _ExpiredLinkError(said)
+    raise PlatformError(f"{name}: {said}", method=method, status=status)

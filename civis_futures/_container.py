@@ -1,0 +1,199 @@
+"""What each worker of a pool runs in, as users describe it: `Container` and `Template`, checked.
+
+Knows which image has which Python, and nothing of what is sent to the platform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from . import _images
+from ._types import JobKind, Resources
+
+#: What Platform accepts at the least (api contract, section 2): millicores, MB.
+MINIMUM_RESOURCES = {"cpu": 2, "memory": 4}
+#: What a container asks for unless told otherwise: millicores, MB, GB.
+DEFAULT_RESOURCES = {"cpu": 1000, "memory": 2048, "disk_space": 1.0}
+_RESOURCE_NAMES = ("cpu", "memory", "disk_space")
+
+
+def checked_resources(given: Mapping[str, float] | None) -> dict[str, float]:
+    """A copy of what a user asked for; TypeError or ValueError if there is no such thing."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"required_resources must be a mapping, not {type(given).__name__}")
+    resources = dict(given or {})
+    for name, value in resources.items():
+        if name not in _RESOURCE_NAMES:
+            raise ValueError(
+                f"required_resources has no {name!r}; it takes {', '.join(_RESOURCE_NAMES)}"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"required_resources[{name!r}] must be a number, not {value!r}")
+        least = MINIMUM_RESOURCES.get(name, 0)
+        if value < least:
+            raise ValueError(
+                f"required_resources[{name!r}] is {value}: the platform's minimum is {least}"
+            )
+    return resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """The container that each worker of a pool runs in; fields as in the API's container scripts.
+
+    Args:
+        docker_image_name, docker_image_tag: an image with Python of the same minor version as
+            this one, and with every package that the functions import. If no tag is given, it is
+            one of the official image with this Python, where one is known, and else ``"latest"``.
+        required_resources: ``cpu`` in millicores (1000 = one core), ``memory`` in MB,
+            ``disk_space`` in GB; what is left out has the values of 1000, 2048 and 1.0.
+        repo_http_uri, repo_ref, git_credential_id: a repository to clone to ``/app``.
+        setup_cmd: a shell command to run first. If None and there is a repository, it is
+            installed with pip.
+        remote_host_credential_id: a database credential to put into the environment.
+        params, arguments: more parameters of the script and their values, as the API takes them;
+            they are environment variables of the container.
+        environment: more environment variables, as text. The platform writes their names in
+            capitals.
+        cancel_timeout: seconds between the TERM and the KILL of a cancelled container. One that
+            has a pool of its own needs some to end it: 30, say.
+        instance_type, partition_label: placement.
+        time_zone: the zone of the script, e.g. ``"America/Chicago"``.
+        target_project_id, running_as_id, user_context: as in the API.
+        notifications: as in the API; by default nobody gets an e-mail.
+        hidden: whether the scripts are hidden in the platform's lists.
+
+    Raises:
+        ValueError: resources below the platform's minimum, or of an unknown name.
+        TypeError: a field is of the wrong type, or what is in `environment` is no text.
+    """
+
+    docker_image_name: str = _images.OFFICIAL
+    docker_image_tag: str | None = None
+    required_resources: Mapping[str, float] = field(default_factory=dict)
+    repo_http_uri: str | None = None
+    repo_ref: str | None = None
+    git_credential_id: int | None = None
+    setup_cmd: str | None = None
+    remote_host_credential_id: int | None = None
+    params: Sequence[Mapping[str, Any]] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    cancel_timeout: int = 0
+    instance_type: str | None = None
+    partition_label: str | None = None
+    time_zone: str | None = None
+    target_project_id: int | None = None
+    running_as_id: int | None = None
+    user_context: str | None = None
+    notifications: Mapping[str, Any] = field(
+        default_factory=lambda: {"success_on": False, "failure_on": False}
+    )
+    hidden: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Whether the tag is neither the user's nor known to fit this Python.
+    _tag_is_a_guess: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Choose a tag, and take copies: a later change of the caller's dicts does not reach us."""
+        if self.docker_image_tag is None:
+            tag, is_known = _images.tag_of(self.docker_image_name)
+            object.__setattr__(self, "docker_image_tag", tag)
+            object.__setattr__(self, "_tag_is_a_guess", not is_known)
+        resources = {**DEFAULT_RESOURCES, **checked_resources(self.required_resources)}
+        _check_mappings(self, "arguments", "notifications", "environment")
+        params = tuple(self.params)
+        if not all(isinstance(param, Mapping) for param in params):
+            raise TypeError(f"params must be mappings, not {self.params!r}")
+        object.__setattr__(self, "required_resources", resources)
+        object.__setattr__(self, "params", tuple(dict(param) for param in params))
+        object.__setattr__(self, "arguments", dict(self.arguments))
+        object.__setattr__(self, "notifications", dict(self.notifications))
+        object.__setattr__(self, "environment", dict(self.environment))
+        for name, value in self.environment.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"environment must be of text only, not {name!r}: {value!r}")
+        if not isinstance(self.cancel_timeout, int | float):
+            raise TypeError(f"cancel_timeout must be a number, not {self.cancel_timeout!r}")
+        if self.cancel_timeout < 0:
+            raise ValueError("cancel_timeout must not be negative")
+
+    @property
+    def image(self) -> str:
+        """The image with its tag."""
+        return f"{self.docker_image_name}:{self.docker_image_tag}"
+
+    @property
+    def doubt(self) -> str | None:
+        """What speaks against the image, if it was not chosen: perhaps it has another Python."""
+        return _images.doubt() if self._tag_is_a_guess else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """Run the workers as Custom Scripts of a template, for those who may only use templates.
+
+    The template's script must run `civis-futures-worker` (from this package, in its image) and
+    have a parameter ``CIVIS_FUTURES_ORDER`` of type ``multi_line_string``. Or it hands the id of a
+    File to it: `civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}`, with such a parameter, of
+    type ``integer``, and `order_in_file`.
+
+    Args:
+        from_template_id: the id of the template.
+        arguments: values for the template's other parameters.
+        order_param: the parameter that takes the worker's order, if it has another name.
+        order_in_file: give it the id of a File with the order, and not the order itself.
+        required_resources: overrides those of the template's script; names and units as in
+            `Container`.
+        remote_host_id, credential_id: a database and its credential.
+        partition_label, time_zone, target_project_id, running_as_id, notifications, hidden: as in
+            `Container`.
+    """
+
+    from_template_id: int
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    order_param: str = "CIVIS_FUTURES_ORDER"
+    order_in_file: bool = False
+    required_resources: Mapping[str, float] | None = None
+    remote_host_id: int | None = None
+    credential_id: int | None = None
+    partition_label: str | None = None
+    time_zone: str | None = None
+    target_project_id: int | None = None
+    running_as_id: int | None = None
+    notifications: Mapping[str, Any] = field(
+        default_factory=lambda: {"success_on": False, "failure_on": False}
+    )
+    hidden: bool = True
+
+    def __post_init__(self) -> None:
+        """Take copies, so that a later change of the caller's dicts does not reach us."""
+        _check_mappings(self, "arguments", "notifications")
+        object.__setattr__(self, "arguments", dict(self.arguments))
+        object.__setattr__(self, "notifications", dict(self.notifications))
+        if self.required_resources is not None:
+            resources = checked_resources(self.required_resources)
+            object.__setattr__(self, "required_resources", resources)
+
+    @property
+    def image(self) -> str:
+        """What to call the image in a message: only the template knows it."""
+        return f"the image of template {self.from_template_id}"
+
+
+def _check_mappings(of: object, *names: str) -> None:
+    """Raise TypeError for the first of these fields that is no mapping."""
+    for name in names:
+        if not isinstance(value := getattr(of, name), Mapping):
+            raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
+
+
+def disk_space(resources: Resources) -> float:
+    """The disk that a container may use, in MB; a guess where only its template knows."""
+    return 1000.0 * (resources.disk_space or DEFAULT_RESOURCES["disk_space"])
+
+
+def job_kind(container: Container | Template) -> JobKind:
+    """Which kind of script runs it."""
+    return JobKind.CUSTOM if isinstance(container, Template) else JobKind.CONTAINER

@@ -1,0 +1,263 @@
+"""Bytes that are known by their digest: which are in a File, or on their way, and who waits. And
+`SharedData`, the handle of what was uploaded by hand, which names some of them.
+
+One `ContentStore` for each platform and key serves all pools of this process, so that the same
+bytes go up once, whoever has use for them. It decides who uploads what and tells who waits; how,
+is told to it by a `Carrier`: this room knows neither HTTP nor pickles.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .. import _wire
+
+#: A File is of use for a new call while it lives this long at least, in seconds: a run may take 5
+#: days, and may wait before.
+LEAST_LIFE = 6 * 86400.0
+
+
+class Piece(Protocol):
+    """What is known of bytes that another store or process has put into a File, or will."""
+
+    sha256: str
+    size: int
+    data: bytes | None
+    file_id: int | None
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Content:
+    """Some bytes. `data` is a copy until they are in the File `file_id`, which ends at `expires`
+    (seconds since the epoch).
+
+    Without `data` and `expires`, all that is known is that they should be in the File `file_id`.
+    Its store alone changes it, under its lock.
+    """
+
+    sha256: str
+    size: int
+    data: bytes | None = None
+    file_id: int | None = None
+    expires: float | None = None
+    carrier: Carrier | None = None  # who brings it to the platform right now
+    wishes: list[_Wish] = field(default_factory=list)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is in its File."""
+        return self.expires is not None
+
+    @property
+    def blob(self) -> _wire.Blob:
+        """What a call says of it; once it is ready."""
+        assert self.file_id is not None, "content is in a File before it is given away"
+        return _wire.Blob.in_file(self.file_id, self.sha256, self.size)
+
+
+@dataclass(eq=False, slots=True)
+class Carrier:
+    """A pool that can upload: `run` starts a piece of work soon, on a thread that may wait;
+    `deposit` puts content into a File, and returns its id and end.
+    """
+
+    run: Callable[[Callable[[], None]], None]
+    deposit: Callable[[Content], tuple[int, float]]
+    open: bool = True  # guarded by the store's lock
+
+
+@dataclass(eq=False, slots=True)
+class _Wish:
+    """Somebody waits for so much content; `done` is called once, with the error if there is one."""
+
+    carrier: Carrier
+    done: Callable[[BaseException | None], None] | None
+    missing: int = 0
+
+
+class ContentStore:
+    """All content of one platform and key in this process; any thread may call.
+
+    Who pickles a call takes no lock: a signal's handler may interrupt him at any line, and wait for
+    the threads that upload. He reads and writes these tables in single operations. What may come of
+    that is that the same bytes go up twice.
+    """
+
+    def __init__(self, platform: str) -> None:
+        self.platform = platform
+        # Guards who carries what, and who waits for it. Under it there is no I/O, hashing or
+        # copying, and of others' code only the queue of a lane.
+        self._lock = threading.Lock()
+        self._ready: dict[str, Content] = {}
+        # Those on their way live as long as a call, a handle or an upload has use for them.
+        self._coming: weakref.WeakValueDictionary[str, Content] = weakref.WeakValueDictionary()
+
+    def take(self, view: memoryview) -> Content:
+        """The content with these bytes, of which a copy is made only if they are new."""
+        return self._find(_wire.digest(view)) or self.keep(bytes(view))
+
+    def keep(self, data: bytes) -> Content:
+        """The content with these bytes."""
+        # Of the copy: what it was made from may be changing.
+        sha256 = _wire.digest(data)
+        content = self._find(sha256)
+        if content is None:  # or one of which somebody knew no more than the name
+            content = self._coming.setdefault(sha256, Content(sha256, len(data)))
+            content.data = data
+        return content
+
+    def adopt(self, piece: Piece) -> Content:
+        """The content with the bytes that this piece names."""
+        content = self._find(piece.sha256)
+        if content is None:
+            new = Content(piece.sha256, piece.size, piece.data, piece.file_id)
+            content = self._coming.setdefault(piece.sha256, new)
+        return content
+
+    def gather(
+        self,
+        contents: Iterable[Content],
+        carrier: Carrier,
+        done: Callable[[BaseException | None], None],
+    ) -> None:
+        """Call `done` once all of this is in Files, or with the error if it cannot be.
+
+        What nobody else brings there yet, `carrier` does. `done` may be called here and now, or on
+        any thread later; after `leave` it may never be.
+        """
+        wish = _Wish(carrier, done)
+        with self._lock:
+            for content in dict.fromkeys(contents):
+                if not content.ready:
+                    wish.missing += 1
+                    content.wishes.append(wish)
+                    if content.carrier is None:
+                        self._hand(content, carrier)
+            complete = not wish.missing
+        if complete:
+            done(None)
+
+    def leave(self, carrier: Carrier) -> None:
+        """The pool ends: nothing more is handed to it."""
+        with self._lock:
+            carrier.open = False
+
+    def forget(self, content: Content) -> None:
+        """A worker could not fetch it: the next call that has use for it brings it anew."""
+        with self._lock:
+            if self._ready.get(content.sha256) is content:
+                del self._ready[content.sha256]
+
+    def _find(self, sha256: str) -> Content | None:
+        """What can be used as it is: in a File, or with bytes to put there."""
+        content = self._ready.get(sha256)
+        if content is not None and (content.expires or 0.0) - time.time() > LEAST_LIFE:
+            return content
+        content = self._coming.get(sha256)
+        return content if content is not None and (content.ready or content.data) else None
+
+    def _hand(self, content: Content, carrier: Carrier) -> None:
+        if carrier.open:
+            content.carrier = carrier
+            carrier.run(lambda: self._carry(content, carrier))
+
+    def _carry(self, content: Content, carrier: Carrier) -> None:
+        """On a thread of the carrier's: bring content to its File, and tell who waits."""
+        error: BaseException | None = None
+        try:
+            file_id, expires = carrier.deposit(content)
+        except BaseException as problem:
+            error = problem
+        with self._lock:
+            content.carrier = None
+            told, content.wishes = content.wishes, []
+            if error is None:
+                content.file_id, content.expires, content.data = file_id, expires, None
+                self._ready[content.sha256] = content
+                self._coming.pop(content.sha256, None)
+            else:
+                # The trouble may be this pool's own, whose client was closed: another tries again.
+                others = [wish for wish in told if wish.carrier is not carrier]
+                told = [wish for wish in told if wish.carrier is carrier]
+                content.wishes = [wish for wish in others if wish.carrier.open]
+                if content.wishes:
+                    self._hand(content, content.wishes[0].carrier)
+            ended = [done for wish in told if (done := _told(wish, error)) is not None]
+        for done in ended:
+            done(error)
+
+
+def _told(
+    wish: _Wish, error: BaseException | None
+) -> Callable[[BaseException | None], None] | None:
+    """Whom to tell now, if this was all that was missing, or is an error."""
+    wish.missing -= 1
+    if error is None and wish.missing:
+        return None
+    done, wish.done = wish.done, None
+    return done
+
+
+_stores: dict[tuple[int, str, str], ContentStore] = {}
+
+
+def content_store(platform: str, key: str) -> ContentStore:
+    """The store of all pools of this process with this key; a fork begins with an empty one."""
+    return _stores.setdefault((os.getpid(), platform, key), ContentStore(platform))
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPiece:
+    """Bytes in a File, as a handle that came from another process names them."""
+
+    sha256: str
+    size: int
+    file_id: int | None
+    data: None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SharedData:
+    """An object that is uploaded once, for use in many calls; made by `ContainerPoolExecutor.put`.
+
+    Pass it to calls, as an argument or anywhere in one: in the task there is the object in its
+    place. Each call unpickles it anew, so what one call does to it no other call sees; but arrays
+    of 1 MB and more in it are mapped into memory, and read-only.
+
+    It is for the platform at the URL `platform`, and of use for two weeks. It can be pickled, and
+    used in another process. `size` is in bytes.
+    """
+
+    platform: str
+    size: int = field(compare=False)
+    _head: bytes
+    _digests: tuple[str, ...]
+    _pieces: tuple[Any, ...] = field(compare=False)
+
+    @classmethod
+    def _of(cls, platform: str, head: bytes, pieces: tuple[Any, ...]) -> SharedData:
+        """The handle of a pickle, `head`, and its buffers; or if that is empty, with the pickle
+        as the first of the pieces.
+        """
+        size = len(head) + sum(piece.size for piece in pieces)
+        return cls(platform, size, head, tuple(piece.sha256 for piece in pieces), pieces)
+
+    def __post_init__(self) -> None:
+        """Unpickled, a piece is a tuple: a pickle has no name of ours that is not public."""
+        pieces = tuple(NamedPiece(*x) if isinstance(x, tuple) else x for x in self._pieces)
+        object.__setattr__(self, "_pieces", pieces)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Names of the pieces; their bytes stay behind."""
+        pieces = tuple((x.sha256, x.size, x.file_id) for x in self._pieces)
+        return SharedData, (self.platform, self.size, self._head, self._digests, pieces)
+
+    def __repr__(self) -> str:
+        """How large it is, and where."""
+        return f"<SharedData of {self.size:,} bytes on {self.platform}>"

@@ -1,0 +1,213 @@
+"""How content gets into a File: the one that the index knows, or else a new one.
+
+It knows the platform, and nothing of calls; who else wants the same is the store's business.
+
+The index is one small file for each content, in the user's cache folder, and so remembered from
+process to process. Threads and processes share it without a lock: an entry is written aside and
+then renamed into its place, the last one counts, and what cannot be read is not there. Nothing
+depends on it but how much is uploaded: no error of it leaves this room, and what it finds is asked
+of the platform before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from .. import _wire
+from .._api.client import PlatformClient
+from .._exceptions import PlatformError
+from .contents import LEAST_LIFE, Carrier, Content, ContentStore
+
+#: Files of content live so long; those in use are given more before they end.
+LIFE = timedelta(days=14)
+_GONE = (403, 404, 410)
+
+#: Entries that were not written for so long are removed, in seconds: longer than any File lives.
+KEEP = 20 * 86400.0
+_FOLDER = "civis_futures"
+
+
+class Deposit:
+    """What one pool does for content: over its client, on its threads. Any thread may call.
+
+    `run` starts a piece of work soon, on a thread that may wait.
+    """
+
+    def __init__(
+        self, store: ContentStore, client: PlatformClient, run: Callable[[Callable[[], None]], None]
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._carrier = Carrier(run, self.deposit)
+        self._index: Index | None = None
+        self._puts: set[Future[None]] = set()
+
+    def gather(
+        self, contents: Iterable[Content], done: Callable[[BaseException | None], None]
+    ) -> None:
+        """As of the store."""
+        self._store.gather(contents, self._carrier, done)
+
+    def put(self, contents: Iterable[Content]) -> None:
+        """Begin to upload these. If it fails, the calls that need them try again, and tell."""
+        ended: Future[None] = Future()
+        # Not on this thread: a signal's handler may interrupt it while it has the store's lock, and
+        # wait for the threads that upload. And first, since what never begins is not waited for.
+        self._carrier.run(partial(self.gather, tuple(contents), partial(_end, ended)))
+        self._puts.add(ended)
+        ended.add_done_callback(self._puts.discard)
+
+    def finish(self, broken: Exception | None) -> None:
+        """Wait for what was put, unless the pool is broken: other pools may have use for it."""
+        if broken is None:
+            wait(tuple(self._puts))
+
+    def leave(self) -> None:
+        """The pool ends."""
+        self._store.leave(self._carrier)
+
+    def forget(self, contents: Iterable[Content]) -> None:
+        """Workers could not fetch one of these: later calls bring them anew."""
+        for content in contents:
+            self._store.forget(content)
+            self._carrier.run(partial(self._forget, content.sha256))
+
+    def deposit(self, content: Content) -> tuple[int, float]:
+        """The id of a File with this content, and its end, in seconds since the epoch.
+
+        A File that we have from hearsay is looked at first, once: it may have expired, or be
+        another platform's.
+
+        Raises:
+            PlatformError: the platform cannot be reached or refuses, or the bytes are gone.
+        """
+        index = self._open()
+        sha256, size = content.sha256, content.size
+        for file_id in {content.file_id, index.find(sha256, size)}:
+            if file_id is not None and (expires := self._alive(file_id, content)) is not None:
+                index.note(sha256, size, file_id, expires)
+                return file_id, expires
+        if content.data is None:
+            raise PlatformError(f"the shared data of {size:,} bytes is no longer on the platform")
+        file_id = self._client.upload(content.data, size, _name(content), expires_in=LIFE)
+        expires = time.time() + LIFE.total_seconds()
+        index.note(sha256, size, file_id, expires)
+        return file_id, expires
+
+    def _forget(self, sha256: str) -> None:
+        with contextlib.suppress(PlatformError):
+            self._open().forget(sha256)
+
+    def _open(self) -> Index:
+        if self._index is None:
+            self._index = Index(cache_folder(), self._client.url, self._client.me())
+        return self._index
+
+    def _alive(self, file_id: int, content: Content) -> float | None:
+        """The end of a File that has these bytes, by its name and size; put off if it is near.
+
+        (A worker compares the bytes themselves with their digest.)
+        """
+        try:
+            file = self._client.get_file(file_id)
+            if not file.stored or file.name != _name(content) or file.size != content.size:
+                return None
+            now = datetime.now(UTC)
+            if file.expires is None:
+                return (now + 100 * LIFE).timestamp()
+            if file.expires - now.timestamp() > LEAST_LIFE:
+                return file.expires
+            self._client.set_file_expiry(file_id, now + LIFE)
+            return (now + LIFE).timestamp()
+        except PlatformError as error:
+            if error.status in _GONE:
+                return None
+            raise
+
+
+def _end(put: Future[None], _: BaseException | None) -> None:
+    put.set_result(None)
+
+
+def _name(content: Content) -> str:
+    return f"civis_futures.data.{content.sha256}"
+
+
+def cache_folder() -> Path | None:
+    """Where the user's programs keep what they can do without; None if there is no such place."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(given):  # a relative one is to be ignored, says its specification
+        return Path(given) / _FOLDER
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / _FOLDER
+
+
+class Index:
+    """The entries of one account on one platform, below the folder `root`."""
+
+    def __init__(self, root: Path | None, platform: str, account: int) -> None:
+        self._root = root
+        whose = _wire.digest(f"{platform} {account}".encode())[:32]
+        self._folder = None if root is None else root / "files" / whose
+        self._swept = False
+
+    def find(self, sha256: str, size: int) -> int | None:
+        """The id of the File that had these bytes, unless it has expired."""
+        if self._folder is None:
+            return None
+        try:
+            entry = json.loads((self._folder / sha256).read_bytes())
+            file_id, expires = entry["file_id"], entry["expires"]
+            whole = type(file_id) is int and type(expires) in (int, float)
+            fits = whole and entry["size"] == size and file_id > 0 and expires > time.time()
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            return None
+        return file_id if fits else None
+
+    def note(self, sha256: str, size: int, file_id: int, expires: float) -> None:
+        """These bytes are in this File, until `expires` (seconds since the epoch)."""
+        if self._folder is None:
+            return
+        text = json.dumps({"file_id": file_id, "size": size, "expires": expires})
+        aside = self._folder / f".{secrets.token_hex(8)}"
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            aside.write_text(text)
+            os.replace(aside, self._folder / sha256)
+        except OSError:  # a home that cannot be written, a full disk
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+        self._sweep()
+
+    def forget(self, sha256: str) -> None:
+        """These bytes are in no File any more."""
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                (self._folder / sha256).unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove what nobody will use again, of all platforms; once in the life of an index."""
+        if self._swept or self._root is None:
+            return
+        self._swept = True
+        before = time.time() - KEEP
+        with contextlib.suppress(OSError):
+            for folder in (self._root / "files").iterdir():
+                with contextlib.suppress(OSError):
+                    for entry in folder.iterdir():
+                        if entry.stat().st_mtime < before:
+                            entry.unlink(missing_ok=True)
+                    folder.rmdir()  # refused, unless it is empty

@@ -1,0 +1,188 @@
+"""A call becomes bytes, and large buffers beside them; what is shared by hand does, too.
+
+The only room that pickles what goes out. What comes back is unpickled in `_pool.outcomes`.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+import cloudpickle
+
+from .. import _wire
+from .._exceptions import CallPicklingError
+from . import sources
+from .contents import Content, ContentStore, SharedData
+
+PROTOCOL = 5
+#: Bytes of JSON that name a buffer: its digest, size and File.
+NAME_OF_BUFFER = 160
+#: Buffers of so many bytes leave the pickle, to be uploaded once. Each costs a request to upload
+#: and one per worker to find, which takes about as long as it takes to send 1 MB.
+LEAST_BUFFER = 1_000_000
+#: At most so many leave one pickle, lest a list of arrays costs the budget hundreds of requests.
+MOST_BUFFERS = 16
+#: The pickle of shared data (what is left of it without its buffers) travels with each call up to
+#: this size, which spares a request to upload it, and one of each worker.
+LARGEST_HEAD = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A pickle, and the buffers that it refers to."""
+
+    data: bytes
+    buffers: tuple[Content, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the buffers are all in their Files."""
+        return all(content.ready for content in self.buffers)
+
+    @property
+    def blobs(self) -> tuple[_wire.Blob, ...]:
+        """The buffers, once they are ready."""
+        return tuple(content.blob for content in self.buffers)
+
+    @property
+    def extent(self) -> int:
+        """So many bytes does a letter need to name the buffers."""
+        return NAME_OF_BUFFER * len(self.buffers)
+
+
+def call_payload(
+    task: str,
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    contents: ContentStore,
+) -> Payload:
+    """A snapshot of a call.
+
+    Raises:
+        CallPicklingError: the function or an argument cannot be pickled.
+    """
+    return payload(task, (fn, tuple(args), dict(kwargs)), contents)
+
+
+def chunk_payload(
+    task: str,
+    fn: Callable[..., Any],
+    rows: Sequence[Sequence[Any]],
+    first: int,
+    contents: ContentStore,
+) -> Payload:
+    """A snapshot of one call per row of arguments, to be answered by the list of their results.
+
+    `first` is the number of the first row, for who reads of a failure.
+    """
+    return payload(task, (fn, (first, [tuple(row) for row in rows])), contents)
+
+
+def payload(what: str, value: Any, contents: ContentStore) -> Payload:
+    """A snapshot of a value; `what` names it in an error."""
+    buffers = _Buffers(contents)
+    target = io.BytesIO()
+    try:
+        _Pickler(target, buffers).dump(value)
+    except Exception as error:
+        message = f"{what} cannot be sent: {brief(error)}"
+        raise CallPicklingError(message, task=what) from error
+    return Payload(target.getvalue(), tuple(buffers.out))
+
+
+def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Content, ...]]:
+    """The handle of a value, and what must be uploaded for it."""
+    made = payload(f"the {type(value).__qualname__} to share", value, contents)
+    head, pieces = made.data, made.buffers
+    if len(head) > LARGEST_HEAD:
+        head, pieces = b"", (contents.keep(made.data), *made.buffers)
+    return SharedData._of(contents.platform, head, pieces), pieces
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Cloudpickle's, with large buffers out of band, and handles as what they stand for.
+
+    Code keeps the name of its file, and what it was made of is noted.
+    """
+
+    #: Of the class, since the pickler reads it when it is made.
+    dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table)
+
+    def __init__(self, target: io.BytesIO, buffers: _Buffers) -> None:
+        super().__init__(target, PROTOCOL, buffers.take)
+        self._buffers = buffers
+
+    def reducer_override(self, value: Any) -> Any:
+        """How to pickle this; asked for what has no way of its own in `pickle`."""
+        if type(value) is not SharedData:
+            reduced = super().reducer_override(value)
+            if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value
+                sources.note(value)
+            return reduced
+        stand_ins = self._buffers.stand_ins(value)
+        first: Any = value._head or stand_ins.pop(0)
+        load: Any = pickle.loads
+        return functools.partial(load, buffers=stand_ins) if stand_ins else load, (first,)
+
+
+class _Buffers:
+    """Decides which buffers leave a pickle, and keeps their order. (It must not know the pickler:
+    in a cycle with it, all that was pickled would live on for a while.)
+    """
+
+    def __init__(self, contents: ContentStore) -> None:
+        self.out: list[Content] = []
+        self._contents = contents
+        # By the id of an empty buffer that stands for it.
+        self._stand_ins: dict[int, tuple[pickle.PickleBuffer, Content]] = {}
+
+    def take(self, buffer: pickle.PickleBuffer) -> bool:
+        """Whether the buffer stays in the pickle."""
+        if id(buffer) in self._stand_ins:
+            self.out.append(self._stand_ins[id(buffer)][1])
+            return False
+        if len(self.out) >= MOST_BUFFERS:
+            return True
+        try:
+            view = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        with view:
+            if view.nbytes < LEAST_BUFFER:
+                return True
+            self.out.append(self._contents.take(view))
+        return False
+
+    def stand_ins(self, handle: SharedData) -> list[pickle.PickleBuffer]:
+        """For each piece of a handle, a buffer that `take` will know."""
+        if handle.platform != self._contents.platform:
+            raise ValueError(f"{handle!r} is not on {self._contents.platform}")
+        made = [(pickle.PickleBuffer(b""), self._contents.adopt(x)) for x in handle._pieces]
+        self._stand_ins.update((id(buffer), (buffer, content)) for buffer, content in made)
+        return [buffer for buffer, _ in made]
+
+
+def load_call(data: bytes, buffers: Sequence[bytes]) -> Callable[[], Any]:
+    """The call that these bytes are, to be made here."""
+    parts = pickle.loads(data, buffers=buffers)
+    if len(parts) == 2:
+        each, (_, rows) = parts
+        return lambda: [each(*row) for row in rows]
+    function, args, kwargs = parts
+    return lambda: function(*args, **kwargs)
+
+
+def brief(error: BaseException) -> str:
+    """What kind of exception it is, and what it says."""
+    try:
+        text = str(error)
+    except BaseException:  # it may be anybody's class
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,385 @@
+"""`ContainerPoolExecutor`: arguments, `submit`, `map`, `shutdown`; all else is the manager's.
+
+httpx and cloudpickle are imported when the first executor is made, so that importing the package
+stays cheap.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import socket
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
+
+from .._container import Container, Template
+from .._data.contents import SharedData
+from .._exceptions import BrokenContainerPool
+from .._futures import display
+from .._futures.future import ContainerFuture
+from .._scheduling.events import ShutdownRequested, TerminateRequested
+from .._types import TaskState
+from .options import (
+    OF_CALLS,
+    OF_POLICY,
+    TYPED,
+    CallOptions,
+    RetryOn,
+    WithOptions,
+    check_names,
+    check_types,
+    policy_of,
+)
+
+if TYPE_CHECKING:
+    from .._pool.manager import Manager
+
+T = TypeVar("T")
+
+#: Calls travel inline up to `_wire.INLINE_LIMIT` bytes, and all workers' together so many.
+INLINE_TOTAL = 600_000
+
+
+class Platform(Protocol):
+    """Anything that says where the API is and with which key: e.g. a `LocalPlatform`."""
+
+    @property
+    def url(self) -> str:
+        """The base URL of the API."""
+
+    @property
+    def api_key(self) -> str:
+        """The key."""
+
+
+class ContainerPoolExecutor(Executor):
+    """A pool of containers on Civis Platform, used as the standard library's pools are.
+
+    Args:
+        max_workers: how many containers there may be at any moment; 10 if None. They start when
+            there is work for them, and are reused.
+        container: what each worker runs in: a `Container`, or a `Template`.
+        platform: None for Civis Platform, by ``CIVIS_API_KEY`` (and ``CIVIS_API_ENDPOINT``);
+            ``"local"`` for a local platform that lives as long as the executor; a
+            `civis_futures.local.LocalPlatform`, or any object with ``url`` and ``api_key``; or
+            a `civis.APIClient`, for its key.
+        max_tasks_per_worker: after so many calls a container ends and another one takes its
+            place; 1 is one fresh container for each call, None is no limit.
+        idle_timeout: a container without work ends after so many seconds.
+        initializer, initargs: called once in each process of a worker, before its first call. If
+            it raises, or its process dies in it, the pool is broken, as in the standard library.
+        max_retries: how often a call is started again after its container was lost, or after an
+            exception that `retry_on` names; after a pause, longer each time. What surely never
+            began is started again without counting.
+        retry_on: which exceptions of the function are a reason to try again: a type, a tuple of
+            types, or a function of the exception. None of them, by default.
+        memory_growth: a call whose container was killed for want of memory is started again in
+            one with so many times the memory, without counting, up to `max_memory` of its
+            `options` (64,000 MB).
+        lease: containers end by themselves, with what they run, when this process has given no
+            sign of life for so many seconds; or when they have not reached the platform for so
+            long, and for ten minutes at least.
+        name: what the scripts are called on the platform.
+        requires: modules that the image must have, with the least version of each ("" is any),
+            e.g. ``{"sklearn": "1.5"}``. It is checked before a call is unpickled there, and what
+            it lacks is an `EnvironmentMismatchError`.
+        session: the name of a session, kept on the platform. Another process that makes an
+            executor with the same name, after this one has ended or died, and submits the same
+            calls in the same order gets what there is of them. Opening it asks the platform.
+
+    Raises:
+        SessionInUseError: another process has the session open.
+        SessionMismatchError: the session was begun with a `Template`, and this is none; or the
+            other way round.
+        PlatformError: there is a session, and the platform cannot be reached.
+        CredentialsError: there is no key, and no `platform` either.
+        CallPicklingError: `initializer` or `initargs` cannot be pickled.
+        ValueError, TypeError: an argument is out of range, or of the wrong type.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        container: Container | Template | None = None,
+        platform: Platform | Literal["local"] | None = None,
+        max_tasks_per_worker: int | None = None,
+        idle_timeout: float = 60.0,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        max_retries: int = 0,
+        retry_on: RetryOn = None,
+        memory_growth: float | None = None,
+        lease: float = 3600.0,
+        name: str | None = None,
+        requires: Mapping[str, str] | None = None,
+        session: str | None = None,
+    ) -> None:
+        policy = policy_of(max_workers, max_tasks_per_worker, idle_timeout, lease)
+        check_types(container, initializer, initargs, name, requires, session)
+        self._options = CallOptions(max_retries, retry_on, memory_growth=memory_growth)
+        self._max_workers = policy.max_workers
+        container = container or Container()
+        self._name = name or f"civis_futures on {socket.gethostname()}"
+
+        from .._data.pickling import call_payload
+        from .opening import open_pool
+        from .submission import Intake
+
+        initial = None
+        if initializer is not None:
+            initial = partial(call_payload, "the initializer", initializer, tuple(initargs), {})
+        opened = open_pool(
+            platform=platform,
+            name=self._name,
+            container=container,
+            initializer=initial,
+            policy=policy,
+            session=session,
+        )
+        self._manager, self._url = opened.manager, opened.url
+        self._intake = Intake(opened, container, self._max_workers, requires or {})
+        # A forgotten executor finishes its work and goes; the manager does not hold it.
+        self._finalizer = weakref.finalize(self, _abandon, self._manager)
+        self._finalizer.atexit = False  # the manager has a hook of its own, which waits
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], also: Collection[str] = ()) -> None:
+        """Raise what the constructor would for these arguments, but open no pool.
+
+        For those who are told now what pool to open later. `also` are names that mean something
+        to them: these are let through.
+
+        Raises:
+            TypeError: no argument has that name, and the nearest one that there is is told; or
+                one is of the wrong type.
+            ValueError: one is out of range.
+        """
+        known = inspect.signature(cls).parameters
+        check_names(options, {*known, *also})
+        values = {name: options.get(name, known[name].default) for name in known}
+        policy_of(*(values[name] for name in OF_POLICY))
+        check_types(*(values[name] for name in TYPED))
+        CallOptions(**{name: values[name] for name in OF_CALLS})
+
+    # --- work ----------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> ContainerFuture[T]:
+        """Call ``fn(*args, **kwargs)`` in a container; returns at once with its future.
+
+        Function and arguments are pickled here and now: what is changed later does not reach the
+        call. If they cannot be pickled, the future has a `CallPicklingError`. Arrays of 1 MB and
+        more are uploaded once, however many calls have them, and are read-only in the container.
+
+        Raises:
+            RuntimeError: the executor is shut down.
+            BrokenContainerPool: the pool can do no more work.
+        """
+        return self._intake.submit(self._options, fn, args, kwargs)
+
+    def options(self, **changes: Any) -> WithOptions:
+        """A view of this pool whose `submit` and `map` give each call these options.
+
+        Args:
+            max_retries, retry_on, memory_growth: as of the executor, whose values are the
+                defaults.
+            max_memory: the most that `memory_growth` leads to, in MB.
+            timeout: seconds that the call may run, unpickling included; then it is ended, and
+                fails with `TaskTimeoutError`. Other calls of its container are not touched.
+            queue_timeout: seconds from `submit` until it must have begun; otherwise it never
+                begins, and fails with `TaskTimeoutError`.
+            label: what to call it, in place of the function's name.
+            required_resources: what its container must have at the least, as in `Container`; it
+                runs in no smaller one.
+
+        Raises:
+            TypeError, ValueError: there is no such option, or it is out of range.
+        """
+        return WithOptions(self, self._intake, replace(self._options, **changes))
+
+    def submit_batch(
+        self, fn: Callable[..., T], rows: Sequence[Sequence[Any]], *, first: int = 0
+    ) -> ContainerFuture[list[T]]:
+        """Call ``fn(*row)`` for one row after the other, as one call; its result is their list.
+
+        If a row fails, the exception has a note that says which one: its number in `rows`, and
+        counted from `first`. The rest of the rows is not called. How many rows make a good batch
+        is in `batch_size`.
+
+        Raises:
+            RuntimeError, BrokenContainerPool: as of `submit`.
+        """
+        return self._intake.submit_batch(self._options, fn, rows, first)
+
+    @property
+    def batch_size(self) -> int:
+        """How many rows make a batch of about 2 seconds of compute, as far as batches have shown.
+
+        1 before the first one is back; measured in the containers, so that no wait counts.
+        """
+        return self._intake.batches.items
+
+    @property
+    def broken(self) -> Exception | None:
+        """Why the pool can do no more work, or None if it can."""
+        return self._manager.broken
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[T]:
+        """The results of ``map(fn, *iterables)``, in order, computed in containers.
+
+        Args:
+            timeout: seconds from now until which each result must be there.
+            chunksize: so many items make one call of the pool, and fail together. By default
+                each is a call of its own, and as many of them travel together as is good.
+            buffersize: read the iterables so many calls ahead of the results, and not to their
+                end at once; so they may be infinite.
+            progress: show a bar while results are waited for; see `civis_futures.progress`.
+
+        Raises:
+            TimeoutError: from the iterator, when a result is not there in time.
+            Exception: from the iterator: whatever a call raised. The rest is cancelled then, and
+                when the iterator is dropped half-way.
+        """
+        return self._intake.map(
+            self._options,
+            fn,
+            iterables,
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            progress=progress,
+        )
+
+    def put(self, value: Any) -> SharedData:
+        """Upload a value once, for use in many calls of any executor on this platform.
+
+        Pass the handle to calls, as an argument or anywhere in one: in the task the value is in
+        its place. It is for what is large and not an array: a model, a table of texts. (Arrays
+        of 1 MB and more are uploaded once anyway; with a handle they need not be read for each
+        call, to see whether they have changed.) Returns at once, with a snapshot taken, and
+        `shutdown` waits for the upload. If it fails, the calls that need it try again, and fail
+        if that does.
+
+        Raises:
+            CallPicklingError: the value cannot be pickled.
+            RuntimeError: the executor is shut down.
+            BrokenContainerPool: the pool can do no more work.
+        """
+        return self._intake.put(value)
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, finish those that there are, and end the containers.
+
+        Args:
+            wait: return only when all futures are done, and no container runs any more.
+            cancel_futures: cancel the calls that no running container has in hand.
+        """
+        self._intake.close()
+        if cancel_futures:
+            self._cancel_waiting()
+        self._manager.post(ShutdownRequested())
+        if wait:
+            self._manager.join()
+
+    def cancel_all(self) -> None:
+        """Cancel all calls that are not done, also those that run; the executor stays open.
+
+        As if `ContainerFuture.cancel` were called on each.
+        """
+        for future in self._intake.roll.futures():
+            future.cancel()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Shut down and wait; after a Ctrl-C, cancel what is not done before."""
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._intake.close()
+            self.cancel_all()
+        self.shutdown(wait=True)
+
+    def terminate_workers(self) -> None:
+        """Stop everything now: waiting calls are cancelled, and the containers are stopped.
+
+        Calls that run fail with `BrokenContainerPool`. Returns at once; `shutdown` waits until
+        the containers have ended.
+        """
+        self._end_now("terminate_workers")
+
+    def kill_workers(self) -> None:
+        """The same as `terminate_workers`: a container has only one way to be stopped.
+
+        (It gets a TERM, and a KILL after the `cancel_timeout` of its `Container`.) The standard
+        library has both methods since Python 3.14, and here they are on every Python.
+        """
+        self._end_now("kill_workers")
+
+    def _end_now(self, method: str) -> None:
+        self._intake.close()
+        self._cancel_waiting()
+        self._manager.post(TerminateRequested(BrokenContainerPool(f"{method} was called")))
+
+    def _cancel_waiting(self) -> None:
+        for future in self._intake.roll.futures():
+            if future.state in (TaskState.PENDING, TaskState.QUEUED):
+                future.cancel()
+
+    # --- looking -------------------------------------------------------------------------------
+
+    def status(self) -> list[dict[str, Any]]:
+        """How the calls are whose futures you hold, as plain data; from memory, at once.
+
+        One dict for each, in the order of submission, that pandas takes as it is: ``task``,
+        ``number``, ``state``, ``reason`` (of a failure, or of a wait, in one line), ``attempts``;
+        ``elapsed``, ``queue`` and ``compute`` in seconds, ``peak_memory`` in MB, ``submitted`` in
+        seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``. None is what
+        nobody knows.
+        """
+        return display.records(self._intake.roll.glances())
+
+    def __repr__(self) -> str:
+        """Name, size, platform (without the key), and how many calls are how."""
+        return (
+            f"<{type(self).__name__} {self._name!r} max_workers={self._max_workers} "
+            f"platform={self._url!r}: {self._intake.roll.totals()}>"
+        )
+
+    def _panel(self) -> display.Panel:
+        title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
+        return self._intake.roll.panel(title, self._manager.why_waiting())
+
+    def _repr_html_(self) -> str:
+        """For notebooks; from memory."""
+        return display.html(self._panel())
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For IPython in a terminal."""
+        del cycle
+        printer.text(display.text(self._panel(), shutil.get_terminal_size().columns))
+
+    def __reduce__(self) -> NoReturn:
+        """Executors hold threads and a key; neither travels."""
+        raise TypeError(f"cannot pickle a {type(self).__name__}")
+
+
+def _abandon(manager: Manager) -> None:
+    """The executor is gone without a shutdown."""
+    manager.post(ShutdownRequested())

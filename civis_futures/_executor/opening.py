@@ -1,0 +1,151 @@
+"""Puts together what one pool consists of: platform, client, mailbox, scheduler, manager."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._api.budget import RateBudget
+from .._api.client import LogSource, PlatformClient, credentials
+from .._container import Container, Template, job_kind
+from .._data.contents import ContentStore, content_store
+from .._data.pickling import Payload, load_call
+from .._exceptions import BrokenContainerPool
+from .._futures.logs import Shelf
+from .._pool.mailbox import Mailbox
+from .._pool.manager import Manager, Pool
+from .._pool.threads import end_pools_on_term
+from .._scheduling.events import Attached, TerminateRequested
+from .._scheduling.scheduler import Scheduler
+from .._scheduling.state import Policy
+from .._sessions.session import Session, SessionMailbox, attach
+from .._wire import Call
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A pool at work; the logs of its runs; how to load a call."""
+
+    manager: Manager
+    url: str
+    logs: Shelf
+    load: Callable[[Call], Callable[[], Any]]
+    session: Session | None = None
+
+
+def open_pool(
+    *,
+    platform: Any,
+    name: str,
+    container: Container | Template,
+    initializer: Callable[[ContentStore], Payload] | None,
+    policy: Policy,
+    session: str | None = None,
+) -> Opened:
+    """The pool of one executor. Contacts no platform, but to open a session, and starts a local one
+    if asked to.
+
+    `initializer` pickles it, into a store.
+
+    Raises:
+        CredentialsError: there is no key, and no platform either.
+        CallPicklingError: the initializer cannot be pickled.
+        ValueError: a session was asked for on a platform that ends with the executor.
+    """
+    owned = _local_platform(session) if platform == "local" else None
+    try:
+        url, key = credentials(platform if owned is None else owned)
+        contents = content_store(url, key)
+        initial = Payload(b"") if initializer is None else initializer(contents)
+        client, attached = PlatformClient(url, key), None
+        mailbox = Mailbox(client, container)
+        if isinstance(container, Container) and container.doubt and not client.is_local:
+            warnings.warn(container.doubt, UserWarning, stacklevel=3)
+        if session:
+            name = f"{name}, session {session}"
+            own = PlatformClient(url, key, budget=client.budget)
+            attached = attach(own, session, container)
+            mailbox = SessionMailbox(client, container, attached)
+    except BaseException:
+        if owned is not None:
+            owned.stop()
+        raise
+    manager = Manager(
+        scheduler=Scheduler(policy),
+        mailbox=mailbox,
+        client=client,
+        pool=Pool(name, url, container, initial, policy.lease),
+        contents=contents,
+        at_end=_enders(attached, owned),
+    )
+    if attached is not None:
+        _hand_over(attached, manager)
+    manager.start()
+    end_pools_on_term()
+    reader = _Reader(url, key, container, client.budget)
+    logs = Shelf(reader.logs, reused=policy.max_tasks_per_worker != 1)
+    return Opened(manager, url, logs, reader.call, attached)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What is read after the pool is gone, too, hence over clients of their own."""
+
+    url: str
+    key: str = field(repr=False)
+    container: Container | Template
+    budget: RateBudget
+
+    def logs(self) -> LogSource:
+        """The logs of this pool's kind of jobs."""
+        client = PlatformClient(self.url, self.key, budget=self.budget)
+        return LogSource(client, job_kind(self.container))
+
+    def call(self, call: Call) -> Callable[[], Any]:
+        """What a call would run, as a function without arguments."""
+        with closing(PlatformClient(self.url, self.key)) as client:
+            mailbox = Mailbox(client, self.container)
+            return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
+
+
+def _hand_over(session: Session, manager: Manager) -> None:
+    """What earlier processes have left is the manager's now, as long as the session is ours."""
+    found = session.findings
+    manager.post(Attached(found.workers, found.last), found.estate)
+    session.lost = lambda error: manager.post(
+        TerminateRequested(BrokenContainerPool(str(error)), leave=True)
+    )
+    session.start()
+
+
+def _enders(session: Session | None, owned: Any) -> Callable[[], None]:
+    """What is to be done when the manager has ended."""
+
+    def end() -> None:
+        if session is not None:
+            session.close()
+        if owned is not None:
+            owned.stop()
+
+    return end
+
+
+def _local_platform(session: str | None) -> Any:
+    if session:
+        raise ValueError(
+            'a session outlives its executor, and platform="local" does not: start a platform with '
+            "`civis-futures local`, or pass a LocalPlatform of your own"
+        )
+    try:
+        from ..local import LocalPlatform
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"platform='local' needs {error.name}: pip install 'civis-futures[local]'",
+            name=error.name,
+        ) from error
+    platform = LocalPlatform()
+    platform.start()
+    return platform

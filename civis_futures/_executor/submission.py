@@ -1,0 +1,293 @@
+"""From a function and its arguments to a task that the manager has, and its future.
+
+All in the caller's thread, and without I/O: what is pickled here is a snapshot. Shared by an
+executor and the views of it that have other options; it knows no executor.
+
+What the image must have for a call is checked in the container before the call is unpickled. The
+check travels with the call and is pickled by value, as a function within a function: nothing of
+ours is installed there. It must be the first thing that is unpickled, since what comes later may
+need those modules.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from .. import _wire
+from .._container import DEFAULT_RESOURCES, Container, Template
+from .._data import pickling
+from .._data.contents import SharedData
+from .._exceptions import CallPicklingError, SessionMismatchError
+from .._futures.future import ContainerFuture, Timings, View
+from .._futures.tables import Roll
+from .._scheduling.events import CancelRequested, Submitted
+from .._types import ANY_RESOURCES, Resources, TaskId
+from .map import BatchSize, Watcher, flat, results
+from .options import CallOptions, number, whole
+
+if TYPE_CHECKING:
+    from .._data.pickling import Payload
+    from .._pool.manager import Manager
+    from .opening import Opened
+
+T = TypeVar("T")
+
+#: Calls travel inline up to `_wire.INLINE_LIMIT` bytes, and all workers' together so many.
+INLINE_TOTAL = 600_000
+
+
+class Intake:
+    """What `submit` and `map` of an executor do."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        container: Container | Template,
+        max_workers: int,
+        requires: Mapping[str, str],
+    ) -> None:
+        self.roll = Roll()
+        self.batches = BatchSize()
+        self._opened = opened
+        self._manager = opened.manager
+        self._contents = opened.manager.contents
+        self._resources = resources_of(container)
+        self._inline = min(_wire.INLINE_LIMIT, INLINE_TOTAL // max_workers)
+        self._requires = dict(requires)
+        self._process = os.getpid()
+        # No lock: a signal's handler may use the pool while `submit` is at any line. What is posted
+        # at the moment of the shutdown is work like other work, or the manager refuses it.
+        self._shutdown = False
+        self._ids = itertools.count()
+        self._least: dict[str, int] = {}  # the smallest call of each function; a guess will do
+
+    def close(self) -> None:
+        """Take no more."""
+        self._shutdown = True
+
+    def submit(
+        self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any, item: str = ""
+    ) -> ContainerFuture[T]:
+        """One call; `item` tells it from the others of a map, in its name."""
+        self._check_open()
+        pickled = partial(
+            pickling.call_payload,
+            fn=self._with_requirements(fn),
+            args=args,
+            kwargs=kwargs,
+            contents=self._contents,
+        )
+        what = fn, (args, kwargs)
+        future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, item)
+        return future
+
+    def map(
+        self,
+        options: CallOptions,
+        fn: Callable[..., T],
+        iterables: Sequence[Iterable[Any]],
+        *,
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[T]:
+        """As `ContainerPoolExecutor.map`."""
+        if timeout is not None and number("timeout", timeout) < 0:
+            raise ValueError("timeout must not be negative")
+        if buffersize is not None:
+            whole("buffersize", buffersize)
+        size = 1 if chunksize == "auto" else whole("chunksize", chunksize)
+        self._check_open()
+        watcher: Watcher | None = None
+        if progress:
+            from .._futures.progress import meter_for_map
+
+            watcher = meter_for_map(iterables, size)
+        rows = zip(*iterables, strict=False)
+        if size == 1:
+            calls = (
+                self.submit(options, fn, row, {}, f", item {item}") for item, row in enumerate(rows)
+            )
+            return results(calls, timeout, buffersize, watcher)
+        chunks = iter(lambda: list(itertools.islice(rows, size)), [])
+        numbered = zip(chunks, itertools.count(0, size), strict=False)
+        futures = (self.submit_batch(options, fn, chunk, first) for chunk, first in numbered)
+        lists: Iterator[list[T]] = results(futures, timeout, buffersize, watcher)
+        return flat(lists)
+
+    def submit_batch(
+        self, options: CallOptions, fn: Callable[..., T], rows: Sequence[Sequence[Any]], first: int
+    ) -> ContainerFuture[list[T]]:
+        """As `ContainerPoolExecutor.submit_batch`."""
+        self._check_open()
+        pickled = partial(
+            pickling.chunk_payload,
+            fn=self._with_requirements(fn),
+            rows=rows,
+            first=first,
+            contents=self._contents,
+        )
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        name = _name_of(fn) + more
+        learn = partial(_learn, self.batches, len(rows))
+        future: ContainerFuture[list[T]] = self._post(
+            options, name, pickled, (fn, rows), at_end=learn
+        )
+        return future
+
+    def put(self, value: Any) -> SharedData:
+        """As `ContainerPoolExecutor.put`."""
+        self._check_open()
+        handle, contents = pickling.shared(value, self._contents)
+        self._check_open()
+        self._manager.deposit.put(contents)
+        return handle
+
+    def _post(
+        self,
+        options: CallOptions,
+        name: str,
+        pickled: Callable[[str], Payload],
+        what: tuple[Callable[..., Any], Any],
+        item: str = "",
+        at_end: Callable[[Any], None] | None = None,
+    ) -> Any:
+        task = TaskId(next(self._ids))
+        function, name = name, f"{options.label or name} (task {task}{item})"
+        future: ContainerFuture[Any] = ContainerFuture(
+            name,
+            View(Timings(time.time())),
+            partial(_cancel, self._manager, task),
+            self._opened.logs,
+            self._opened.load,
+            options.label,
+            task,
+            self.roll.count,
+            self._manager.why_waiting,
+        )
+        if at_end is not None:
+            future.add_done_callback(at_end)
+        try:
+            payload = pickled(name)
+            session = self._opened.session
+            key, found = ("", None) if session is None else session.claim(task, *what)
+        except (CallPicklingError, SessionMismatchError) as error:
+            future.set_running_or_notify_cancel()
+            future.set_exception(error)
+            self.roll.add(future)
+            return future
+        data, inline = payload.data, len(payload.data) <= self._inline
+        blob = _wire.Blob.of(data) if inline else None
+        size = payload.extent + (self._novel(function, len(data)) if blob else 0)
+        upload = not (inline and payload.ready)
+        event = Submitted(task, upload, size, options.terms(self._resources), key, found)
+        goods = blob, None if inline else data, payload.buffers, options.wants_retry
+        self._raise_if_shut_down()
+        try:
+            self.roll.add(future)
+            self._manager.submit(event, future, *goods)
+            return future
+        except BaseException:  # a Ctrl-C, perhaps after it was sent: nobody will have this future
+            future.cancel()
+            raise
+
+    def _novel(self, function: str, size: int) -> int:
+        """How much of a pickled call is new, as text: letters are packed, and the rest of it has
+        been in other calls of that function.
+        """
+        least = self._least.get(function, 0)
+        self._least[function] = min(size, least or size)
+        return (size - min(size, least)) * 4 // 3
+
+    def _with_requirements(self, fn: Callable[..., Any]) -> Any:
+        return Requiring(fn, self._requires) if self._requires else fn
+
+    def _check_open(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"this executor works in process {self._process}, of which this one is a fork: "
+                "make another one here"
+            )
+        self._raise_if_shut_down()
+        self._manager.raise_if_closed()
+
+    def _raise_if_shut_down(self) -> None:
+        if self._shutdown:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+
+def _cancel(manager: Manager, task: TaskId) -> None:
+    manager.post(CancelRequested(task))
+
+
+def _learn(batches: BatchSize, rows: int, future: Any) -> None:
+    """A batch has ended; by how long it took, the next one may have another size."""
+    if rows and not future.cancelled() and future.exception() is None:
+        batches.took(rows, future.timings.compute or 0.0)
+
+
+def resources_of(container: Container | Template) -> Resources:
+    """What a container of the pool has, unless more is asked for."""
+    given = container.required_resources
+    return ANY_RESOURCES if given is None else Resources(**{**DEFAULT_RESOURCES, **given})
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    while isinstance(fn, partial):
+        fn = fn.func
+    return getattr(fn, "__qualname__", None) or type(fn).__qualname__
+
+
+class Requiring:
+    """A function that is unpickled, as itself, only where the modules are.
+
+    `modules` has the least version of each, e.g. ``{"numpy": "2.1"}``; "" is any.
+    """
+
+    def __init__(self, function: Callable[..., Any], modules: Mapping[str, str]) -> None:
+        self.function = function
+        self.modules = dict(modules)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The check comes first: of these two it is what is unpickled first."""
+        return _Check(self.modules), (self.function,)
+
+
+class _Check:
+    """The check, unpickled by running it; what is left of it there gives the function."""
+
+    def __init__(self, modules: dict[str, str]) -> None:
+        self._modules = modules
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Pickle wants it to be callable."""
+        return function
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _check(), (self._modules,)
+
+
+def _check() -> Callable[[dict[str, str]], Callable[[Any], Any]]:
+    def check(modules: dict[str, str]) -> Callable[[Any], Any]:
+        import importlib
+        import re
+
+        def numbers(version: str) -> list[int]:
+            return [int(part) for part in re.findall(r"\d+", version)]
+
+        for name, least in modules.items():
+            found = getattr(importlib.import_module(name), "__version__", "")
+            if found and numbers(found) < numbers(least):
+                error = ModuleNotFoundError(f"the image has {name} {found}")
+                # Not as its name: who renders it may look for such a module, or propose others.
+                error.civis_futures_requirement = f"{name}>={least}"  # type: ignore[attr-defined]
+                raise error
+        return lambda function: function
+
+    return check

@@ -1,0 +1,364 @@
+"""What people see of tasks: frozen glances in, plain data, text or HTML out.
+
+Pure: no clock, no terminal, no I/O. This room must not know futures, executors or notebooks. What
+comes from the user (names, messages of exceptions, addresses) is escaped in HTML, and has its
+control characters shown in text.
+"""
+
+from __future__ import annotations
+
+import html as _html
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from heapq import nsmallest
+from typing import Any
+
+from .._types import TaskState
+
+#: How many tasks a panel lists; the others are counted.
+MOST_ROWS = 12
+#: So much of a message is one line.
+REASON_LENGTH = 200
+#: The order of the states in all displays, and which of them the bar counts as done.
+STATES = (
+    TaskState.FAILED, TaskState.RUNNING, TaskState.QUEUED, TaskState.PENDING,
+    TaskState.CANCELLED, TaskState.SUCCEEDED,
+)  # fmt: skip
+DONE = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
+WAITING = (TaskState.PENDING, TaskState.QUEUED)
+#: The order in which tasks are listed, as far as there is room.
+_LISTED = (
+    TaskState.FAILED, TaskState.RUNNING, TaskState.QUEUED,
+    TaskState.SUCCEEDED, TaskState.CANCELLED, TaskState.PENDING,
+)  # fmt: skip
+#: Our own errors begin with the task and the place, which a row of a table has already.
+_PLACE = re.compile(r"^.{1,300}? in run \d+ of job \d+( \(\S*\))?:? ")
+_MARKS = {
+    TaskState.SUCCEEDED: "#",
+    TaskState.FAILED: "x",
+    TaskState.CANCELLED: "-",
+    TaskState.RUNNING: ">",
+}
+_BAR = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """One task at one moment. Times are in seconds, memory in MB; None: nobody knows."""
+
+    task: str
+    number: int
+    state: TaskState
+    reason: str = ""
+    attempts: int = 0
+    elapsed: float = 0.0
+    queue: float | None = None
+    compute: float | None = None
+    peak_memory: float | None = None
+    submitted: float = 0.0
+    worker: int | None = None
+    job_id: int | None = None
+    run_id: int | None = None
+    job_url: str | None = None
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts and sums of any number of tasks."""
+
+    counts: dict[TaskState, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
+    queue: float = 0.0
+    compute: float = 0.0
+    peak_memory: float = 0.0
+
+    def add(self, glance: Glance) -> None:
+        """Count one more."""
+        self.counts[glance.state] += 1
+        self.queue += glance.queue or 0.0
+        self.compute += glance.compute or 0.0
+        self.peak_memory = max(self.peak_memory, glance.peak_memory or 0.0)
+
+    def copy(self) -> Totals:
+        """Counts that go on by themselves."""
+        return Totals(dict(self.counts), self.queue, self.compute, self.peak_memory)
+
+    @property
+    def tasks(self) -> int:
+        """How many there are."""
+        return sum(self.counts.values())
+
+    @property
+    def done(self) -> int:
+        """How many have ended."""
+        return sum(self.counts[state] for state in DONE)
+
+    def __str__(self) -> str:
+        """The states that there are, with their numbers."""
+        found = (f"{count:,} {state}" for state in STATES if (count := self.counts[state]))
+        return ", ".join(found) or "no tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Many tasks at one moment; `glances` are all of them, or the first of `chosen`."""
+
+    title: str
+    totals: Totals
+    glances: tuple[Glance, ...]
+    elapsed: float = 0.0
+    waiting: str = ""  # what its waiting tasks wait for
+
+
+def panel_of(title: str, glances: Iterable[Glance], now: float) -> Panel:
+    """The panel of exactly these tasks."""
+    listed = tuple(glances)
+    totals = Totals()
+    for glance in listed:
+        totals.add(glance)
+    begin = min((glance.submitted for glance in listed), default=now)
+    end = max((glance.submitted + glance.elapsed for glance in listed), default=now)
+    return Panel(title, totals, listed, end - begin)
+
+
+def records(glances: Iterable[Glance]) -> list[dict[str, Any]]:
+    """Plain data, one dict for each task, in the order of their submission."""
+    ordered = sorted(glances, key=lambda glance: (glance.submitted, glance.number))
+    names = [each.name for each in fields(Glance)]
+    return [
+        {name: getattr(glance, name) for name in names} | {"state": str(glance.state)}
+        for glance in ordered
+    ]
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as a line: its type, and the beginning of what it says."""
+    name = type(error).__name__
+    try:
+        said = str(error)
+    except BaseException:  # it is the user's class
+        said = ""
+    first = next((line for line in said[:2000].splitlines() if line.strip()), "")
+    first = _PLACE.sub("", first)
+    return shortened(f"{name}: {first}" if first else name, REASON_LENGTH)
+
+
+def shortened(text: str, width: int) -> str:
+    """`text` in at most so many columns, with its control characters made visible."""
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: ``0.42 s``, ``12 s``, ``3:05``, ``1:02:03``."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.2g} s" if seconds >= 0.01 or not seconds else "<0.01 s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def memory(megabytes: float | None) -> str:
+    """MB for people."""
+    if not megabytes:
+        return "-"
+    return f"{megabytes:.0f} MB" if megabytes < 1024 else f"{megabytes / 1024:.1f} GB"
+
+
+def rank(state: TaskState, number: int) -> tuple[int, int]:
+    """By which tasks are listed: failures, what runs, what has ended, what waits; latest first."""
+    return _LISTED.index(state), -number
+
+
+def chosen(glances: Iterable[Glance]) -> list[Glance]:
+    """Those to list."""
+    return nsmallest(MOST_ROWS, glances, key=lambda glance: rank(glance.state, glance.number))
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def text(panel: Panel, width: int = 80) -> str:
+    """The panel as lines of at most `width` columns; links are never cut."""
+    lines = [shortened(panel.title, width), _bar(panel.totals, width)]
+    lines += _wrapped(str(panel.totals).split(", "), ", ", width)
+    lines += _wrapped([f"{name} {value}" for name, value in _sums(panel)], ", ", width)
+    lines += [shortened(f"waiting: {panel.waiting}", width)] if panel.waiting else []
+    listed = chosen(panel.glances)
+    for glance in listed:
+        lines.append(shortened(f"  {glance.state:<10}{glance.task}{_took(glance)}", width))
+        if glance.reason and glance.reason != panel.waiting:
+            lines.append(shortened(f"    {glance.reason}", width))
+        if glance.state is TaskState.FAILED and glance.job_url:
+            lines.append(f"    {_visible(glance.job_url)}")
+    lines += [f"  and {more:,} more"] if (more := panel.totals.tasks - len(listed)) else []
+    return "\n".join(lines)
+
+
+def _bar(totals: Totals, width: int) -> str:
+    room = max(4, min(_BAR, width - 24))
+    # One failure in a thousand is seen, too; what is too much then is taken from the most.
+    sizes = {
+        state: max(1, count * room // totals.tasks)
+        for state in _MARKS
+        if (count := totals.counts[state])
+    }
+    while sum(sizes.values()) > room:
+        sizes[max(sizes, key=lambda state: sizes[state])] -= 1
+    bar = "".join(_MARKS[state] * size for state, size in sizes.items())
+    return f"[{bar:.<{room}}] {totals.done:,} of {totals.tasks:,} done"
+
+
+def _wrapped(pieces: Sequence[str], glue: str, width: int) -> list[str]:
+    lines = [pieces[0]]
+    for piece in pieces[1:]:
+        if len(lines[-1]) + len(glue) + len(piece) <= width:
+            lines[-1] += glue + piece
+        else:
+            lines.append(piece)
+    return lines
+
+
+def _took(glance: Glance) -> str:
+    parts = [duration(glance.elapsed)]
+    parts += [memory(glance.peak_memory)] if glance.peak_memory else []
+    parts += [f"attempt {glance.attempts}"] if glance.attempts > 1 else []
+    return f"  {', '.join(parts)}"
+
+
+def _sums(panel: Panel) -> list[tuple[str, str]]:
+    totals = panel.totals
+    return [
+        ("elapsed", duration(panel.elapsed)),
+        ("queue", duration(totals.queue)),
+        ("compute", duration(totals.compute)),
+        ("peak memory", memory(totals.peak_memory)),
+    ]
+
+
+def _visible(value: str) -> str:
+    return shortened(value, len(value))
+
+
+# --- HTML ----------------------------------------------------------------------------------------
+
+# Text has the page's own colour, so it can be read on any theme; the colours of states are of a
+# middle lightness, which shows on both. Outside of notebooks that trust it, a style is dropped:
+# then this is a plain table.
+_STYLE = """
+.civis-futures{--ok:#2f9e68;--bad:#d6453d;--run:#3b82d0;--off:#8a8f98;color:inherit;
+font:13px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif;max-width:72em;margin:.3em 0;
+border:1px solid color-mix(in srgb,currentColor 18%,transparent);border-radius:8px;
+padding:.7em .9em;box-sizing:border-box}
+@media (prefers-color-scheme:dark){
+.civis-futures{--ok:#3fb27a;--bad:#f0665e;--run:#5b9ee6;--off:#9aa0aa}}
+.civis-futures .cf-title{font-weight:600;overflow-wrap:anywhere}
+.civis-futures .cf-bar{display:flex;height:.6em;border-radius:.3em;overflow:hidden;margin:.5em 0;
+background:color-mix(in srgb,currentColor 14%,transparent)}
+.civis-futures .cf-bar>i{display:block;height:100%}
+.civis-futures i.succeeded{background:var(--ok)}.civis-futures i.failed{background:var(--bad)}
+.civis-futures i.running{background:var(--run)}.civis-futures i.cancelled{background:var(--off)}
+.civis-futures .cf-line>span{margin-right:1.1em;white-space:nowrap}
+.civis-futures .cf-line i{display:inline-block;width:.65em;height:.65em;border-radius:50%;
+margin-right:.4em;background:color-mix(in srgb,currentColor 30%,transparent)}
+.civis-futures .cf-line i.succeeded{background:var(--ok)}
+.civis-futures .cf-line i.failed{background:var(--bad)}
+.civis-futures .cf-line i.running{background:var(--run)}
+.civis-futures .cf-line i.cancelled{background:var(--off)}
+.civis-futures .cf-sums,.civis-futures .cf-more{opacity:.75}
+.civis-futures table{border-collapse:collapse;width:100%;margin:.5em 0 0;font:inherit;
+table-layout:auto;border:0;color:inherit}
+.civis-futures th,.civis-futures td{text-align:left!important;padding:.25em .9em .25em 0;border:0;
+vertical-align:top;background:none;color:inherit}
+.civis-futures th{font-weight:500;opacity:.75}
+.civis-futures tr{background:none!important}
+.civis-futures tbody tr{border-top:1px solid color-mix(in srgb,currentColor 12%,transparent)}
+.civis-futures td.n,.civis-futures th.n{text-align:right!important;white-space:nowrap;
+font-variant-numeric:tabular-nums}
+.civis-futures td.failed{color:var(--bad);font-weight:600}
+.civis-futures td.running{color:var(--run)}.civis-futures td.succeeded{color:var(--ok)}
+.civis-futures td.why{overflow-wrap:anywhere;min-width:16em;width:99%}
+.civis-futures td.task{white-space:nowrap;max-width:20em;overflow:hidden;text-overflow:ellipsis}
+.civis-futures td.state{white-space:nowrap}
+.civis-futures .cf-table{overflow-x:auto}
+.civis-futures a{color:inherit;text-decoration:underline}
+""".strip().replace("\n", "")
+
+
+def html(panel: Panel) -> str:
+    """The panel as HTML, for light and dark pages."""
+    totals, listed = panel.totals, chosen(panel.glances)
+    bar = "".join(
+        f'<i class="{state}" style="width:{100 * count / totals.tasks:.2f}%"></i>'
+        for state in (*DONE, TaskState.RUNNING)
+        if (count := totals.counts[state])
+    )
+    counts = "".join(
+        f'<span><i class="{state}"></i>{count:,} {state}</span>'
+        for state in STATES
+        if (count := totals.counts[state])
+    )
+    sums = "".join(f"<span>{name} {value}</span>" for name, value in _sums(panel))
+    more = totals.tasks - len(listed)
+    return (
+        f'<div class="civis-futures"><style>{_STYLE}</style>'
+        f'<div class="cf-title">{_escaped(panel.title)}</div>'
+        f'<div class="cf-bar" role="progressbar" aria-valuemin="0" aria-valuemax="{totals.tasks}" '
+        f'aria-valuenow="{totals.done}">{bar}</div>'
+        f'<div class="cf-line"><span>{totals.done:,} of {totals.tasks:,} done</span>{counts}</div>'
+        f'<div class="cf-line cf-sums">{sums}</div>'
+        + (
+            f'<div class="cf-waiting">waiting: {_escaped(panel.waiting)}</div>'
+            * bool(panel.waiting)
+        )
+        + _table(listed)
+        + (f'<div class="cf-more">and {more:,} more</div>' if more and listed else "")
+        + "</div>"
+    )
+
+
+def _table(listed: Sequence[Glance]) -> str:
+    if not listed:
+        return ""
+    numbers = ("elapsed", "queue", "compute", "memory")
+    head = "".join(f"<th>{name}</th>" for name in ("task", "state"))
+    head += "".join(f'<th class="n">{name}</th>' for name in numbers)
+    head += "<th>run</th><th>why</th>"
+    rows = "".join(map(_row, listed))
+    return (
+        f'<div class="cf-table"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _row(glance: Glance) -> str:
+    numbers = (
+        duration(glance.elapsed),
+        duration(glance.queue),
+        duration(glance.compute),
+        memory(glance.peak_memory),
+    )
+    attempts = f" (attempt {glance.attempts})" if glance.attempts > 1 else ""
+    return (
+        f'<tr><td class="task" title="{_escaped(glance.task)}">{_escaped(glance.task)}</td>'
+        f'<td class="state {glance.state}">{glance.state}{attempts}</td>'
+        + "".join(f'<td class="n">{number}</td>' for number in numbers)
+        + f'<td>{_link(glance)}</td><td class="why">{_escaped(glance.reason)}</td></tr>'
+    )
+
+
+def _link(glance: Glance) -> str:
+    if glance.run_id is None:
+        return "-"
+    url = glance.job_url or ""
+    if not url.startswith(("https://", "http://")):
+        return f"{glance.run_id}"
+    return f'<a href="{_escaped(url)}" target="_blank" rel="noopener">{glance.run_id}</a>'
+
+
+def _escaped(value: str) -> str:
+    return _html.escape(_visible(value))

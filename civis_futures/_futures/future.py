@@ -1,0 +1,369 @@
+"""`ContainerFuture`: a standard future that also tells where its call is.
+
+Knows leaves only. It never does I/O but in `logs`: everything else is what the last look
+brought, put there by the manager as one frozen `View`. Nor does it touch the private state of
+`concurrent.futures.Future`: for the standard library it stays pending until its outcome is there,
+which is what keeps `cancel` possible until then.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError, Future, wait
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, overload
+
+from .._types import Attempt, LogLine, TaskState
+from .._wire import Call
+from . import display
+from . import logs as _logs
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """When a task was where, in seconds since the epoch (None: not yet, or never).
+
+    `submitted` and `queued` (given to a container) are by this machine's clock, `started` and
+    `finished` by the container's. In seconds, measured in the container: `compute` is what the
+    function itself took, `importing` the imports that its unpickling caused, `unpickling` the rest
+    of that, and `upload` what a large result took to be stored.
+    """
+
+    submitted: float
+    queued: float | None = None
+    started: float | None = None
+    finished: float | None = None
+    compute: float | None = None
+    importing: float | None = None
+    unpickling: float | None = None
+    upload: float | None = None
+
+
+class View(NamedTuple):
+    """What is known of a task; the manager replaces it as a whole.
+
+    (A tuple, since a new one is made with each change of each task, and this costs least.)
+    """
+
+    timings: Timings
+    state: TaskState = TaskState.PENDING
+    job_id: int | None = None
+    run_id: int | None = None
+    job_url: str | None = None
+    worker: int | None = None
+    attempts: tuple[Attempt, ...] = ()
+    call: Call | None = None  # of a task that failed
+    note: str = ""  # what this task alone waits for
+
+
+class ContainerFuture(Future[T]):
+    """The future of one call in a container.
+
+    Made by `ContainerPoolExecutor.submit` only. On top of `concurrent.futures.Future` it tells
+    where the call is; all of it but `logs()` comes from memory and returns at once.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        view: View,
+        cancelled: Callable[[], None],
+        logs: _logs.Shelf,
+        load: Callable[[Call], Callable[[], T]],
+        label: str | None = None,
+        number: int = 0,
+        count: Callable[[display.Glance], None] | None = None,
+        why_waiting: Callable[[], str] = str,
+    ) -> None:
+        super().__init__()
+        self._task = task
+        self._label = label
+        self._load = load
+        self._number = number
+        self._count = count
+        self._why_waiting = why_waiting
+        # What to call at the end, and can be taken back; the standard callbacks cannot. One
+        # operation of a set is atomic, so it needs no lock.
+        self._watchers: set[Callable[[], None]] = set()
+        self._end_state: TaskState | None = None
+        self._ended: float | None = None  # by this machine's clock, as `Timings.submitted`
+        self._view = view
+        self._on_cancel = cancelled
+        self._process = os.getpid()
+        self._shelf = logs
+        self.add_done_callback(_note_end)
+
+    @property
+    def task(self) -> str:
+        """The name of the call: the function's, and its number within the executor."""
+        return self._task
+
+    @property
+    def label(self) -> str | None:
+        """The `label` that the call was submitted with."""
+        return self._label
+
+    @property
+    def job_id(self) -> int | None:
+        """The id of the script whose run has the call, or None before there is one."""
+        return self._view.job_id
+
+    @property
+    def run_id(self) -> int | None:
+        """The id of the run that has the call, or None before there is one."""
+        return self._view.run_id
+
+    @property
+    def job_url(self) -> str | None:
+        """The page of the script on the platform, or None before there is one."""
+        return self._view.job_url
+
+    @property
+    def worker(self) -> int | None:
+        """The number of the worker, within the executor, that has the call."""
+        return self._view.worker
+
+    @property
+    def timings(self) -> Timings:
+        """When the call was where, as far as it is known."""
+        return self._view.timings
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Each time that the call was handed to a container, the first one first."""
+        return self._view.attempts
+
+    @property
+    def state(self) -> TaskState:
+        """Where the call is."""
+        if not self.done():
+            return self._view.state
+        if self.cancelled():
+            return TaskState.CANCELLED
+        failed = self.exception(timeout=0) is not None
+        return TaskState.FAILED if failed else TaskState.SUCCEEDED
+
+    @property
+    def reason(self) -> str:
+        """What the call waits for if no container has begun it, and why it failed if it did: one
+        line, from memory; empty if there is nothing to say.
+        """
+        return self._glance().reason
+
+    def running(self) -> bool:
+        """Whether the call's container was seen running, with the call in hand, and no end yet."""
+        return not self.done() and self._view.state is TaskState.RUNNING
+
+    def cancel(self) -> bool:
+        """Cancel the call; also one that runs: its container is stopped in the background.
+
+        Returns False only if the outcome is already here. `shutdown(wait=True)` of the executor
+        returns after the container has ended.
+
+        Raises:
+            RuntimeError: this process is a fork of the one that the future belongs to; so do
+                `result`, `exception`, `await` and `logs` of one that is not done.
+        """
+        self._check_process()
+        cancelled = super().cancel()
+        if cancelled:
+            self._on_cancel()
+        return cancelled
+
+    def result(self, timeout: float | None = None) -> T:
+        """As of any future; the CancelledError names the call."""
+        self._check_process()
+        try:
+            return super().result(timeout)
+        except CancelledError:
+            if not self.cancelled():
+                raise
+            raise CancelledError(f"{self!r} was cancelled") from None
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As of any future."""
+        self._check_process()
+        return super().exception(timeout)
+
+    def _check_process(self) -> None:
+        """In a fork nobody would ever settle it, or hear that it is cancelled."""
+        if os.getpid() != self._process and self._ended is None:
+            raise RuntimeError(
+                f"{self._task} belongs to process {self._process}, of which this one is a fork: "
+                "its outcome comes there alone"
+            )
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait in an event loop; cancelling the wait leaves the call alone.
+
+        Raises:
+            concurrent.futures.CancelledError: the call was cancelled. It is not asyncio's, which
+                would say that the waiting task was.
+            Exception: whatever the call raised.
+        """
+        self._check_process()
+        if not self.done():
+            from .awaiting import ended
+
+            yield from ended(self.done, self._watchers).__await__()
+        return self.result(timeout=0)
+
+    def set_result(self, result: T) -> None:
+        """For the pool alone."""
+        # Before the waiters wake: what they look at then must count this one.
+        self._end(TaskState.SUCCEEDED)
+        super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """For the pool alone."""
+        self._end(TaskState.FAILED)
+        super().set_exception(exception)
+
+    def _end(self, state: TaskState) -> None:
+        if self._ended is None:
+            self._ended, self._end_state = time.time(), state
+            if self._count is not None:
+                self._count(self._glance_as(state))
+                self._count = None
+
+    @overload
+    def logs(self, tail: int | None = None, follow: Literal[False] = False) -> list[LogLine]: ...
+    @overload
+    def logs(self, tail: int | None = None, *, follow: Literal[True]) -> Iterator[LogLine]: ...
+    @overload
+    def logs(self, tail: int | None, follow: Literal[True]) -> Iterator[LogLine]: ...
+    def logs(
+        self, tail: int | None = None, follow: bool = False
+    ) -> list[LogLine] | Iterator[LogLine]:
+        """What the call printed, oldest line first; asks the platform.
+
+        Of a reused worker's log it is the part of this call: of its last attempt. Empty before
+        there is a run. A record of `logging` has its level.
+
+        Args:
+            tail: so many of the last lines; 10,000 at the most, which is also meant by None.
+            follow: give an iterator of the lines, from those that there are (the last `tail`) to
+                the last one before the call is done. It waits for them, and may be given up.
+
+        Raises:
+            PlatformError: the platform cannot be reached, or refuses.
+            TypeError, ValueError: `tail` is no number of lines.
+        """
+        self._check_process()
+        if tail is not None and (isinstance(tail, bool) or not isinstance(tail, int)):
+            raise TypeError(f"tail must be an integer, not {tail!r}")
+        if tail is not None and tail < 0:
+            raise ValueError(f"tail must be 0 or more, not {tail}")
+        call = _logs.Call(self._number, self._where, self.done, self._await_end)
+        return (_logs.follow if follow else _logs.read)(self._shelf, call, tail)
+
+    def _where(self) -> tuple[int, int] | None:
+        view = self._view
+        if view.job_id is None or view.run_id is None:
+            return None
+        return view.job_id, view.run_id
+
+    def _await_end(self, seconds: float) -> None:
+        wait([self], seconds)
+
+    def replay(self, *, debug: bool = False) -> T:
+        """Run the call of a failed future here and now, in this process; its result.
+
+        The function and its arguments are those that were sent. With `debug`, an exception opens
+        the debugger where it was raised (`pdb.post_mortem`), and is raised again after that.
+
+        Raises:
+            RuntimeError: the future has not failed.
+            PlatformError: the call was in a File, and that cannot be read.
+            Exception: whatever the call raises.
+        """
+        call = self._view.call
+        if call is None or not self.done() or self.cancelled():
+            raise RuntimeError(
+                f"only a call that failed can be replayed, and one that was sent; not {self!r}"
+            )
+        function = self._load(call)
+        try:
+            return function()
+        except BaseException as error:
+            if debug:
+                import pdb
+
+                pdb.post_mortem(error.__traceback__)
+            raise
+
+    def __reduce__(self) -> NoReturn:
+        """As the standard library's futures: what they wait for cannot travel."""
+        raise TypeError(f"cannot pickle a {type(self).__name__}")
+
+    @property
+    def _state_soon(self) -> TaskState:
+        """As `state`, and some microseconds ahead of it at the end; it takes no lock."""
+        return self._end_state or self._view.state
+
+    def _glance(self) -> display.Glance:
+        """How it is now, from memory."""
+        state = self._state_soon
+        failed = state is TaskState.FAILED and self.done() and not self.cancelled()
+        return self._glance_as(state, self.exception(timeout=0) if failed else None)
+
+    def _glance_as(self, state: TaskState, error: BaseException | None = None) -> display.Glance:
+        view = self._view
+        timings, attempts = view.timings, view.attempts
+        elapsed = max(0.0, (self._ended or time.time()) - timings.submitted)
+        queue = None
+        if timings.started is not None:  # by another clock
+            queue = min(max(0.0, timings.started - timings.submitted), elapsed)
+        elif state in display.WAITING:
+            queue = elapsed
+        reasons = [attempt.reason for attempt in attempts if attempt.reason]
+        if state in display.WAITING:
+            reasons.append(view.note or self._why_waiting())
+        peaks = [each.peak_memory for each in attempts if each.peak_memory is not None]
+        return display.Glance(
+            task=self._task,
+            number=self._number,
+            state=state,
+            reason=display.one_line(error) if error is not None else _last(reasons),
+            attempts=len(attempts),
+            elapsed=elapsed,
+            queue=queue,
+            compute=timings.compute,
+            peak_memory=max(peaks, default=None),
+            submitted=timings.submitted,
+            worker=view.worker,
+            job_id=view.job_id,
+            run_id=view.run_id,
+            job_url=view.job_url,
+        )
+
+    def __repr__(self) -> str:
+        """What is known of it, from memory."""
+        seen = self._glance()
+        where = "" if seen.run_id is None else f" job={seen.job_id} run={seen.run_id}"
+        numbers = [f"elapsed {display.duration(seen.elapsed)}"]
+        numbers += [] if seen.compute is None else [f"compute {display.duration(seen.compute)}"]
+        numbers += [display.memory(seen.peak_memory)] if seen.peak_memory else []
+        why = f": {seen.reason}" if seen.reason else ""
+        name = type(self).__name__
+        return f"<{name} {self._task!r} {seen.state}{where} ({', '.join(numbers)}){why}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks; from memory."""
+        return display.html(display.panel_of(self._task, [self._glance()], time.time()))
+
+
+def _last(reasons: list[str]) -> str:
+    return next((reason for reason in reversed(reasons) if reason), "")
+
+
+def _note_end(future: Future[Any]) -> None:
+    assert isinstance(future, ContainerFuture)
+    if future.cancelled():
+        future._end(TaskState.CANCELLED)
+    for watcher in list(future._watchers):
+        watcher()

@@ -1,0 +1,241 @@
+"""Bars: how many of some futures are done, failed, running and queued, while somebody waits.
+
+The one room that knows tqdm. It has no thread: the bar is drawn by the thread that waits. What the
+futures' callbacks do here is put a word into a queue, since they run where futures are settled,
+and a terminal may block. It knows futures of any kind.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Sized
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from .._types import TaskState
+from .display import Totals, duration
+from .future import ContainerFuture
+from .tables import Table
+
+#: Seconds between two drawings: the least, and the most when nothing ends (what runs may change).
+LEAST, MOST = 0.1, 0.5
+#: Drawing may take such a part of the time.
+SHARE = 0.05
+#: In a log there is a line when so much more of the whole is done, and after so many seconds.
+STEP, SILENCE = 0.1, 60.0
+
+
+class Bar(Protocol):
+    """Something that shows counts."""
+
+    def show(self, totals: Totals, expected: int, waiting: str) -> None:
+        """Show them now, or not: that is for the bar to know. `waiting` is what tasks wait for."""
+
+    def close(self, totals: Totals, expected: int) -> None:
+        """Show the last ones and end."""
+
+
+class Meter:
+    """Counts futures as they end, and draws while it waits for them; holds none that has ended.
+
+    Args:
+        expected: how many there will be, if that is known before all are watched.
+
+    Raises:
+        ModuleNotFoundError: tqdm is not installed.
+    """
+
+    def __init__(self, expected: int = 0) -> None:
+        self._bar = _bar(expected)
+        self._expected = expected
+        self._watched = 0
+        self._open: set[Future[Any]] = set()
+        self._ends: queue.SimpleQueue[TaskState] = queue.SimpleQueue()
+        self._totals = Totals()
+        self._drawn, self._cost = 0.0, 0.0
+
+    def watch(self, future: Future[Any]) -> None:
+        """Count this one too."""
+        self._watched += 1
+        self._open.add(future)
+        future.add_done_callback(self._end)
+
+    def wait(self, future: Future[Any], timeout: float | None = None) -> None:
+        """Return when it is done, or after so many seconds; draw meanwhile."""
+        end = None if timeout is None else time.monotonic() + timeout
+        self._step(0.0)
+        while not future.done():
+            left = MOST if end is None else min(MOST, end - time.monotonic())
+            if left <= 0:
+                return
+            self._step(left)
+
+    def wait_for_all(self) -> None:
+        """Return when all are done; draw meanwhile."""
+        while self._totals.done < self._watched:
+            self._step(MOST)
+
+    def close(self) -> None:
+        """Draw for the last time."""
+        self._count(0.0)
+        self._bar.close(self._look(), max(self._expected, self._watched))
+
+    def _end(self, future: Future[Any]) -> None:
+        if future.cancelled():
+            state = TaskState.CANCELLED
+        else:
+            failed = future.exception(timeout=0) is not None
+            state = TaskState.FAILED if failed else TaskState.SUCCEEDED
+        self._open.discard(future)
+        self._ends.put(state)
+
+    def _step(self, seconds: float) -> None:
+        """Wait for the next end, but not longer than this; then draw if it is time."""
+        self._count(seconds)
+        now = time.monotonic()
+        if now - self._drawn >= max(LEAST, self._cost / SHARE):
+            self._bar.show(self._look(), max(self._expected, self._watched), self._waiting())
+            self._drawn = time.monotonic()
+            self._cost = self._drawn - now
+
+    def _count(self, seconds: float) -> None:
+        try:
+            while True:
+                self._totals.counts[self._ends.get(seconds > 0, seconds or None)] += 1
+                seconds = 0.0
+        except queue.Empty:
+            pass
+
+    def _waiting(self) -> str:
+        """What the first of those waits for that no container has begun."""
+        for future in list(self._open):
+            if isinstance(future, ContainerFuture) and not future.running():
+                return future.reason
+        return ""
+
+    def _look(self) -> Totals:
+        totals = self._totals.copy()
+        undone = max(self._expected, self._watched) - totals.done
+        running = min(undone, sum(future.running() for future in list(self._open)))
+        totals.counts[TaskState.RUNNING] = running
+        totals.counts[TaskState.QUEUED] = undone - running
+        return totals
+
+
+def meter_for_map(iterables: Iterable[Iterable[Any]], chunksize: int) -> Meter:
+    """One for the calls of a `map`; where all say how long they are, it knows how many."""
+    sizes = [len(each) if isinstance(each, Sized) else None for each in iterables]
+    known = [size for size in sizes if size is not None]
+    expected = min(known) if known and len(known) == len(sizes) else 0
+    return Meter(-(-expected // chunksize))
+
+
+def progress(futures: Iterable[ContainerFuture[Any]]) -> Table:
+    """Wait until all are done, with a bar; then the futures, as `table` gives them.
+
+    The bar is tqdm's (the extra ``progress``) in a terminal and in a notebook. In a log file it is
+    a line now and then. A Ctrl-C ends the waiting, and does nothing to the futures.
+
+    Raises:
+        ModuleNotFoundError: tqdm is not installed.
+        TypeError: one of them is not a `ContainerFuture`.
+    """
+    shown = Table(futures)
+    meter = Meter(len(shown))
+    try:
+        for future in shown:
+            meter.watch(future)
+        meter.wait_for_all()
+    finally:
+        meter.close()
+    return shown
+
+
+def _bar(expected: int) -> Bar:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a notebook without widgets: its bar is text
+            from tqdm.auto import tqdm
+    except ModuleNotFoundError as error:
+        if error.name not in ("tqdm", "tqdm.auto"):
+            raise
+        raise ModuleNotFoundError(
+            "a progress bar needs tqdm: pip install 'civis-futures[progress]'", name="tqdm"
+        ) from None
+    return _Drawn(tqdm, expected) if _is_looked_at(sys.stderr) else _Lines()
+
+
+def _is_looked_at(stream: Any) -> bool:
+    """Whether it is a terminal, or the output of a notebook's cell."""
+    if type(stream).__module__.startswith("ipykernel"):
+        return True
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # None, or closed
+        return False
+
+
+class _Drawn:
+    """A bar of tqdm's."""
+
+    def __init__(self, tqdm: Any, expected: int) -> None:
+        # A class of our own, without the thread that tqdm has for bars that are not refreshed.
+        quiet = type("tqdm", (tqdm,), {"monitor_interval": 0})
+        # Nor does it need tqdm's lock between processes, which may start a process of its own.
+        if not hasattr(tqdm, "_lock"):
+            quiet.set_lock(threading.RLock())  # type: ignore[attr-defined]
+        self._bar = quiet(total=expected or None, unit="task", dynamic_ncols=True)
+
+    def show(self, totals: Totals, expected: int, waiting: str) -> None:
+        """Draw it."""
+        self._bar.total = expected
+        self._bar.n = totals.done
+        self._bar.set_postfix_str(_rest(totals, waiting), refresh=False)
+        self._bar.refresh()
+
+    def close(self, totals: Totals, expected: int) -> None:
+        """Draw it and leave it there."""
+        self.show(totals, expected, "")
+        self._bar.close()
+
+
+class _Lines:
+    """For a log file: a line for each tenth, and one when there was none for long."""
+
+    def __init__(self) -> None:
+        self._begun = self._last = time.monotonic()
+        self._shown = 0.0
+
+    def show(self, totals: Totals, expected: int, waiting: str) -> None:
+        """Write a line if it is time for one."""
+        part = totals.done / max(1, expected)
+        if part >= self._shown + STEP or time.monotonic() >= self._last + SILENCE:
+            self._write(totals, expected, waiting)
+            self._shown = part
+
+    def close(self, totals: Totals, expected: int) -> None:
+        """Write the last line, unless it is there already."""
+        if self._shown < 1:
+            self._write(totals, expected)
+
+    def _write(self, totals: Totals, expected: int, waiting: str = "") -> None:
+        self._last = time.monotonic()
+        rest = _rest(totals, waiting)
+        said = f"{totals.done:,} of {expected:,} tasks done{', ' if rest else ''}{rest}"
+        if sys.stderr is not None:
+            print(
+                f"civis_futures: {said}, {duration(self._last - self._begun)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _rest(totals: Totals, waiting: str) -> str:
+    """The counts that a bar does not show itself, and what is waited for."""
+    states = (TaskState.FAILED, TaskState.CANCELLED, TaskState.RUNNING, TaskState.QUEUED)
+    rest = ", ".join(f"{count:,} {state}" for state in states if (count := totals.counts[state]))
+    return f"{rest} ({waiting})" if waiting and rest else rest

@@ -1,0 +1,156 @@
+"""Futures that are shown together: in a `table`, as they are whenever it is shown; and in the roll
+of an executor, which has those that somebody holds, and sums of the others.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterable, Sequence
+from heapq import nsmallest
+from typing import Any, overload
+
+from . import display
+from .display import MOST_ROWS, WAITING, Glance, Panel, Totals, rank
+from .future import ContainerFuture
+
+#: Futures that have ended are counted when somebody looks, or when there are so many.
+MOST_UNCOUNTED = 1000
+
+
+class Table(Sequence[ContainerFuture[Any]]):
+    """Futures as a sequence that displays: in a notebook, a terminal, and by ``print``."""
+
+    def __init__(self, futures: Iterable[ContainerFuture[Any]]) -> None:
+        self._futures = tuple(futures)
+        for future in self._futures:
+            if not isinstance(future, ContainerFuture):
+                kind = type(future).__name__
+                raise TypeError(f"a table shows the futures of a container pool, not a {kind}")
+
+    def __len__(self) -> int:
+        """How many futures there are."""
+        return len(self._futures)
+
+    @overload
+    def __getitem__(self, index: int) -> ContainerFuture[Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Table: ...
+    def __getitem__(self, index: int | slice) -> ContainerFuture[Any] | Table:
+        """One of them, or a table of some."""
+        if isinstance(index, slice):
+            return Table(self._futures[index])
+        return self._futures[index]
+
+    def status(self) -> list[dict[str, Any]]:
+        """As `ContainerPoolExecutor.status`."""
+        return display.records(self._panel().glances)
+
+    def _panel(self) -> display.Panel:
+        glances = [future._glance() for future in self._futures]
+        return display.panel_of(f"{len(glances):,} futures", glances, time.time())
+
+    def __repr__(self) -> str:
+        """Several lines, as wide as the terminal."""
+        return display.text(self._panel(), shutil.get_terminal_size().columns)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return display.html(self._panel())
+
+
+def table(futures: Iterable[ContainerFuture[Any]]) -> Table:
+    """Futures to look at: counts, a bar, times, peak memory, and failures with their reason.
+
+    Looking asks nobody, so it returns at once. The table is a sequence of the futures, too.
+
+    Raises:
+        TypeError: one of them is not a `ContainerFuture`.
+    """
+    return Table(futures)
+
+
+class Roll:
+    """Which tasks there are, were, and how they ended; all threads may use it."""
+
+    def __init__(self) -> None:
+        # By number. It is used in single operations, which no thread and no signal interrupts; so
+        # nobody waits here, not even a future that ends while a handler looks.
+        self._futures: weakref.WeakValueDictionary[int, ContainerFuture[Any]] = (
+            weakref.WeakValueDictionary()
+        )
+        self._uncounted: deque[Glance] = deque()
+        # Guards the sums, and what is taken from those that are not counted yet; arithmetic only.
+        self._lock = threading.RLock()
+        self._counting = False
+        self._ended = Totals()
+        self._span: tuple[float, float] | None = None
+
+    def add(self, future: ContainerFuture[Any]) -> None:
+        """Take in a new one. The pool holds it until it has ended; we do not."""
+        self._futures[future._number] = future
+
+    def count(self, glance: Glance) -> None:
+        """One has ended like this."""
+        self._uncounted.append(glance)
+        if len(self._uncounted) > MOST_UNCOUNTED and self._lock.acquire(blocking=False):
+            try:
+                self._sum_up()
+            finally:
+                self._lock.release()
+
+    def _sum_up(self) -> None:
+        """Under the lock."""
+        if self._counting:  # this thread does so already: a signal's handler looks at us
+            return
+        self._counting = True
+        try:
+            while self._uncounted:
+                glance = self._uncounted.popleft()
+                self._ended.add(glance)
+                begin, end = glance.submitted, glance.submitted + glance.elapsed
+                if self._span is not None:
+                    begin, end = min(begin, self._span[0]), max(end, self._span[1])
+                self._span = begin, end
+        finally:
+            self._counting = False
+
+    def futures(self) -> list[ContainerFuture[Any]]:
+        """Those that somebody holds, in the order of their submission."""
+        held = (reference() for reference in self._futures.valuerefs())
+        found = [future for future in held if future is not None]
+        return sorted(found, key=lambda future: future._number)
+
+    def glances(self) -> list[Glance]:
+        """How those are that somebody holds, one by one."""
+        return [future._glance() for future in self.futures()]
+
+    def totals(self) -> Totals:
+        """All tasks in numbers."""
+        return self.panel("").totals
+
+    def panel(self, title: str, waiting: str = "") -> Panel:
+        """All tasks in numbers, and some of those that somebody holds one by one; `waiting` is what
+        those wait for that no container has begun.
+        """
+        now = time.time()
+        with self._lock:
+            self._sum_up()
+            totals, span = self._ended.copy(), self._span
+        futures = self.futures()
+        begin, end = span or (now, now)
+        for future in futures:
+            if future._ended is None:  # without a glance each: there may be many thousands
+                state, submitted = future._state_soon, future._view.timings.submitted
+                totals.counts[state] += 1
+                totals.queue += now - submitted if state in WAITING else 0.0
+                begin, end = min(begin, submitted), now
+        listed = nsmallest(
+            MOST_ROWS, futures, key=lambda future: rank(future._state_soon, future._number)
+        )
+        glances = tuple(future._glance() for future in listed)
+        waiting = waiting if any(totals.counts[state] for state in WAITING) else ""
+        return Panel(title, totals, glances, max(0.0, end - begin), waiting)

@@ -1,0 +1,299 @@
+"""What the manager knows of tasks and workers at home, and what their futures show of it.
+
+Written by the manager thread only. The scheduler names tasks and workers by id; what belongs to an
+id is here: future, call, run, inbox token. Futures are shown a new frozen `View` with each change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .. import _wire
+from .._data.contents import Content
+from .._futures.future import ContainerFuture, Timings
+from .._scheduling import events as e
+from .._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId
+from .mailbox import Posting, Station
+from .outcomes import Place
+
+
+@dataclass(slots=True)
+class WorkItem:
+    """A task at home: its future, and its call until nobody can ask for it any more.
+
+    `retry_on` is the user's word on which exceptions are a reason to try again.
+    """
+
+    id: TaskId
+    future: ContainerFuture[Any]
+    call: _wire.Blob | None  # None until it is uploaded
+    data: bytes | None = None  # what to upload; dropped then
+    buffers: tuple[Content, ...] = ()
+    fetched: bytes | None = None  # the bytes of its answer, if these were in a File
+    timeout: float | None = None
+    retry_on: Callable[[BaseException], bool] | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Estate:
+    """What earlier processes of a session left: their workers, and the calls still in an inbox."""
+
+    postings: dict[WorkerId, Posting] = field(default_factory=dict)
+    calls: dict[e.Given, _wire.Call] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Hands:
+    """What a worker has in hand, the first of it first, as far as futures show it."""
+
+    state: RunState = RunState.QUEUED
+    tasks: dict[TaskId, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The tables. `image` and `job_url` are for what futures and errors say."""
+
+    image: str
+    job_url: Callable[[Job], str]
+    items: dict[TaskId, WorkItem] = field(default_factory=dict)
+    postings: dict[WorkerId, Posting] = field(default_factory=dict)
+    hands: dict[WorkerId, Hands] = field(default_factory=dict)
+    holder: dict[TaskId, WorkerId] = field(default_factory=dict)
+    #: A list that is empty once the worker is no longer wanted; its launch looks at it.
+    wanted: dict[WorkerId, list[object]] = field(default_factory=dict)
+    station: Station | None = None
+    estate: Estate = Estate()
+
+    def take_in(self, event: e.Event, goods: Any) -> None:
+        """Put the goods of an event where they belong, before the scheduler decides."""
+        match event:
+            case e.Submitted():
+                self.items[event.task] = goods
+                if event.found is not None:
+                    self._find(event.task, event.found)
+            case e.Attached():
+                self.estate = goods
+                for worker in event.workers:
+                    self.postings[worker.id] = goods.postings[worker.id]
+                    self.hands[worker.id] = Hands(worker.state)
+            case e.Uploaded() if event.task in self.items:
+                item = self.items[event.task]
+                item.call, item.data = goods, None
+                self._view(event.task, note="")
+            case e.Fetched() if event.task in self.items:
+                self.items[event.task].fetched = goods
+            case e.Prepared():
+                self.station = goods
+            case e.Launched():
+                self.postings[event.worker] = goods
+                for task in self.hands[event.worker].tasks:
+                    self._arrive(task, goods)
+            case e.Looked():
+                self.postings.update({posting.worker: posting for posting in goods})
+                for report in event.reports:
+                    if report.run is not None and report.worker in self.hands:
+                        self.hands[report.worker].state = report.run.state
+                        self._show_first(report.worker)
+            case e.LaunchFailed() | e.Archived():
+                for table in (self.postings, self.hands, self.wanted):
+                    table.pop(event.worker, None)
+            case _:
+                pass
+
+    def uploading(self, task: TaskId) -> None:
+        """Its function or arguments are on their way to the platform."""
+        self._view(task, note="what it was called with is being uploaded")
+
+    def launch(self, worker: WorkerId, calls: tuple[e.Given, ...]) -> list[object]:
+        """A worker is about to be started with these calls; what its launch looks at."""
+        wanted = self.wanted[worker] = [worker]
+        self.hands[worker] = Hands()
+        self.give(worker, calls)
+        return wanted
+
+    def give(self, worker: WorkerId, calls: tuple[e.Given, ...]) -> None:
+        """These calls are for this worker."""
+        posting = self.postings.get(worker)
+        for task, _ in calls:
+            if self.holder.get(task) == worker or task not in self.items:
+                continue
+            self.take_back(task)
+            self.holder[task] = worker
+            self.hands[worker].tasks[task] = None
+            self._view(task, worker=int(worker))
+            if posting is not None:
+                self._arrive(task, posting)
+        self._show_first(worker)
+
+    def _find(self, task: TaskId, found: e.Found) -> None:
+        """An earlier process has given it to this worker, which may be gone."""
+        if found.worker in self.hands:
+            self.give(found.worker, ((task, found.attempt),))
+        else:
+            self._view(task, worker=int(found.worker))
+            self._arrive(task, self.posting(found.worker))
+
+    def posting(self, worker: WorkerId) -> Posting:
+        """That of a worker, also if it ended before this process came."""
+        return self.postings.get(worker) or self.estate.postings[worker]
+
+    def take_back(self, task: TaskId) -> None:
+        """The task is in no worker's hands any more; the next one there comes to the front."""
+        worker = self.holder.pop(task, None)
+        if worker in self.hands:
+            self.hands[worker].tasks.pop(task, None)
+            self._show_first(worker)
+
+    def letter(
+        self, given: tuple[e.Given, ...], letter: e.Letter | None = None, stop: bool = False
+    ) -> _wire.Letter:
+        """The letter with these calls, and what else there is to say."""
+        calls = []
+        for task, attempt in given:
+            call = self.estate.calls.get((task, attempt)) or self._call(self.items[task], attempt)
+            assert call is not None, "a call is uploaded before it is given away"
+            calls.append(call)
+        if letter is None:
+            return _wire.Letter(tuple(calls), stop)
+        return _wire.Letter(tuple(calls), letter.stop, letter.revoked, letter.ended)
+
+    @staticmethod
+    def _call(item: WorkItem, attempt: int = 1) -> _wire.Call | None:
+        """The call, if all of it is on the platform, or in here."""
+        if item.call is None or not all(content.ready for content in item.buffers):
+            return None
+        buffers = tuple(content.blob for content in item.buffers)
+        return _wire.Call(item.id, item.call, attempt, item.timeout, buffers, item.key)
+
+    def not_fetched(self, command: e.Diagnose) -> set[Content]:
+        """What calls refer to that a worker could not fetch, or not all of it."""
+        if command.answer is None or command.answer.kind != _wire.CALL_NOT_FETCHED:
+            return set()
+        items = [self.items[task] for task, _ in command.calls if task in self.items]
+        return {content for item in items for content in item.buffers}
+
+    # --- the end of a call, and of a task ------------------------------------------------------
+
+    def attempted(
+        self, task: TaskId, worker: WorkerId | None, cause: _wire.Answer | e.Verdict, reason: str
+    ) -> None:
+        """An attempt at a task has ended like this."""
+        item = self.items.get(task)
+        if item is None or worker is None:
+            return
+        view = item.future._view
+        place = (int(worker), view.job_id, view.run_id, view.job_url)
+        if isinstance(cause, _wire.Answer):
+            good = cause.kind == _wire.RETURNED
+            attempt = Attempt(
+                *place,
+                state=TaskState.SUCCEEDED if good else TaskState.FAILED,
+                started=cause.started or None,
+                finished=cause.finished or None,
+                peak_memory=cause.peak_mb or None,
+                reason=reason,
+            )
+        else:
+            attempt = Attempt(
+                *place,
+                state=TaskState.FAILED,
+                exit_code=cause.exit_code,
+                started=cause.started,
+                finished=cause.finished,
+                peak_memory=cause.peak_memory,
+                reason=reason,
+            )
+        self._view(task, attempts=(*view.attempts, attempt))
+
+    def again(self, command: e.Again) -> None:
+        """The task waits again."""
+        if command.cause is not None:
+            reason = getattr(command.cause, "reason", "") or command.reason
+            self.attempted(command.task, command.worker, command.cause, reason)
+        item = self.items.get(command.task)
+        if item is not None:
+            item.fetched = None  # the bytes of that attempt
+        self.take_back(command.task)
+        self._view(command.task, state=TaskState.PENDING)
+
+    def settle(self, command: e.Settle) -> tuple[WorkItem, Place]:
+        """The task has ended with this answer."""
+        item, answer = self.items[command.task], command.answer
+        known = item.future.timings
+        timings = Timings(
+            known.submitted,
+            known.queued,
+            answer.started,
+            answer.finished,
+            answer.seconds,
+            answer.importing,
+            answer.unpickling,
+            answer.upload,
+        )
+        self._view(command.task, timings=timings)
+        self.attempted(command.task, command.worker, answer, _reason(answer))
+        return self._remove(command.task, failed=answer.kind != _wire.RETURNED)
+
+    def lose(self, command: e.Lose) -> tuple[WorkItem, Place]:
+        """The task has ended without an answer."""
+        if isinstance(command.cause, e.Verdict):
+            self.attempted(command.task, command.worker, command.cause, command.cause.reason)
+        return self._remove(command.task, failed=True)
+
+    def drop(self, task: TaskId) -> WorkItem:
+        """The task was cancelled."""
+        return self._remove(task, failed=False)[0]
+
+    def place(self, task: TaskId) -> Place:
+        """Where a task is, for messages."""
+        future = self.items[task].future
+        view = future._view
+        return Place(future.task, self.image, view.job_id, view.run_id, view.job_url, view.attempts)
+
+    def _remove(self, task: TaskId, failed: bool) -> tuple[WorkItem, Place]:
+        if failed:
+            self._view(task, call=self._call(self.items[task]))
+        place = self.place(task)
+        self.take_back(task)
+        return self.items.pop(task), place
+
+    # --- what futures show ---------------------------------------------------------------------
+
+    def _arrive(self, task: TaskId, posting: Posting) -> None:
+        """The task is in the hands of this worker, which has a run."""
+        item = self.items.get(task)
+        if item is not None:
+            self._view(
+                task,
+                job_id=posting.job.id,
+                run_id=posting.run_id,
+                job_url=self.job_url(posting.job),
+                state=TaskState.QUEUED,
+                timings=replace(item.future.timings, queued=time.time()),
+            )
+
+    def _show_first(self, worker: WorkerId) -> None:
+        """A worker that runs is at the first of its calls."""
+        hands = self.hands[worker]
+        first = next(iter(hands.tasks), None)
+        if first is not None and hands.state is RunState.RUNNING:
+            self._view(first, state=TaskState.RUNNING)
+
+    def _view(self, task: TaskId, **changes: Any) -> None:
+        item = self.items.get(task)
+        if item is not None:
+            item.future._view = item.future._view._replace(**changes)
+
+
+def _reason(answer: _wire.Answer) -> str:
+    """How a call ended, in one line; empty if it returned."""
+    if answer.kind == _wire.RETURNED:
+        return ""
+    lines = answer.text.strip().splitlines()
+    last = lines[-1].strip() if lines else ""
+    return last if answer.kind == _wire.RAISED else f"{answer.kind}: {last}".rstrip(": ")

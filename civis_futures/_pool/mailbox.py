@@ -1,0 +1,439 @@
+"""The client's end of the post: prepare, launch, send, look, fetch, cancel, archive.
+
+Each method performs one command against the platform and may be repeated: what a lost reply left
+open is looked up, never done twice. It knows runs, letters and files, and nothing of futures,
+pickles or scheduling. Methods raise PlatformError; the manager makes events of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Container as Container_
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+
+from .. import _wire
+from .._api.client import PlatformClient
+from .._api.failures import is_ambiguous
+from .._container import Container, Template, job_kind
+from .._data import sources
+from .._exceptions import PlatformError, Recalled
+from .._scheduling import events as e
+from .._types import ANY_RESOURCES, Job, JobRow, Output, Resources, Run, RunState, WorkerId
+from .launch import bundle, script_body
+from .verdict import part_of, reached, told_by_run, told_by_worker
+
+_log = logging.getLogger(__name__)
+
+#: Files of ours live so long: longer than a run may (5 days), queueing and retries included.
+FILE_LIFE = timedelta(days=14)
+#: How many runs a look asks for one by one, besides the list and those of which it must be sure:
+#: those it has not seen for longest.
+DIRECT_LOOKS = 2
+#: How many pages of a list a look reads at the most; 50 rows each.
+LIST_PAGES = 20
+#: How many outputs are asked for at once, at the most: what the platform gives.
+MOST_OUTPUTS = 50
+#: How many looks find the same answers unreadable before they count as garbled.
+GARBLED_LOOKS = 3
+#: An order above this size travels as a File: Linux takes 128 kB in one environment variable.
+ORDER_LIMIT = 100_000
+#: What a lost reply is looked up for before the request is given up, and then repeated.
+LOOK_UPS = 3
+#: How much of a log is read to find out why a run ended, and which call it was at.
+LOG_LINES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """What `prepare` put on the platform for all workers of a pool."""
+
+    bundle_id: int
+    bundle_sha256: str
+    inbox_id: int
+    initializer: _wire.Blob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """A worker as the mailbox knows it: its token, its run, how many of its letters it has read
+    without a gap, and how many looks have found the next one there but unreadable.
+    """
+
+    worker: WorkerId
+    token: str
+    job: Job
+    run_id: int
+    read: int = 0
+    unreadable: int = 0
+
+
+class Mailbox:
+    """The post of one pool, over one `PlatformClient`.
+
+    All methods may be called from any thread; `look` from one at a time (the scheduler sees to
+    that), since it alone owns the memory of what it saw before.
+    """
+
+    def __init__(self, client: PlatformClient, container: Container | Template) -> None:
+        self._client = client
+        self._container = container
+        self._kind = job_kind(container)
+        self._states: dict[WorkerId, RunState] = {}  # owned by `look`
+        self._unseen: Counter[WorkerId] = Counter()  # owned by `look`
+
+    # --- prepare, upload, fetch ----------------------------------------------------------------
+
+    def prepare(self, name: str, initializer: bytes | None) -> Station:
+        """Put the bundle, an inbox, and the initializer if it is large, on the platform.
+
+        Repeating it costs some Files.
+        """
+        self._client.me()
+        packed = bundle()
+        file_id = self._client.upload(
+            packed.data, len(packed.data), packed.name, expires_in=FILE_LIFE
+        )
+        inbox_id = self._open_inbox(f"{name} inbox")
+        initial = None
+        if initializer is not None:
+            small = len(initializer) <= _wire.INLINE_LIMIT
+            initial = (
+                _wire.Blob.of(initializer)
+                if small
+                else self.upload(initializer, f"initializer of {name}")
+            )
+        return Station(file_id, packed.sha256, inbox_id, initial)
+
+    def _open_inbox(self, name: str) -> int:
+        return self._client.create_json_value(name, _wire.to_json(_wire.Inbox()))
+
+    def upload(self, data: bytes, name: str) -> _wire.Blob:
+        """Put bytes into a File."""
+        file_id = self._client.upload(data, len(data), name, expires_in=FILE_LIFE)
+        return _wire.Blob.in_file(file_id, _wire.digest(data), len(data))
+
+    def fetch(self, blob: _wire.Blob) -> bytes:
+        """The bytes of a File, checked; read twice before they count as wrong.
+
+        Raises:
+            PlatformError: the File cannot be read.
+            WireError: the bytes are not those that were sent.
+        """
+        if blob.file_id is None:
+            return blob.inline_data()
+        try:
+            return blob.check(b"".join(self._client.download(blob.file_id)))
+        except _wire.WireError:
+            return blob.check(b"".join(self._client.download(blob.file_id)))
+
+    # --- launch, send, cancel, archive ---------------------------------------------------------
+
+    def launch(
+        self,
+        title: str,
+        order: _wire.Order,
+        station: Station,
+        wanted: Sequence[object],
+        resources: Resources = ANY_RESOURCES,
+    ) -> tuple[Job, Run]:
+        """Create a worker's script, of this size, and start its run.
+
+        `wanted` is emptied by the manager when the worker is no longer wanted.
+
+        Raises:
+            Recalled: it was no longer wanted, and no run was started.
+        """
+        if not wanted:
+            raise Recalled
+        # Names are not unique on Platform; the token makes this one so, to be found again.
+        name = f"{title} [{order.worker}-{secrets.token_hex(4)}]"
+        text = _wire.packed(replace(order, name=name))
+        container = self._container
+        if resources != ANY_RESOURCES:
+            container = replace(container, required_resources=asdict(resources))
+        in_file = isinstance(container, Template) and container.order_in_file
+        file_id = None
+        if in_file or len(text) > ORDER_LIMIT:
+            file_id = self.upload(_wire.for_file(text), f"order of {name}").file_id
+        body = script_body(
+            container,
+            name=name,
+            order=text if file_id is None else file_id,
+            bundle_id=station.bundle_id,
+            bundle_sha256=station.bundle_sha256,
+            url=order.url,
+        )
+        job = self._create(name, body)
+        try:
+            if not wanted:
+                raise Recalled
+            self._created(job, order, resources)
+            return job, self._start(job, wanted)
+        except (PlatformError, Recalled):
+            self._archive_quietly(job)
+            raise
+
+    def _created(self, job: Job, order: _wire.Order, resources: Resources) -> None:
+        """A worker has a script, and no run yet."""
+
+    def _create(self, name: str, body: dict[str, object]) -> Job:
+        for _ in range(LOOK_UPS):
+            try:
+                return self._client.create_script(self._kind, body)
+            except PlatformError as error:
+                if not is_ambiguous(error):
+                    raise
+                failure = error
+            job = self._client.find_job(self._kind, name, hidden=self._container.hidden)
+            if job is not None:
+                return job
+        raise failure
+
+    def _start(self, job: Job, wanted: Sequence[object]) -> Run:
+        for _ in range(LOOK_UPS):
+            try:
+                return self._client.start_run(job, wanted)
+            except PlatformError as error:
+                # 409: an earlier try, whose reply was lost on the way, did start it.
+                if not is_ambiguous(error) and error.status != 409:
+                    raise
+                failure = error
+            run = self._client.latest_run(job)
+            if run is not None:
+                return run
+        raise failure
+
+    def write_inbox(self, inbox_id: int, inbox: _wire.Inbox) -> None:
+        """Replace what the workers read."""
+        self._client.update_json_value(inbox_id, json.dumps(_wire.packed(inbox)))
+
+    def cancel(self, posting: Posting) -> None:
+        """Ask for the end of a run; one that is over already is fine."""
+        self._client.cancel_run(posting.job, posting.run_id)
+
+    def archive(self, posting: Posting) -> None:
+        """Archive the script of a worker."""
+        self._client.archive(posting.job)
+
+    def _archive_quietly(self, job: Job) -> None:
+        try:
+            self._client.archive(job)
+        except PlatformError as error:
+            _log.warning("script %s was created but not run, and not archived: %s", job.id, error)
+
+    # --- look ----------------------------------------------------------------------------------
+
+    def look(
+        self,
+        watches: Sequence[tuple[Posting, e.Reading]],
+        sure: Container_[WorkerId] = frozenset(),
+    ) -> tuple[tuple[e.Report, ...], tuple[Posting, ...], int]:
+        """See how these workers are, and read their new answers.
+
+        Returns the reports, the postings with what was read counted in, and how many requests the
+        states took. States come first: or what a worker posts in between, and ends, would be lost.
+        """
+        rows, direct, cost = self._rows([posting for posting, _ in watches], sure)
+        reports, postings = [], []
+        for posting, reading in watches:
+            row = rows.get(posting.worker)
+            run = None if row is None else row.run
+            told = None if row is None else _wire.count_in(row.name)
+            state = run.state if run is not None else self._states.get(posting.worker)
+            at_end = state is not None and state not in (RunState.QUEUED, RunState.RUNNING)
+            due = reading is e.Reading.RUNNING or (told or 0) > posting.read
+            report = e.Report(posting.worker, run, told=told, sure=posting.worker in direct)
+            if reading is not e.Reading.NEVER and (at_end or (due and state is RunState.RUNNING)):
+                report, posting = self._read(replace(report, read=True), posting)
+                if posting.read < (told or 0) and not at_end:  # posted, and not listed (yet)
+                    report = replace(report, complete=False)
+            reports.append(report)
+            postings.append(posting)
+        return tuple(reports), tuple(postings), cost
+
+    def _rows(
+        self, postings: Sequence[Posting], sure: Container_[WorkerId]
+    ) -> tuple[dict[WorkerId, JobRow], set[WorkerId], int]:
+        """The scripts and runs as the platform has them now, as far as a few requests can tell;
+        which of them were asked for directly; and the requests.
+        """
+        rows: dict[WorkerId, JobRow] = {}
+        direct: set[WorkerId] = set()
+        failed: PlatformError | None = None
+        cost = 0
+        for gone in self._states.keys() - {posting.worker for posting in postings}:
+            del self._states[gone], self._unseen[gone]
+        if len(postings) > 1:
+            cost = self._list(postings, rows)
+        missed = [p for p in postings if p.worker not in rows or p.worker in sure]
+        missed.sort(key=lambda posting: -self._unseen[posting.worker])
+        # A list that shows none of ours (its filters are not fully documented) is no help.
+        blind = len(postings) > 1 and not rows
+        asked = [posting for posting in missed if posting.worker in sure]
+        others = [posting for posting in missed if posting.worker not in sure]
+        others = others[: DIRECT_LOOKS * (3 if blind else 1)]
+        cost += len(others)  # what must be sure is asked once, and need not slow down the looks
+        for posting in asked + others:
+            try:
+                rows[posting.worker] = self._row(posting)
+                direct.add(posting.worker)
+            except PlatformError as error:
+                failed = error
+        if failed is not None and not rows:
+            raise failed
+        for posting in postings:
+            self._unseen[posting.worker] += 1
+        for worker, row in rows.items():
+            self._unseen[worker] = 0
+            if row.run is not None:
+                self._states[worker] = row.run.state
+        return rows, direct, cost
+
+    def _row(self, posting: Posting) -> JobRow:
+        """What a list would say of a worker, asked for directly. A run that is gone is over."""
+        try:
+            row = self._client.get_row(posting.job)
+            if row.run is None or row.run.id != posting.run_id:  # others have run it again
+                run = self._client.get_run(posting.job, posting.run_id, look=True)
+                row = replace(row, run=run)
+        except PlatformError as error:
+            if error.status != 404:
+                raise
+            run = Run(posting.run_id, RunState.UNKNOWN, "not found", finished=0.0)
+            row = JobRow(posting.job.id, "", run)
+        return row
+
+    def _list(self, postings: Sequence[Posting], found: dict[WorkerId, JobRow]) -> int:
+        """Read the list of jobs, newest change first, while it brings news of these workers."""
+        ours = {(posting.job.id, posting.run_id): posting.worker for posting in postings}
+        for page in range(1, LIST_PAGES + 1):
+            rows, more = self._client.list_jobs(
+                self._kind, hidden=self._container.hidden, page=page
+            )
+            if not (self._take(rows, ours, found) and more and len(found) < len(postings)):
+                break
+        return page
+
+    def _take(
+        self,
+        rows: Sequence[JobRow],
+        ours: dict[tuple[int, int], WorkerId],
+        found: dict[WorkerId, JobRow],
+    ) -> bool:
+        """Take our runs out of a page; whether there was news in it."""
+        news = False
+        for row in rows:
+            worker = ours.get((row.job_id, row.run.id)) if row.run is not None else None
+            if worker is None or row.run is None or worker in found:
+                continue  # a row may move to the next page while we read; the first one counts
+            news |= self._states.get(worker) is not row.run.state
+            found[worker] = row
+        return news
+
+    def _read(self, report: e.Report, posting: Posting) -> tuple[e.Report, Posting]:
+        """The answers that a worker has posted since the last time, oldest first."""
+        found: dict[int, _wire.Answers | None] = {}
+        page, more = 0, True
+        # Each output comes with its value, so the known ones would be sent again and again.
+        limit = min(max((report.told or 0) - posting.read, 0) + 5, MOST_OUTPUTS)
+        try:
+            while more and posting.read not in found:
+                page += 1
+                outputs, more = self._client.list_outputs(
+                    posting.job, posting.run_id, page=page, limit=limit
+                )
+                numbers = _numbered(outputs, posting.token, posting.read)
+                found.update(numbers)
+                # Newest first: what is older than the newest one we know, we know.
+                more = more and not any(number < posting.read for number in numbers)
+        except PlatformError as error:
+            _log.info("the answers of run %s could not be read: %s", posting.run_id, error)
+            return replace(report, complete=False), posting
+        answers: list[_wire.Answer] = []
+        for number in sorted(found):
+            if number >= posting.read and (letter := found[number]) is not None:
+                answers += map(_intact, letter.answers)
+        read = posting.read
+        while found.get(read) is not None:
+            read += 1
+        unreadable = posting.unreadable + 1 if read in found else 0
+        report = replace(report, answers=tuple(answers), garbled=unreadable >= GARBLED_LOOKS)
+        return report, replace(posting, read=read, unreadable=unreadable)
+
+    def find(self, posting: Posting) -> tuple[e.Report, Posting] | None:
+        """The run of a worker that another process has launched, and all that it has answered; None
+        if it never got a run. Who gives the run's id as well knows that it is over.
+
+        Raises:
+            PlatformError: what it has answered cannot be read.
+        """
+        # How one ended that is over is of no interest any more.
+        over = Run(posting.run_id, RunState.SUCCEEDED) if posting.run_id else None
+        if (run := over or self._client.latest_run(posting.job)) is None:
+            return None
+        posting = replace(posting, run_id=run.id)
+        report, posting = self._read(e.Report(posting.worker, run, read=True), posting)
+        if not report.complete:
+            raise PlatformError(f"the answers of run {run.id} cannot be read")
+        return report, posting
+
+    # --- diagnose ------------------------------------------------------------------------------
+
+    def diagnose(
+        self, posting: Posting, calls: Sequence[e.Given], answer: _wire.Answer | None
+    ) -> tuple[e.Verdict, int]:
+        """Why calls of this worker were lost, and which of them it was at."""
+        run, lines = None, []
+        try:
+            run = self._client.get_run(posting.job, posting.run_id)
+            lines = self._client.list_logs(posting.job, posting.run_id, limit=LOG_LINES)
+        except PlatformError as error:
+            _log.warning("run %s cannot be looked into: %s", posting.run_id, error)
+        said = [line.message.rstrip() for line in lines]
+        if answer is not None:
+            return told_by_worker(answer, run, part_of(said, calls[0])), 0
+        at = reached(calls, said)
+        return told_by_run(run, said, self._container.image, calls[at]), at
+
+
+def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _wire.Answers | None]:
+    """Those outputs that are letters of this worker, by their number; None if unreadable, or if
+    all up to that one are `known`.
+
+    User code may post outputs too, of any name.
+    """
+    prefix = _wire.answers_name(token, 0)[:-1]
+    letters: dict[int, _wire.Answers | None] = {}
+    for output in outputs:
+        number = output.name.removeprefix(prefix)
+        if not output.name.startswith(prefix) or not number.isdigit():
+            continue
+        if output.object_type != "JSONValue":
+            continue
+        if int(number) < known:
+            letters[int(number)] = None
+            continue
+        try:
+            letter = _wire.answers_from_json(output.value)
+        except _wire.WireError as error:
+            _log.warning("output %s cannot be read: %s", output.name, error)
+            letters[int(number)] = None
+        else:
+            letters[int(number)] = letter if letter.worker == token else None
+    return letters
+
+
+def _intact(answer: _wire.Answer) -> _wire.Answer:
+    """The answer, or one that says that its inline bytes are not those that were sent."""
+    if answer.data is None or answer.data.file_id is not None:
+        return sources.with_sources(answer) if answer.kind == _wire.INITIALIZER else answer
+    try:
+        answer.data.inline_data()
+    except ValueError as error:
+        return replace(answer, kind=e.CORRUPT, data=None, text=str(error))
+    return answer

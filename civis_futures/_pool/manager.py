@@ -1,0 +1,486 @@
+"""The one thread that owns a pool: it feeds events to the scheduler and performs its commands.
+
+::
+
+    submit, cancel, shutdown ──> events ──> manager thread ──> scheduler
+                                   ^             │ commands, with their goods
+                                   │             v
+                              I/O lanes (launch, look, post, transfer): one command, one event
+                                                 │
+                                                 └─> settle lane: outcomes into futures
+
+The ledger (work items, postings, ...) belongs to the manager thread; nobody else reads or writes
+it. Lanes get frozen values and answer with an event and its goods. Futures are settled
+on a lane of their own, since their callbacks are the user's code and may take any time. The
+manager holds no reference to the executor, so that a forgotten executor can be collected.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from .. import _wire
+from .._api.client import PlatformClient
+from .._api.failures import is_hopeless, is_refused, is_stranger
+from .._container import Container, Template, disk_space
+from .._data.contents import Content, ContentStore
+from .._data.deposit import Deposit
+from .._data.pickling import Payload
+from .._exceptions import BrokenContainerPool, PlatformError, Recalled
+from .._futures.future import ContainerFuture
+from .._futures.outlook import why_waiting
+from .._scheduling import events as e
+from .._scheduling.pacing import linger, poll
+from .._scheduling.scheduler import Scheduler
+from .._types import Standing
+from .._wire import PYTHON
+from .crowd import crowd
+from .ledger import Ledger, WorkItem
+from .mailbox import Mailbox, Posting
+from .outcomes import Outcome, ask_user, outcome_from, settle
+from .threads import Lane, interpreter_exit
+
+_log = logging.getLogger(__name__)
+
+#: So many tasks that come at once are taken in together.
+MOST_AT_ONCE = 1000
+#: When containers have been queued for so many seconds, the log says so; and again each time that
+#: it is twice as long.
+LONG_WAIT = 30.0
+
+_FAILURES = (PlatformError, _wire.WireError, Recalled)
+_Goods = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What all workers of a pool have in common."""
+
+    name: str
+    url: str
+    container: Container | Template
+    initializer: Payload
+    lease: float
+
+
+@dataclass(slots=True)
+class _Defect:
+    """Not an event: an error of ours on a lane, to be raised where the loop is."""
+
+    error: BaseException
+
+
+@dataclass(eq=False)
+class Manager:
+    """The owner of one pool's state; `start` it, then `submit` and `post` from any thread."""
+
+    scheduler: Scheduler
+    mailbox: Mailbox
+    client: PlatformClient
+    pool: Pool
+    contents: ContentStore
+    at_end: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        """Nothing runs before `start`."""
+        self._ledger = Ledger(self.pool.container.image, self.client.job_url)
+        # Set by the manager thread, in this order. No lock: whoever puts something into the queue
+        # may be interrupted at any line, by a signal's handler that waits for the manager's end.
+        self.broken: Exception | None = None
+        self._closed = False
+        self._events: queue.SimpleQueue[tuple[Any, _Goods]] = queue.SimpleQueue()
+        self._ahead: tuple[Any, _Goods] | None = None  # the manager thread's, one event
+        self._beat = 0  # the manager thread's
+        self.standing = Standing()  # replaced as a whole by the manager thread
+        self._said = 0.0  # the manager thread's: after how many seconds the log was told of a wait
+        self._ended = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name=f"civis-futures manager of {self.pool.name}", daemon=True
+        )
+        self._launches = Lane("launch", 3)
+        self._looks = Lane("look", 1)
+        self._posts = Lane("post", 2)
+        self._transfers = Lane("transfer", 4)
+        self._settlements = Lane("settle", 1)
+        self._lanes = (
+            self._launches, self._looks, self._posts, self._transfers, self._settlements,
+        )  # fmt: skip
+        self.deposit = Deposit(self.contents, self.client, self._transfers.put)
+        self._acts: dict[type, Callable[[Any], None]] = {
+            e.Prepare: self._prepare,
+            e.Upload: self._upload,
+            e.Launch: self._launch,
+            e.WriteInbox: self._write_inbox,
+            e.Look: self._look,
+            e.Fetch: self._fetch,
+            e.Diagnose: self._diagnose,
+            e.CancelRun: self._cancel_run,
+            e.Recall: lambda command: self._ledger.wanted[command.worker].clear(),
+            e.Archive: self._archive,
+            e.Judge: self._judge,
+            e.Settle: self._settle,
+            e.Lose: self._lose,
+            e.Again: lambda command: self._ledger.again(command),
+            e.Drop: self._drop,
+            e.Break: self._break,
+            e.Finish: self._finish,
+        }
+
+    # --- for other threads ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all threads now: at the interpreter's exit, when we still work, none can start."""
+        for lane in self._lanes:
+            lane.start()
+        self._thread.start()
+        interpreter_exit.managers.add(self)
+
+    def raise_if_closed(self) -> None:
+        """Raise what `submit` would, before anything is pickled for nothing."""
+        if interpreter_exit.begun:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        broken = self.broken
+        if broken is not None:
+            raise BrokenContainerPool(str(broken)) from broken.__cause__
+
+    def submit(
+        self,
+        event: e.Submitted,
+        future: ContainerFuture[Any],
+        call: _wire.Blob | None,
+        data: bytes | None,
+        buffers: tuple[Content, ...] = (),
+        retry_on: Callable[[BaseException], bool] | None = None,
+    ) -> None:
+        """Take in a task: its call, or else the bytes to upload; and what these refer to.
+
+        Raises:
+            RuntimeError: the interpreter is about to exit.
+            BrokenContainerPool: the pool can do no more work.
+        """
+        limit = event.terms.timeout
+        item = WorkItem(event.task, future, call, data, buffers, None, limit, retry_on, event.key)
+        self.raise_if_closed()
+        self._events.put((event, item))
+        if self._closed:  # perhaps nobody has read the queue since
+            self._refuse_late_tasks(lambda settle: settle())
+
+    def post(self, event: e.Event | _Defect, goods: _Goods = None) -> None:
+        """Tell the manager what happened; of no effect after its end."""
+        if not self._closed:
+            self._events.put((event, goods))
+
+    def why_waiting(self) -> str:
+        """What tasks wait for that no container has begun; from memory."""
+        return why_waiting(self.standing, time.monotonic())
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until nothing of the pool runs any more, here or on the platform."""
+        if threading.current_thread() in self._threads():
+            return
+        # Not by `Thread.join` alone: a Ctrl-C in it may leave the thread taken for ended
+        # (bpo-45274), and a second join would return at once.
+        # In a fork of this process the thread is not alive, and nothing is to be waited for.
+        if self._thread.is_alive() and self._ended.wait(timeout):
+            self._thread.join()
+
+    def _threads(self) -> set[threading.Thread]:
+        return {self._thread, *itertools.chain(*(lane.threads for lane in self._lanes))}
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._place = crowd(self.pool.url).join(lambda since: self.post(e.Crowded(since)))
+        try:
+            while not self._closed:
+                event, goods = self._next()
+                if isinstance(event, _Defect):
+                    raise event.error
+                self._ledger.take_in(event, goods)
+                more = self._more_tasks() if isinstance(event, e.Submitted) else ()
+                now = time.monotonic()
+                for command in self.scheduler.advance(event, now, more):
+                    self._acts[type(command)](command)
+                self._say_how_it_stands(now)
+        except BaseException as error:
+            _log.critical("the pool %s has a defect", self.pool.name, exc_info=True)
+            self._collapse(error)
+        finally:
+            self._place.leave()
+            self.deposit.leave()
+            self.client.close()  # ends every wait on a lane
+            for lane in self._lanes:
+                lane.stop()
+            self.at_end()
+            self._ended.set()
+            interpreter_exit.managers.discard(self)
+
+    def _say_how_it_stands(self, now: float) -> None:
+        """To futures, to other pools, and to the log if tasks wait for long."""
+        standing = self.scheduler.standing(now)
+        self.standing = replace(standing, next_start=now + self.client.budget.next_start)
+        self._place.update(standing.room_wanted_since, now, self.scheduler.fleet.startup)
+        if not standing.tasks_wait or not standing.queued:
+            self._said = 0.0
+        elif now - standing.queued_since > max(LONG_WAIT, 2 * self._said):
+            self._said = now - standing.queued_since
+            level = logging.INFO if standing.running else logging.WARNING
+            _log.log(level, "%s: tasks wait: %s", self.pool.name, why_waiting(standing, now))
+
+    def _next(self) -> tuple[Any, _Goods]:
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            return ahead
+        deadline = self.scheduler.deadline
+        try:
+            if deadline is None:
+                return self._events.get()
+            return self._events.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return e.Tick(), None
+
+    def _more_tasks(self) -> list[e.Event]:
+        """The tasks that have come meanwhile: taken in one by one, thousands would be slow."""
+        more: list[e.Event] = []
+        while len(more) < MOST_AT_ONCE:
+            try:
+                event, goods = self._events.get_nowait()
+            except queue.Empty:
+                break
+            if not isinstance(event, e.Submitted):
+                self._ahead = event, goods
+                break
+            self._ledger.take_in(event, goods)
+            more.append(event)
+        return more
+
+    def _collapse(self, error: BaseException) -> None:
+        """A defect of ours. Never silent: every future fails, and what runs is cancelled."""
+        broken = BrokenContainerPool(f"civis_futures itself failed: {error!r}; please report it")
+        broken.__cause__ = error
+        self._close(broken)
+        for task in list(self._ledger.items):
+            self._lose(e.Lose(task, None, broken))
+        for posting in self._ledger.postings.values():
+            try:
+                self.mailbox.cancel(posting)
+            except Exception:
+                _log.exception("run %s may still be running", posting.run_id)
+
+    def _close(self, broken: Exception | None = None) -> None:
+        """Take nothing more; a task that was on its way ends with the reason."""
+        self.broken = self.broken or broken or BrokenContainerPool("it was shut down")
+        self._closed = True
+        if self._ahead is not None:
+            self._events.put(self._ahead)
+        self._refuse_late_tasks(self._settlements.put)
+
+    def _refuse_late_tasks(self, run: Callable[[Callable[[], None]], None]) -> None:
+        """End those that nobody will take in; any thread may call. `run` has the user's code."""
+        while True:
+            try:
+                event, goods = self._events.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(event, e.Submitted):
+                run(partial(settle, goods.future, self._refusal))
+
+    def _refusal(self) -> Outcome:
+        return Outcome(exception=BrokenContainerPool(str(self.broken)))
+
+    # --- commands that a lane performs ---------------------------------------------------------
+
+    def _on(
+        self,
+        lane: Lane,
+        work: Callable[[], tuple[e.Event, _Goods]],
+        failed: Callable[[Exception], e.Event | _Defect],
+        needed: tuple[Content, ...] = (),
+    ) -> None:
+        def perform(error: BaseException | None) -> None:
+            try:
+                if error is not None:
+                    raise error
+                self.post(*work())
+            except _FAILURES as error:
+                self.post(failed(error))
+            except BaseException as error:
+                self.post(_Defect(error))
+
+        self.deposit.gather(needed, lambda error: lane.put(lambda: perform(error)))
+
+    def _prepare(self, _: e.Prepare) -> None:
+        initial = self.pool.initializer
+        self._on(
+            self._posts,
+            lambda: (e.Prepared(), self.mailbox.prepare(self.pool.name, initial.data or None)),
+            lambda error: e.PrepareFailed(error, is_hopeless(error) or is_stranger(error)),
+            initial.buffers,
+        )
+
+    def _upload(self, command: e.Upload) -> None:
+        item = self._ledger.items[command.task]
+        call, data = item.call, item.data or b""
+        self._ledger.uploading(command.task)
+
+        def work() -> tuple[e.Event, _wire.Blob]:
+            blob = call or self.mailbox.upload(data, f"call of {item.future.task}")
+            return e.Uploaded(item.id), blob
+
+        self._on(self._transfers, work, partial(e.UploadFailed, item.id), item.buffers)
+
+    def _launch(self, command: e.Launch) -> None:
+        worker, station = command.worker, self._ledger.station
+        assert station is not None, "no launch before Prepared"
+        readers, pace = command.readers, self.client.budget.pace
+        order = _wire.Order(
+            worker=secrets.token_hex(8),
+            url=self.pool.url,
+            python=PYTHON,
+            letter=self._ledger.letter(command.calls, stop=command.last),
+            inbox=station.inbox_id,
+            initializer=station.initializer,
+            initializer_buffers=self.pool.initializer.blobs,
+            poll=poll(readers, pace),
+            linger=linger(readers, pace),
+            lease=self.pool.lease,
+            disk=disk_space(command.resources),
+            greets=worker == 1,
+        )
+        title = f"{self.pool.name}, worker {worker}"
+        wanted = self._ledger.launch(worker, command.calls)
+
+        def work() -> tuple[e.Event, Posting]:
+            job, run = self.mailbox.launch(title, order, station, wanted, command.resources)
+            return e.Launched(worker), Posting(worker, order.worker, job, run.id)
+
+        self._on(
+            self._launches,
+            work,
+            lambda error: e.LaunchFailed(worker, error, is_hopeless(error), is_refused(error)),
+        )
+
+    def _write_inbox(self, command: e.WriteInbox) -> None:
+        station = self._ledger.station
+        assert station is not None, "no inbox before Prepared"
+        letters = {}
+        for letter in command.letters:
+            token = self._ledger.postings[letter.worker].token
+            letters[token] = self._ledger.letter(letter.calls, letter)
+            self._ledger.give(letter.worker, letter.calls)
+        inbox_id, pace = station.inbox_id, self.client.budget.pace
+        self._beat += 1
+        inbox = _wire.Inbox(
+            letters, poll(command.workers, pace), linger(command.workers, pace), self._beat
+        )
+
+        def work() -> tuple[e.Event, None]:
+            self.mailbox.write_inbox(inbox_id, inbox)
+            return e.InboxWritten(), None
+
+        self._on(
+            self._posts,
+            work,
+            lambda error: e.InboxFailed(error, is_hopeless(error), is_refused(error)),
+        )
+
+    def _look(self, command: e.Look) -> None:
+        watches = [(self._ledger.postings[worker], reading) for worker, reading in command.workers]
+
+        def work() -> tuple[e.Event, tuple[Posting, ...]]:
+            reports, postings, cost = self.mailbox.look(watches, command.sure)
+            return e.Looked(reports, cost, self.client.budget.pace), postings
+
+        self._on(self._looks, work, lambda error: e.LookFailed(error, is_hopeless(error)))
+
+    def _fetch(self, command: e.Fetch) -> None:
+        blob = command.answer.data
+        assert blob is not None, "only answers with data are fetched"
+        self._on(
+            self._transfers,
+            lambda: (e.Fetched(command.task, command.answer), self.mailbox.fetch(blob)),
+            lambda error: e.FetchFailed(command.task, error),
+        )
+
+    def _diagnose(self, command: e.Diagnose) -> None:
+        posting = self._ledger.posting(command.worker)
+        self.deposit.forget(self._ledger.not_fetched(command))
+
+        def work() -> tuple[e.Event, None]:
+            verdict, at = self.mailbox.diagnose(posting, command.calls, command.answer)
+            return e.Diagnosed(command.worker, command.calls, verdict, at), None
+
+        self._on(self._posts, work, _Defect)
+
+    def _cancel_run(self, command: e.CancelRun) -> None:
+        self._ledger.wanted.get(command.worker, []).clear()
+        posting = self._ledger.postings.get(command.worker)
+        if posting is None:
+            return  # the launch that is under way sees that it is not wanted
+
+        def work() -> tuple[e.Event, None]:
+            self.mailbox.cancel(posting)
+            return e.RunCancelled(command.worker), None
+
+        self._on(self._posts, work, lambda _: e.RunCancelled(command.worker))
+
+    def _archive(self, command: e.Archive) -> None:
+        posting = self._ledger.postings[command.worker]
+
+        def work() -> tuple[e.Event, None]:
+            self.mailbox.archive(posting)
+            return e.Archived(command.worker), None
+
+        def failed(error: Exception) -> e.Event:
+            _log.warning("script %s is not archived: %s", posting.job.id, error)
+            return e.Archived(command.worker)
+
+        self._on(self._posts, work, failed)
+
+    # --- commands about the end of a task ------------------------------------------------------
+
+    def _judge(self, command: e.Judge) -> None:
+        item, cause = self._ledger.items[command.task], command.cause
+        outcome = outcome_from(cause, item.fetched, self._ledger.place(command.task))
+
+        def judge() -> None:
+            again, reason = ask_user(item.future, item.retry_on, outcome)
+            self.post(e.Judged(command.task, command.worker, cause, again, reason))
+
+        self._settlements.put(judge)
+
+    def _settle(self, command: e.Settle) -> None:
+        item, place = self._ledger.settle(command)
+        self._put_outcome(item, outcome_from(command.answer, item.fetched, place))
+
+    def _lose(self, command: e.Lose) -> None:
+        item, place = self._ledger.lose(command)
+        self._put_outcome(item, outcome_from(command.cause, None, place))
+
+    def _drop(self, command: e.Drop) -> None:
+        # `wait` and `as_completed` see a cancelled future only after this; it must happen once,
+        # so it happens where every other end of a future does.
+        self._put_outcome(self._ledger.drop(command.task), Outcome)
+
+    def _put_outcome(self, item: WorkItem, make: Callable[[], Outcome]) -> None:
+        self._settlements.put(lambda: settle(item.future, make))
+
+    def _finish(self, command: e.Finish) -> None:
+        known = self._ledger.postings
+        runs = [known[worker].run_id for worker in command.abandoned if worker in known]
+        if runs:
+            _log.warning("%s does not answer: these runs may go on: %s", self.pool.url, runs)
+        self.deposit.finish(self.broken)
+        self._close()
+
+    def _break(self, command: e.Break) -> None:
+        self.broken = command.error

@@ -1,0 +1,125 @@
+"""Why a call was lost: from what its worker said, from its run and its log. Pure.
+
+Platform has no field for the reason of a failure; the log has it. The words looked for in it are
+assumptions, and are all here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from .. import _wire
+from .._scheduling.events import Given, Verdict
+from .._types import Run, RunState, TaskId
+
+#: How many lines of the log an error has.
+TAIL = 15
+#: Exit codes of a container that never ran a call, and what they mean.
+NO_WORKER = {
+    2: "was given no order (exit code 2)",
+    _wire.SETUP_FAILED: "could not be set up: setup_cmd failed",
+    _wire.NO_PROGRAM: "could not fetch the program of the worker",
+    126: "could not run python3 (or what its template says): exit code 126",
+    127: "could not run python3 (or what its template says): its image has none (exit code 127)",
+}
+
+_ABANDONED = "its container ended: for the whole lease, this process had given no sign of life"
+_MEMORY_LINE = "Process ran out of its"
+_EXIT_LINE = re.compile(r"Error on job: Process ended with an error, exiting: (\d+)\.?$")
+
+
+def told_by_run(run: Run | None, said: Sequence[str], image: str, call: Given) -> Verdict:
+    """What a run and its log tell of a worker that ended without a word, while at this call."""
+    last = said[-TAIL:]  # the platform has the last word; a task may print the same before
+    memory = any(line.startswith(_MEMORY_LINE) for line in last)
+    codes = [match for line in last if (match := _EXIT_LINE.match(line))]
+    exit_code = int(codes[-1].group(1)) if codes else None
+    abandoned = last[-1:] == [_wire.SILENCE] and exit_code is None
+    return Verdict(
+        run,
+        _ABANDONED if abandoned else _end_of_run(run, memory, exit_code, image),
+        exit_code,
+        outside=run is not None and run.state is RunState.CANCELLED,
+        memory=memory,
+        unstarted=_is_unstarted(run, exit_code) and not any(map(_beginning, said)),
+        started=None if run is None else run.started,
+        finished=None if run is None else run.finished,
+        peak_memory=None if run is None else run.max_memory,
+        log_tail=tuple(part_of(said, call)[-TAIL:]),
+    )
+
+
+def told_by_worker(answer: _wire.Answer, run: Run | None, said: Sequence[str]) -> Verdict:
+    """What the worker tells of a call; `said` is the part of the log that is the call's."""
+    code = int(answer.detail) if answer.detail.lstrip("-").isdigit() else None
+    crashed = answer.kind == _wire.CRASHED
+    memory = answer.kind == _wire.MEMORY
+    plain = crashed or memory or answer.kind == _wire.TIMED_OUT
+    reason = answer.text if plain else f"{answer.kind}: {answer.text}".rstrip(": ")
+    return Verdict(
+        run,
+        reason,
+        code,
+        memory=memory,
+        crashed=crashed,
+        timed_out=answer.kind == _wire.TIMED_OUT,
+        started=answer.started,
+        finished=answer.finished,
+        peak_memory=answer.peak_mb or None,
+        log_tail=tuple(said[-TAIL:]),
+    )
+
+
+def _beginning(line: str) -> Given | None:
+    """The call that begins at this line of a log, if one does."""
+    match = _wire.BEGIN_LINE.search(line)
+    return None if match is None else (TaskId(int(match.group(1))), int(match.group(2)))
+
+
+def part_of(said: Sequence[str], call: Given) -> Sequence[str]:
+    """The lines of a log from where this call begins; all, if it does not tell."""
+    if not any(_beginning(line) == call for line in said):
+        return said
+    part, at = [], None
+    for line in said:
+        begun = _beginning(line)
+        at = begun or at
+        if begun is None and at == call:
+            part.append(line)
+    return part
+
+
+def reached(calls: Sequence[Given], said: Sequence[str]) -> int:
+    """Which of these calls the worker was at: the last one that the log tells of.
+
+    Without a word of any, the first one: the log may have been lost with the container.
+    """
+    seen = {_beginning(line) for line in said}
+    return max((place for place, call in enumerate(calls) if call in seen), default=0)
+
+
+def _is_unstarted(run: Run | None, exit_code: int | None) -> bool:
+    """Whether the container never got as far as to run a call."""
+    if run is None or run.state is not RunState.FAILED:
+        return False
+    return run.started is None or exit_code in NO_WORKER
+
+
+def _end_of_run(run: Run | None, memory: bool, exit_code: int | None, image: str) -> str:
+    if memory:
+        return "its container was killed because it used more memory than it had asked for"
+    if run is None:
+        return "its container ended"
+    if run.state is RunState.CANCELLED:
+        return "its run was cancelled, and not by this pool"
+    if run.state is RunState.FAILED and run.started is None:
+        return f"its container, of {image}, did not start{': ' + run.error if run.error else ''}"
+    if exit_code in NO_WORKER:
+        return f"its container, of {image}, {NO_WORKER[exit_code]}"
+    code = "" if exit_code is None else f" with exit code {exit_code}"
+    error = f" ({run.error})" if run.error else ""
+    if run.state is RunState.FAILED:
+        silence = "" if code or error else ", and nobody says why: perhaps its machine was lost"
+        return f"its container failed{code}{error}{silence}"
+    return f"its container ended ({run.said or run.state}){code}{error} without an answer"

@@ -1,0 +1,1 @@
+"""What to do next: events in, commands out. Pure: no clock, thread, lock or I/O."""

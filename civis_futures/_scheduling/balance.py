@@ -1,0 +1,103 @@
+"""Calls that one worker has not begun and another one could do sooner. Pure, as the scheduler is.
+
+Workers get calls ahead of time: with their launch, and then as many as keep them busy. Both are
+guesses. Calls move where a guess was wrong: from a worker that runs and has many to one that has
+none; and from a worker that has not started, though others have, to any that has room. What a
+worker was given is taken back through the inbox; it moves once it surely never begins there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from .._types import WorkerId
+from . import events as e
+from .fleet import Fleet
+from .state import TaskPhase, Turn, Worker, WorkerPhase
+
+
+def even_out(fleet: Fleet, turn: Turn) -> None:
+    """Take back what is better done elsewhere; `Fleet.give` deals it out again."""
+    _from_waiting(fleet, turn)
+    if not fleet.tasks.count[TaskPhase.READY]:
+        _from_running(fleet, turn)
+
+
+def may_even_out(fleet: Fleet) -> bool:
+    """Whether a worker that has nothing to do may get calls of others."""
+    for worker in fleet.workers.values():
+        wanted = [call for call in worker.calls if fleet.tasks.holds(call, worker)]
+        begun = worker.running and not worker.revoked.intersection(wanted)
+        if worker.open and worker.reads_inbox and len(wanted) > begun:
+            return True
+    return False
+
+
+def _from_waiting(fleet: Fleet, turn: Turn) -> None:
+    """From workers that have not started though others have, the oldest calls first.
+
+    One that is held up may give to any that has room, which need not be idle yet. One that will
+    start soon gives to those that are idle, one call to each, or what these do until then.
+    """
+    helpers = [
+        worker
+        for worker in fleet.listening()
+        if worker.running
+        and not fleet.is_busy(turn, worker)
+        and fleet.tasks.next_ready(worker.resources) is None
+    ]
+    if not helpers:
+        return
+    waiting = [worker for worker in fleet.workers.values() if worker.is_passed]
+    moving = sum(fleet.tasks.holds(call, worker) for worker in waiting for call in worker.revoked)
+    fair = fleet.fair_share()
+    room = sum(fleet.room(helper, fair) for helper in helpers)
+    idle = sum(not helper.held for helper in helpers)
+    calls = [(call, worker) for worker in waiting for call in movable(fleet, worker, helpers)]
+    for call, worker in sorted(calls, key=lambda pair: pair[0]):
+        most = room if worker.held_up else min(room, idle * fleet.done_before(turn, worker))
+        if moving < most:
+            moving += 1
+            _take_back(fleet, turn, call, worker)
+
+
+def _take_back(fleet: Fleet, turn: Turn, call: e.Given, worker: Worker) -> None:
+    worker.revoked.add(call)
+    fleet.news(turn, worker)
+    if worker.phase is WorkerPhase.LAUNCHING and not worker.recalled:
+        worker.recalled = True
+        turn.do(e.Recall(worker.id))
+
+
+def movable(fleet: Fleet, worker: Worker, helpers: Collection[Worker]) -> list[e.Given]:
+    """The calls of a worker that has not started which one of these could do."""
+    if not worker.reads_inbox:
+        return []
+    return [
+        call
+        for call in worker.unbegun
+        if any(fleet.serves(helper.resources, call[0]) for helper in helpers)
+    ]
+
+
+def _from_running(fleet: Fleet, turn: Turn) -> None:
+    """From workers that have many calls, for those that have none."""
+    for helper in [w for w in fleet.listening() if w.running and not w.held]:
+        running = [w for w in fleet.workers.values() if w.running and not w.cancelled]
+        victims = [(_surplus(fleet, worker, helper, turn), worker.id) for worker in running]
+        number, name = max(victims, default=(0, WorkerId(0)))
+        if not number:
+            return
+        victim = fleet.workers[name]
+        victim.revoked.update(victim.unbegun[-number:])
+        fleet.news(turn, victim)
+
+
+def _surplus(fleet: Fleet, worker: Worker, helper: Worker, turn: Turn) -> int:
+    """How many of its calls, the last ones, the helper should take."""
+    unbegun = worker.unbegun
+    if not worker.reads_inbox or any(fleet.tasks.holds(call, worker) for call in worker.revoked):
+        return 0
+    if not all(fleet.serves(helper.resources, name) for name, _ in unbegun):
+        return 0
+    return fleet.shares.surplus(len(unbegun), turn.now - worker.since, fleet.horizon())

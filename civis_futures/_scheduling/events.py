@@ -1,0 +1,455 @@
+"""What the scheduler and the manager say to each other: events in, commands out, all frozen.
+
+This room knows only the leaves. A command names tasks and workers by id; what belongs to an id
+(bytes, futures, runs) stays with the manager.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from .._types import ANY_RESOURCES, PLAIN_TERMS, Inherited, Resources, Run, TaskId, Terms, WorkerId
+from .._wire import Answer
+
+#: One more kind of answer, made here: its bytes are not those that were sent.
+CORRUPT = "its result came back corrupt"
+
+#: A task as it is given to a worker, and which time that is: 1, 2, ...
+Given = tuple[TaskId, int]
+
+# --- events: what happened ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an earlier process of the session left of a task: the last attempt, and its answer."""
+
+    worker: WorkerId
+    attempt: int
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A new task; `upload` if its call is too large to travel inline, else its `size` in bytes."""
+
+    task: TaskId
+    upload: bool = False
+    size: int = 0
+    terms: Terms = PLAIN_TERMS
+    key: str = ""
+    found: Found | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """These workers of an earlier process are ours now; `last` is the highest number of any."""
+
+    workers: tuple[Inherited, ...]
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """The call of a task is on the platform."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class UploadFailed:
+    """The call of a task could not be put on the platform."""
+
+    task: TaskId
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """The future of a task was cancelled."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The platform knows us; bundle and inbox are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareFailed:
+    """The first contact failed; `hopeless` if trying again cannot help."""
+
+    error: Exception
+    hopeless: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A worker has a run."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchFailed:
+    """A worker got no run: nothing of it was executed; `refused` if for what it asked for."""
+
+    worker: WorkerId
+    error: Exception
+    hopeless: bool
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InboxWritten:
+    """The last inbox is in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class InboxFailed:
+    """The last inbox may not be in place; `refused` if the platform does not take it."""
+
+    error: Exception
+    hopeless: bool
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one look brought of one worker.
+
+    `run` is None when the look did not tell; `answers` are those not reported before;
+    `read` says that they were asked for, `complete` that nothing went wrong in that, and
+    `garbled` that the next answers are there, and cannot be read however often one tries.
+    `told` is how many letters with answers the worker says that it has posted, if it does;
+    `sure` says that the run is not from a list.
+    """
+
+    worker: WorkerId
+    run: Run | None
+    answers: tuple[Answer, ...] = ()
+    complete: bool = True
+    garbled: bool = False
+    read: bool = False
+    told: int | None = None
+    sure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The look is over. `cost` in requests, those for answers not counted; `pace` in seconds per
+    request that we can afford.
+    """
+
+    reports: tuple[Report, ...]
+    cost: int
+    pace: float
+
+
+@dataclass(frozen=True, slots=True)
+class LookFailed:
+    """The look brought nothing. It says nothing of any task."""
+
+    error: Exception
+    hopeless: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The bytes of an answer are here."""
+
+    task: TaskId
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed:
+    """The bytes of an answer cannot be had, or are not those that were sent."""
+
+    task: TaskId
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a call was lost, as far as run and log tell.
+
+    `outside`: others cancelled the run; `unstarted`: the container never ran the worker;
+    `timed_out`: the call had had its time.
+    """
+
+    run: Run | None
+    reason: str
+    exit_code: int | None = None
+    outside: bool = False
+    memory: bool = False
+    crashed: bool = False
+    unstarted: bool = False
+    timed_out: bool = False
+    started: float | None = None
+    finished: float | None = None
+    peak_memory: float | None = None
+    log_tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosed:
+    """The answer to Diagnose; the worker was `at` this one of the calls.
+
+    Those before it had ended, and their answers went with the container; those after it had not
+    begun.
+    """
+
+    worker: WorkerId
+    calls: tuple[Given, ...]
+    verdict: Verdict
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The answer to Judge: whether to try `again`, and the reason in one line."""
+
+    task: TaskId
+    worker: WorkerId
+    cause: Answer | Verdict
+    again: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunCancelled:
+    """The platform took the request to cancel a run (the run ends later), or refused it."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """The script of a worker is archived, or cannot be."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownRequested:
+    """No more tasks will come: end when the known ones have."""
+
+
+@dataclass(frozen=True, slots=True)
+class TerminateRequested:
+    """Stop everything now, or `leave` to others what runs."""
+
+    error: Exception
+    leave: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Crowded:
+    """Since when (monotonic) the container of another pool waits for room, if one does."""
+
+    since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    Submitted | Attached | Uploaded | UploadFailed | CancelRequested | Prepared |
+    PrepareFailed | Launched | LaunchFailed | InboxWritten | InboxFailed | Looked | LookFailed
+    | Fetched | FetchFailed | Diagnosed | Judged | RunCancelled | Archived | ShutdownRequested
+    | TerminateRequested | Crowded | Tick
+)  # fmt: skip
+
+# --- commands: what to do ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Put the bundle and an inbox on the platform."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Put the call of a task on the platform as a File."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start one of about so many `readers`, with its first calls; if `last`, it ends after them."""
+
+    worker: WorkerId
+    calls: tuple[Given, ...]
+    last: bool = False
+    resources: Resources = ANY_RESOURCES
+    readers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """For one worker: the calls it has not answered, and whether to stop then; `revoked` are those
+    not to begin any more, `ended` those to end even so.
+    """
+
+    worker: WorkerId
+    calls: tuple[Given, ...] = ()
+    stop: bool = False
+    revoked: tuple[Given, ...] = ()
+    ended: tuple[Given, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WriteInbox:
+    """Write the whole inbox, which so many workers read."""
+
+    letters: tuple[Letter, ...]
+    workers: int
+
+
+class Reading(Enum):
+    """When a look reads the answers of a worker."""
+
+    NEVER = "never"  #: it owes none
+    AT_END = "at its end"  #: it posts them just before it ends
+    RUNNING = "while it runs"  #: it may have posted some
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """See how all these workers are, and read their new answers; ask for `sure` ones directly: a
+    list may be out of date.
+    """
+
+    workers: tuple[tuple[WorkerId, Reading], ...]
+    sure: frozenset[WorkerId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Get the bytes of an answer that are in a File."""
+
+    task: TaskId
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnose:
+    """Find out why these calls were lost: `answer` if the worker itself said so, else from the
+    run and its log.
+    """
+
+    worker: WorkerId
+    calls: tuple[Given, ...]
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Ask the user's own code whether this end of a call is a reason to try again."""
+
+    task: TaskId
+    worker: WorkerId
+    cause: Answer | Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRun:
+    """Ask the platform to cancel the run of a worker; if it has none yet, start none."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Do not start the run of a worker, if its launch is still under way. What comes of it is told
+    as of any launch: `Launched`, if it was too late.
+    """
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Archive the script of a worker, which is over."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """End a task with its answer."""
+
+    task: TaskId
+    worker: WorkerId
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """End a task with an error: a verdict about its container, or what made it impossible."""
+
+    task: TaskId
+    worker: WorkerId | None
+    cause: Verdict | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A task goes back to those that wait: after an attempt that ended so, or with no `cause` if
+    what happened was no fault of the call, as far as one can tell.
+    """
+
+    task: TaskId
+    worker: WorkerId | None = None
+    cause: Answer | Verdict | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """End a task as cancelled."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The pool takes no more tasks, and this is why."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing is left to do, and no more will come; `abandoned` are workers whose end nobody can
+    see, since the platform does not answer any more.
+    """
+
+    abandoned: tuple[WorkerId, ...] = ()
+
+
+Command = (
+    Prepare
+    | Upload
+    | Launch
+    | WriteInbox
+    | Look
+    | Fetch
+    | Diagnose
+    | Judge
+    | CancelRun
+    | Recall
+    | Archive
+    | Settle
+    | Lose
+    | Again
+    | Drop
+    | Break
+    | Finish
+)

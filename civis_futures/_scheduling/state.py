@@ -1,0 +1,436 @@
+"""What the scheduler remembers: of the pool's policy, of each task, of each worker.
+
+Only the scheduler writes these. The phases are drawn in its docstring.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from heapq import heappop, heappush
+
+from .._types import (
+    ANY_RESOURCES,
+    PLAIN_TERMS,
+    Inherited,
+    Resources,
+    Run,
+    RunState,
+    TaskId,
+    Terms,
+    WorkerId,
+)
+from .._wire import CALL_NOT_FETCHED, CRASHED, MEMORY, TIMED_OUT, Answer
+from .events import CORRUPT, Command, Given, Reading, Report, Verdict
+from .pacing import Attempts, Pause
+
+#: Answers of calls that were lost.
+LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, CORRUPT)
+#: A run state nobody has heard of may last so long before the run counts as over, in seconds.
+UNKNOWN_STATE_PATIENCE = 300.0
+#: How often a run that is over is read again before an answer counts as missing; and for how many
+#: seconds if it succeeded: answers may be listed late.
+REREADS, LATE_ANSWERS = 2, 30.0
+#: A worker of which no answers could be read for so many seconds is given up.
+UNREADABLE = 600.0
+#: The calls of a worker that has not started may move once so many looks have found others running.
+#: It counts as held up after so many times what a start takes; one whose launch is under way counts
+#: as either only after so many seconds.
+PASSED_OVER, STARTS, SLOW_LAUNCH = 2, 2.0, 30.0
+
+#: What may be in the inbox for all workers together, and in one order, in bytes of calls.
+INBOX_BYTES, ORDER_BYTES = 800_000, 80_000
+#: What a call takes besides the bytes that it does not share with others, in a packed letter.
+CALL_BYTES = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the user asked for; times in seconds."""
+
+    max_workers: int
+    max_tasks_per_worker: int | None = None
+    idle_timeout: float = 60.0
+    lease: float = 3600.0
+
+    @property
+    def letter_bytes(self) -> int:
+        """What the calls in the letter of one worker may take."""
+        return min(INBOX_BYTES // self.max_workers, ORDER_BYTES)
+
+
+class TaskPhase(Enum):
+    """Where a task is."""
+
+    UPLOADING = auto()
+    READY = auto()
+    DELAYED = auto()
+    HELD = auto()
+    LOSING = auto()
+    FETCHING = auto()
+    JUDGING = auto()
+    UNCLAIMED = auto()  # of an earlier process, ended there, and nobody has asked for it yet
+
+
+class WorkerPhase(Enum):
+    """Where a worker is."""
+
+    LAUNCHING = auto()
+    ALIVE = auto()
+    CONCLUDING = auto()
+    ARCHIVING = auto()
+
+
+@dataclass(slots=True)
+class Task:
+    """One task that has not ended."""
+
+    phase: TaskPhase
+    terms: Terms = PLAIN_TERMS
+    resources: Resources = ANY_RESOURCES
+    size: int = 0
+    expires: float | None = None  # when it must have begun
+    worker: WorkerId | None = None
+    given: int = 0  # how often it was handed to a worker
+    attempts: int = 0  # how many of these count: it may have begun, and was lost
+    claimed: bool = True  # not so if an earlier process submitted it, and this one has not yet
+    end: Answer | Verdict | None = None  # how it ended before it was claimed; None: it never began
+    unsent: bool = False  # its call is not on the platform, as far as this process knows
+
+    def grow(self) -> bool:
+        """Ask for more memory, if the terms allow; whether they do."""
+        now, terms = self.resources.memory, self.terms
+        more = min(now * (terms.memory_growth or 1.0), terms.max_memory)
+        if more <= now:
+            return False
+        self.resources = replace(self.resources, memory=more)
+        return True
+
+
+class Tasks:
+    """All tasks that have not ended, with a queue of those that are READY, the oldest first."""
+
+    def __init__(self) -> None:
+        self.known: dict[TaskId, Task] = {}
+        self.count: Counter[TaskPhase] = Counter()
+        # Heaps; entries whose task has meanwhile left that phase are skipped.
+        self._ready: dict[Resources, list[TaskId]] = {}
+        self._delayed: list[tuple[float, TaskId]] = []
+        self._expiring: list[tuple[float, TaskId]] = []
+
+    def add(self, name: TaskId, task: Task) -> None:
+        """A new task."""
+        self.known[name] = task
+        self.count[task.phase] += 1
+        if task.expires is not None:
+            heappush(self._expiring, (task.expires, name))
+        if task.phase is TaskPhase.READY:
+            self._queue(name, task)
+
+    def remove(self, name: TaskId) -> Task:
+        """The task has ended."""
+        task = self.known.pop(name)
+        self.count[task.phase] -= 1
+        return task
+
+    def move(self, name: TaskId, phase: TaskPhase) -> Task:
+        """The task is in another phase now."""
+        task = self.known[name]
+        if phase is TaskPhase.READY and task.unsent:
+            phase = TaskPhase.UPLOADING
+        self.count[task.phase] -= 1
+        self.count[phase] += 1
+        task.phase = phase
+        if phase is TaskPhase.READY:
+            task.worker = None
+            self._queue(name, task)
+        return task
+
+    def inherit(self, call: Given, worker: WorkerId) -> None:
+        """A worker of an earlier process has this call in hand."""
+        self.add(call[0], Task(TaskPhase.HELD, worker=worker, given=call[1], claimed=False))
+
+    def claim(self, name: TaskId, wish: Task) -> Task:
+        """It is submitted now, with these terms."""
+        task = self.known[name]
+        task.terms, task.resources, task.size = wish.terms, wish.resources, wish.size
+        task.claimed, task.expires = True, wish.expires
+        if task.expires is not None:
+            heappush(self._expiring, (task.expires, name))
+        return task
+
+    def keep(self, name: TaskId, end: Answer | Verdict | None) -> bool:
+        """Keep how it ended for who claims it; False if that has been done."""
+        task = self.known[name]
+        if task.claimed:
+            return False
+        self.move(name, TaskPhase.UNCLAIMED).end = end
+        return True
+
+    def delay(self, name: TaskId, until: float) -> None:
+        """The task will be READY at this time."""
+        self.move(name, TaskPhase.DELAYED)
+        heappush(self._delayed, (until, name))
+
+    def wake(self, now: float) -> float | None:
+        """Make READY what was delayed until now; when to do so again, if ever."""
+        while self._delayed:
+            until, name = self._delayed[0]
+            task = self.known.get(name)
+            if task is not None and task.phase is TaskPhase.DELAYED:
+                if until > now:
+                    return until
+                self.move(name, TaskPhase.READY)
+            heappop(self._delayed)
+        return None
+
+    def expired(self, now: float) -> tuple[list[TaskId], float | None]:
+        """The tasks that should have begun by now, once; and when to ask again, if ever."""
+        names: list[TaskId] = []
+        while self._expiring:
+            expires, name = self._expiring[0]
+            if name in self.known:
+                if expires > now:
+                    return names, expires
+                names.append(name)
+            heappop(self._expiring)
+        return names, None
+
+    def next_ready(self, resources: Resources | None = None) -> TaskId | None:
+        """The oldest READY task; of those only that a container with `resources` can serve."""
+        heads = []
+        for needs, heap in list(self._ready.items()):
+            while heap and not self._is_ready(heap[0]):
+                heappop(heap)
+            if not heap:
+                del self._ready[needs]
+            elif resources is None or resources.cover(needs):
+                heads.append(heap[0])
+        return min(heads, default=None)
+
+    def give(self, worker: Worker, size: int) -> bool:
+        """Hand the oldest READY task that it can serve to a worker; whether there was one.
+
+        It has room for `size` bytes more; the first call that it gets may be of any size.
+        """
+        name = self.next_ready(worker.resources)
+        if name is None or (worker.held and self.known[name].size + CALL_BYTES > size):
+            return False
+        task = self.move(name, TaskPhase.HELD)
+        task.worker = worker.id
+        task.given += 1
+        worker.taken += 1
+        worker.calls.append((name, task.given))
+        return True
+
+    def size(self, worker: Worker) -> int:
+        """The bytes of the calls that a worker holds."""
+        held = (self.known.get(name) for name, _ in worker.calls)
+        return sum(task.size + CALL_BYTES for task in held if task is not None)
+
+    def holds(self, call: Given, worker: Worker) -> bool:
+        """Whether a task is held by this worker, and it is this time that it was given away."""
+        task = self.known.get(call[0])
+        return (
+            task is not None
+            and task.phase is TaskPhase.HELD
+            and (task.worker, task.given) == (worker.id, call[1])
+        )
+
+    def _queue(self, name: TaskId, task: Task) -> None:
+        heappush(self._ready.setdefault(task.resources, []), name)
+
+    def _is_ready(self, name: TaskId) -> bool:
+        task = self.known.get(name)
+        return task is not None and task.phase is TaskPhase.READY
+
+
+@dataclass(slots=True)
+class Worker:
+    """One container run, from the wish for it until its script is archived.
+
+    `calls` are those it has not answered, in the order in which it runs them; `revoked` are those
+    of them that it was asked not to begin; it will answer those, too.
+    """
+
+    id: WorkerId
+    resources: Resources = ANY_RESOURCES
+    last: bool = False  # its first calls are all it will ever get
+    first: tuple[Given, ...] = ()
+    calls: list[Given] = field(default_factory=list)
+    revoked: set[Given] = field(default_factory=set)
+    told: frozenset[Given] = (
+        frozenset()
+    )  # those revoked that surely are in the inbox, and may begin
+    seen: frozenset[Given] = frozenset()  # those that were, when the last look began
+    taken: int = 0
+    phase: WorkerPhase = WorkerPhase.LAUNCHING
+    state: RunState = RunState.QUEUED
+    launched: float = 0.0  # when its launch was begun
+    since: float = 0.0  # when it was launched, and then when it got to its first call
+    idle_since: float = 0.0
+    running_since: float | None = None
+    reads: Pause = field(default_factory=Pause)
+    stop: bool = False
+    cancelled: bool = False
+    cancel_at: float = 0.0
+    patience: float | None = None  # when a call that it was asked to end must have ended
+    garbled: bool = False
+    rereads: int = 0  # how often its answers were read since it is over
+    over_since: float | None = None  # when they were for the first time
+    unread_since: float | None = None  # since when they cannot be read
+    unknown_since: float | None = None
+    passed: int = 0  # how many looks found others running, and this one not started
+    late: bool = False  # whether it takes longer than a start does
+    recalled: bool = False  # its launch shall not happen, if it has not yet
+
+    @classmethod
+    def inherited(cls, found: Inherited, now: float) -> Worker:
+        """One that an earlier process has launched."""
+        worker = cls(found.id, found.resources, found.last, found.first, list(found.calls))
+        worker.revoked, worker.taken, worker.stop = set(found.revoked), found.taken, found.stop
+        worker.phase, worker.state = WorkerPhase.ALIVE, found.state
+        worker.launched = worker.since = worker.idle_since = now
+        worker.running_since = now if found.state is RunState.RUNNING else None
+        return worker
+
+    @property
+    def open(self) -> bool:
+        """Whether it counts against `max_workers`."""
+        launching = self.phase is WorkerPhase.LAUNCHING
+        return launching or (self.alive and not self.state.over)
+
+    @property
+    def concluding(self) -> bool:
+        """Whether its run is over, and it is not clear yet what became of its calls."""
+        return self.phase is WorkerPhase.CONCLUDING or (self.alive and self.state.over)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has a run that is not known to be over."""
+        return self.phase is WorkerPhase.ALIVE
+
+    @property
+    def listens(self) -> bool:
+        """Whether it may be given more calls."""
+        ends = self.last or self.stop or self.cancelled or self.state.over
+        return self.alive and not ends
+
+    @property
+    def running(self) -> bool:
+        """Whether its run was seen to run."""
+        return self.alive and self.state is RunState.RUNNING
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether it waits for its start, though others have started."""
+        waits = self.open and self.state is RunState.QUEUED and not self.cancelled
+        return waits and self.passed >= PASSED_OVER
+
+    @property
+    def held_up(self) -> bool:
+        """Whether it does so for longer than a start takes: the platform may be full."""
+        return self.late and self.is_passed
+
+    def passed_over(self, now: float, startup: float) -> None:
+        """Take in that a look found others running; `startup` is how long a start takes."""
+        waited = now - self.launched
+        self.late = waited >= (STARTS * startup if self.alive else SLOW_LAUNCH)
+        self.passed += self.state is RunState.QUEUED and (self.alive or self.late)
+
+    @property
+    def reads_inbox(self) -> bool:
+        """Whether calls can be taken back from it: not a single one that is also its last."""
+        return not (self.last and len(self.first) == 1)
+
+    @property
+    def held(self) -> int:
+        """How many calls it has that are not taken back."""
+        return len(self.calls) - len(self.revoked)
+
+    @property
+    def unbegun(self) -> list[Given]:
+        """Those calls that it has surely not begun, nor were taken back."""
+        calls = self.calls[1:] if self.state is RunState.RUNNING else self.calls
+        return [call for call in calls if call not in self.revoked]
+
+    @property
+    def owes_answers(self) -> bool:
+        """Whether it may post answers before its end."""
+        return bool(self.calls) and not (self.last and len(self.calls) == 1)
+
+    def reading(self, now: float) -> Reading:
+        """When a look should read its answers."""
+        if not self.calls:
+            return Reading.NEVER
+        due = self.owes_answers and self.reads.at <= now
+        return Reading.RUNNING if due else Reading.AT_END
+
+    def drop(self, call: Given) -> None:
+        """The call is answered, or else not this worker's any more."""
+        self.calls.remove(call)
+        self.revoked.discard(call)
+
+    def has_said_all(self, complete: bool, now: float) -> bool:
+        """Its run is over: whether nothing more will come. `complete`: this look read its answers.
+
+        Who has succeeded has answered all calls, so that these are worth waiting for.
+        """
+        self.rereads += complete or self.garbled
+        if self.over_since is None and self.rereads:
+            self.over_since = now
+        if self.over_since is None or self.rereads <= REREADS:
+            return False
+        late = self.state is RunState.SUCCEEDED and now < self.over_since + LATE_ANSWERS
+        return self.garbled or not late
+
+    def unreadable(self, report: Report, now: float) -> bool:
+        """Take in whether a look could read its answers: whether it makes no sense to go on."""
+        if report.read and report.complete:
+            self.unread_since = None
+        elif report.read and self.unread_since is None:
+            self.unread_since = now
+        too_long = self.unread_since is not None and now - self.unread_since >= UNREADABLE
+        return report.garbled or too_long
+
+    def is_over(self, run: Run, now: float) -> bool:
+        """Take in what a look tells of its run: whether it is over.
+
+        Platform says that any state but queued and running is final. One that we do not know is
+        taken for final only if the run has an end, or if it stays: "pending" would not.
+        """
+        if run.state is not RunState.UNKNOWN:
+            if run.state is RunState.RUNNING and self.running_since is None:
+                self.running_since = self.since = now
+            self.state, self.unknown_since = run.state, None
+            return run.state.over
+        if self.unknown_since is None:
+            self.unknown_since = now
+        return run.finished is not None or now - self.unknown_since >= UNKNOWN_STATE_PATIENCE
+
+
+@dataclass(slots=True)
+class Turn:
+    """One call of `Scheduler.advance`: its time, its commands so far, when to be called again."""
+
+    now: float
+    out: list[Command] = field(default_factory=list)
+    deadline: float | None = None
+
+    def do(self, command: Command) -> None:
+        """One more command."""
+        self.out.append(command)
+
+    def wake(self, at: float) -> None:
+        """Be called at that time, at the latest."""
+        self.deadline = at if self.deadline is None else min(self.deadline, at)
+
+    def may(self, attempts: Attempts) -> bool:
+        """Whether such a request may be made now."""
+        if attempts.busy:
+            return False
+        if attempts.not_before > self.now:
+            self.wake(attempts.not_before)
+            return False
+        return True

@@ -1,0 +1,148 @@
+"""From the head of a session, its inbox and its workers' answers to what was found. Pure.
+
+A task's last attempt decides. It was answered: that is its end, if the function returned or raised.
+A worker has it in hand: it stays there, also if the container has ended meanwhile, which the
+scheduler will see. Anything else was never sent, or nobody wanted it any more: it is sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .._pool.ledger import Estate
+from .._pool.mailbox import Posting
+from .._scheduling import events as e
+from .._types import Inherited, TaskId, WorkerId
+from .._wire import OUTCOME_PICKLING, RAISED, RETURNED, Answer, Inbox, Letter
+from .head import Entry, Head
+
+#: What the function itself did; all else is tried again in the next process.
+_FINISHED = (RETURNED, RAISED, OUTCOME_PICKLING)
+
+Seen = tuple[e.Report, Posting]
+
+
+@dataclass(slots=True)
+class Findings:
+    """What earlier processes have left: tasks, the keys of these, and workers."""
+
+    found: dict[TaskId, e.Found] = field(default_factory=dict)
+    keys: dict[TaskId, str] = field(default_factory=dict)
+    workers: tuple[Inherited, ...] = ()
+    last: int = 0
+    estate: Estate = field(default_factory=Estate)
+
+    @property
+    def answered(self) -> int:
+        """How many tasks have ended."""
+        return sum(found.answer is not None for found in self.found.values())
+
+    @property
+    def held(self) -> int:
+        """How many tasks are in the hands of workers."""
+        return sum(len(worker.wanted) for worker in self.workers)
+
+
+@dataclass(slots=True)
+class _Past:
+    """A worker that has had a run."""
+
+    number: WorkerId
+    entry: Entry
+    report: e.Report
+    letter: Letter
+    answers: dict[e.Given, Answer]
+    given: list[e.Given]  # all that it ever got, as far as anybody knows
+
+    @property
+    def over(self) -> bool:
+        return self.report.run is not None and self.report.run.state.over
+
+    @property
+    def unanswered(self) -> list[e.Given]:
+        return [call for call in self.given if call not in self.answers]
+
+
+def findings(head: Head, seen: Mapping[WorkerId, Seen], inbox: Inbox) -> Findings:
+    """What there is; `seen` are those workers, by their place in the head (from 1), that have had
+    a run.
+    """
+    result = Findings(last=len(head.workers))
+    pasts = []
+    for number, entry in enumerate(head.workers, 1):
+        worker = WorkerId(number)
+        if worker in seen:
+            report, posting = seen[worker]
+            result.estate.postings[worker] = posting
+            pasts.append(_past(worker, entry, report, inbox.letters.get(entry.token, Letter())))
+        else:
+            for task, attempt, _ in entry.first:
+                _note(result, e.Found(worker, attempt), TaskId(task), "")
+    for past in pasts:
+        _note_all(result, past)
+        result.estate.calls.update(
+            ((TaskId(call.task), call.attempt), call) for call in past.letter.calls
+        )
+    adopted = (_inherited(result, past) for past in pasts)
+    result.workers = tuple(worker for worker in adopted if worker is not None)
+    return result
+
+
+def _past(number: WorkerId, entry: Entry, report: e.Report, letter: Letter) -> _Past:
+    answers: dict[e.Given, Answer] = {}
+    for answer in report.answers:
+        answers.setdefault((TaskId(answer.task), answer.attempt), answer)
+    pairs = [(task, attempt) for task, attempt, _ in entry.first]
+    pairs += [(call.task, call.attempt) for call in letter.calls]
+    pairs += [*letter.revoked, *letter.ended]
+    given = dict.fromkeys((TaskId(task), attempt) for task, attempt in pairs)
+    given.update(dict.fromkeys(answers))
+    return _Past(number, entry, report, letter, answers, list(given))
+
+
+def _note_all(result: Findings, past: _Past) -> None:
+    keys = {(task, attempt): key for task, attempt, key in past.entry.first}
+    keys.update(((call.task, call.attempt), call.key) for call in past.letter.calls)
+    for task, attempt in past.given:
+        answer = past.answers.get((task, attempt))
+        key = answer.key if answer is not None else keys.get((task, attempt), "")
+        good = answer if answer is not None and answer.kind in _FINISHED else None
+        # What will be run again may be another call: somebody has mended it.
+        _note(result, e.Found(past.number, attempt, good), task, key if good is answer else "")
+
+
+def _note(result: Findings, found: e.Found, task: TaskId, key: str) -> None:
+    known = result.found.get(task)
+    if known is None or (known.attempt, bool(known.answer)) < (found.attempt, bool(found.answer)):
+        result.found[task] = found
+        result.keys.pop(task, None)
+        if key:
+            result.keys[task] = key
+
+
+def _inherited(result: Findings, past: _Past) -> Inherited | None:
+    """The worker, if there is still something to be seen of it."""
+    assert past.report.run is not None, "found by its run"
+    ended = set(past.letter.ended)
+    wanted = [
+        call
+        for call in past.unanswered
+        if call not in ended and result.found[call[0]] == e.Found(past.number, call[1])
+    ]
+    if past.over and not wanted:
+        return None
+    calls = wanted if past.over else past.unanswered
+    asked = {*past.letter.revoked, *past.letter.ended}
+    return Inherited(
+        past.number,
+        past.report.run.state,
+        calls=tuple(calls),
+        wanted=tuple(wanted),
+        revoked=tuple(call for call in calls if call in asked or call not in wanted),
+        first=tuple((TaskId(task), attempt) for task, attempt, _ in past.entry.first),
+        taken=len(past.given),
+        last=past.entry.last,
+        stop=past.letter.stop,
+        resources=past.entry.size,
+    )

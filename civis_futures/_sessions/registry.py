@@ -1,0 +1,143 @@
+"""All sessions of a user: listed, and removed."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .._container import Container
+from .._exceptions import PlatformError
+from .._types import Job
+
+if TYPE_CHECKING:
+    from .._api.client import PlatformClient
+
+#: What a session may be called.
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session, as it is on the platform.
+
+    `created` is in seconds since the epoch; `holder` says which process has it open, None if none
+    has; `answered` and `held` count the tasks that have ended and those that containers have in
+    hand, `runs` the containers that are queued or running.
+    """
+
+    name: str
+    created: float
+    holder: str | None
+    answered: int
+    held: int
+    runs: int
+
+
+def sessions(platform: Any = None) -> list[SessionInfo]:
+    """Your sessions, by name. It reads what each of their containers has answered.
+
+    Args:
+        platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+
+    Raises:
+        CredentialsError: there is no key.
+        PlatformError: the platform cannot be reached, or refuses.
+    """
+    with closing(_client(platform)) as client:
+        return listed(client)
+
+
+def purge(name: str, platform: Any = None) -> None:
+    """Remove a session: its containers are ended, and their answers are no more to be found.
+
+    Args:
+        name: that of the session.
+        platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+
+    Raises:
+        LookupError: there is no session of that name.
+        SessionInUseError: a process has it open.
+        TypeError, ValueError: no session can have such a name.
+        CredentialsError: there is no key.
+        PlatformError: the platform cannot be reached, or refuses.
+    """
+    checked_name(name)
+    with closing(_client(platform)) as client:
+        remove(client, name)
+
+
+def listed(client: PlatformClient) -> list[SessionInfo]:
+    """As `sessions`, over a client."""
+    from .anchor import anchors
+
+    names = sorted({name for name, *_ in anchors(client)})
+    return [info for name in names if (info := _info(client, name)) is not None]
+
+
+def _info(client: PlatformClient, name: str) -> SessionInfo | None:
+    from .._pool.mailbox import Mailbox
+    from .anchor import find_anchor
+    from .session import Session
+
+    anchor = find_anchor(client, name)
+    if anchor is None:  # removed meanwhile
+        return None
+    session = Session(client, anchor)
+    session.read(Mailbox(client, Container()))
+    found, holder = session.findings, session.head.holder
+    held_by = None if holder is None or holder.gone else str(holder)
+    alive = sum(not worker.state.over for worker in found.workers)
+    return SessionInfo(name, session.head.created, held_by, found.answered, found.held, alive)
+
+
+def remove(client: PlatformClient, name: str) -> None:
+    """As `purge`, over a client."""
+    from .anchor import find_anchor
+    from .session import Session
+
+    anchor = find_anchor(client, name)
+    if anchor is None:
+        raise LookupError(f"there is no session {name!r}")
+    session = Session(client, anchor)
+    session.hold()
+    try:
+        for entry in session.head.workers:
+            if not entry.over:
+                _end(client, Job(entry.job, session.head.kind))
+        client.archive(anchor.job)
+    except BaseException:
+        session.release()
+        raise
+
+
+def _end(client: PlatformClient, job: Job) -> None:
+    run = client.latest_run(job)
+    if run is not None and not run.state.over:
+        client.cancel_run(job, run.id)
+    try:
+        client.archive(job)
+    except PlatformError as error:
+        if error.status != 404:
+            raise
+
+
+def _client(platform: Any) -> PlatformClient:
+    from .._api.client import PlatformClient, credentials  # slow to import
+
+    return PlatformClient(*credentials(platform))
+
+
+def checked_name(name: object) -> str:
+    """The name of a session; TypeError or ValueError if it cannot be one."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a session must be a str, not {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        shown = name if len(name) <= 100 else f"{name[:40]}... ({len(name)} characters)"
+        raise ValueError(
+            f"{shown!r} cannot be the name of a session: it has 1 to 100 characters, of the "
+            "letters A to Z and a to z, digits, dots, dashes, underscores and, inside, spaces; the "
+            "first is a letter or a digit"
+        )
+    return name

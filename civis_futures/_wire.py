@@ -25,7 +25,7 @@ import zlib
 from collections import ChainMap
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 WIRE_VERSION = 1
 
@@ -36,7 +36,7 @@ BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
 
 #: The attribute of a ModuleNotFoundError that says what is required of the module: "numpy>=2.1".
 REQUIREMENT = "civis_futures_requirement"
-#: The line in a reused worker's log at which a call begins: its task and attempt.
+#: The line in a reused worker's log at which a call begins (`begin_line`): its task and attempt.
 BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
 #: The last line in the log of a worker whose lease is over.
 SILENCE = "civis_futures: no word from the client, this worker ends"
@@ -45,11 +45,21 @@ SETUP_FAILED = 78
 #: The same when the program of the worker could not be fetched, or stored.
 NO_PROGRAM = 79
 
+# Sizes in bytes. All follow from two facts: Platform takes 1,000,000 bytes in one JSON value, and
+# Linux 128 kB in one environment variable.
+#: What one JSON value may hold; the rest is headroom.
+JSON_VALUE_LIMIT = 900_000
 #: Bytes above this size travel as a File instead of inline in JSON (before base64).
 INLINE_LIMIT = 64_000
-#: What one JSON value may hold (Platform's limit is 1,000,000 bytes; the rest is headroom).
-JSON_VALUE_LIMIT = 900_000
-
+#: The calls that travel inline may take this much if each worker has one.
+INLINE_TOTAL = 600_000
+#: What the calls of all workers in the inbox may take, and those in one order.
+INBOX_CALLS, ORDER_CALLS = 800_000, 80_000
+#: An order above this size travels as a File.
+ORDER_LIMIT = 100_000
+#: What a call takes in a packed letter besides the bytes that it does not share with others, and
+#: what each buffer that it names takes: a digest, a size and a File.
+CALL_OVERHEAD, BUFFER_NAME = 150, 160
 
 #: How a compressed letter begins, and from how many characters on it is worth it.
 _PACKED, _LONG = "z:", 2000
@@ -78,6 +88,56 @@ def digest(data: bytes | memoryview) -> str:
 def answers_name(worker: str, number: int) -> str:
     """The name of the JSON value with the `number`-th answers of a worker."""
     return f"civis_futures.answers.{worker}.{number}"
+
+
+def answers_number(name: str, worker: str) -> int | None:
+    """Which answers of this worker a JSON value of that name has, if it has any."""
+    digits = name.removeprefix(answers_name(worker, 0)[:-1])
+    return int(digits) if name != digits and digits.isascii() and digits.isdecimal() else None
+
+
+def begin_line(task: int, attempt: int) -> str:
+    """What is printed where a call begins, for `BEGIN_LINE`."""
+    return f"civis_futures: task {task} begins (attempt {attempt})"
+
+
+_SCRIPT_NAME = re.compile(
+    r"(?P<pool>.*?)(, session (?P<session>[A-Za-z0-9 ._-]+))?, worker (?P<worker>\d+) "
+    r"\[(?P<token>[0-9a-f]{16})-[0-9a-f]{8}\]( #\d+)?",
+    re.DOTALL,
+)
+
+
+class ScriptName(NamedTuple):
+    """What the name of a worker's script says: its pool, session (None: it has none) and number
+    there, and its token.
+    """
+
+    pool: str
+    session: str | None
+    worker: int
+    token: str
+
+    @classmethod
+    def parsed(cls, name: str) -> ScriptName | None:
+        """Of a script that may be anybody's: None if it is not ours."""
+        match = _SCRIPT_NAME.fullmatch(name)
+        if match is None:
+            return None
+        return cls(match["pool"], match["session"], int(match["worker"]), match["token"])
+
+
+def pool_name(name: str, session: str | None) -> str:
+    """How the names of a pool's scripts begin."""
+    return f"{name}, session {session}" if session else name
+
+
+def script_name(pool: str, worker: int, token: str, launch: str) -> str:
+    """The name of a worker's script, for `ScriptName.parsed`; `pool` is as of `pool_name`.
+
+    Names are not unique on Platform: `token` (16 hexadecimal digits) and `launch` (8) make it so.
+    """
+    return f"{pool}, worker {worker} [{token}-{launch}]"
 
 
 def counted(name: str, letters: int) -> str:

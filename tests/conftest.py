@@ -23,6 +23,7 @@ import pytest
 from brisk import shorten
 
 from civis_futures import ContainerPoolExecutor
+from civis_futures._wire import ScriptName, pool_name
 from civis_futures.local import LocalPlatform
 
 # With PYTHONDONTWRITEBYTECODE each of some hundred processes would compile all modules that it
@@ -45,8 +46,6 @@ if sys.version_info < (3, 12):  # https://github.com/python/cpython/issues/98257
 
 #: How long what ends in the background may take. Nothing takes nearly as long.
 PATIENCE = 30.0
-#: What scripts of ours are called: the pool's name, the worker's number, a token.
-OURS = re.compile(r"(?P<pool>.*), worker \d+ \[.*\]( #\d+)?", re.DOTALL)
 #: The platform of this session, once a test has asked for it.
 _running: list[LocalPlatform] = []
 
@@ -295,11 +294,11 @@ def _command(pid):
 def _scripts(platform):
     """(pool, name, active run or None) of each script of ours that is not archived."""
     for row in _get(platform, "/jobs?hidden=true&archived=false&limit=50&order=updated_at"):
-        match = OURS.fullmatch(row["name"])
-        if match:
+        ours = ScriptName.parsed(row["name"])
+        if ours:
             run = row["lastRun"]
             active = run is not None and run["state"] in ("queued", "running")
-            yield match["pool"], row["name"], run["id"] if active else None
+            yield pool_name(ours.pool, ours.session), row["name"], run["id"] if active else None
 
 
 def _get(platform, path):

@@ -32,7 +32,7 @@ MOST_IMPORTS = 70  # modules, besides ours, that `import civis_futures` loads
 # and no others; imports for types count.
 ARROWS = """
 civis_joblib -> __init__
-cli          -> _api _exceptions _futures _images _sessions _types local
+cli          -> _api _exceptions _futures _images _sessions _types _wire local
 __init__     -> _container _data _exceptions _executor _futures _public _sessions _types
 testing      -> _public local
 

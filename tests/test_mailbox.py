@@ -51,7 +51,7 @@ def launch(wanted=(1,), **script):
     order = _wire.Order("token", "http://localhost/", "3.11", _wire.Letter())
     station = Station(5, "0" * 64, None)
     try:
-        return stub, mailbox.launch("the pool, worker 1", order, station, list(wanted))
+        return stub, mailbox.launch("the pool", 1, order, station, list(wanted))
     except (PlatformError, Recalled) as error:
         return stub, error
 
@@ -111,7 +111,7 @@ def test_an_order_too_large_for_the_environment_travels_as_a_file():
         _wire.Letter((_wire.Call(1, _wire.Blob.of(os.urandom(100_000))),)),
     )
     stub = Stub(upload=[31], create_script=[JOB], start_run=[RUN])
-    assert Mailbox(stub, Container()).launch("w", order, Station(5, "0", 7), [1]) == (JOB, RUN)
+    assert Mailbox(stub, Container()).launch("w", 1, order, Station(5, "0", 7), [1]) == (JOB, RUN)
     [created] = [asked for asked in stub.asked if asked[0] == "create_script"]
     assert created[2]["arguments"]["CIVIS_FUTURES_ORDER"] == "31"
 
@@ -132,7 +132,7 @@ def test_a_launch_recalled_half_way_starts_nothing():
     stub = Stub(create_script=[create])
     order = _wire.Order("token", "http://localhost/", "3.11", _wire.Letter())
     with pytest.raises(Recalled):
-        Mailbox(stub, Container()).launch("worker 1", order, Station(5, "0", None), wanted)
+        Mailbox(stub, Container()).launch("pool", 1, order, Station(5, "0", None), wanted)
     assert [asked[0] for asked in stub.asked] == ["create_script", "archive"]
 
 

@@ -21,8 +21,6 @@ from . import sources
 from .contents import Content, ContentStore, SharedData
 
 PROTOCOL = 5
-#: Bytes of JSON that name a buffer: its digest, size and File.
-NAME_OF_BUFFER = 160
 #: Buffers of so many bytes leave the pickle, to be uploaded once. Each costs a request to upload
 #: and one per worker to find, which takes about as long as it takes to send 1 MB.
 LEAST_BUFFER = 1_000_000
@@ -53,7 +51,7 @@ class Payload:
     @property
     def extent(self) -> int:
         """So many bytes does a letter need to name the buffers."""
-        return NAME_OF_BUFFER * len(self.buffers)
+        return _wire.BUFFER_NAME * len(self.buffers)
 
 
 def call_payload(

@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Calls travel inline up to `_wire.INLINE_LIMIT` bytes, and all workers' together so many.
-INLINE_TOTAL = 600_000
-
 
 class Platform(Protocol):
     """Anything that says where the API is and with which key: e.g. a `LocalPlatform`."""

@@ -22,7 +22,7 @@ from .._scheduling.events import Attached, TerminateRequested
 from .._scheduling.scheduler import Scheduler
 from .._scheduling.state import Policy
 from .._sessions.session import Session, SessionMailbox, attach
-from .._wire import Call
+from .._wire import Call, pool_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def open_pool(
         if isinstance(container, Container) and container.doubt and not client.is_local:
             warnings.warn(container.doubt, UserWarning, stacklevel=3)
         if session:
-            name = f"{name}, session {session}"
+            name = pool_name(name, session)
             own = PlatformClient(url, key, budget=client.budget)
             attached = attach(own, session, container)
             mailbox = SessionMailbox(client, container, attached)

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Calls travel inline up to `_wire.INLINE_LIMIT` bytes, and all workers' together so many.
-INLINE_TOTAL = 600_000
-
 
 class Intake:
     """What `submit` and `map` of an executor do."""
@@ -57,7 +54,7 @@ class Intake:
         self._manager = opened.manager
         self._contents = opened.manager.contents
         self._resources = resources_of(container)
-        self._inline = min(_wire.INLINE_LIMIT, INLINE_TOTAL // max_workers)
+        self._inline = min(_wire.INLINE_LIMIT, _wire.INLINE_TOTAL // max_workers)
         self._requires = dict(requires)
         self._process = os.getpid()
         # No lock: a signal's handler may use the pool while `submit` is at any line. What is posted

@@ -40,8 +40,6 @@ LIST_PAGES = 20
 MOST_OUTPUTS = 50
 #: How many looks find the same answers unreadable before they count as garbled.
 GARBLED_LOOKS = 3
-#: An order above this size travels as a File: Linux takes 128 kB in one environment variable.
-ORDER_LIMIT = 100_000
 #: What a lost reply is looked up for before the request is given up, and then repeated.
 LOOK_UPS = 3
 #: How much of a log is read to find out why a run ended, and which call it was at.
@@ -135,13 +133,14 @@ class Mailbox:
 
     def launch(
         self,
-        title: str,
+        pool: str,
+        worker: int,
         order: _wire.Order,
         station: Station,
         wanted: Sequence[object],
         resources: Resources = ANY_RESOURCES,
     ) -> tuple[Job, Run]:
-        """Create a worker's script, of this size, and start its run.
+        """Create the script of a pool's worker, of this size, and start its run.
 
         `wanted` is emptied by the manager when the worker is no longer wanted.
 
@@ -150,15 +149,14 @@ class Mailbox:
         """
         if not wanted:
             raise Recalled
-        # Names are not unique on Platform; the token makes this one so, to be found again.
-        name = f"{title} [{order.worker}-{secrets.token_hex(4)}]"
+        name = _wire.script_name(pool, worker, order.worker, secrets.token_hex(4))
         text = _wire.packed(replace(order, name=name))
         container = self._container
         if resources != ANY_RESOURCES:
             container = replace(container, required_resources=asdict(resources))
         in_file = isinstance(container, Template) and container.order_in_file
         file_id = None
-        if in_file or len(text) > ORDER_LIMIT:
+        if in_file or len(text) > _wire.ORDER_LIMIT:
             file_id = self.upload(_wire.for_file(text), f"order of {name}").file_id
         body = script_body(
             container,
@@ -407,24 +405,21 @@ def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _w
 
     User code may post outputs too, of any name.
     """
-    prefix = _wire.answers_name(token, 0)[:-1]
     letters: dict[int, _wire.Answers | None] = {}
     for output in outputs:
-        number = output.name.removeprefix(prefix)
-        if not output.name.startswith(prefix) or not number.isdigit():
+        number = _wire.answers_number(output.name, token)
+        if number is None or output.object_type != "JSONValue":
             continue
-        if output.object_type != "JSONValue":
-            continue
-        if int(number) < known:
-            letters[int(number)] = None
+        if number < known:
+            letters[number] = None
             continue
         try:
             letter = _wire.answers_from_json(output.value)
         except _wire.WireError as error:
             _log.warning("output %s cannot be read: %s", output.name, error)
-            letters[int(number)] = None
+            letters[number] = None
         else:
-            letters[int(number)] = letter if letter.worker == token else None
+            letters[number] = letter if letter.worker == token else None
     return letters
 
 

@@ -356,11 +356,11 @@ class Manager:
             disk=disk_space(command.resources),
             greets=worker == 1,
         )
-        title = f"{self.pool.name}, worker {worker}"
+        pool = self.pool.name
         wanted = self._ledger.launch(worker, command.calls)
 
         def work() -> tuple[e.Event, Posting]:
-            job, run = self.mailbox.launch(title, order, station, wanted, command.resources)
+            job, run = self.mailbox.launch(pool, worker, order, station, wanted, command.resources)
             return e.Launched(worker), Posting(worker, order.worker, job, run.id)
 
         self._on(

@@ -21,7 +21,16 @@ from .._types import (
     Terms,
     WorkerId,
 )
-from .._wire import CALL_NOT_FETCHED, CRASHED, MEMORY, TIMED_OUT, Answer
+from .._wire import (
+    CALL_NOT_FETCHED,
+    CALL_OVERHEAD,
+    CRASHED,
+    INBOX_CALLS,
+    MEMORY,
+    ORDER_CALLS,
+    TIMED_OUT,
+    Answer,
+)
 from .events import CORRUPT, Command, Given, Reading, Report, Verdict
 from .pacing import Attempts, Pause
 
@@ -39,11 +48,6 @@ UNREADABLE = 600.0
 #: as either only after so many seconds.
 PASSED_OVER, STARTS, SLOW_LAUNCH = 2, 2.0, 30.0
 
-#: What may be in the inbox for all workers together, and in one order, in bytes of calls.
-INBOX_BYTES, ORDER_BYTES = 800_000, 80_000
-#: What a call takes besides the bytes that it does not share with others, in a packed letter.
-CALL_BYTES = 150
-
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -57,7 +61,7 @@ class Policy:
     @property
     def letter_bytes(self) -> int:
         """What the calls in the letter of one worker may take."""
-        return min(INBOX_BYTES // self.max_workers, ORDER_BYTES)
+        return min(INBOX_CALLS // self.max_workers, ORDER_CALLS)
 
 
 class TaskPhase(Enum):
@@ -215,7 +219,7 @@ class Tasks:
         It has room for `size` bytes more; the first call that it gets may be of any size.
         """
         name = self.next_ready(worker.resources)
-        if name is None or (worker.held and self.known[name].size + CALL_BYTES > size):
+        if name is None or (worker.held and self.known[name].size + CALL_OVERHEAD > size):
             return False
         task = self.move(name, TaskPhase.HELD)
         task.worker = worker.id
@@ -227,7 +231,7 @@ class Tasks:
     def size(self, worker: Worker) -> int:
         """The bytes of the calls that a worker holds."""
         held = (self.known.get(name) for name, _ in worker.calls)
-        return sum(task.size + CALL_BYTES for task in held if task is not None)
+        return sum(task.size + CALL_OVERHEAD for task in held if task is not None)
 
     def holds(self, call: Given, worker: Worker) -> bool:
         """Whether a task is held by this worker, and it is this time that it was given away."""

@@ -8,7 +8,6 @@ written whole, and never twice at once: what comes meanwhile goes with the next 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -30,8 +29,6 @@ from .recovery import Findings, Seen, findings
 
 _log = logging.getLogger(__name__)
 
-#: What scripts of a session's workers are called.
-_SCRIPT = re.compile(r", session (?P<session>[^,]*), worker \d+ \[(?P<token>[0-9a-f]+)-[0-9a-f]+\]")
 #: Who has written himself in looks again after so many seconds, whether somebody else has as well.
 SETTLE = 0.3
 #: So many workers are read at a time.
@@ -155,17 +152,17 @@ class Session:
 
     def tidy(self) -> None:
         """Archive the scripts of workers of which nothing more will come."""
-        ours = {worker.id for worker in self.findings.workers}
+        going_on = {worker.id for worker in self.findings.workers}
         for number, entry in enumerate(self.head.workers, 1):
-            if WorkerId(number) not in ours and not entry.over:  # nobody was left to tidy up
+            if WorkerId(number) not in going_on and not entry.over:  # nobody was left to tidy up
                 self._client.archive(Job(entry.job, self.head.kind))
                 posting = self.findings.estate.postings.get(WorkerId(number))
                 self.forget(entry.token, 0 if posting is None else posting.run_id)
         for row in self._client.newest_jobs(self.head.kind):
-            match = _SCRIPT.search(row.name)
-            if match is None or match["session"] != self.head.name:
+            ours = _wire.ScriptName.parsed(row.name)
+            if ours is None or ours.session != self.head.name:
                 continue
-            if row.run is None and match["token"] not in self._entries:  # died in between
+            if row.run is None and ours.token not in self._entries:  # died in between
                 self._client.archive(Job(row.job_id, self.head.kind))
 
     def claim(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,18 +17,13 @@ from .._exceptions import PlatformError
 from .._futures import logs as _logs
 from .._futures.display import duration
 from .._types import Job, JobKind, LogLine, Run
+from .._wire import ScriptName
 from ._platform import connected
 from ._terms import DIFFERS, MistakeError, show_json, show_table
 
 if TYPE_CHECKING:
     from .._api.client import PlatformClient
 
-#: What scripts of ours are called: the pool's name, its session, the worker's number, its token.
-_OURS = re.compile(
-    r"(?P<pool>.*?)(, session (?P<session>[A-Za-z0-9 ._-]+))?, worker (?P<worker>\d+) "
-    r"\[[0-9a-f]{16}-[0-9a-f]{8}\]( #\d+)?",
-    re.DOTALL,
-)
 #: How many pages of a list are read at the most; 50 rows each.
 PAGES = 10
 
@@ -141,11 +135,10 @@ def _listed(client: PlatformClient, kind: JobKind, hidden: bool, archived: bool)
 
 
 def _found(client: PlatformClient, name: str, job: Job, run: Run) -> Found | None:
-    match = _OURS.fullmatch(name)
-    if match is None:
+    ours = ScriptName.parsed(name)
+    if ours is None:
         return None
-    url = client.job_url(job)
-    return Found(match["pool"], match["session"], int(match["worker"]), job, run, url)
+    return Found(ours.pool, ours.session, ours.worker, job, run, client.job_url(job))
 
 
 # --- which one -----------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class Child:
             header, body = frame
             if "title" in header:  # where the log of a reused worker is cut into those of calls
                 for stream in self._streams:
-                    stream.announce(f"civis_futures: {header['title']}")
+                    stream.announce(header["title"])
             self._tail.clear()
             answer, data = self._perform(header, body)
             del body, frame

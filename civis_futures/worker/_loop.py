@@ -202,7 +202,7 @@ class Worker:
         header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
         header["buffers"] = fetched.buffers
         if not self._alone:
-            header["title"] = f"task {call.task} begins (attempt {call.attempt})"
+            header["title"] = _wire.begin_line(call.task, call.attempt)
         process.send(header, fetched.body)
 
     def _living_process(self) -> Process:

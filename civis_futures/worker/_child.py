@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     Header = dict[str, Any]
+    Payload = tuple[bytes, str | None, Sequence[str]]  # bytes, or the path of these; buffers' paths
 
 #: The exit code of a child that could not write its answer; see `DiedError`.
 PIPE_LOST = 74
@@ -43,8 +44,7 @@ def live(
     answers: int,
     mark: bytes,
     folder: str,
-    initializer: bytes | None,
-    buffers: Sequence[str],
+    initializer: Payload | None,
 ) -> NoReturn:
     """All that the child does, from the fork to its end. It never returns into the parent's stack.
 
@@ -53,7 +53,7 @@ def live(
     code = 1
     try:
         _settle_in()
-        Child(calls, answers, mark, folder).serve(initializer, buffers)
+        Child(calls, answers, mark, folder).serve(initializer)
         _run_exit_hooks()
         code = 0
     except BrokenPipeError:
@@ -77,34 +77,44 @@ class Child:
         self._streams = (Stream("stdout", 1, self._tail), Stream("stderr", 2, self._tail))
         self._pid = os.getpid()
 
-    def serve(self, initializer: bytes | None, buffers: Sequence[str]) -> None:
+    def serve(self, initializer: Payload | None) -> None:
         """Run the initializer, then calls until no more can come."""
         if initializer is not None:
-            problem = self._initialize(initializer, buffers)
+            problem = self._initialize(*initializer)
             self._send({"ready": problem is None, **(problem or {})}, b"")
             if problem is not None:
                 return
-        while True:
-            frame = self._receive()
-            if frame is None:
-                return
-            header, body = frame
-            if "title" in header:  # where the log of a reused worker is cut into those of calls
-                for stream in self._streams:
-                    stream.announce(f"civis_futures: {header['title']}")
-            self._tail.clear()
-            answer, data = self._perform(header, body)
-            del body, frame
-            if answer["kind"] != _wire.RETURNED:
-                answer["log"] = self._tail.lines()
-            self._restore_streams()
-            self._send({**answer, "name": header["name"]}, data)
+        while self._answer_next():
+            pass
 
-    def _initialize(self, initializer: bytes, buffers: Sequence[str]) -> Header | None:
+    def _answer_next(self) -> bool:
+        """Run the next call; False if no more can come. All that it was and gave is let go then:
+        the next one may need the memory.
+        """
+        frame = self._receive()
+        if frame is None:
+            return False
+        header, body = frame
+        if "title" in header:  # where the log of a reused worker is cut into those of calls
+            for stream in self._streams:
+                stream.announce(f"civis_futures: {header['title']}")
+        self._tail.clear()
+        answer, data = self._perform(header, body)
+        if answer["kind"] != _wire.RETURNED:
+            answer["log"] = self._tail.lines()
+        self._restore_streams()
+        self._send({**answer, "name": header["name"]}, data)
+        return True
+
+    def _initialize(self, body: bytes, path: str | None, buffers: Sequence[str]) -> Header | None:
         """What went wrong, if anything did."""
-        variables = Globals(initializer)
+        if path is not None:  # not by `load`, which would remove it: later processes need it too
+            with open(path, "rb") as file:
+                body = file.read()
+        variables = Globals(body)
         try:
-            call, _ = load(initializer, None, buffers)
+            call, _ = load(body, None, buffers)
+            del body
             _show_levels()
             call()
         except BaseException as error:
@@ -134,6 +144,7 @@ class Child:
             answer, data = _raised(error)
         else:
             seconds = time.perf_counter() - begin
+            del call  # and what it was given, which need not be in memory beside the pickle
             self._end_if_forked(None)
             answer, data = _returned(result)
         answer.update(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds that the first answers wait for company while further calls are run.
 FIRST_LINGER = 0.5
+#: Outcomes of so many bytes do not wait: the next call may need the memory, or the disk.
+_MOST_WAITING = 10_000_000
 
 
 class Outbox:
@@ -31,6 +33,7 @@ class Outbox:
         self._name = name  # of the script; empty if it is not to be changed
         self.greets = bool(name) and greets  # it shall say before its first answers that it can
         self._waiting: list[tuple[_wire.Answer, Source | None]] = []
+        self._size = 0  # in bytes, of their outcomes, which are in memory or on the disk
         self._oldest = 0.0
         self._posted = 0
         self.longest = FIRST_LINGER  # what the client allows
@@ -48,6 +51,7 @@ class Outbox:
             if self._oldest - self._last > 2 * self.longest:
                 self._linger = FIRST_LINGER  # after a long rest, these are first answers again
         self._waiting.append((answer, data))
+        self._size += 0 if data is None else data.size
 
     def due_in(self, queued: int) -> float | None:
         """Seconds until the oldest answer should go, or None if there is none.
@@ -57,6 +61,8 @@ class Outbox:
         """
         if not self._waiting:
             return None
+        if self._size > _MOST_WAITING:
+            return 0.0
         linger = min(self._linger, self.longest)
         if queued and len(self._waiting) >= queued:
             linger = min(linger, max(FIRST_LINGER, self.longest / 4))
@@ -84,6 +90,7 @@ class Outbox:
         answer, data = self._waiting[place]
         if data is None:
             return answer
+        self._size -= data.size
         if data.size <= _wire.INLINE_LIMIT:
             answer = replace(answer, data=_wire.Blob.of(b"".join(data.pieces(0, data.size))))
         else:

@@ -127,6 +127,7 @@ class Child:
 
     def _perform(self, header: Header, body: bytes) -> tuple[Header, bytes | None]:
         """Run one call: what is to be said of it, and the pickled outcome."""
+        _forget_peak()
         started = time.time()
         try:
             call, importing = load(body, header["path"], header["buffers"])
@@ -439,6 +440,18 @@ def _bare_traceback(error: BaseException) -> str:
 def peak_mb(usage: resource.struct_rusage) -> float:
     """The peak of a process's memory in MB. (Linux counts in kB here, macOS in bytes.)"""
     return usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _forget_peak() -> None:
+    """From now on the peak is that of the call that begins, and not of any before it. (Where the
+    kernel cannot forget, which Linux can, it is still the peak of the process.)
+    """
+    with contextlib.suppress(OSError):
+        target = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(target, b"5")  # proc(5): the peak resident set size
+        finally:
+            os.close(target)
 
 
 def _own_peak_mb() -> float:

@@ -129,3 +129,20 @@ def test_large_outcomes_do_not_wait_for_others(stub, start, calls, put_inbox):
         calls(lambda: 0, lambda: bytes(11_000_000), first=2) + calls((time.sleep, 1000), first=4)
     )
     stub.until_answered(2, 3)
+
+
+def test_the_peak_is_that_of_the_call(run, calls, stub):
+    def fails():
+        return data()[-1:] + None
+
+    def is_killed():
+        large = b"x" * (BIG // 3)
+        os.kill(os.getpid(), len(large) and 9)
+
+    quiet, loud, failing = lambda: 0, data, fails
+    answers = run(calls(quiet, loud, quiet, failing, quiet, is_killed, quiet))
+    peaks = [answer.peak_mb for answer in answers]
+    for place in (2, 4, 6):
+        assert peaks[place] < 60, peaks
+    assert min(peaks[1], peaks[3]) > BIG / 1.1e6, peaks
+    assert 45 < peaks[5] < 110, peaks

@@ -119,9 +119,9 @@ class Attempt:
 
     `state` is how it ended for the call ("running" if it has not); `reason` why, in one line, ""
     after a success. `started` and `finished` are seconds since the epoch by the container's
-    clock; `peak_memory` is in MB: how much memory the process that ran it had at the most meanwhile,
-    what its modules and globals took before included (of a container whose kernel cannot tell that,
-    not Linux: since it began). None: nobody knows.
+    clock; `peak_memory` is in MB: what the process that ran it had at the most meanwhile, modules
+    and globals from before included (where the container's kernel cannot tell that: at the most so
+    far). None: nobody knows.
     """
 
     worker: int

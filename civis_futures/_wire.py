@@ -250,9 +250,9 @@ class Answer:
     Python version or the exit code, by kind. `started` and `finished` are seconds since the epoch
     by the container's clock, `seconds` the compute alone, `importing` and `unpickling` those before
     it (imports that happen during the unpickling count as the former), `upload` those that the
-    outcome took into its File, `peak_mb` the peak memory of the process
-    during the call (where the kernel of the container cannot tell that, until then). `log` is what a call that
-    failed printed last, line by line. `frames` are those of the text that lack their source.
+    outcome took into its File, `peak_mb` the peak memory of the process during the call
+    (where the container's kernel cannot tell that: so far). `log` is what a call that failed
+    printed last, line by line. `frames` are those of the text that lack their source.
     """
 
     task: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import copyreg
 import io
 import os
 import pickle
@@ -389,16 +390,36 @@ def _type_of(value: Any) -> str:
 
 
 def _pickled(value: Any) -> bytes:
+    own = _own_arrays()
     with contextlib.suppress(Exception):
-        return pickle.dumps(value, _PROTOCOL)
+        target = io.BytesIO()
+        pickler = pickle.Pickler(target, _PROTOCOL)
+        if own:
+            pickler.dispatch_table = {**copyreg.dispatch_table, **own}
+        pickler.dump(value)
+        return target.getvalue()
     import cloudpickle  # by value, then: what is local, or was defined in the client's __main__
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table)
+        dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table).new_child(own)
 
     target = io.BytesIO()
     Pickler(target, _PROTOCOL).dump(value)
     return target.getvalue()
+
+
+def _own_arrays() -> dict[Any, Any]:
+    """How arrays are pickled so that the caller may write into hers.
+
+    An array that is read-only here, as a part of one that is mapped is, would be so there as well.
+    """
+    array: Any = getattr(sys.modules.get("numpy"), "ndarray", None)
+
+    def reduce(value: Any) -> Any:
+        own = value if value.flags.writeable else value.copy(order="K")
+        return own.__reduce_ex__(_PROTOCOL)
+
+    return {array: reduce} if isinstance(array, type) else {}
 
 
 def _answer(

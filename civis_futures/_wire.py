@@ -24,7 +24,7 @@ import sys
 import zlib
 from collections import ChainMap
 from dataclasses import dataclass, field
-from types import CodeType
+from types import CodeType, CoroutineType
 from typing import Any
 
 WIRE_VERSION = 1
@@ -347,6 +347,15 @@ def answers_from_json(value: Any) -> Answers:
         return Answers(**{**_known(Answers, value), "answers": answers})
     except (AttributeError, KeyError, TypeError) as error:
         raise WireError(f"not answers: {error}") from error
+
+
+def finished(result: Any) -> Any:
+    """What a call returned; if that is a coroutine, what it returns when it is run here."""
+    if type(result) is not CoroutineType:
+        return result
+    import asyncio  # few calls need it
+
+    return asyncio.run(result)
 
 
 def code_key(code: CodeType) -> str:

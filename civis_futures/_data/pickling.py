@@ -174,9 +174,9 @@ def load_call(data: bytes, buffers: Sequence[bytes]) -> Callable[[], Any]:
     parts = pickle.loads(data, buffers=buffers)
     if len(parts) == 2:
         each, (_, rows) = parts
-        return lambda: [each(*row) for row in rows]
+        return lambda: [_wire.finished(each(*row)) for row in rows]
     function, args, kwargs = parts
-    return lambda: function(*args, **kwargs)
+    return lambda: _wire.finished(function(*args, **kwargs))
 
 
 def brief(error: BaseException) -> str:

@@ -47,6 +47,8 @@ NO_PROGRAM = 79
 
 #: Bytes above this size travel as a File instead of inline in JSON (before base64).
 INLINE_LIMIT = 64_000
+#: Characters of one line of output in an error.
+LINE_LIMIT = 500
 #: What one JSON value may hold (Platform's limit is 1,000,000 bytes; the rest is headroom).
 JSON_VALUE_LIMIT = 900_000
 
@@ -347,6 +349,20 @@ def answers_from_json(value: Any) -> Answers:
         return Answers(**{**_known(Answers, value), "answers": answers})
     except (AttributeError, KeyError, TypeError) as error:
         raise WireError(f"not answers: {error}") from error
+
+
+def shown(line: str) -> str:
+    """A line of output as a terminal shows it: of a progress bar, its last state; not too long."""
+    return clipped(line.rstrip("\r").rpartition("\r")[2], LINE_LIMIT)
+
+
+def clipped(text: str, limit: int) -> str:
+    """The text, with its middle left out if it has more than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    kept = limit // 2
+    left_out = f"... ({len(text) - 2 * kept:,} characters left out) ..."
+    return f"{text[:kept]}{left_out}{text[-kept:]}"
 
 
 def finished(result: Any) -> Any:

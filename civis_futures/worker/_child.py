@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 #: The exit code of a child that could not write its answer; see `DiedError`.
 PIPE_LOST = 74
 _PROTOCOL = 5
-#: What is kept of the output of a call: lines, characters of each, characters of one print.
-_TAIL, _TAIL_LINE, _TAIL_TEXT = 15, 500, 10_000
+#: What is kept of the output of a call: lines, and characters of one print.
+_TAIL, _TAIL_TEXT = 15, 10_000
 
 
 def live(
@@ -98,7 +98,7 @@ class Child:
         header, body = frame
         if "title" in header:  # where the log of a reused worker is cut into those of calls
             for stream in self._streams:
-                stream.announce(f"civis_futures: {header['title']}")
+                stream.announce(header["title"])
         self._tail.clear()
         answer, data = self._perform(header, body)
         if answer["kind"] != _wire.RETURNED:
@@ -232,12 +232,13 @@ class Tail:
     def add(self, text: str) -> None:
         """Something was printed."""
         *lines, rest = (self._rest + text[-_TAIL_TEXT:]).split("\n")
-        self._lines.extend(line[:_TAIL_LINE] for line in lines[-_TAIL:])
-        self._rest = rest[:_TAIL_LINE]
+        self._lines.extend(map(_wire.shown, lines[-_TAIL:]))
+        self._rest = rest[-_TAIL_TEXT:]
 
     def lines(self) -> list[str]:
         """The lines, the last one perhaps unfinished."""
-        lines = [*self._lines, self._rest] if self._rest else [*self._lines]
+        rest = _wire.shown(self._rest)
+        lines = [*self._lines, rest] if rest else [*self._lines]
         return [plain(line) for line in lines[-_TAIL:]]
 
 
@@ -249,14 +250,11 @@ class Recorder(io.TextIOWrapper):
         buffer = io.BufferedWriter(raw)
         super().__init__(buffer, encoding, "backslashreplace", line_buffering=True)
         self._tail = tail
-        self.unfinished = False  # the last line
 
     def write(self, text: str) -> int:
         """Print, and remember."""
         length = super().write(text)
         self._tail.add(text)
-        if text:
-            self.unfinished = not text.endswith("\n")
         return length
 
 
@@ -277,8 +275,8 @@ class Stream:
 
     def announce(self, text: str) -> None:
         """A line of our own. Each stream has it: which of the two comes first is not certain."""
-        start = "\n" if self._stream.unfinished else ""
-        print(f"{start}{text}", file=self._stream, flush=True)
+        with contextlib.suppress(Exception):  # say, the disk is full: then the log tells less
+            print(text, file=self._stream, flush=True)
 
     def flush(self) -> None:
         """Write out what user code has printed, wherever it prints now."""

@@ -83,6 +83,7 @@ class Worker:
         self._queue: deque[_wire.Call] = deque()
         self._fetched: dict[str, Fetched] = {}  # at most the next call, fetched ahead
         self._running: _wire.Call | None = None
+        self._printed = order.initializer is not None  # whether user code may have printed
         self._since = 0.0  # when the running call was handed over
         self._process: Process | None = None
         self._ready = False  # whether that process has run its initializer, if there is one
@@ -212,7 +213,13 @@ class Worker:
         header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
         header["buffers"] = fetched.buffers
         if not self._alone:
-            header["title"] = f"task {call.task} begins (attempt {call.attempt})"
+            # On a line of its own: what was before may have ended without a newline, and been
+            # written by anything, so nobody knows.
+            start = "\n" if self._printed else ""
+            header["title"] = (
+                f"{start}civis_futures: task {call.task} begins (attempt {call.attempt})"
+            )
+        self._printed = True
         process.send(header, fetched.body)
 
     def _living_process(self) -> Process:

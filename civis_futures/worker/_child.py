@@ -38,6 +38,8 @@ PIPE_LOST = 74
 _PROTOCOL = 5
 #: What is kept of the output of a call: lines, and characters of one print.
 _TAIL, _TAIL_TEXT = 15, 10_000
+#: Characters of the name of a type or module, and of why there is no pickle.
+_NAME, _REASON = 300, 2000
 
 
 def live(
@@ -349,7 +351,7 @@ def _missing(error: BaseException) -> str:
         return ""
     with contextlib.suppress(BaseException):  # it may be anybody's class
         name = getattr(error, _wire.REQUIREMENT, None) or error.name  # type: ignore[attr-defined]
-        return plain(name) if isinstance(name, str) else ""
+        return plain(_wire.clipped(name, _NAME)) if isinstance(name, str) else ""
     return ""
 
 
@@ -374,7 +376,7 @@ def _raised(error: BaseException) -> tuple[Header, bytes | None]:
 
 def _said(error: BaseException) -> str:
     try:
-        return plain(f"{error!s}"[:_TAIL_TEXT])
+        return plain(_wire.clipped(f"{error!s}", _REASON))
     except BaseException:
         return "<exception str() failed>"
 
@@ -384,7 +386,8 @@ def _type_of(value: Any) -> str:
     module, name = (
         type.__dict__[part].__get__(type(value)) for part in ("__module__", "__qualname__")
     )
-    return plain(f"{module}.{name}" if type(module) is str else name)
+    name = f"{module}.{name}" if type(module) is str else name
+    return plain(_wire.clipped(name, _NAME))
 
 
 def _pickled(value: Any) -> bytes:
@@ -450,7 +453,8 @@ def _bare_traceback(error: BaseException) -> str:
     trace = BaseException.__dict__["__traceback__"].__get__(error)
     while trace is not None:
         code = trace.tb_frame.f_code
-        lines.append(f'  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_name}')
+        file, name = (_wire.clipped(text, _NAME) for text in (code.co_filename, code.co_name))
+        lines.append(f'  File "{file}", line {trace.tb_lineno}, in {name}')
         trace = trace.tb_next
     head = "Traceback (most recent call last):"
     return plain("\n".join([head, *lines, _type_of(error).removeprefix("builtins."), ""]))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FIRST_LINGER = 0.5
 #: Outcomes of so many bytes do not wait: the next call may need the memory, or the disk.
 _MOST_WAITING = 10_000_000
+#: Statuses that say something of what was sent, and not of who sends it, or where to.
+_UNFIT = (400, 413, 422)
 
 
 class Outbox:
@@ -113,13 +115,25 @@ class Outbox:
         return replace(answer, data=blob, upload=time.monotonic() - begin)
 
     def _send(self, batch: list[_wire.Answer]) -> None:
-        name = _wire.answers_name(self._worker, self._posted)
-        text = _wire.to_json(_wire.Answers(self._worker, tuple(batch)))
-        self._platform.post_output(name, text)
+        try:
+            self._output(batch)
+        except RefusedError as error:
+            if error.status not in _UNFIT:
+                raise
+            if len(batch) > 1:  # what is wrong with one of them shall not cost the others
+                for answer in batch:
+                    self._send([answer])
+                return
+            self._output([_without_what_it_says(batch[0], error)])
         self._posted += 1
         self._last = time.monotonic()
         del self._waiting[: len(batch)]
         self.tell()
+
+    def _output(self, batch: list[_wire.Answer]) -> None:
+        name = _wire.answers_name(self._worker, self._posted)
+        text = _wire.to_json(_wire.Answers(self._worker, tuple(batch)))
+        self._platform.post_output(name, text)
 
     def tell(self) -> None:
         """Say in the name of the script how many letters there are."""
@@ -129,3 +143,18 @@ class Outbox:
                 self._platform.rename(_wire.counted(self._name, self._posted))
             except RefusedError:  # the client looks for itself, then, if less often
                 self._name = ""
+
+
+def _without_what_it_says(answer: _wire.Answer, why: RefusedError) -> _wire.Answer:
+    """The answer when the platform does not take it: nothing of it but that there is one."""
+    detail = "result" if answer.kind == _wire.RETURNED else "exception"
+    return _wire.Answer(
+        answer.task,
+        _wire.OUTCOME_PICKLING,
+        text=f"the answer cannot be stored: {why}",
+        detail=detail,
+        attempt=answer.attempt,
+        started=answer.started,
+        finished=answer.finished,
+        key=answer.key,
+    )

@@ -119,7 +119,9 @@ class Attempt:
 
     `state` is how it ended for the call ("running" if it has not); `reason` why, in one line, ""
     after a success. `started` and `finished` are seconds since the epoch by the container's
-    clock; `peak_memory` is in MB. None: nobody knows.
+    clock; `peak_memory` is in MB: what the process that ran it had at the most meanwhile, modules
+    and globals from before included (where the container's kernel cannot tell that: at the most so
+    far). None: nobody knows.
     """
 
     worker: int

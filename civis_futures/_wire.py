@@ -24,7 +24,7 @@ import sys
 import zlib
 from collections import ChainMap
 from dataclasses import dataclass, field
-from types import CodeType
+from types import CodeType, CoroutineType
 from typing import Any, NamedTuple
 
 WIRE_VERSION = 1
@@ -60,6 +60,9 @@ ORDER_LIMIT = 100_000
 #: What a call takes in a packed letter besides the bytes that it does not share with others, and
 #: what each buffer that it names takes: a digest, a size and a File.
 CALL_OVERHEAD, BUFFER_NAME = 150, 160
+#: Characters of one line of output in an error.
+LINE_LIMIT = 500
+
 
 #: How a compressed letter begins, and from how many characters on it is worth it.
 _PACKED, _LONG = "z:", 2000
@@ -310,8 +313,9 @@ class Answer:
     Python version or the exit code, by kind. `started` and `finished` are seconds since the epoch
     by the container's clock, `seconds` the compute alone, `importing` and `unpickling` those before
     it (imports that happen during the unpickling count as the former), `upload` those that the
-    outcome took into its File, `peak_mb` the process's peak memory. `log` is what a call that
-    failed printed last, line by line. `frames` are those of the text that lack their source.
+    outcome took into its File, `peak_mb` the peak memory of the process during the call
+    (where the container's kernel cannot tell that: so far). `log` is what a call that failed
+    printed last, line by line. `frames` are those of the text that lack their source.
     """
 
     task: int
@@ -406,6 +410,29 @@ def answers_from_json(value: Any) -> Answers:
         return Answers(**{**_known(Answers, value), "answers": answers})
     except (AttributeError, KeyError, TypeError) as error:
         raise WireError(f"not answers: {error}") from error
+
+
+def shown(line: str) -> str:
+    """A line of output as a terminal shows it: of a progress bar, its last state; not too long."""
+    return clipped(line.rstrip("\r").rpartition("\r")[2], LINE_LIMIT)
+
+
+def clipped(text: str, limit: int) -> str:
+    """The text, with its middle left out if it has more than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    kept = limit // 2
+    left_out = f"... ({len(text) - 2 * kept:,} characters left out) ..."
+    return f"{text[:kept]}{left_out}{text[-kept:]}"
+
+
+def finished(result: Any) -> Any:
+    """What a call returned; if that is a coroutine, what it returns when it is run here."""
+    if type(result) is not CoroutineType:
+        return result
+    import asyncio  # few calls need it
+
+    return asyncio.run(result)
 
 
 def code_key(code: CodeType) -> str:

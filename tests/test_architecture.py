@@ -63,7 +63,7 @@ threading         in _api.budget _api.client _api.transport _data.contents _futu
 queue             in _futures.progress _pool.manager _pool.threads
 subprocess        in cli local
 os.fork           in worker
-asyncio           in _futures.awaiting local
+asyncio           in _futures.awaiting _wire local
 sqlite3           in local
 starlette         in local
 uvicorn           in local

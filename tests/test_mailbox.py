@@ -373,6 +373,8 @@ def test_the_part_of_a_log_that_is_of_one_call():
     assert part_of(LOG, CALLS[0]) == ["four"]
     assert part_of(LOG, CALLS[1]) == ["five"]
     assert part_of(LOG, CALLS[2]) == LOG  # it does not tell
+    newlines = [line for begin in LOG[::2] for line in ("", begin, "x", "")]
+    assert part_of(newlines, CALLS[0]) == ["x", ""]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ MOST_BUFFERS = 16
 #: The pickle of shared data (what is left of it without its buffers) travels with each call up to
 #: this size, which spares a request to upload it, and one of each worker.
 LARGEST_HEAD = 8_000
+#: Characters of what another error says, in the message of one of ours.
+REASON = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +174,9 @@ def load_call(data: bytes, buffers: Sequence[bytes]) -> Callable[[], Any]:
     parts = pickle.loads(data, buffers=buffers)
     if len(parts) == 2:
         each, (_, rows) = parts
-        return lambda: [each(*row) for row in rows]
+        return lambda: [_wire.finished(each(*row)) for row in rows]
     function, args, kwargs = parts
-    return lambda: function(*args, **kwargs)
+    return lambda: _wire.finished(function(*args, **kwargs))
 
 
 def brief(error: BaseException) -> str:
@@ -183,4 +185,5 @@ def brief(error: BaseException) -> str:
         text = str(error)
     except BaseException:  # it may be anybody's class
         text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = _wire.clipped(type(error).__name__, _wire.LINE_LIMIT)
+    return f"{name}: {_wire.clipped(text, REASON)}" if text else name

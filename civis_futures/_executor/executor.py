@@ -173,7 +173,11 @@ class ContainerPoolExecutor(Executor):
         call. If they cannot be pickled, the future has a `CallPicklingError`. Arrays of 1 MB and
         more are uploaded once, however many calls have them, and are read-only in the container.
 
+        A coroutine function is run there to its end, by `asyncio.run`: ``submit(fetch, url)`` with
+        ``async def fetch(url)`` gives what `fetch` returns.
+
         Raises:
+            TypeError: `fn` is a generator function, and a generator cannot be sent back.
             RuntimeError: the executor is shut down.
             BrokenContainerPool: the pool can do no more work.
         """

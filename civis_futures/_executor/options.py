@@ -8,8 +8,10 @@ an executor is what has `submit` and `map` here.
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from .._container import DEFAULT_RESOURCES, Container, Template, checked_resources
@@ -103,6 +105,17 @@ def _is_retry_on(wish: Any) -> bool:
     if isinstance(wish, tuple):
         return all(isinstance(kind, type) and _is_retry_on(kind) for kind in wish)
     return wish is None or callable(wish)
+
+
+def check_function(fn: object) -> None:
+    """Raise TypeError if it is a generator function: what it returns could not be sent back."""
+    plain = inspect.isroutine(fn) or isinstance(fn, partial | type)
+    call = fn if plain else inspect.getattr_static(type(fn), "__call__", None)
+    if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
+        raise TypeError(
+            f"{fn!r} is a generator function, and a generator cannot be sent back. "
+            "Return a list of what it yields; or submit a call for each."
+        )
 
 
 class Intake(Protocol):
@@ -204,6 +217,7 @@ def check_types(
     """Raise TypeError for the first argument that is of the wrong type."""
     if initializer is not None and not callable(initializer):
         raise TypeError("initializer must be a callable")
+    check_function(initializer)
     if not isinstance(initargs, Iterable):
         raise TypeError("initargs must be an iterable")
     if name is not None and not isinstance(name, str):

@@ -28,7 +28,7 @@ from .._futures.tables import Roll
 from .._scheduling.events import CancelRequested, Submitted
 from .._types import ANY_RESOURCES, Resources, TaskId
 from .map import BatchSize, Watcher, flat, results
-from .options import CallOptions, number, whole
+from .options import CallOptions, check_function, number, whole
 
 if TYPE_CHECKING:
     from .._data.pickling import Payload
@@ -72,6 +72,7 @@ class Intake:
     ) -> ContainerFuture[T]:
         """One call; `item` tells it from the others of a map, in its name."""
         self._check_open()
+        check_function(fn)
         pickled = partial(
             pickling.call_payload,
             fn=self._with_requirements(fn),
@@ -99,6 +100,7 @@ class Intake:
             raise ValueError("timeout must not be negative")
         if buffersize is not None:
             whole("buffersize", buffersize)
+        check_function(fn)
         size = 1 if chunksize == "auto" else whole("chunksize", chunksize)
         self._check_open()
         watcher: Watcher | None = None
@@ -123,6 +125,7 @@ class Intake:
     ) -> ContainerFuture[list[T]]:
         """As `ContainerPoolExecutor.submit_batch`."""
         self._check_open()
+        check_function(fn)
         pickled = partial(
             pickling.chunk_payload,
             fn=self._with_requirements(fn),

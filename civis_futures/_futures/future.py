@@ -277,7 +277,8 @@ class ContainerFuture(Future[T]):
         the debugger where it was raised (`pdb.post_mortem`), and is raised again after that.
 
         Raises:
-            RuntimeError: the future has not failed.
+            RuntimeError: the future has not failed; or its function is a coroutine function, and an
+                event loop runs here already, as in a notebook.
             PlatformError: the call was in a File, and that cannot be read.
             Exception: whatever the call raises.
         """

@@ -113,6 +113,7 @@ class _Stream:
 
     marked: bool = False  # whether any call is known to have begun
     begun: bool = False  # this one is
+    blank: LogLine | None = None  # its last line, if that is empty: it may belong to the next mark
     over: bool = False  # and another one after it
 
 
@@ -159,8 +160,14 @@ class Cutter:
                 mark = None
             if mark is None:
                 if not stream.over and (stream.begun or not stream.marked):
-                    self._kept.add(line)
-            elif int(mark[1]) == self._number:
+                    self._let_go(stream)
+                    if line.message or not self.reused:
+                        self._kept.add(line)
+                    else:
+                        stream.blank = line
+                continue
+            stream.blank = None  # a mark begins with a newline, whatever was written before it
+            if int(mark[1]) == self._number:
                 self._kept.drop(by_stderr)  # an earlier attempt of it, if anything
                 stream.marked = stream.begun = True
                 stream.over = False
@@ -176,6 +183,17 @@ class Cutter:
     def take(self) -> list[LogLine]:
         """What was kept since the last time."""
         return [leveled(line) for line in self._kept.take()]
+
+    def rest(self) -> list[LogLine]:
+        """The same, when no more will come."""
+        for stream in self._streams.values():
+            self._let_go(stream)
+        return self.take()
+
+    def _let_go(self, stream: _Stream) -> None:
+        if stream.blank is not None:
+            self._kept.add(stream.blank)
+            stream.blank = None
 
 
 def _by_stderr(line: LogLine) -> bool:
@@ -205,7 +223,7 @@ def read(shelf: Shelf, call: Call, tail: int | None) -> list[LogLine]:
     if where is None or tail == 0:
         return []
     with closing(shelf.open()) as source:
-        return _begin(source, shelf, call, where, tail)[0].take()
+        return _begin(source, shelf, call, where, tail)[0].rest()
 
 
 def _begin(
@@ -294,7 +312,7 @@ def _follow_run(
         pause = shortest if new else min(pause * 1.5, LONGEST_PAUSE)
         if not complete:
             time.sleep(pause) if call.done() else call.wait(pause)
-    yield from cutter.take()
+    yield from cutter.rest()
 
 
 def _highest(lines: Iterable[LogLine]) -> int:

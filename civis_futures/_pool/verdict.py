@@ -46,7 +46,7 @@ def told_by_run(run: Run | None, said: Sequence[str], image: str, call: Given) -
         started=None if run is None else run.started,
         finished=None if run is None else run.finished,
         peak_memory=None if run is None else run.max_memory,
-        log_tail=tuple(part_of(said, call)[-TAIL:]),
+        log_tail=_tail(part_of(said, call)),
     )
 
 
@@ -67,8 +67,12 @@ def told_by_worker(answer: _wire.Answer, run: Run | None, said: Sequence[str]) -
         started=answer.started,
         finished=answer.finished,
         peak_memory=answer.peak_mb or None,
-        log_tail=tuple(said[-TAIL:]),
+        log_tail=_tail(said),
     )
+
+
+def _tail(said: Sequence[str]) -> tuple[str, ...]:
+    return tuple(map(_wire.shown, said[-TAIL:]))
 
 
 def _beginning(line: str) -> Given | None:
@@ -81,9 +85,12 @@ def part_of(said: Sequence[str], call: Given) -> Sequence[str]:
     """The lines of a log from where this call begins; all, if it does not tell."""
     if not any(_beginning(line) == call for line in said):
         return said
-    part, at = [], None
+    part: list[str] = []
+    at = None
     for line in said:
         begun = _beginning(line)
+        if begun is not None and part and not part[-1]:
+            part.pop()  # the newline with which a beginning begins
         at = begun or at
         if begun is None and at == call:
             part.append(line)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import copyreg
 import io
 import os
 import pickle
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     Header = dict[str, Any]
+    Payload = tuple[bytes, str | None, Sequence[str]]  # bytes, or the path of these; buffers' paths
 
 #: The exit code of a child that could not write its answer; see `DiedError`.
 PIPE_LOST = 74
 _PROTOCOL = 5
-#: What is kept of the output of a call: lines, characters of each, characters of one print.
-_TAIL, _TAIL_LINE, _TAIL_TEXT = 15, 500, 10_000
+#: What is kept of the output of a call: lines, and characters of one print.
+_TAIL, _TAIL_TEXT = 15, 10_000
+#: Characters of the name of a type or module, and of why there is no pickle.
+_NAME, _REASON = 300, 2000
 
 
 def live(
@@ -43,8 +47,7 @@ def live(
     answers: int,
     mark: bytes,
     folder: str,
-    initializer: bytes | None,
-    buffers: Sequence[str],
+    initializer: Payload | None,
 ) -> NoReturn:
     """All that the child does, from the fork to its end. It never returns into the parent's stack.
 
@@ -53,7 +56,7 @@ def live(
     code = 1
     try:
         _settle_in()
-        Child(calls, answers, mark, folder).serve(initializer, buffers)
+        Child(calls, answers, mark, folder).serve(initializer)
         _run_exit_hooks()
         code = 0
     except BrokenPipeError:
@@ -77,34 +80,44 @@ class Child:
         self._streams = (Stream("stdout", 1, self._tail), Stream("stderr", 2, self._tail))
         self._pid = os.getpid()
 
-    def serve(self, initializer: bytes | None, buffers: Sequence[str]) -> None:
+    def serve(self, initializer: Payload | None) -> None:
         """Run the initializer, then calls until no more can come."""
         if initializer is not None:
-            problem = self._initialize(initializer, buffers)
+            problem = self._initialize(*initializer)
             self._send({"ready": problem is None, **(problem or {})}, b"")
             if problem is not None:
                 return
-        while True:
-            frame = self._receive()
-            if frame is None:
-                return
-            header, body = frame
-            if "title" in header:  # where the log of a reused worker is cut into those of calls
-                for stream in self._streams:
-                    stream.announce(header["title"])
-            self._tail.clear()
-            answer, data = self._perform(header, body)
-            del body, frame
-            if answer["kind"] != _wire.RETURNED:
-                answer["log"] = self._tail.lines()
-            self._restore_streams()
-            self._send({**answer, "name": header["name"]}, data)
+        while self._answer_next():
+            pass
 
-    def _initialize(self, initializer: bytes, buffers: Sequence[str]) -> Header | None:
+    def _answer_next(self) -> bool:
+        """Run the next call; False if no more can come. All that it was and gave is let go then:
+        the next one may need the memory.
+        """
+        frame = self._receive()
+        if frame is None:
+            return False
+        header, body = frame
+        if "title" in header:  # where the log of a reused worker is cut into those of calls
+            for stream in self._streams:
+                stream.announce(header["title"])
+        self._tail.clear()
+        answer, data = self._perform(header, body)
+        if answer["kind"] != _wire.RETURNED:
+            answer["log"] = self._tail.lines()
+        self._restore_streams()
+        self._send({**answer, "name": header["name"]}, data)
+        return True
+
+    def _initialize(self, body: bytes, path: str | None, buffers: Sequence[str]) -> Header | None:
         """What went wrong, if anything did."""
-        variables = Globals(initializer)
+        if path is not None:  # not by `load`, which would remove it: later processes need it too
+            with open(path, "rb") as file:
+                body = file.read()
+        variables = Globals(body)
         try:
-            call, _ = load(initializer, None, buffers)
+            call, _ = load(body, None, buffers)
+            del body
             _show_levels()
             call()
         except BaseException as error:
@@ -117,6 +130,7 @@ class Child:
 
     def _perform(self, header: Header, body: bytes) -> tuple[Header, bytes | None]:
         """Run one call: what is to be said of it, and the pickled outcome."""
+        _forget_peak()
         started = time.time()
         try:
             call, importing = load(body, header["path"], header["buffers"])
@@ -134,6 +148,7 @@ class Child:
             answer, data = _raised(error)
         else:
             seconds = time.perf_counter() - begin
+            del call  # and what it was given, which need not be in memory beside the pickle
             self._end_if_forked(None)
             answer, data = _returned(result)
         answer.update(
@@ -219,12 +234,13 @@ class Tail:
     def add(self, text: str) -> None:
         """Something was printed."""
         *lines, rest = (self._rest + text[-_TAIL_TEXT:]).split("\n")
-        self._lines.extend(line[:_TAIL_LINE] for line in lines[-_TAIL:])
-        self._rest = rest[:_TAIL_LINE]
+        self._lines.extend(map(_wire.shown, lines[-_TAIL:]))
+        self._rest = rest[-_TAIL_TEXT:]
 
     def lines(self) -> list[str]:
         """The lines, the last one perhaps unfinished."""
-        lines = [*self._lines, self._rest] if self._rest else [*self._lines]
+        rest = _wire.shown(self._rest)
+        lines = [*self._lines, rest] if rest else [*self._lines]
         return [plain(line) for line in lines[-_TAIL:]]
 
 
@@ -236,14 +252,11 @@ class Recorder(io.TextIOWrapper):
         buffer = io.BufferedWriter(raw)
         super().__init__(buffer, encoding, "backslashreplace", line_buffering=True)
         self._tail = tail
-        self.unfinished = False  # the last line
 
     def write(self, text: str) -> int:
         """Print, and remember."""
         length = super().write(text)
         self._tail.add(text)
-        if text:
-            self.unfinished = not text.endswith("\n")
         return length
 
 
@@ -264,8 +277,8 @@ class Stream:
 
     def announce(self, text: str) -> None:
         """A line of our own. Each stream has it: which of the two comes first is not certain."""
-        start = "\n" if self._stream.unfinished else ""
-        print(f"{start}{text}", file=self._stream, flush=True)
+        with contextlib.suppress(Exception):  # say, the disk is full: then the log tells less
+            print(text, file=self._stream, flush=True)
 
     def flush(self) -> None:
         """Write out what user code has printed, wherever it prints now."""
@@ -338,7 +351,7 @@ def _missing(error: BaseException) -> str:
         return ""
     with contextlib.suppress(BaseException):  # it may be anybody's class
         name = getattr(error, _wire.REQUIREMENT, None) or error.name  # type: ignore[attr-defined]
-        return plain(name) if isinstance(name, str) else ""
+        return plain(_wire.clipped(name, _NAME)) if isinstance(name, str) else ""
     return ""
 
 
@@ -363,7 +376,7 @@ def _raised(error: BaseException) -> tuple[Header, bytes | None]:
 
 def _said(error: BaseException) -> str:
     try:
-        return plain(f"{error!s}"[:_TAIL_TEXT])
+        return plain(_wire.clipped(f"{error!s}", _REASON))
     except BaseException:
         return "<exception str() failed>"
 
@@ -373,20 +386,41 @@ def _type_of(value: Any) -> str:
     module, name = (
         type.__dict__[part].__get__(type(value)) for part in ("__module__", "__qualname__")
     )
-    return plain(f"{module}.{name}" if type(module) is str else name)
+    name = f"{module}.{name}" if type(module) is str else name
+    return plain(_wire.clipped(name, _NAME))
 
 
 def _pickled(value: Any) -> bytes:
+    own = _own_arrays()
     with contextlib.suppress(Exception):
-        return pickle.dumps(value, _PROTOCOL)
+        target = io.BytesIO()
+        pickler = pickle.Pickler(target, _PROTOCOL)
+        if own:
+            pickler.dispatch_table = {**copyreg.dispatch_table, **own}
+        pickler.dump(value)
+        return target.getvalue()
     import cloudpickle  # by value, then: what is local, or was defined in the client's __main__
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table)
+        dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table).new_child(own)
 
     target = io.BytesIO()
     Pickler(target, _PROTOCOL).dump(value)
     return target.getvalue()
+
+
+def _own_arrays() -> dict[Any, Any]:
+    """How arrays are pickled so that the caller may write into hers.
+
+    An array that is read-only here, as a part of one that is mapped is, would be so there as well.
+    """
+    array: Any = getattr(sys.modules.get("numpy"), "ndarray", None)
+
+    def reduce(value: Any) -> Any:
+        own = value if value.flags.writeable else value.copy(order="K")
+        return own.__reduce_ex__(_PROTOCOL)
+
+    return {array: reduce} if isinstance(array, type) else {}
 
 
 def _answer(
@@ -419,7 +453,8 @@ def _bare_traceback(error: BaseException) -> str:
     trace = BaseException.__dict__["__traceback__"].__get__(error)
     while trace is not None:
         code = trace.tb_frame.f_code
-        lines.append(f'  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_name}')
+        file, name = (_wire.clipped(text, _NAME) for text in (code.co_filename, code.co_name))
+        lines.append(f'  File "{file}", line {trace.tb_lineno}, in {name}')
         trace = trace.tb_next
     head = "Traceback (most recent call last):"
     return plain("\n".join([head, *lines, _type_of(error).removeprefix("builtins."), ""]))
@@ -428,6 +463,18 @@ def _bare_traceback(error: BaseException) -> str:
 def peak_mb(usage: resource.struct_rusage) -> float:
     """The peak of a process's memory in MB. (Linux counts in kB here, macOS in bytes.)"""
     return usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _forget_peak() -> None:
+    """From now on the peak is that of the call that begins, and not of any before it. (Where the
+    kernel cannot forget, which Linux can, it is still the peak of the process.)
+    """
+    with contextlib.suppress(OSError):
+        target = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(target, b"5")  # proc(5): the peak resident set size
+        finally:
+            os.close(target)
 
 
 def _own_peak_mb() -> float:

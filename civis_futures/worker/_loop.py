@@ -46,6 +46,12 @@ class Fetched:
         self.problem = problem
         self.buffers: list[str] = []
 
+    @property
+    def here(self) -> bool:
+        """Whether its files are still there: they lie where user code can remove them."""
+        paths = self.buffers if self.path is None else [self.path, *self.buffers]
+        return all(map(os.path.exists, paths))
+
 
 class Refusal:
     """Why calls are not run: what their answers say."""
@@ -77,11 +83,11 @@ class Worker:
         self._queue: deque[_wire.Call] = deque()
         self._fetched: dict[str, Fetched] = {}  # at most the next call, fetched ahead
         self._running: _wire.Call | None = None
+        self._printed = order.initializer is not None  # whether user code may have printed
         self._since = 0.0  # when the running call was handed over
         self._process: Process | None = None
         self._ready = False  # whether that process has run its initializer, if there is one
-        self._initializer: bytes | None = None
-        self._initializer_buffers: list[str] = []
+        self._initializer: Fetched | None = None
         self._refusal: Refusal | None = None  # why none can be run
 
     def run(self) -> None:
@@ -137,16 +143,18 @@ class Worker:
         if self._order.python != ours:
             text = f"the client runs Python {self._order.python}, the container Python {ours}"
             self._refusal = Refusal(_wire.PYTHON_MISMATCH, text, ours)
-        elif self._order.initializer is not None:
-            buffers = self._order.initializer_buffers
-            fetched = self._fetch("initializer", self._order.initializer, buffers)
-            if fetched.path is not None:
-                with open(fetched.path, "rb") as file:
-                    fetched.body = file.read()
-                os.unlink(fetched.path)
-            self._initializer, self._initializer_buffers = fetched.body, fetched.buffers
-            if fetched.problem:
-                self._refusal = Refusal(_wire.CALL_NOT_FETCHED, fetched.problem)
+        else:
+            self._have_initializer()
+
+    def _have_initializer(self) -> None:
+        """Have what each new process runs first, if there is that."""
+        blob = self._order.initializer
+        if blob is None or (self._initializer is not None and self._initializer.here):
+            return
+        fetched = self._fetch("initializer", blob, self._order.initializer_buffers)
+        self._initializer = fetched
+        if fetched.problem:
+            self._refusal = Refusal(_wire.CALL_NOT_FETCHED, fetched.problem)
 
     def _take(self, letter: _wire.Letter | None) -> None:
         """Queue the calls of a letter that are new, and give back those that are revoked."""
@@ -184,10 +192,13 @@ class Worker:
         while self._running is None and self._queue:
             call = self._queue.popleft()
             fetched = self._fetched.pop(_name(call), None)
+            if self._process is None or not self._process.alive():
+                self._have_initializer()
             if self._refusal is not None:
                 self._refuse(call, self._refusal)
                 continue
-            fetched = fetched or self._fetch_call(call)
+            if fetched is None or not fetched.here:
+                fetched = self._fetch_call(call)
             if fetched.problem:
                 self._answer(call, _wire.CALL_NOT_FETCHED, fetched.problem)
                 continue
@@ -202,7 +213,11 @@ class Worker:
         header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
         header["buffers"] = fetched.buffers
         if not self._alone:
-            header["title"] = _wire.begin_line(call.task, call.attempt)
+            # On a line of its own: what was before may have ended without a newline, and been
+            # written by anything, so nobody knows.
+            start = "\n" if self._printed else ""
+            header["title"] = start + _wire.begin_line(call.task, call.attempt)
+        self._printed = True
         process.send(header, fetched.body)
 
     def _living_process(self) -> Process:
@@ -211,7 +226,9 @@ class Worker:
             self._process = None
         if self._process is None:
             self._ready = self._initializer is None
-            self._process = Process(self._folder, self._initializer, self._initializer_buffers)
+            first = self._initializer
+            payload = None if first is None else (first.body, first.path, first.buffers)
+            self._process = Process(self._folder, payload)
             self._process.start(self._platform.http.close)
         return self._process
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 #: Seconds that the first answers wait for company while further calls are run.
 FIRST_LINGER = 0.5
+#: Outcomes of so many bytes do not wait: the next call may need the memory, or the disk.
+_MOST_WAITING = 10_000_000
+#: Statuses that say something of what was sent, and not of who sends it, or where to.
+_UNFIT = (400, 413, 422)
 
 
 class Outbox:
@@ -31,6 +35,7 @@ class Outbox:
         self._name = name  # of the script; empty if it is not to be changed
         self.greets = bool(name) and greets  # it shall say before its first answers that it can
         self._waiting: list[tuple[_wire.Answer, Source | None]] = []
+        self._size = 0  # in bytes, of their outcomes, which are in memory or on the disk
         self._oldest = 0.0
         self._posted = 0
         self.longest = FIRST_LINGER  # what the client allows
@@ -48,6 +53,7 @@ class Outbox:
             if self._oldest - self._last > 2 * self.longest:
                 self._linger = FIRST_LINGER  # after a long rest, these are first answers again
         self._waiting.append((answer, data))
+        self._size += 0 if data is None else data.size
 
     def due_in(self, queued: int) -> float | None:
         """Seconds until the oldest answer should go, or None if there is none.
@@ -57,6 +63,8 @@ class Outbox:
         """
         if not self._waiting:
             return None
+        if self._size > _MOST_WAITING:
+            return 0.0
         linger = min(self._linger, self.longest)
         if queued and len(self._waiting) >= queued:
             linger = min(linger, max(FIRST_LINGER, self.longest / 4))
@@ -84,6 +92,7 @@ class Outbox:
         answer, data = self._waiting[place]
         if data is None:
             return answer
+        self._size -= data.size
         if data.size <= _wire.INLINE_LIMIT:
             answer = replace(answer, data=_wire.Blob.of(b"".join(data.pieces(0, data.size))))
         else:
@@ -106,13 +115,25 @@ class Outbox:
         return replace(answer, data=blob, upload=time.monotonic() - begin)
 
     def _send(self, batch: list[_wire.Answer]) -> None:
-        name = _wire.answers_name(self._worker, self._posted)
-        text = _wire.to_json(_wire.Answers(self._worker, tuple(batch)))
-        self._platform.post_output(name, text)
+        try:
+            self._output(batch)
+        except RefusedError as error:
+            if error.status not in _UNFIT:
+                raise
+            if len(batch) > 1:  # what is wrong with one of them shall not cost the others
+                for answer in batch:
+                    self._send([answer])
+                return
+            self._output([_without_what_it_says(batch[0], error)])
         self._posted += 1
         self._last = time.monotonic()
         del self._waiting[: len(batch)]
         self.tell()
+
+    def _output(self, batch: list[_wire.Answer]) -> None:
+        name = _wire.answers_name(self._worker, self._posted)
+        text = _wire.to_json(_wire.Answers(self._worker, tuple(batch)))
+        self._platform.post_output(name, text)
 
     def tell(self) -> None:
         """Say in the name of the script how many letters there are."""
@@ -122,3 +143,18 @@ class Outbox:
                 self._platform.rename(_wire.counted(self._name, self._posted))
             except RefusedError:  # the client looks for itself, then, if less often
                 self._name = ""
+
+
+def _without_what_it_says(answer: _wire.Answer, why: RefusedError) -> _wire.Answer:
+    """The answer when the platform does not take it: nothing of it but that there is one."""
+    detail = "result" if answer.kind == _wire.RETURNED else "exception"
+    return _wire.Answer(
+        answer.task,
+        _wire.OUTCOME_PICKLING,
+        text=f"the answer cannot be stored: {why}",
+        detail=detail,
+        attempt=answer.attempt,
+        started=answer.started,
+        finished=answer.finished,
+        key=answer.key,
+    )

@@ -12,6 +12,8 @@ import os
 import pickle
 import time
 
+from .._wire import finished
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +40,7 @@ def load(body: bytes, path: str | None, buffers: Sequence[str]) -> tuple[Callabl
         each, (first, rows) = parts
         return lambda: _in_turn(each, rows, first), loader.importing
     function, args, kwargs = parts
-    return lambda: function(*args, **kwargs), loader.importing
+    return lambda: finished(function(*args, **kwargs)), loader.importing
 
 
 class _Loader(pickle.Unpickler):
@@ -71,7 +73,7 @@ def _in_turn(each: Callable[..., Any], rows: list[Any], first: int) -> list[Any]
     results = []
     for number, row in enumerate(rows):
         try:
-            results.append(each(*row))
+            results.append(finished(each(*row)))
         except BaseException as error:
             with contextlib.suppress(BaseException):  # an exception may refuse any attribute
                 error.add_note(

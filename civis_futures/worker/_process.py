@@ -59,15 +59,14 @@ class DiedError(Exception):
 
 
 class Process:
-    """A child. `folder` is for bytes too large for a pipe; `initializer` what it runs first, with
-    the files of its buffers.
+    """A child. `folder` is for bytes too large for a pipe; `initializer` what it runs first.
 
     `expired` says whether it was ended because its time was over; see `limit`.
     """
 
-    def __init__(self, folder: str, initializer: bytes | None, buffers: list[str]) -> None:
+    def __init__(self, folder: str, initializer: _child.Payload | None) -> None:
         self._folder = folder
-        self._initializer = initializer, buffers
+        self._initializer = initializer
         self._mark = new_mark()
         self._frames = Frames(self._mark)
         self._calls = self._answers = -1
@@ -96,7 +95,7 @@ class Process:
             os.close(self._calls)
             os.close(self._answers)
             in_child()
-            _child.live(calls_out, answers_in, self._mark, self._folder, *self._initializer)
+            _child.live(calls_out, answers_in, self._mark, self._folder, self._initializer)
         self._status = None
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.close(calls_out)

@@ -231,6 +231,31 @@ def test_writing_into_it_is_an_error_and_no_sibling_sees_it(pool, array):
     assert [future.result(60) for future in futures[::2]] == [total(array)] * 3
 
 
+def whole_and_parts(array):
+    return array, array[:100_000], array[5:10], array[::3], {"in a dict": array.reshape(600, -1).T}
+
+
+def in_an_exception(array):
+    raise ValueError(array[:10])
+
+
+def with_a_function(array):
+    return array[:10], lambda: array
+
+
+def test_what_a_task_returns_of_it_is_the_callers_own(pool, array):
+    executor = pool()
+    *arrays, nested = executor.submit(whole_and_parts, array).result(60)
+    error = executor.submit(in_an_exception, array).exception(60)
+    small, function = executor.submit(with_a_function, array).result(60)
+    arrays += [*nested.values(), error.args[0], small, function()]
+    for each, same in zip(arrays, whole_and_parts(array)[:4], strict=False):
+        np.testing.assert_array_equal(each, same)
+    assert nested["in a dict"].flags.f_contiguous
+    for each in arrays:
+        each[...] = 0
+
+
 def test_a_failed_call_can_be_replayed_here_with_its_arrays(pool, array):
     executor = pool()
     future = executor.submit(poke, array)

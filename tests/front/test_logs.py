@@ -77,6 +77,9 @@ def texts(log, number=3, tail=None, reused=True, done=True):
         ([begins(3), begins(3), "a"], ["a"]),
         ([begins(33), "x", begins(3), "a " + begins(4)], ["a " + begins(4)]),
         ([], []),
+        ([begins(1), "x", "", begins(3), "a", "", begins(4), "y"], ["a"]),  # a mark's own newline
+        ([begins(3), "a", "", "b", "", "", begins(4)], ["a", "", "b", ""]),
+        ([begins(3), "a", ""], ["a", ""]),
     ],
 )
 def test_a_log_is_cut_at_the_calls_borders(messages, expected):
@@ -263,6 +266,27 @@ def test_both_streams_of_short_calls_are_theirs(make_executor):
     for number, future in enumerate(futures):
         lines = [(line.level, line.message) for line in future.logs()]
         assert sorted(lines) == [("error", f"err {number}"), ("info", f"out {number}")]
+
+
+UNFINISHED = {
+    "print": lambda number: print(number, end=""),
+    "bytes": lambda number: sys.stdout.buffer.write(str(number).encode()),
+    "descriptor": lambda number: os.write(1, str(number).encode()),
+    "process": lambda number: os.system(f"printf {number}"),
+    "a line": print,
+    "an empty line": lambda number: print(f"{number}\n"),
+    "dies": lambda number: (os.write(1, str(number).encode()), os._exit(3)),
+}
+
+
+@pytest.mark.parametrize("way", UNFINISHED.values(), ids=UNFINISHED.keys())
+def test_output_without_a_newline_hides_no_call(make_executor, way):
+    executor = make_executor(1)
+    futures = [executor.submit(way, number) for number in range(1, 4)]
+    executor.shutdown()  # what has no newline at the end of a log becomes a line at its end
+    empty = [""] if way is UNFINISHED["an empty line"] else []
+    for number, future in enumerate(futures, 1):
+        assert [str(line) for line in future.logs()] == [str(number), *empty]
 
 
 def talk(folder):

@@ -370,8 +370,23 @@ def test_what_a_failed_call_printed_last_comes_along(stub, start, calls):
     answers = stub.answers()
     lines = answers[1].log
     assert lines[:-1] == tuple(f"line {n}" for n in range(6, 20))
-    assert lines[-1] == "x" * 500
+    assert lines[-1] == "x" * 250 + "... (9,500 characters left out) ..." + "x" * 250
     assert answers[2].log == answers[3].log == ()
+
+
+def test_of_a_progress_bar_the_last_state_comes_along(stub, start, calls):
+    def advance(end):
+        print("begins")
+        for step in range(1001):
+            print(f"\r{step / 10:.1f}% {'#' * (step // 10)}", end="", file=sys.stderr)
+        raise ValueError(sys.stderr.write(end))
+
+    start(calls(*[(advance, end) for end in ("", "\r", "\n", "\n\n", "\rdone")])).end()
+    full = "100.0% " + 100 * "#"
+    assert [answer.log for answer in stub.answers().values()] == [
+        ("begins", full), ("begins", full), ("begins", full), ("begins", full, ""),
+        ("begins", "done"),
+    ]  # fmt: skip
 
 
 #: How long the slow part of a call takes, in seconds; the others do not take nearly as long.

@@ -339,7 +339,8 @@ def test_ten_megabytes_of_log(stub, start, calls):
     worker = start(calls(print_much, lambda: print("end", end=""))).end()
     out = worker.out()
     lines = [line for line in out.splitlines() if not line.startswith(b"civis_futures: task")]
-    assert lines == [b"x" * 1023] * 10_000 + [b"end"]
+    # Each call begins on a line of its own, whatever was before.
+    assert lines == [b"x" * 1023] * 10_000 + [b"", b"end"]
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from civis_futures._public import publish as _publish
 from civis_futures.local import LocalPlatform
-from civis_futures.local._faults import Fault
-from civis_futures.local._faulty import Faults
+from civis_futures.local._faults.words import Fault
 from civis_futures.local._journal import Request
-from civis_futures.local._platform import Stats
+from civis_futures.local._owner import Faults, Stats
 
 __all__ = ["Fault", "Faults", "LocalPlatform", "Request", "Stats"]
 

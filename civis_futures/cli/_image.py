@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from .._exceptions import PlatformError
 from .._images import proposal
 from .._types import Job, JobKind, LogLine, Run
-from ._platform import connected
+from ._connection import connected
 from ._terms import DIFFERS, MistakeError, UnavailableError, show_json, show_table
 
 if TYPE_CHECKING:

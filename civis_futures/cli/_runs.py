@@ -18,7 +18,7 @@ from .._futures import logs as _logs
 from .._futures.display import duration
 from .._types import Job, JobKind, LogLine, Run
 from .._wire import ScriptName
-from ._platform import connected
+from ._connection import connected
 from ._terms import DIFFERS, MistakeError, show_json, show_table
 
 if TYPE_CHECKING:

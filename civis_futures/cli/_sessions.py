@@ -9,7 +9,7 @@ from typing import Any
 
 from .._exceptions import SessionInUseError
 from .._sessions.registry import checked_name, listed, remove
-from ._platform import connected
+from ._connection import connected
 from ._terms import MistakeError, show_json, show_table
 
 

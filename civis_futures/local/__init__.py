@@ -4,7 +4,7 @@ The package imports nothing else of civis_futures. It and the client meet in HTT
 container's command line only, so that a misunderstanding of the contract cannot be shared.
 """
 
-from ._platform import LocalPlatform
+from ._owner import LocalPlatform
 
 __all__ = ["LocalPlatform"]
 

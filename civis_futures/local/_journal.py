@@ -6,8 +6,8 @@ import collections
 import dataclasses
 from typing import Any, Self
 
-from ._exchange import Origin
-from ._faults import Fault
+from ._faults.words import Fault
+from ._schema.exchange import Origin
 
 MOST = 100_000  # requests; the oldest go first
 

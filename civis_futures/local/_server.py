@@ -72,7 +72,7 @@ def _say(what: dict[str, Any]) -> None:
 
 
 def _run(settings: Settings, key: str, owner: int) -> None:
-    from ._guard_line import GuardLine
+    from ._runs.guard_line import GuardLine
     from ._store import StateInUseError, Store
 
     temporary = settings.state is None
@@ -132,11 +132,11 @@ async def _serve(
 ) -> None:
     import uvicorn
 
-    from ._app import make_app
-    from ._breakage import OpenConnection
+    from ._api.app import make_app
+    from ._faults.breakage import OpenConnection
     from ._limits import Budget
     from ._record import Recorder
-    from ._runner import Runner
+    from ._runs.runner import Runner
     from ._site import Site
 
     api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)

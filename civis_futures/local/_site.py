@@ -12,15 +12,15 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ._exchange import Origin
-from ._fields import iso
+from ._faults.rules import Rules
 from ._journal import Journal
-from ._rules import Rules
+from ._schema.exchange import Origin
+from ._schema.fields import iso
 from ._settings import RUN_KEY_PREFIX, Settings
 
 if TYPE_CHECKING:
+    from ._faults.rules import Rule
     from ._limits import Budget
-    from ._rules import Rule
     from ._store import Store
 
 USER: dict[str, Any] = {

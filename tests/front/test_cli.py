@@ -256,7 +256,7 @@ def test_mistakes(cli, arguments, said):
     ],
 )
 def test_wrong_keys_and_addresses_are_one_line(cli, monkeypatch, changes, code, said):
-    monkeypatch.setattr("civis_futures.cli._platform.PATIENCE", 0.5)
+    monkeypatch.setattr("civis_futures.cli._connection.PATIENCE", 0.5)
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
     for command in (["ps"], ["check-image", "x"]):
@@ -286,7 +286,7 @@ def test_a_holder_is_told_whole_in_a_narrow_terminal(cli, make_executor):
 
 def test_trouble_of_the_platform_is_not_the_users(cli, monkeypatch, httpx_mock):
     monkeypatch.setenv("CIVIS_API_ENDPOINT", "http://trouble.test/")
-    monkeypatch.setattr("civis_futures.cli._platform.PATIENCE", 0.0)
+    monkeypatch.setattr("civis_futures.cli._connection.PATIENCE", 0.0)
     httpx_mock.add_response(status_code=503, is_reusable=True)
     code, out, err = cli("ps")
     assert (code, out, err.count("\n")) == (69, "", 1)

@@ -182,9 +182,9 @@ def test_a_dead_guard_is_replaced(make, tools):
     server = server_of(platform)
     job, run = api.run("echo on; exec sleep 300")
     api.says(job, run, "on")
-    guard = next(pid for pid in kids(server) if b"_guard" in cmdline(pid))
+    guard = next(pid for pid in kids(server) if b"_runs/guard" in cmdline(pid))
     os.kill(guard, signal.SIGKILL)
-    tools.until(lambda: [p for p in kids(server) if b"_guard" in cmdline(p) and p != guard])
+    tools.until(lambda: [p for p in kids(server) if b"_runs/guard" in cmdline(p) and p != guard])
     sleeper = platform.stats().active[run][0]
     os.kill(server, signal.SIGKILL)
     tools.until(lambda: not tools.alive(sleeper), seconds=10)
@@ -298,9 +298,9 @@ def test_a_server_that_breaks_shows_why(monkeypatch, tmp_path):
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    from civis_futures.local import _platform
+    from civis_futures.local import _owner
 
-    monkeypatch.setattr(_platform, "NEEDED", ("psutil", "no_such_module"))
+    monkeypatch.setattr(_owner, "NEEDED", ("psutil", "no_such_module"))
     with pytest.raises(ImportError, match=r"no_such_module.*civis-futures\[local\]"):
         LocalPlatform().start()
 
@@ -314,9 +314,9 @@ def test_the_log_is_where_it_was_asked_for(make, tmp_path):
 def test_a_fork_of_the_owner_does_not_end_the_platform(make, tools):
     platform = make()
     # What a fork does at its exit, without the fork: it is not the owner.
-    from civis_futures.local import _platform
+    from civis_futures.local import _owner
 
-    _platform._end(platform._process, os.getpid() + 1)
+    _owner._end(platform._process, os.getpid() + 1)
     assert platform.running
     tools.Api(platform.url, platform.api_key).ok("GET", "/users/me")
 
@@ -326,7 +326,7 @@ def test_the_package_imports_nothing_else_of_ours():
         "import sys; sys.modules['civis_futures'] = type(sys)('civis_futures');"
         "import importlib.machinery as m, os;"
         "sys.modules['civis_futures'].__path__ = [sys.argv[1]];"
-        "import civis_futures.local, civis_futures.local._server, civis_futures.local._app;"
+        "import civis_futures.local, civis_futures.local._server, civis_futures.local._api.app;"
         "import json; print(json.dumps(sorted(n for n in sys.modules if 'civis' in n)))"
     )
     folder = Path(__file__).parents[2] / "civis_futures"

@@ -17,12 +17,13 @@ import cloudpickle
 import pytest
 
 from civis_futures import Container, ContainerPoolExecutor
-from civis_futures.local import LocalPlatform, _private
+from civis_futures.local import LocalPlatform
+from civis_futures.local._runs import private
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-PIP = importlib.util.find_spec("pip") is not None or bool(_private._pip())
+PIP = importlib.util.find_spec("pip") is not None or bool(private._pip())
 pytestmark = pytest.mark.skipif(not PIP, reason="this Python has no pip, not even for new venvs")
 
 
@@ -264,4 +265,4 @@ def test_nothing_is_left(begin, plain, tmp_path, until, tools):
     ],
 )
 def test_which_commands_may_install(command, may):
-    assert _private.may_install(command) is may
+    assert private.may_install(command) is may

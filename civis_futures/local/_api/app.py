@@ -1,13 +1,15 @@
-"""The wire: who may come in, what was asked, and what is said back. Two ports, one application.
+"""The wire: who may come in, what was asked, where it goes, and what is said back. Two ports, one
+application.
 
 This is the only room that knows headers of requests. What the endpoints do is not known here; they
 are sync functions on the event loop's thread (a request costs a few SQL statements), so no two of
-them ever interleave.
+them ever interleave. Which request goes where is data: the templates are the official spec's.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -15,7 +17,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -23,19 +25,116 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import _breakage as breakage
-from . import _storage as storage
-from ._exchange import Answer, ApiError, Ask, Origin, not_found
-from ._faults import LINK, Fault
-from ._fields import refuse, snake
-from ._journal import Request as Asked
-from ._links import asker
-from ._record import Recorder
-from ._routes import ROUTES, Route
-from ._settings import MAX_BODY_BYTES
-from ._site import Site
+from .._faults import breakage
+from .._faults.words import LINK, Fault
+from .._journal import Request as Asked
+from .._record import Recorder
+from .._schema.exchange import Answer, ApiError, Ask, Origin, not_found
+from .._schema.fields import refuse, snake
+from .._settings import MAX_BODY_BYTES
+from .._site import Site
+from .._storage import transfers
+from .._storage.links import asker
+from . import control, files, lists, misc, runs, scripts
+
+PAGED = ("scripts", "custom", "jobs", "runs", "outputs")  # how the paths of lists end
+Endpoint = Callable[[Site, Ask], Answer | Awaitable[Answer]]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """One operation of the API. What is `private` is ours: neither counted nor limited."""
+
+    method: str
+    template: str
+    endpoint: Endpoint
+    creates_run: bool = False
+    private: bool = False
+
+    def key(self) -> tuple[str, ...]:
+        """Return the segments of the path, with a star for an id."""
+        return tuple("*" if part.startswith("{") else part for part in self.template[1:].split("/"))
+
+    @property
+    def paged(self) -> bool:
+        """Whether it answers with pages."""
+        return self.method == "GET" and self.key()[-1] in PAGED
+
+    def names(self) -> list[str]:
+        """Return the names of the ids in the path, in order."""
+        return [part[1:-1] for part in self.template.split("/") if part.startswith("{")]
+
+
+def _script_routes(family: str, kind: str | None, owner_field: str) -> list[Route]:
+    """Return what containers and custom scripts have in common.
+
+    A custom script's id is valid below /scripts/containers too, but not the other way round.
+    """
+    script = f"/scripts/{family}/{{id}}"
+    run = f"{script}/runs/{{run_id}}"
+    own = {"containers": "container", "custom": "custom"}[family]
+    start = runs.start_script(family, owner_field, kind)
+    return [
+        Route("DELETE", script, scripts.delete(own)),
+        Route("PUT", f"{script}/archive", scripts.archive(own)),
+        Route("GET", f"{script}/runs", lists.runs_of(owner_field, kind)),
+        Route("POST", f"{script}/runs", start, creates_run=True),
+        Route("GET", run, runs.get_script_run(owner_field, kind)),
+        Route("DELETE", run, runs.cancel_run(kind)),
+        Route("GET", f"{run}/logs", runs.get_logs(kind)),
+        Route("GET", f"{run}/outputs", lists.outputs_of(kind)),
+        Route("POST", f"{run}/outputs", runs.post_output(kind)),
+    ]
+
+
+ROUTES: list[Route] = [
+    Route("POST", "/scripts/containers", scripts.create_container),
+    Route("GET", "/scripts/containers/{id}", scripts.get_container),
+    Route("PUT", "/scripts/containers/{id}", scripts.put_container),
+    Route("PATCH", "/scripts/containers/{id}", scripts.patch_container),
+    Route("POST", "/scripts/containers/{id}/clone", scripts.clone_container),
+    Route("POST", "/scripts/containers/{id}/runs/{run_id}/logs", runs.post_logs),
+    *_script_routes("containers", None, "containerId"),
+    Route("GET", "/scripts/custom", lists.list_custom),
+    Route("POST", "/scripts/custom", scripts.create_custom),
+    Route("GET", "/scripts/custom/{id}", scripts.get_custom),
+    Route("PUT", "/scripts/custom/{id}", scripts.put_custom),
+    Route("PATCH", "/scripts/custom/{id}", scripts.patch_custom),
+    *_script_routes("custom", "custom", "customId"),
+    Route("GET", "/scripts", lists.list_scripts),
+    Route("POST", "/scripts/{id}/cancel", runs.cancel_script),
+    Route("GET", "/jobs", lists.list_jobs),
+    Route("GET", "/jobs/{id}", runs.get_job),
+    Route("GET", "/jobs/{id}/runs", lists.runs_of(None)),
+    Route("POST", "/jobs/{id}/runs", runs.start_job, creates_run=True),
+    Route("GET", "/jobs/{id}/runs/{run_id}", runs.get_job_run),
+    Route("DELETE", "/jobs/{id}/runs/{run_id}", runs.cancel_run()),
+    Route("GET", "/jobs/{id}/runs/{run_id}/outputs", lists.outputs_of()),
+    Route("GET", "/jobs/{id}/runs/{run_id}/logs", runs.get_logs()),
+    Route("GET", "/jobs/{id}/children", runs.get_children),
+    Route("GET", "/jobs/{id}/parents", runs.get_parents),
+    Route("POST", "/files", files.create_file),
+    Route("POST", "/files/multipart", files.create_multipart),
+    Route("POST", "/files/multipart/{id}/complete", files.complete_multipart),
+    Route("GET", "/files/{id}", files.get_file),
+    Route("PATCH", "/files/{id}", files.patch_file),
+    Route("POST", "/json_values", misc.create_json_value),
+    Route("GET", "/json_values/{id}", misc.get_json_value),
+    Route("PATCH", "/json_values/{id}", misc.patch_json_value),
+    Route("GET", "/templates/scripts", lists.list_templates),
+    Route("POST", "/templates/scripts", scripts.create_template),
+    Route("GET", "/templates/scripts/{id}", scripts.get_template),
+    Route("GET", "/users/me", misc.get_me),
+    Route("GET", "/endpoints", misc.get_endpoints),
+    Route("GET", "/notifications", misc.get_notifications),
+    Route("GET", "/_local/stats", control.get_stats, private=True),
+    Route("POST", "/_local/reset", control.post_reset, private=True),
+    Route("GET", "/_local/requests", control.get_requests, private=True),
+    Route("GET", "/_local/faults", control.get_faults, private=True),
+    Route("POST", "/_local/faults", control.post_faults, private=True),
+]
 TABLE = {(route.method, route.key()): route for route in ROUTES}
 PATHS = {route.key() for route in ROUTES}
 OPERATIONS = tuple((route.method, route.template) for route in ROUTES if not route.private)
@@ -84,7 +183,7 @@ def _link(site: Site, request: Request, recorder: Recorder) -> ASGIApp:
         fault = site.rules.of_request(method, LINK, origin, None, time.monotonic())
         response = await breakage.instead(fault) if fault and not fault.done else None
         if response is None:
-            response = await storage.serve(site, request)
+            response = await transfers.serve(site, request)
             if fault is None:
                 recorder.link(request, response)
         app, status = await breakage.on_the_way_out(fault, response)

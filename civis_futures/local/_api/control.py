@@ -5,10 +5,10 @@ These requests are neither counted nor limited, and meet no fault.
 
 from __future__ import annotations
 
-from ._exchange import Answer, Ask
-from ._faults import LINK, Fault, fits
-from ._fields import refuse
-from ._site import Site
+from .._faults.words import LINK, Fault, fits
+from .._schema.exchange import Answer, Ask
+from .._schema.fields import refuse
+from .._site import Site
 
 LINK_METHODS = ("GET", "HEAD", "POST", "PUT")
 

@@ -1,4 +1,7 @@
-"""Files as the API sees them: names, sizes, ends and links. The bytes pass through `_storage`."""
+"""Files as the API sees them: names, sizes, ends and links.
+
+The bytes pass through `_storage.transfers`.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import _links as links
-from . import _tables as tables
-from ._exchange import Answer, Ask, Origin, not_found
-from ._fields import moment, read, refuse, truth
-from ._settings import MIN_PART_BYTES
-from ._site import USER, Site
-from ._store import Row
+from .._schema import tables
+from .._schema.exchange import Answer, Ask, Origin, not_found
+from .._schema.fields import moment, read, refuse, truth
+from .._settings import MIN_PART_BYTES
+from .._site import USER, Site
+from .._storage import links
+from .._storage.transfers import blob_path
+from .._store import Row
 
 RETENTION_SECONDS = 30 * 24 * 3600.0
 UNKNOWN: dict[str, Any] = {
@@ -34,11 +38,6 @@ def file_row(site: Site, key: int) -> Row:
     if row is None:
         raise not_found(f"The file with id {key}")
     return row
-
-
-def blob_path(site: Site, blob: str, part: int | None = None) -> Path:
-    """Return where the bytes are; `blob` is a name that we made."""
-    return site.store.blobs / (blob if part is None else f"{blob}.{part}")
 
 
 def download_url(

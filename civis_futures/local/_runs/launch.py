@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import _documents as documents
-from ._files import download_url
-from ._links import DOWNLOAD_SECONDS
-from ._settings import KEY_VARIABLE
-from ._site import Site
+from .._api import documents
+from .._api.files import download_url
+from .._settings import KEY_VARIABLE
+from .._site import Site
+from .._storage.links import DOWNLOAD_SECONDS
 
 LOCALE = "C.UTF-8" if sys.platform.startswith("linux") else "en_US.UTF-8"
 DUMMY = "local-dummy"  # there are no credentials here

@@ -9,13 +9,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import _documents as documents
-from . import _tables as tables
-from ._exchange import Answer, ApiError, Ask, not_found
-from ._fields import read, refuse
-from ._settings import MAX_JSON_VALUE_BYTES
-from ._site import USER, Site
-from ._store import Row
+from .._schema import tables
+from .._schema.exchange import Answer, ApiError, Ask, not_found
+from .._schema.fields import read, refuse
+from .._settings import MAX_JSON_VALUE_BYTES
+from .._site import USER, Site
+from .._store import Row
+from . import documents
 
 ME: dict[str, Any] = {
     **{name: USER[name] for name in ("id", "name", "username", "initials")},

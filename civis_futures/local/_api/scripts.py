@@ -8,12 +8,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from . import _documents as documents
-from . import _tables as tables
-from ._exchange import Answer, Ask, not_found
-from ._fields import Table, merge, read, refuse
-from ._site import Site
-from ._store import Row, document
+from .._schema import tables
+from .._schema.exchange import Answer, Ask, not_found
+from .._schema.fields import Table, merge, read, refuse
+from .._site import Site
+from .._store import Row, document
+from . import documents
 
 OWN_COLUMNS = ("name", "parentId", "hidden")
 PARAM_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?", re.ASCII)

@@ -1,17 +1,20 @@
-"""Runs as the API sees them: start, look, cancel, logs, outputs. Who executes them is `_runner`."""
+"""Runs as the API sees them: start, look, cancel, logs, outputs.
+
+Who executes them is `_runs.runner`.
+"""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from . import _documents as documents
-from . import _tables as tables
-from ._exchange import Answer, ApiError, Ask, not_found
-from ._fields import read, refuse
-from ._scripts import check_complete
-from ._site import Site
-from ._store import Row
+from .._schema import tables
+from .._schema.exchange import Answer, ApiError, Ask, not_found
+from .._schema.fields import read, refuse
+from .._site import Site
+from .._store import Row
+from . import documents
+from .scripts import check_complete
 
 ACTIVE = ("queued", "running")
 MOST_LINES = 10_000

@@ -6,7 +6,7 @@ room that uses it.
 
 from __future__ import annotations
 
-from ._fields import Field, Table
+from .fields import Field, Table
 
 LEVELS = ("unknown", "fatal", "error", "warn", "info", "debug")
 OUTPUT_TYPES = ("File", "Table", "Report", "Project", "Credential", "JSONValue")

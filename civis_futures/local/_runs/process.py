@@ -15,8 +15,8 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
-from ._guard import kill_group
-from ._meter import Sample, kill_seen, session_members
+from .guard import kill_group
+from .meter import Sample, kill_seen, session_members
 
 Line = tuple[float, str, str]  # when, level, message
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from ._exchange import Origin
-from ._site import Site
+from .._schema.exchange import Origin
+from .._site import Site
 
 UPLOAD_SECONDS = 12 * 3600.0
 DOWNLOAD_SECONDS = 30 * 60.0

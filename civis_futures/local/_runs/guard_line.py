@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import _guard
+from . import guard
 
 
 class GuardLine:
@@ -21,7 +21,7 @@ class GuardLine:
 
     def _start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(_guard.__file__))],
+            [sys.executable, "-I", "-S", str(Path(guard.__file__))],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

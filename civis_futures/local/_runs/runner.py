@@ -1,7 +1,7 @@
 """Who runs what, when: the queue, the capacity, and each run's way from queued to its end.
 
 Everything here happens on the event loop's thread, which owns all of it; only the meter's look at
-the system (`_meter.measure`) happens in another thread, and that shares nothing. Processes are
+the system (`meter.measure`) happens in another thread, and that shares nothing. Processes are
 reaped on SIGCHLD; no thread waits for a run, and nothing polls while nothing runs.
 """
 
@@ -18,20 +18,20 @@ import sys
 import time
 from pathlib import Path
 
-from . import _documents as documents
-from ._exchange import ApiError
-from ._faults import Kind
-from ._guard import kill_marked
-from ._guard_line import GuardLine
-from ._launch import Launch, plan, surroundings
-from ._meter import Sample, measure
-from ._private import make as make_private
-from ._private import may_install
-from ._process import Line, RunProcess
-from ._rules import Rule
-from ._runs import begin
-from ._site import Site
-from ._strikes import Strikes
+from .._api import documents
+from .._api.runs import begin
+from .._faults.rules import Rule
+from .._faults.words import Kind
+from .._schema.exchange import ApiError
+from .._site import Site
+from .guard import kill_marked
+from .guard_line import GuardLine
+from .launch import Launch, plan, surroundings
+from .meter import Sample, measure
+from .private import make as make_private
+from .private import may_install
+from .process import Line, RunProcess
+from .strikes import Strikes
 
 FLUSH_SECONDS = 0.05  # lines are gathered this long
 FLUSH_LINES = 2_000

@@ -1,8 +1,8 @@
 """What can be made to go wrong, and when: the words for it. Frozen values, no I/O, no counting.
 
 A leaf: the owner makes faults of these words, and the server, to which they travel as JSON, acts
-on them. Which request or run meets a fault is decided in `_rules`; what happens then is done in
-`_breakage` (requests) and `_runner` (runs).
+on them. Which request or run meets a fault is decided in `rules`; what happens then is done in
+`breakage` (requests) and `_runs.runner` (runs).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import fnmatch
 from collections.abc import Mapping
 from typing import Any, Literal, Self, TypedDict, Unpack
 
-from ._exchange import Origin
+from .._schema.exchange import Origin
 
 LINK = "link"  # what stands for the path of every file link
 METHODS = ("*", "DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")

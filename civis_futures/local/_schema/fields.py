@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ._exchange import ApiError
+from .exchange import ApiError
 
 MAX_INTEGER = 2**63 - 1  # what the store can hold
 

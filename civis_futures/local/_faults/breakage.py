@@ -1,7 +1,7 @@
 """What a fault does to one request on its way: in place of the answer, or to the answer.
 
 Of HTTP this room knows bodies and connections, of the platform nothing; which request meets which
-fault is decided in `_rules`.
+fault is decided in `rules`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ._faults import Fault
+from .words import Fault
 
 PAGE = "<!DOCTYPE html>\n<html><body><h1>Down for maintenance</h1></body></html>\n"
 TRANSPORT = "transport"

@@ -1,6 +1,6 @@
 """One request and one answer, as the rooms of the API see them.
 
-Nothing here knows the wire (that is `_app`) or what the answers mean.
+Nothing here knows the wire (that is `_api.app`) or what the answers mean.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from . import _tables as tables
-from ._exchange import not_found
-from ._site import USER, Site
-from ._store import Row, document
+from .._schema import tables
+from .._schema.exchange import not_found
+from .._site import USER, Site
+from .._store import Row, document
 
 # A job with its last run. `shown_updated_at` is a reading of the contract that can be chosen.
 JOBS = """

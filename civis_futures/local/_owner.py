@@ -1,4 +1,5 @@
 """LocalPlatform: the owner's side. It starts the server's process, knows where it is, and ends it.
+It adds faults to a running platform, takes them away, and asks how often they happened.
 
 The server is reached through HTTP only; the pipe to it carries the key and the settings once and
 then nothing: that it is open is what keeps the server alive.
@@ -17,14 +18,13 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
-from ._exchange import Origin
-from ._faults import Fault, fits
-from ._faulty import Faults
+from ._faults.words import Fault, fits
 from ._journal import Request
+from ._schema.exchange import Origin
 from ._settings import MAX_FILE_BYTES, Settings
 
 CIVIS_LIMIT = (1000, 100, 300.0)  # requests, run starts, per seconds (contract, section 1)
@@ -33,6 +33,9 @@ STOP_SECONDS = 5.0
 NEEDED = ("psutil", "python_multipart", "starlette", "uvicorn")
 
 RateLimit = Literal["civis"] | tuple[int, int] | tuple[int, int, float] | None
+
+Ask = Callable[..., Any]  # (method, path, body) -> what the server answers
+PATH = "/_local/faults"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,3 +405,50 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
     except subprocess.TimeoutExpired:
         process.kill()  # its guard ends the runs
         process.wait()
+
+
+class Faults:
+    """The faults of a running platform, in the order in which they were added."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def add(self, *faults: Fault) -> None:
+        """Let these happen from now on, after those that are there.
+
+        Raises ValueError for a path that is none of the API's.
+        """
+        self._ask("POST", PATH, {"add": [fault.to_json() for fault in faults]})
+
+    def remove(self, *faults: Fault) -> None:
+        """Let these happen no more; what has begun goes on, but for an outage."""
+        self._ask("POST", PATH, {"remove": [fault.to_json() for fault in faults]})
+
+    def clear(self) -> None:
+        """Remove all."""
+        self._ask("POST", PATH, {"remove": None})
+
+    def hits(self, fault: Fault) -> int:
+        """How often a fault has happened so far; one that was removed is remembered.
+
+        A run that ended by itself before its fault was due does not count.
+        """
+        return self._sum(fault, "hits")
+
+    def seen(self, fault: Fault) -> int:
+        """How many requests, runs or lines have matched so far, whether they met it or not."""
+        return self._sum(fault, "seen")
+
+    def _sum(self, fault: Fault, what: str) -> int:
+        return sum(int(book[what]) for book in self._ask("GET", PATH) if _fault(book) == fault)
+
+    def __iter__(self) -> Iterator[Fault]:
+        """The faults that can happen now."""
+        return iter([_fault(book) for book in self._ask("GET", PATH) if not book["removed"]])
+
+    def __repr__(self) -> str:
+        return "<the faults of a LocalPlatform>"
+
+
+def _fault(book: dict[str, Any]) -> Fault:
+    return Fault.from_json(book["fault"])

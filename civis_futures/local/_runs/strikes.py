@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from ._faults import Kind
-from ._process import Line
-from ._rules import Rule
-from ._site import Site
+from .._faults.rules import Rule
+from .._faults.words import Kind
+from .._site import Site
+from .process import Line
 
 
 class Strikes:

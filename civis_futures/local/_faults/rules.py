@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from ._exchange import Origin
-from ._faults import BEFORE_THE_START, LISTS_ONLY, Fault, fits
+from .._schema.exchange import Origin
+from .words import BEFORE_THE_START, LISTS_ONLY, Fault, fits
 
 
 @dataclasses.dataclass(eq=False)

@@ -1,0 +1,1 @@
+"""The platform's API: what each endpoint does, over the store."""

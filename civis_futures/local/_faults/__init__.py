@@ -1,0 +1,1 @@
+"""What goes wrong when it is told to: the words for it, who meets it, what happens then."""

@@ -1,0 +1,1 @@
+"""Runs as processes of this machine: started, metered, struck by faults, ended for certain."""

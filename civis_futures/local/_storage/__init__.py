@@ -1,0 +1,1 @@
+"""Bytes of files, by links that are signed; no key goes here."""

@@ -6,14 +6,11 @@ stays cheap.
 
 from __future__ import annotations
 
-import inspect
 import shutil
-import socket
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
@@ -24,20 +21,11 @@ from .._futures import display
 from .._futures.future import ContainerFuture
 from .._scheduling.events import ShutdownRequested, TerminateRequested
 from .._types import TaskState
-from .options import (
-    OF_CALLS,
-    OF_POLICY,
-    TYPED,
-    CallOptions,
-    RetryOn,
-    WithOptions,
-    check_names,
-    check_types,
-    policy_of,
-)
+from .options import PoolOptions, RetryOn
 
 if TYPE_CHECKING:
     from .._pool.manager import Manager
+    from .submission import WithOptions
 
 T = TypeVar("T")
 
@@ -117,30 +105,18 @@ class ContainerPoolExecutor(Executor):
         requires: Mapping[str, str] | None = None,
         session: str | None = None,
     ) -> None:
-        policy = policy_of(max_workers, max_tasks_per_worker, idle_timeout, lease)
-        check_types(container, initializer, initargs, name, requires, session)
-        self._options = CallOptions(max_retries, retry_on, memory_growth=memory_growth)
-        self._max_workers = policy.max_workers
-        container = container or Container()
-        self._name = name or f"civis_futures on {socket.gethostname()}"
-
-        from .._data.pickling import call_payload
+        options = PoolOptions(
+            max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
+            initargs, max_retries, retry_on, memory_growth, lease, name, requires, session,
+        )  # fmt: skip
         from .opening import open_pool
         from .submission import Intake
 
-        initial = None
-        if initializer is not None:
-            initial = partial(call_payload, "the initializer", initializer, tuple(initargs), {})
-        opened = open_pool(
-            platform=platform,
-            name=self._name,
-            container=container,
-            initializer=initial,
-            policy=policy,
-            session=session,
-        )
+        opened = open_pool(options)
+        self._options = options.calls
+        self._max_workers, self._name = options.policy.max_workers, options.title
         self._manager, self._url = opened.manager, opened.url
-        self._intake = Intake(opened, container, self._max_workers, requires or {})
+        self._intake = Intake(opened, options)
         # A forgotten executor finishes its work and goes; the manager does not hold it.
         self._finalizer = weakref.finalize(self, _abandon, self._manager)
         self._finalizer.atexit = False  # the manager has a hook of its own, which waits
@@ -157,12 +133,7 @@ class ContainerPoolExecutor(Executor):
                 one is of the wrong type.
             ValueError: one is out of range.
         """
-        known = inspect.signature(cls).parameters
-        check_names(options, {*known, *also})
-        values = {name: options.get(name, known[name].default) for name in known}
-        policy_of(*(values[name] for name in OF_POLICY))
-        check_types(*(values[name] for name in TYPED))
-        CallOptions(**{name: values[name] for name in OF_CALLS})
+        PoolOptions.check(options, also)
 
     # --- work ----------------------------------------------------------------------------------
 
@@ -201,6 +172,8 @@ class ContainerPoolExecutor(Executor):
         Raises:
             TypeError, ValueError: there is no such option, or it is out of range.
         """
+        from .submission import WithOptions
+
         return WithOptions(self, self._intake, replace(self._options, **changes))
 
     def submit_batch(

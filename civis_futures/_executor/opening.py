@@ -12,7 +12,7 @@ from .._api.budget import RateBudget
 from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
-from .._data.pickling import Payload, load_call
+from .._data.pickling import Payload, call_payload, load_call
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import Shelf
 from .._pool.mailbox import Mailbox
@@ -20,9 +20,9 @@ from .._pool.manager import Manager, Pool
 from .._pool.threads import end_pools_on_term
 from .._scheduling.events import Attached, TerminateRequested
 from .._scheduling.scheduler import Scheduler
-from .._scheduling.state import Policy
-from .._sessions.session import Session, SessionMailbox, attach
+from .._sessions.session import Session, attach
 from .._wire import Call, pool_name
+from .options import PoolOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,48 +36,36 @@ class Opened:
     session: Session | None = None
 
 
-def open_pool(
-    *,
-    platform: Any,
-    name: str,
-    container: Container | Template,
-    initializer: Callable[[ContentStore], Payload] | None,
-    policy: Policy,
-    session: str | None = None,
-) -> Opened:
+def open_pool(options: PoolOptions) -> Opened:
     """The pool of one executor. Contacts no platform, but to open a session, and starts a local one
     if asked to.
-
-    `initializer` pickles it, into a store.
 
     Raises:
         CredentialsError: there is no key, and no platform either.
         CallPicklingError: the initializer cannot be pickled.
         ValueError: a session was asked for on a platform that ends with the executor.
     """
-    owned = _local_platform(session) if platform == "local" else None
+    container, policy, session = options.runs_in, options.policy, options.session
+    owned = _local_platform(session) if options.platform == "local" else None
     try:
-        url, key = credentials(platform if owned is None else owned)
+        url, key = credentials(options.platform if owned is None else owned)
         contents = content_store(url, key)
-        initial = Payload(b"") if initializer is None else initializer(contents)
+        initial = _initializer(options, contents)
         client, attached = PlatformClient(url, key), None
-        mailbox = Mailbox(client, container)
         if isinstance(container, Container) and container.doubt and not client.is_local:
             warnings.warn(container.doubt, UserWarning, stacklevel=3)
         if session:
-            name = pool_name(name, session)
             own = PlatformClient(url, key, budget=client.budget)
             attached = attach(own, session, container)
-            mailbox = SessionMailbox(client, container, attached)
     except BaseException:
         if owned is not None:
             owned.stop()
         raise
     manager = Manager(
         scheduler=Scheduler(policy),
-        mailbox=mailbox,
+        mailbox=Mailbox(client, container, attached),
         client=client,
-        pool=Pool(name, url, container, initial, policy.lease),
+        pool=Pool(pool_name(options.title, session), url, container, initial, policy.lease),
         contents=contents,
         at_end=_enders(attached, owned),
     )
@@ -111,14 +99,23 @@ class _Reader:
             return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
 
 
+def _initializer(options: PoolOptions, contents: ContentStore) -> Payload:
+    """What is asked for as a call; empty if nothing is."""
+    if options.initializer is None:
+        return Payload(b"")
+    arguments = tuple(options.initargs)
+    return call_payload("the initializer", options.initializer, arguments, {}, contents)
+
+
 def _hand_over(session: Session, manager: Manager) -> None:
     """What earlier processes have left is the manager's now, as long as the session is ours."""
     found = session.findings
     manager.post(Attached(found.workers, found.last), found.estate)
-    session.lost = lambda error: manager.post(
-        TerminateRequested(BrokenContainerPool(str(error)), leave=True)
-    )
-    session.start()
+
+    def lost(error: Exception) -> None:
+        manager.post(TerminateRequested(BrokenContainerPool(str(error)), leave=True))
+
+    session.start(lost)
 
 
 def _enders(session: Session | None, owned: Any) -> Callable[[], None]:

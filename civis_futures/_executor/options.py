@@ -1,26 +1,24 @@
 """What a user may ask for a pool and for one call: each argument has its type and range, or else
-there is an error. And a view of an executor that asks the same for each call.
+there is an error.
 
-Knows what the arguments become, a `Policy` and the containers, and nothing of what is done with it:
-an executor is what has `submit` and `map` here.
+Knows what the arguments become, and nothing of what is done with it.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import socket
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from .._container import DEFAULT_RESOURCES, Container, Template, checked_resources
-from .._futures.future import ContainerFuture
 from .._scheduling.state import Policy
 from .._sessions.registry import checked_name
 from .._types import ANY_RESOURCES, Resources, Terms
 
-T = TypeVar("T")
 RetryOn = (
     type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object] | None
 )
@@ -29,10 +27,6 @@ MAX_MEMORY = 64_000.0
 
 #: `max_workers` unless told otherwise. Containers cost money: not the size of this machine.
 DEFAULT_WORKERS = 10
-#: What `policy_of` and `check_types` look at, in their order.
-OF_POLICY = ("max_workers", "max_tasks_per_worker", "idle_timeout", "lease")
-OF_CALLS = ("max_retries", "retry_on", "memory_growth")
-TYPED = ("container", "initializer", "initargs", "name", "requires", "session")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,51 +112,92 @@ def check_function(fn: object) -> None:
         )
 
 
-class Intake(Protocol):
-    """What makes tasks of calls."""
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """What was asked of a pool; see `ContainerPoolExecutor` for what it means.
 
-    def submit(
-        self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any
-    ) -> ContainerFuture[T]:
-        """The future of a call with these options."""
-
-    @property
-    def map(self) -> Callable[..., Iterator[Any]]:
-        """The same for many calls: of options, function, iterables and what else `map` takes."""
-
-
-class WithOptions:
-    """A view of a `ContainerPoolExecutor`: the same pool, with options for each call.
-
-    Made by `ContainerPoolExecutor.options`.
+    Raises:
+        TypeError, ValueError: an option has the wrong type, or is out of range.
     """
 
-    def __init__(self, executor: object, intake: Intake, options: CallOptions) -> None:
-        self._executor = executor  # held: a forgotten executor shuts down
-        self._intake = intake
-        self._options = options
+    max_workers: int | None = None
+    container: Container | Template | None = None
+    platform: Any = None
+    max_tasks_per_worker: int | None = None
+    idle_timeout: float = 60.0
+    initializer: Callable[..., object] | None = None
+    initargs: Iterable[Any] = ()
+    max_retries: int = 0
+    retry_on: RetryOn = None
+    memory_growth: float | None = None
+    lease: float = 3600.0
+    name: str | None = None
+    requires: Mapping[str, str] | None = None
+    session: str | None = None
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> ContainerFuture[T]:
-        """As `ContainerPoolExecutor.submit`, with these options."""
-        return self._intake.submit(self._options, fn, args, kwargs)
+    def __post_init__(self) -> None:
+        """What is wrong is wrong here."""
+        if self.max_workers is not None:
+            whole("max_workers", self.max_workers)
+        if self.max_tasks_per_worker is not None:
+            whole("max_tasks_per_worker", self.max_tasks_per_worker)
+        if not 0 <= number("idle_timeout", self.idle_timeout) < float("inf"):
+            raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
+        if not 0 < number("lease", self.lease) < float("inf"):
+            raise ValueError("lease must be a finite number of seconds, above 0")
+        if self.initializer is not None and not callable(self.initializer):
+            raise TypeError("initializer must be a callable")
+        check_function(self.initializer)
+        if not isinstance(self.initargs, Iterable):
+            raise TypeError("initargs must be an iterable")
+        if self.name is not None and not isinstance(self.name, str):
+            raise TypeError("name must be a str")
+        if self.container is not None and not isinstance(self.container, Container | Template):
+            raise TypeError("container must be a Container or a Template")
+        if self.requires is not None and not isinstance(self.requires, Mapping):
+            raise TypeError("requires must be a mapping from modules to their least versions")
+        if self.session is not None:
+            checked_name(self.session)
+        _ = self.calls  # checks the rest
 
-    def map(self, fn: Callable[..., T], *iterables: Iterable[Any], **given: Any) -> Iterator[T]:
-        """As `ContainerPoolExecutor.map`, with these options."""
-        return self._intake.map(self._options, fn, iterables, **given)
+    @classmethod
+    def check(cls, options: Mapping[str, Any], also: Collection[str]) -> None:
+        """See `ContainerPoolExecutor.check_options`."""
+        known = {field.name for field in fields(cls)}
+        for name in options:
+            if name not in known and name not in also:
+                nearest = difflib.get_close_matches(name, sorted({*known, *also}), 1, 0.0)[0]
+                raise TypeError(f"there is no option {name!r}: did you mean {nearest!r}?")
+        cls(**{name: value for name, value in options.items() if name in known})
 
-    def options(self, **changes: Any) -> WithOptions:
-        """The same view, with some options changed."""
-        return WithOptions(self._executor, self._intake, replace(self._options, **changes))
+    @property
+    def runs_in(self) -> Container | Template:
+        """What each worker runs in."""
+        return self.container or Container()
 
-    def __repr__(self) -> str:
-        """Its options."""
-        return f"<{type(self).__name__} {self._options}>"
+    @property
+    def title(self) -> str:
+        """What the pool is called."""
+        return self.name or f"civis_futures on {socket.gethostname()}"
+
+    @property
+    def calls(self) -> CallOptions:
+        """The options of each call, unless it has others."""
+        return CallOptions(self.max_retries, self.retry_on, memory_growth=self.memory_growth)
+
+    @property
+    def policy(self) -> Policy:
+        """What the scheduler is told; times in seconds."""
+        return Policy(
+            DEFAULT_WORKERS if self.max_workers is None else self.max_workers,
+            self.max_tasks_per_worker,
+            float(self.idle_timeout),
+            float(self.lease),
+        )
 
 
-def whole(name: str, value: int | None, default: int | None = None, *, least: int = 1) -> int:
+def whole(name: str, value: int, *, least: int = 1) -> int:
     """`value` if it is a whole number of at least `least`; TypeError or ValueError otherwise."""
-    if value is None and default is not None:
-        return default
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, not {value!r}")
     if value < least:
@@ -175,56 +210,3 @@ def number(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, not {value!r}")
     return value
-
-
-def check_names(given: Iterable[str], known: Collection[str]) -> None:
-    """Raise TypeError for the first name that is not known; it tells the nearest one that is."""
-    for name in given:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, sorted(known), 1, 0.0)[0]
-            raise TypeError(f"there is no option {name!r}: did you mean {nearest!r}?")
-
-
-def policy_of(
-    max_workers: int | None,
-    max_tasks_per_worker: int | None,
-    idle_timeout: float,
-    lease: float,
-) -> Policy:
-    """The policy that these arguments ask for; TypeError or ValueError if they ask for none."""
-    if max_tasks_per_worker is not None:
-        whole("max_tasks_per_worker", max_tasks_per_worker)
-    if not 0 <= number("idle_timeout", idle_timeout) < float("inf"):
-        raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
-    if not 0 < number("lease", lease) < float("inf"):
-        raise ValueError("lease must be a finite number of seconds, above 0")
-    return Policy(
-        whole("max_workers", max_workers, DEFAULT_WORKERS),
-        max_tasks_per_worker,
-        float(idle_timeout),
-        lease=float(lease),
-    )
-
-
-def check_types(
-    container: object,
-    initializer: object,
-    initargs: object,
-    name: object,
-    requires: object,
-    session: object = None,
-) -> None:
-    """Raise TypeError for the first argument that is of the wrong type."""
-    if initializer is not None and not callable(initializer):
-        raise TypeError("initializer must be a callable")
-    check_function(initializer)
-    if not isinstance(initargs, Iterable):
-        raise TypeError("initargs must be an iterable")
-    if name is not None and not isinstance(name, str):
-        raise TypeError("name must be a str")
-    if container is not None and not isinstance(container, Container | Template):
-        raise TypeError("container must be a Container or a Template")
-    if requires is not None and not isinstance(requires, Mapping):
-        raise TypeError("requires must be a mapping from modules to their least versions")
-    if session is not None:
-        checked_name(session)

@@ -15,6 +15,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -28,7 +29,7 @@ from .._futures.tables import Roll
 from .._scheduling.events import CancelRequested, Submitted
 from .._types import ANY_RESOURCES, Resources, TaskId
 from .map import BatchSize, Watcher, flat, results
-from .options import CallOptions, check_function, number, whole
+from .options import CallOptions, PoolOptions, check_function, number, whole
 
 if TYPE_CHECKING:
     from .._data.pickling import Payload
@@ -41,21 +42,15 @@ T = TypeVar("T")
 class Intake:
     """What `submit` and `map` of an executor do."""
 
-    def __init__(
-        self,
-        opened: Opened,
-        container: Container | Template,
-        max_workers: int,
-        requires: Mapping[str, str],
-    ) -> None:
+    def __init__(self, opened: Opened, options: PoolOptions) -> None:
         self.roll = Roll()
         self.batches = BatchSize()
         self._opened = opened
         self._manager = opened.manager
         self._contents = opened.manager.contents
-        self._resources = resources_of(container)
-        self._inline = min(_wire.INLINE_LIMIT, _wire.INLINE_TOTAL // max_workers)
-        self._requires = dict(requires)
+        self._resources = resources_of(options.runs_in)
+        self._inline = min(_wire.INLINE_LIMIT, _wire.INLINE_TOTAL // options.policy.max_workers)
+        self._requires = dict(options.requires or {})
         self._process = os.getpid()
         # No lock: a signal's handler may use the pool while `submit` is at any line. What is posted
         # at the moment of the shutdown is work like other work, or the manager refuses it.
@@ -220,6 +215,34 @@ class Intake:
     def _raise_if_shut_down(self) -> None:
         if self._shutdown:
             raise RuntimeError("cannot schedule new futures after shutdown")
+
+
+class WithOptions:
+    """A view of a `ContainerPoolExecutor`: the same pool, with options for each call.
+
+    Made by `ContainerPoolExecutor.options`.
+    """
+
+    def __init__(self, executor: object, intake: Intake, options: CallOptions) -> None:
+        self._executor = executor  # held: a forgotten executor shuts down
+        self._intake = intake
+        self._options = options
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> ContainerFuture[T]:
+        """As `ContainerPoolExecutor.submit`, with these options."""
+        return self._intake.submit(self._options, fn, args, kwargs)
+
+    def map(self, fn: Callable[..., T], *iterables: Iterable[Any], **given: Any) -> Iterator[T]:
+        """As `ContainerPoolExecutor.map`, with these options."""
+        return self._intake.map(self._options, fn, iterables, **given)
+
+    def options(self, **changes: Any) -> WithOptions:
+        """The same view, with some options changed."""
+        return WithOptions(self._executor, self._intake, replace(self._options, **changes))
+
+    def __repr__(self) -> str:
+        """Its options."""
+        return f"<{type(self).__name__} {self._options}>"
 
 
 def _cancel(manager: Manager, task: TaskId) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Container as Container_
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from typing import Protocol
 
 from .. import _wire
 from .._api.client import PlatformClient
@@ -70,16 +71,33 @@ class Posting:
     unreadable: int = 0
 
 
+class Book(Protocol):
+    """Who writes down a pool's workers, so that other processes find them: a session."""
+
+    @property
+    def inbox(self) -> int:
+        """The JSON value that is the inbox of all workers."""
+
+    def record(self, job: Job, order: _wire.Order, resources: Resources) -> None:
+        """A worker has a script, and is about to get a run."""
+
+    def forget(self, token: str, run_id: int) -> None:
+        """All that a worker was given has ended."""
+
+
 class Mailbox:
-    """The post of one pool, over one `PlatformClient`.
+    """The post of one pool, over one `PlatformClient`; `book` has the inbox, if there is one.
 
     All methods may be called from any thread; `look` from one at a time (the scheduler sees to
     that), since it alone owns the memory of what it saw before.
     """
 
-    def __init__(self, client: PlatformClient, container: Container | Template) -> None:
+    def __init__(
+        self, client: PlatformClient, container: Container | Template, book: Book | None = None
+    ) -> None:
         self._client = client
         self._container = container
+        self._book = book
         self._kind = job_kind(container)
         self._states: dict[WorkerId, RunState] = {}  # owned by `look`
         self._unseen: Counter[WorkerId] = Counter()  # owned by `look`
@@ -96,7 +114,11 @@ class Mailbox:
         file_id = self._client.upload(
             packed.data, len(packed.data), packed.name, expires_in=FILE_LIFE
         )
-        inbox_id = self._open_inbox(f"{name} inbox")
+        if self._book is not None:
+            inbox_id = self._book.inbox
+        else:
+            empty = _wire.to_json(_wire.Inbox())
+            inbox_id = self._client.create_json_value(f"{name} inbox", empty)
         initial = None
         if initializer is not None:
             small = len(initializer) <= _wire.INLINE_LIMIT
@@ -106,9 +128,6 @@ class Mailbox:
                 else self.upload(initializer, f"initializer of {name}")
             )
         return Station(file_id, packed.sha256, inbox_id, initial)
-
-    def _open_inbox(self, name: str) -> int:
-        return self._client.create_json_value(name, _wire.to_json(_wire.Inbox()))
 
     def upload(self, data: bytes, name: str) -> _wire.Blob:
         """Put bytes into a File."""
@@ -170,14 +189,12 @@ class Mailbox:
         try:
             if not wanted:
                 raise Recalled
-            self._created(job, order, resources)
+            if self._book is not None:
+                self._book.record(job, order, resources)
             return job, self._start(job, wanted)
         except (PlatformError, Recalled):
             self._archive_quietly(job)
             raise
-
-    def _created(self, job: Job, order: _wire.Order, resources: Resources) -> None:
-        """A worker has a script, and no run yet."""
 
     def _create(self, name: str, body: dict[str, object]) -> Job:
         for _ in range(LOOK_UPS):
@@ -216,6 +233,8 @@ class Mailbox:
 
     def archive(self, posting: Posting) -> None:
         """Archive the script of a worker."""
+        if self._book is not None:
+            self._book.forget(posting.token, posting.run_id)
         self._client.archive(posting.job)
 
     def _archive_quietly(self, job: Job) -> None:

@@ -50,10 +50,6 @@ class Session:
         self._writing = False
         self._entries: dict[str, Entry] = {}
         self._closing = threading.Event()
-        self._beats = threading.Thread(
-            target=self._beat, name=f"civis-futures session {self.head.name}", daemon=True
-        )
-        self.lost: Callable[[Exception], object] = str  # whom to tell; nobody yet
 
     # --- holding it ----------------------------------------------------------------------------
 
@@ -71,16 +67,17 @@ class Session:
         time.sleep(SETTLE)
         self._check()
 
-    def start(self) -> None:
-        """Give signs of life from now on."""
-        self._beats.start()
+    def start(self, lost: Callable[[Exception], object]) -> None:
+        """Give signs of life from now on; `lost` is told if somebody else takes it over."""
+        name = f"civis-futures session {self.head.name}"
+        threading.Thread(target=self._beat, args=(lost,), name=name, daemon=True).start()
 
     def _check(self) -> None:
         holder = self._anchor.read(self._client).holder
         if holder is None or holder.token != self._mine.token:
             raise _in_use(self.head.name, holder)
 
-    def _beat(self) -> None:
+    def _beat(self, lost: Callable[[Exception], object]) -> None:
         while not self._closing.wait(BEAT):
             try:
                 self._check()
@@ -89,7 +86,7 @@ class Session:
                 self._write()
             except SessionInUseError as error:
                 self._closing.set()
-                self.lost(error)
+                lost(error)
             except (PlatformError, ValueError) as error:
                 _log.warning("no sign of life for session %s: %s", self.head.name, error)
 
@@ -186,7 +183,12 @@ class Session:
             raise self._refused
         return key, self.findings.found.pop(task, None)
 
-    # --- workers -------------------------------------------------------------------------------
+    # --- workers, as a `Book` ------------------------------------------------------------------
+
+    @property
+    def inbox(self) -> int:
+        """The JSON value that is the inbox of all workers."""
+        return self.head.inbox
 
     def record(self, job: Job, order: _wire.Order, resources: Resources) -> None:
         """A worker is about to get a run."""
@@ -202,28 +204,6 @@ class Session:
             entry = self._entries.get(token)
             if entry is not None:
                 entry.over, entry.first, entry.run = True, [], run_id
-
-
-class SessionMailbox(Mailbox):
-    """The post of a pool with a session: the inbox is there, and what is launched is recorded."""
-
-    def __init__(
-        self, client: PlatformClient, container: Container | Template, session: Session
-    ) -> None:
-        super().__init__(client, container)
-        self._session = session
-
-    def archive(self, posting: Posting) -> None:
-        """Archive the script of a worker."""
-        self._session.forget(posting.token, posting.run_id)
-        super().archive(posting)
-
-    def _open_inbox(self, name: str) -> int:
-        del name
-        return self._session.head.inbox
-
-    def _created(self, job: Job, order: _wire.Order, resources: Resources) -> None:
-        self._session.record(job, order, resources)
 
 
 def attach(client: PlatformClient, name: str, container: Container | Template) -> Session:

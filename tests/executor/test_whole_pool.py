@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import pytest
 
 import civis_futures as cf
 from civis_futures import ContainerPoolExecutor
+from civis_futures._executor.options import PoolOptions
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -52,6 +55,13 @@ def test_broken(make_executor, until):
     assert isinstance(executor.broken, cf.BrokenContainerPool)
 
 
+def test_the_executors_arguments_are_the_options_of_a_pool():
+    """In the same order, since they are handed over by it, and with the same defaults."""
+    _, *arguments = inspect.signature(ContainerPoolExecutor.__init__).parameters.values()
+    options = [(each.name, each.default) for each in dataclasses.fields(PoolOptions)]
+    assert [(each.name, each.default) for each in arguments] == options
+
+
 def test_options_are_checked_without_a_pool(leftovers):
     ContainerPoolExecutor.check_options({})
     ContainerPoolExecutor.check_options({"max_workers": 3, "name": "x", "own": 1}, also=["own"])
@@ -81,6 +91,7 @@ def test_checked_values_are_those_of_the_constructor(platform, name, value, erro
 POOL = """
 import os, signal, sys, time
 from civis_futures import ContainerPoolExecutor
+from civis_futures._executor.options import PoolOptions
 """
 
 

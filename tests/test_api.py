@@ -30,7 +30,7 @@ Call = Callable[[PlatformClient], Any]
 @pytest.fixture
 def client() -> Iterator[PlatformClient]:
     client = PlatformClient(BASE, KEY)
-    client._transport._wait = lambda seconds: None
+    client._sender._wait = lambda seconds: None
     yield client
     client.close()
 
@@ -332,7 +332,7 @@ def test_close_ends_a_wait(httpx_mock: HTTPXMock) -> None:
         except PlatformError as error:
             errors.append(str(error))
 
-    client._transport._wait = wait
+    client._sender._wait = wait
     httpx_mock.add_response(429, headers={"Retry-After": "500"})
     thread = threading.Thread(target=run)
     thread.start()

@@ -31,7 +31,7 @@ Call = Callable[[PlatformClient], Any]
 @pytest.fixture
 def client() -> Iterator[PlatformClient]:
     client = PlatformClient(BASE, KEY)
-    client._transport._wait = lambda seconds: None
+    client._sender._wait = lambda seconds: None
     yield client
     client.close()
 

@@ -122,7 +122,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Storage:
 @pytest.fixture
 def client() -> Iterator[PlatformClient]:
     client = PlatformClient(f"https://{API}", "aSecret-Key_123")
-    client._transport._wait = client._links._wait = lambda seconds: None
+    client._sender._wait = client._links._wait = lambda seconds: None
     yield client
     client.close()
 
@@ -567,7 +567,7 @@ def test_a_body_cut_short_on_a_socket() -> None:
     answers = [whole(b'{"id"', length=10), b"", b"HTTP/1.1 nonsense\r\n\r\n", whole(b'{"id": 5}')]
     with server(answers) as url:
         client = PlatformClient(url, "aSecret-Key_123")
-        client._transport._wait = lambda seconds: None
+        client._sender._wait = lambda seconds: None
         assert client.me() == 5
         client.close()
     assert not answers

@@ -9,7 +9,13 @@ import unhurried  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 
-from civis_futures._api.budget import KEPT_FROM_LOOKS, Kind, RateBudget, retry_after
+from civis_futures._api.budget import (
+    KEPT_FROM_LOOKS,
+    LONGEST_RETRY_AFTER,
+    Kind,
+    RateBudget,
+    retry_after,
+)
 
 
 class Clock:
@@ -197,6 +203,13 @@ def test_threads_share_a_budget(clock: Clock) -> None:
         ({"Retry-After": "nan"}, 0),
         ({"Retry-After": "inf"}, 0),
         ({"Retry-After": "soon"}, 0),
+        ({"Retry-After": "1e300"}, LONGEST_RETRY_AFTER),
+        ({"Retry-After": "9" * 5000}, 0),
+        ({"Retry-After": "\u0661\u0662"}, 12),  # Python's float takes any digits
+        ({"Retry-After": "\xe9\u2028"}, 0),
+        ({"Retry-After": "Fri, 99 Foo 2025 10:00:30 GMT"}, 0),
+        ({"Retry-After": "Fri, 21 Nov 99999999999 10:00:30 GMT"}, 0),
+        ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 -9999"}, 0),
         (
             {
                 "Retry-After": "Fri, 21 Nov 2025 10:00:30 GMT",
@@ -212,4 +225,4 @@ def test_retry_after(headers: dict[str, str], seconds: float) -> None:
 
 
 def test_retry_after_a_date_by_our_own_clock() -> None:
-    assert retry_after({"Retry-After": "Fri, 21 Nov 2225 10:00:30 GMT"}) > 1e9
+    assert retry_after({"Retry-After": "Fri, 21 Nov 2225 10:00:30 GMT"}) == LONGEST_RETRY_AFTER

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
 
-from civis_futures._api.transport import Kind, RateBudget, RetryingTransport
+from civis_futures._api.transport import FileLinks, Kind, RateBudget, Sender
 from civis_futures._exceptions import PlatformError, Recalled
 
 URL = "http://platform.test/scripts/1"
@@ -77,12 +78,15 @@ OK = status(200)
 CUT = lambda request: httpx.Response(200, stream=Broken())  # noqa: E731
 
 
-def send(script: Script, clock: Clock, method: str = "GET", **extensions: object) -> httpx.Response:
-    transport = RetryingTransport(
-        script, RateBudget(clock=clock), threading.Event(), wait=clock.wait, clock=clock
+def over(transport: httpx.BaseTransport) -> httpx.Client:
+    return httpx.Client(transport=transport)
+
+
+def send(script: Script, clock: Clock, method: str = "GET", **how: Any) -> httpx.Response:
+    sender = Sender(
+        over(script), RateBudget(clock=clock), threading.Event(), wait=clock.wait, clock=clock
     )
-    request = httpx.Request(method, URL, extensions=extensions)
-    return transport.handle_request(request)
+    return sender.send(httpx.Request(method, URL), **how)
 
 
 IDEMPOTENT = [("GET", {}), ("PUT", {}), ("DELETE", {}), ("PATCH", {"idempotent": True})]
@@ -125,10 +129,10 @@ def test_what_is_not_wanted_any_more_does_not_wait_for_the_budget(clock: Clock) 
     budget = RateBudget(runs=1, clock=clock)
     assert budget.delay(Kind.RUN) == 0.0
     script = Script(OK)
-    transport = RetryingTransport(script, budget, threading.Event(), wait=wait, clock=clock)
+    sender = Sender(over(script), budget, threading.Event(), wait=wait, clock=clock)
     marks = {"kind": Kind.RUN, "wanted": wanted}
     with pytest.raises(Recalled):
-        transport.handle_request(httpx.Request("POST", URL, extensions=marks))
+        sender.send(httpx.Request("POST", URL), **marks)
     assert script.requests == []
     assert clock.now - begin <= 5  # of the 300 until the next run may start
 
@@ -194,21 +198,17 @@ def test_an_answer_that_cannot_be_decoded_is_tried_again(clock: Clock) -> None:
     assert send(Script(garbled, OK), clock).content == b"said"
 
 
-def readable(response: httpx.Response) -> bool:
-    return response.text == "fine"
-
-
 def test_garbage_is_tried_again(clock: Clock) -> None:
-    garbage, fine = httpx.Response(200, text="<html>"), httpx.Response(200, text="fine")
-    assert send(Script(garbage, garbage, fine), clock, readable=readable).text == "fine"
-    assert send(Script(garbage, fine), clock, "POST", readable=readable).text == "<html>"
+    garbage, fine = httpx.Response(200, text="<html>"), httpx.Response(200, json="fine")
+    assert send(Script(garbage, garbage, fine), clock, wants_json=True).json() == "fine"
+    assert send(Script(garbage, fine), clock, "POST", wants_json=True).text == "<html>"
     script = Script(garbage, fine)
-    assert send(script, clock, "POST", readable=readable, idempotent=True).text == "fine"
+    assert send(script, clock, "POST", wants_json=True, idempotent=True).json() == "fine"
 
 
 def test_what_is_no_platform_is_found_out_soon(clock: Clock) -> None:
     script = Script(httpx.Response(200, text="<html>"))
-    assert send(script, clock, readable=readable).text == "<html>"
+    assert send(script, clock, wants_json=True).text == "<html>"
     assert len(script.requests) == 3
 
 
@@ -273,25 +273,29 @@ def test_a_look_gives_up_soon(clock: Clock) -> None:
 
 def test_every_attempt_spends(clock: Clock) -> None:
     budget = RateBudget(3, 3, 300.0, clock)
-    transport = RetryingTransport(
-        Script(status(502), status(502), status(502), OK),
+    sender = Sender(
+        over(Script(status(502), status(502), status(502), OK)),
         budget,
         threading.Event(),
         wait=clock.wait,
         clock=clock,
     )
     began = clock.now
-    assert transport.handle_request(httpx.Request("GET", URL)).status_code == 200
+    assert sender.send(httpx.Request("GET", URL)).status_code == 200
     assert clock.now - began >= 300.0  # waiting for the budget does not count against 120 s
     assert max(clock.waits) <= 5.0  # and the budget is looked at again and again
 
 
 def test_waiting_for_the_budget_uses_up_no_patience(clock: Clock) -> None:
     script = Script(status(502), status(502), OK)
-    transport = RetryingTransport(
-        script, RateBudget(1, 1, 300.0, clock), threading.Event(), wait=clock.wait, clock=clock
+    sender = Sender(
+        over(script),
+        RateBudget(1, 1, 300.0, clock),
+        threading.Event(),
+        wait=clock.wait,
+        clock=clock,
     )
-    assert transport.handle_request(httpx.Request("GET", URL)).status_code == 200
+    assert sender.send(httpx.Request("GET", URL)).status_code == 200
     assert sum(clock.waits) == pytest.approx(600.0, abs=0.1)
 
 
@@ -310,8 +314,8 @@ def test_the_budget_learns_from_answers(
 ) -> None:
     budget = RateBudget(clock=clock)
     reply = status(200, X_RateLimit_Limit=limit, X_RateLimit_Remaining=remaining)
-    transport = RetryingTransport(Script(reply), budget, threading.Event(), clock=clock)
-    transport.handle_request(httpx.Request("POST", URL, extensions={"kind": kind}))
+    sender = Sender(over(Script(reply)), budget, threading.Event(), clock=clock)
+    sender.send(httpx.Request("POST", URL), kind=kind)
     assert budget.pace == pytest.approx(pace, rel=0.01)
 
 
@@ -348,14 +352,12 @@ def test_a_429_delays_that_request_and_no_other() -> None:
         return status(429, Retry_After="10") if request.url.path == "/slow" else OK
 
     waiting = Waiting()
-    transport = RetryingTransport(
-        httpx.MockTransport(app), RateBudget(), waiting.closing, wait=waiting
-    )
+    sender = Sender(over(httpx.MockTransport(app)), RateBudget(), waiting.closing, wait=waiting)
     slow = httpx.Request("GET", "http://platform.test/slow")
-    thread, ends = in_thread(lambda: transport.handle_request(slow))
+    thread, ends = in_thread(lambda: sender.send(slow))
     assert waiting.begun.wait(5)
     for _ in range(20):
-        assert transport.handle_request(httpx.Request("GET", URL)).status_code == 200
+        assert sender.send(httpx.Request("GET", URL)).status_code == 200
     assert waiting.asked[0] >= 10
     assert not ends  # it waits still
     waiting.closing.set()
@@ -374,8 +376,8 @@ def test_a_429_delays_that_request_and_no_other() -> None:
 def test_closing_ends_a_wait_at_once(reply: Reply, method: str, sent: bool) -> None:
     waiting = Waiting()
     script = Script(reply)
-    transport = RetryingTransport(script, RateBudget(), waiting.closing, wait=waiting)
-    thread, ends = in_thread(lambda: transport.handle_request(httpx.Request(method, URL)))
+    sender = Sender(over(script), RateBudget(), waiting.closing, wait=waiting)
+    thread, ends = in_thread(lambda: sender.send(httpx.Request(method, URL)))
     assert waiting.begun.wait(5)
     waiting.closing.set()
     thread.join(5)
@@ -389,8 +391,8 @@ def test_closing_ends_a_wait_for_the_budget() -> None:
     waiting = Waiting()
     budget = RateBudget(limit=1)
     budget.delay(Kind.GENERAL)
-    transport = RetryingTransport(Script(OK), budget, waiting.closing, wait=waiting)
-    thread, ends = in_thread(lambda: transport.handle_request(httpx.Request("GET", URL)))
+    sender = Sender(over(Script(OK)), budget, waiting.closing, wait=waiting)
+    thread, ends = in_thread(lambda: sender.send(httpx.Request("GET", URL)))
     assert waiting.begun.wait(5)
     waiting.closing.set()
     thread.join(5)
@@ -406,16 +408,38 @@ def test_what_breaks_while_closing_was_closed() -> None:
         closing.set()
         raise RuntimeError("Cannot send a request, as the client has been closed.")
 
-    transport = RetryingTransport(httpx.MockTransport(app), RateBudget(), closing)
+    sender = Sender(over(httpx.MockTransport(app)), RateBudget(), closing)
     with pytest.raises(PlatformError, match="the client was closed") as caught:
-        transport.handle_request(httpx.Request("GET", URL))
+        sender.send(httpx.Request("GET", URL))
     assert caught.value.sent
     with pytest.raises(PlatformError, match="the client was closed") as caught:
-        transport.handle_request(httpx.Request("GET", URL))
+        sender.send(httpx.Request("GET", URL))
     assert not caught.value.sent
 
 
-def test_close_closes_what_is_below() -> None:
-    script = Script(OK)
-    RetryingTransport(script, RateBudget(), threading.Event()).close()
-    assert script.closed
+class Drip(httpx.SyncByteStream):
+    """A body of which a byte comes each second, for hours."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def __iter__(self) -> Iterator[bytes]:
+        for _ in range(100_000):
+            self._clock.now += 1
+            yield b" "
+
+
+def test_an_answer_that_drips_is_not_waited_for(clock: Clock) -> None:
+    begin = clock.now
+    with pytest.raises(PlatformError, match="the answer took longer than 120 s"):
+        send(Script(lambda request: httpx.Response(200, stream=Drip(clock))), clock, "POST")
+    assert clock.now - begin < 130
+
+
+def test_a_download_that_drips_is_given_up(clock: Clock) -> None:
+    client = over(Script(lambda request: httpx.Response(200, stream=Drip(clock))))
+    links = FileLinks(client, threading.Event(), attempts=3, wait=clock.wait, clock=clock)
+    begin = clock.now
+    with pytest.raises(PlatformError, match=r"given up after 3 attempts: .* bytes took 6. s"):
+        list(links.read("it", lambda: (URL, None)))
+    assert clock.now - begin < 300

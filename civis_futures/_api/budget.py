@@ -20,6 +20,8 @@ KEPT_FROM_LOOKS = 0.2
 UNLIMITED = 1_000_000
 #: The least wait that is ever asked for, so that no rounding makes anyone spin.
 LEAST_WAIT = 0.001
+#: Seconds that a ``Retry-After`` is obeyed at the most, whatever it says.
+LONGEST_RETRY_AFTER = 3600.0
 
 
 class Kind(Enum):
@@ -147,27 +149,31 @@ class RateBudget:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """The seconds that ``Retry-After`` asks for: a number or a date; 0.0 if there is none."""
+    """The seconds that ``Retry-After`` asks for, by a number or a date; 0.0 if there is none.
+
+    What asks for more is obeyed for `LONGEST_RETRY_AFTER`.
+    """
     text = headers.get("Retry-After", "").strip()
     try:
         seconds = float(text)
     except ValueError:
         seconds = _seconds_until(text, headers.get("Date", ""))
-    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if math.isfinite(seconds) else 0.0
 
 
 def _seconds_until(text: str, now: str) -> float:
     """From `now` (the platform's own clock, if it says so) to the date in `text`."""
-    try:
-        then = _http_date(text)
-    except ValueError:
+    then = _http_date(text)
+    if then is None:
         return 0.0
+    here = _http_date(now)
+    return then - (time.time() if here is None else here)
+
+
+def _http_date(text: str) -> float | None:
+    """Seconds since the epoch, or None if this is no date that there can be."""
     try:
-        return then - _http_date(now)
-    except ValueError:
-        return then - time.time()
-
-
-def _http_date(text: str) -> float:
-    date = email.utils.parsedate_to_datetime(text)
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+        date = email.utils.parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

@@ -8,7 +8,6 @@ user is decided by others. When a request may go, and what is tried again on its
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import ssl
@@ -25,7 +24,7 @@ from . import replies
 from .credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
 from .discreet import discreet, ours, without_links
 from .section import Bytes, Section
-from .transport import FileLinks, Kind, RateBudget, RetryingTransport
+from .transport import FileLinks, Kind, RateBudget, Sender, is_json
 
 __all__ = [
     "DEFAULT_URL",
@@ -85,9 +84,7 @@ class PlatformClient:
         self._secrets = (key, headers["Authorization"].split()[1])
         self._http = httpx.Client(base_url=self.url, headers=headers, **options)
         self._links_http = httpx.Client(**options)
-        self._transport = RetryingTransport(
-            _Pooled(self._http), self.budget, self._closing, seconds=patience
-        )
+        self._sender = Sender(self._http, self.budget, self._closing, seconds=patience)
         self._links = FileLinks(self._links_http, self._closing)
 
     def __repr__(self) -> str:
@@ -247,7 +244,7 @@ class PlatformClient:
         """As `list_logs`, and whether the log can still grow."""
         params = {"limit": limit} if last_id is None else {"limit": limit, "last_id": last_id}
         path = f"{_path(job, run_id)}/logs"
-        response = self._send("GET", path, params=params, kind=_kind(look), readable=_is_json)
+        response = self._send("GET", path, params=params, kind=_kind(look), wants_json=True)
         lines = self._read(
             response, lambda value: [replies.log_line(each) for each in replies.array(value)]
         )
@@ -345,7 +342,7 @@ class PlatformClient:
         self, path: str, params: Mapping[str, Any], row: Callable[[Any], _T], look: bool = False
     ) -> tuple[list[_T], bool]:
         """The rows of one page, and whether more follow."""
-        response = self._send("GET", path, params=params, kind=_kind(look), readable=_is_json)
+        response = self._send("GET", path, params=params, kind=_kind(look), wants_json=True)
         rows = self._read(response, lambda value: [row(each) for each in replies.array(value)])
         try:
             more = int(response.headers["X-Pagination-Total-Pages"]) > params.get("page_num", 1)
@@ -354,7 +351,7 @@ class PlatformClient:
         return rows, more
 
     def _ask(self, method: str, path: str, parse: Callable[[Any], _T], **request: Any) -> _T:
-        return self._read(self._send(method, path, readable=_is_json, **request), parse)
+        return self._read(self._send(method, path, wants_json=True, **request), parse)
 
     def _send(
         self,
@@ -363,21 +360,18 @@ class PlatformClient:
         *,
         params: Mapping[str, Any] | None = None,
         json: Any = None,
-        kind: Kind = Kind.GENERAL,
-        idempotent: bool = False,
-        readable: Callable[[httpx.Response], bool] | None = None,
-        wanted: Sequence[object] = (True,),
+        **how: Any,
     ) -> httpx.Response:
-        marks = {"kind": kind, "idempotent": idempotent, "readable": readable, "wanted": wanted}
-        request = self._http.build_request(method, path, params=params, json=json, extensions=marks)
-        response = self._transport.handle_request(request)
+        """The answer, if it is a good one; `how` is what `Sender.send` takes."""
+        request = self._http.build_request(method, path, params=params, json=json)
+        response = self._sender.send(request, **how)
         if not response.is_success:
             reason = replies.reason(response.text, response.reason_phrase or "no reason given")
             raise self._error(response, reason)
         return response
 
     def _read(self, response: httpx.Response, parse: Callable[[Any], _T]) -> _T:
-        if not _is_json(response):
+        if not is_json(response):
             raise self._error(response, "answered something that is not JSON")
         try:
             return parse(response.extensions["value"])
@@ -396,16 +390,6 @@ class PlatformClient:
         return PlatformError(
             message, method=request.method, path=path, status=status, request_id=request_id
         )
-
-
-class _Pooled(httpx.BaseTransport):
-    """The client's own pool as a transport: so the proxies of the environment stay in force."""
-
-    def __init__(self, client: httpx.Client) -> None:
-        self._client = client
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._client.send(request, stream=True)
 
 
 @functools.cache
@@ -429,14 +413,6 @@ def _host(url: str) -> str:
 def _path(job: Job, run_id: int | None = None) -> str:
     path = f"scripts/{job.kind.value}/{job.id}"
     return path if run_id is None else f"{path}/runs/{run_id}"
-
-
-def _is_json(response: httpx.Response) -> bool:
-    """Whether a body is JSON; it is kept in the response, to be decoded once."""
-    with contextlib.suppress(ValueError, RecursionError):
-        if "value" not in response.extensions:
-            response.extensions["value"] = response.json()
-    return "value" in response.extensions
 
 
 def _kind(look: bool) -> Kind:

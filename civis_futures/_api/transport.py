@@ -1,12 +1,11 @@
 """How requests reach the platform: when they may go, when they are tried again, when we give up.
 
-Two parts. `RetryingTransport` sends API requests as the `RateBudget` allows, again and again where
-this is safe. `FileLinks` moves bytes by the links of Files, which lead elsewhere: no key is sent
-there, and nothing there counts against the budget.
+Two parts. `Sender` sends API requests as the `RateBudget` allows, again and again where this is
+safe. `FileLinks` moves bytes by the links of Files, which lead elsewhere: no key is sent there, and
+nothing there counts against the budget.
 
-This room must not know what a request is about: it knows verbs, statuses and the marks that a
-request carries in its extensions, ``kind`` (a `Kind`), ``idempotent`` (a bool), ``readable``
-(whether an answer makes sense) and ``wanted`` (a sequence, which is empty once it is not).
+This room must not know what a request is about: it knows verbs, statuses, and whether an answer is
+JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -29,7 +28,7 @@ from .budget import Kind, RateBudget, retry_after
 from .discreet import discreet, each_ours, ours, without_links
 from .section import Section
 
-__all__ = ["FileLinks", "Kind", "RateBudget", "RetryingTransport"]
+__all__ = ["FileLinks", "Kind", "RateBudget", "Sender", "is_json"]
 
 _log = logging.getLogger("civis_futures")
 
@@ -46,6 +45,45 @@ _NEVER_OPENED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, ht
 #: Errors that another attempt would meet again; see `_is_hopeless`.
 _HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, ssl.SSLCertVerificationError)
 _backoff = tenacity.wait_random_exponential(multiplier=1, max=30)
+#: Seconds that one answer may take to be read, however many bytes it has and however they drip.
+_LONGEST_ANSWER = 120.0
+#: A download gets this many seconds, and one more for each so many bytes.
+_DOWNLOAD_SECONDS, _SLOWEST = 60.0, 1000
+
+
+class _Checked(httpx.SyncByteStream):
+    """A body; `check` is called before each part of it, and raises where it must not go on."""
+
+    def __init__(self, body: httpx.SyncByteStream, check: Callable[[], None]) -> None:
+        self._body = body
+        self._check = check
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._body:
+            self._check()
+            yield part
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _read_answer(
+    client: httpx.Client, request: httpx.Request, clock: Callable[[], float]
+) -> httpx.Response:
+    """The answer with its body. (The client's time limits are for each step, not for all.)"""
+    end = clock() + _LONGEST_ANSWER
+
+    def check() -> None:
+        if clock() > end:
+            raise httpx.ReadTimeout(f"the answer took longer than {_LONGEST_ANSWER:g} s")
+
+    response = client.send(request, stream=True)
+    try:
+        response.stream = _Checked(cast(httpx.SyncByteStream, response.stream), check)
+        response.read()
+    finally:
+        response.close()
+    return response
 
 
 @dataclass(slots=True)
@@ -55,6 +93,8 @@ class _Trial:
     request: httpx.Request
     kind: Kind
     idempotent: bool
+    wants_json: bool
+    wanted: Sequence[object]
     began: float
     excused: float = 0.0  # seconds that do not count: told to wait, or waiting for the budget
     arrived: bool = False  # whether an attempt may have reached the platform
@@ -63,10 +103,6 @@ class _Trial:
     @property
     def name(self) -> str:
         return f"{self.request.method} {self.request.url.path}"
-
-    def check(self, response: httpx.Response) -> bool:
-        readable = self.request.extensions.get("readable")
-        return readable is None or bool(readable(response))
 
     def error(self, message: str) -> PlatformError:
         request = self.request
@@ -78,13 +114,13 @@ class _Trial:
         )
 
 
-class RetryingTransport(httpx.BaseTransport):
+class Sender:
     """Sends by the budget, reads the whole answer, and tries again where that is safe.
 
-    429 on every verb, never sooner than ``Retry-After``. 500, 502, 503, 504, answers that the
-    request's ``readable`` takes for garbage, and errors of the connection or of the answer only on
-    what is idempotent: after a POST these leave open whether
-    it took effect. A connection that never opened: on every verb.
+    429 on every verb, never sooner than ``Retry-After``. 500, 502, 503, 504, answers that should be
+    JSON and are not, and errors of the connection or of the answer only on what is idempotent:
+    after a POST these leave open whether it took effect. A connection that never opened: on every
+    verb.
 
     The last answer is returned whatever it is; without one the error is a `PlatformError`. Each
     waiting request waits by itself, so none delays another; `closing` ends all waits at once.
@@ -101,7 +137,7 @@ class RetryingTransport(httpx.BaseTransport):
 
     def __init__(
         self,
-        inner: httpx.BaseTransport,
+        client: httpx.Client,
         budget: RateBudget,
         closing: threading.Event,
         *,
@@ -113,7 +149,7 @@ class RetryingTransport(httpx.BaseTransport):
         wait: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._inner = inner
+        self._client = client
         self._budget = budget
         self._closing = closing
         self._bounds = (attempts, seconds)
@@ -123,14 +159,29 @@ class RetryingTransport(httpx.BaseTransport):
         self._wait = wait or closing.wait
         self._clock = clock
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The answer to `request`, its body read."""
-        trial = _Trial(
-            request,
-            request.extensions.get("kind", Kind.GENERAL),
-            request.method in _IDEMPOTENT_VERBS or bool(request.extensions.get("idempotent")),
-            self._clock(),
-        )
+    def send(
+        self,
+        request: httpx.Request,
+        *,
+        kind: Kind = Kind.GENERAL,
+        idempotent: bool = False,
+        wants_json: bool = False,
+        wanted: Sequence[object] = (True,),
+    ) -> httpx.Response:
+        """The answer to `request`, its body read.
+
+        Args:
+            kind: what it spends.
+            idempotent: whether it may be repeated, whatever its verb.
+            wants_json: whether a good answer is JSON; then `is_json` has decoded it.
+            wanted: empty once the request is not wanted any more; looked at while it waits.
+
+        Raises:
+            PlatformError: there was no answer.
+            Recalled: it was no longer wanted, and was not sent.
+        """
+        safe = idempotent or request.method in _IDEMPOTENT_VERBS
+        trial = _Trial(request, kind, safe, wants_json, wanted, self._clock())
         retrying = tenacity.Retrying(
             retry=lambda state: _is_worth_another(state, trial),
             wait=_pause_before_next,
@@ -145,33 +196,24 @@ class RetryingTransport(httpx.BaseTransport):
             where = f"{request.url.scheme}://{request.url.netloc.decode()}"
             raise trial.error(f"no answer from {where} ({_said(error)})") from error
 
-    def close(self) -> None:
-        """Close the transport below."""
-        with ours():
-            self._inner.close()
-
     def _attempt(self, trial: _Trial) -> httpx.Response:
         while (delay := self._budget.delay(trial.kind)) > 0:
             delay = min(delay, _LONGEST_PAUSE)
             trial.excused += delay
             self._pause(delay, trial)
-            if not trial.request.extensions.get("wanted", True):
+            if not trial.wanted:
                 raise Recalled
         self._check_open(trial)
         try:
             with ours():
-                response = self._inner.handle_request(trial.request)
-                try:
-                    response.read()
-                finally:
-                    response.close()
+                response = _read_answer(self._client, trial.request, self._clock)
         except Exception as error:
             discreet(error)
             trial.arrived |= not (isinstance(error, _NEVER_OPENED) or _is_hopeless(error))
             # Closing the pool under a request makes errors of many kinds; this is what they mean.
             self._check_open(trial, error)
             raise
-        trial.readable = not response.is_success or trial.check(response)
+        trial.readable = not (response.is_success and trial.wants_json) or is_json(response)
         self._reached |= trial.readable
         trial.arrived |= response.status_code != 429
         self._learn(trial.kind, response.headers)
@@ -212,6 +254,14 @@ class RetryingTransport(httpx.BaseTransport):
     def _check_open(self, trial: _Trial, cause: Exception | None = None) -> None:
         if self._closing.is_set():
             raise trial.error("the client was closed") from cause
+
+
+def is_json(response: httpx.Response) -> bool:
+    """Whether a body is JSON; what it says is then in `response.extensions["value"]`."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if "value" not in response.extensions:
+            response.extensions["value"] = response.json()
+    return "value" in response.extensions
 
 
 def _failure(state: tenacity.RetryCallState) -> BaseException | None:
@@ -279,11 +329,13 @@ class FileLinks:
         *,
         attempts: int = 8,
         wait: Callable[[float], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._closing = closing
         self._attempts = attempts
         self._wait = wait or closing.wait
+        self._clock = clock
 
     def post(self, name: str, url: str, fields: Mapping[str, str], section: Section) -> None:
         """Post `section` as the form that storage wants: ``key`` first, the file last."""
@@ -337,8 +389,13 @@ class FileLinks:
             _check_accepted(name, response)
             # Storage that knows no ranges begins anew; then pass over what we have.
             skip = 0 if response.status_code == 206 else position
+            began, received = self._clock(), 0
             for chunk in response.iter_raw():
                 self._check_open(name)
+                received += len(chunk)
+                took = self._clock() - began
+                if took > _DOWNLOAD_SECONDS + received / _SLOWEST:
+                    raise _LinkError(f"{received:,} bytes took {took:.0f} s")
                 if rest := chunk[skip:]:
                     yield rest
                 skip = max(0, skip - len(chunk))
@@ -347,7 +404,7 @@ class FileLinks:
         def attempt() -> None:
             self._check_open(name)
             with self._own_errors(name), ours():
-                _check_accepted(name, self._client.send(build()))
+                _check_accepted(name, _read_answer(self._client, build(), self._clock))
 
         self._retrying(name)(attempt)
 

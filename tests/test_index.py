@@ -174,3 +174,24 @@ def test_it_is_for_its_user_alone(root):
     Index(root, PLATFORM, 1).note("a", 1, 7, LATER)
     [path] = files(root)
     assert path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_what_is_noted_is_ours_alone(root):
+    before = os.umask(0)
+    try:
+        Index(root, PLATFORM, 1).note("a", 1, 2, LATER)
+    finally:
+        os.umask(before)
+    for path in [root, *root.rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o777, 0o702], ids=oct)
+def test_a_folder_that_others_can_write_is_not_believed(root, mode, caplog):
+    Index(root, PLATFORM, 1).note("a", 1, 2, LATER)
+    root.chmod(mode)
+    index = Index(root, PLATFORM, 1)
+    assert index.find("a", 1) is None
+    index.note("b", 1, 3, LATER)
+    assert [path.name for path in files(root)] == ["a"]
+    assert "others can write there" in caplog.text

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import sys
@@ -27,6 +28,8 @@ from .. import _wire
 from .._api.client import PlatformClient
 from .._exceptions import PlatformError
 from .contents import LEAST_LIFE, Carrier, Content, ContentStore
+
+_log = logging.getLogger(__name__)
 
 #: Files of content live so long; those in use are given more before they end.
 LIFE = timedelta(days=14)
@@ -155,11 +158,26 @@ def cache_folder() -> Path | None:
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / _FOLDER
 
 
+def _trusted(root: Path | None) -> Path | None:
+    """The folder, unless others could write there what we believe."""
+    try:
+        about = None if root is None else root.stat()
+    except OSError:
+        return root  # it is not there yet, or cannot be used anyway
+    if about is not None and (about.st_uid != os.getuid() or about.st_mode & 0o022):
+        _log.warning(
+            "%s is not used to find what was uploaded before: others can write there. "
+            "It is yours alone after: chmod go-w %s", root, root,
+        )  # fmt: skip
+        return None
+    return root
+
+
 class Index:
     """The entries of one account on one platform, below the folder `root`."""
 
     def __init__(self, root: Path | None, platform: str, account: int) -> None:
-        self._root = root
+        self._root = root = _trusted(root)
         whose = _wire.digest(f"{platform} {account}".encode())[:32]
         self._folder = None if root is None else root / "files" / whose
         self._swept = False
@@ -179,13 +197,15 @@ class Index:
 
     def note(self, sha256: str, size: int, file_id: int, expires: float) -> None:
         """These bytes are in this File, until `expires` (seconds since the epoch)."""
-        if self._folder is None:
+        if self._root is None or self._folder is None:
             return
         text = json.dumps({"file_id": file_id, "size": size, "expires": expires})
         aside = self._folder / f".{secrets.token_hex(8)}"
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            aside.write_text(text)
+            for folder in (self._root, self._folder.parent, self._folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(text)
             os.replace(aside, self._folder / sha256)
         except OSError:  # a home that cannot be written, a full disk
             with contextlib.suppress(OSError):

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import secrets
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -322,6 +323,7 @@ def _key(state: str | None) -> str:
     path = Path(state) / "key"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(path.parent)
         with contextlib.suppress(FileExistsError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as stream:
@@ -331,11 +333,31 @@ def _key(state: str | None) -> str:
         raise RuntimeError(f"the local platform cannot use {state}: {error}") from None
 
 
+def _check_private(state: Path) -> None:
+    """Others who could write there could put a key or a database of theirs in its place."""
+    about = state.stat()
+    if about.st_uid != os.getuid():
+        raise RuntimeError(
+            f"the local platform cannot use {state}: it belongs to another user. Choose a folder "
+            "of your own"
+        )
+    if about.st_mode & 0o022:
+        raise RuntimeError(
+            f"the local platform cannot use {state}: others can write there. Choose another "
+            f"folder, or take that right away: chmod go-w {shlex.quote(str(state))}"
+        )
+
+
+def _own_file(path: Path) -> IO[bytes]:
+    """To append to; nobody else may read it, if it is new."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "ab+")
+
+
 def _launch(settings: Settings, key: str, log: Path | None) -> tuple[subprocess.Popen[bytes], str]:
     """Start the server and return it with its address."""
     try:
         # Closed by the `with` below.
-        messages: IO[bytes] = tempfile.TemporaryFile() if log is None else log.open("ab+")  # noqa: SIM115
+        messages: IO[bytes] = tempfile.TemporaryFile() if log is None else _own_file(log)  # noqa: SIM115
     except OSError as error:
         raise RuntimeError(f"the local platform cannot write its log: {error}") from None
     with messages:

@@ -75,6 +75,8 @@ def _run(settings: Settings, key: str, owner: int) -> None:
     from ._runs.guard_line import GuardLine
     from ._store import StateInUseError, Store
 
+    # What this process writes is its own alone; what runs write is as their user has it.
+    umask = os.umask(0o077)
     temporary = settings.state is None
     folder = Path(settings.state or tempfile.mkdtemp(prefix="civis-local-"))
     keys = Keys(key)
@@ -89,7 +91,7 @@ def _run(settings: Settings, key: str, owner: int) -> None:
         try:
             store.fail_unfinished()
             _clear(store.work)
-            asyncio.run(_serve(settings, keys, store, guard, sockets, owner))
+            asyncio.run(_serve(settings, keys, store, guard, sockets, owner, umask))
         finally:
             store.fail_unfinished()
             _clear(store.work)
@@ -129,6 +131,7 @@ async def _serve(
     guard: Any,
     sockets: list[socket.socket],
     owner: int,
+    umask: int,
 ) -> None:
     import uvicorn
 
@@ -141,7 +144,7 @@ async def _serve(
 
     api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)
     site = Site(settings, store, keys, Budget(settings.rate_limit), api, blob)
-    runner = Runner(site, guard)
+    runner = Runner(site, guard, umask)
     site.attach(runner)
     try:
         recorder = Recorder(settings.record)

@@ -74,6 +74,9 @@ class Store:
     def __init__(self, folder: Path, *, durable: bool) -> None:
         for name in ("blobs", "work"):
             (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / name).chmod(0o700)
+        for path in folder.glob("platform.sqlite*"):  # an earlier one may have been open to others
+            path.chmod(0o600)
         self._lock = _lock(folder / "lock")
         self.folder = folder
         self.blobs = folder / "blobs"

@@ -259,10 +259,43 @@ def test_state_survives_a_kill(make, tools, tmp_path):
     assert "stopped while this run was running" in api.logs(job, run)[-2]
 
 
-def test_state_is_private(make, tmp_path):
-    make(state=tmp_path / "state")
-    for name in ("key", "lock", "blobs", "work"):
-        assert stat.S_IMODE((tmp_path / "state" / name).stat().st_mode) & 0o077 == 0, name
+@pytest.fixture
+def open_handed():
+    """This process lets all others read and write what it makes."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.parametrize("mode", [None, 0o700, 0o755], ids=["none", "700", "755"])
+def test_state_is_private(make, tools, tmp_path, open_handed, mode):
+    """Whatever the folder was, and whatever this process allows for what it makes."""
+    state = tmp_path / "state"
+    if mode is not None:
+        state.mkdir(mode)
+        (state / "platform.sqlite").touch(0o666)
+        (state / "blobs").mkdir(0o777)
+    platform = make(state=state, log=tmp_path / "log", record=tmp_path / "record")
+    api = tools.Api(platform.url, platform.api_key)
+    api.wait(*api.run(f"umask > {tmp_path}/umask; touch {tmp_path}/file"))
+    assert (tmp_path / "umask").read_text().strip() == "0000"  # runs have the user's
+    not_ours = ("umask", "file", "state")
+    found = [path for path in tmp_path.rglob("*") if not path.is_symlink()]
+    made = [path for path in found if path.name not in not_ours]
+    assert {"key", "lock", "blobs", "work", "log", "record", "platform.sqlite-wal"} <= {
+        path.name for path in made
+    }
+    for path in made:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o722], ids=oct)
+def test_a_state_folder_that_others_can_write_is_refused(tmp_path, open_handed, mode):
+    state = tmp_path / "my state"
+    state.mkdir(mode)
+    with pytest.raises(RuntimeError, match=r"others can write there.*chmod go-w '.*my state'"):
+        LocalPlatform(state=state).start()
+    assert list(state.iterdir()) == []
 
 
 def test_one_server_per_state_folder(make, tmp_path):

@@ -89,6 +89,7 @@ class RunProcess:
         command: str,
         environment: Mapping[str, str],
         folder: str,
+        umask: int,
         lines: Callable[[list[Line]], None],
     ) -> None:
         """Start it; raises OSError or ValueError if the system will not have it."""
@@ -105,6 +106,7 @@ class RunProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            umask=umask,
         )
         assert self._popen.stdout is not None
         assert self._popen.stderr is not None

@@ -61,10 +61,11 @@ class Active:
 
 
 class Runner:
-    """The machine behind the API."""
+    """The machine behind the API. Runs have the file mode mask `umask`."""
 
-    def __init__(self, site: Site, guard: GuardLine) -> None:
+    def __init__(self, site: Site, guard: GuardLine, umask: int) -> None:
         self._site = site
+        self._umask = umask
         self._guard = guard
         self._delayed: dict[int, asyncio.TimerHandle] = {}
         self._waiting: collections.deque[int] = collections.deque()
@@ -190,7 +191,11 @@ class Runner:
             os.makedirs(os.path.join(folder, "tmp"), mode=0o700)
             environment = self._environment(active, launch.command)
             active.process = RunProcess(
-                launch.command, environment, folder, lambda lines: self._gather(active, lines)
+                launch.command,
+                environment,
+                folder,
+                self._umask,
+                lambda lines: self._gather(active, lines),
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             self._note(active, [("error", f"The container could not be started: {error}")])

@@ -22,6 +22,8 @@ from civis_futures.local import LocalPlatform
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.timeout(300)  # on a busy machine comparisons are made again
+
 #: At most so many times as long as with a pool of the platform's size.
 WORSE = 1.3
 #: On a busy machine one comparison says little; of so many one must do.

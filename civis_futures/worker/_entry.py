@@ -6,6 +6,7 @@ holds no order; 143 a TERM.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -143,9 +144,10 @@ def _private_folder() -> str:
 
 
 def _remove(folder: str) -> None:
-    for name in os.listdir(folder):
-        os.unlink(os.path.join(folder, name))
-    os.rmdir(folder)
+    with contextlib.suppress(OSError):  # user code may have removed it, or put a folder into it
+        for name in os.listdir(folder):
+            os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
 
 
 def _complain(message: str, code: int) -> int:

@@ -84,6 +84,7 @@ class Worker:
         self._fetched: dict[str, Fetched] = {}  # at most the next call, fetched ahead
         self._running: _wire.Call | None = None
         self._printed = order.initializer is not None  # whether user code may have printed
+        self._again = ""  # a call whose child ended before it began it
         self._since = 0.0  # when the running call was handed over
         self._process: Process | None = None
         self._ready = False  # whether that process has run its initializer, if there is one
@@ -181,7 +182,7 @@ class Worker:
         for call in waiting:
             self._queue.remove(call)
         fetched = self._fetched.pop(name, None)
-        if fetched is not None and fetched.path is not None:
+        if fetched is not None and fetched.path is not None and fetched.here:
             os.unlink(fetched.path)
         self._buffers.release(f"call-{name}")
         key = waiting[0].key if waiting else ""
@@ -299,14 +300,23 @@ class Worker:
             self._process = None
 
     def _finished(self, call: _wire.Call, header: dict[str, Any], body: bytes) -> None:
-        _, path, has_data = (header.pop(key) for key in ("name", "path", "data"))
-        source = Source(body, path) if has_data else None
-        self._running = None
+        _, path, has_data, last = (header.pop(key) for key in ("name", "path", "data", "last"))
         assert self._process is not None
         self._process.limit(None)
+        if last:  # the call has made of it what no other call could run in
+            self._process.end()
+            self._process = None
+        try:
+            source = Source(body, path) if has_data else None
+            frames = tuple(_wire.Frame(**frame) for frame in header.pop("frames"))
+            answer = _wire.checked(
+                _wire.Answer(call.task, attempt=call.attempt, key=call.key, frames=frames, **header)
+            )
+        except (OSError, TypeError, ValueError) as error:  # user code has removed it, or changed us
+            self._answer(call, _wire.CRASHED, f"its answer is lost: {error}", started=self._since)
+            return
+        self._running = None
         self._buffers.release(f"call-{_name(call)}")
-        header["frames"] = tuple(_wire.Frame(**frame) for frame in header["frames"])
-        answer = _wire.Answer(call.task, attempt=call.attempt, key=call.key, **header)
         self._outbox.add(answer, source)
         self._drained()
 
@@ -320,6 +330,13 @@ class Worker:
         if self._initializer is not None and not self._ready:
             self._refusal = Refusal(_wire.INITIALIZER, f"the process ended in it: {death}")
             self._refuse(call, self._refusal)
+            return
+        if not self._process.begun and self._again != _name(
+            call
+        ):  # an earlier call may be the reason
+            self._again = _name(call)
+            self._queue.appendleft(call)
+            self._running = None
             return
         kind = _wire.MEMORY if death.memory else _wire.CRASHED
         text = f"the process ended before the call did: {death}"

@@ -9,6 +9,7 @@ import http.server
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -273,6 +274,8 @@ class Started:
     def log(self):
         """What it printed on standard error, without the lines at which calls begin."""
         text = (self.folder / "err").read_text(errors="replace")
+        # Each begins on a line of its own, after a newline of its own.
+        text = re.sub(r"^\n(?=civis_futures: task \d+ begins)", "", text, flags=re.MULTILINE)
         lines = text.splitlines(keepends=True)
         return "".join(line for line in lines if not _wire.BEGIN_LINE.search(line.rstrip()))
 

@@ -49,10 +49,12 @@ def test_upload_streams_from_a_file_in_parts(stub, platform, tmp_path, monkeypat
     path.write_bytes(data)
     stub.fault("PUT", "/store", 500, "drop")
     source = Source(path=str(path))
+    assert not path.exists()  # nobody can take it away
     number = platform.upload("name", source)
     assert stub.path(number).read_bytes() == data
     assert source.digest() == _wire.digest(data)
     assert stub.count("PUT", "/store") == 4 + 2
+    source.close()
 
 
 def test_a_failed_part_fails_the_upload(stub, platform, monkeypatch):

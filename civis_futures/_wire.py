@@ -40,6 +40,8 @@ REQUIREMENT = "civis_futures_requirement"
 BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
 #: The last line in the log of a worker whose lease is over.
 SILENCE = "civis_futures: no word from the client, this worker ends"
+#: The last line of one that the platform has started again within its run.
+STARTED_AGAIN = "civis_futures: the platform has started this container again, this worker ends"
 #: The exit code of a container whose `setup_cmd` failed (EX_CONFIG of sysexits.h).
 SETUP_FAILED = 78
 #: The same when the program of the worker could not be fetched, or stored.

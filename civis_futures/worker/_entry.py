@@ -13,7 +13,7 @@ import sys
 
 from .. import _wire
 from ._http import PATIENCE, Http, HttpError
-from ._loop import Terminated, Worker
+from ._loop import StartedAgainError, Terminated, Worker
 from ._platform import Platform
 
 TYPE_CHECKING = False
@@ -41,6 +41,9 @@ def run(order: str = "") -> int:
         return _complain(f"there is nothing to do: {error}", 2)
     except (_wire.WireError, UnicodeDecodeError) as error:
         return _complain(f"the order in {_wire.ORDER_VARIABLE} cannot be read: {error}", 2)
+    except StartedAgainError as error:
+        print(error, flush=True)
+        return 1
     except HttpError as error:
         return _complain(f"this worker gives up: {error}", 1)
     finally:

@@ -14,7 +14,7 @@ from collections import deque
 
 from .. import _wire
 from ._buffers import Buffers
-from ._http import Http, HttpError, UnreachableError
+from ._http import Http, HttpError, RefusedError, UnreachableError
 from ._inbox import Inbox
 from ._outbox import Outbox
 from ._platform import Source
@@ -32,6 +32,10 @@ _LAST_POST = 3.0
 
 class Terminated(SystemExit):
     """A TERM has come."""
+
+
+class StartedAgainError(Exception):
+    """Another life of this worker was here before."""
 
 
 class Fetched:
@@ -73,6 +77,7 @@ class Worker:
         self._buffers = Buffers(platform, folder, order.disk)
         # The end of a run is news enough; only who goes on has to say that there are answers.
         stays = order.inbox is not None and not order.letter.stop
+        self._stays = stays
         self._outbox = Outbox(
             platform, order.worker, order.name if stays else "", greets=order.greets
         )
@@ -94,6 +99,7 @@ class Worker:
     def run(self) -> None:
         """Answer calls until there are no more, and post the answers."""
         try:
+            self._raise_if_started_again()
             self._prepare()
             self._answer_all()
         except Terminated:
@@ -102,6 +108,22 @@ class Worker:
         finally:
             if self._process is not None:
                 self._process.end()
+
+    def _raise_if_started_again(self) -> None:
+        """End if the platform has started this container before, within the same run.
+
+        What that one had begun would run twice, and its letters have the numbers of ours. So this
+        one ends, and the client sees to the calls, as it does when a container dies.
+        """
+        if not self._stays:  # who answers and ends has left no letter but the last
+            return
+        try:
+            names = self._platform.newest_outputs()
+        except RefusedError:  # nobody can tell, then
+            return
+        token = self._order.worker
+        if any(_wire.answers_number(name, token) is not None for name in names):
+            raise StartedAgainError(_wire.STARTED_AGAIN)
 
     def _answer_all(self) -> None:
         self._take(self._order.letter)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SINGLE_UPLOAD = 50 << 20
 _SMALLEST_PART = 5 << 20
 _CHUNK = 1 << 20
+_NEWEST = 5
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
 _KEEP_FOR = 30 * 86400.0  # seconds; as Files of the platform live, for those who come back late
 
@@ -55,6 +56,18 @@ class Platform:
         value = self._api("POST", "/json_values", "id", {"name": name, "valueStr": text})
         body = {"objectType": "JSONValue", "objectId": value["id"]}
         self._api("POST", f"{self._run}/outputs", "objectId", body)
+
+    def newest_outputs(self) -> list[str]:
+        """The names of the newest outputs of the run; of few, as each comes with its value."""
+
+        def read(reply: HTTPResponse) -> list[str]:
+            rows = json.loads(reply.read())
+            if not isinstance(rows, list):
+                raise ValueError("not a list")
+            return [str(row.get("name")) for row in rows if isinstance(row, dict)]
+
+        url = f"{self._url}{self._run}/outputs?limit={_NEWEST}"
+        return self.http.request("GET", url, read, self._headers)
 
     def rename(self, name: str) -> None:
         """Give the script of this run another name."""

@@ -42,6 +42,7 @@ class Stub:
     def __init__(self, folder):
         self.folder = folder
         self.values, self.files, self.outputs, self.log = {}, {}, [], []
+        self.value_names = {}
         self.names = []  # that the script was given
         self.faults = collections.defaultdict(collections.deque)  # (method, path prefix) -> faults
         self.expired = set()  # links that answer 403
@@ -179,6 +180,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if len(body["valueStr"]) > 1_000_000:
                 return self.reply(400, {"error": "bad_request"})
             number = stub.put_value(json.loads(body["valueStr"]))
+            stub.value_names[number] = body["name"]
             return self.reply(201, {"id": number, "name": body["name"], "value": None})
         if method == "GET" and parts[0] == "json_values":
             value = stub.values[int(parts[1])]
@@ -187,6 +189,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with stub.lock:
                 stub.outputs.append(body["objectId"])
             return self.reply(202, {**body, "name": "", "link": "", "value": None})
+        if (method, path) == ("GET", RUN + "/outputs"):
+            names = [{"name": stub.value_names[number]} for number in reversed(stub.outputs)]
+            return self.reply(200, names[:5])
         if (method, path) == ("PATCH", "/scripts/containers/11"):
             stub.names.append(body["name"])
             return self.reply(200, {"id": 11, **body})

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: Seconds between two looks at whether the child still lives. Its end usually closes the pipe,
 #: which is seen at once; but a process that it left behind may hold the pipe open.
 _LOOK = 0.25
+#: Seconds: no run lasts as long, and the kernel's timers take no more than they can count.
+_LONGEST = 1e8
 #: Seconds that a child may take to end by itself (its exit hooks may wait for threads, or for a
 #: pool of their own), and then after a TERM.
 _PATIENCE = (30.0, 2.0)
@@ -135,7 +137,7 @@ class Process:
         off: Python goes on with what it was waiting for.
         """
         signal.signal(signal.SIGALRM, self._expire)
-        signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+        signal.setitimer(signal.ITIMER_REAL, min(seconds or 0, _LONGEST))
 
     def _expire(self, *_: object) -> None:
         if self.expired:

@@ -40,6 +40,8 @@ REQUIREMENT = "civis_futures_requirement"
 BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
 #: The last line in the log of a worker whose lease is over.
 SILENCE = "civis_futures: no word from the client, this worker ends"
+#: The last line of one that the platform has started again within its run.
+STARTED_AGAIN = "civis_futures: the platform has started this container again, this worker ends"
 #: The exit code of a container whose `setup_cmd` failed (EX_CONFIG of sysexits.h).
 SETUP_FAILED = 78
 #: The same when the program of the worker could not be fetched, or stored.
@@ -64,6 +66,8 @@ CALL_OVERHEAD, BUFFER_NAME = 150, 160
 LINE_LIMIT = 500
 
 
+#: What no number of an answer reaches: seconds since the epoch are less.
+_LARGEST = 1e15
 #: How a compressed letter begins, and from how many characters on it is worth it.
 _PACKED, _LONG = "z:", 2000
 #: What stands before an order in a File. A template may still end in the worker's command of
@@ -351,6 +355,23 @@ class Answers:
     version: int = WIRE_VERSION
 
 
+def checked(answer: Answer) -> Answer:
+    """The answer, if its numbers are numbers and its texts texts; WireError otherwise."""
+    whole = answer.task, answer.attempt
+    numbers = (
+        answer.started, answer.finished, answer.seconds, answer.peak_mb, answer.importing,
+        answer.unpickling, answer.upload,
+    )  # fmt: skip
+    texts = answer.kind, answer.text, answer.detail, answer.key, *answer.log
+    if not all(type(value) is int for value in whole):
+        raise WireError("not an answer: no task")
+    if not all(type(value) in (int, float) and abs(value) < _LARGEST for value in numbers):
+        raise WireError("not an answer: what should be a number is none, or has no bound")
+    if not all(type(value) is str for value in texts):
+        raise WireError("not an answer: what should be a text is none")
+    return answer
+
+
 def to_json(letter: Order | Inbox | Answers) -> str:
     """A letter as JSON text (ASCII, no spaces)."""
     # `asdict` copies all of it first, which takes five times as long.
@@ -502,7 +523,7 @@ def _object(value: Any) -> dict[str, Any]:
 def _answer(value: dict[str, Any]) -> Answer:
     frames = tuple(Frame(**_known(Frame, frame)) for frame in value.get("frames", ()))
     data, log = _blob(value["data"]), tuple(value["log"])
-    return Answer(**{**_known(Answer, value), "data": data, "log": log, "frames": frames})
+    return checked(Answer(**{**_known(Answer, value), "data": data, "log": log, "frames": frames}))
 
 
 def _known(kind: type[Any], value: dict[str, Any]) -> dict[str, Any]:

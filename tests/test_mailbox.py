@@ -341,6 +341,8 @@ def test_the_verdict_on_a_run():
     assert verdict.reason == "its container failed with exit code 137"
     assert diagnose(gone).reason == "its run was cancelled, and not by this pool"
     assert "no sign of life" in diagnose(Run(10, RunState.SUCCEEDED), "x", _wire.SILENCE).reason
+    again = diagnose(failed, "x", _wire.STARTED_AGAIN, EXITED.format(1))
+    assert "started it again within its run" in again.reason
     odd = Run(10, RunState.UNKNOWN, "exploded", error="disk on fire")
     assert "exploded" in diagnose(odd).reason
     assert "disk on fire" in diagnose(odd).reason

@@ -795,6 +795,25 @@ def test_a_sign_of_life_is_written_while_nothing_else_is():
     assert [round(at, -1) for at in written] == [100, 200, 300, 400]
 
 
+def test_what_workers_are_told_is_written_again():
+    """An older version may have come late, and have taken the place of the newer one."""
+    table = started(max_workers=1)
+    table(e.Submitted(TaskId(1)))
+    commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
+    [write] = [command for command in commands if isinstance(command, e.WriteInbox)]
+    table(e.InboxWritten())
+    begin, written = table.now, []
+    while table.now < begin + 700:
+        for command in table.tick():
+            if isinstance(command, e.Look):
+                table(e.Looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
+            elif isinstance(command, e.WriteInbox):
+                assert command == write
+                written.append(table.now - begin)
+                table(e.InboxWritten())
+    assert [round(at, -1) for at in written] == [20, 60, 140, 300, 620]
+
+
 def test_looks_follow_the_budget_and_slow_down_while_nothing_happens():
     table = started()
     pauses = []

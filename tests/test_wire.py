@@ -147,3 +147,12 @@ def test_answers_of_another_version():
     del value["answers"][0]["frames"]
     [answer] = _wire.answers_from_json(value).answers
     assert answer == Answer(1, _wire.RAISED, text="a text")
+
+
+@pytest.mark.parametrize("name", ["started", "finished", "seconds", "peak_mb", "upload", "attempt"])
+@pytest.mark.parametrize("value", ["now", None, float("nan"), float("inf"), 1e300, True, [], {}])
+def test_numbers_of_an_answer_are_numbers(name, value):
+    letter = json.loads(_wire.to_json(Answers("w", (_wire.Answer(1, _wire.RETURNED),))))
+    letter["answers"][0][name] = value
+    with pytest.raises(_wire.WireError):
+        _wire.answers_from_json(letter)

@@ -25,6 +25,7 @@ NO_WORKER = {
 }
 
 _ABANDONED = "its container ended: for the whole lease, this process had given no sign of life"
+_STARTED_AGAIN = "its container was lost, and the platform has started it again within its run"
 _MEMORY_LINE = "Process ran out of its"
 _EXIT_LINE = re.compile(r"Error on job: Process ended with an error, exiting: (\d+)\.?$")
 
@@ -35,10 +36,14 @@ def told_by_run(run: Run | None, said: Sequence[str], image: str, call: Given) -
     memory = any(line.startswith(_MEMORY_LINE) for line in last)
     codes = [match for line in last if (match := _EXIT_LINE.match(line))]
     exit_code = int(codes[-1].group(1)) if codes else None
-    abandoned = last[-1:] == [_wire.SILENCE] and exit_code is None
+    reason = _end_of_run(run, memory, exit_code, image)
+    if last[-1:] == [_wire.SILENCE] and exit_code is None:
+        reason = _ABANDONED
+    elif _wire.STARTED_AGAIN in last:
+        reason = _STARTED_AGAIN
     return Verdict(
         run,
-        _ABANDONED if abandoned else _end_of_run(run, memory, exit_code, image),
+        reason,
         exit_code,
         outside=run is not None and run.state is RunState.CANCELLED,
         memory=memory,

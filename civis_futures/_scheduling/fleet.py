@@ -43,6 +43,9 @@ MOST_UNDER_WAY = 8
 HESITATION = 1.0
 #: A sign of life is written so many times per lease.
 BEATS = 4.0
+#: What workers are told is written again after twice so many seconds, then after twice as many, and
+#: so on: an older version may have been on its way for longer, and have taken the place of this.
+REPEAT = 10.0
 
 
 @dataclass
@@ -61,6 +64,7 @@ class Fleet:
     _stale: bool = False
     _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)  # revoked, as written
     _beat: float = 0.0  # when the inbox was written
+    _repeat: float = math.inf  # seconds from then until it is written again as it is
     _launched_at: float = 0.0  # when a worker was launched last
     _started: int = 0  # the highest number of a worker that has started
     _written_for: int = 0  # how many workers were to share the budget when the inbox was written
@@ -241,8 +245,10 @@ class Fleet:
         """Write the inbox if it is not up to date, or if it has not changed for long."""
         readers = [w for w in self.workers.values() if w.alive]
         if readers:
-            beat = self._beat + self.policy.lease / BEATS
+            told = any(worker.calls or worker.stop or worker.revoked for worker in readers)
+            beat = self._beat + min(self.policy.lease / BEATS, self._repeat if told else math.inf)
             more = sum(worker.running for worker in readers) > 2 * self._written_for > 0
+            self._repeat = REPEAT if self._stale or more else self._repeat
             self._stale = self._stale or more or beat <= turn.now
             if not self._stale:
                 turn.wake(beat)
@@ -258,6 +264,7 @@ class Fleet:
             letter = self._letter(worker)
             if letter != e.Letter(worker.id):
                 letters.append(letter)
+        self._repeat = 2 * self._repeat if letters else math.inf
         # Even if there is no letter: a call that was dropped must not stay in there.
         self._written_for = self._sharing()
         turn.do(e.WriteInbox(tuple(letters), self._written_for))

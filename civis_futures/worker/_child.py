@@ -17,17 +17,20 @@ import pickle
 import resource
 import signal
 import sys
-import time
 from collections import deque
+from time import perf_counter as _perf_counter  # user code may leave those of the module mocked
+from time import time as _time
 
 from .. import _wire
 from ._frames import BODY_LIMIT, Frames, high_copy, packed, plain
 from ._globals import Globals
 from ._payload import load
+from ._surroundings import Surroundings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from mmap import mmap
     from typing import Any, NoReturn
 
     Header = dict[str, Any]
@@ -47,16 +50,18 @@ def live(
     answers: int,
     mark: bytes,
     folder: str,
+    begun: mmap,
     initializer: Payload | None,
 ) -> NoReturn:
     """All that the child does, from the fork to its end. It never returns into the parent's stack.
 
     `calls` and `answers` are the pipes' descriptors; `folder` is for what is too large for them.
+    The byte `begun`, which the parent sees too, becomes 1 when a call has come.
     """
     code = 1
     try:
         _settle_in()
-        Child(calls, answers, mark, folder).serve(initializer)
+        Child(calls, answers, mark, folder, begun).serve(initializer)
         _run_exit_hooks()
         code = 0
     except BrokenPipeError:
@@ -70,7 +75,8 @@ def live(
 class Child:
     """Reads calls, runs them, writes answers."""
 
-    def __init__(self, calls: int, answers: int, mark: bytes, folder: str) -> None:
+    def __init__(self, calls: int, answers: int, mark: bytes, folder: str, begun: mmap) -> None:
+        self._begun = begun
         self._calls = calls
         self._answers = answers
         self._mark = mark
@@ -87,17 +93,19 @@ class Child:
             self._send({"ready": problem is None, **(problem or {})}, b"")
             if problem is not None:
                 return
-        while self._answer_next():
+        surroundings = Surroundings()
+        while self._answer_next(surroundings):
             pass
 
-    def _answer_next(self) -> bool:
-        """Run the next call; False if no more can come. All that it was and gave is let go then:
-        the next one may need the memory.
+    def _answer_next(self, surroundings: Surroundings) -> bool:
+        """Run the next call; False if no more can. All that it was and gave is let go then: the
+        next one may need the memory.
         """
         frame = self._receive()
         if frame is None:
             return False
         header, body = frame
+        self._begun[0] = 1
         if "title" in header:  # where the log of a reused worker is cut into those of calls
             for stream in self._streams:
                 stream.announce(header["title"])
@@ -106,8 +114,9 @@ class Child:
         if answer["kind"] != _wire.RETURNED:
             answer["log"] = self._tail.lines()
         self._restore_streams()
-        self._send({**answer, "name": header["name"]}, data)
-        return True
+        fit = surroundings.restore()
+        self._send({**answer, "name": header["name"], "last": not fit}, data)
+        return fit
 
     def _initialize(self, body: bytes, path: str | None, buffers: Sequence[str]) -> Header | None:
         """What went wrong, if anything did."""
@@ -131,29 +140,29 @@ class Child:
     def _perform(self, header: Header, body: bytes) -> tuple[Header, bytes | None]:
         """Run one call: what is to be said of it, and the pickled outcome."""
         _forget_peak()
-        started = time.time()
+        started = _time()
         try:
             call, importing = load(body, header["path"], header["buffers"])
             _show_levels()
         except BaseException as error:
             self._end_if_forked(error)
             return _unloadable(error, started), None
-        unpickling = max(time.time() - started - importing, 0.0)
-        started, begin = time.time(), time.perf_counter()
+        unpickling = max(_time() - started - importing, 0.0)
+        started, begin = _time(), _perf_counter()
         try:
             result = call()
         except BaseException as error:  # SystemExit too, as in the standard library's pools
-            seconds = time.perf_counter() - begin
+            seconds = _perf_counter() - begin
             self._end_if_forked(error)
             answer, data = _raised(error)
         else:
-            seconds = time.perf_counter() - begin
+            seconds = _perf_counter() - begin
             del call  # and what it was given, which need not be in memory beside the pickle
             self._end_if_forked(None)
             answer, data = _returned(result)
         answer.update(
             started=started,
-            finished=time.time(),
+            finished=max(_time(), started),
             seconds=seconds,
             importing=importing,
             unpickling=unpickling,
@@ -215,6 +224,8 @@ class Child:
             with open(path, "wb") as file:
                 file.write(body)
         except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # a part of it would take the room that there is
             return None
         return path
 
@@ -341,7 +352,7 @@ def _unloadable(error: BaseException, started: float) -> Header:
     missing = _missing(error)
     kind = _wire.MISSING_MODULE if missing else _wire.CALL_UNPICKLING
     answer = _answer(kind, detail=missing, **_traceback(error))
-    answer.update(started=started, finished=time.time(), peak_mb=_own_peak_mb())
+    answer.update(started=started, finished=max(_time(), started), peak_mb=_own_peak_mb())
     return answer
 
 

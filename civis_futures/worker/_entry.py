@@ -6,13 +6,14 @@ holds no order; 143 a TERM.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 
 from .. import _wire
 from ._http import PATIENCE, Http, HttpError
-from ._loop import Terminated, Worker
+from ._loop import StartedAgainError, Terminated, Worker
 from ._platform import Platform
 
 TYPE_CHECKING = False
@@ -40,6 +41,9 @@ def run(order: str = "") -> int:
         return _complain(f"there is nothing to do: {error}", 2)
     except (_wire.WireError, UnicodeDecodeError) as error:
         return _complain(f"the order in {_wire.ORDER_VARIABLE} cannot be read: {error}", 2)
+    except StartedAgainError as error:
+        print(error, flush=True)
+        return 1
     except HttpError as error:
         return _complain(f"this worker gives up: {error}", 1)
     finally:
@@ -143,9 +147,10 @@ def _private_folder() -> str:
 
 
 def _remove(folder: str) -> None:
-    for name in os.listdir(folder):
-        os.unlink(os.path.join(folder, name))
-    os.rmdir(folder)
+    with contextlib.suppress(OSError):  # user code may have removed it, or put a folder into it
+        for name in os.listdir(folder):
+            os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
 
 
 def _complain(message: str, code: int) -> int:

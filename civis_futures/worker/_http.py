@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
+import math
 import re
 import sys
 import time
@@ -19,7 +21,7 @@ from urllib.parse import urlsplit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
     Body = Callable[[], Iterable[bytes]]
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 PATIENCE = 600.0
 #: Seconds without a byte after which an attempt has failed.
 TIMEOUT = 60.0
+
+#: A reply that brings fewer bytes per second, after these seconds, has failed as well.
+SLOWEST = 10_000.0
+#: Seconds that a server can make us wait at the most: Platform's limits are for 300.
+LONGEST_WAIT = 600.0
 
 _PAUSES = (0.2, 30.0)  # seconds between attempts: the first, and the longest
 _TELL_AFTER = 4  # failed attempts, before a line in the log says why nothing moves
@@ -49,6 +56,38 @@ class RefusedError(HttpError):
 
 class UnreachableError(HttpError):
     """No usable answer within the patience."""
+
+
+class _Watched(io.RawIOBase):
+    """What a socket brings, as long as it is not too slow: a byte now and then is never late."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self._began = time.monotonic()
+        self._size = 0
+
+    def readable(self) -> bool:
+        """As the reader on top of it wants to know."""
+        return True
+
+    def readinto(self, target: Any) -> int | None:
+        """Read what there is."""
+        if time.monotonic() - self._began > TIMEOUT + self._size / SLOWEST:
+            raise TimeoutError(f"{self._size:,} bytes in more than {TIMEOUT:g} seconds")
+        size = self._raw.readinto(target)
+        self._size += size or 0
+        return size
+
+    def close(self) -> None:
+        """Close what is below, too."""
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_Watched(self.fp.detach()))
 
 
 class Http:
@@ -116,6 +155,7 @@ class Http:
         if connection is None:
             kind = http.client.HTTPSConnection if key[0] == "https" else http.client.HTTPConnection
             connection = self._connections[key] = kind(parts.netloc, timeout=TIMEOUT)
+            connection.response_class = _Response
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request(method, target, body=body() if body else None, headers=headers)
         return connection.getresponse()
@@ -135,10 +175,12 @@ class Http:
 
 
 def _retry_after(reply: http.client.HTTPResponse) -> float:
+    """Seconds to wait at the least, if the server says that; whatever it says, not for ever."""
     try:
-        return max(0.0, float(reply.headers.get("Retry-After", "0")))
+        seconds = float(reply.headers.get("Retry-After", "0"))
     except ValueError:
         return 0.0  # the form with a date, which Platform does not use
+    return min(seconds, LONGEST_WAIT) if 0.0 < seconds < math.inf else 0.0
 
 
 def _reason(content: bytes, headers: dict[str, str]) -> str:

@@ -84,8 +84,9 @@ class Inbox:
         except _wire.WireError:
             return None
         self.known = True
+        most = self._lease / _LOOKS_PER_LEASE
         if isinstance(inbox.poll, (int, float)) and inbox.poll > 0:
-            self._poll = inbox.poll
+            self._poll = min(inbox.poll, most)
         if isinstance(inbox.linger, (int, float)) and inbox.linger > 0:
-            self.linger = inbox.linger
+            self.linger = min(inbox.linger, most)
         return inbox.letters.get(self._worker)

@@ -14,7 +14,7 @@ from collections import deque
 
 from .. import _wire
 from ._buffers import Buffers
-from ._http import Http, HttpError, UnreachableError
+from ._http import Http, HttpError, RefusedError, UnreachableError
 from ._inbox import Inbox
 from ._outbox import Outbox
 from ._platform import Source
@@ -32,6 +32,10 @@ _LAST_POST = 3.0
 
 class Terminated(SystemExit):
     """A TERM has come."""
+
+
+class StartedAgainError(Exception):
+    """Another life of this worker was here before."""
 
 
 class Fetched:
@@ -73,6 +77,7 @@ class Worker:
         self._buffers = Buffers(platform, folder, order.disk)
         # The end of a run is news enough; only who goes on has to say that there are answers.
         stays = order.inbox is not None and not order.letter.stop
+        self._stays = stays
         self._outbox = Outbox(
             platform, order.worker, order.name if stays else "", greets=order.greets
         )
@@ -84,6 +89,7 @@ class Worker:
         self._fetched: dict[str, Fetched] = {}  # at most the next call, fetched ahead
         self._running: _wire.Call | None = None
         self._printed = order.initializer is not None  # whether user code may have printed
+        self._again = ""  # a call whose child ended before it began it
         self._since = 0.0  # when the running call was handed over
         self._process: Process | None = None
         self._ready = False  # whether that process has run its initializer, if there is one
@@ -93,6 +99,7 @@ class Worker:
     def run(self) -> None:
         """Answer calls until there are no more, and post the answers."""
         try:
+            self._raise_if_started_again()
             self._prepare()
             self._answer_all()
         except Terminated:
@@ -101,6 +108,22 @@ class Worker:
         finally:
             if self._process is not None:
                 self._process.end()
+
+    def _raise_if_started_again(self) -> None:
+        """End if the platform has started this container before, within the same run.
+
+        What that one had begun would run twice, and its letters have the numbers of ours. So this
+        one ends, and the client sees to the calls, as it does when a container dies.
+        """
+        if not self._stays:  # who answers and ends has left no letter but the last
+            return
+        try:
+            names = self._platform.newest_outputs()
+        except RefusedError:  # nobody can tell, then
+            return
+        token = self._order.worker
+        if any(_wire.answers_number(name, token) is not None for name in names):
+            raise StartedAgainError(_wire.STARTED_AGAIN)
 
     def _answer_all(self) -> None:
         self._take(self._order.letter)
@@ -181,7 +204,7 @@ class Worker:
         for call in waiting:
             self._queue.remove(call)
         fetched = self._fetched.pop(name, None)
-        if fetched is not None and fetched.path is not None:
+        if fetched is not None and fetched.path is not None and fetched.here:
             os.unlink(fetched.path)
         self._buffers.release(f"call-{name}")
         key = waiting[0].key if waiting else ""
@@ -299,14 +322,23 @@ class Worker:
             self._process = None
 
     def _finished(self, call: _wire.Call, header: dict[str, Any], body: bytes) -> None:
-        _, path, has_data = (header.pop(key) for key in ("name", "path", "data"))
-        source = Source(body, path) if has_data else None
-        self._running = None
+        _, path, has_data, last = (header.pop(key) for key in ("name", "path", "data", "last"))
         assert self._process is not None
         self._process.limit(None)
+        if last:  # the call has made of it what no other call could run in
+            self._process.end()
+            self._process = None
+        try:
+            source = Source(body, path) if has_data else None
+            frames = tuple(_wire.Frame(**frame) for frame in header.pop("frames"))
+            answer = _wire.checked(
+                _wire.Answer(call.task, attempt=call.attempt, key=call.key, frames=frames, **header)
+            )
+        except (OSError, TypeError, ValueError) as error:  # user code has removed it, or changed us
+            self._answer(call, _wire.CRASHED, f"its answer is lost: {error}", started=self._since)
+            return
+        self._running = None
         self._buffers.release(f"call-{_name(call)}")
-        header["frames"] = tuple(_wire.Frame(**frame) for frame in header["frames"])
-        answer = _wire.Answer(call.task, attempt=call.attempt, key=call.key, **header)
         self._outbox.add(answer, source)
         self._drained()
 
@@ -320,6 +352,13 @@ class Worker:
         if self._initializer is not None and not self._ready:
             self._refusal = Refusal(_wire.INITIALIZER, f"the process ended in it: {death}")
             self._refuse(call, self._refusal)
+            return
+        if not self._process.begun and self._again != _name(
+            call
+        ):  # an earlier call may be the reason
+            self._again = _name(call)
+            self._queue.appendleft(call)
+            self._running = None
             return
         kind = _wire.MEMORY if death.memory else _wire.CRASHED
         text = f"the process ended before the call did: {death}"

@@ -6,7 +6,6 @@ how calls are run.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
 
@@ -97,8 +96,7 @@ class Outbox:
             answer = replace(answer, data=_wire.Blob.of(b"".join(data.pieces(0, data.size))))
         else:
             answer = self._uploaded(answer, data)
-        if data.path is not None:
-            os.unlink(data.path)
+        data.close()
         self._waiting[place] = answer, None
         return answer
 

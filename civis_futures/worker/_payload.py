@@ -10,7 +10,7 @@ import contextlib
 import io
 import os
 import pickle
-import time
+from time import perf_counter  # user code may leave that of the module mocked
 
 from .._wire import finished
 
@@ -58,11 +58,11 @@ class _Loader(pickle.Unpickler):
         return found
 
     def _timed(self, function: Callable[..., Any], *args: Any) -> Any:
-        begin = time.perf_counter()
+        begin = perf_counter()
         try:
             return function(*args)
         finally:
-            self.importing += time.perf_counter() - begin
+            self.importing += perf_counter() - begin
 
 
 def _in_turn(each: Callable[..., Any], rows: list[Any], first: int) -> list[Any]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SINGLE_UPLOAD = 50 << 20
 _SMALLEST_PART = 5 << 20
 _CHUNK = 1 << 20
+_NEWEST = 5
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
 _KEEP_FOR = 30 * 86400.0  # seconds; as Files of the platform live, for those who come back late
 
@@ -55,6 +56,18 @@ class Platform:
         value = self._api("POST", "/json_values", "id", {"name": name, "valueStr": text})
         body = {"objectType": "JSONValue", "objectId": value["id"]}
         self._api("POST", f"{self._run}/outputs", "objectId", body)
+
+    def newest_outputs(self) -> list[str]:
+        """The names of the newest outputs of the run; of few, as each comes with its value."""
+
+        def read(reply: HTTPResponse) -> list[str]:
+            rows = json.loads(reply.read())
+            if not isinstance(rows, list):
+                raise ValueError("not a list")
+            return [str(row.get("name")) for row in rows if isinstance(row, dict)]
+
+        url = f"{self._url}{self._run}/outputs?limit={_NEWEST}"
+        return self.http.request("GET", url, read, self._headers)
 
     def rename(self, name: str) -> None:
         """Give the script of this run another name."""
@@ -154,30 +167,40 @@ class Platform:
 
 
 class Source:
-    """Bytes to upload: in memory or in a file."""
+    """Bytes to upload: in memory, or in a file, which is removed at once: what is open stays, and
+    user code cannot take it away. OSError if it has done so already.
+    """
 
     def __init__(self, data: bytes = b"", path: str | None = None) -> None:
-        self.path = path
         self._data = data
-        self.size = len(data) if path is None else os.path.getsize(path)
+        self._file: FileIO | None = None
+        self.size = len(data)
+        if path is not None:
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (see `close`)
+            os.unlink(path)
+            self.size = os.fstat(self._file.fileno()).st_size
 
     def pieces(self, start: int, size: int) -> Iterator[bytes]:
         """`size` bytes from `start` on, some at a time."""
-        if self.path is None:
+        if self._file is None:
             yield self._data[start : start + size]
             return
-        with open(self.path, "rb") as file:
-            file.seek(start)
-            while size > 0:
-                piece = file.read(min(_CHUNK, size))
-                if not piece:
-                    raise HttpError(f"{self.path} has become shorter")
-                size -= len(piece)
-                yield piece
+        self._file.seek(start)
+        while size > 0:
+            piece = self._file.read(min(_CHUNK, size))
+            if not piece:
+                raise HttpError("the file of an outcome has become shorter")
+            size -= len(piece)
+            yield piece
 
     def part(self, start: int, size: int) -> Callable[[], Iterator[bytes]]:
         """`pieces`, for a request that may need them again."""
         return lambda: self.pieces(start, size)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
 
     def digest(self) -> str:
         """The SHA-256 of the bytes."""
@@ -196,7 +219,7 @@ def _saver(path: str) -> Callable[[HTTPResponse], tuple[str, int]]:
 
     def save(reply: HTTPResponse) -> tuple[str, int]:
         total, size = hashlib.sha256(), 0
-        with open(path, "wb", buffering=0) as file:
+        with _created(path) as file:
             while True:
                 piece = reply.read(_CHUNK)
                 if not piece:
@@ -211,12 +234,21 @@ def _saver(path: str) -> Callable[[HTTPResponse], tuple[str, int]]:
     return save
 
 
+def _created(path: str) -> FileIO:
+    """A new file there, in a folder that user code may have removed."""
+    try:
+        os.makedirs(os.path.dirname(path) or ".", 0o700, exist_ok=True)
+        return open(path, "wb", buffering=0)
+    except OSError as error:  # must not pass for a network error, which would be tried again
+        raise NoRoomError(f"no room for the bytes of a call: {error}") from error
+
+
 def _store(file: FileIO, piece: bytes) -> None:
     view = memoryview(piece)
     try:
         while view:
             view = view[file.write(view) :]
-    except OSError as error:  # must not pass for a network error, which would be tried again
+    except OSError as error:  # as above
         raise NoRoomError(f"no room for the bytes of a call: {error}") from error
 
 

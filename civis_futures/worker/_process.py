@@ -6,6 +6,7 @@ It knows processes and pipes, not what passes through them.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import select
 import signal
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 #: Seconds between two looks at whether the child still lives. Its end usually closes the pipe,
 #: which is seen at once; but a process that it left behind may hold the pipe open.
 _LOOK = 0.25
+#: Seconds: no run lasts as long, and the kernel's timers take no more than they can count.
+_LONGEST = 1e8
 #: Seconds that a child may take to end by itself (its exit hooks may wait for threads, or for a
 #: pool of their own), and then after a TERM.
 _PATIENCE = (30.0, 2.0)
@@ -70,6 +73,7 @@ class Process:
         self._mark = new_mark()
         self._frames = Frames(self._mark)
         self._calls = self._answers = -1
+        self._flag = mmap.mmap(-1, 1)  # shared with the child; see `begun`
         self._heard_end = False
         self._status: int | None = 0  # None while it runs
         self._peak_mb = 0.0
@@ -95,7 +99,9 @@ class Process:
             os.close(self._calls)
             os.close(self._answers)
             in_child()
-            _child.live(calls_out, answers_in, self._mark, self._folder, self._initializer)
+            _child.live(
+                calls_out, answers_in, self._mark, self._folder, self._flag, self._initializer
+            )
         self._status = None
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.close(calls_out)
@@ -107,6 +113,7 @@ class Process:
 
         (What it said itself before it ended is still to be read.)
         """
+        self._flag[0] = 0
         view = memoryview(packed(self._mark, header, body))
         while view:
             try:
@@ -118,6 +125,11 @@ class Process:
             except BrokenPipeError:
                 return
 
+    @property
+    def begun(self) -> bool:
+        """Whether it has got what it was given last."""
+        return self._flag[0] == 1
+
     def limit(self, seconds: float | None) -> None:
         """End it, unless it says something within so many seconds; None: there is no limit.
 
@@ -125,7 +137,7 @@ class Process:
         off: Python goes on with what it was waiting for.
         """
         signal.signal(signal.SIGALRM, self._expire)
-        signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+        signal.setitimer(signal.ITIMER_REAL, min(seconds or 0, _LONGEST))
 
     def _expire(self, *_: object) -> None:
         if self.expired:

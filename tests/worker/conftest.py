@@ -9,6 +9,7 @@ import http.server
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -41,6 +42,7 @@ class Stub:
     def __init__(self, folder):
         self.folder = folder
         self.values, self.files, self.outputs, self.log = {}, {}, [], []
+        self.value_names = {}
         self.names = []  # that the script was given
         self.faults = collections.defaultdict(collections.deque)  # (method, path prefix) -> faults
         self.expired = set()  # links that answer 403
@@ -178,6 +180,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if len(body["valueStr"]) > 1_000_000:
                 return self.reply(400, {"error": "bad_request"})
             number = stub.put_value(json.loads(body["valueStr"]))
+            stub.value_names[number] = body["name"]
             return self.reply(201, {"id": number, "name": body["name"], "value": None})
         if method == "GET" and parts[0] == "json_values":
             value = stub.values[int(parts[1])]
@@ -186,6 +189,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with stub.lock:
                 stub.outputs.append(body["objectId"])
             return self.reply(202, {**body, "name": "", "link": "", "value": None})
+        if (method, path) == ("GET", RUN + "/outputs"):
+            names = [{"name": stub.value_names[number]} for number in reversed(stub.outputs)]
+            return self.reply(200, names[:5])
         if (method, path) == ("PATCH", "/scripts/containers/11"):
             stub.names.append(body["name"])
             return self.reply(200, {"id": 11, **body})
@@ -273,6 +279,8 @@ class Started:
     def log(self):
         """What it printed on standard error, without the lines at which calls begin."""
         text = (self.folder / "err").read_text(errors="replace")
+        # Each begins on a line of its own, after a newline of its own.
+        text = re.sub(r"^\n(?=civis_futures: task \d+ begins)", "", text, flags=re.MULTILINE)
         lines = text.splitlines(keepends=True)
         return "".join(line for line in lines if not _wire.BEGIN_LINE.search(line.rstrip()))
 

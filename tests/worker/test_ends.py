@@ -138,3 +138,34 @@ def test_without_an_order(start_with, changes, code, text):
     [line] = worker.log().splitlines()
     assert line.startswith("civis_futures: ")
     assert text in line
+
+
+def leave_a_mark(folder):
+    with open(os.path.join(folder, "runs"), "a") as file:
+        file.write(".")
+
+
+def test_a_container_that_is_started_again_runs_nothing_twice(
+    stub, start, calls, put_inbox, tmp_path
+):
+    """Its node was lost, say, and the platform has started it on another one, within its run."""
+    inbox = put_inbox()
+    made = calls((leave_a_mark, str(tmp_path)), (time.sleep, 1000))
+    first = start(made, inbox=inbox.id, poll=0.1)
+    stub.until_answered(1)
+    stub.until(lambda: b"task 2 begins" in first.out())
+    for pid in [first.process.pid, *first.children()]:
+        os.kill(pid, signal.SIGKILL)
+    first.process.wait()
+    again = start(made, inbox=inbox.id, poll=0.1).end(1)
+    assert again.out().decode().splitlines() == [_wire.STARTED_AGAIN]
+    assert (tmp_path / "runs").read_text() == "."
+    assert set(stub.answers()) == {1}
+
+
+def test_if_nobody_can_tell_whether_it_was_started_before_it_works(stub, start, calls, put_inbox):
+    stub.fault("GET", "/scripts", 403)
+    inbox = put_inbox()
+    inbox.write(stop=True)
+    start(calls(os.getpid), inbox=inbox.id, poll=0.1).end()
+    assert set(stub.answers()) == {1}

@@ -1,6 +1,10 @@
 """The worker's smaller rooms, from within: requests, transfers, orders, frames."""
 
+import contextlib
 import os
+import socket
+import threading
+import time
 
 import pytest
 
@@ -49,10 +53,12 @@ def test_upload_streams_from_a_file_in_parts(stub, platform, tmp_path, monkeypat
     path.write_bytes(data)
     stub.fault("PUT", "/store", 500, "drop")
     source = Source(path=str(path))
+    assert not path.exists()  # nobody can take it away
     number = platform.upload("name", source)
     assert stub.path(number).read_bytes() == data
     assert source.digest() == _wire.digest(data)
     assert stub.count("PUT", "/store") == 4 + 2
+    source.close()
 
 
 def test_a_failed_part_fails_the_upload(stub, platform, monkeypatch):
@@ -110,3 +116,69 @@ def test_frames_survive_rubbish():
     frames.add(mark + (3).to_bytes(4, "big") + bytes(8) + b"{]}")
     with pytest.raises(ValueError):
         frames.next()
+
+
+@pytest.mark.parametrize(
+    "says",
+    ["inf", "nan", "-inf", "-5", "soon", "Fri, 31 Dec 9999 23:59:59 GMT", "\xe9", "", "1e-300"],
+)
+def test_a_wait_without_sense_is_none(stub, platform, says):
+    number = stub.put_value(3)
+    stub.fault("GET", "/json_values", (429, {"Retry-After": says}), (503, {"Retry-After": says}))
+    assert platform.json_value(number) == 3
+
+
+def test_a_wait_without_end_has_one(stub, platform, monkeypatch):
+    monkeypatch.setattr(_http, "LONGEST_WAIT", 0.2)
+    number = stub.put_value(3)
+    stub.fault("GET", "/json_values", (429, {"Retry-After": "1e300"}))
+    begin = time.monotonic()
+    assert platform.json_value(number) == 3
+    assert time.monotonic() - begin >= 0.2
+
+
+class Dripping:
+    """A server that answers a byte at a time, for ever; `head` comes at once."""
+
+    def __init__(self, head):
+        self.head = head
+        self.asked = 0
+        self.over = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self):
+        while not self.over.is_set():
+            connection, _ = self.listener.accept()
+            self.asked += 1
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1 << 16)
+                connection.sendall(self.head)
+                while not self.over.wait(0.02):
+                    connection.sendall(b"x")
+
+    def close(self):
+        self.over.set()
+        with contextlib.suppress(OSError), socket.create_connection(self.listener.getsockname()):
+            pass
+        self.thread.join()
+        self.listener.close()
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"", b"HTTP/1.1 "]
+)
+def test_an_answer_that_drips_is_no_answer(monkeypatch, head):
+    monkeypatch.setattr(_http, "_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(_http, "TIMEOUT", 0.2)
+    server = Dripping(head)
+    try:
+        platform = Platform(server.url, "the key", "11", "22", Http(patience=1.0))
+        with pytest.raises(UnreachableError, match="bytes in more than 0"):
+            platform.json_value(5)
+        platform.http.close()
+        assert server.asked > 1
+    finally:
+        server.close()

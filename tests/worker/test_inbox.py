@@ -210,3 +210,18 @@ def test_answers_wait_for_others_as_long_as_the_client_says(stub, start, calls, 
     start((), inbox=inbox.id, poll=0.05).end()
     assert len(stub.answers()) == 30
     assert len(stub.outputs) <= 4  # after 0.5 s, after 1 s more, at the end
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e300, -1, True])
+def test_pauses_have_a_bound_whatever_the_inbox_says(stub, start, calls, inbox, value):
+    start((), inbox=inbox.id, poll=0.05, lease=20.0)
+    inbox.write(calls(os.getpid), poll=value, linger=value)
+    stub.until_answered(1)
+    inbox.write(calls(os.getpid, first=2), stop=True)
+    stub.until_answered(1, 2)
+
+
+def test_a_time_limit_beyond_all_clocks_is_none(stub, start, calls, inbox):
+    [call] = calls(os.getpid)
+    start([_wire.Call(1, call.data, timeout=1e300)]).end()
+    assert stub.answers()[1].kind == _wire.RETURNED

@@ -1,0 +1,88 @@
+"""What a call may change in its process that would harm the calls after it: put back.
+
+Not all that it changes: a process is not cleaned between calls, as it is not in the standard
+library's pools, and what libraries do to it when they are imported shall stay, as must what the
+initializer has done. Part of the child.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import gc
+import os
+import resource
+import signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+
+
+class Surroundings:
+    """The state of the process when this is made."""
+
+    def __init__(self) -> None:
+        self._builtins = dict(vars(builtins))
+        self._folder = _folder()
+        self._umask = os.umask(0o22)
+        os.umask(self._umask)
+        self._environment = dict(os.environ)
+        self._limits = {number: resource.getrlimit(number) for number in _LIMITS}
+        self._recursion = sys.getrecursionlimit()
+        self._collects = gc.isenabled()
+        self._trace = sys.gettrace()
+        self._profile = sys.getprofile()
+        self._filters = _strict_filters()
+        self._finders = list(sys.meta_path)
+
+    def restore(self) -> bool:
+        """Put it back; whether the process can do another call. Whatever it meets, it goes on."""
+        sys.settrace(self._trace)
+        sys.setprofile(self._profile)
+        changed = [n for n, v in self._builtins.items() if vars(builtins).get(n, self) is not v]
+        vars(builtins).update({name: self._builtins[name] for name in changed})
+        try:
+            self._restore()
+            return sys.modules.get(__name__) is _ourselves and bool(sys.meta_path)
+        except Exception:  # a limit that cannot be raised again, or what was left of a module
+            return False
+
+    def _restore(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, limits in self._limits.items():
+            if resource.getrlimit(number) != limits:
+                resource.setrlimit(number, limits)
+        if self._folder is not None and _folder() is None:
+            os.chdir(self._folder)
+        mask = os.umask(self._umask)
+        if not mask & 0o700:  # with it, nobody could read what she has written
+            os.umask(mask)
+        for name in self._environment.keys() - os.environ.keys():
+            os.environ[name] = self._environment[name]
+        if sys.getrecursionlimit() < self._recursion:
+            sys.setrecursionlimit(self._recursion)
+        if self._collects:
+            gc.enable()
+        filters: Any = getattr(sys.modules.get("warnings"), "filters", [])
+        for strict in _strict_filters():
+            if strict not in self._filters:
+                filters.remove(strict)
+
+
+_ourselves = sys.modules[__name__]
+
+
+def _folder() -> str | None:
+    with contextlib.suppress(OSError):  # it was removed
+        return os.getcwd()
+    return None
+
+
+def _strict_filters() -> list[Any]:
+    """The filters that make errors of warnings: of calls after the one that wanted it, too."""
+    filters = getattr(sys.modules.get("warnings"), "filters", [])
+    return [each for each in filters if each[0] == "error"]

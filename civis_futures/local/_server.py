@@ -29,6 +29,7 @@ HTTP_SERVER: dict[str, Any] = {
     "log_config": None,
     "access_log": False,
     "server_header": False,
+    "date_header": False,  # the platform's clock may be told to be wrong
     "timeout_keep_alive": 60,
     "timeout_graceful_shutdown": 1,
 }

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import hmac
 import secrets
+import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._faults.rules import Rules
 from ._journal import Journal
-from ._schema.exchange import Origin
+from ._schema.exchange import ApiError, Origin
 from ._schema.fields import iso
 from ._settings import RUN_KEY_PREFIX, Settings
 
@@ -111,6 +114,7 @@ class Site:
     rules: Rules = dataclasses.field(init=False)
     operations: tuple[tuple[str, str], ...] = ()  # (method, path template) of the API
     _runner: Runner | None = None
+    _late: set[asyncio.Task[None]] = dataclasses.field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.rules = Rules(self.settings.seed)
@@ -124,6 +128,22 @@ class Site:
     def attach(self, runner: Runner) -> None:
         """Complete the circle, once."""
         self._runner = runner
+
+    def later(self, seconds: float, act: Callable[[], Awaitable[object]]) -> None:
+        """Do something so many seconds from now, of whose refusal nobody will hear."""
+
+        async def wait() -> None:
+            await asyncio.sleep(seconds)
+            with contextlib.suppress(ApiError):
+                await act()
+
+        task = asyncio.create_task(wait())
+        self._late.add(task)  # the loop itself would forget it
+        task.add_done_callback(self._late.discard)
+
+    def now(self) -> float:
+        """Return the time of the platform's clock, which may be told to be wrong."""
+        return time.time() + self.rules.ahead
 
     def time(self, moment: float | None) -> str | None:
         """Return a time as this platform writes it."""

@@ -6,6 +6,8 @@ import http.client
 import json
 import time
 from contextlib import closing
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import pytest
@@ -79,6 +81,121 @@ def test_a_delay(faulty, api, done):
         begin = time.monotonic()
         assert api("GET", "/users/me").status == 200
         assert time.monotonic() - begin >= 0.3
+
+
+STRANGE = ["1e300", "inf", "-inf", "nan", "Fri, 31 Dec 9999 23:59:59 GMT", "soon", "\u0665\u0665"]
+
+
+@pytest.mark.parametrize("text", [*STRANGE, float("inf")])
+def test_a_strange_retry_after(faulty, api, text):
+    with faulty.fault(Fault.answer(429, ME, retry_after=text, times=1)) as fault:
+        reply = api("GET", "/users/me")
+    assert reply.status == 429
+    # http.client takes the bytes of a header for Latin-1.
+    assert reply.headers["retry-after"].encode("latin-1").decode() == str(text)
+    assert faulty.faults.hits(fault) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 422, 500])
+def test_an_endpoint_is_refused_for_ever(faulty, api, status):
+    with faulty.fault(Fault.answer(status, ME)):
+        assert {api("GET", "/users/me").status for _ in range(5)} == {status}
+        assert ("www-authenticate" in api("GET", "/users/me").headers) == (status == 401)
+        made(api)
+
+
+@pytest.mark.parametrize("kind", ["late", "delay"])
+def test_who_has_gone_has_asked_all_the_same(faulty, api, kind):
+    """The older request takes effect after the newer one, and undoes it."""
+    key = made(api)
+    path = f"/json_values/{key}"
+    fault = getattr(Fault, kind)(0.5, "PATCH *", times=1)
+    with faulty.fault(fault):
+        if kind == "late":
+            with pytest.raises(ConnectionError):
+                api("PATCH", path, {"valueStr": '"older"'})
+        else:
+            send_and_go(faulty, "PATCH", path, {"valueStr": '"older"'})
+        assert api.ok("PATCH", path, {"valueStr": '"newer"'})["value"] == "newer"
+        assert api.ok("GET", path)["value"] == "newer"
+        until(lambda: api.ok("GET", path)["value"] == "older")
+    assert faulty.faults.hits(fault) == 1
+
+
+def send_and_go(platform, method, path, body):
+    connection = http.client.HTTPConnection(urlsplit(platform.url).netloc)
+    with closing(connection):
+        headers = {"Authorization": f"Bearer {platform.api_key}"}
+        connection.request(method, path, json.dumps(body), headers)
+        until(lambda: platform.faults.seen(Fault.delay(0.5, "PATCH *", times=1)))
+
+
+def until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_what_is_late_may_be_answered_and_is_never_a_look(faulty, api):
+    key = made(api)
+    path = f"/json_values/{key}"
+    with faulty.fault(Fault.late(0.2, status=504)):
+        assert api("PATCH", path, {"valueStr": "2"}).status == 504
+        assert (
+            api("PATCH", "/json_values/1", {"valueStr": "2"}).status == 504
+        )  # it is refused later
+        assert api.ok("GET", path)["value"] == 1
+        until(lambda: api.ok("GET", path)["value"] == 2)
+    with pytest.raises(ValueError, match="on must be of the API"):
+        Fault.late(1, "PUT link")
+
+
+def test_a_body_that_drips(faulty, api):
+    whole = api("GET", "/users/me").data
+    with faulty.fault(Fault.drip(ME, seconds=0.01)):
+        begin = time.monotonic()
+        assert api("GET", "/users/me").data == whole
+        assert time.monotonic() - begin >= 0.01 * len(whole)
+    connection = http.client.HTTPConnection(urlsplit(faulty.url).netloc, timeout=0.3)
+    with closing(connection), faulty.fault(Fault.drip(ME, times=1)):
+        connection.request("GET", "/users/me", headers={"Authorization": f"Bearer {api.key}"})
+        response = connection.getresponse()
+        with pytest.raises(TimeoutError):
+            response.read()
+    assert api("GET", "/users/me").data == whole
+
+
+def now(reply):
+    return parsedate_to_datetime(reply.headers["date"]).timestamp()
+
+
+def test_a_clock_that_is_wrong(faulty, api, tools):
+    assert abs(now(api("GET", "/users/me")) - time.time()) < 30
+    for ahead in (3600, -30 * 86400):
+        with faulty.fault(Fault.clock(ahead)) as fault:
+            then = time.time() + ahead
+            assert abs(now(api("GET", "/users/me")) - then) < 30
+            job, run = api.run("echo hello")
+            over = api.wait(job, run)
+            moments = [over[name] for name in ("createdAt", "startedAt", "finishedAt")]
+            moments.append(api.ok("GET", f"/scripts/containers/{job}")["createdAt"])
+            logs = api.ok("GET", f"/scripts/containers/{job}/runs/{run}/logs")
+            moments += [line["createdAt"] for line in logs]
+            for moment in moments:
+                assert abs(datetime.fromisoformat(moment).timestamp() - then) < 30
+            assert moments == sorted(moments[:3]) + moments[3:]
+            key, _ = upload(api, tools)
+            link = api.ok("GET", f"/files/{key}")["downloadUrl"]
+            assert tools.call(link).status == 200
+            listed = "/scripts?hidden=false&limit=50"
+            with faulty.fault(Fault.stale(0.0)):
+                assert job in [row["id"] for row in api.ok("GET", listed)]
+            with faulty.fault(Fault.stale(60)):
+                assert job not in [row["id"] for row in api.ok("GET", listed)]
+            assert faulty.faults.hits(fault) > 3
+        assert (tools.call(link).status == 200) == (ahead > 0)  # its time is over, or is not
+    assert abs(now(api("GET", "/users/me")) - time.time()) < 30
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5])
@@ -420,6 +537,12 @@ def test_what_can_never_happen_is_refused(faulty):
         Fault.cut(keep=1.5)
     with pytest.raises(ValueError, match="status"):
         Fault.answer(99)
+    with pytest.raises(ValueError, match="lasting"):
+        Fault.freeze(lasting=-1)
+    with pytest.raises(ValueError, match="seconds"):
+        Fault.clock(float("nan"))
+    with pytest.raises(ValueError, match="seconds"):
+        Fault.stale(-1)
 
 
 def test_a_fault_reads_as_it_was_made():

@@ -56,6 +56,95 @@ def test_cancelled_from_outside(faulty, api):
     assert over["isCancelRequested"]
 
 
+LIFE = 'echo life $$ "$CIVIS_API_KEY"; ls; touch mark; sleep 60 & sleep 60'
+
+
+def test_a_run_is_restarted_in_place(faulty, api, tools):
+    with faulty.fault(Fault.restart(says="life", times=1)) as fault:
+        job, run = api.run(LIFE)
+        lives = tools.until(lambda: len(found := lives_of(api, job, run)) == 2 and found)
+    (first, first_key), (second, second_key) = lives
+    assert first != second
+    assert not tools.alive(int(first))
+    assert first_key != second_key
+    assert "mark" not in api.logs(job, run)  # its folder is new
+    seen = api.look(job, run)
+    assert (seen["state"], seen["isCancelRequested"]) == ("running", False)
+    assert seen["startedAt"]
+    assert [row["id"] for row in api.ok("GET", f"/jobs/{job}/runs")] == [run]
+    assert faulty.faults.hits(fault) == 1
+    old = tools.Api(faulty.url, first_key)
+    assert old("GET", "/users/me").status == 401
+    assert tools.Api(faulty.url, second_key)("GET", "/users/me").status == 200
+    api("POST", f"/scripts/{job}/cancel")
+    assert api.wait(job, run)["state"] == "cancelled"
+    assert faulty.stats().runs_started == 1
+
+
+def lives_of(api, job, run):
+    return [tuple(line.split()[1:]) for line in api.logs(job, run) if line.startswith("life")]
+
+
+def test_a_run_that_is_restarted_waits_for_its_turn(make, tools):
+    platform = make(start_delay=0.4)
+    api = tools.Api(platform.url, platform.api_key)
+    job, run = api.run("echo life; sleep 0.3")
+    platform.faults.add(Fault.restart(says="life", times=1))
+    api.says(job, run, "life")
+    assert api.wait(job, run, ("queued",))["startedAt"] is None
+    assert api.wait(job, run)["state"] == "succeeded"
+    assert api.logs(job, run) == ["life", "life"]
+
+
+@pytest.mark.parametrize("when", ["queued", "killed"])
+def test_a_run_that_is_restarted_can_be_cancelled(make, tools, when):
+    platform = make(start_delay=0.4)
+    api = tools.Api(platform.url, platform.api_key)
+    job, run = api.run("echo life; sleep 60")
+    api.says(job, run, "life")
+    platform.faults.add(Fault.restart())
+    if when == "queued":
+        api.wait(job, run, ("queued",))
+    api("POST", f"/scripts/{job}/cancel")
+    assert api.wait(job, run)["state"] == "cancelled"
+
+
+COUNT = """echo begun
+python3 -c 'import os, time
+if os.fork() == 0: os.setpgid(0, 0)
+while True: print("tick", os.getpid(), flush=True); time.sleep(0.02)'
+"""
+
+
+@pytest.mark.parametrize("lasting", [None, 0.5])
+def test_a_run_that_is_frozen(faulty, api, tools, lasting):
+    with faulty.fault(Fault.freeze(says="tick", lasting=lasting, times=1)) as fault:
+        job, run = api.run(COUNT)
+        tools.until(lambda: faulty.faults.hits(fault))
+
+    def ticks():
+        return len(api.logs(job, run))
+
+    if lasting is None:
+        [pids] = faulty.stats().active.values()
+        tools.until(lambda: all(stopped(pid) for pid in pids[1:]))
+        before = ticks()
+        time.sleep(0.3)
+        assert ticks() <= before + 2  # what was in the pipe
+    else:
+        tools.until(lambda: len(set(api.logs(job, run)[-2:])) == 2)  # both go on
+        before = ticks()
+        tools.until(lambda: ticks() > before + 20)
+    assert api.look(job, run)["state"] == "running"
+    api("POST", f"/scripts/{job}/cancel")
+    assert api.wait(job, run)["state"] == "cancelled"
+
+
+def stopped(pid):
+    with open(f"/proc/{pid}/stat") as stream:
+        return stream.read().rpartition(")")[2].split()[0] == "T"
+
+
 def test_an_image_that_cannot_be_pulled(faulty, api):
     with faulty.fault(Fault.no_image()) as fault:
         job, run = api.run()

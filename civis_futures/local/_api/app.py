@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import email.utils
 import hashlib
 import inspect
 import json
@@ -18,6 +19,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -144,9 +146,10 @@ def make_app(site: Site, blob_port: int, recorder: Recorder) -> ASGIApp:
     """Return the application: the API on one port, the file links on the other."""
     site.operations = OPERATIONS
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(scope: Scope, receive: Receive, plain_send: Send) -> None:
         if scope["type"] != "http":
             return
+        send = _dated(site, plain_send)
         request = Request(scope, receive)
         server = scope.get("server") or ("", 0)
         if _foreign(request):
@@ -164,6 +167,18 @@ def _foreign(request: Request) -> bool:
     """Tell a page in a browser that reached us by a name of its own (DNS rebinding)."""
     host = request.headers.get("host", "")
     return host.rsplit(":", 1)[0] not in LOOPBACK and host not in LOOPBACK
+
+
+def _dated(site: Site, send: Send) -> Send:
+    """With the platform's own time, which may differ from that of the machine."""
+
+    async def dated(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            date = email.utils.formatdate(site.now(), usegmt=True).encode()
+            message = {**message, "headers": [*message.get("headers", ()), (b"date", date)]}
+        await send(message)
+
+    return dated
 
 
 def _counting(site: Site, request: Request, send: Send) -> Send:
@@ -262,9 +277,10 @@ class _Exchange:
         assert self.route is not None
         if not self.route.private:
             self._account(self.route, origin)
-            if await self._fails(self.route, origin):
-                return Answer()
-        self.body, fault = await self._json(), self.fault
+        # Before anything goes wrong: what waits, or is late, has its effect though nobody listens.
+        self.body = await self._json()
+        fails = not self.route.private and await self._fails(self.route, origin)
+        fault = self.fault
         ask = Ask(
             self.route.method,
             self.route.template,
@@ -272,11 +288,12 @@ class _Exchange:
             _query(self.request.url.query),
             self.body or {},
             origin,
-            as_of=time.time() - fault.seconds if fault and fault.kind == "stale" else None,
+            as_of=self.site.now() - fault.seconds if fault and fault.kind == "stale" else None,
             moved=fault.rows if fault and fault.kind == "shift" else 0,
         )
-        answer = self.route.endpoint(self.site, ask)
-        return await answer if inspect.isawaitable(answer) else answer
+        if fault and fault.kind == "late":
+            self.site.later(fault.seconds, partial(_perform, self.site, self.route, ask))
+        return Answer() if fails else await _perform(self.site, self.route, ask)
 
     def _origin(self) -> Origin | None:
         scheme, _, given = self.request.headers.get("authorization", "").partition(" ")
@@ -338,6 +355,11 @@ class _Exchange:
         if not isinstance(body, dict):
             raise refuse("the body is not an object")
         return body
+
+
+async def _perform(site: Site, route: Route, ask: Ask) -> Answer:
+    answer = route.endpoint(site, ask)
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 def _query(text: str) -> dict[str, str]:

@@ -9,7 +9,6 @@ import asyncio
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,14 +43,14 @@ def download_url(
     site: Site, row: Row, expires: float, asker: Origin, *, inline: bool = False
 ) -> str | None:
     """Return a link to the bytes, None while there are none or when the file is over."""
-    over = row["expires_at"] is not None and row["expires_at"] <= time.time()
+    over = row["expires_at"] is not None and row["expires_at"] <= site.now()
     if row["size"] is None or over:
         return None
     return links.download_url(site, row["blob"], expires, asker, inline=inline)
 
 
 def _new(site: Site, given: Mapping[str, Any], parts: int | None) -> tuple[Row, dict[str, Any]]:
-    now = time.time()
+    now = site.now()
     # Left out means the Platform's retention; an explicit null means for ever.
     expires = given["expiresAt"] if "expiresAt" in given else now + RETENTION_SECONDS
     key = site.store.insert(
@@ -150,7 +149,7 @@ def _shown(site: Site, row: Row, expires: float, asker: Origin, *, inline: bool)
 
 def get_file(site: Site, ask: Ask) -> Answer:
     """GET /files/{id}, with links that live 30 minutes unless another end is asked for."""
-    now = time.time()
+    now = site.now()
     expires = now + links.DOWNLOAD_SECONDS
     asked = ask.query.get("link_expires_at")
     try:
@@ -181,5 +180,5 @@ def patch_file(site: Site, ask: Ask) -> Answer:
         site.store.update("files", row["id"], **changes)
     row = file_row(site, row["id"])
     return Answer(
-        200, _shown(site, row, time.time() + links.DOWNLOAD_SECONDS, ask.origin, inline=False)
+        200, _shown(site, row, site.now() + links.DOWNLOAD_SECONDS, ask.origin, inline=False)
     )

@@ -5,7 +5,6 @@ Who executes them is `_runs.runner`.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from .._schema import tables
@@ -25,7 +24,7 @@ def begin(site: Site, row: Row, conflict: ApiError) -> Row:
     if row["run_state"] in ACTIVE:
         raise conflict
     check_complete(documents.effective(site, row))
-    now = time.time()
+    now = site.now()
     with site.store.transaction():
         run_id = site.store.insert(
             "runs", script_id=row["id"], state="queued", created_at=now, updated_at=now
@@ -165,7 +164,7 @@ def post_logs(site: Site, ask: Ask) -> Answer:
         lines.insert(0, {"message": given["message"], "level": given.get("level")})
     if not lines:
         raise refuse("message or messages is missing")
-    now = time.time()
+    now = site.now()
     site.runner.flush(run["id"])  # what the run printed before this call stands before it
     site.store.add_logs(
         run["id"],
@@ -195,7 +194,7 @@ def post_output(kind: str | None = None) -> Any:
             run_id=run["id"],
             object_type=given["objectType"],
             object_id=key,
-            created_at=time.time(),
+            created_at=site.now(),
         )
         body = documents.output(site, _as_output(site, run["id"]))
         return Answer(202, body)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,7 +66,7 @@ def archive(kind: str) -> Any:
     def put_archive(site: Site, ask: Ask) -> Answer:
         row = documents.job_row(site, ask.id(), kind)
         status = read(tables.ARCHIVE, ask.body)["status"]
-        site.store.update("scripts", row["id"], archived=status, updated_at=time.time())
+        site.store.update("scripts", row["id"], archived=status, updated_at=site.now())
         return Answer(200, show(site, documents.job_row(site, row["id"])))
 
     return put_archive
@@ -78,7 +77,7 @@ def delete(kind: str) -> Any:
 
     def delete_script(site: Site, ask: Ask) -> Answer:
         row = documents.job_row(site, ask.id(), kind)
-        site.store.update("scripts", row["id"], archived=True, updated_at=time.time())
+        site.store.update("scripts", row["id"], archived=True, updated_at=site.now())
         return Answer(204)
 
     return delete_script
@@ -116,7 +115,7 @@ def create_template(site: Site, ask: Ask) -> Answer:
     given = merge(tables.TEMPLATE, {}, read(tables.TEMPLATE, ask.body))
     if site.store.one(_SCRIPT_OF_KIND, given["scriptId"], "container") is None:
         raise refuse("scriptId does not name a container script")
-    now = time.time()
+    now = site.now()
     key = site.store.insert(
         "templates",
         script_id=given["scriptId"],
@@ -158,7 +157,7 @@ def _add(
     site: Site, kind: str, table: Table, given: Mapping[str, Any], template: Row | None = None
 ) -> Row:
     doc = _checked(site, table, {}, given, template)
-    now = time.time()
+    now = site.now()
     with site.store.transaction():
         key = site.store.insert(
             "scripts",
@@ -188,7 +187,7 @@ def _change(
         name=doc["name"] or f"Script #{row['id']}",
         parent_id=doc["parentId"],
         doc=_packed(doc),
-        updated_at=time.time(),
+        updated_at=site.now(),
     )
     return documents.job_row(site, row["id"])
 

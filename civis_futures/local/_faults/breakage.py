@@ -60,6 +60,8 @@ async def instead(fault: Fault | None) -> Response | Reset | None:
         return None
     if fault.kind == "delay":
         await asyncio.sleep(fault.seconds)
+    elif fault.kind == "late":
+        return Reset() if fault.status is None else _refusal(fault.status, None)
     elif fault.kind == "garbage":
         return Response(PAGE, 200, media_type="text/html")
     elif fault.kind == "drop" or (fault.kind == "down" and fault.status is None):
@@ -76,25 +78,34 @@ async def on_the_way_out(
     """Return what is sent in the end, and its status, if it has one."""
     if fault is not None and fault.done:
         response = await instead(fault) or response
-    spoiled = fault is not None and fault.kind in ("cut", "corrupt")
+    spoiled = fault is not None and fault.kind in ("cut", "corrupt", "drip")
     app = _Spoiled(fault, response) if fault is not None and spoiled else response
     return app, response.status_code
 
 
-def _refusal(status: int, retry_after: float | None) -> Response:
-    headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
+def _refusal(status: int, retry_after: float | str | None) -> Response:
     if status in (204, 304):
-        return Response(status_code=status, headers=headers)
+        return _asking(Response(status_code=status), retry_after)
     try:
         slug = http.HTTPStatus(status).phrase.lower().replace(" ", "_")
     except ValueError:
         slug = "unknown"
     body = {"error": slug, "errorDescription": "This was made to fail.", "code": status}
-    return Response(json.dumps(body), status, headers, "application/json")
+    headers = {"WWW-Authenticate": 'Bearer realm="Civis API"'} if status == 401 else {}
+    return _asking(Response(json.dumps(body), status, headers, "application/json"), retry_after)
+
+
+def _asking(response: Response, retry_after: float | str | None) -> Response:
+    """With a ``Retry-After``: whole seconds, as HTTP wants them, or what somebody wants to see."""
+    if isinstance(retry_after, float | int) and math.isfinite(retry_after):
+        retry_after = math.ceil(retry_after)
+    if retry_after is not None:
+        response.raw_headers.append((b"retry-after", str(retry_after).encode()))
+    return response
 
 
 class _Spoiled:
-    """An answer whose body is cut short or corrupted while it is sent."""
+    """An answer whose body is cut short, corrupted, or slow, while it is sent."""
 
     def __init__(self, fault: Fault, app: ASGIApp) -> None:
         self._fault = fault
@@ -112,6 +123,8 @@ class _Spoiled:
                 await send(message)
             elif self._fault.kind == "corrupt":
                 await send({**message, "body": self._other(message.get("body", b""))})
+            elif self._fault.kind == "drip":
+                await self._drip(message, send, scope["state"][TRANSPORT])
             elif not self._over:
                 await self._cut(message.get("body", b""), send, scope["state"][TRANSPORT])
 
@@ -126,6 +139,14 @@ class _Spoiled:
         if self._sent >= self._room:
             self._over = True
             transport.close()  # once what was sent is out
+
+    async def _drip(self, message: Message, send: Send, transport: asyncio.Transport) -> None:
+        for byte in message.get("body", b""):
+            await asyncio.sleep(self._fault.seconds)
+            if transport.is_closing():
+                return
+            await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+        await send({**message, "body": b""})
 
     def _other(self, body: bytes) -> bytes:
         changed = bytearray(body)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from .._schema.exchange import Origin
-from .words import BEFORE_THE_START, LISTS_ONLY, Fault, fits
+from .words import BEFORE_THE_START, LINK, LISTS_ONLY, Fault, fits
 
 
 @dataclasses.dataclass(eq=False)
@@ -82,6 +82,14 @@ class Rules:
         """Whether anything depends on what runs say."""
         return any(rule.fault.says is not None and not rule.removed for rule in self._rules)
 
+    @property
+    def ahead(self) -> float:
+        """By how many seconds the platform's clock is ahead of the machine's."""
+        return sum(rule.fault.seconds for rule in self._clocks())
+
+    def _clocks(self) -> list[Rule]:
+        return [r for r in self._rules if r.fault.kind == "clock" and not r.removed]
+
     def told(self) -> list[dict[str, Any]]:
         """Return the books, as JSON."""
         return [
@@ -93,6 +101,9 @@ class Rules:
         self, method: str, path: str, origin: Origin | None, page: int | None, now: float
     ) -> Fault | None:
         """Return the fault that a request meets; `page` is None if it asks for no list."""
+        for clock in self._clocks():
+            clock.seen += 1
+            clock.hits += 1
         if self._outage is not None:
             cause, until = self._outage
             if now < until and not cause.removed:
@@ -100,7 +111,9 @@ class Rules:
             self._outage = None
 
         def matches(fault: Fault) -> bool:
-            if fault.of_runs or not fits(fault.on, method, path):
+            if fault.of_runs or fault.kind == "clock" or not fits(fault.on, method, path):
+                return False
+            if fault.kind == "late" and (path == LINK or method in ("GET", "HEAD")):
                 return False
             if fault.kind in LISTS_ONLY and (page is None or (fault.kind == "shift" and page < 2)):
                 return False

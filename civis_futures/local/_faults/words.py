@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self, TypedDict, Unpack
 
@@ -18,12 +19,15 @@ LINK = "link"  # what stands for the path of every file link
 METHODS = ("*", "DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 Kind = Literal[
-    "answer", "garbage", "drop", "delay", "cut", "corrupt", "stale", "shift", "down",
-    "kill", "out_of_memory", "lose_node", "cancel", "no_image", "stay_queued",
+    "answer", "garbage", "drop", "delay", "late", "cut", "corrupt", "drip", "stale", "shift",
+    "down", "clock", "kill", "out_of_memory", "lose_node", "cancel", "restart", "freeze",
+    "no_image", "stay_queued",
 ]  # fmt: skip
 LISTS_ONLY = ("stale", "shift")
 BEFORE_THE_START = ("no_image", "stay_queued")
-OF_RUNS = ("kill", "out_of_memory", "lose_node", "cancel", *BEFORE_THE_START)
+OF_RUNS = (
+    "kill", "out_of_memory", "lose_node", "cancel", "restart", "freeze", *BEFORE_THE_START,
+)  # fmt: skip
 
 
 class Which(TypedDict, total=False):
@@ -65,7 +69,7 @@ class Fault:
     A request meets one fault at most: the first, in the order in which they were added.
 
     With ``done=True`` the request takes effect first, and only its reply is lost, late or wrong;
-    otherwise it never has an effect (after a delay, it has it then).
+    otherwise it never has an effect (after a delay, it has it then, even if who asked has gone).
     """
 
     kind: Kind
@@ -78,11 +82,12 @@ class Fault:
     chance: float = 1.0
     done: bool = False
     status: int | None = None
-    retry_after: float | None = None
-    seconds: float = 0.0  # of a delay, of an outage, behind, after the start of a run
+    retry_after: float | str | None = None
+    seconds: float = 0.0  # of a delay, of an outage, behind, ahead, after the start of a run
     says: str | None = None
     keep: float = 0.5
     rows: int = 1
+    lasting: float | None = None  # seconds that a run is frozen
 
     def __post_init__(self) -> None:
         """Refuse what can never be meant."""
@@ -95,7 +100,10 @@ class Fault:
             ("every", self.every >= 1, "must be at least 1"),
             ("times", self.times is None or self.times >= 0, "must not be negative"),
             ("chance", 0 <= self.chance <= 1, "must be between 0 and 1"),
-            ("seconds", 0 <= self.seconds < float("inf"), "must not be negative"),
+            ("seconds", self.kind == "clock" or self.seconds >= 0, "must not be negative"),
+            ("seconds", math.isfinite(self.seconds), "must be a number of seconds"),
+            ("lasting", self.lasting is None or self.lasting >= 0, "must not be negative"),
+            ("on", self.kind != "late" or path != LINK, "must be of the API, whose requests wait"),
             ("status", self.status is None or 200 <= self.status < 600, "must be 200 to 599"),
             ("keep", 0 <= self.keep < 1, "must be at least 0 and less than 1"),
         )
@@ -111,11 +119,14 @@ class Fault:
         status: int,
         on: str = "*",
         *,
-        retry_after: float | None = None,
+        retry_after: float | str | None = None,
         done: bool = False,
         **which: Unpack[Whose],
     ) -> Self:
-        """A refusal with this status; `retry_after` (seconds) gives it a ``Retry-After``."""
+        """A refusal with this status; `retry_after` (seconds) gives it a ``Retry-After``.
+
+        A text is sent as it is, in UTF-8: a date, or what no platform should say.
+        """
         return cls("answer", on, status=status, retry_after=retry_after, done=done, **which)
 
     @classmethod
@@ -136,6 +147,18 @@ class Fault:
         return cls("delay", on, seconds=seconds, done=done, **which)
 
     @classmethod
+    def late(
+        cls, seconds: float, on: str = "*", *, status: int | None = None, **which: Unpack[Whose]
+    ) -> Self:
+        """The request takes effect only so many seconds later, perhaps after newer ones.
+
+        Who asked is told at once that it failed: the connection is reset, or the answer is one of
+        this `status` (504 is that of a gateway that waits no longer). It is about requests to the
+        API that change something.
+        """
+        return cls("late", on, seconds=seconds, status=status, **which)
+
+    @classmethod
     def cut(cls, on: str = "*", *, keep: float = 0.5, **which: Unpack[Whose]) -> Self:
         """The body ends too soon, after the share `keep` of it, with the connection."""
         return cls("cut", on, keep=keep, **which)
@@ -144,6 +167,11 @@ class Fault:
     def corrupt(cls, on: str = "*", **which: Unpack[Whose]) -> Self:
         """The body has its full length, but some of its bytes are others; the first one is."""
         return cls("corrupt", on, **which)
+
+    @classmethod
+    def drip(cls, on: str = "*", *, seconds: float = 1.0, **which: Unpack[Whose]) -> Self:
+        """The body comes byte by byte, with so many seconds before each."""
+        return cls("drip", on, seconds=seconds, **which)
 
     @classmethod
     def stale(cls, seconds: float, on: str = "GET *", **which: Unpack[Whose]) -> Self:
@@ -174,6 +202,15 @@ class Fault:
         """
         which.setdefault("times", 1)
         return cls("down", on, seconds=seconds, status=status, **which)
+
+    @classmethod
+    def clock(cls, seconds: float) -> Self:
+        """As long as it is there, the platform's clock is so many seconds ahead of this machine's.
+
+        Behind it, if negative. Its ``Date``, its times and its deadlines follow. More of them add
+        up, and each request that is answered meanwhile is a hit.
+        """
+        return cls("clock", seconds=seconds)
 
     # Runs.
 
@@ -213,6 +250,30 @@ class Fault:
     ) -> Self:  # fmt: skip
         """Somebody else cancels the run."""
         return cls("cancel", seconds=after, says=says, script=script, **which)
+
+    @classmethod
+    def restart(
+        cls, after: float = 0.0, *, says: str | None = None, script: str = "*",
+        **which: Unpack[Which],
+    ) -> Self:  # fmt: skip
+        """The platform moves the run: it is killed, queued, and its command runs anew.
+
+        It is the same run, with the same id, log and outputs; its folder and its key are new. With
+        `says`, what it prints in its new life counts again.
+        """
+        return cls("restart", seconds=after, says=says, script=script, **which)
+
+    @classmethod
+    def freeze(
+        cls, after: float = 0.0, *, says: str | None = None, script: str = "*",
+        lasting: float | None = None, **which: Unpack[Which],
+    ) -> Self:  # fmt: skip
+        """The run's processes are stopped where they are, as on a machine that hangs.
+
+        It says nothing, ends nothing, and stays running until somebody cancels it, or until it goes
+        on after `lasting` seconds.
+        """
+        return cls("freeze", seconds=after, says=says, script=script, lasting=lasting, **which)
 
     @classmethod
     def no_image(cls, *, script: str = "*", **which: Unpack[Which]) -> Self:

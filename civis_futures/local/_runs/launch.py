@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -110,6 +109,4 @@ def _text(value: Any) -> str:
 
 def _file_url(site: Site, key: Any) -> str | None:
     row = site.store.one("SELECT * FROM files WHERE id = ?", str(key))
-    return (
-        None if row is None else download_url(site, row, time.time() + DOWNLOAD_SECONDS, "worker")
-    )
+    return None if row is None else download_url(site, row, site.now() + DOWNLOAD_SECONDS, "worker")

@@ -125,6 +125,25 @@ class RunProcess:
         if self.exit_code is None:
             kill_group(self.pid, signal.SIGTERM)
 
+    def stop(self) -> None:
+        """Stop all that there is of it, children that have a group of their own as well."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let what was stopped go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        told: set[int] = set()
+        # Again, while one that was not stopped yet has just started another.
+        while new := {self.pid, *session_members(self.pid)} - told:
+            if self.exit_code is not None:
+                return  # the pids may be somebody else's by now
+            for pid in new:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            told |= new
+
     def kill(self) -> None:
         """End the group, and whoever left it but not the session or the tree."""
         if self.exit_code is not None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from .._api import documents
 from .._api.runs import begin
 from .._faults.rules import Rule
-from .._faults.words import Kind
+from .._faults.words import Fault
 from .._schema.exchange import ApiError
 from .._site import Site
 from .guard import kill_marked
@@ -55,6 +55,7 @@ class Active:
     cancelled: bool = False
     out_of_memory: bool = False
     node_lost: bool = False
+    restarts: bool = False
     max_memory: float = 0.0
     max_cpu: float = 0.0
     last_look: tuple[float, float] | None = None  # when, seconds of cpu
@@ -71,6 +72,7 @@ class Runner:
         self._waiting: collections.deque[int] = collections.deque()
         self._active: dict[int, Active] = {}
         self._loop = asyncio.get_running_loop()
+        self._started = 0
         self._metering = False
         self._filling = False
         self._closed = False
@@ -82,6 +84,9 @@ class Runner:
     def queue(self, run_id: int) -> None:
         """Take a new run; it starts when its delay is over and there is room, first come first."""
         self._strikes.queued(run_id)
+        self._wait_for_start(run_id)
+
+    def _wait_for_start(self, run_id: int) -> None:
         delay = self._site.settings.start_delay
         if delay > 0:
             self._delayed[run_id] = self._loop.call_later(delay, self._ripe, run_id)
@@ -90,7 +95,7 @@ class Runner:
 
     def cancel(self, run_id: int) -> None:
         """End a run: at once if it waits; else TERM, and KILL after its `cancelTimeout`."""
-        now = time.time()
+        now = self._site.now()
         active = self._active.get(run_id)
         self._site.store.update("runs", run_id, cancel_requested=True, updated_at=now)
         if active is None:
@@ -103,7 +108,7 @@ class Runner:
             self._site.store.update("runs", run_id, state="cancelled", finished_at=now)
             self._fill_soon()
         elif active.process is not None and not active.cancelled:
-            active.cancelled = active.process.exit_code is None
+            active.cancelled = active.restarts or active.process.exit_code is None
             active.process.terminate()
             self._loop.call_later(active.launch.cancel_timeout, active.process.kill)
 
@@ -161,7 +166,7 @@ class Runner:
         self._fill_soon()
 
     def _fail_unstarted(self, run_id: int) -> None:
-        now = time.time()
+        now = self._site.now()
         lines = ("Error on job: The Docker image could not be pulled.", "Failed")
         self._site.store.add_logs(run_id, [(now, "error", line) for line in lines])
         self._site.store.update("runs", run_id, state="failed", finished_at=now, updated_at=now)
@@ -179,9 +184,11 @@ class Runner:
         return enough and cpu <= settings.capacity_millicores()
 
     def _start(self, run_id: int, launch: Launch) -> None:
-        now = time.time()
+        now = self._site.now()
         self._site.store.update("runs", run_id, state="running", started_at=now, updated_at=now)
-        folder = os.path.join(self._site.store.work, f"run-{run_id}")
+        # Each life of a run has a folder of its own: that of the last one is removed meanwhile.
+        self._started += 1
+        folder = os.path.join(self._site.store.work, f"run-{run_id}-{self._started}")
         active = Active(run_id, launch, self._site.keys.for_run(run_id), folder)
         self._active[run_id] = active
         self._note(active, [("info", note) for note in launch.notes])
@@ -216,7 +223,8 @@ class Runner:
     # While it runs.
 
     def _gather(self, active: Active, lines: list[Line]) -> None:
-        active.lines += lines
+        ahead = self._site.rules.ahead
+        active.lines += [(when + ahead, level, text) for when, level, text in lines]
         self._strikes.said(active.run_id, lines)
         if len(active.lines) >= FLUSH_LINES:
             self.flush(active.run_id)
@@ -230,7 +238,7 @@ class Runner:
     def _note(self, active: Active, lines: list[tuple[str, str]]) -> None:
         """Write the platform's own lines, after all that the run printed."""
         self.flush(active.run_id)
-        now = time.time()
+        now = self._site.now()
         self._site.store.add_logs(active.run_id, [(now, *line) for line in lines])
 
     def _meter_soon(self, seconds: float) -> None:
@@ -280,8 +288,9 @@ class Runner:
             active.out_of_memory = True
             process.kill()
 
-    def _strike(self, kind: Kind, run_id: int) -> bool:
+    def _strike(self, fault: Fault, run_id: int) -> bool:
         """Let a fault happen to a run; not to one that has ended already."""
+        kind = fault.kind
         running = {
             active.run_id: (active, active.process)
             for active in self._active.values()
@@ -292,9 +301,16 @@ class Runner:
         if kind == "cancel":
             self.cancel(run_id)
             return True
+        if kind == "freeze":
+            process = running[run_id][1]
+            process.stop()
+            if fault.lasting is not None:
+                self._loop.call_later(fault.lasting, process.go_on)
+            return True
         for active, process in running.values() if kind == "lose_node" else [running[run_id]]:
             active.node_lost = kind == "lose_node"
             active.out_of_memory |= kind == "out_of_memory"
+            active.restarts = kind == "restart"
             process.kill()
         return True
 
@@ -326,8 +342,25 @@ class Runner:
         self.flush(run_id)
         self._strikes.ended(run_id)
         del self._active[run_id]
-        state = self._verdict(active, code)
-        now = time.time()
+        self._site.keys.forget(active.key)
+        if active.flushing is not None:
+            active.flushing.cancel()
+        for folder in (active.folder, _own_python(active)):
+            self._loop.run_in_executor(None, _remove, folder)
+        if active.restarts and not active.cancelled:
+            self._again(run_id)
+        else:
+            self._write_end(active, code)
+            self._fill_soon()
+
+    def _again(self, run_id: int) -> None:
+        """Queue a run whose container was taken away, as if it had never started."""
+        now = self._site.now()
+        self._site.store.update("runs", run_id, state="queued", started_at=None, updated_at=now)
+        self._wait_for_start(run_id)
+
+    def _write_end(self, active: Active, code: int | None) -> None:
+        run_id, state, now = active.run_id, self._verdict(active, code), self._site.now()
         self._site.store.update(
             "runs",
             run_id,
@@ -337,14 +370,8 @@ class Runner:
             max_memory=round(active.max_memory, 2),
             max_cpu=round(active.max_cpu * 1000, 1),
         )
-        self._site.keys.forget(active.key)
-        if active.flushing is not None:
-            active.flushing.cancel()
-        for folder in (active.folder, _own_python(active)):
-            self._loop.run_in_executor(None, _remove, folder)
         if state == "succeeded":
             self._succeeded(active)
-        self._fill_soon()
 
     def _verdict(self, active: Active, code: int | None) -> str:
         """Return the final state, with the log lines that the Platform gives a failure."""
@@ -362,7 +389,7 @@ class Runner:
         if active.out_of_memory:
             allowed = f"{active.launch.memory} MiB"
             lines.insert(0, f"Process ran out of its allowed {allowed} of memory and was killed.")
-        now = time.time()
+        now = self._site.now()
         self._site.store.add_logs(active.run_id, [(now, "error", line) for line in lines])
         return "failed"
 

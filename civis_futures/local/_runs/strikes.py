@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from .._faults.rules import Rule
-from .._faults.words import Kind
+from .._faults.words import Fault, Kind
 from .._site import Site
 from .process import Line
 
@@ -17,7 +17,7 @@ from .process import Line
 class Strikes:
     """The runs that are to meet a fault. `strike` does it, and tells whether it could."""
 
-    def __init__(self, site: Site, strike: Callable[[Kind, int], bool]) -> None:
+    def __init__(self, site: Site, strike: Callable[[Fault, int], bool]) -> None:
         self._site = site
         self._strike = strike
         self._loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ class Strikes:
 
     def _due(self, run_id: int, rule: Rule) -> None:
         del self._met[run_id], self._timers[run_id]
-        if not rule.removed and self._strike(rule.fault.kind, run_id):
+        if not rule.removed and self._strike(rule.fault, run_id):
             rule.hits += 1
 
     def _script(self, run_id: int) -> str:

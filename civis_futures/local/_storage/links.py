@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import time
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
@@ -35,7 +34,7 @@ def download_url(site: Site, blob: str, expires: float, asker: Origin, *, inline
 
 def part_url(site: Site, blob: str, part: int, asker: Origin) -> str:
     """Return a link to PUT one part of a multipart upload."""
-    return _url(site, "PUT", blob, str(part), time.time() + UPLOAD_SECONDS, asker)
+    return _url(site, "PUT", blob, str(part), site.now() + UPLOAD_SECONDS, asker)
 
 
 def asker(query: Mapping[str, str]) -> Origin | None:
@@ -54,7 +53,7 @@ def _url(site: Site, verb: str, blob: str, extra: str, expires: float, asker: Or
 
 def upload_form(site: Site, blob: str, asker: Origin) -> tuple[str, dict[str, str]]:
     """Return the URL and the fields of a form POST; lower case, as a client may re-case them."""
-    until = str(int(time.time() + UPLOAD_SECONDS))
+    until = str(int(site.now() + UPLOAD_SECONDS))
     signature = _signature(site, "POST", blob, "", until)
     fields = {"key": blob, "policy": until, "signature": signature}
     return f"http://{site.blob_host}/?asker={asker}", fields
@@ -73,6 +72,6 @@ def check(site: Site, verb: str, blob: str, given: Mapping[str, str]) -> str:
         signature, given.get("signature", "").encode("ascii", "replace").decode()
     ):
         raise LinkError("The request signature does not match")
-    if time.time() >= float(expires):
+    if site.now() >= float(expires):
         raise LinkError("Request has expired")
     return extra

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable
 from html import escape
 from pathlib import Path
@@ -81,7 +80,7 @@ def _allowed(site: Site, request: Request) -> tuple[Row, str]:
 
 def _get(site: Site, request: Request) -> Response:
     row, extra = _allowed(site, request)
-    over = row["expires_at"] is not None and row["expires_at"] <= time.time()
+    over = row["expires_at"] is not None and row["expires_at"] <= site.now()
     path = blob_path(site, row["blob"])
     if over or row["size"] is None:
         raise _RefusalError(404, "NoSuchKey", "The specified key does not exist.")

@@ -205,6 +205,16 @@ def test_no_cycles():
     list(TopologicalSorter(graph).static_order())
 
 
+def test_no_two_classes_have_the_same_name():
+    """Whoever reads a name knows which it is, without looking at what the file imports."""
+    homes: dict[str, list[str]] = {}
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
 def test_dangerous_imports_stay_in_their_modules():
     allowed = table(ONLY_IN, " in ")
     actual = {name: {place(m) for m in MODULES if uses(m, name)} for name in allowed}

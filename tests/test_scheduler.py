@@ -118,7 +118,7 @@ def test_a_task_from_submit_to_finish():
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (one,)))
     assert commands == [e.Settle(TaskId(0), WorkerId(1), one)]
     commands = table(e.ShutdownRequested())
-    assert commands == [e.WriteInbox((e.Letter(WorkerId(1), stop=True),), 1)]
+    assert commands == [e.WriteInbox((e.LetterContent(WorkerId(1), stop=True),), 1)]
     assert table(e.InboxWritten()) == []
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.SUCCEEDED)))
     assert commands == [e.Archive(WorkerId(1))]
@@ -130,7 +130,7 @@ def test_a_worker_is_reused_and_an_idle_one_is_let_go():
     table(e.Submitted(TaskId(1)))
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
     assert kinds(commands) == ["Settle", "WriteInbox"]
-    assert commands[1] == e.WriteInbox((e.Letter(WorkerId(1), ((TaskId(1), 1),)),), 1)
+    assert commands[1] == e.WriteInbox((e.LetterContent(WorkerId(1), ((TaskId(1), 1),)),), 1)
     table(e.InboxWritten())
     table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(1),)))
     while table.now < 59.0:
@@ -140,7 +140,7 @@ def test_a_worker_is_reused_and_an_idle_one_is_let_go():
         if any(isinstance(command, e.WriteInbox) for command in commands):
             break
         table(e.Looked((), 1, 0.0))
-    assert e.WriteInbox((e.Letter(WorkerId(1), stop=True),), 1) in commands
+    assert e.WriteInbox((e.LetterContent(WorkerId(1), stop=True),), 1) in commands
 
 
 def test_one_container_per_task_ends_after_it():
@@ -257,7 +257,7 @@ def test_a_crash_costs_the_call_and_not_the_worker():
     commands = table(e.Diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict))
     assert commands == [e.Lose(TaskId(0), WorkerId(1), verdict)]
     assert table(e.Submitted(TaskId(1))) == [
-        e.WriteInbox((e.Letter(WorkerId(1), ((TaskId(1), 1),)),), 1)
+        e.WriteInbox((e.LetterContent(WorkerId(1), ((TaskId(1), 1),)),), 1)
     ]
 
 
@@ -479,14 +479,16 @@ def test_an_idle_worker_takes_over_what_a_busy_one_has_not_begun():
     assert [task for task, _ in first.calls] == [0, 2, 4, 6]  # the oldest begin first
     commands = running(table, launches, [], [timed(task, 5.0) for task in (1, 3, 5, 7)])
     [letter] = commands[-1].letters
-    assert letter == e.Letter(first.worker, revoked=((TaskId(4), 1), (TaskId(6), 1)))
+    assert letter == e.LetterContent(first.worker, revoked=((TaskId(4), 1), (TaskId(6), 1)))
     table(e.InboxWritten())
     assert kinds(running(table, launches)) == []  # not before the worker has said so
     given_back = [answer(task, _wire.REVOKED) for task in (4, 6)]
     commands = running(table, launches, given_back)
     assert commands[:2] == [e.Again(TaskId(4)), e.Again(TaskId(6))]
     [letter] = commands[-1].letters
-    assert letter == e.Letter(second.worker, ((TaskId(4), 2),))  # 5 s of work, and 3 can wait
+    assert letter == e.LetterContent(
+        second.worker, ((TaskId(4), 2),)
+    )  # 5 s of work, and 3 can wait
 
 
 def test_what_a_worker_begins_before_it_hears_stays_with_it():
@@ -563,7 +565,7 @@ def test_a_launch_that_takes_long_is_recalled_for_an_idle_worker():
     commands = table(e.LaunchFailed(second.worker, Recalled(), False))
     assert commands[0] == e.Again(TaskId(1))
     [letter] = commands[-1].letters
-    assert letter == e.Letter(first.worker, ((TaskId(1), 2),))
+    assert letter == e.LetterContent(first.worker, ((TaskId(1), 2),))
     assert "Launch" not in kinds(commands)
 
 
@@ -591,7 +593,7 @@ def test_an_idle_container_makes_room_for_a_larger_one_that_waits():
     queued = e.Report(launch.worker, run_in(RunState.QUEUED))
     commands = table.until("WriteInbox", alive, queued, within=5)
     [write] = [command for command in commands if isinstance(command, e.WriteInbox)]
-    assert write.letters == (e.Letter(launches[0].worker, stop=True),)
+    assert write.letters == (e.LetterContent(launches[0].worker, stop=True),)
 
 
 def test_idle_containers_make_room_for_other_pools():
@@ -600,7 +602,7 @@ def test_idle_containers_make_room_for_other_pools():
     commands = table.looked(replace(alive, answers=(timed(0, 1.0),)))
     assert kinds(commands) == ["Settle"]
     [write] = table(e.Crowded(table.now))
-    assert write.letters == (e.Letter(launches[0].worker, stop=True),)
+    assert write.letters == (e.LetterContent(launches[0].worker, stop=True),)
 
 
 def test_cancelling_one_of_many_calls_of_a_worker_ends_that_one_alone():
@@ -644,7 +646,7 @@ def test_a_container_that_fits_nobody_makes_room():
     table.submit(1, resources=Resources(1, 9000, 1))
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
     assert kinds(commands) == ["Settle", "WriteInbox"]
-    assert commands[1].letters == (e.Letter(WorkerId(1), stop=True),)
+    assert commands[1].letters == (e.LetterContent(WorkerId(1), stop=True),)
 
 
 def test_more_memory_after_a_container_ran_out_of_it():
@@ -953,7 +955,7 @@ class World:
             last = taken == limit
             if last:
                 self.stops.add(worker)
-            self.past.update((name, e.Found(worker, given)) for name, given in calls)
+            self.past.update((name, e.FoundTask(worker, given)) for name, given in calls)
             found = tuple(calls)
             workers.append(
                 Inherited(
@@ -965,7 +967,7 @@ class World:
             name, worker = TaskId(next(names)), WorkerId(len(workers) + 1)
             kind = chance.choice([None, _wire.RETURNED, _wire.RAISED])
             back = None if kind is None else answer(name, kind, file=chance.random() < 0.3)
-            self.past[name] = e.Found(worker, 1, back)
+            self.past[name] = e.FoundTask(worker, 1, back)
             self.runs[worker] = RunState.SUCCEEDED
         self.terms.update((name, Terms()) for name in self.past)
         self.send(e.Attached(tuple(workers), len(workers) + 1))
@@ -1028,7 +1030,7 @@ class World:
 
     def read(self, worker: WorkerId) -> None:
         """A worker reads the inbox."""
-        letter = self.letters.get(worker, e.Letter(worker))
+        letter = self.letters.get(worker, e.LetterContent(worker))
         seen, todo = self.seen[worker], self.todo[worker]
         todo += [call for call in letter.calls if call not in seen]
         seen.update(letter.calls)

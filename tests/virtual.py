@@ -73,7 +73,7 @@ class Virtual:
         self.begun: Counter[int] = Counter()
         self.ended: dict[int, float] = {}
         self._boxes: dict[WorkerId, Box] = {}
-        self._inbox: dict[WorkerId, e.Letter] = {}
+        self._inbox: dict[WorkerId, e.LetterContent] = {}
         self._poll, self._linger = poll(1, self.pace), linger(1, self.pace)
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
@@ -206,7 +206,7 @@ class Virtual:
         if box.state is not RunState.RUNNING:
             return
         self.requests += 1
-        letter = self._inbox.get(worker, e.Letter(worker))
+        letter = self._inbox.get(worker, e.LetterContent(worker))
         new = [call for call in letter.calls if call not in box.known]
         box.todo += new
         box.known.update(new)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Platform(Protocol):
+class PlatformAddress(Protocol):
     """Anything that says where the API is and with which key: e.g. a `LocalPlatform`."""
 
     @property
@@ -92,7 +92,7 @@ class ContainerPoolExecutor(Executor):
         max_workers: int | None = None,
         *,
         container: Container | Template | None = None,
-        platform: Platform | Literal["local"] | None = None,
+        platform: PlatformAddress | Literal["local"] | None = None,
         max_tasks_per_worker: int | None = None,
         idle_timeout: float = 60.0,
         initializer: Callable[..., object] | None = None,

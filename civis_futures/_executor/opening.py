@@ -14,7 +14,7 @@ from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
 from .._data.pickling import Payload, call_payload, load_call
 from .._exceptions import BrokenContainerPool
-from .._futures.logs import Shelf
+from .._futures.logs import LogAccess
 from .._pool.mailbox import Mailbox
 from .._pool.manager import Manager, Pool
 from .._pool.threads import end_pools_on_term
@@ -31,7 +31,7 @@ class Opened:
 
     manager: Manager
     url: str
-    logs: Shelf
+    logs: LogAccess
     load: Callable[[Call], Callable[[], Any]]
     session: Session | None = None
 
@@ -74,7 +74,7 @@ def open_pool(options: PoolOptions) -> Opened:
     manager.start()
     end_pools_on_term()
     reader = _Reader(url, key, container, client.budget)
-    logs = Shelf(reader.logs, reused=policy.max_tasks_per_worker != 1)
+    logs = LogAccess(reader.logs, reused=policy.max_tasks_per_worker != 1)
     return Opened(manager, url, logs, reader.call, attached)
 
 

@@ -72,7 +72,7 @@ class ContainerFuture(Future[T]):
         task: str,
         view: View,
         cancelled: Callable[[], None],
-        logs: _logs.Shelf,
+        logs: _logs.LogAccess,
         load: Callable[[Call], Callable[[], T]],
         label: str | None = None,
         number: int = 0,
@@ -258,7 +258,7 @@ class ContainerFuture(Future[T]):
             raise TypeError(f"tail must be an integer, not {tail!r}")
         if tail is not None and tail < 0:
             raise ValueError(f"tail must be 0 or more, not {tail}")
-        call = _logs.Call(self._number, self._where, self.done, self._await_end)
+        call = _logs.LoggedCall(self._number, self._where, self.done, self._await_end)
         return (_logs.follow if follow else _logs.read)(self._shelf, call, tail)
 
     def _where(self) -> tuple[int, int] | None:

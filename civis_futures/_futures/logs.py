@@ -39,7 +39,7 @@ _LEVEL = re.compile(
 _LEVELS = {"WARNING": "warn", "CRITICAL": "fatal"}
 
 
-class Source(Protocol):
+class LogPages(Protocol):
     """Where logs are read."""
 
     @property
@@ -54,15 +54,15 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class LogAccess:
     """The logs of a pool: how to get at them, and whether its workers answer several calls."""
 
-    open: Callable[[], Source]
+    open: Callable[[], LogPages]
     reused: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class LoggedCall:
     """Whose lines they are: `number` is None for a whole run.
 
     `where` is its job and run, once there are; `wait` returns when it is done, or after so many
@@ -217,7 +217,7 @@ def leveled(line: LogLine) -> LogLine:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read(shelf: Shelf, call: Call, tail: int | None) -> list[LogLine]:
+def read(shelf: LogAccess, call: LoggedCall, tail: int | None) -> list[LogLine]:
     """The last lines of the call, `tail` or `MOST_LINES` of them at the most."""
     where = call.where()
     if where is None or tail == 0:
@@ -227,7 +227,7 @@ def read(shelf: Shelf, call: Call, tail: int | None) -> list[LogLine]:
 
 
 def _begin(
-    source: Source, shelf: Shelf, call: Call, where: tuple[int, int], tail: int | None
+    source: LogPages, shelf: LogAccess, call: LoggedCall, where: tuple[int, int], tail: int | None
 ) -> tuple[Cutter, int, bool]:
     """A cutter that was fed all that there is, the highest id of it, and whether it is complete."""
     most = MOST_LINES if tail is None else min(tail, MOST_LINES)
@@ -253,7 +253,7 @@ def _begin(
     return cutter, position, page.complete
 
 
-def _pages(source: Source, where: tuple[int, int], limit: int) -> Iterator[LogPage]:
+def _pages(source: LogPages, where: tuple[int, int], limit: int) -> Iterator[LogPage]:
     """The whole log, from its beginning."""
     position, full = 0, True
     while full:
@@ -263,13 +263,13 @@ def _pages(source: Source, where: tuple[int, int], limit: int) -> Iterator[LogPa
         yield page
 
 
-def whole(source: Source, where: tuple[int, int]) -> Iterator[LogLine]:
+def whole(source: LogPages, where: tuple[int, int]) -> Iterator[LogLine]:
     """All lines of a run, however many."""
     for page in _pages(source, where, FIRST_PAGE):
         yield from map(leveled, page.lines)
 
 
-def follow(shelf: Shelf, call: Call, tail: int | None) -> Iterator[LogLine]:
+def follow(shelf: LogAccess, call: LoggedCall, tail: int | None) -> Iterator[LogLine]:
     """The lines of the call as they come, until it is done; begins with the last `tail`."""
     while call.where() is None:
         if call.done():
@@ -283,7 +283,7 @@ def follow(shelf: Shelf, call: Call, tail: int | None) -> Iterator[LogLine]:
 
 
 def _follow_run(
-    source: Source, shelf: Shelf, call: Call, where: tuple[int, int], tail: int | None
+    source: LogPages, shelf: LogAccess, call: LoggedCall, where: tuple[int, int], tail: int | None
 ) -> Iterator[LogLine]:
     cutter, position, complete = _begin(source, shelf, call, where, tail)
     cutter.widen()

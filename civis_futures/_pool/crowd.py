@@ -18,7 +18,7 @@ PATIENCE, STARTS = 5.0, 2.0
 
 
 @dataclass(eq=False)
-class Place:
+class CrowdMember:
     """One pool's place in the crowd. `tell` is called, on any thread, with the time since when
     (monotonic, seconds) others wait, or None if they do not.
     """
@@ -42,21 +42,21 @@ class Place:
 class Crowd:
     """The pools on one platform."""
 
-    _places: list[Place] = field(default_factory=list)
+    _places: list[CrowdMember] = field(default_factory=list)
     _startup: float = 0.0
     # Guards the two above. `tell` puts an event into a queue, so it may be called under it.
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def join(self, tell: Callable[[float | None], None]) -> Place:
+    def join(self, tell: Callable[[float | None], None]) -> CrowdMember:
         """A new pool."""
-        place = Place(self, tell)
+        place = CrowdMember(self, tell)
         with self._lock:
             self._places.append(place)
             if (since := self._others_wait(place)) is not None:
                 tell(since)
         return place
 
-    def update(self, place: Place, since: float | None, now: float, startup: float) -> None:
+    def update(self, place: CrowdMember, since: float | None, now: float, startup: float) -> None:
         """See `Place.update`."""
         self._startup = startup or self._startup
         patience = max(PATIENCE, STARTS * self._startup)
@@ -65,13 +65,13 @@ class Crowd:
             with self._lock:
                 self._change(place, waits_since)
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: CrowdMember) -> None:
         """See `Place.leave`."""
         with self._lock:
             self._change(place, None)
             self._places.remove(place)
 
-    def _change(self, place: Place, waits_since: float | None) -> None:
+    def _change(self, place: CrowdMember, waits_since: float | None) -> None:
         if waits_since == place.waits_since:
             return
         place.waits_since = waits_since
@@ -79,7 +79,7 @@ class Crowd:
             if other is not place:
                 other.tell(self._others_wait(other))
 
-    def _others_wait(self, place: Place) -> float | None:
+    def _others_wait(self, place: CrowdMember) -> float | None:
         """Since when any other pool waits: the last that began to."""
         times = [each.waits_since for each in self._places if each is not place]
         return max((time for time in times if time is not None), default=None)

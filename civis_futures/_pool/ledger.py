@@ -17,7 +17,7 @@ from .._futures.future import ContainerFuture, Timings
 from .._scheduling import events as e
 from .._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId
 from .mailbox import Posting, Station
-from .outcomes import Place
+from .outcomes import CallPlace
 
 
 @dataclass(slots=True)
@@ -130,7 +130,7 @@ class Ledger:
                 self._arrive(task, posting)
         self._show_first(worker)
 
-    def _find(self, task: TaskId, found: e.Found) -> None:
+    def _find(self, task: TaskId, found: e.FoundTask) -> None:
         """An earlier process has given it to this worker, which may be gone."""
         if found.worker in self.hands:
             self.give(found.worker, ((task, found.attempt),))
@@ -150,7 +150,7 @@ class Ledger:
             self._show_first(worker)
 
     def letter(
-        self, given: tuple[e.Given, ...], letter: e.Letter | None = None, stop: bool = False
+        self, given: tuple[e.Given, ...], letter: e.LetterContent | None = None, stop: bool = False
     ) -> _wire.Letter:
         """The letter with these calls, and what else there is to say."""
         calls = []
@@ -221,7 +221,7 @@ class Ledger:
         self.take_back(command.task)
         self._view(command.task, state=TaskState.PENDING)
 
-    def settle(self, command: e.Settle) -> tuple[WorkItem, Place]:
+    def settle(self, command: e.Settle) -> tuple[WorkItem, CallPlace]:
         """The task has ended with this answer."""
         item, answer = self.items[command.task], command.answer
         known = item.future.timings
@@ -239,7 +239,7 @@ class Ledger:
         self.attempted(command.task, command.worker, answer, _reason(answer))
         return self._remove(command.task, failed=answer.kind != _wire.RETURNED)
 
-    def lose(self, command: e.Lose) -> tuple[WorkItem, Place]:
+    def lose(self, command: e.Lose) -> tuple[WorkItem, CallPlace]:
         """The task has ended without an answer."""
         if isinstance(command.cause, e.Verdict):
             self.attempted(command.task, command.worker, command.cause, command.cause.reason)
@@ -249,13 +249,15 @@ class Ledger:
         """The task was cancelled."""
         return self._remove(task, failed=False)[0]
 
-    def place(self, task: TaskId) -> Place:
+    def place(self, task: TaskId) -> CallPlace:
         """Where a task is, for messages."""
         future = self.items[task].future
         view = future._view
-        return Place(future.task, self.image, view.job_id, view.run_id, view.job_url, view.attempts)
+        return CallPlace(
+            future.task, self.image, view.job_id, view.run_id, view.job_url, view.attempts
+        )
 
-    def _remove(self, task: TaskId, failed: bool) -> tuple[WorkItem, Place]:
+    def _remove(self, task: TaskId, failed: bool) -> tuple[WorkItem, CallPlace]:
         if failed:
             self._view(task, call=self._call(self.items[task]))
         place = self.place(task)

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CallPlace:
     """Where a task was answered, for messages: the task's name, its run, and the image."""
 
     task: str
@@ -87,7 +87,7 @@ class Outcome:
     exception: BaseException | None = None
 
 
-def outcome_of(answer: _wire.Answer, data: bytes | None, place: Place, python: str) -> Outcome:
+def outcome_of(answer: _wire.Answer, data: bytes | None, place: CallPlace, python: str) -> Outcome:
     """The outcome that an answer tells; `data` are its checked bytes, `python` our version."""
     if answer.kind == _wire.RETURNED:
         return _returned(data, place)
@@ -97,14 +97,14 @@ def outcome_of(answer: _wire.Answer, data: bytes | None, place: Place, python: s
     return Outcome(exception=_unfit(answer, place, python))
 
 
-def _returned(data: bytes | None, place: Place) -> Outcome:
+def _returned(data: bytes | None, place: CallPlace) -> Outcome:
     try:
         return Outcome(result=pickle.loads(data or b""))
     except BaseException as error:
         return Outcome(exception=_not_loaded("result", error, place))
 
 
-def _raised(answer: _wire.Answer, data: bytes | None, place: Place) -> Outcome:
+def _raised(answer: _wire.Answer, data: bytes | None, place: CallPlace) -> Outcome:
     try:
         exception = pickle.loads(data or b"")
         if not issubclass(type(exception), BaseException):  # its class may claim to be another
@@ -121,14 +121,14 @@ def _raised(answer: _wire.Answer, data: bytes | None, place: Place) -> Outcome:
     return Outcome(exception=exception)
 
 
-def _not_loaded(what: str, error: BaseException, place: Place) -> OutcomeUnpicklingError:
+def _not_loaded(what: str, error: BaseException, place: CallPlace) -> OutcomeUnpicklingError:
     message = f"the {what} of {place} cannot be unpickled here: {brief(error)}"
     lost = OutcomeUnpicklingError(message, **place.details)
     lost.__cause__ = error
     return lost
 
 
-def _unfit(answer: _wire.Answer, place: Place, python: str) -> TaskError:
+def _unfit(answer: _wire.Answer, place: CallPlace, python: str) -> TaskError:
     """The error for a call that the worker could not run, or whose outcome it could not send."""
     error: TaskError
     if answer.kind == _wire.PYTHON_MISMATCH:
@@ -161,7 +161,7 @@ def _unfit(answer: _wire.Answer, place: Place, python: str) -> TaskError:
     return error
 
 
-def _lacking(answer: _wire.Answer, place: Place) -> str:
+def _lacking(answer: _wire.Answer, place: CallPlace) -> str:
     """The message for a module that the image does not have, or not as new as it should be."""
     name, _, least = answer.detail.partition(">=")
     if not name:  # a worker of an earlier version, which cannot say
@@ -180,7 +180,7 @@ def _lacking(answer: _wire.Answer, place: Place) -> str:
     )
 
 
-def lost_outcome(cause: Verdict | Exception, place: Place) -> Outcome:
+def lost_outcome(cause: Verdict | Exception, place: CallPlace) -> Outcome:
     """The outcome of a task that ended without an answer."""
     if isinstance(cause, BrokenContainerPool):
         # A fresh one for each future: raising adds to an exception's traceback.
@@ -212,7 +212,7 @@ def lost_outcome(cause: Verdict | Exception, place: Place) -> Outcome:
     )
 
 
-def _timed_out(cause: Verdict, place: Place) -> TaskTimeoutError:
+def _timed_out(cause: Verdict, place: CallPlace) -> TaskTimeoutError:
     message = f"{place} was given up: {cause.reason}{place.history}{_tail(cause.log_tail)}"
     return TaskTimeoutError(message, log_tail=cause.log_tail, **place.details)
 
@@ -230,7 +230,7 @@ def _last_line(text: str) -> str:
 
 
 def outcome_from(
-    cause: Answer | Verdict | Exception, fetched: bytes | None, place: Place
+    cause: Answer | Verdict | Exception, fetched: bytes | None, place: CallPlace
 ) -> Callable[[], Outcome]:
     """How to find out what a future gets; `fetched` are the bytes of an answer in a File."""
     if not isinstance(cause, Answer):

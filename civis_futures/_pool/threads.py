@@ -72,7 +72,7 @@ class Lane:
             del work  # or the last call's arguments would live until the next one comes
 
 
-class Manager(Protocol):
+class PoolOwner(Protocol):
     """The owner of a pool."""
 
     def post(self, event: ShutdownRequested | TerminateRequested) -> None:
@@ -87,7 +87,7 @@ class InterpreterExit:
 
     def __init__(self) -> None:
         self.begun = False  # set once, before the managers are told
-        self.managers: weakref.WeakSet[Manager] = weakref.WeakSet()
+        self.managers: weakref.WeakSet[PoolOwner] = weakref.WeakSet()
 
     def __call__(self) -> None:
         """Finish all pools."""

@@ -22,7 +22,7 @@ Given = tuple[TaskId, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundTask:
     """What an earlier process of the session left of a task: the last attempt, and its answer."""
 
     worker: WorkerId
@@ -39,7 +39,7 @@ class Submitted:
     size: int = 0
     terms: Terms = PLAIN_TERMS
     key: str = ""
-    found: Found | None = None
+    found: FoundTask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +292,7 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class LetterContent:
     """For one worker: the calls it has not answered, and whether to stop then; `revoked` are those
     not to begin any more, `ended` those to end even so.
     """
@@ -308,7 +308,7 @@ class Letter:
 class WriteInbox:
     """Write the whole inbox, which so many workers read."""
 
-    letters: tuple[Letter, ...]
+    letters: tuple[LetterContent, ...]
     workers: int
 
 

@@ -262,7 +262,7 @@ class Fleet:
         for worker in readers:
             worker.told &= self._taken_back(worker)  # each version of the inbox has these
             letter = self._letter(worker)
-            if letter != e.Letter(worker.id):
+            if letter != e.LetterContent(worker.id):
                 letters.append(letter)
         self._repeat = 2 * self._repeat if letters else math.inf
         # Even if there is no letter: a call that was dropped must not stay in there.
@@ -274,11 +274,11 @@ class Fleet:
         """Calls that this worker shall not begin, and may have begun for all we know."""
         return frozenset(call for call in worker.revoked if self.tasks.holds(call, worker))
 
-    def _letter(self, worker: Worker) -> e.Letter:
+    def _letter(self, worker: Worker) -> e.LetterContent:
         """All that a worker shall know now."""
         calls = [c for c in worker.calls if c not in worker.revoked and c not in worker.first]
         revoked = sorted(worker.revoked)
-        return e.Letter(
+        return e.LetterContent(
             worker.id,
             tuple(calls),
             worker.stop,

@@ -143,7 +143,7 @@ class Scheduler:
         self._last_look = self._turn.now
         take_over(self.fleet, self.tasks, self._turn, event)
 
-    def _claimed(self, event: e.Submitted, found: e.Found, wish: Task) -> None:
+    def _claimed(self, event: e.Submitted, found: e.FoundTask, wish: Task) -> None:
         """A task that an earlier process has given away: go on from there."""
         name, task = event.task, claim(self.tasks, event, found, wish)
         if self._broken is not None:
@@ -484,7 +484,7 @@ def leave(fleet: Fleet) -> None:
             del fleet.workers[worker.id]
 
 
-def claim(tasks: Tasks, event: e.Submitted, found: e.Found, wish: Task) -> Task:
+def claim(tasks: Tasks, event: e.Submitted, found: e.FoundTask, wish: Task) -> Task:
     """A task that was given away is submitted, with these wishes."""
     if event.task not in tasks.known:
         past = Task(TaskPhase.UNCLAIMED, worker=found.worker, given=found.attempt)

@@ -80,7 +80,7 @@ def _pickled(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
     # what refers to itself there is no pickle then.
     for fast in (True, False):
         target, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
-        pickler = _Pickler(target, 5, lambda buffer, out=buffers: bool(out.append(buffer)))
+        pickler = _IdentityPickler(target, 5, lambda buffer, out=buffers: bool(out.append(buffer)))
         pickler.fast = fast
         try:
             pickler.dump(value)
@@ -106,7 +106,7 @@ def _ordered(value: Any) -> Any:
     return value
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _IdentityPickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Tells functions, classes and shared data by what they are."""
 
     def reducer_override(self, value: Any) -> Any:

@@ -27,7 +27,7 @@ Seen = tuple[e.Report, Posting]
 class Findings:
     """What earlier processes have left: tasks, the keys of these, and workers."""
 
-    found: dict[TaskId, e.Found] = field(default_factory=dict)
+    found: dict[TaskId, e.FoundTask] = field(default_factory=dict)
     keys: dict[TaskId, str] = field(default_factory=dict)
     workers: tuple[Inherited, ...] = ()
     last: int = 0
@@ -78,7 +78,7 @@ def findings(head: Head, seen: Mapping[WorkerId, Seen], inbox: Inbox) -> Finding
             pasts.append(_past(worker, entry, report, inbox.letters.get(entry.token, Letter())))
         else:
             for task, attempt, _ in entry.first:
-                _note(result, e.Found(worker, attempt), TaskId(task), "")
+                _note(result, e.FoundTask(worker, attempt), TaskId(task), "")
     for past in pasts:
         _note_all(result, past)
         result.estate.calls.update(
@@ -109,10 +109,10 @@ def _note_all(result: Findings, past: _Past) -> None:
         key = answer.key if answer is not None else keys.get((task, attempt), "")
         good = answer if answer is not None and answer.kind in _FINISHED else None
         # What will be run again may be another call: somebody has mended it.
-        _note(result, e.Found(past.number, attempt, good), task, key if good is answer else "")
+        _note(result, e.FoundTask(past.number, attempt, good), task, key if good is answer else "")
 
 
-def _note(result: Findings, found: e.Found, task: TaskId, key: str) -> None:
+def _note(result: Findings, found: e.FoundTask, task: TaskId, key: str) -> None:
     known = result.found.get(task)
     if known is None or (known.attempt, bool(known.answer)) < (found.attempt, bool(found.answer)):
         result.found[task] = found
@@ -128,7 +128,7 @@ def _inherited(result: Findings, past: _Past) -> Inherited | None:
     wanted = [
         call
         for call in past.unanswered
-        if call not in ended and result.found[call[0]] == e.Found(past.number, call[1])
+        if call not in ended and result.found[call[0]] == e.FoundTask(past.number, call[1])
     ]
     if past.over and not wanted:
         return None

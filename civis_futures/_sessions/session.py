@@ -20,7 +20,7 @@ from .._api.client import PlatformClient
 from .._container import Container, Template, job_kind
 from .._exceptions import PlatformError, SessionInUseError, SessionMismatchError
 from .._pool.mailbox import Mailbox, Posting
-from .._scheduling.events import Found
+from .._scheduling.events import FoundTask
 from .._types import Job, JobKind, Resources, TaskId, WorkerId
 from .anchor import Anchor, find_anchor, make_anchor
 from .head import BEAT, Entry, Head, Holder
@@ -164,7 +164,7 @@ class Session:
 
     def claim(
         self, task: TaskId, fn: Callable[..., Any], arguments: Any
-    ) -> tuple[str, Found | None]:
+    ) -> tuple[str, FoundTask | None]:
         """What tells this call from others, and what was found of it.
 
         Raises:

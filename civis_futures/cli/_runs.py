@@ -29,7 +29,7 @@ PAGES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundRun:
     """A run of ours."""
 
     pool: str
@@ -109,7 +109,7 @@ def _age(run: Run, now: float) -> str:
     return duration(max(0.0, now - begin) if begin else None)
 
 
-def _mine(client: PlatformClient, *, ended: bool) -> Iterator[Found]:
+def _mine(client: PlatformClient, *, ended: bool) -> Iterator[FoundRun]:
     """Runs of ours, those of scripts that are not archived first; each once."""
     seen: set[int] = set()
     for archived in (False, True) if ended else (False,):
@@ -122,7 +122,9 @@ def _mine(client: PlatformClient, *, ended: bool) -> Iterator[Found]:
                         yield found
 
 
-def _listed(client: PlatformClient, kind: JobKind, hidden: bool, archived: bool) -> Iterator[Found]:
+def _listed(
+    client: PlatformClient, kind: JobKind, hidden: bool, archived: bool
+) -> Iterator[FoundRun]:
     for page in range(1, PAGES + 1):
         rows, more = client.list_jobs(kind, hidden=hidden, page=page, look=False, archived=archived)
         for row in rows:
@@ -134,28 +136,28 @@ def _listed(client: PlatformClient, kind: JobKind, hidden: bool, archived: bool)
             return
 
 
-def _found(client: PlatformClient, name: str, job: Job, run: Run) -> Found | None:
+def _found(client: PlatformClient, name: str, job: Job, run: Run) -> FoundRun | None:
     ours = ScriptName.parsed(name)
     if ours is None:
         return None
-    return Found(ours.pool, ours.session, ours.worker, job, run, client.job_url(job))
+    return FoundRun(ours.pool, ours.session, ours.worker, job, run, client.job_url(job))
 
 
 # --- which one -----------------------------------------------------------------------------------
 
 
-def _finder(client: PlatformClient) -> Callable[[str], Found]:
+def _finder(client: PlatformClient) -> Callable[[str], FoundRun]:
     """From what the user typed to a run; the lists are read once, and as far as needed."""
-    known: list[Found] = []
+    known: list[FoundRun] = []
     rest = _mine(client, ended=True)
 
-    def find(text: str) -> Found:
+    def find(text: str) -> FoundRun:
         kind, _, number = text.rpartition(":")
         if kind not in ("", "run", "job") or not number.isascii() or not number.isdigit():
             raise MistakeError(f"{text!r} is no run or job: say its number, run:N or job:N")
         wanted = int(number)
 
-        def matching(several: Iterable[Found]) -> list[Found]:
+        def matching(several: Iterable[FoundRun]) -> list[FoundRun]:
             return [
                 each
                 for each in several
@@ -180,7 +182,7 @@ def _finder(client: PlatformClient) -> Callable[[str], Found]:
     return find
 
 
-def _asked(client: PlatformClient, number: int) -> Iterator[Found]:
+def _asked(client: PlatformClient, number: int) -> Iterator[FoundRun]:
     """A job of ours that is in no list any more."""
     for kind in JobKind:
         job = Job(number, kind)
@@ -224,7 +226,7 @@ def _print_logs(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _lines(
-    client: PlatformClient, found: Found, tail: int | None, follow: bool
+    client: PlatformClient, found: FoundRun, tail: int | None, follow: bool
 ) -> Iterator[LogLine]:
     from .._api.client import LogSource
 
@@ -232,9 +234,9 @@ def _lines(
     source = LogSource(client, found.job.kind)
     if tail is None and not follow:
         return _logs.whole(source, where)
-    shelf = _logs.Shelf(lambda: source, reused=False)
+    shelf = _logs.LogAccess(lambda: source, reused=False)
     # It is over when its log is complete: nothing else tells of it here.
-    call = _logs.Call(None, lambda: where, lambda: not follow, time.sleep)
+    call = _logs.LoggedCall(None, lambda: where, lambda: not follow, time.sleep)
     return _logs.follow(shelf, call, tail) if follow else iter(_logs.read(shelf, call, tail))
 
 

@@ -75,7 +75,7 @@ class Keys:
         return "worker" if key in self.runs else None
 
 
-class Runner(Protocol):
+class RunQueue(Protocol):
     """What an endpoint may need of the room that runs the containers, which needs the site."""
 
     def queue(self, run_id: int) -> None:
@@ -113,19 +113,19 @@ class Site:
     journal: Journal = dataclasses.field(default_factory=Journal)
     rules: Rules = dataclasses.field(init=False)
     operations: tuple[tuple[str, str], ...] = ()  # (method, path template) of the API
-    _runner: Runner | None = None
+    _runner: RunQueue | None = None
     _late: set[asyncio.Task[None]] = dataclasses.field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.rules = Rules(self.settings.seed)
 
     @property
-    def runner(self) -> Runner:
+    def runner(self) -> RunQueue:
         """Return who runs the containers; it needs the site itself, so it comes later."""
         assert self._runner is not None
         return self._runner
 
-    def attach(self, runner: Runner) -> None:
+    def attach(self, runner: RunQueue) -> None:
         """Complete the circle, once."""
         self._runner = runner
 

@@ -13,7 +13,7 @@ from ._platform import NoRoomError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .._wire import Blob
-    from ._platform import Platform
+    from ._platform import PlatformRequests
 
 #: The part of the container's disk that may be taken by what no call at hand needs.
 _SHARE = 0.7
@@ -22,7 +22,7 @@ _SHARE = 0.7
 class Buffers:
     """Files in `folder`, by digest. `disk` is how much the container has, in MB."""
 
-    def __init__(self, platform: Platform, folder: str, disk: float) -> None:
+    def __init__(self, platform: PlatformRequests, folder: str, disk: float) -> None:
         self._platform = platform
         self._folder = folder
         self._limit = disk * 1e6 * _SHARE

@@ -255,7 +255,7 @@ class Tail:
         return [plain(line) for line in lines[-_TAIL:]]
 
 
-class Recorder(io.TextIOWrapper):
+class TailedStream(io.TextIOWrapper):
     """A text stream like the interpreter's own, whose last lines can be had again."""
 
     def __init__(self, fd: int, encoding: str, tail: Tail) -> None:
@@ -283,7 +283,7 @@ class Stream:
         except OSError:  # the process was started without it
             self._copy = high_copy(0)
         self._encoding = getattr(getattr(sys, name), "encoding", None) or "utf-8"
-        self._stream = Recorder(fd, self._encoding, tail)
+        self._stream = TailedStream(fd, self._encoding, tail)
         setattr(sys, name, self._stream)
 
     def announce(self, text: str) -> None:
@@ -304,7 +304,7 @@ class Stream:
         try:
             self._stream.flush()
         except Exception:  # closed or detached
-            self._stream = Recorder(self._fd, self._encoding, self._tail)
+            self._stream = TailedStream(self._fd, self._encoding, self._tail)
         setattr(sys, self._name, self._stream)
 
 

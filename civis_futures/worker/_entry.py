@@ -13,8 +13,8 @@ import sys
 
 from .. import _wire
 from ._http import PATIENCE, Http, HttpError
-from ._loop import StartedAgainError, Terminated, Worker
-from ._platform import Platform
+from ._loop import StartedAgainError, Terminated, WorkerLoop
+from ._platform import PlatformRequests
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run(order: str = "") -> int:
     try:
         said = order or _variable(_wire.ORDER_VARIABLE)
         what = read_order(said, lambda file: _content(file, folder).decode())
-        Worker(what, _platform(what.url, max(what.lease, PATIENCE)), folder).run()
+        WorkerLoop(what, _platform(what.url, max(what.lease, PATIENCE)), folder).run()
     except NoOrderError as error:
         return _complain(f"there is nothing to do: {error}", 2)
     except (_wire.WireError, UnicodeDecodeError) as error:
@@ -114,9 +114,9 @@ def read_order(text: str, fetch: Callable[[int], str]) -> _wire.Order:
     return _wire.order_from_json(text)
 
 
-def _platform(url: str, patience: float = PATIENCE) -> Platform:
+def _platform(url: str, patience: float = PATIENCE) -> PlatformRequests:
     key, job, run = (_variable(f"CIVIS_{name}") for name in ("API_KEY", "JOB_ID", "RUN_ID"))
-    return Platform(url, key, job, run, Http(patience))
+    return PlatformRequests(url, key, job, run, Http(patience))
 
 
 def _variable(name: str) -> str:

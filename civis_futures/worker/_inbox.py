@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._platform import Platform
+    from ._platform import PlatformRequests
 
 # Seconds, of a worker that looks often; others start at a part of `poll`. A smaller part would
 # spend on idle looks, between two calls, what the client needs for its own.
@@ -26,10 +26,10 @@ _CALM = 10.0  # while the only call runs: the client may want it to end
 _REFUSALS = 5  # in a row, after which the inbox is taken for lost
 
 
-class Inbox:
+class InboxReader:
     """One worker's view of the JSON value that the order names."""
 
-    def __init__(self, platform: Platform, order: _wire.Order) -> None:
+    def __init__(self, platform: PlatformRequests, order: _wire.Order) -> None:
         assert order.inbox is not None
         self._platform = platform
         self._id = order.inbox

@@ -15,16 +15,16 @@ from collections import deque
 from .. import _wire
 from ._buffers import Buffers
 from ._http import Http, HttpError, RefusedError, UnreachableError
-from ._inbox import Inbox
+from ._inbox import InboxReader
 from ._outbox import Outbox
-from ._platform import Source
+from ._platform import Outgoing
 from ._process import DiedError, Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._platform import Platform
+    from ._platform import PlatformRequests
 
 #: Seconds for the answers that wait when a TERM comes: the platform kills soon after it.
 _LAST_POST = 3.0
@@ -38,7 +38,7 @@ class StartedAgainError(Exception):
     """Another life of this worker was here before."""
 
 
-class Fetched:
+class FetchedCall:
     """A call whose bytes are here, in memory or in a file; or the reason why they are not.
 
     `buffers` are the paths of what it refers to.
@@ -67,10 +67,10 @@ class Refusal:
         self.frames = tuple(_wire.Frame(**frame) for frame in frames)
 
 
-class Worker:
+class WorkerLoop:
     """Answers the calls of an order, in processes of its own."""
 
-    def __init__(self, order: _wire.Order, platform: Platform, folder: str) -> None:
+    def __init__(self, order: _wire.Order, platform: PlatformRequests, folder: str) -> None:
         self._order = order
         self._platform = platform
         self._folder = folder
@@ -81,19 +81,19 @@ class Worker:
         self._outbox = Outbox(
             platform, order.worker, order.name if stays else "", greets=order.greets
         )
-        self._inbox = None if order.inbox is None else Inbox(platform, order)
+        self._inbox = None if order.inbox is None else InboxReader(platform, order)
         self._stop = order.inbox is None
         self._alone = len(order.letter.calls) == 1 and (self._stop or order.letter.stop)
         self._taken: set[str] = set()  # every call ever seen: an inbox names them again
         self._queue: deque[_wire.Call] = deque()
-        self._fetched: dict[str, Fetched] = {}  # at most the next call, fetched ahead
+        self._fetched: dict[str, FetchedCall] = {}  # at most the next call, fetched ahead
         self._running: _wire.Call | None = None
         self._printed = order.initializer is not None  # whether user code may have printed
         self._again = ""  # a call whose child ended before it began it
         self._since = 0.0  # when the running call was handed over
         self._process: Process | None = None
         self._ready = False  # whether that process has run its initializer, if there is one
-        self._initializer: Fetched | None = None
+        self._initializer: FetchedCall | None = None
         self._refusal: Refusal | None = None  # why none can be run
 
     def run(self) -> None:
@@ -227,7 +227,7 @@ class Worker:
                 continue
             self._begin(call, fetched)
 
-    def _begin(self, call: _wire.Call, fetched: Fetched) -> None:
+    def _begin(self, call: _wire.Call, fetched: FetchedCall) -> None:
         """Hand a call to the child, which says so in the log if there may be others in there."""
         process = self._living_process()
         self._running, self._since = call, time.time()
@@ -260,12 +260,12 @@ class Worker:
         if self._ready and self._queue and not self._fetched and self._refusal is None:
             self._fetched[_name(self._queue[0])] = self._fetch_call(self._queue[0])
 
-    def _fetch_call(self, call: _wire.Call) -> Fetched:
+    def _fetch_call(self, call: _wire.Call) -> FetchedCall:
         return self._fetch(f"call-{_name(call)}", call.data, call.buffers)
 
-    def _fetch(self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...]) -> Fetched:
+    def _fetch(self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...]) -> FetchedCall:
         try:
-            fetched = Fetched(path=os.path.join(self._folder, name))
+            fetched = FetchedCall(path=os.path.join(self._folder, name))
             fetched.buffers = self._buffers.hold(name, buffers)
             if blob.file_id is None:
                 fetched.body, fetched.path = blob.inline_data(), None
@@ -275,7 +275,7 @@ class Worker:
         except UnreachableError:
             raise
         except (HttpError, ValueError, TypeError) as error:
-            return Fetched(problem=str(error))
+            return FetchedCall(problem=str(error))
 
     def _await_answer(self) -> None:
         """Wait for the child's answer, but not longer than anything else can wait."""
@@ -329,7 +329,7 @@ class Worker:
             self._process.end()
             self._process = None
         try:
-            source = Source(body, path) if has_data else None
+            source = Outgoing(body, path) if has_data else None
             frames = tuple(_wire.Frame(**frame) for frame in header.pop("frames"))
             answer = _wire.checked(
                 _wire.Answer(call.task, attempt=call.attempt, key=call.key, frames=frames, **header)

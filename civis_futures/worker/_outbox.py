@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from .. import _wire
 from ._http import RefusedError
-from ._platform import Source
+from ._platform import Outgoing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._platform import Platform
+    from ._platform import PlatformRequests
 
 #: Seconds that the first answers wait for company while further calls are run.
 FIRST_LINGER = 0.5
@@ -28,12 +28,12 @@ _UNFIT = (400, 413, 422)
 class Outbox:
     """Answers in the order in which the calls ended."""
 
-    def __init__(self, platform: Platform, worker: str, name: str, *, greets: bool) -> None:
+    def __init__(self, platform: PlatformRequests, worker: str, name: str, *, greets: bool) -> None:
         self._platform = platform
         self._worker = worker
         self._name = name  # of the script; empty if it is not to be changed
         self.greets = bool(name) and greets  # it shall say before its first answers that it can
-        self._waiting: list[tuple[_wire.Answer, Source | None]] = []
+        self._waiting: list[tuple[_wire.Answer, Outgoing | None]] = []
         self._size = 0  # in bytes, of their outcomes, which are in memory or on the disk
         self._oldest = 0.0
         self._posted = 0
@@ -45,7 +45,7 @@ class Outbox:
         """Whether answers wait."""
         return bool(self._waiting)
 
-    def add(self, answer: _wire.Answer, data: Source | None = None) -> None:
+    def add(self, answer: _wire.Answer, data: Outgoing | None = None) -> None:
         """Take an answer; `data` is its pickled outcome."""
         if not self._waiting:
             self._oldest = time.monotonic()
@@ -100,7 +100,7 @@ class Outbox:
         self._waiting[place] = answer, None
         return answer
 
-    def _uploaded(self, answer: _wire.Answer, data: Source) -> _wire.Answer:
+    def _uploaded(self, answer: _wire.Answer, data: Outgoing) -> _wire.Answer:
         name = f"civis_futures.outcome.{self._worker}.{answer.task}"
         begin = time.monotonic()
         try:

@@ -36,7 +36,7 @@ class NoRoomError(HttpError):
     """The disk has no room for what is being fetched."""
 
 
-class Platform:
+class PlatformRequests:
     """The API at `url` for the run `run_id` of the job `job_id`."""
 
     def __init__(self, url: str, key: str, job_id: str, run_id: str, http: Http) -> None:
@@ -73,7 +73,7 @@ class Platform:
         """Give the script of this run another name."""
         self._api("PATCH", self._job, "id", {"name": name})
 
-    def upload(self, name: str, source: Source) -> int:
+    def upload(self, name: str, source: Outgoing) -> int:
         """Put bytes into a new File that expires in 30 days; its id."""
         send = self._upload_parts if source.size > SINGLE_UPLOAD else self._upload_form
         for attempt in range(1, _LINKS + 1):
@@ -122,7 +122,7 @@ class Platform:
         headers.update(self._headers)
         return self.http.request(method, self._url + path, read, headers, lambda: (data,))
 
-    def _upload_form(self, body: dict[str, Any], source: Source) -> int:
+    def _upload_form(self, body: dict[str, Any], source: Outgoing) -> int:
         """One POST of a form, as S3 wants it: the fields as given, `key` first, `file` last."""
         file = self._api("POST", "/files", "uploadUrl", body)
         fields = dict(file["uploadFields"])
@@ -150,7 +150,7 @@ class Platform:
         self.http.request("POST", file["uploadUrl"], _nothing, headers, content)
         return int(file["id"])
 
-    def _upload_parts(self, body: dict[str, Any], source: Source) -> int:
+    def _upload_parts(self, body: dict[str, Any], source: Outgoing) -> int:
         """A PUT for each part. The parts grow with the file, as those of the `civis` client do."""
         step = max(int((_SMALLEST_PART * source.size) ** 0.5), _SMALLEST_PART)
         starts = range(0, source.size, step)
@@ -166,7 +166,7 @@ class Platform:
         return int(file["id"])
 
 
-class Source:
+class Outgoing:
     """Bytes to upload: in memory, or in a file, which is removed at once: what is open stays, and
     user code cannot take it away. OSError if it has done so already.
     """

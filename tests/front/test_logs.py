@@ -56,12 +56,12 @@ def call(number=3, done=True):
     over = threading.Event()
     if done:
         over.set()
-    made = logs.Call(number, lambda: (1, 2), over.is_set, over.wait)
+    made = logs.LoggedCall(number, lambda: (1, 2), over.is_set, over.wait)
     return made, over
 
 
 def texts(log, number=3, tail=None, reused=True, done=True):
-    found = logs.read(logs.Shelf(lambda: log, reused), call(number, done)[0], tail)
+    found = logs.read(logs.LogAccess(lambda: log, reused), call(number, done)[0], tail)
     assert log.closed
     return [str(line) for line in found]
 
@@ -96,7 +96,7 @@ def test_two_streams_come_in_any_order():
         for place, line in enumerate(log.lines):
             level = "error" if place in places else "info"
             log.lines[place] = replace(line, level=level, message=next(streams[level]))
-        made = logs.read(logs.Shelf(lambda log=log: log, True), call()[0], None)
+        made = logs.read(logs.LogAccess(lambda log=log: log, True), call()[0], None)
         assert [str(line) for line in made if line.level == "info"] == ["a", "b"]
         assert [str(line) for line in made if line.level == "error"] == ["e"]
 
@@ -160,7 +160,7 @@ def test_a_growing_log_is_followed(monkeypatch):
     monkeypatch.setattr(logs, "SHORTEST_PAUSE", 0.01)
     log = Log(["start", begins(3), "a"], complete=False)
     made, over = call(done=False)
-    lines = logs.follow(logs.Shelf(lambda: log, True), made, None)
+    lines = logs.follow(logs.LogAccess(lambda: log, True), made, None)
     assert str(next(lines)) == "a"
     log.lines.append(LogLine(400, "", "info", "c"))
     assert str(next(lines)) == "c"
@@ -180,7 +180,7 @@ def test_following_ends(monkeypatch, end):
     monkeypatch.setattr(logs, "SHORTEST_PAUSE", 0.01)
     monkeypatch.setattr(logs, "GRACE", 0.05)
     log = Log([begins(3), *"abcde"], complete=end == "complete")
-    lines = logs.follow(logs.Shelf(lambda: log, True), call()[0], 2)
+    lines = logs.follow(logs.LogAccess(lambda: log, True), call()[0], 2)
     assert [str(line) for line in lines] == ["d", "e"]
 
 
@@ -188,7 +188,7 @@ def test_start_up_is_held_back_until_the_call_begins(monkeypatch):
     monkeypatch.setattr(logs, "SHORTEST_PAUSE", 0.01)
     log = Log(["pip install"], complete=False)
     made, _ = call(done=False)
-    lines = logs.follow(logs.Shelf(lambda: log, True), made, None)
+    lines = logs.follow(logs.LogAccess(lambda: log, True), made, None)
     timer = threading.Timer(
         0.1,
         lambda: log.lines.extend(

@@ -31,7 +31,7 @@ from .._faults import breakage
 from .._faults.words import LINK, Fault
 from .._journal import Request as Asked
 from .._record import Recorder
-from .._schema.exchange import Answer, ApiError, Ask, Origin, not_found
+from .._schema.exchange import ApiError, Ask, Origin, Reply, not_found
 from .._schema.fields import refuse, snake
 from .._settings import MAX_BODY_BYTES
 from .._site import Site
@@ -40,7 +40,7 @@ from .._storage.links import asker
 from . import control, files, lists, misc, runs, scripts
 
 PAGED = ("scripts", "custom", "jobs", "runs", "outputs")  # how the paths of lists end
-Endpoint = Callable[[Site, Ask], Answer | Awaitable[Answer]]
+Endpoint = Callable[[Site, Ask], Reply | Awaitable[Reply]]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
@@ -254,7 +254,7 @@ class _Exchange:
         template = path if self.route is None else self.route.template
         return Asked(self.request.method, template, path, self.origin, status, self.fault)
 
-    async def answer(self) -> Answer | ApiError:
+    async def answer(self) -> Reply | ApiError:
         try:
             return await self._answer()
         except ApiError as error:
@@ -268,7 +268,7 @@ class _Exchange:
             said = "The local platform failed; its log has the traceback."
             return ApiError(500, "internal_server_error", said)
 
-    async def _answer(self) -> Answer:
+    async def _answer(self) -> Reply:
         origin = self.origin = self._origin()
         if origin is None:
             self.headers["WWW-Authenticate"] = 'Bearer realm="Civis API", error="invalid_token"'
@@ -293,7 +293,7 @@ class _Exchange:
         )
         if fault and fault.kind == "late":
             self.site.later(fault.seconds, partial(_perform, self.site, self.route, ask))
-        return Answer() if fails else await _perform(self.site, self.route, ask)
+        return Reply() if fails else await _perform(self.site, self.route, ask)
 
     def _origin(self) -> Origin | None:
         scheme, _, given = self.request.headers.get("authorization", "").partition(" ")
@@ -357,7 +357,7 @@ class _Exchange:
         return body
 
 
-async def _perform(site: Site, route: Route, ask: Ask) -> Answer:
+async def _perform(site: Site, route: Route, ask: Ask) -> Reply:
     answer = route.endpoint(site, ask)
     return await answer if inspect.isawaitable(answer) else answer
 
@@ -373,9 +373,9 @@ def _query(text: str) -> dict[str, str]:
     return {name: ",".join(values) for name, values in found.items()}
 
 
-def _encode(answer: Answer | ApiError, more: Mapping[str, str] | None = None) -> Response:
+def _encode(answer: Reply | ApiError, more: Mapping[str, str] | None = None) -> Response:
     if isinstance(answer, ApiError):
-        answer = Answer(answer.status, answer.body())
+        answer = Reply(answer.status, answer.body())
     content = answer.raw
     if content is None and answer.body is not None:
         content = json.dumps(answer.body, separators=(",", ":")).encode()

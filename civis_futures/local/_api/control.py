@@ -6,14 +6,14 @@ These requests are neither counted nor limited, and meet no fault.
 from __future__ import annotations
 
 from .._faults.words import LINK, Fault, fits
-from .._schema.exchange import Answer, Ask
+from .._schema.exchange import Ask, Reply
 from .._schema.fields import refuse
 from .._site import Site
 
 LINK_METHODS = ("GET", "HEAD", "POST", "PUT")
 
 
-def get_stats(site: Site, _ask: Ask) -> Answer:
+def get_stats(site: Site, _ask: Ask) -> Reply:
     """GET /_local/stats: what `LocalPlatform.stats()` returns."""
     counters = site.counters
     body = {
@@ -27,29 +27,29 @@ def get_stats(site: Site, _ask: Ask) -> Answer:
         "queued": site.runner.queued(),
         "active": {str(run): pids for run, pids in site.runner.active().items()},
     }
-    return Answer(200, body)
+    return Reply(200, body)
 
 
-def post_reset(site: Site, _ask: Ask) -> Answer:
+def post_reset(site: Site, _ask: Ask) -> Reply:
     """POST /_local/reset: count from zero, with a full rate limit."""
     site.counters = type(site.counters)()
     site.journal = type(site.journal)()
     site.budget.reset()
     site.rules.reset()
-    return Answer(204)
+    return Reply(204)
 
 
-def get_requests(site: Site, _ask: Ask) -> Answer:
+def get_requests(site: Site, _ask: Ask) -> Reply:
     """GET /_local/requests: what `LocalPlatform.requests()` returns."""
-    return Answer(200, site.journal.told())
+    return Reply(200, site.journal.told())
 
 
-def get_faults(site: Site, _ask: Ask) -> Answer:
+def get_faults(site: Site, _ask: Ask) -> Reply:
     """GET /_local/faults: each with its books."""
-    return Answer(200, site.rules.told())
+    return Reply(200, site.rules.told())
 
 
-def post_faults(site: Site, ask: Ask) -> Answer:
+def post_faults(site: Site, ask: Ask) -> Reply:
     """POST /_local/faults: take away those in `remove` (null: all), then put those in `add`."""
     if "remove" in ask.body:
         gone = ask.body["remove"]
@@ -61,4 +61,4 @@ def post_faults(site: Site, ask: Ask) -> Answer:
         if not any(fits(fault.on, *operation) for operation in operations):
             raise refuse(f"the local platform has no request that fits {fault.on!r}")
     site.runner.meet(site.rules.add(faults))
-    return Answer(204)
+    return Reply(204)

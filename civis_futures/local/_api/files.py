@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .._schema import tables
-from .._schema.exchange import Answer, Ask, Origin, not_found
+from .._schema.exchange import Ask, Origin, Reply, not_found
 from .._schema.fields import moment, read, refuse, truth
 from .._settings import MIN_PART_BYTES
 from .._site import USER, Site
@@ -77,15 +77,15 @@ def _identity(site: Site, row: Row) -> dict[str, Any]:
     }
 
 
-def create_file(site: Site, ask: Ask) -> Answer:
+def create_file(site: Site, ask: Ask) -> Reply:
     """POST /files: the form to upload with."""
     row, body = _new(site, read(tables.NEW_FILE, ask.body), None)
     url, fields = links.upload_form(site, row["blob"], ask.origin)
     body |= {"uploadUrl": url, "uploadFields": fields, "myPermissionLevel": "manage"}
-    return Answer(201, body)
+    return Reply(201, body)
 
 
-def create_multipart(site: Site, ask: Ask) -> Answer:
+def create_multipart(site: Site, ask: Ask) -> Reply:
     """POST /files/multipart: a URL for each part."""
     given = read(tables.NEW_MULTIPART, ask.body)
     if given["numParts"] > 10_000:
@@ -93,10 +93,10 @@ def create_multipart(site: Site, ask: Ask) -> Answer:
     row, body = _new(site, given, given["numParts"])
     parts = range(1, given["numParts"] + 1)
     urls = [links.part_url(site, row["blob"], part, ask.origin) for part in parts]
-    return Answer(201, {**body, "uploadUrls": urls})
+    return Reply(201, {**body, "uploadUrls": urls})
 
 
-async def complete_multipart(site: Site, ask: Ask) -> Answer:
+async def complete_multipart(site: Site, ask: Ask) -> Reply:
     """POST /files/multipart/{id}/complete: all parts are there, and only the last is small."""
     async with site.joining:  # a repeated call waits for the first, and finds it done
         row = file_row(site, ask.id())
@@ -107,7 +107,7 @@ async def complete_multipart(site: Site, ask: Ask) -> Answer:
                 _join, _taken_parts(site, row), blob_path(site, row["blob"])
             )
             site.store.update("files", row["id"], size=size)
-    return Answer(204)
+    return Reply(204)
 
 
 def _taken_parts(site: Site, row: Row) -> list[Path]:
@@ -147,7 +147,7 @@ def _shown(site: Site, row: Row, expires: float, asker: Origin, *, inline: bool)
     }
 
 
-def get_file(site: Site, ask: Ask) -> Answer:
+def get_file(site: Site, ask: Ask) -> Reply:
     """GET /files/{id}, with links that live 30 minutes unless another end is asked for."""
     now = site.now()
     expires = now + links.DOWNLOAD_SECONDS
@@ -160,10 +160,10 @@ def get_file(site: Site, ask: Ask) -> Answer:
         raise refuse("link_expires_at or inline is invalid") from None
     if not now - 1 <= expires <= now + links.MOST_DOWNLOAD_SECONDS:
         raise refuse("link_expires_at must be between now and 36 hours from now")
-    return Answer(200, _shown(site, file_row(site, ask.id()), expires, ask.origin, inline=inline))
+    return Reply(200, _shown(site, file_row(site, ask.id()), expires, ask.origin, inline=inline))
 
 
-def patch_file(site: Site, ask: Ask) -> Answer:
+def patch_file(site: Site, ask: Ask) -> Reply:
     """PATCH /files/{id}."""
     row = file_row(site, ask.id())
     given = read(tables.FILE_CHANGE, ask.body)
@@ -179,6 +179,6 @@ def patch_file(site: Site, ask: Ask) -> Answer:
     if changes:
         site.store.update("files", row["id"], **changes)
     row = file_row(site, row["id"])
-    return Answer(
+    return Reply(
         200, _shown(site, row, site.now() + links.DOWNLOAD_SECONDS, ask.origin, inline=False)
     )

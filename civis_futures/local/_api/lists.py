@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .._schema.exchange import Answer, Ask, Page
+from .._schema.exchange import Ask, Page, Reply
 from .._schema.fields import refuse, truth
 from .._site import USER, Site
 from .._store import Row
@@ -100,7 +100,7 @@ def paged(
     show: Callable[[Row], Any],
     *,
     blank_when_unasked: bool = False,
-) -> Answer:
+) -> Reply:
     """Return one page of the rows that fulfil all conditions."""
     part = page(ask, ordering)
     where = " AND ".join(f"({sql})" for sql, _ in conditions) or "1"
@@ -109,7 +109,7 @@ def paged(
     total = site.store.count(f"{past}SELECT COUNT(*) FROM ({select}) WHERE {where}", *values)
     rows = site.store.all(f"{past}SELECT * FROM ({select}) WHERE {where}{part.clause()}", *values)
     headers = part.headers(total, blank_when_unasked=blank_when_unasked)
-    return Answer(200, [show(row) for row in rows], headers)
+    return Reply(200, [show(row) for row in rows], headers)
 
 
 def _flag(ask: Ask, name: str) -> bool | None:
@@ -163,7 +163,7 @@ def _status(ask: Ask) -> list[Condition]:
 _SCHEDULED = "IFNULL(json_extract(doc, '$.schedule.scheduled'), 0)"
 
 
-def list_scripts(site: Site, ask: Ask) -> Answer:
+def list_scripts(site: Site, ask: Ask) -> Reply:
     """GET /scripts."""
     conditions = _visible(site, ask) + _status(ask)
     types = [value for value in ask.query.get("type", "").split(",") if value]
@@ -185,7 +185,7 @@ def list_scripts(site: Site, ask: Ask) -> Answer:
     )
 
 
-def list_custom(site: Site, ask: Ask) -> Answer:
+def list_custom(site: Site, ask: Ask) -> Reply:
     """GET /scripts/custom."""
     conditions: list[Condition] = [("kind = 'custom'", [])]
     conditions += _visible(site, ask) + _status(ask)
@@ -196,7 +196,7 @@ def list_custom(site: Site, ask: Ask) -> Answer:
     )
 
 
-def list_jobs(site: Site, ask: Ask) -> Answer:
+def list_jobs(site: Site, ask: Ask) -> Reply:
     """GET /jobs."""
     states = ("queued", "running", "succeeded", "failed", "cancelled")
     conditions = _visible(site, ask) + _one_of(ask, "state", "run_state", states)
@@ -213,7 +213,7 @@ def list_jobs(site: Site, ask: Ask) -> Answer:
     return paged(site, ask, select, conditions, JOBS, lambda row: documents.job_summary(site, row))
 
 
-def list_templates(site: Site, ask: Ask) -> Answer:
+def list_templates(site: Site, ask: Ask) -> Reply:
     """GET /templates/scripts."""
     conditions = _visible(site, ask)
     if ask.query.get("category") not in (None, "", "script"):
@@ -227,7 +227,7 @@ def list_templates(site: Site, ask: Ask) -> Answer:
 def runs_of(owner_field: str | None, kind: str | None = None) -> Any:
     """Return the endpoint that lists runs: as JobRuns, or as the runs of a script."""
 
-    def list_runs(site: Site, ask: Ask) -> Answer:
+    def list_runs(site: Site, ask: Ask) -> Reply:
         row = documents.job_row(site, ask.id(), kind)
 
         def show(run: Row) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def runs_of(owner_field: str | None, kind: str | None = None) -> Any:
 def outputs_of(kind: str | None = None) -> Any:
     """Return the endpoint that lists the outputs of a run."""
 
-    def list_outputs(site: Site, ask: Ask) -> Answer:
+    def list_outputs(site: Site, ask: Ask) -> Reply:
         documents.job_row(site, ask.id(), kind)
         run = documents.run_row(site, ask.id(), ask.id("run_id"))
         mine: list[Condition] = [("run_id = ?", [run["id"]])]

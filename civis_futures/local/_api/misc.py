@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .._schema import tables
-from .._schema.exchange import Answer, ApiError, Ask, not_found
+from .._schema.exchange import ApiError, Ask, Reply, not_found
 from .._schema.fields import read, refuse
 from .._settings import MAX_JSON_VALUE_BYTES
 from .._site import USER, Site
@@ -56,14 +56,14 @@ ME: dict[str, Any] = {
 }
 
 
-def get_me(_site: Site, _ask: Ask) -> Answer:
+def get_me(_site: Site, _ask: Ask) -> Reply:
     """GET /users/me: there is one user."""
-    return Answer(200, ME)
+    return Reply(200, ME)
 
 
-def get_endpoints(_site: Site, _ask: Ask) -> Answer:
+def get_endpoints(_site: Site, _ask: Ask) -> Reply:
     """GET /endpoints: the official spec if the official client is here, else our cut of it."""
-    return Answer(200, raw=_spec())
+    return Reply(200, raw=_spec())
 
 
 @functools.cache
@@ -76,7 +76,7 @@ def _spec() -> bytes:
     return resources.files(__package__).joinpath("spec.json").read_bytes()
 
 
-def get_notifications(_site: Site, _ask: Ask) -> Answer:
+def get_notifications(_site: Site, _ask: Ask) -> Reply:
     """GET /notifications: its payload is undocumented, so nothing here pretends to know it."""
     said = "The local platform has no notifications."
     raise ApiError(501, "not_implemented", said)
@@ -103,20 +103,20 @@ def _value_row(site: Site, key: int) -> Row:
     return row
 
 
-def create_json_value(site: Site, ask: Ask) -> Answer:
+def create_json_value(site: Site, ask: Ask) -> Reply:
     """POST /json_values."""
     given = read(tables.NEW_JSON_VALUE, ask.body)
     value = _checked(given["valueStr"])
     key = site.store.insert("json_values", name=given.get("name"), value=value)
-    return Answer(201, documents.json_value(_value_row(site, key)))
+    return Reply(201, documents.json_value(_value_row(site, key)))
 
 
-def get_json_value(site: Site, ask: Ask) -> Answer:
+def get_json_value(site: Site, ask: Ask) -> Reply:
     """GET /json_values/{id}."""
-    return Answer(200, documents.json_value(_value_row(site, ask.id())))
+    return Reply(200, documents.json_value(_value_row(site, ask.id())))
 
 
-def patch_json_value(site: Site, ask: Ask) -> Answer:
+def patch_json_value(site: Site, ask: Ask) -> Reply:
     """PATCH /json_values/{id}: the last write wins."""
     row = _value_row(site, ask.id())
     given = read(tables.JSON_VALUE_CHANGE, ask.body)
@@ -124,4 +124,4 @@ def patch_json_value(site: Site, ask: Ask) -> Answer:
         site.store.update("json_values", row["id"], value=_checked(given["valueStr"]))
     if "name" in given:
         site.store.update("json_values", row["id"], name=given["name"])
-    return Answer(200, documents.json_value(_value_row(site, row["id"])))
+    return Reply(200, documents.json_value(_value_row(site, row["id"])))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._schema import tables
-from .._schema.exchange import Answer, ApiError, Ask, not_found
+from .._schema.exchange import ApiError, Ask, Reply, not_found
 from .._schema.fields import read, refuse
 from .._site import Site
 from .._store import Row
@@ -39,20 +39,20 @@ def start_script(family: str, owner_field: str, kind: str | None = None) -> Any:
     """Return the endpoint POST /scripts/{family}/{id}/runs."""
     said = "The script cannot be queued because it is already active."
 
-    def post_run(site: Site, ask: Ask) -> Answer:
+    def post_run(site: Site, ask: Ask) -> Reply:
         row = documents.job_row(site, ask.id(), kind)
         run = begin(site, row, ApiError(409, "conflict", said))
         where = f"http://{site.api_host}/scripts/{family}/{row['id']}/runs/{run['id']}"
-        return Answer(202, documents.script_run(site, run, owner_field), {"Location": where})
+        return Reply(202, documents.script_run(site, run, owner_field), {"Location": where})
 
     return post_run
 
 
-def start_job(site: Site, ask: Ask) -> Answer:
+def start_job(site: Site, ask: Ask) -> Reply:
     """POST /jobs/{id}/runs."""
     said = "The job cannot be queued because it is already running"
     row = documents.job_row(site, ask.id())
-    return Answer(
+    return Reply(
         201, documents.job_run(site, begin(site, row, ApiError(409, "already_running", said)))
     )
 
@@ -60,32 +60,32 @@ def start_job(site: Site, ask: Ask) -> Answer:
 def get_script_run(owner_field: str, kind: str | None = None) -> Any:
     """Return the endpoint GET /scripts/{family}/{id}/runs/{run_id}."""
 
-    def get_run(site: Site, ask: Ask) -> Answer:
+    def get_run(site: Site, ask: Ask) -> Reply:
         documents.job_row(site, ask.id(), kind)
         run = documents.run_row(site, ask.id(), ask.id("run_id"))
-        return Answer(200, documents.script_run(site, run, owner_field))
+        return Reply(200, documents.script_run(site, run, owner_field))
 
     return get_run
 
 
-def get_job_run(site: Site, ask: Ask) -> Answer:
+def get_job_run(site: Site, ask: Ask) -> Reply:
     """GET /jobs/{id}/runs/{run_id}."""
-    return Answer(200, documents.job_run(site, documents.run_row(site, ask.id(), ask.id("run_id"))))
+    return Reply(200, documents.job_run(site, documents.run_row(site, ask.id(), ask.id("run_id"))))
 
 
 def cancel_run(kind: str | None = None) -> Any:
     """Return the endpoint DELETE .../runs/{run_id}; 404 when it is over, like /cancel."""
 
-    def delete_run(site: Site, ask: Ask) -> Answer:
+    def delete_run(site: Site, ask: Ask) -> Reply:
         documents.job_row(site, ask.id(), kind)
         run = documents.run_row(site, ask.id(), ask.id("run_id"))
         _cancel(site, run)
-        return Answer(202)
+        return Reply(202)
 
     return delete_run
 
 
-def cancel_script(site: Site, ask: Ask) -> Answer:
+def cancel_script(site: Site, ask: Ask) -> Reply:
     """POST /scripts/{id}/cancel: the active run, whichever it is."""
     row = documents.job_row(site, ask.id())
     if row["last_run_id"] is None:
@@ -97,7 +97,7 @@ def cancel_script(site: Site, ask: Ask) -> Answer:
         "state": run["state"],
         "isCancelRequested": bool(run["cancel_requested"]),
     }
-    return Answer(202, body)
+    return Reply(202, body)
 
 
 def _cancel(site: Site, run: Row) -> None:
@@ -112,7 +112,7 @@ def get_logs(kind: str | None = None) -> Any:
     After `last_id` in the order of ids; without it the newest lines, newest first.
     """
 
-    def list_logs(site: Site, ask: Ask) -> Answer:
+    def list_logs(site: Site, ask: Ask) -> Reply:
         documents.job_row(site, ask.id(), kind)
         run = documents.run_row(site, ask.id(), ask.id("run_id"))
         try:
@@ -130,7 +130,7 @@ def get_logs(kind: str | None = None) -> Any:
             last,
             min(limit, MOST_LINES),
         )
-        return Answer(200, [_line(site, row) for row in rows], _log_headers(site, run))
+        return Reply(200, [_line(site, row) for row in rows], _log_headers(site, run))
 
     return list_logs
 
@@ -154,7 +154,7 @@ def _log_headers(site: Site, run: Row) -> dict[str, str]:
     return headers
 
 
-def post_logs(site: Site, ask: Ask) -> Answer:
+def post_logs(site: Site, ask: Ask) -> Reply:
     """POST /scripts/containers/{id}/runs/{run_id}/logs: one message or a batch."""
     documents.job_row(site, ask.id())
     run = documents.run_row(site, ask.id(), ask.id("run_id"))
@@ -173,13 +173,13 @@ def post_logs(site: Site, ask: Ask) -> Answer:
             for line in lines
         ],
     )
-    return Answer(204)
+    return Reply(204)
 
 
 def post_output(kind: str | None = None) -> Any:
     """Return the endpoint POST .../runs/{run_id}/outputs; only an active run takes outputs."""
 
-    def post(site: Site, ask: Ask) -> Answer:
+    def post(site: Site, ask: Ask) -> Reply:
         documents.job_row(site, ask.id(), kind)
         run = documents.run_row(site, ask.id(), ask.id("run_id"))
         given = read(tables.OUTPUT, ask.body)
@@ -197,7 +197,7 @@ def post_output(kind: str | None = None) -> Any:
             created_at=site.now(),
         )
         body = documents.output(site, _as_output(site, run["id"]))
-        return Answer(202, body)
+        return Reply(202, body)
 
     return post
 
@@ -208,20 +208,20 @@ def _as_output(site: Site, run_id: int) -> Row:
     return row
 
 
-def get_job(site: Site, ask: Ask) -> Answer:
+def get_job(site: Site, ask: Ask) -> Reply:
     """GET /jobs/{id}."""
-    return Answer(200, documents.job(site, documents.job_row(site, ask.id())))
+    return Reply(200, documents.job(site, documents.job_row(site, ask.id())))
 
 
-def get_children(site: Site, ask: Ask) -> Answer:
+def get_children(site: Site, ask: Ask) -> Reply:
     """GET /jobs/{id}/children."""
     row = documents.job_row(site, ask.id())
-    return Answer(200, documents.children(site, row["id"], frozenset()))
+    return Reply(200, documents.children(site, row["id"], frozenset()))
 
 
-def get_parents(site: Site, ask: Ask) -> Answer:
+def get_parents(site: Site, ask: Ask) -> Reply:
     """GET /jobs/{id}/parents: there is one at most."""
     row = documents.job_row(site, ask.id())
     parent = row["parent_id"]
     found = [] if parent is None else [documents.job(site, documents.job_row(site, parent))]
-    return Answer(200, found)
+    return Reply(200, found)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._schema import tables
-from .._schema.exchange import Answer, Ask, not_found
+from .._schema.exchange import Ask, Reply, not_found
 from .._schema.fields import Table, merge, read, refuse
 from .._site import Site
 from .._store import Row, document
@@ -18,34 +18,34 @@ OWN_COLUMNS = ("name", "parentId", "hidden")
 PARAM_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?", re.ASCII)
 
 
-def create_container(site: Site, ask: Ask) -> Answer:
+def create_container(site: Site, ask: Ask) -> Reply:
     """POST /scripts/containers."""
     given = read({**tables.CONTAINER, **tables.HIDDEN}, ask.body)
     row = _add(site, "container", tables.CONTAINER, given)
-    return Answer(201, documents.container(site, row))
+    return Reply(201, documents.container(site, row))
 
 
-def get_container(site: Site, ask: Ask) -> Answer:
+def get_container(site: Site, ask: Ask) -> Reply:
     """GET /scripts/containers/{id}; a custom script answers here too, as on the Platform."""
-    return Answer(200, documents.container(site, documents.job_row(site, ask.id())))
+    return Reply(200, documents.container(site, documents.job_row(site, ask.id())))
 
 
-def put_container(site: Site, ask: Ask) -> Answer:
+def put_container(site: Site, ask: Ask) -> Reply:
     """PUT /scripts/containers/{id}: what is not given is reset."""
     row = documents.job_row(site, ask.id(), "container")
     row = _change(site, row, tables.CONTAINER, {}, read(tables.CONTAINER, ask.body))
-    return Answer(200, documents.container(site, row))
+    return Reply(200, documents.container(site, row))
 
 
-def patch_container(site: Site, ask: Ask) -> Answer:
+def patch_container(site: Site, ask: Ask) -> Reply:
     """PATCH /scripts/containers/{id}: what is not given stays."""
     row = documents.job_row(site, ask.id(), "container")
     given = read(tables.CONTAINER, ask.body, partial=True)
     row = _change(site, row, tables.CONTAINER, _before(row), given)
-    return Answer(200, documents.container(site, row))
+    return Reply(200, documents.container(site, row))
 
 
-def clone_container(site: Site, ask: Ask) -> Answer:
+def clone_container(site: Site, ask: Ask) -> Reply:
     """POST /scripts/containers/{id}/clone."""
     row = documents.job_row(site, ask.id(), "container")
     wanted = read(tables.CLONE, ask.body)
@@ -56,18 +56,18 @@ def clone_container(site: Site, ask: Ask) -> Answer:
             del given[name]
     if not wanted.get("cloneNotifications"):
         del given["notifications"]
-    return Answer(201, documents.container(site, _add(site, "container", tables.CONTAINER, given)))
+    return Reply(201, documents.container(site, _add(site, "container", tables.CONTAINER, given)))
 
 
 def archive(kind: str) -> Any:
     """Return the endpoint PUT /scripts/{kind}/{id}/archive."""
     show = documents.container if kind == "container" else documents.custom
 
-    def put_archive(site: Site, ask: Ask) -> Answer:
+    def put_archive(site: Site, ask: Ask) -> Reply:
         row = documents.job_row(site, ask.id(), kind)
         status = read(tables.ARCHIVE, ask.body)["status"]
         site.store.update("scripts", row["id"], archived=status, updated_at=site.now())
-        return Answer(200, show(site, documents.job_row(site, row["id"])))
+        return Reply(200, show(site, documents.job_row(site, row["id"])))
 
     return put_archive
 
@@ -75,42 +75,42 @@ def archive(kind: str) -> Any:
 def delete(kind: str) -> Any:
     """Return the endpoint DELETE /scripts/{kind}/{id}, the older spelling of archive."""
 
-    def delete_script(site: Site, ask: Ask) -> Answer:
+    def delete_script(site: Site, ask: Ask) -> Reply:
         row = documents.job_row(site, ask.id(), kind)
         site.store.update("scripts", row["id"], archived=True, updated_at=site.now())
-        return Answer(204)
+        return Reply(204)
 
     return delete_script
 
 
-def create_custom(site: Site, ask: Ask) -> Answer:
+def create_custom(site: Site, ask: Ask) -> Reply:
     """POST /scripts/custom."""
     given = read({**tables.CUSTOM, **tables.HIDDEN, **tables.FROM_TEMPLATE}, ask.body)
     template = _template_row(site, given["fromTemplateId"])
     row = _add(site, "custom", tables.CUSTOM, given, template)
-    return Answer(201, documents.custom(site, row))
+    return Reply(201, documents.custom(site, row))
 
 
-def get_custom(site: Site, ask: Ask) -> Answer:
+def get_custom(site: Site, ask: Ask) -> Reply:
     """GET /scripts/custom/{id}."""
-    return Answer(200, documents.custom(site, documents.job_row(site, ask.id(), "custom")))
+    return Reply(200, documents.custom(site, documents.job_row(site, ask.id(), "custom")))
 
 
-def put_custom(site: Site, ask: Ask) -> Answer:
+def put_custom(site: Site, ask: Ask) -> Reply:
     """PUT /scripts/custom/{id}: what is not given is reset."""
     row = documents.job_row(site, ask.id(), "custom")
     row = _change(site, row, tables.CUSTOM, {}, read(tables.CUSTOM, ask.body))
-    return Answer(200, documents.custom(site, row))
+    return Reply(200, documents.custom(site, row))
 
 
-def patch_custom(site: Site, ask: Ask) -> Answer:
+def patch_custom(site: Site, ask: Ask) -> Reply:
     """PATCH /scripts/custom/{id}: what is not given stays."""
     row = documents.job_row(site, ask.id(), "custom")
     row = _change(site, row, tables.CUSTOM, _before(row), read(tables.CUSTOM, ask.body))
-    return Answer(200, documents.custom(site, row))
+    return Reply(200, documents.custom(site, row))
 
 
-def create_template(site: Site, ask: Ask) -> Answer:
+def create_template(site: Site, ask: Ask) -> Reply:
     """POST /templates/scripts: publish a container script."""
     given = merge(tables.TEMPLATE, {}, read(tables.TEMPLATE, ask.body))
     if site.store.one(_SCRIPT_OF_KIND, given["scriptId"], "container") is None:
@@ -128,15 +128,15 @@ def create_template(site: Site, ask: Ask) -> Answer:
         updated_at=now,
     )
     site.store.update("scripts", given["scriptId"], published_as=key, updated_at=now)
-    return Answer(201, documents.template(site, _template_row(site, key)))
+    return Reply(201, documents.template(site, _template_row(site, key)))
 
 
-def get_template(site: Site, ask: Ask) -> Answer:
+def get_template(site: Site, ask: Ask) -> Reply:
     """GET /templates/scripts/{id}."""
     row = site.store.one("SELECT * FROM templates WHERE id = ?", ask.id())
     if row is None:
         raise not_found(f"The template with id {ask.id()}")
-    return Answer(200, documents.template(site, row))
+    return Reply(200, documents.template(site, row))
 
 
 _SCRIPT_OF_KIND = "SELECT 1 FROM scripts WHERE id = ? AND kind = ?"

@@ -21,7 +21,7 @@ DUMMY = "local-dummy"  # there are no credentials here
 
 
 @dataclasses.dataclass(frozen=True)
-class Launch:
+class LaunchPlan:
     """One run, ready to be started."""
 
     job_id: int
@@ -33,7 +33,7 @@ class Launch:
     notes: tuple[str, ...]  # for the log: what this platform does not do
 
 
-def plan(site: Site, run_id: int) -> Launch:
+def plan(site: Site, run_id: int) -> LaunchPlan:
     """Return what to start for a run, by its script as it is now."""
     row = site.store.one("SELECT script_id FROM runs WHERE id = ?", run_id)
     assert row is not None
@@ -42,7 +42,7 @@ def plan(site: Site, run_id: int) -> Launch:
     notes = []
     if doc["repoHttpUri"]:
         notes.append(f"The local platform does not clone {doc['repoHttpUri']}: there is no /app.")
-    return Launch(
+    return LaunchPlan(
         job_id=job["id"],
         command=doc["dockerCommand"],
         environment={

@@ -26,7 +26,7 @@ from .._schema.exchange import ApiError
 from .._site import Site
 from .guard import kill_marked
 from .guard_line import GuardLine
-from .launch import Launch, plan, surroundings
+from .launch import LaunchPlan, plan, surroundings
 from .meter import Sample, measure
 from .private import make as make_private
 from .private import may_install
@@ -46,7 +46,7 @@ class Active:
     """One run that has a process."""
 
     run_id: int
-    launch: Launch
+    launch: LaunchPlan
     key: str
     folder: str
     process: RunProcess | None = None
@@ -172,7 +172,7 @@ class Runner:
         self._site.store.update("runs", run_id, state="failed", finished_at=now, updated_at=now)
         self._strikes.ended(run_id)
 
-    def _fits(self, launch: Launch) -> bool:
+    def _fits(self, launch: LaunchPlan) -> bool:
         """Tell whether there is room; who wants more than there is runs when nobody else does."""
         if not self._active:
             return True
@@ -183,7 +183,7 @@ class Runner:
         enough = settings.memory is None or memory <= settings.memory
         return enough and cpu <= settings.capacity_millicores()
 
-    def _start(self, run_id: int, launch: Launch) -> None:
+    def _start(self, run_id: int, launch: LaunchPlan) -> None:
         now = self._site.now()
         self._site.store.update("runs", run_id, state="running", started_at=now, updated_at=now)
         # Each life of a run has a folder of its own: that of the last one is removed meanwhile.

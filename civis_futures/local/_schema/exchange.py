@@ -52,7 +52,7 @@ class Ask:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Reply:
     """What is said back. `body` None means no body; `raw` is JSON that is encoded already."""
 
     status: int = 200

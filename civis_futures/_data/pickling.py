@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType
@@ -122,6 +123,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
         if type(value) is not SharedData:
+            array = _as_buffer(value)
+            if array is not None:
+                return array
             reduced = super().reducer_override(value)
             if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value
                 sources.note(value)
@@ -130,6 +134,26 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         first: Any = value._head or stand_ins.pop(0)
         load: Any = pickle.loads
         return functools.partial(load, buffers=stand_ins) if stand_ins else load, (first,)
+
+
+def _as_buffer(value: Any) -> tuple[Any, ...] | None:
+    """How to pickle a large array of NumPy so that its bytes can leave the pickle, if its own way
+    would keep them there: strided views, dates, memory-mapped files.
+
+    As with NumPy's own pickles, what is not contiguous becomes so, in C order. NumPy is not
+    imported for this: who has an array has done so.
+    """
+    numpy = sys.modules.get("numpy")
+    kinds = (getattr(numpy, "ndarray", None), getattr(numpy, "memmap", None))
+    if numpy is None or type(value) not in kinds:
+        return None
+    if value.nbytes < LEAST_BUFFER or value.dtype.hasobject:
+        return None
+    order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+    whole = numpy.asarray(value, order=order).view(numpy.ndarray)
+    data = whole.reshape(-1, order=order).view(numpy.uint8)  # no copy: it is contiguous
+    shape, dtype = value.shape, value.dtype
+    return numpy.ndarray, (shape, dtype, pickle.PickleBuffer(data), 0, None, order)
 
 
 class _Buffers:

@@ -1,0 +1,87 @@
+"""Large arrays leave the pickle of a call, whatever their layout and type, and come back equal."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from civis_futures._data.contents import ContentStore
+from civis_futures._data.pickling import LEAST_BUFFER, payload
+
+np = pytest.importorskip("numpy")
+
+DTYPES = (
+    *("f8", "f2", "c16", "?", "i1", ">i4", "M8[ns]", "m8[s]", "S7", "U5", "V3"),
+    [("when", "M8[D]"), ("much", "f4")],
+)
+LAYOUTS = {
+    "as it is": lambda x: x,
+    "every second row": lambda x: x[::2],
+    "without a column": lambda x: x[:, 1:],
+    "backwards": lambda x: x[::-1, ::-1],
+    "transposed": lambda x: x.T,
+    "in Fortran's order": np.asfortranarray,
+    "of three axes": lambda x: x.reshape(-1, 2, 4).transpose(1, 0, 2),
+    "broadcast": lambda x: np.broadcast_to(x[:1], x.shape),
+    "flat": lambda x: x.reshape(-1),
+}
+
+
+def sent(value: Any) -> tuple[Any, int, int]:
+    """What arrives, the bytes that travel with each call, and those that go up once."""
+    made = payload("it", value, ContentStore("here"))
+    buffers = [content.data for content in made.buffers]
+    arrived = pickle.loads(made.data, buffers=buffers)
+    return arrived, len(made.data), sum(content.size for content in made.buffers)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(DTYPES), st.sampled_from(sorted(LAYOUTS)), st.booleans())
+def test_a_large_array_leaves_the_pickle(dtype: Any, layout: str, writable: bool) -> None:
+    dtype = np.dtype(dtype)
+    rows = 3 * LEAST_BUFFER // (8 * dtype.itemsize) + 8
+    raw = np.random.default_rng(0).integers(0, 2, rows * 8 * dtype.itemsize, dtype="u1")
+    value = LAYOUTS[layout](raw.view(dtype).reshape(rows, 8))
+    if not writable:
+        value.flags.writeable = False
+    arrived, in_pickle, beside = sent(value)
+    assert type(arrived) is np.ndarray
+    assert (arrived.dtype, arrived.shape) == (value.dtype, value.shape)
+    assert arrived.tobytes() == value.tobytes()
+    own = pickle.loads(pickle.dumps(value))  # as a process pool sends it
+    assert arrived.flags.c_contiguous == own.flags.c_contiguous
+    assert arrived.flags.f_contiguous == own.flags.f_contiguous
+    assert beside == value.nbytes
+    assert in_pickle < 2_000
+
+
+def test_a_memory_mapped_array_leaves_the_pickle(tmp_path: Path) -> None:
+    value = np.memmap(tmp_path / "a", dtype="f8", mode="w+", shape=(200_000, 2))
+    value[:] = 1.5
+    arrived, in_pickle, beside = sent(value[:, 1])
+    assert arrived.tolist() == [1.5] * 200_000
+    assert (in_pickle < 2_000, beside) == (True, 1_600_000)
+
+
+@pytest.mark.parametrize("value", [np.array(3.0), np.zeros((0, 5)), np.array([None, "a"])])
+def test_other_arrays_travel_as_before(value: Any) -> None:
+    arrived, _, beside = sent(value)
+    assert (arrived.dtype, arrived.shape, beside) == (value.dtype, value.shape, 0)
+    assert arrived.tolist() == value.tolist()
+
+
+def test_frames_of_dates_leave_the_pickle() -> None:
+    pd = pytest.importorskip("pandas")
+    dates = pd.date_range("2020", periods=200_000, freq="s", tz="Europe/Berlin")
+    frame = pd.DataFrame({"when": dates, "much": np.arange(200_000.0), "n": range(200_000)})
+    frame["kind"] = pd.Categorical(["a", "b"] * 100_000)
+    for value in (frame, frame[::1], frame["when"]):
+        arrived, in_pickle, beside = sent(value)
+        assert arrived.equals(value)
+        assert in_pickle < 300_000
+        assert beside >= 1_600_000

@@ -245,8 +245,8 @@ def test_running_tells_the_truth(make, gate, until):
     assert not first.running()
 
 
-def test_states_from_submission_to_end(reused, gate, until):
-    future = reused.submit(wait_at, gate.path)
+def test_states_from_submission_to_end(make, gate, until):
+    future = make(1).submit(wait_at, gate.path)  # whose container has yet to start
     seen = [str(future.state)]
     until(future.running)
     seen.append(str(future.state))

@@ -302,7 +302,7 @@ def html(panel: Panel) -> str:
         for state in STATES
         if (count := totals.counts[state])
     )
-    sums = "".join(f"<span>{name} {value}</span>" for name, value in _sums(panel))
+    sums = "".join(f"<span>{_escaped(f'{name} {value}')}</span>" for name, value in _sums(panel))
     more = totals.tasks - len(listed)
     return (
         f'<div class="civis-futures"><style>{_STYLE}</style>'
@@ -346,7 +346,7 @@ def _row(glance: Glance) -> str:
     return (
         f'<tr><td class="task" title="{_escaped(glance.task)}">{_escaped(glance.task)}</td>'
         f'<td class="state {glance.state}">{glance.state}{attempts}</td>'
-        + "".join(f'<td class="n">{number}</td>' for number in numbers)
+        + "".join(f'<td class="n">{_escaped(number)}</td>' for number in numbers)
         + f'<td>{_link(glance)}</td><td class="why">{_escaped(glance.reason)}</td></tr>'
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -251,3 +252,12 @@ def test_a_table_is_a_sequence_of_futures_of_ours(shared):
     assert list(shown[1:]) == futures[1:]
     with pytest.raises(TypeError, match="not a int"):
         table([1])
+
+
+def test_our_own_words_are_escaped_too():
+    """ "<0.01 s" is text, and no tag that some browsers make of it."""
+    short = glance(elapsed=0.001, queue=0.002, compute=0.003)
+    page = d.html(d.panel_of("mine", [short], 100.001))
+    text = re.sub(r"<(/?[a-z]+)( [a-z-]+=\"[^\"<>]*\")*>", "", page.partition("</style>")[2])
+    assert "<" not in text
+    assert text.count("&lt;0.01 s") >= 4

@@ -13,7 +13,7 @@ import pytest
 
 from civis_futures import Container, ContainerPoolExecutor, _images, _wire
 from civis_futures._pool.launch import script_body
-from civis_futures._pool.outcomes import Place, outcome_of
+from civis_futures._pool.outcomes import CallPlace, outcome_of
 from civis_joblib import make_backend_factory
 
 ROOT = Path(__file__).parents[1]
@@ -119,7 +119,7 @@ def test_on_the_local_platform_images_do_not_matter(python, platform):
     ],
 )
 def test_an_error_names_the_image_that_fits(version, words):
-    place = Place("f (task 1)", "some/image:9", 1, 2, "url")
+    place = CallPlace("f (task 1)", "some/image:9", 1, 2, "url")
     answer = _wire.Answer(1, _wire.PYTHON_MISMATCH, detail="3.8")
     message = str(outcome_of(answer, None, place, version).exception)
     assert words in message

@@ -11,14 +11,14 @@ import pytest
 from civis_futures import _wire
 from civis_futures.worker import _entry, _frames, _http, _platform
 from civis_futures.worker._http import Http, HttpError, RefusedError, UnreachableError
-from civis_futures.worker._platform import Platform, Source
+from civis_futures.worker._platform import Outgoing, PlatformRequests
 
 
 @pytest.fixture
 def platform(stub, monkeypatch):
     monkeypatch.setattr(_http, "_PAUSES", (0.01, 1.0))
     http = Http()
-    yield Platform(stub.url + "/", "the key", "11", "22", http)
+    yield PlatformRequests(stub.url + "/", "the key", "11", "22", http)
     http.close()
 
 
@@ -33,7 +33,7 @@ def test_patience_has_an_end(stub, platform):
 
 
 def test_nobody_there(stub):
-    platform = Platform("http://127.0.0.1:9", "the key", "11", "22", Http(patience=0.5))
+    platform = PlatformRequests("http://127.0.0.1:9", "the key", "11", "22", Http(patience=0.5))
     with pytest.raises(UnreachableError, match="ConnectionRefusedError") as caught:
         platform.post_output("name", "{}")
     assert "the key" not in str(caught.value)
@@ -52,7 +52,7 @@ def test_upload_streams_from_a_file_in_parts(stub, platform, tmp_path, monkeypat
     path = tmp_path / "data"
     path.write_bytes(data)
     stub.fault("PUT", "/store", 500, "drop")
-    source = Source(path=str(path))
+    source = Outgoing(path=str(path))
     assert not path.exists()  # nobody can take it away
     number = platform.upload("name", source)
     assert stub.path(number).read_bytes() == data
@@ -65,14 +65,14 @@ def test_a_failed_part_fails_the_upload(stub, platform, monkeypatch):
     monkeypatch.setattr(_platform, "SINGLE_UPLOAD", 1)
     stub.fault("PUT", "/store", *[403] * 9)
     with pytest.raises(RefusedError, match="HTTP 403"):
-        platform.upload("name", Source(b"data"))
+        platform.upload("name", Outgoing(b"data"))
     assert stub.count("POST", "/files/multipart") == 3  # a new link each time
     assert not any(path.endswith("complete") for _, path, _ in stub.log)
 
 
 def test_a_form_whose_link_has_expired(stub, platform):
     stub.fault("POST", "/store", 403, 500)
-    number = platform.upload("name", Source(b"\r\n--data\0"))
+    number = platform.upload("name", Outgoing(b"\r\n--data\0"))
     assert stub.path(number).read_bytes() == b"\r\n--data\0"
 
 
@@ -175,7 +175,7 @@ def test_an_answer_that_drips_is_no_answer(monkeypatch, head):
     monkeypatch.setattr(_http, "TIMEOUT", 0.2)
     server = Dripping(head)
     try:
-        platform = Platform(server.url, "the key", "11", "22", Http(patience=1.0))
+        platform = PlatformRequests(server.url, "the key", "11", "22", Http(patience=1.0))
         with pytest.raises(UnreachableError, match="bytes in more than 0"):
             platform.json_value(5)
         platform.http.close()

@@ -80,6 +80,8 @@ _NOTICE = (
     "(the image needs civis-futures; see docs/migrating.md)"
 )
 _NOTICE_BEGINS, _NOTICE_ENDS = "csys\nexit\n(V", "\ntR.\n"
+#: Fields that the first workers do not know.
+_LATER = "code", "initializer_code"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -202,7 +204,9 @@ class Call:
     by the list of the results. `attempt` tells apart the times that a task was given away: the
     same worker may get it again after it was lost. `timeout`: seconds that it may run. `buffers`
     are Files with the pickle's out-of-band buffers, in its order; a worker keeps these for later
-    calls. `key` tells what is called, in a session; the answer says it again.
+    calls. `key` tells what is called, in a session; the answer says it again. The last `code` of
+    the buffers are no part of the pickle, but zips with modules of the user's, to be found before
+    those of the image.
     """
 
     task: int
@@ -211,6 +215,7 @@ class Call:
     timeout: float | None = None
     buffers: tuple[Blob, ...] = ()
     key: str = ""
+    code: int = 0
 
 
 @dataclass(frozen=True)
@@ -234,10 +239,11 @@ class Order:
     `url` is the base of the API; `name` that of the script; `python` the client's version
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
     `initializer` the pickled (function, args, kwargs) to run first in each process, with its
-    buffers; `disk` the container's disk, in MB; whoever `greets` shows in the name of the script at
-    once that it can change it. In seconds: `poll` is the longest pause between
-    two looks at the inbox, `linger` how long an answer may wait for others before they are posted
-    together, and `lease` how long the inbox may stay as it is: then nobody is there.
+    buffers, of which the last `initializer_code` are modules as of a call; `disk` the container's
+    disk, in MB; whoever `greets` shows in the name of the script at once that it can change it. In
+    seconds: `poll` is the longest pause between two looks at the inbox, `linger` how long an answer
+    may wait for others before they are posted together, and `lease` how long the inbox may stay as
+    it is: then nobody is there.
     """
 
     worker: str
@@ -253,6 +259,7 @@ class Order:
     disk: float = 1000.0
     name: str = ""
     greets: bool = False
+    initializer_code: int = 0
     version: int = WIRE_VERSION
 
 
@@ -375,7 +382,16 @@ def checked(answer: Answer) -> Answer:
 def to_json(letter: Order | Inbox | Answers) -> str:
     """A letter as JSON text (ASCII, no spaces)."""
     # `asdict` copies all of it first, which takes five times as long.
-    return json.dumps(letter, separators=(",", ":"), default=vars)
+    return json.dumps(letter, separators=(",", ":"), default=_fields)
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    """What is said of a part of a letter: what came later only where need be, since a worker of an
+    earlier version cannot read a letter that has what it does not know.
+    """
+    said = vars(part)
+    unsaid = [name for name in _LATER if said.get(name) == 0]
+    return {k: v for k, v in said.items() if k not in unsaid} if unsaid else said
 
 
 def packed(letter: Order | Inbox) -> str:

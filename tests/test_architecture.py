@@ -94,7 +94,7 @@ _store _limits _record _schema _settings ->
 # The rooms of the worker, each of which knows only rooms further down.
 WORKER = """
 __main__ __init__ _entry _loop _outbox _inbox _buffers _process _child _tracebacks _payload
-_surroundings _globals _frames _platform _http
+_surroundings _globals _code _frames _platform _http
 """
 
 

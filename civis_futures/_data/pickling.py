@@ -19,7 +19,9 @@ import cloudpickle
 from .. import _wire
 from .._exceptions import CallPicklingError
 from . import sources
+from .bundles import CodeError
 from .contents import Content, ContentStore, SharedData
+from .own import Library, References
 
 PROTOCOL = 5
 #: Buffers of so many bytes leave the pickle, to be uploaded once. Each costs a request to upload
@@ -36,10 +38,13 @@ REASON = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A pickle, and the buffers that it refers to."""
+    """A pickle, and the buffers that it refers to; the last `code` of them are bundles with the
+    user's modules, see `own`.
+    """
 
     data: bytes
     buffers: tuple[Content, ...] = ()
+    code: int = 0
 
     @property
     def ready(self) -> bool:
@@ -63,13 +68,14 @@ def call_payload(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     contents: ContentStore,
+    library: Library,
 ) -> Payload:
     """A snapshot of a call.
 
     Raises:
         CallPicklingError: the function or an argument cannot be pickled.
     """
-    return payload(task, (fn, tuple(args), dict(kwargs)), contents)
+    return payload(task, (fn, tuple(args), dict(kwargs)), contents, library)
 
 
 def chunk_payload(
@@ -78,33 +84,48 @@ def chunk_payload(
     rows: Sequence[Sequence[Any]],
     first: int,
     contents: ContentStore,
+    library: Library,
 ) -> Payload:
     """A snapshot of one call per row of arguments, to be answered by the list of their results.
 
     `first` is the number of the first row, for who reads of a failure.
     """
-    return payload(task, (fn, (first, [tuple(row) for row in rows])), contents)
+    return payload(task, (fn, (first, [tuple(row) for row in rows])), contents, library)
 
 
-def payload(what: str, value: Any, contents: ContentStore) -> Payload:
-    """A snapshot of a value; `what` names it in an error."""
-    buffers = _Buffers(contents)
-    target = io.BytesIO()
+def payload(what: str, value: Any, contents: ContentStore, library: Library) -> Payload:
+    """A snapshot of a value and of the user's modules in it; `what` names it in an error."""
+    data, buffers, references = _pickled(what, value, contents)
     try:
-        _Pickler(target, buffers).dump(value)
-    except Exception as error:
-        message = f"{what} cannot be sent: {brief(error)}"
-        raise CallPicklingError(message, task=what) from error
-    return Payload(target.getvalue(), tuple(buffers.out))
+        bundles = library.bundles(references)
+    except CodeError as error:
+        raise CallPicklingError(f"{what} cannot be sent: {error}", task=what) from error
+    return Payload(data, (*buffers, *bundles), len(bundles))
 
 
 def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Content, ...]]:
     """The handle of a value, and what must be uploaded for it."""
-    made = payload(f"the {type(value).__qualname__} to share", value, contents)
-    head, pieces = made.data, made.buffers
+    what = f"the {type(value).__qualname__} to share"
+    head, pieces, references = _pickled(what, value, contents)
     if len(head) > LARGEST_HEAD:
-        head, pieces = b"", (contents.keep(made.data), *made.buffers)
-    return SharedData._of(contents.platform, head, pieces), pieces
+        head, pieces = b"", (contents.keep(head), *pieces)
+    modules = tuple(sorted(references.modules))
+    return SharedData._of(contents.platform, head, pieces, modules), pieces
+
+
+def _pickled(
+    what: str, value: Any, contents: ContentStore
+) -> tuple[bytes, tuple[Content, ...], References]:
+    """The pickle of a value, its buffers, and the modules that it names."""
+    buffers = _Buffers(contents)
+    target = io.BytesIO()
+    try:
+        pickler = _Pickler(target, buffers)
+        pickler.dump(value)
+    except Exception as error:
+        message = f"{what} cannot be sent: {brief(error)}"
+        raise CallPicklingError(message, task=what) from error
+    return target.getvalue(), tuple(buffers.out), pickler.references
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -119,6 +140,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, target: io.BytesIO, buffers: _Buffers) -> None:
         super().__init__(target, PROTOCOL, buffers.take)
         self._buffers = buffers
+        self.references = References()
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
@@ -127,10 +149,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if array is not None:
                 return array
             reduced = super().reducer_override(value)
+            self.references.meet(value, reduced is not NotImplemented)
             if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value
                 sources.note(value)
             return reduced
         stand_ins = self._buffers.stand_ins(value)
+        self.references.modules.update(value._modules)
         first: Any = value._head or stand_ins.pop(0)
         load: Any = pickle.loads
         return functools.partial(load, buffers=stand_ins) if stand_ins else load, (first,)

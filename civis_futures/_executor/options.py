@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from .._container import DEFAULT_RESOURCES, Container, Template, checked_resources
 from .._scheduling.state import Policy
 from .._sessions.registry import checked_name
 from .._types import ANY_RESOURCES, Resources, Terms
+
+if TYPE_CHECKING:
+    from .._data.own import Include
 
 RetryOn = (
     type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object] | None
@@ -134,6 +139,9 @@ class PoolOptions:
     name: str | None = None
     requires: Mapping[str, str] | None = None
     session: str | None = None
+    include: Iterable[Include] = ()
+    exclude: Iterable[Include] = ()
+    code: bool = True
 
     def __post_init__(self) -> None:
         """What is wrong is wrong here."""
@@ -158,6 +166,15 @@ class PoolOptions:
             raise TypeError("requires must be a mapping from modules to their least versions")
         if self.session is not None:
             checked_name(self.session)
+        for name in ("include", "exclude"):
+            items = getattr(self, name)
+            if isinstance(items, str) or not isinstance(items, Iterable):
+                raise TypeError(f"{name} must be a list of modules or paths")
+            object.__setattr__(self, name, tuple(items))  # it may be good for one look only
+            if not all(isinstance(x, ModuleType | str | os.PathLike) for x in getattr(self, name)):
+                raise TypeError(f"{name} must have modules, their names, or paths")
+        if not isinstance(self.code, bool):
+            raise TypeError("code must be True or False")
         _ = self.calls  # checks the rest
 
     @classmethod

@@ -74,6 +74,7 @@ class Intake:
             args=args,
             kwargs=kwargs,
             contents=self._contents,
+            library=self._opened.library,
         )
         what = fn, (args, kwargs)
         future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, item)
@@ -127,6 +128,7 @@ class Intake:
             rows=rows,
             first=first,
             contents=self._contents,
+            library=self._opened.library,
         )
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         name = _name_of(fn) + more
@@ -182,7 +184,7 @@ class Intake:
         size = payload.extent + (self._novel(function, len(data)) if blob else 0)
         upload = not (inline and payload.ready)
         event = Submitted(task, upload, size, options.terms(self._resources), key, found)
-        goods = blob, None if inline else data, payload.buffers, options.wants_retry
+        goods = blob, None if inline else data, payload, options.wants_retry
         self._raise_if_shut_down()
         try:
             self.roll.add(future)

@@ -41,7 +41,7 @@ class StartedAgainError(Exception):
 class FetchedCall:
     """A call whose bytes are here, in memory or in a file; or the reason why they are not.
 
-    `buffers` are the paths of what it refers to.
+    `buffers` are the paths of what it refers to, and `code` folders with the user's modules.
     """
 
     def __init__(self, body: bytes = b"", path: str | None = None, problem: str = "") -> None:
@@ -49,12 +49,13 @@ class FetchedCall:
         self.path = path
         self.problem = problem
         self.buffers: list[str] = []
+        self.code: list[str] = []
 
     @property
     def here(self) -> bool:
         """Whether its files are still there: they lie where user code can remove them."""
-        paths = self.buffers if self.path is None else [self.path, *self.buffers]
-        return all(map(os.path.exists, paths))
+        paths = [*self.buffers, *self.code]
+        return all(map(os.path.exists, paths if self.path is None else [self.path, *paths]))
 
 
 class Refusal:
@@ -174,7 +175,10 @@ class WorkerLoop:
         blob = self._order.initializer
         if blob is None or (self._initializer is not None and self._initializer.here):
             return
-        fetched = self._fetch("initializer", blob, self._order.initializer_buffers)
+        order = self._order
+        fetched = self._fetch(
+            "initializer", blob, order.initializer_buffers, order.initializer_code
+        )
         self._initializer = fetched
         if fetched.problem:
             self._refusal = Refusal(_wire.CALL_NOT_FETCHED, fetched.problem)
@@ -229,12 +233,14 @@ class WorkerLoop:
 
     def _begin(self, call: _wire.Call, fetched: FetchedCall) -> None:
         """Hand a call to the child, which says so in the log if there may be others in there."""
-        process = self._living_process()
+        process = self._living_process(fetched.code)
         self._running, self._since = call, time.time()
         if self._ready:
             process.limit(call.timeout)
         header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
         header["buffers"] = fetched.buffers
+        if fetched.code:
+            header["code"] = fetched.code
         if not self._alone:
             # On a line of its own: what was before may have ended without a newline, and been
             # written by anything, so nobody knows.
@@ -243,15 +249,19 @@ class WorkerLoop:
         self._printed = True
         process.send(header, fetched.body)
 
-    def _living_process(self) -> Process:
-        if self._process is not None and not self._process.alive():
+    def _living_process(self, code: list[str]) -> Process:
+        """The child, or a new one if the call has another version of the user's modules: a process
+        that has imported the old one cannot forget it.
+        """
+        if self._process is not None and not (self._process.alive() and self._process.takes(code)):
             self._process.end()
             self._process = None
         if self._process is None:
             self._ready = self._initializer is None
-            first = self._initializer
-            payload = None if first is None else (first.body, first.path, first.buffers)
-            self._process = Process(self._folder, payload)
+            first, payload = self._initializer, None
+            if first is not None:  # what the call brings too is the call's
+                payload = first.body, first.path, first.buffers, [*code, *first.code]
+            self._process = Process(self._folder, payload, code or (first.code if first else []))
             self._process.start(self._platform.http.close)
         return self._process
 
@@ -261,12 +271,20 @@ class WorkerLoop:
             self._fetched[_name(self._queue[0])] = self._fetch_call(self._queue[0])
 
     def _fetch_call(self, call: _wire.Call) -> FetchedCall:
-        return self._fetch(f"call-{_name(call)}", call.data, call.buffers)
+        return self._fetch(f"call-{_name(call)}", call.data, call.buffers, call.code)
 
-    def _fetch(self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...]) -> FetchedCall:
+    def _fetch(
+        self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...], code: int
+    ) -> FetchedCall:
+        """`code`: so many of the buffers, the last ones, are zips with modules."""
         try:
             fetched = FetchedCall(path=os.path.join(self._folder, name))
-            fetched.buffers = self._buffers.hold(name, buffers)
+            paths = self._buffers.hold(name, buffers)
+            fetched.buffers = paths[: len(paths) - code]
+            if code:
+                from ._code import unpacked  # most workers have none
+
+                fetched.code = [unpacked(path, self._folder) for path in paths[-code:]]
             if blob.file_id is None:
                 fetched.body, fetched.path = blob.inline_data(), None
             else:
@@ -274,7 +292,7 @@ class WorkerLoop:
             return fetched
         except UnreachableError:
             raise
-        except (HttpError, ValueError, TypeError) as error:
+        except (HttpError, OSError, ValueError, TypeError) as error:
             return FetchedCall(problem=str(error))
 
     def _await_answer(self) -> None:

@@ -1,0 +1,71 @@
+"""The user's own modules, which come as zips: unpacked once, and found before those of the image.
+
+Unpacked, since a package reads its files by their paths. Imported only where there are any.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import zipfile
+
+_CHUNK = 1 << 20
+
+
+def unpacked(archive: str, folder: str) -> str:
+    """The folder with the modules of this zip, in `folder`; calls of the same zip share it.
+
+    Raises:
+        OSError: there is no room, or no right to write.
+        ValueError: it is no zip, or has names that lead elsewhere.
+    """
+    target = os.path.join(folder, "code-" + os.path.basename(archive)[-16:])
+    if os.path.isdir(target):
+        return target
+    aside = f"{target}.{os.urandom(4).hex()}"  # one that is not whole has another name
+    try:
+        with zipfile.ZipFile(archive) as source:
+            for info in source.infolist():
+                _unpack(source, info, aside)
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from error
+    os.rename(aside, target)
+    return target
+
+
+def _unpack(source: zipfile.ZipFile, info: zipfile.ZipInfo, folder: str) -> None:
+    parts = info.filename.split("/")
+    if not all(parts) or ".." in parts:
+        raise ValueError(f"not a name of a module: {info.filename!r}")
+    path = os.path.join(folder, *parts)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with source.open(info) as data, open(path, "wb") as file:
+        while chunk := data.read(_CHUNK):
+            file.write(chunk)
+    os.chmod(path, info.external_attr >> 16 & 0o777)
+
+
+def use(folders: list[str]) -> None:
+    """Find modules in these folders first, also those that were imported from elsewhere before."""
+    new = [folder for folder in folders if folder not in sys.path]
+    if not new:
+        return
+    sys.path[:0] = new
+    tops = {name.removesuffix(".py"): folder for folder in new for name in os.listdir(folder)}
+    for name, module in list(sys.modules.items()):
+        folder = tops.get(name.partition(".")[0])
+        if folder is not None and _replaces(folder, name) and not _is_in(module, folder):
+            del sys.modules[name]
+
+
+def _replaces(folder: str, name: str) -> bool:
+    """Whether the folder has this module, or another version of its package."""
+    top = os.path.join(folder, name.partition(".")[0])
+    whole = os.path.join(folder, *name.split("."))
+    inits = os.path.join(top, "__init__.py"), os.path.join(whole, "__init__.py")
+    return any(map(os.path.isfile, (f"{top}.py", f"{whole}.py", *inits)))
+
+
+def _is_in(module: object, folder: str) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and file.startswith(folder + os.sep)

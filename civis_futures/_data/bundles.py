@@ -74,6 +74,11 @@ class Member:
         """In bytes."""
         return self.mark[0]
 
+    @property
+    def where(self) -> str:
+        """Its path, for people."""
+        return os.path.join(self.path, self.inside) if self.inside else self.path
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:

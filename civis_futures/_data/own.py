@@ -26,6 +26,7 @@ from typing import Any
 
 from .bundles import Excluded, Listing, Member, Place, listing, packed, read
 from .contents import Content, ContentStore
+from .sources import note_zip
 
 #: Modules of so many bytes have a bundle of their own, so that an edit elsewhere moves them not.
 LARGE = 1_000_000
@@ -167,7 +168,12 @@ class Library:
         places = [each.place for each in listings]
         data, packed_as = packed(places, self._excluded)
         packed_as = tuple(each for each in packed_as if each.members)  # else it is gone
-        return [_Bundle(packed_as, self._contents.keep(data))] if packed_as else []
+        if not packed_as:
+            return []
+        content = self._contents.keep(data)
+        members = [member for each in packed_as for member in each.members]
+        note_zip(content.sha256, {x.name: x.where for x in members})
+        return [_Bundle(packed_as, content)]
 
     def _imported_by(self, member: Member) -> frozenset[str]:
         """The modules that a file imports, by their whole names."""

@@ -55,8 +55,8 @@ _types _exceptions _wire _images _public local ->
 ONLY_IN = """
 httpx             in _api.client _api.discreet _api.transport
 tenacity          in _api.transport
-cloudpickle       in _data.pickling _sessions.identity worker
-pickle            in _data.pickling _exceptions _pool.outcomes _sessions.identity worker
+cloudpickle       in _data.pickling _sessions.reached _sessions.values worker
+pickle            in _data.pickling _exceptions _pool.outcomes _sessions.values worker
 threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
                   in _futures.tables _pool.manager _pool.neighbours _pool.threads
                   in _sessions.session cli local

@@ -10,6 +10,7 @@ What counts is what is on disk when the call is submitted, as for a process that
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import importlib.util
 import os
@@ -31,7 +32,8 @@ from .sources import note_zip
 #: Modules of so many bytes have a bundle of their own, so that an edit elsewhere moves them not.
 LARGE = 1_000_000
 #: Never the user's own. (We may be an editable install; then the image has us or has us not.)
-_NOT_OWN = {"__main__", "__mp_main__", "builtins", "civis_futures", "civis_joblib", "cloudpickle"}
+_MAIN = {"__main__", "__mp_main__"}
+_NOT_OWN = {*_MAIN, "civis_futures", "civis_joblib", "cloudpickle"}
 _INSTALLED = {"site-packages", "dist-packages"}
 _STDLIB = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
 
@@ -108,7 +110,6 @@ class Library:
         self._on = on
         self._excluded = Excluded(map(_excluded_name, exclude))
         self._included = {place.top: place for place in map(_included_place, include)}
-        self._places: dict[str, tuple[object, Place | None]] = {}
         self._imports: dict[Member, frozenset[str]] = {}
         self._bundles: tuple[_Bundle, ...] = ()
         # Until when these names need not be looked for on disk again: as long as that took.
@@ -190,14 +191,7 @@ class Library:
         top = name.partition(".")[0]
         if top in self._included:
             return self._included[top]
-        module = sys.modules.get(top)
-        known = self._places.get(top)
-        # One that was not found may be there now.
-        if known is None or known[0] is not module or known[1] is None:
-            excluded = top in _NOT_OWN or (top, "") in self._excluded
-            place = Place(top, ()) if excluded else _own_place(top)
-            known = self._places[top] = (module, place)
-        return known[1] if known[1] is not None and known[1].roots else None
+        return None if (top, "") in self._excluded else own_place(top)
 
 
 def _excluded_name(item: Include) -> str:
@@ -220,13 +214,39 @@ def _included_place(item: Include) -> Place:
     return place
 
 
-def _own_place(top: str) -> Place | None:
+#: What is known of modules: what was loaded then, and where it is. Single operations, no lock.
+_places: dict[str, tuple[object, Place | None]] = {}
+
+
+def own_place(top: str) -> Place | None:
+    """Where a module or package is, if it is the user's own."""
+    module, known = sys.modules.get(top), _places.get(top)
+    place = None if known is None or known[0] is not module else known[1]
+    if place is None or (module is None and place.roots):  # what is not loaded may be elsewhere now
+        place = _found(top)
+        _places[top] = (module, place)
+    return place if place is not None and place.roots else None
+
+
+def is_own(name: object) -> bool:
+    """Whether a module is the user's: also the script, and those that are no files."""
+    if not isinstance(name, str):
+        return False
+    top = name.partition(".")[0]
+    if top in _MAIN or own_place(top) is not None:
+        return True
+    return _places[top][1] is None
+
+
+def _found(top: str) -> Place | None:
     """Where a module is, as far as it is the user's own; None if it is nowhere."""
+    if top in _NOT_OWN or top in sys.builtin_module_names:
+        return Place(top, ())
     if top in sys.stdlib_module_names and top not in sys.modules:
         return Place(top, ())
     place = _place_of(top)
     if place is None:
-        return None
+        return Place(top, ()) if top in sys.stdlib_module_names else None
     return Place(top, tuple((name, at) for name, at in place.roots if not _is_installed(at, top)))
 
 
@@ -304,42 +324,57 @@ def _imports_in(text: str) -> Iterator[str]:
 
 def _imports_of_function(function: FunctionType) -> Iterator[str]:
     """What the code of a function imports when it runs."""
-    levels = _imports_of_code(function.__code__)
-    for name, relative in levels:
-        package = function.__globals__.get("__package__") if relative else name
-        if isinstance(package, str) and package:
-            yield package
+    return resolved(imports_of_code(function.__code__), function.__globals__.get("__package__"))
 
 
-_by_code: dict[int, tuple[CodeType, tuple[tuple[str, bool], ...]]] = {}
+def resolved(imports: Iterable[tuple[str, int]], package: object) -> Iterator[str]:
+    """The whole names of what is imported in a package."""
+    for name, level in imports:
+        if not level:
+            yield name
+        elif isinstance(package, str) and package:
+            above = package.split(".")[: len(package.split(".")) - level + 1]
+            yield ".".join([*above, *([name] if name else [])])
 
 
-def _imports_of_code(code: CodeType) -> tuple[tuple[str, bool], ...]:
-    """The modules that code imports, and whether that is relative to its package."""
+#: So many pieces of code are remembered.
+_MOST_CODE = 20_000
+_by_code: dict[int, tuple[CodeType, tuple[tuple[str, int], ...]]] = {}
+
+
+def imports_of_code(code: CodeType) -> tuple[tuple[str, int], ...]:
+    """What code imports when it runs: modules, and what is taken from them, which may be modules
+    too; each with the number of dots before it.
+    """
     known = _by_code.get(id(code))
     if known is not None and known[0] is code:
         return known[1]
-    found: list[tuple[str, bool]] = []
-    if _imports_anything(code):
-        level: object = 0
-        before: list[Any] = []
+    found: list[tuple[str, int]] = []
+    if bytes([dis.opmap["IMPORT_NAME"]]) in code.co_code:
+        before: list[Any] = [0, None]
         for each in dis.get_instructions(code):
             if each.opname == "IMPORT_NAME":
-                level = before[-2].argval if len(before) > 1 else 0
-                found.append((str(each.argval), level != 0))
-            before = [*before[-1:], each]
+                name, level, taken = str(each.argval), before[0] or 0, before[1] or ()
+                found += [(name, level)] if name else []
+                found += [(f"{name}.{part}".lstrip("."), level) for part in taken if part != "*"]
+            before = [before[1], each.argval]
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            found += _imports_of_code(constant)
+            found += imports_of_code(constant)
     while len(_by_code) >= _MOST_CODE:
         _by_code.pop(next(iter(_by_code)), None)
     _by_code[id(code)] = (code, tuple(found))
     return tuple(found)
 
 
-#: So many pieces of code are remembered.
-_MOST_CODE = 20_000
-
-
-def _imports_anything(code: CodeType) -> bool:
-    return bytes([dis.opmap["IMPORT_NAME"]]) in code.co_code
+def source_of(name: str) -> tuple[bytes, str]:
+    """The source of a module of the user's, and the package that it is in; empty if none."""
+    place = own_place(name.partition(".")[0])
+    whole = name.replace(".", "/")
+    for root, path in () if place is None else place.roots:
+        for inner, package in ((".py", name.rpartition(".")[0]), ("/__init__.py", name)):
+            if f"{whole}{inner}".startswith(root):
+                file = Path(path + f"{whole}{inner}"[len(root) :])
+                with contextlib.suppress(OSError):
+                    return file.read_bytes(), package
+    return b"", ""

@@ -113,7 +113,10 @@ def containers(inner):
 
 VALUES = st.recursive(KEYS, containers, max_leaves=12)
 MODEST = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
@@ -146,6 +149,9 @@ class Data:
         return hash(self.value)
 class Slotted(Data):
     pass
+class partial(Data):
+    def __init__(self, *values):
+        self.value = values
 class Tags(set):
     pass
 """, NAMES)  # fmt: skip
@@ -154,10 +160,7 @@ class Tags(set):
 @MODEST
 @given(VALUES, VALUES)
 def test_what_is_not_equal_is_told_apart(tellers, one, other):
-    equal = repr(eval(one, NAMES)) == repr(eval(other, NAMES)) or eval(
-        f"[{one}] == [{other}]", NAMES
-    )
-    if not equal:
+    if not eval(f"[{one}] == [{other}]", NAMES):
         assert tellers[0](one) != tellers[0](other)
 
 

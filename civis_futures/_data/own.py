@@ -208,7 +208,9 @@ def _included_place(item: Include) -> Place:
     if not isinstance(item, ModuleType) and os.path.exists(name):
         path = os.path.abspath(name)
         return Place(os.path.basename(path).removesuffix(".py"), ((os.path.basename(path), path),))
-    place = _place_of(name.partition(".")[0]) if isinstance(item, ModuleType | str) else None
+    # In a container that a path does not lead to, what came along is a module.
+    module = name if isinstance(item, ModuleType) else Path(name).name.removesuffix(".py")
+    place = _place_of(module.partition(".")[0])
     if place is None:
         raise ValueError(f"include: {name!r} is no module that can be found here, and no path")
     return place

@@ -109,8 +109,8 @@ class ContainerPoolExecutor(Executor):
         name: str | None = None,
         requires: Mapping[str, str] | None = None,
         session: str | None = None,
-        include: Iterable[ModuleType | str | os.PathLike[str]] = (),
-        exclude: Iterable[ModuleType | str | os.PathLike[str]] = (),
+        include: Collection[ModuleType | str | os.PathLike[str]] = (),
+        exclude: Collection[ModuleType | str | os.PathLike[str]] = (),
         code: bool = True,
     ) -> None:
         options = PoolOptions(

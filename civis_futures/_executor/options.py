@@ -139,8 +139,8 @@ class PoolOptions:
     name: str | None = None
     requires: Mapping[str, str] | None = None
     session: str | None = None
-    include: Iterable[Include] = ()
-    exclude: Iterable[Include] = ()
+    include: Collection[Include] = ()
+    exclude: Collection[Include] = ()
     code: bool = True
 
     def __post_init__(self) -> None:
@@ -168,11 +168,10 @@ class PoolOptions:
             checked_name(self.session)
         for name in ("include", "exclude"):
             items = getattr(self, name)
-            if isinstance(items, str) or not isinstance(items, Iterable):
-                raise TypeError(f"{name} must be a list of modules or paths")
-            object.__setattr__(self, name, tuple(items))  # it may be good for one look only
-            if not all(isinstance(x, ModuleType | str | os.PathLike) for x in getattr(self, name)):
-                raise TypeError(f"{name} must have modules, their names, or paths")
+            if isinstance(items, str) or not isinstance(items, Collection):
+                raise TypeError(f"{name} must be a list of modules, their names, or paths")
+            if not all(isinstance(item, ModuleType | str | os.PathLike) for item in items):
+                raise TypeError(f"{name} must have modules, their names, or paths in it")
         if not isinstance(self.code, bool):
             raise TypeError("code must be True or False")
         _ = self.calls  # checks the rest

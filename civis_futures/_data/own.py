@@ -191,7 +191,8 @@ class Library:
         top = name.partition(".")[0]
         if top in self._included:
             return self._included[top]
-        return None if (top, "") in self._excluded else own_place(top)
+        place = own_place(top)
+        return None if place is None or (top, "") in self._excluded else place
 
 
 def _excluded_name(item: Include) -> str:

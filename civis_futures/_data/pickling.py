@@ -98,8 +98,9 @@ def payload(what: str, value: Any, contents: ContentStore, library: Library) -> 
     data, buffers, references = _pickled(what, value, contents)
     try:
         bundles = library.bundles(references)
-    except CodeError as error:
-        raise CallPicklingError(f"{what} cannot be sent: {error}", task=what) from error
+    except Exception as error:
+        reason = str(error) if isinstance(error, CodeError) else brief(error)
+        raise CallPicklingError(f"{what} cannot be sent: {reason}", task=what) from error
     return Payload(data, (*buffers, *bundles), len(bundles))
 
 

@@ -6,6 +6,7 @@ Unpacked, since a package reads its files by their paths. Imported only where th
 from __future__ import annotations
 
 import os
+import shutil  # which a zip needs anyway
 import sys
 import zipfile
 
@@ -27,9 +28,12 @@ def unpacked(archive: str, folder: str) -> str:
         with zipfile.ZipFile(archive) as source:
             for info in source.infolist():
                 _unpack(source, info, aside)
-    except zipfile.BadZipFile as error:
-        raise ValueError(str(error)) from error
-    os.rename(aside, target)
+        os.rename(aside, target)
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)  # the room that it takes
+        if isinstance(error, zipfile.BadZipFile):
+            raise ValueError(str(error)) from error
+        raise
     return target
 
 

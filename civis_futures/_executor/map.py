@@ -16,8 +16,6 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
-#: Seconds of compute that a batch should take: some ten times what a call costs besides.
-BATCH_SECONDS = 2.0
 #: Nothing is taken for quicker than that, in seconds.
 LEAST_SECONDS = 1e-4
 
@@ -115,7 +113,8 @@ def _cancel(futures: deque[Future[T]]) -> None:
 class BatchSize:
     """The size for the next batch is `items`, 1 at first; it learns by `took`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.ideal_seconds = seconds  # of compute, that a batch should take
         self.items = 1
         self._seconds = 0.0  # of one item, smoothed
 
@@ -123,6 +122,6 @@ class BatchSize:
         """A batch of so many items took so many seconds of compute."""
         seconds = max(compute / items, LEAST_SECONDS)
         self._seconds = 0.7 * self._seconds + 0.3 * seconds if self._seconds else seconds
-        ideal = int(BATCH_SECONDS / self._seconds)
+        ideal = int(self.ideal_seconds / self._seconds)
         # Twice what was measured, at the most: the first items may not be like the others.
         self.items = max(1, min(ideal, max(self.items, 2 * items)))

@@ -94,7 +94,7 @@ class ContainerFuture(Future[T]):
         self._view = view
         self._on_cancel = cancelled
         self._process = os.getpid()
-        self._shelf = logs
+        self._log_access = logs
         self.add_done_callback(_note_end)
 
     @property
@@ -259,7 +259,7 @@ class ContainerFuture(Future[T]):
         if tail is not None and tail < 0:
             raise ValueError(f"tail must be 0 or more, not {tail}")
         call = _logs.LoggedCall(self._number, self._where, self.done, self._await_end)
-        return (_logs.follow if follow else _logs.read)(self._shelf, call, tail)
+        return (_logs.follow if follow else _logs.read)(self._log_access, call, tail)
 
     def _where(self) -> tuple[int, int] | None:
         view = self._view

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from .._pacing import Pacing
 from .._types import Resources, RunState, Standing, TaskId, WorkerId
 from .._wire import (
     CALL_NOT_FETCHED,
@@ -27,7 +28,7 @@ from .._wire import (
 )
 from . import events as e
 from .looks import Looks, Observation
-from .pacing import PROBE_SECONDS, PROOF_SECONDS, Ramp, RetriedRequest, Shares
+from .pacing import PROBE_SECONDS, Ramp, RetriedRequest, Shares
 from .state import Policy, Step, TaskPhase, Tasks, Worker, WorkerPhase
 
 #: A cancel that shows no effect is repeated after so many seconds.
@@ -54,6 +55,7 @@ class Fleet:
 
     policy: Policy
     tasks: Tasks
+    pacing: Pacing = field(default_factory=Pacing)
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     ramp: Ramp = field(default_factory=Ramp)
     shares: Shares = field(default_factory=Shares)
@@ -401,7 +403,7 @@ class Fleet:
     def _proof(self, step: Step, worker: Worker) -> None:
         """A worker runs; if it goes on so, containers do what they should."""
         assert worker.running_since is not None
-        proof_at = worker.running_since + PROOF_SECONDS
+        proof_at = worker.running_since + self.pacing.proof
         if not self.ramp.proven and not self.ramp.unfit:
             if proof_at <= step.now:
                 self._proven()

@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .._pacing import Pacing
+
 #: Bounds of the pause between two looks, in seconds; in between the budget decides.
 SHORTEST_LOOK, LONGEST_LOOK = 0.05, 60.0
 #: A fresh budget affords a look every so many requests' worth of time (1 s at 1,000 per 300 s).
@@ -25,11 +27,6 @@ HOPE = 5
 FALSE_STARTS = 2
 #: A platform that has not answered any look for so long, in seconds, is gone for good.
 OUTAGE = 3600.0
-#: When only the end of containers is waited for, and for so many seconds no look has brought
-#: anything, the waiting ends; sooner if there is nobody to answer it (True).
-LAST_PATIENCE = {False: 75.0, True: 8.0}
-#: Bounds of the pause after a failure, in seconds, before jitter.
-FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 #: One part in so many of the budget is for the workers' looks at the inbox, and as much for their
 #: answers.
 INBOX_SHARE, ANSWER_SHARE = 4, 4
@@ -40,18 +37,11 @@ SHORTEST_LINGER, LONGEST_LINGER = 0.5, 30.0
 #: How many containers may start before one of them has shown that it can do the work; and twice
 #: as many after each of so many seconds.
 PROBES, PROBE_SECONDS = 2, 5.0
-#: A worker that has run for so many seconds, and said nothing, has reached the user's code.
-PROOF_SECONDS = 2.0
 
 #: As long as nobody knows how long calls take, a worker gets its share, up to so many.
 BLIND = 100
 #: The shortest call that is believed, in seconds.
 SHORTEST_CALL = 1e-4
-
-
-def backoff(failures: int, chance: float) -> float:
-    """Seconds to wait after so many failures in a row; `chance` in [0, 1) spreads them."""
-    return float(min(FIRST_BACKOFF * 2.0 ** (failures - 1), LONGEST_BACKOFF)) * (0.5 + chance)
 
 
 def poll(readers: int, pace: float) -> float:
@@ -74,13 +64,13 @@ class RetriedRequest:
     failed_at: float = 0.0
     error: str = ""  # of the last one
 
-    def fail(self, now: float, chance: float, error: str = "") -> None:
+    def fail(self, now: float, pacing: Pacing, chance: float, error: str = "") -> None:
         """It failed: the next one waits, longer each time."""
         self.busy = False
         self.error = error
         self.failed_at = now
         self.failures += 1
-        self.not_before = now + backoff(self.failures, chance)
+        self.not_before = now + pacing.backoff(self.failures, chance)
 
 
 @dataclass(slots=True)

@@ -48,7 +48,7 @@ _NEVER_OPENED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, ht
 _HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, ssl.SSLCertVerificationError)
 #: Seconds that one answer may take to be read, however many bytes it has and however they drip.
 _LONGEST_ANSWER = 120.0
-#: A download gets this many seconds, and one more for each so many bytes.
+#: A download gets _DOWNLOAD_SECONDS, and one more for each _SLOWEST bytes.
 _DOWNLOAD_SECONDS, _SLOWEST = 60.0, 1000
 
 

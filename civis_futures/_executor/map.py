@@ -21,13 +21,13 @@ LEAST_SECONDS = 1e-4
 
 
 class Watcher(Protocol):
-    """Who looks on."""
+    """What sees each future of a `map`, and waits for it: a progress bar."""
 
     def watch(self, future: Future[Any]) -> None:
         """It was submitted."""
 
     def wait(self, future: Future[Any], timeout: float | None) -> None:
-        """Return when it is done, or after so many seconds."""
+        """Return when it is done, or after `timeout` seconds."""
 
     def close(self) -> None:
         """No result is asked for any more."""
@@ -119,7 +119,7 @@ class BatchSize:
         self._seconds = 0.0  # of one item, smoothed
 
     def took(self, items: int, compute: float) -> None:
-        """A batch of so many items took so many seconds of compute."""
+        """A batch of `items` took `compute` seconds in the container."""
         seconds = max(compute / items, LEAST_SECONDS)
         self._seconds = 0.7 * self._seconds + 0.3 * seconds if self._seconds else seconds
         ideal = int(self.ideal_seconds / self._seconds)

@@ -245,7 +245,7 @@ class ContainerFuture(Future[T]):
         there is a run. A record of `logging` has its level.
 
         Args:
-            tail: so many of the last lines; 10,000 at the most, which is also meant by None.
+            tail: how many of the last lines; at most 10,000, which is also what None means.
             follow: give an iterator of the lines, from those that there are (the last `tail`) to
                 the last one before the call is done. It waits for them, and may be given up.
 

@@ -24,7 +24,7 @@ from .._wire import BEGIN_LINE
 MOST_LINES, MOST_CHARACTERS = 10_000, 20_000_000
 #: How many lines the first page has; the next ones are chosen to be about so large.
 FIRST_PAGE, PAGE_CHARACTERS, SMALLEST_PAGE = 1_000, 4_000_000, 250
-#: A late line may have an id that is so much lower than one that was seen before it.
+#: A late line may have an id that is lower, by up to this much, than one that was read before it.
 OVERLAP = 100
 #: The pause between two reads of a log that grows: at most so many seconds, and so many requests'
 #: worth of the budget.
@@ -65,8 +65,8 @@ class LogAccess:
 class LoggedCall:
     """Whose lines they are: `number` is None for a whole run.
 
-    `where` is its job and run, once there are; `wait` returns when it is done, or after so many
-    seconds.
+    `where` is its job and run, once there are; `wait` returns when it is done, or after the
+    given number of seconds.
     """
 
     number: int | None

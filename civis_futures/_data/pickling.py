@@ -22,8 +22,8 @@ from . import sources
 from .contents import Content, ContentStore, SharedData
 
 PROTOCOL = 5
-#: Buffers of at least this many bytes leave the pickle, to be uploaded once. Each costs a request to
-#: upload and one per worker to find, which takes about as long as it takes to send 1 MB.
+#: Buffers of at least this many bytes leave the pickle, to be uploaded once. Each costs a request
+#: to upload and one per worker to find, which takes about as long as it takes to send 1 MB.
 LEAST_BUFFER = 1_000_000
 #: The most buffers that leave one pickle, lest a list of arrays costs hundreds of requests.
 MOST_BUFFERS = 16

@@ -59,8 +59,8 @@ class ContainerPoolExecutor(Executor):
         initializer, initargs: called once in each process of a worker, before its first call. If
             it raises, or its process dies in it, the pool is broken, as in the standard library.
         max_retries: how often a call is started again after its container was lost, or after an
-            exception that `retry_on` names; after a pause, longer each time. A call that cannot have
-            begun is started again without counting.
+            exception that `retry_on` names; after a pause, longer each time. A call that
+            cannot have begun is started again without counting.
         retry_on: which exceptions of the function are a reason to try again: a type, a tuple of
             types, or a function of the exception. None of them, by default.
         memory_growth: a call whose container was killed for want of memory is started again in

@@ -72,7 +72,7 @@ class WorkerRun:
 
 
 class Book(Protocol):
-    """Who writes down a pool's workers, so that other processes find them: a session."""
+    """Where a pool's workers are written down, so that other processes find them: a session."""
 
     @property
     def inbox(self) -> int:
@@ -394,7 +394,7 @@ class Mailbox:
 
     def find(self, worker_run: WorkerRun) -> tuple[e.Report, WorkerRun] | None:
         """The run of a worker that another process has launched, and all that it has answered; None
-        if it never got a run. Who gives the run's id as well knows that it is over.
+        if it never got a run. A worker's run that has an id here is one that is over.
 
         Raises:
             PlatformError: what it has answered cannot be read.
@@ -413,7 +413,7 @@ class Mailbox:
 
     def diagnose(
         self, worker_run: WorkerRun, calls: Sequence[e.Given], answer: _wire.Answer | None
-    ) -> tuple[e.Verdict, int]:
+    ) -> e.Diagnosis:
         """Why calls of this worker were lost, and which of them it was at."""
         run, lines = None, []
         try:
@@ -423,9 +423,9 @@ class Mailbox:
             _log.warning("run %s cannot be looked into: %s", worker_run.run_id, error)
         said = [line.message.rstrip() for line in lines]
         if answer is not None:
-            return told_by_worker(answer, run, part_of(said, calls[0])), 0
+            return e.Diagnosis(told_by_worker(answer, run, part_of(said, calls[0])))
         at = reached(calls, said)
-        return told_by_run(run, said, self._container.image, calls[at]), at
+        return e.Diagnosis(told_by_run(run, said, self._container.image, calls[at]), at)
 
 
 def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _wire.Answers | None]:

@@ -29,6 +29,8 @@ from .bundles import Excluded, Listing, Member, Place, listing, packed, read
 from .contents import Content, ContentStore
 from .sources import note_zip
 
+#: Looking for changes may take so many seconds for each call.
+SHORT = 0.001
 #: Modules of so many bytes have a bundle of their own, so that an edit elsewhere moves them not.
 LARGE = 1_000_000
 #: Never the user's own. (We may be an editable install; then the image has us or has us not.)
@@ -112,7 +114,7 @@ class Library:
         self._included = {place.top: place for place in map(_included_place, include)}
         self._imports: dict[Member, frozenset[str]] = {}
         self._bundles: tuple[_Bundle, ...] = ()
-        # Until when these names need not be looked for on disk again: as long as that took.
+        # Until when these names need not be looked for on disk again.
         self._fresh: tuple[float, frozenset[str]] = (0.0, frozenset())
 
     def bundles(self, references: References) -> tuple[Content, ...]:
@@ -129,9 +131,11 @@ class Library:
         begin = time.perf_counter()
         until, known = self._fresh
         if begin > until or not names <= known:
-            self._bundles = self._renewed(self._closure(names))
+            closure = self._closure(names)
             end = time.perf_counter()
-            self._fresh = (2 * end - begin, names)
+            self._bundles = self._renewed(closure)
+            # Where there is much to look at, half of the time goes to it at most.
+            self._fresh = (end + max(end - begin - SHORT, 0.0), names)
         return tuple(bundle.content for bundle in self._bundles)
 
     def _closure(self, names: Iterable[str]) -> dict[str, Listing]:

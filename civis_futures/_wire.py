@@ -27,6 +27,10 @@ from dataclasses import dataclass, field
 from types import CodeType, CoroutineType
 from typing import Any, NamedTuple
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 WIRE_VERSION = 1
 
 #: The environment variable (and script parameter) that holds the order.
@@ -92,6 +96,11 @@ class WireError(ValueError):
 def digest(data: bytes | memoryview) -> str:
     """The SHA-256 of `data`, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def code_folder(digests: Iterable[str]) -> str:
+    """What a worker calls the folder with the modules of these zips, as tracebacks tell."""
+    return f"code-{digest(' '.join(sorted(digests)).encode())[:16]}"
 
 
 def answers_name(worker: str, number: int) -> str:

@@ -25,9 +25,10 @@ from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
+from .. import _wire
 from .bundles import Excluded, Listing, Member, Place, listing, packed, read
 from .contents import Content, ContentStore
-from .sources import note_zip
+from .sources import note_folder
 
 #: Looking for changes may take so many seconds for each call.
 SHORT = 0.001
@@ -133,7 +134,10 @@ class Library:
         if begin > until or not names <= known:
             closure = self._closure(names)
             end = time.perf_counter()
-            self._bundles = self._renewed(closure)
+            bundles = self._renewed(closure)
+            if bundles != self._bundles:
+                self._bundles = bundles
+                _note(bundles)
             # Where there is much to look at, half of the time goes to it at most.
             self._fresh = (end + max(end - begin - SHORT, 0.0), names)
         return tuple(bundle.content for bundle in self._bundles)
@@ -175,10 +179,7 @@ class Library:
         packed_as = tuple(each for each in packed_as if each.members)  # else it is gone
         if not packed_as:
             return []
-        content = self._contents.keep(data)
-        members = [member for each in packed_as for member in each.members]
-        note_zip(content.sha256, {x.name: x.where for x in members})
-        return [_Bundle(packed_as, content)]
+        return [_Bundle(packed_as, self._contents.keep(data))]
 
     def _imported_by(self, member: Member) -> frozenset[str]:
         """The modules that a file imports, by their whole names."""
@@ -197,6 +198,13 @@ class Library:
             return self._included[top]
         place = own_place(top)
         return None if place is None or (top, "") in self._excluded else place
+
+
+def _note(bundles: Iterable[_Bundle]) -> None:
+    """So that tracebacks name the files here."""
+    listings = [each for bundle in bundles for each in bundle.listings]
+    paths = {member.name: member.where for each in listings for member in each.members}
+    note_folder(_wire.code_folder(bundle.content.sha256 for bundle in bundles), paths)
 
 
 def _excluded_name(item: Include) -> str:

@@ -30,10 +30,10 @@ from typing import Any
 from .._wire import Answer, Frame, came_by_value, code_key
 
 #: So many pieces of code are remembered; of more than that, those that were sent last. And so many
-#: zips with modules.
-MOST_CODE, MOST_ZIPS = 20_000, 100
+#: folders with modules.
+MOST_CODE, MOST_FOLDERS = 20_000, 100
 #: Where a traceback names a file of a zip; see `worker._code`.
-_IN_ZIP = re.compile(r'(?<=File ")[^"\n]*/code-([0-9a-f]{16})/([^"\n]+)(?=", line (\d+))')
+_IN_ZIP = re.compile(r'(?<=File ")[^"\n]*/(code-[0-9a-f]{16})/([^"\n]+)(?=", line (\d+))')
 
 
 def _begin() -> float:
@@ -79,8 +79,8 @@ _seen: dict[int, CodeType] = {}  # by their id
 #: By file and key; and by the key alone, for code that an earlier process has sent.
 _known: dict[tuple[str, str], tuple[_Text, str]] = {}
 _numbers = itertools.count()
-#: By the end of its digest: the paths of what is in a zip, by their names there.
-_zips: dict[str, Mapping[str, str]] = {}
+#: By the name of the folder that zips are unpacked into: the paths here, by the names there.
+_folders: dict[str, Mapping[str, str]] = {}
 
 
 def note(function: FunctionType) -> None:
@@ -112,10 +112,10 @@ def with_sources(answer: Answer) -> Answer:
     return replace(answer, text=_IN_ZIP.sub(_path_here, text), frames=())
 
 
-def note_zip(sha256: str, paths: Mapping[str, str]) -> None:
-    """A zip with modules is sent: remember where its files are."""
-    _zips[sha256[-16:]] = paths
-    _forget(_zips, MOST_ZIPS)
+def note_folder(name: str, paths: Mapping[str, str]) -> None:
+    """Zips with modules are sent: remember where their files are."""
+    _folders[name] = paths
+    _forget(_folders, MOST_FOLDERS)
 
 
 def own_place(answer: Answer) -> str:
@@ -125,7 +125,7 @@ def own_place(answer: Answer) -> str:
 
 
 def _path_here(match: re.Match[str]) -> str:
-    return _zips.get(match[1], {}).get(match[2], match[0])
+    return _folders.get(match[1], {}).get(match[2], match[0])
 
 
 def _all_in(code: CodeType) -> list[CodeType]:

@@ -1,8 +1,8 @@
 """From a function and its arguments to a task that the manager has, and its future.
 
 All in the caller's thread, and without a request: what is pickled here is a snapshot, and so are
-the user's modules, whose files are looked at. Shared by an
-executor and the views of it that have other options; it knows no executor.
+the user's modules, whose files are looked at. Shared by an executor and the views of it that have
+other options; it knows no executor.
 
 What the image must have for a call is checked in the container before the call is unpickled. The
 check travels with the call and is pickled by value, as a function within a function: nothing of

@@ -120,10 +120,10 @@ class Child:
         return fit
 
     def _initialize(
-        self, body: bytes, path: str | None, buffers: Sequence[str], code: list[str]
+        self, body: bytes, path: str | None, buffers: Sequence[str], modules: list[str]
     ) -> Header | None:
         """What went wrong, if anything did."""
-        _use(code)
+        _use(modules)
         if path is not None:  # not by `load`, which would remove it: later processes need it too
             with open(path, "rb") as file:
                 body = file.read()
@@ -146,7 +146,7 @@ class Child:
         _forget_peak()
         started = _time()
         try:
-            _use(header.get("code"))
+            _use(header.get("modules", []))
             call, importing = load(body, header["path"], header["buffers"])
             _show_levels()
         except BaseException as error:
@@ -339,12 +339,12 @@ def _run_exit_hooks() -> None:
             stream.flush()
 
 
-def _use(code: list[str] | None) -> None:
-    """Find the user's modules."""
-    if code:
+def _use(modules: list[str]) -> None:
+    """Find the user's modules in these folders."""
+    if modules:
         from ._code import use  # most workers have none
 
-        use(code)
+        use(modules)
 
 
 def _show_levels() -> None:

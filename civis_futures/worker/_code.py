@@ -11,30 +11,30 @@ import sys
 import zipfile
 
 _CHUNK = 1 << 20
+_used: list[str] = []  # the folders that this process has
 
 
-def unpacked(archive: str, folder: str) -> str:
-    """The folder with the modules of this zip, in `folder`; calls of the same zip share it.
+def unpacked(archives: list[str], target: str) -> None:
+    """Put all that is in these zips into one folder, where modules find what lies next to them.
 
     Raises:
         OSError: there is no room, or no right to write.
-        ValueError: it is no zip, or has names that lead elsewhere.
+        ValueError: one is no zip, or has names that lead elsewhere.
     """
-    target = os.path.join(folder, "code-" + os.path.basename(archive)[-16:])
     if os.path.isdir(target):
-        return target
+        return
     aside = f"{target}.{os.urandom(4).hex()}"  # one that is not whole has another name
     try:
-        with zipfile.ZipFile(archive) as source:
-            for info in source.infolist():
-                _unpack(source, info, aside)
+        for archive in archives:
+            with zipfile.ZipFile(archive) as source:
+                for info in source.infolist():
+                    _unpack(source, info, aside)
         os.rename(aside, target)
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)  # the room that it takes
         if isinstance(error, zipfile.BadZipFile):
             raise ValueError(str(error)) from error
         raise
-    return target
 
 
 def _unpack(source: zipfile.ZipFile, info: zipfile.ZipInfo, folder: str) -> None:
@@ -50,15 +50,17 @@ def _unpack(source: zipfile.ZipFile, info: zipfile.ZipInfo, folder: str) -> None
 
 
 def use(folders: list[str]) -> None:
-    """Find modules in these folders first, also those that were imported from elsewhere before."""
-    new = [folder for folder in folders if folder not in sys.path]
-    if not new:
-        return
+    """Find modules in these folders first, also those that were imported from elsewhere before.
+
+    What is in folders that were used before is the same, as far as it is in the new ones.
+    """
+    new = [folder for folder in folders if folder not in _used]
+    _used.extend(new)
     sys.path[:0] = new
     tops = {name.removesuffix(".py"): folder for folder in new for name in os.listdir(folder)}
     for name, module in list(sys.modules.items()):
         folder = tops.get(name.partition(".")[0])
-        if folder is not None and _replaces(folder, name) and not _is_in(module, folder):
+        if folder is not None and _replaces(folder, name) and not _is_ours(module):
             del sys.modules[name]
 
 
@@ -70,6 +72,6 @@ def _replaces(folder: str, name: str) -> bool:
     return any(map(os.path.isfile, (f"{top}.py", f"{whole}.py", *inits)))
 
 
-def _is_in(module: object, folder: str) -> bool:
+def _is_ours(module: object) -> bool:
     file = getattr(module, "__file__", None)
-    return isinstance(file, str) and file.startswith(folder + os.sep)
+    return isinstance(file, str) and any(file.startswith(folder + os.sep) for folder in _used)

@@ -41,7 +41,8 @@ class StartedAgainError(Exception):
 class FetchedCall:
     """A call whose bytes are here, in memory or in a file; or the reason why they are not.
 
-    `buffers` are the paths of what it refers to, and `code` folders with the user's modules.
+    `buffers` are the paths of what it refers to, `code` digests of zips with the user's modules,
+    and `modules` the folder that these are in.
     """
 
     def __init__(self, body: bytes = b"", path: str | None = None, problem: str = "") -> None:
@@ -49,12 +50,13 @@ class FetchedCall:
         self.path = path
         self.problem = problem
         self.buffers: list[str] = []
-        self.code: list[str] = []
+        self.code: set[str] = set()
+        self.modules: list[str] = []
 
     @property
     def here(self) -> bool:
         """Whether its files are still there: they lie where user code can remove them."""
-        paths = [*self.buffers, *self.code]
+        paths = [*self.buffers, *self.modules]
         return all(map(os.path.exists, paths if self.path is None else [self.path, *paths]))
 
 
@@ -233,14 +235,14 @@ class WorkerLoop:
 
     def _begin(self, call: _wire.Call, fetched: FetchedCall) -> None:
         """Hand a call to the child, which says so in the log if there may be others in there."""
-        process = self._living_process(fetched.code)
+        process = self._living_process(fetched)
         self._running, self._since = call, time.time()
         if self._ready:
             process.limit(call.timeout)
         header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
         header["buffers"] = fetched.buffers
-        if fetched.code:
-            header["code"] = fetched.code
+        if fetched.modules:
+            header["modules"] = fetched.modules
         if not self._alone:
             # On a line of its own: what was before may have ended without a newline, and been
             # written by anything, so nobody knows.
@@ -249,19 +251,21 @@ class WorkerLoop:
         self._printed = True
         process.send(header, fetched.body)
 
-    def _living_process(self, code: list[str]) -> Process:
+    def _living_process(self, call: FetchedCall) -> Process:
         """The child, or a new one if the call has another version of the user's modules: a process
         that has imported the old one cannot forget it.
         """
-        if self._process is not None and not (self._process.alive() and self._process.takes(code)):
-            self._process.end()
+        process = self._process
+        if process is not None and not (process.alive() and process.takes(call.code)):
+            process.end()
             self._process = None
         if self._process is None:
             self._ready = self._initializer is None
             first, payload = self._initializer, None
             if first is not None:  # what the call brings too is the call's
-                payload = first.body, first.path, first.buffers, [*code, *first.code]
-            self._process = Process(self._folder, payload, code or (first.code if first else []))
+                payload = first.body, first.path, first.buffers, [*call.modules, *first.modules]
+            code = call.code or (first.code if first is not None else set())
+            self._process = Process(self._folder, payload, code)
             self._process.start(self._platform.http.close)
         return self._process
 
@@ -284,7 +288,10 @@ class WorkerLoop:
             if code:
                 from ._code import unpacked  # most workers have none
 
-                fetched.code = [unpacked(path, self._folder) for path in paths[-code:]]
+                fetched.code = {blob.sha256 for blob in buffers[-code:]}
+                folder = os.path.join(self._folder, _wire.code_folder(fetched.code))
+                fetched.modules = [folder]
+                unpacked(paths[-code:], folder)
             if blob.file_id is None:
                 fetched.body, fetched.path = blob.inline_data(), None
             else:

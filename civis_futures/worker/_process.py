@@ -18,7 +18,7 @@ from ._frames import Frames, high_pipe, new_mark, packed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 #: Seconds between two looks at whether the child still lives. Its end usually closes the pipe,
@@ -63,13 +63,13 @@ class DiedError(Exception):
 
 class Process:
     """A child. `folder` is for bytes too large for a pipe; `initializer` what it runs first; `code`
-    the folders with the user's modules that it begins with.
+    the digests of zips with the user's modules that it begins with.
 
     `expired` says whether it was ended because its time was over; see `limit`.
     """
 
     def __init__(
-        self, folder: str, initializer: _child.Payload | None, code: Sequence[str] = ()
+        self, folder: str, initializer: _child.Payload | None, code: Iterable[str] = ()
     ) -> None:
         self._folder = folder
         self._code = set(code)
@@ -129,17 +129,14 @@ class Process:
             except BrokenPipeError:
                 return
 
-    def takes(self, code: Sequence[str]) -> bool:
+    def takes(self, code: set[str]) -> bool:
         """Whether it may run a call with these modules: those that it has, and perhaps more.
 
         (A call has all that calls before it had needed, unless one was changed.)
         """
-        if not code or self._code.issuperset(code):
-            return True
-        if not self._code.issubset(code):
-            return False
-        self._code.update(code)
-        return True
+        if self._code <= code:
+            self._code = set(code)
+        return code <= self._code
 
     @property
     def begun(self) -> bool:

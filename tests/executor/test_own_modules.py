@@ -285,6 +285,18 @@ def test_include_exclude_and_none(make_executor, project, tmp_path):
         result(off, load("taken").names)
 
 
+def test_what_is_included_lies_next_to_the_modules(make_executor, project):
+    folder = project({
+        "reading.py": "from pathlib import Path\nimport big_one\n"
+        "def read():\n    return (Path(__file__).resolve().parent / 'table.csv').read_text()\n",
+        "big_one.py": "#" * 1_100_000,
+        "table.csv": "1,2",
+    })  # fmt: skip
+    executor = make_executor(1, include=[folder / "table.csv"])
+    assert result(executor, pow, 2, 2) == 4
+    assert result(executor, load("reading").read) == "1,2"
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
@@ -378,13 +390,14 @@ def test_no_call_mixes_two_versions(executor, project, gate, until):
 
 def test_a_process_stays_while_nothing_is_edited(executor, project):
     """Also when calls need more modules than those before."""
-    project({"alpha.py": "import os\ndef pid():\n    return os.getpid()\n"})
+    project({"alpha.py": "import os\ncalls = []\ndef pid():\n    calls.append(os.getpid())\n"
+             "    return calls\n"})  # fmt: skip
     project({"beta.py": "import alpha\ndef pid():\n    return alpha.pid()\n"})
-    alpha = load("alpha")
-    pids = {result(executor, alpha.pid), result(executor, os.getpid)}
-    beta = load("beta")
-    pids |= {result(executor, beta.pid), result(executor, alpha.pid)}
-    assert len(pids) == 1
+    alpha, beta = load("alpha"), load("beta")
+    first, then, last = (result(executor, x.pid) for x in (alpha, beta, alpha))
+    assert last == first * 3, "what a process has in memory stays"
+    assert then == first * 2
+    assert [result(executor, os.getpid)] == first
 
 
 # --- what it costs -------------------------------------------------------------------------------

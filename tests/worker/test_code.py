@@ -80,11 +80,12 @@ def test_names_that_lead_elsewhere(tmp_path, name):
         file.writestr("first.py", "")
         file.writestr(name, "")
     with pytest.raises(ValueError, match=r"out\.py"):
-        _code.unpacked(str(archive), str(tmp_path))
+        _code.unpacked([str(archive)], str(tmp_path / "code"))
     assert os.listdir(tmp_path) == [archive.name]
 
 
 def test_what_was_imported_from_elsewhere_is_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(_code, "_used", [])
     monkeypatch.setattr(sys, "path", [str(tmp_path / "image"), *sys.path])
     for place, names in (
         ("image", ("swapped_m", "pack_m/__init__", "pack_m/old", "space_m/theirs")),

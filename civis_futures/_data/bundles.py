@@ -171,10 +171,10 @@ def read(member: Member) -> bytes:
 
 def _zipped(listings: tuple[Listing, ...]) -> bytes:
     target = io.BytesIO()
-    members = sorted((x for each in listings for x in each.members), key=lambda x: x.name)
+    members = {member.name: member for each in listings for member in each.members}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for member in members:
-            info = zipfile.ZipInfo(member.name, _EPOCH)
+        for name, member in sorted(members.items()):
+            info = zipfile.ZipInfo(name, _EPOCH)
             info.create_system = 3  # the mode is that of Unix
             info.external_attr = (0o755 if member.mark[4] else 0o644) << 16
             info.compress_type = zipfile.ZIP_DEFLATED

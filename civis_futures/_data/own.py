@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from .. import _wire
 from .bundles import Excluded, Listing, Member, Place, listing, packed, read
@@ -262,7 +264,32 @@ def _found(top: str) -> Place | None:
     place = _place_of(top)
     if place is None:
         return Place(top, ()) if top in sys.stdlib_module_names else None
-    return Place(top, tuple((name, at) for name, at in place.roots if not _is_installed(at, top)))
+    own = [(name, path) for name, path in place.roots if not _is_installed(path, top)]
+    return Place(top, (*own, *_metadata(path for _, path in own)))
+
+
+def _metadata(paths: Iterable[str]) -> set[tuple[str, str]]:
+    """What tells of the editable installs that these are of: packages ask for their version."""
+    above = [path + os.sep for path in paths]
+    return {
+        (os.path.basename(info), info)
+        for info, project in _editables()
+        if any(path.startswith(project) for path in above)
+    }
+
+
+@cache
+def _editables() -> tuple[tuple[str, str], ...]:
+    """The metadata and the project folder of each editable install (PEP 610)."""
+    found = []
+    for folder in filter(os.path.isdir, sys.path):
+        for file in sorted(Path(folder).glob("*.dist-info/direct_url.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                told = json.loads(file.read_text("utf-8"))
+                url = urlsplit(told["url"])
+                if told["dir_info"]["editable"] and url.scheme == "file":
+                    found.append((str(file.parent), unquote(url.path).rstrip("/") + "/"))
+    return tuple(x for x in found if not os.path.basename(x[0]).startswith("civis_futures-"))
 
 
 def _place_of(top: str) -> Place | None:

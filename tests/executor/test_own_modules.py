@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from benchmarks.measure import running, spending
 
 import civis_futures as cf
+from civis_futures._data import own
 
 SECONDS = 60  # only a hang takes so long
 
@@ -138,6 +140,20 @@ def test_an_initializer(make_executor, project):
     assert result(executor, setting.get) == 7
 
 
+def test_an_initializer_that_is_edited(make_executor, project):
+    """With a call that needs its module it is of the call's version."""
+    text = "import plain\nvalue = None\ndef init():\n    global value\n    value = {}\n"
+    text += "def get():\n    return value, plain.__name__\n"
+    folder = project({"starting.py": text.format(1), "plain.py": "def f():\n    return 0\n"})
+    starting, plain = load("starting"), load("plain")
+    executor = make_executor(1, initializer=starting.init)
+    assert result(executor, plain.f) == 0
+    assert result(executor, starting.get) == (1, "plain")
+    (folder / "starting.py").write_text(text.format(2))
+    assert result(executor, abs, -3) == 3
+    assert result(executor, starting.get) == (2, "plain")
+
+
 def test_a_package_travels_whole(executor, project):
     folder = project({
         "goods/__init__.py": "from . import a\n",
@@ -216,6 +232,29 @@ def test_in_a_zip(executor, tmp_path, monkeypatch):
     finally:
         for name in ("zipped", "zipped.b", "beside"):
             sys.modules.pop(name, None)
+
+
+def test_an_editable_install_knows_its_version(executor, tmp_path, monkeypatch):
+    site, source = tmp_path / "site-packages", tmp_path / "pro ject" / "src"
+    (site / "made_up-4.5.dist-info").mkdir(parents=True)
+    (site / "made_up-4.5.dist-info/METADATA").write_text("Name: made-up\nVersion: 4.5\n")
+    url = {"url": source.parent.as_uri(), "dir_info": {"editable": True}}
+    (site / "made_up-4.5.dist-info/direct_url.json").write_text(json.dumps(url))
+    for name in ("made_up", "made_up_too"):
+        (source / name).mkdir(parents=True)
+        (source / name / "__init__.py").write_text(
+            "from importlib.metadata import version\nV = version('made-up')\n"
+            "def f():\n    return V\n"
+        )
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.syspath_prepend(str(source))
+    own._editables.cache_clear()
+    try:
+        made_up, too = load("made_up"), load("made_up_too")
+        assert result(executor, lambda: [made_up.f(), too.f()]) == ["4.5", "4.5"]
+    finally:
+        own._editables.cache_clear()
+        sys.modules.pop("made_up"), sys.modules.pop("made_up_too")
 
 
 def test_what_is_installed_does_not_travel(executor, project, tmp_path, monkeypatch):
@@ -398,6 +437,29 @@ def test_a_process_stays_while_nothing_is_edited(executor, project):
     assert last == first * 3, "what a process has in memory stays"
     assert then == first * 2
     assert [result(executor, os.getpid)] == first
+
+
+def test_a_session_notices(project, platform, make_executor):
+    folder = project({"learning.py": "import rates\ndef fit(x):\n    return rates.of(x)\n",
+                      "rates.py": "def of(x):\n    return x * 2\n"})  # fmt: skip
+    fit = load("learning").fit
+
+    def run(session="own modules"):
+        with cf.ContainerPoolExecutor(1, platform=platform, session=session) as executor:
+            future = executor.submit(fit, 4)
+            return future.result(SECONDS), future.run_id
+
+    try:
+        first = run()
+        (folder / "rates.py").write_text("# a comment\n\ndef of(x):\n    return x * 2\n")
+        importlib.reload(load("rates"))
+        assert run() == first
+        (folder / "rates.py").write_text("def of(x):\n    return x * 3  # it was 2\n")
+        importlib.reload(load("rates"))
+        with pytest.raises(cf.SessionMismatchError, match="fit does something else now"):
+            run()
+    finally:
+        cf.purge("own modules", platform=platform)
 
 
 # --- what it costs -------------------------------------------------------------------------------

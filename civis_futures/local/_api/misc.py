@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -73,7 +72,7 @@ def _spec() -> bytes:
         path = Path(folder) / "resources" / "civis_api_spec.json"
         if path.exists():
             return path.read_bytes()
-    return resources.files(__package__).joinpath("spec.json").read_bytes()
+    return tables.SPEC
 
 
 def get_notifications(_site: Site, _ask: Ask) -> Reply:

@@ -20,7 +20,7 @@ PARAM_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?", re.ASCII)
 
 def create_container(site: Site, ask: Ask) -> Reply:
     """POST /scripts/containers."""
-    given = read({**tables.CONTAINER, **tables.HIDDEN}, ask.body)
+    given = read(tables.NEW_CONTAINER, ask.body)
     row = _add(site, "container", tables.CONTAINER, given)
     return Reply(201, documents.container(site, row))
 
@@ -85,7 +85,7 @@ def delete(kind: str) -> Any:
 
 def create_custom(site: Site, ask: Ask) -> Reply:
     """POST /scripts/custom."""
-    given = read({**tables.CUSTOM, **tables.HIDDEN, **tables.FROM_TEMPLATE}, ask.body)
+    given = read(tables.NEW_CUSTOM, ask.body)
     template = _template_row(site, given["fromTemplateId"])
     row = _add(site, "custom", tables.CUSTOM, given, template)
     return Reply(201, documents.custom(site, row))

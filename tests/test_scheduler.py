@@ -78,7 +78,9 @@ class Table:
                     commands += self(e.Launched(command.worker))
                 elif isinstance(command, e.Look):
                     seen = tuple(
-                        replace(report, read=True, sure=report.worker in command.sure)
+                        replace(
+                            report, read=True, asked_directly=report.worker in command.ask_directly
+                        )
                         for report in reports
                     )
                     commands += self(e.Looked(seen, 1, 0.0))
@@ -146,7 +148,7 @@ def test_a_worker_is_reused_and_an_idle_one_is_let_go():
 def test_one_container_per_task_ends_after_it():
     table = Table(max_tasks_per_worker=1)
     assert table(e.Submitted(TaskId(0))) == [e.Prepare()]
-    assert table(e.Prepared()) == [e.Launch(WorkerId(1), ((TaskId(0), 1),), last=True)]
+    assert table(e.Prepared()) == [e.Launch(WorkerId(1), ((TaskId(0), 1),), one_shot=True)]
 
 
 def test_a_large_call_is_uploaded_first():
@@ -205,7 +207,7 @@ def test_a_run_that_succeeded_may_answer_late_and_frees_its_place():
     table.submit(1)
     over = e.Report(WorkerId(1), run_in(RunState.SUCCEEDED))
     since = table.now
-    assert e.Launch(WorkerId(2), ((TaskId(1), 1),), last=True) in table.looked(over)
+    assert e.Launch(WorkerId(2), ((TaskId(1), 1),), one_shot=True) in table.looked(over)
     table(e.Launched(WorkerId(2)))
     commands = table.until("Diagnose", over)
     assert 30 < table.now - since < 60
@@ -406,7 +408,7 @@ def test_max_tasks_per_worker_is_never_exceeded():
     table = Table(max_workers=1, max_tasks_per_worker=2)
     table.submit(0, 1, 2)
     calls = ((TaskId(0), 1), (TaskId(1), 1))
-    assert table(e.Prepared()) == [e.Launch(WorkerId(1), calls, last=True)]
+    assert table(e.Prepared()) == [e.Launch(WorkerId(1), calls, one_shot=True)]
     table(e.Launched(WorkerId(1)))
     table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING)))
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
@@ -601,7 +603,7 @@ def test_idle_containers_make_room_for_other_pools():
     alive = e.Report(launches[0].worker, run_in(RunState.RUNNING))
     commands = table.looked(replace(alive, answers=(timed(0, 1.0),)))
     assert kinds(commands) == ["Settle"]
-    [write] = table(e.Crowded(table.now))
+    [write] = table(e.OthersWait(table.now))
     assert write.letters == (e.LetterContent(launches[0].worker, stop=True),)
 
 
@@ -857,7 +859,7 @@ class World:
     todo: dict = field(default_factory=dict)  # worker -> calls it has still to do
     seen: dict = field(default_factory=dict)  # worker -> calls it was ever given
     letters: dict = field(default_factory=dict)  # worker -> what the inbox holds for it
-    stops: set = field(default_factory=set)  # workers that were told to stop
+    stops: set = field(default_factory=set)  # workers that were letters_posted to stop
     recalled: set = field(default_factory=set)  # workers whose launch is not wanted any more
     terms: dict = field(default_factory=dict)  # task -> its terms
     submitted: int = 0
@@ -919,7 +921,9 @@ class World:
             assert not tasks.known, "invariant 3"
             assert not workers, "invariant 3"
         for worker in workers.values():
-            assert worker.taken <= (self.policy.max_tasks_per_worker or worker.taken), "invariant 5"
+            assert worker.calls_given <= (self.policy.max_tasks_per_worker or worker.calls_given), (
+                "invariant 5"
+            )
             assert worker.revoked <= set(worker.calls)
         self.check_places(workers)
         if workers or any(task.phase is not TaskPhase.UNCLAIMED for task in tasks.known.values()):
@@ -996,7 +1000,7 @@ class World:
                 self.runs[command.worker] = RunState.QUEUED
                 self.todo[command.worker] = list(command.calls)
                 self.seen[command.worker] = set(command.calls)
-                if command.last:
+                if command.one_shot:
                     self.stops.add(command.worker)
                 self.unread[command.worker] = []
                 self.send(e.Launched(command.worker))
@@ -1067,9 +1071,9 @@ class World:
                     self.unread[worker] = []
             garbled = complete and wanted and self.fails(0.005)
             run = run_in(state)
-            sure = worker in command.sure
+            sure = worker in command.ask_directly
             reports.append(
-                e.Report(worker, run, answers, complete, garbled, read=wanted, sure=sure)
+                e.Report(worker, run, answers, complete, garbled, read=wanted, asked_directly=sure)
             )
         self.send(e.Looked(tuple(reports), len(reports), self.chance.choice([0.0, 0.3])))
 
@@ -1136,7 +1140,7 @@ class World:
         self.send(e.Submitted(name, upload=upload, size=100, terms=terms, found=found))
 
     def crowd(self) -> None:
-        self.send(e.Crowded(self.chance.choice([None, 0.0, self.now])))
+        self.send(e.OthersWait(self.chance.choice([None, 0.0, self.now])))
 
     def cancel(self) -> None:
         if self.submitted:

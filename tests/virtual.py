@@ -79,7 +79,7 @@ class Virtual:
         self._numbers = itertools.count()
         self._launches: list[e.Launch] = []
         self._recalled: set[WorkerId] = set()
-        self._lanes = self._turn = 0
+        self._lanes = self._step = 0
         for at, names in self.later or [(0.0, range(len(self.durations)))]:
             self._after(at, self._submit, list(names))
         while self._events and self.now < self.longest and len(self.ended) < len(self.durations):
@@ -106,12 +106,12 @@ class Virtual:
     def _send(self, event: e.Event, more: Iterable[e.Event] = ()) -> None:
         for command in self.scheduler.advance(event, self.now, more):
             self._obey(command)
-        self._turn += 1
+        self._step += 1
         if (at := self.scheduler.deadline) is not None:
-            self._after(max(at - self.now, 0.0) + 1e-4, self._tick, self._turn)
+            self._after(max(at - self.now, 0.0) + 1e-4, self._tick, self._step)
 
     def _tick(self, turn: int) -> None:
-        if turn == self._turn:  # else something has happened meanwhile
+        if turn == self._step:  # else something has happened meanwhile
             self._send(e.Tick())
 
     def _obey(self, command: e.Command) -> None:
@@ -155,7 +155,7 @@ class Virtual:
         self._lanes -= 1
         self.starts += 1
         takes = math.inf if self.starts in self.stuck else self.start(self.starts)
-        box = Box(list(command.calls), command.last, self.now + takes, known=set(command.calls))
+        box = Box(list(command.calls), command.one_shot, self.now + takes, known=set(command.calls))
         self._boxes[command.worker] = box
         if takes < math.inf:
             self._after(takes, self._fill)
@@ -193,11 +193,18 @@ class Virtual:
                 answers, box.posted = tuple(box.posted), []
                 self.requests += 1
             run = Run(int(worker), box.state, box.state.value)
-            sure = worker in command.sure
+            sure = worker in command.ask_directly
             reports.append(
-                e.Report(worker, run, answers, read=bool(wanted), told=box.letters, sure=sure)
+                e.Report(
+                    worker,
+                    run,
+                    answers,
+                    read=bool(wanted),
+                    letters_posted=box.letters,
+                    asked_directly=sure,
+                )
             )
-        self.requests += 1 + len(command.sure)
+        self.requests += 1 + len(command.ask_directly)
         self._send(e.Looked(tuple(reports), 1, self.pace))
 
     def _read(self, worker: WorkerId) -> None:

@@ -3,14 +3,14 @@
 ::
 
     submit, cancel, shutdown ──> events ──> manager thread ──> scheduler
-                                   ^             │ commands, with their goods
+                                   ^             │ commands, with their attachment
                                    │             v
                               I/O lanes (launch, look, post, transfer): one command, one event
                                                  │
                                                  └─> settle lane: outcomes into futures
 
-The ledger (work items, postings, ...) belongs to the manager thread; nobody else reads or writes
-it. Lanes get frozen values and answer with an event and its goods. Futures are settled
+The ledger (work items, worker_runs, ...) belongs to the manager thread; nobody else reads or writes
+it. Lanes get frozen values and answer with an event and its attachment. Futures are settled
 on a lane of their own, since their callbacks are the user's code and may take any time. The
 manager holds no reference to the executor, so that a forgotten executor can be collected.
 """
@@ -43,9 +43,9 @@ from .._scheduling.pacing import linger, poll
 from .._scheduling.scheduler import Scheduler
 from .._types import Standing
 from .._wire import PYTHON
-from .crowd import crowd
 from .ledger import Ledger, WorkItem
-from .mailbox import Mailbox, Posting
+from .mailbox import Mailbox, WorkerRun
+from .neighbours import neighbours
 from .outcomes import Outcome, ask_user, outcome_from, settle
 from .threads import Lane, interpreter_exit
 
@@ -58,7 +58,7 @@ MOST_AT_ONCE = 1000
 LONG_WAIT = 30.0
 
 _FAILURES = (PlatformError, _wire.WireError, Recalled)
-_Goods = Any
+_Attachment = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,13 @@ class Manager:
         # may be interrupted at any line, by a signal's handler that waits for the manager's end.
         self.broken: Exception | None = None
         self._closed = False
-        self._events: queue.SimpleQueue[tuple[Any, _Goods]] = queue.SimpleQueue()
-        self._ahead: tuple[Any, _Goods] | None = None  # the manager thread's, one event
+        self._events: queue.SimpleQueue[tuple[Any, _Attachment]] = queue.SimpleQueue()
+        self._ahead: tuple[Any, _Attachment] | None = None  # the manager thread's, one event
         self._beat = 0  # the manager thread's
         self.standing = Standing()  # replaced as a whole by the manager thread
-        self._said = 0.0  # the manager thread's: after how many seconds the log was told of a wait
+        self._said = (
+            0.0  # the manager thread's: after how many seconds the log was letters_posted of a wait
+        )
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"civis-futures manager of {self.pool.name}", daemon=True
@@ -174,10 +176,10 @@ class Manager:
         if self._closed:  # perhaps nobody has read the queue since
             self._refuse_late_tasks(lambda settle: settle())
 
-    def post(self, event: e.Event | _Defect, goods: _Goods = None) -> None:
+    def post(self, event: e.Event | _Defect, attachment: _Attachment = None) -> None:
         """Tell the manager what happened; of no effect after its end."""
         if not self._closed:
-            self._events.put((event, goods))
+            self._events.put((event, attachment))
 
     def why_waiting(self) -> str:
         """What tasks wait for that no container has begun; from memory."""
@@ -199,13 +201,13 @@ class Manager:
     # --- the loop ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._place = crowd(self.pool.url).join(lambda since: self.post(e.Crowded(since)))
+        self._place = neighbours(self.pool.url).join(lambda since: self.post(e.OthersWait(since)))
         try:
             while not self._closed:
-                event, goods = self._next()
+                event, attachment = self._next()
                 if isinstance(event, _Defect):
                     raise event.error
-                self._ledger.take_in(event, goods)
+                self._ledger.take_in(event, attachment)
                 more = self._more_tasks() if isinstance(event, e.Submitted) else ()
                 now = time.monotonic()
                 for command in self.scheduler.advance(event, now, more):
@@ -236,7 +238,7 @@ class Manager:
             level = logging.INFO if standing.running else logging.WARNING
             _log.log(level, "%s: tasks wait: %s", self.pool.name, why_waiting(standing, now))
 
-    def _next(self) -> tuple[Any, _Goods]:
+    def _next(self) -> tuple[Any, _Attachment]:
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
             return ahead
@@ -253,13 +255,13 @@ class Manager:
         more: list[e.Event] = []
         while len(more) < MOST_AT_ONCE:
             try:
-                event, goods = self._events.get_nowait()
+                event, attachment = self._events.get_nowait()
             except queue.Empty:
                 break
             if not isinstance(event, e.Submitted):
-                self._ahead = event, goods
+                self._ahead = event, attachment
                 break
-            self._ledger.take_in(event, goods)
+            self._ledger.take_in(event, attachment)
             more.append(event)
         return more
 
@@ -270,11 +272,11 @@ class Manager:
         self._close(broken)
         for task in list(self._ledger.items):
             self._lose(e.Lose(task, None, broken))
-        for posting in self._ledger.postings.values():
+        for worker_run in self._ledger.worker_runs.values():
             try:
-                self.mailbox.cancel(posting)
+                self.mailbox.cancel(worker_run)
             except Exception:
-                _log.exception("run %s may still be running", posting.run_id)
+                _log.exception("run %s may still be running", worker_run.run_id)
 
     def _close(self, broken: Exception | None = None) -> None:
         """Take nothing more; a task that was on its way ends with the reason."""
@@ -288,11 +290,11 @@ class Manager:
         """End those that nobody will take in; any thread may call. `run` has the user's code."""
         while True:
             try:
-                event, goods = self._events.get_nowait()
+                event, attachment = self._events.get_nowait()
             except queue.Empty:
                 return
             if isinstance(event, e.Submitted):
-                run(partial(settle, goods.future, self._refusal))
+                run(partial(settle, attachment.future, self._refusal))
 
     def _refusal(self) -> Outcome:
         return Outcome(exception=BrokenContainerPool(str(self.broken)))
@@ -302,7 +304,7 @@ class Manager:
     def _on(
         self,
         lane: Lane,
-        work: Callable[[], tuple[e.Event, _Goods]],
+        work: Callable[[], tuple[e.Event, _Attachment]],
         failed: Callable[[Exception], e.Event | _Defect],
         needed: tuple[Content, ...] = (),
     ) -> None:
@@ -339,16 +341,16 @@ class Manager:
         self._on(self._transfers, work, partial(e.UploadFailed, item.id), item.buffers)
 
     def _launch(self, command: e.Launch) -> None:
-        worker, station = command.worker, self._ledger.station
-        assert station is not None, "no launch before Prepared"
+        worker, files = command.worker, self._ledger.files
+        assert files is not None, "no launch before Prepared"
         readers, pace = command.readers, self.client.budget.pace
         order = _wire.Order(
             worker=secrets.token_hex(8),
             url=self.pool.url,
             python=PYTHON,
-            letter=self._ledger.letter(command.calls, stop=command.last),
-            inbox=station.inbox_id,
-            initializer=station.initializer,
+            letter=self._ledger.letter(command.calls, stop=command.one_shot),
+            inbox=files.inbox_id,
+            initializer=files.initializer,
             initializer_buffers=self.pool.initializer.blobs,
             poll=poll(readers, pace),
             linger=linger(readers, pace),
@@ -359,9 +361,9 @@ class Manager:
         pool = self.pool.name
         wanted = self._ledger.launch(worker, command.calls)
 
-        def work() -> tuple[e.Event, Posting]:
-            job, run = self.mailbox.launch(pool, worker, order, station, wanted, command.resources)
-            return e.Launched(worker), Posting(worker, order.worker, job, run.id)
+        def work() -> tuple[e.Event, WorkerRun]:
+            job, run = self.mailbox.launch(pool, worker, order, files, wanted, command.resources)
+            return e.Launched(worker), WorkerRun(worker, order.worker, job, run.id)
 
         self._on(
             self._launches,
@@ -370,14 +372,14 @@ class Manager:
         )
 
     def _write_inbox(self, command: e.WriteInbox) -> None:
-        station = self._ledger.station
-        assert station is not None, "no inbox before Prepared"
+        files = self._ledger.files
+        assert files is not None, "no inbox before Prepared"
         letters = {}
         for letter in command.letters:
-            token = self._ledger.postings[letter.worker].token
+            token = self._ledger.worker_runs[letter.worker].token
             letters[token] = self._ledger.letter(letter.calls, letter)
             self._ledger.give(letter.worker, letter.calls)
-        inbox_id, pace = station.inbox_id, self.client.budget.pace
+        inbox_id, pace = files.inbox_id, self.client.budget.pace
         self._beat += 1
         inbox = _wire.Inbox(
             letters, poll(command.workers, pace), linger(command.workers, pace), self._beat
@@ -394,11 +396,13 @@ class Manager:
         )
 
     def _look(self, command: e.Look) -> None:
-        watches = [(self._ledger.postings[worker], reading) for worker, reading in command.workers]
+        watches = [
+            (self._ledger.worker_runs[worker], reading) for worker, reading in command.workers
+        ]
 
-        def work() -> tuple[e.Event, tuple[Posting, ...]]:
-            reports, postings, cost = self.mailbox.look(watches, command.sure)
-            return e.Looked(reports, cost, self.client.budget.pace), postings
+        def work() -> tuple[e.Event, tuple[WorkerRun, ...]]:
+            reports, worker_runs, cost = self.mailbox.look(watches, command.ask_directly)
+            return e.Looked(reports, cost, self.client.budget.pace), worker_runs
 
         self._on(self._looks, work, lambda error: e.LookFailed(error, is_hopeless(error)))
 
@@ -412,36 +416,36 @@ class Manager:
         )
 
     def _diagnose(self, command: e.Diagnose) -> None:
-        posting = self._ledger.posting(command.worker)
+        worker_run = self._ledger.worker_run(command.worker)
         self.deposit.forget(self._ledger.not_fetched(command))
 
         def work() -> tuple[e.Event, None]:
-            verdict, at = self.mailbox.diagnose(posting, command.calls, command.answer)
+            verdict, at = self.mailbox.diagnose(worker_run, command.calls, command.answer)
             return e.Diagnosed(command.worker, command.calls, verdict, at), None
 
         self._on(self._posts, work, _Defect)
 
     def _cancel_run(self, command: e.CancelRun) -> None:
         self._ledger.wanted.get(command.worker, []).clear()
-        posting = self._ledger.postings.get(command.worker)
-        if posting is None:
+        worker_run = self._ledger.worker_runs.get(command.worker)
+        if worker_run is None:
             return  # the launch that is under way sees that it is not wanted
 
         def work() -> tuple[e.Event, None]:
-            self.mailbox.cancel(posting)
+            self.mailbox.cancel(worker_run)
             return e.RunCancelled(command.worker), None
 
         self._on(self._posts, work, lambda _: e.RunCancelled(command.worker))
 
     def _archive(self, command: e.Archive) -> None:
-        posting = self._ledger.postings[command.worker]
+        worker_run = self._ledger.worker_runs[command.worker]
 
         def work() -> tuple[e.Event, None]:
-            self.mailbox.archive(posting)
+            self.mailbox.archive(worker_run)
             return e.Archived(command.worker), None
 
         def failed(error: Exception) -> e.Event:
-            _log.warning("script %s is not archived: %s", posting.job.id, error)
+            _log.warning("script %s is not archived: %s", worker_run.job.id, error)
             return e.Archived(command.worker)
 
         self._on(self._posts, work, failed)
@@ -475,7 +479,7 @@ class Manager:
         self._settlements.put(lambda: settle(item.future, make))
 
     def _finish(self, command: e.Finish) -> None:
-        known = self._ledger.postings
+        known = self._ledger.worker_runs
         runs = [known[worker].run_id for worker in command.abandoned if worker in known]
         if runs:
             _log.warning("%s does not answer: these runs may go on: %s", self.pool.url, runs)

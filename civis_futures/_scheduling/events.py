@@ -47,7 +47,7 @@ class Attached:
     """These workers of an earlier process are ours now; `last` is the highest number of any."""
 
     workers: tuple[Inherited, ...]
-    last: int
+    highest_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,8 @@ class Report:
     `run` is None when the look did not tell; `answers` are those not reported before;
     `read` says that they were asked for, `complete` that nothing went wrong in that, and
     `garbled` that the next answers are there, and cannot be read however often one tries.
-    `told` is how many letters with answers the worker says that it has posted, if it does;
-    `sure` says that the run is not from a list.
+    `letters_posted` is how many letters with answers the worker says that it has posted, if it
+    does; `asked_directly` says that the run was asked for by itself: a list may be out of date.
     """
 
     worker: WorkerId
@@ -133,8 +133,8 @@ class Report:
     complete: bool = True
     garbled: bool = False
     read: bool = False
-    told: int | None = None
-    sure: bool = False
+    letters_posted: int | None = None
+    asked_directly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ class TerminateRequested:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowded:
+class OthersWait:
     """Since when (monotonic) the container of another pool waits for room, if one does."""
 
     since: float | None
@@ -262,7 +262,7 @@ Event = (
     Submitted | Attached | Uploaded | UploadFailed | CancelRequested | Prepared |
     PrepareFailed | Launched | LaunchFailed | InboxWritten | InboxFailed | Looked | LookFailed
     | Fetched | FetchFailed | Diagnosed | Judged | RunCancelled | Archived | ShutdownRequested
-    | TerminateRequested | Crowded | Tick
+    | TerminateRequested | OthersWait | Tick
 )  # fmt: skip
 
 # --- commands: what to do ----------------------------------------------------------------------
@@ -286,7 +286,7 @@ class Launch:
 
     worker: WorkerId
     calls: tuple[Given, ...]
-    last: bool = False
+    one_shot: bool = False
     resources: Resources = ANY_RESOURCES
     readers: int = 1
 
@@ -327,7 +327,7 @@ class Look:
     """
 
     workers: tuple[tuple[WorkerId, Reading], ...]
-    sure: frozenset[WorkerId] = frozenset()
+    ask_directly: frozenset[WorkerId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

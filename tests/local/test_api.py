@@ -100,11 +100,12 @@ def test_unknown_paths_ids_and_methods(api):
         "/json_values/1",
         "/templates/scripts/1",
         "/notifications/x",
+        "/users/me%3Fx=1",
     ):
         reply = api("GET", path)
         assert (reply.status, reply["error"], reply["code"]) == (404, "not_found", 404), path
         assert reply["errorDescription"]
-    assert api("DELETE", "/users/me").status == 405
+    assert [api(method, "/users/me").status for method in ("DELETE", "HEAD")] == [405, 405]
     assert api("GET", "/notifications").status == 501
 
 

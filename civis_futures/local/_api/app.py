@@ -202,7 +202,7 @@ def _link(site: Site, request: Request, recorder: Recorder) -> ASGIApp:
             if fault is None:
                 recorder.link(request, response)
         app, status = await breakage.on_the_way_out(fault, response)
-        site.journal.add(Asked(method, LINK, request.url.path, origin, status, fault))
+        site.journal.add(Asked(method, LINK, request.scope["path"], origin, status, fault))
         await app(scope, receive, send)
 
     return respond
@@ -250,7 +250,7 @@ class _Exchange:
 
     def asked(self, status: int | None) -> Asked:
         """Return what the journal says of it."""
-        path = self.request.url.path
+        path = self.request.scope["path"]
         template = path if self.route is None else self.route.template
         return Asked(self.request.method, template, path, self.origin, status, self.fault)
 
@@ -285,7 +285,7 @@ class _Exchange:
             self.route.method,
             self.route.template,
             ids,
-            _query(self.request.url.query),
+            _query(self.request.scope["query_string"]),
             self.body or {},
             origin,
             as_of=self.site.now() - fault.seconds if fault and fault.kind == "stale" else None,
@@ -309,7 +309,7 @@ class _Exchange:
 
     def _find(self) -> Mapping[str, int]:
         """Find the route and return the ids in the path."""
-        parts = self.request.url.path.strip("/").split("/")
+        parts = self.request.scope["path"].strip("/").split("/")
         digits = [part for part in parts if part.isascii() and part.isdigit() and len(part) < 19]
         key = tuple("*" if part in digits else part for part in parts)
         self.route = TABLE.get((self.request.method, key))
@@ -331,7 +331,7 @@ class _Exchange:
         """Tell whether a fault answers, or hangs up, before the request has any effect."""
         page = None
         if route.paged:
-            given = _query(self.request.url.query).get("page_num", "")
+            given = _query(self.request.scope["query_string"]).get("page_num", "")
             page = int(given) if given.isdecimal() else 1
         now = time.monotonic()
         self.fault = self.site.rules.of_request(route.method, route.template, origin, page, now)
@@ -362,10 +362,10 @@ async def _perform(site: Site, route: Route, ask: Ask) -> Reply:
     return await answer if inspect.isawaitable(answer) else answer
 
 
-def _query(text: str) -> dict[str, str]:
+def _query(given: bytes) -> dict[str, str]:
     """Return the query in snake_case; `a[]=x&a[]=y` and `a=x,y` are the same."""
     found: dict[str, list[str]] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
+    for name, value in parse_qsl(given.decode(), keep_blank_values=True):
         if name.endswith("[]"):
             found.setdefault(snake(name[:-2]), []).append(value)
         else:

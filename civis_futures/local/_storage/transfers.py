@@ -70,7 +70,7 @@ def _row(site: Site, blob: str) -> Row:
 
 
 def _allowed(site: Site, request: Request) -> tuple[Row, str]:
-    blob = request.url.path.strip("/")
+    blob = request.scope["path"].strip("/")
     try:
         extra = links.check(site, request.method, blob, request.query_params)
     except links.LinkError as error:

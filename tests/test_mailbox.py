@@ -326,8 +326,8 @@ def test_bytes_of_a_file_are_read_twice_before_they_count_as_wrong():
 def diagnose(run, *messages, answer=None):
     lines = [LogLine(n, "", "error", message) for n, message in enumerate(messages)]
     stub = Stub(get_run=[run], list_logs=[lines])
-    verdict, _ = Mailbox(stub, Container()).diagnose(worker_run(1), [(TaskId(1), 1)], answer)
-    return verdict
+    calls = [(TaskId(1), 1)]
+    return Mailbox(stub, Container()).diagnose(worker_run(1), calls, answer).verdict
 
 
 def test_the_verdict_on_a_run():
@@ -352,8 +352,8 @@ def test_the_verdict_on_a_run():
 
 def test_a_verdict_without_a_platform():
     stub = Stub(get_run=[LOST])
-    verdict, at = Mailbox(stub, Container()).diagnose(worker_run(1), [(TaskId(1), 1)], None)
-    assert (verdict, at) == (e.Verdict(None, "its container ended"), 0)
+    found = Mailbox(stub, Container()).diagnose(worker_run(1), [(TaskId(1), 1)], None)
+    assert found == e.Diagnosis(e.Verdict(None, "its container ended"))
 
 
 EXITED = "Error on job: Process ended with an error, exiting: {}."

@@ -413,7 +413,7 @@ class Mailbox:
 
     def diagnose(
         self, worker_run: WorkerRun, calls: Sequence[e.Given], answer: _wire.Answer | None
-    ) -> tuple[e.Verdict, int]:
+    ) -> e.Diagnosis:
         """Why calls of this worker were lost, and which of them it was at."""
         run, lines = None, []
         try:
@@ -423,9 +423,9 @@ class Mailbox:
             _log.warning("run %s cannot be looked into: %s", worker_run.run_id, error)
         said = [line.message.rstrip() for line in lines]
         if answer is not None:
-            return told_by_worker(answer, run, part_of(said, calls[0])), 0
+            return e.Diagnosis(told_by_worker(answer, run, part_of(said, calls[0])))
         at = reached(calls, said)
-        return told_by_run(run, said, self._container.image, calls[at]), at
+        return e.Diagnosis(told_by_run(run, said, self._container.image, calls[at]), at)
 
 
 def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _wire.Answers | None]:

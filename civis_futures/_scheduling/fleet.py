@@ -315,9 +315,9 @@ class Fleet:
 
     # --- what a look tells ---------------------------------------------------------------------
 
-    def looked(self, step: Step, event: e.Looked) -> list[Observation]:
+    def looked(self, step: Step, looked: e.Looked) -> list[Observation]:
         """Take in the states of those workers that are alive."""
-        seen = self.looks.looked(step, event, self.workers)
+        seen = self.looks.looked(step, looked, self.workers)
         for each in seen:
             if each.worker.running:
                 self._proof(step, each.worker)

@@ -360,7 +360,7 @@ def _launch(settings: Settings, key: str, log: Path | None) -> tuple[subprocess.
         raise RuntimeError(f"the local platform cannot write its log: {error}") from None
     with messages:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __package__],
+            [sys.executable, "-P", str(Path(__file__).with_name("__main__.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=messages,

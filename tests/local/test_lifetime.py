@@ -368,3 +368,14 @@ def test_the_package_imports_nothing_else_of_ours():
     ).stdout
     names = json.loads(out)
     assert all(n == "civis_futures" or n.startswith("civis_futures.local") for n in names), names
+
+
+def test_the_server_imports_no_client():
+    """Which would take as long as all that the server needs; by its own list of imports."""
+    main = Path(__file__).parents[2] / "civis_futures" / "local" / "__main__.py"
+    command = [sys.executable, "-P", "-X", "importtime", str(main)]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=True)
+    names = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+    ours = [name for name in names if name.startswith("civis")]
+    assert "civis_futures.local._server" in ours
+    assert all(name.startswith("civis_futures.local.") for name in ours), ours

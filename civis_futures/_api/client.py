@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 import httpx
 
 from .._exceptions import PlatformError
+from .._pacing import Pacing
 from .._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run, StoredFile
 from . import replies
 from .credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
@@ -55,6 +56,7 @@ class PlatformClient:
         timeout: seconds for each step of an attempt.
         patience: seconds for which a request is tried again while the platform is out of reach.
         auth: how to present the key; the platform takes both.
+        pacing: how long it waits after failures.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class PlatformClient:
         timeout: float = 60.0,
         patience: float = 120.0,
         auth: Literal["basic", "bearer"] = "basic",
+        pacing: Pacing | None = None,
     ) -> None:
         self.url = with_slash(url)
         self.budget = budget or RateBudget()
@@ -84,8 +87,10 @@ class PlatformClient:
         self._secrets = (key, headers["Authorization"].split()[1])
         self._http = httpx.Client(base_url=self.url, headers=headers, **options)
         self._links_http = httpx.Client(**options)
-        self._sender = Sender(self._http, self.budget, self._closing, seconds=patience)
-        self._links = FileLinks(self._links_http, self._closing)
+        self._sender = Sender(
+            self._http, self.budget, self._closing, seconds=patience, pacing=pacing
+        )
+        self._links = FileLinks(self._links_http, self._closing, pacing=pacing)
 
     def __repr__(self) -> str:
         """Without the key."""

@@ -86,13 +86,8 @@ def get_stats(platform: Platform, _request: ApiRequest) -> Reply:
     """GET /_local/stats: what `LocalPlatform.stats()` returns."""
     counters = platform.counters
     body = {
+        **vars(counters),
         "requests": [[*key, count] for key, count in sorted(counters.requests.items())],
-        "refused": counters.refused,
-        "runs_started": counters.runs_started,
-        "uploads": counters.uploads,
-        "upload_bytes": counters.upload_bytes,
-        "downloads": counters.downloads,
-        "download_bytes": counters.download_bytes,
         "queued": platform.runner.queued(),
         "active": {str(run): pids for run, pids in platform.runner.active().items()},
     }

@@ -68,52 +68,44 @@ class Route:
         return [part[1:-1] for part in self.template.split("/") if part.startswith("{")]
 
 
-def _script_routes(family: str, kind: str | None, owner_field: str) -> list[Route]:
-    """Return what containers and custom scripts have in common.
-
-    A custom script's id is valid below /scripts/containers too, but not the other way round.
-    """
+def _script_routes(family: str) -> list[Route]:
+    """Return what containers and custom scripts have in common."""
     script = f"/scripts/{family}/{{id}}"
     run = f"{script}/runs/{{run_id}}"
-    own = {"containers": "container", "custom": "custom"}[family]
-    start = runs.start_script(family, owner_field, kind)
     return [
-        Route("DELETE", script, scripts.delete(own)),
-        Route("PUT", f"{script}/archive", scripts.archive(own)),
-        Route("GET", f"{script}/runs", lists.runs_of(owner_field, kind)),
-        Route("POST", f"{script}/runs", start, creates_run=True),
-        Route("GET", run, runs.get_script_run(owner_field, kind)),
-        Route("DELETE", run, runs.cancel_run(kind)),
-        Route("GET", f"{run}/logs", runs.get_logs(kind)),
-        Route("GET", f"{run}/outputs", lists.outputs_of(kind)),
-        Route("POST", f"{run}/outputs", runs.post_output(kind)),
+        Route("GET", script, scripts.get_script),
+        Route("PUT", script, scripts.put_script),
+        Route("PATCH", script, scripts.patch_script),
+        Route("DELETE", script, scripts.delete_script),
+        Route("PUT", f"{script}/archive", scripts.put_archive),
+        Route("GET", f"{script}/runs", lists.list_runs),
+        Route("POST", f"{script}/runs", runs.start_run, creates_run=True),
+        Route("GET", run, runs.get_run),
+        Route("DELETE", run, runs.cancel_run),
+        Route("GET", f"{run}/logs", runs.get_logs),
+        Route("GET", f"{run}/outputs", lists.list_outputs),
+        Route("POST", f"{run}/outputs", runs.post_output),
     ]
 
 
 ROUTES: list[Route] = [
     Route("POST", "/scripts/containers", scripts.create_container),
-    Route("GET", "/scripts/containers/{id}", scripts.get_container),
-    Route("PUT", "/scripts/containers/{id}", scripts.put_container),
-    Route("PATCH", "/scripts/containers/{id}", scripts.patch_container),
     Route("POST", "/scripts/containers/{id}/clone", scripts.clone_container),
     Route("POST", "/scripts/containers/{id}/runs/{run_id}/logs", runs.post_logs),
-    *_script_routes("containers", None, "containerId"),
+    *_script_routes("containers"),
     Route("GET", "/scripts/custom", lists.list_custom),
     Route("POST", "/scripts/custom", scripts.create_custom),
-    Route("GET", "/scripts/custom/{id}", scripts.get_custom),
-    Route("PUT", "/scripts/custom/{id}", scripts.put_custom),
-    Route("PATCH", "/scripts/custom/{id}", scripts.patch_custom),
-    *_script_routes("custom", "custom", "customId"),
+    *_script_routes("custom"),
     Route("GET", "/scripts", lists.list_scripts),
     Route("POST", "/scripts/{id}/cancel", runs.cancel_script),
     Route("GET", "/jobs", lists.list_jobs),
     Route("GET", "/jobs/{id}", runs.get_job),
-    Route("GET", "/jobs/{id}/runs", lists.runs_of(None)),
+    Route("GET", "/jobs/{id}/runs", lists.list_runs),
     Route("POST", "/jobs/{id}/runs", runs.start_job, creates_run=True),
     Route("GET", "/jobs/{id}/runs/{run_id}", runs.get_job_run),
-    Route("DELETE", "/jobs/{id}/runs/{run_id}", runs.cancel_run()),
-    Route("GET", "/jobs/{id}/runs/{run_id}/outputs", lists.outputs_of()),
-    Route("GET", "/jobs/{id}/runs/{run_id}/logs", runs.get_logs()),
+    Route("DELETE", "/jobs/{id}/runs/{run_id}", runs.cancel_run),
+    Route("GET", "/jobs/{id}/runs/{run_id}/outputs", lists.list_outputs),
+    Route("GET", "/jobs/{id}/runs/{run_id}/logs", runs.get_logs),
     Route("GET", "/jobs/{id}/children", runs.get_children),
     Route("GET", "/jobs/{id}/parents", runs.get_parents),
     Route("POST", "/files", files.create_file),

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from .._schema import tables
-from .._schema.exchange import not_found
+from .._schema.exchange import ApiRequest, not_found
 from .._state import USER, Platform
 from .._store import Row, document
 
@@ -47,6 +47,17 @@ def run_row(platform: Platform, script_id: int, run_id: int) -> Row:
     return row
 
 
+def job_of(platform: Platform, request: ApiRequest) -> Row:
+    """Return the job that a path names, or raise 404."""
+    return job_row(platform, request.id(), request.kind)
+
+
+def run_of(platform: Platform, request: ApiRequest) -> Row:
+    """Return the run that a path names, or raise 404."""
+    job_of(platform, request)
+    return run_row(platform, request.id(), request.id("run_id"))
+
+
 def job_run(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a JobRun."""
     return {
@@ -59,11 +70,11 @@ def job_run(platform: Platform, row: Row) -> dict[str, Any]:
     }
 
 
-def script_run(platform: Platform, row: Row, owner_field: str) -> dict[str, Any]:
-    """Return a ContainerRun (`owner_field` containerId) or CustomRun (customId)."""
+def script_run(platform: Platform, row: Row, kind: str | None) -> dict[str, Any]:
+    """Return a CustomRun if `kind` is "custom", or else a ContainerRun."""
     return {
         **job_run(platform, row),
-        owner_field: row["script_id"],
+        "customId" if kind == "custom" else "containerId": row["script_id"],
         "isCancelRequested": bool(row["cancel_requested"]),
         "maxMemoryUsage": row["max_memory"],
         "maxCpuUsage": row["max_cpu"],

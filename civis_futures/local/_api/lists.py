@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from .._schema.exchange import ApiRequest, Page, Reply
@@ -97,7 +98,7 @@ def paged(
     select: str,
     conditions: list[Condition],
     ordering: Ordering,
-    show: Callable[[Row], Any],
+    show: Callable[[Platform, Row], Any],
     *,
     blank_when_unasked: bool = False,
 ) -> Reply:
@@ -111,7 +112,7 @@ def paged(
         f"{past}SELECT * FROM ({select}) WHERE {where}{part.clause()}", *values
     )
     headers = part.headers(total, blank_when_unasked=blank_when_unasked)
-    return Reply(200, [show(row) for row in rows], headers)
+    return Reply(200, [show(platform, row) for row in rows], headers)
 
 
 def _flag(request: ApiRequest, name: str) -> bool | None:
@@ -184,7 +185,7 @@ def list_scripts(platform: Platform, request: ApiRequest) -> Reply:
         documents.jobs_sql(platform),
         conditions,
         SCRIPTS,
-        lambda row: documents.script_summary(platform, row),
+        documents.script_summary,
         blank_when_unasked=True,
     )
 
@@ -195,14 +196,7 @@ def list_custom(platform: Platform, request: ApiRequest) -> Reply:
     conditions += _visible(platform, request) + _status(request)
     conditions += _one_of(request, "from_template_id", "CAST(template_id AS TEXT)")
     select = documents.jobs_sql(platform)
-    return paged(
-        platform,
-        request,
-        select,
-        conditions,
-        CUSTOM,
-        lambda row: documents.custom_summary(platform, row),
-    )
+    return paged(platform, request, select, conditions, CUSTOM, documents.custom_summary)
 
 
 def list_jobs(platform: Platform, request: ApiRequest) -> Reply:
@@ -219,14 +213,7 @@ def list_jobs(platform: Platform, request: ApiRequest) -> Reply:
         sought = "instr(lower(name || ' ' || id || ' JobTypes::ContainerDocker'), lower(?))"
         conditions.append((sought, [request.query["q"]]))
     select = documents.jobs_sql(platform)
-    return paged(
-        platform,
-        request,
-        select,
-        conditions,
-        JOBS,
-        lambda row: documents.job_summary(platform, row),
-    )
+    return paged(platform, request, select, conditions, JOBS, documents.job_summary)
 
 
 def list_templates(platform: Platform, request: ApiRequest) -> Reply:
@@ -235,46 +222,25 @@ def list_templates(platform: Platform, request: ApiRequest) -> Reply:
     if request.query.get("category") not in (None, "", "script"):
         conditions.append(("0", []))
     select = "SELECT * FROM templates"
-    return paged(
-        platform,
-        request,
-        select,
-        conditions,
-        TEMPLATES,
-        lambda row: documents.template_summary(platform, row),
-    )
+    return paged(platform, request, select, conditions, TEMPLATES, documents.template_summary)
 
 
-def runs_of(owner_field: str | None, kind: str | None = None) -> Any:
-    """Return the endpoint that lists runs: as JobRuns, or as the runs of a script."""
-
-    def list_runs(platform: Platform, request: ApiRequest) -> Reply:
-        row = documents.job_row(platform, request.id(), kind)
-
-        def show(run: Row) -> dict[str, Any]:
-            if owner_field is None:
-                return documents.job_run(platform, run)
-            return documents.script_run(platform, run, owner_field)
-
-        mine: list[Condition] = [("script_id = ?", [row["id"]])]
-        return paged(platform, request, "SELECT * FROM runs", mine, BY_ID, show)
-
-    return list_runs
+def list_runs(platform: Platform, request: ApiRequest) -> Reply:
+    """GET .../runs: as JobRuns below /jobs, else as the runs of a script."""
+    row = documents.job_of(platform, request)
+    show = documents.job_run
+    if not request.template.startswith("/jobs/"):
+        show = partial(documents.script_run, kind=request.kind)
+    mine: list[Condition] = [("script_id = ?", [row["id"]])]
+    return paged(platform, request, "SELECT * FROM runs", mine, BY_ID, show)
 
 
-def outputs_of(kind: str | None = None) -> Any:
-    """Return the endpoint that lists the outputs of a run."""
-
-    def list_outputs(platform: Platform, request: ApiRequest) -> Reply:
-        documents.job_row(platform, request.id(), kind)
-        run = documents.run_row(platform, request.id(), request.id("run_id"))
-        mine: list[Condition] = [("run_id = ?", [run["id"]])]
-        select = "SELECT * FROM outputs"
-        return paged(
-            platform, request, select, mine, OUTPUTS, lambda row: documents.output(platform, row)
-        )
-
-    return list_outputs
+def list_outputs(platform: Platform, request: ApiRequest) -> Reply:
+    """GET .../runs/{run_id}/outputs."""
+    run = documents.run_of(platform, request)
+    mine: list[Condition] = [("run_id = ?", [run["id"]])]
+    select = "SELECT * FROM outputs"
+    return paged(platform, request, select, mine, OUTPUTS, documents.output)
 
 
 def as_of(then: float) -> str:

@@ -35,60 +35,41 @@ def begin(platform: Platform, row: Row, conflict: ApiError) -> Row:
     return documents.run_row(platform, row["id"], run_id)
 
 
-def start_script(family: str, owner_field: str, kind: str | None = None) -> Any:
-    """Return the endpoint POST /scripts/{family}/{id}/runs."""
+def start_run(platform: Platform, request: ApiRequest) -> Reply:
+    """POST /scripts/{family}/{id}/runs."""
     said = "The script cannot be queued because it is already active."
-
-    def post_run(platform: Platform, request: ApiRequest) -> Reply:
-        row = documents.job_row(platform, request.id(), kind)
-        run = begin(platform, row, ApiError(409, "conflict", said))
-        where = f"http://{platform.api_host}/scripts/{family}/{row['id']}/runs/{run['id']}"
-        return Reply(202, documents.script_run(platform, run, owner_field), {"Location": where})
-
-    return post_run
+    row = documents.job_of(platform, request)
+    run = begin(platform, row, ApiError(409, "conflict", said))
+    family = request.kind or "containers"
+    where = f"http://{platform.api_host}/scripts/{family}/{row['id']}/runs/{run['id']}"
+    return Reply(202, documents.script_run(platform, run, request.kind), {"Location": where})
 
 
 def start_job(platform: Platform, request: ApiRequest) -> Reply:
     """POST /jobs/{id}/runs."""
     said = "The job cannot be queued because it is already running"
-    row = documents.job_row(platform, request.id())
-    return Reply(
-        201,
-        documents.job_run(platform, begin(platform, row, ApiError(409, "already_running", said))),
-    )
+    row = documents.job_of(platform, request)
+    run = begin(platform, row, ApiError(409, "already_running", said))
+    return Reply(201, documents.job_run(platform, run))
 
 
-def get_script_run(owner_field: str, kind: str | None = None) -> Any:
-    """Return the endpoint GET /scripts/{family}/{id}/runs/{run_id}."""
-
-    def get_run(platform: Platform, request: ApiRequest) -> Reply:
-        documents.job_row(platform, request.id(), kind)
-        run = documents.run_row(platform, request.id(), request.id("run_id"))
-        return Reply(200, documents.script_run(platform, run, owner_field))
-
-    return get_run
+def get_run(platform: Platform, request: ApiRequest) -> Reply:
+    """GET /scripts/{family}/{id}/runs/{run_id}."""
+    run = documents.run_of(platform, request)
+    return Reply(200, documents.script_run(platform, run, request.kind))
 
 
 def get_job_run(platform: Platform, request: ApiRequest) -> Reply:
     """GET /jobs/{id}/runs/{run_id}."""
-    return Reply(
-        200,
-        documents.job_run(
-            platform, documents.run_row(platform, request.id(), request.id("run_id"))
-        ),
-    )
+    run = documents.run_row(platform, request.id(), request.id("run_id"))
+    return Reply(200, documents.job_run(platform, run))
 
 
-def cancel_run(kind: str | None = None) -> Any:
-    """Return the endpoint DELETE .../runs/{run_id}; 404 when it is over, like /cancel."""
-
-    def delete_run(platform: Platform, request: ApiRequest) -> Reply:
-        documents.job_row(platform, request.id(), kind)
-        run = documents.run_row(platform, request.id(), request.id("run_id"))
-        _cancel(platform, run)
-        return Reply(202)
-
-    return delete_run
+def cancel_run(platform: Platform, request: ApiRequest) -> Reply:
+    """DELETE .../runs/{run_id}; 404 when it is over, like /cancel."""
+    run = documents.run_of(platform, request)
+    _cancel(platform, run)
+    return Reply(202)
 
 
 def cancel_script(platform: Platform, request: ApiRequest) -> Reply:
@@ -112,33 +93,28 @@ def _cancel(platform: Platform, run: Row) -> None:
     platform.runner.cancel(run["id"])
 
 
-def get_logs(kind: str | None = None) -> Any:
-    """Return the endpoint GET .../runs/{run_id}/logs.
+def get_logs(platform: Platform, request: ApiRequest) -> Reply:
+    """GET .../runs/{run_id}/logs.
 
     After `last_id` in the order of ids; without it the newest lines, newest first.
     """
-
-    def list_logs(platform: Platform, request: ApiRequest) -> Reply:
-        documents.job_row(platform, request.id(), kind)
-        run = documents.run_row(platform, request.id(), request.id("run_id"))
-        try:
-            last = int(request.query.get("last_id") or 0)
-            limit = int(request.query.get("limit") or MOST_LINES)
-        except ValueError:
-            raise refuse("last_id or limit is invalid") from None
-        if limit < 1:
-            raise refuse("limit does not have a valid value")
-        order = "id" if request.query.get("last_id") else "created_at DESC, id DESC"
-        platform.runner.flush(run["id"])
-        rows = platform.store.all(
-            f"SELECT * FROM logs WHERE run_id = ? AND id > ? ORDER BY {order} LIMIT ?",
-            run["id"],
-            last,
-            min(limit, MOST_LINES),
-        )
-        return Reply(200, [_line(platform, row) for row in rows], _log_headers(platform, run))
-
-    return list_logs
+    run = documents.run_of(platform, request)
+    try:
+        last = int(request.query.get("last_id") or 0)
+        limit = int(request.query.get("limit") or MOST_LINES)
+    except ValueError:
+        raise refuse("last_id or limit is invalid") from None
+    if limit < 1:
+        raise refuse("limit does not have a valid value")
+    order = "id" if request.query.get("last_id") else "created_at DESC, id DESC"
+    platform.runner.flush(run["id"])
+    rows = platform.store.all(
+        f"SELECT * FROM logs WHERE run_id = ? AND id > ? ORDER BY {order} LIMIT ?",
+        run["id"],
+        last,
+        min(limit, MOST_LINES),
+    )
+    return Reply(200, [_line(platform, row) for row in rows], _log_headers(platform, run))
 
 
 def _line(platform: Platform, row: Row) -> dict[str, Any]:
@@ -162,8 +138,7 @@ def _log_headers(platform: Platform, run: Row) -> dict[str, str]:
 
 def post_logs(platform: Platform, request: ApiRequest) -> Reply:
     """POST /scripts/containers/{id}/runs/{run_id}/logs: one message or a batch."""
-    documents.job_row(platform, request.id())
-    run = documents.run_row(platform, request.id(), request.id("run_id"))
+    run = documents.run_of(platform, request)
     given = read(tables.LOG, request.body)
     lines = list(given.get("messages") or [])
     if given.get("message") is not None:
@@ -182,30 +157,25 @@ def post_logs(platform: Platform, request: ApiRequest) -> Reply:
     return Reply(204)
 
 
-def post_output(kind: str | None = None) -> Any:
-    """Return the endpoint POST .../runs/{run_id}/outputs; only an active run takes outputs."""
-
-    def post(platform: Platform, request: ApiRequest) -> Reply:
-        documents.job_row(platform, request.id(), kind)
-        run = documents.run_row(platform, request.id(), request.id("run_id"))
-        given = read(tables.OUTPUT, request.body)
-        if run["state"] not in ACTIVE:
-            raise refuse("Run is not active")
-        family = {"File": "files", "JSONValue": "json_values"}.get(given["objectType"])
-        key = given["objectId"]
-        if not family or not platform.store.one(f"SELECT 1 FROM {family} WHERE id = ?", key):
-            raise not_found(f"The {given['objectType']} with id {key}")
-        platform.store.insert(
-            "outputs",
-            run_id=run["id"],
-            object_type=given["objectType"],
-            object_id=key,
-            created_at=platform.now(),
-        )
-        body = documents.output(platform, _as_output(platform, run["id"]))
-        return Reply(202, body)
-
-    return post
+def post_output(platform: Platform, request: ApiRequest) -> Reply:
+    """POST .../runs/{run_id}/outputs; only an active run takes outputs."""
+    run = documents.run_of(platform, request)
+    given = read(tables.OUTPUT, request.body)
+    if run["state"] not in ACTIVE:
+        raise refuse("Run is not active")
+    family = {"File": "files", "JSONValue": "json_values"}.get(given["objectType"])
+    key = given["objectId"]
+    if not family or not platform.store.one(f"SELECT 1 FROM {family} WHERE id = ?", key):
+        raise not_found(f"The {given['objectType']} with id {key}")
+    platform.store.insert(
+        "outputs",
+        run_id=run["id"],
+        object_type=given["objectType"],
+        object_id=key,
+        created_at=platform.now(),
+    )
+    body = documents.output(platform, _as_output(platform, run["id"]))
+    return Reply(202, body)
 
 
 def _as_output(platform: Platform, run_id: int) -> Row:

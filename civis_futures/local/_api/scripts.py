@@ -25,29 +25,61 @@ def create_container(platform: Platform, request: ApiRequest) -> Reply:
     return Reply(201, documents.container(platform, row))
 
 
-def get_container(platform: Platform, request: ApiRequest) -> Reply:
-    """GET /scripts/containers/{id}; a custom script answers here too, as on the Platform."""
-    return Reply(200, documents.container(platform, documents.job_row(platform, request.id())))
+def create_custom(platform: Platform, request: ApiRequest) -> Reply:
+    """POST /scripts/custom."""
+    given = read(tables.NEW_CUSTOM, request.body)
+    template = _template_row(platform, given["fromTemplateId"])
+    row = _add(platform, "custom", tables.CUSTOM, given, template)
+    return Reply(201, documents.custom(platform, row))
 
 
-def put_container(platform: Platform, request: ApiRequest) -> Reply:
-    """PUT /scripts/containers/{id}: what is not given is reset."""
-    row = documents.job_row(platform, request.id(), "container")
-    row = _change(platform, row, tables.CONTAINER, {}, read(tables.CONTAINER, request.body))
-    return Reply(200, documents.container(platform, row))
+def get_script(platform: Platform, request: ApiRequest) -> Reply:
+    """GET /scripts/{family}/{id}; below containers custom ones are answered too, as documented."""
+    return _shown(platform, request, documents.job_of(platform, request))
 
 
-def patch_container(platform: Platform, request: ApiRequest) -> Reply:
-    """PATCH /scripts/containers/{id}: what is not given stays."""
-    row = documents.job_row(platform, request.id(), "container")
-    given = read(tables.CONTAINER, request.body, partial=True)
-    row = _change(platform, row, tables.CONTAINER, _before(row), given)
-    return Reply(200, documents.container(platform, row))
+def put_script(platform: Platform, request: ApiRequest) -> Reply:
+    """PUT /scripts/{family}/{id}: what is not given is reset."""
+    row, table = _own(platform, request)
+    row = _change(platform, row, table, {}, read(table, request.body))
+    return _shown(platform, request, row)
+
+
+def patch_script(platform: Platform, request: ApiRequest) -> Reply:
+    """PATCH /scripts/{family}/{id}: what is not given stays."""
+    row, table = _own(platform, request)
+    given = read(table, request.body, partial=True)
+    return _shown(platform, request, _change(platform, row, table, _before(row), given))
+
+
+def put_archive(platform: Platform, request: ApiRequest) -> Reply:
+    """PUT /scripts/{family}/{id}/archive."""
+    row, _ = _own(platform, request)
+    status = read(tables.ARCHIVE, request.body)["status"]
+    platform.store.update("scripts", row["id"], archived=status, updated_at=platform.now())
+    return _shown(platform, request, documents.job_row(platform, row["id"]))
+
+
+def delete_script(platform: Platform, request: ApiRequest) -> Reply:
+    """DELETE /scripts/{family}/{id}, the older spelling of archive."""
+    row, _ = _own(platform, request)
+    platform.store.update("scripts", row["id"], archived=True, updated_at=platform.now())
+    return Reply(204)
+
+
+def _own(platform: Platform, request: ApiRequest) -> tuple[Row, Table]:
+    """Return the script that a path of its own family names, and the fields that it may change."""
+    row = documents.job_row(platform, request.id(), request.kind or "container")
+    return row, tables.CUSTOM if request.kind else tables.CONTAINER
+
+
+def _shown(platform: Platform, request: ApiRequest, row: Row) -> Reply:
+    return Reply(200, (documents.custom if request.kind else documents.container)(platform, row))
 
 
 def clone_container(platform: Platform, request: ApiRequest) -> Reply:
     """POST /scripts/containers/{id}/clone."""
-    row = documents.job_row(platform, request.id(), "container")
+    row, _ = _own(platform, request)
     wanted = read(tables.CLONE, request.body)
     given = {**_before(row), "hidden": bool(row["hidden"])}
     given["name"] = f"Clone of Script {row['id']} {row['name']}"
@@ -59,59 +91,6 @@ def clone_container(platform: Platform, request: ApiRequest) -> Reply:
     return Reply(
         201, documents.container(platform, _add(platform, "container", tables.CONTAINER, given))
     )
-
-
-def archive(kind: str) -> Any:
-    """Return the endpoint PUT /scripts/{kind}/{id}/archive."""
-    show = documents.container if kind == "container" else documents.custom
-
-    def put_archive(platform: Platform, request: ApiRequest) -> Reply:
-        row = documents.job_row(platform, request.id(), kind)
-        status = read(tables.ARCHIVE, request.body)["status"]
-        platform.store.update("scripts", row["id"], archived=status, updated_at=platform.now())
-        return Reply(200, show(platform, documents.job_row(platform, row["id"])))
-
-    return put_archive
-
-
-def delete(kind: str) -> Any:
-    """Return the endpoint DELETE /scripts/{kind}/{id}, the older spelling of archive."""
-
-    def delete_script(platform: Platform, request: ApiRequest) -> Reply:
-        row = documents.job_row(platform, request.id(), kind)
-        platform.store.update("scripts", row["id"], archived=True, updated_at=platform.now())
-        return Reply(204)
-
-    return delete_script
-
-
-def create_custom(platform: Platform, request: ApiRequest) -> Reply:
-    """POST /scripts/custom."""
-    given = read(tables.NEW_CUSTOM, request.body)
-    template = _template_row(platform, given["fromTemplateId"])
-    row = _add(platform, "custom", tables.CUSTOM, given, template)
-    return Reply(201, documents.custom(platform, row))
-
-
-def get_custom(platform: Platform, request: ApiRequest) -> Reply:
-    """GET /scripts/custom/{id}."""
-    return Reply(
-        200, documents.custom(platform, documents.job_row(platform, request.id(), "custom"))
-    )
-
-
-def put_custom(platform: Platform, request: ApiRequest) -> Reply:
-    """PUT /scripts/custom/{id}: what is not given is reset."""
-    row = documents.job_row(platform, request.id(), "custom")
-    row = _change(platform, row, tables.CUSTOM, {}, read(tables.CUSTOM, request.body))
-    return Reply(200, documents.custom(platform, row))
-
-
-def patch_custom(platform: Platform, request: ApiRequest) -> Reply:
-    """PATCH /scripts/custom/{id}: what is not given stays."""
-    row = documents.job_row(platform, request.id(), "custom")
-    row = _change(platform, row, tables.CUSTOM, _before(row), read(tables.CUSTOM, request.body))
-    return Reply(200, documents.custom(platform, row))
 
 
 def create_template(platform: Platform, request: ApiRequest) -> Reply:

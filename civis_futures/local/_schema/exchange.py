@@ -50,6 +50,14 @@ class ApiRequest:
         """Return an id from the path."""
         return self.ids[name]
 
+    @property
+    def kind(self) -> str | None:
+        """Return the kind of script that the path is for; None if it is for any kind.
+
+        A custom script's id is valid below /scripts/containers too, but not the other way round.
+        """
+        return "custom" if self.template.startswith("/scripts/custom/") else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Reply:

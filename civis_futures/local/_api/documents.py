@@ -195,19 +195,20 @@ def _script(platform: Platform, row: Row) -> dict[str, Any]:
 
 def container(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a ContainerScript; a custom script backed by one is answered too."""
-    dependents = platform.store.count(
-        "SELECT COUNT(*) FROM scripts WHERE template_id = ?", row["published_as"]
-    )
+    fields = effective(platform, row)
+    template_id = row["published_as"]
     return {
-        **{
-            name: value
-            for name, value in effective(platform, row).items()
-            if name in _CONTAINER_DOC
-        },
+        **{name: value for name, value in fields.items() if name in _CONTAINER_DOC},
         **_script(platform, row),
-        "templateDependentsCount": None if row["published_as"] is None else dependents,
+        "templateDependentsCount": None if template_id is None else _uses(platform, template_id),
         "links": _links(platform, row, "containers"),
     }
+
+
+def _uses(platform: Platform, template_id: int) -> int:
+    """Return how many scripts a template has; this looks at all scripts."""
+    sql = "SELECT COUNT(*) FROM scripts WHERE template_id = ?"
+    return platform.store.count(sql, template_id)
 
 
 _CONTAINER_DOC = frozenset(tables.CONTAINER) - {"name", "parentId", "runningAsId"}
@@ -235,7 +236,6 @@ def custom(platform: Platform, row: Row) -> dict[str, Any]:
 def template_summary(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a row of GET /templates/scripts."""
     script = job_row(platform, row["script_id"])
-    uses = platform.store.count("SELECT COUNT(*) FROM scripts WHERE template_id = ?", row["id"])
     return {
         "id": row["id"],
         "public": False,
@@ -245,7 +245,7 @@ def template_summary(platform: Platform, row: Row) -> dict[str, Any]:
         "category": "script",
         "createdAt": platform.time(row["created_at"]),
         "updatedAt": platform.time(row["updated_at"]),
-        "useCount": uses,
+        "useCount": _uses(platform, row["id"]),
         "uiReportId": row["ui_report_id"],
         "techReviewed": False,
         "archived": bool(row["archived"]),

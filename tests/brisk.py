@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import tenacity
 
-from civis_futures._api import transport
+from civis_futures._api import client, transport
 from civis_futures._executor import opening
 from civis_futures._scheduling import pacing, scheduler
 
@@ -24,6 +24,7 @@ def shorten(replace):
     replace(scheduler, "LAST_PATIENCE", {False: 10.0, True: 1.0})
     short = tenacity.wait_random_exponential(multiplier=0.1, max=1)
     replace(transport, "_backoff", short)
+    replace(client, "LAG", 0.8)  # of a list, a test has 0.5 s
 
 
 def share_platform():

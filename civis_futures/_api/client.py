@@ -34,6 +34,9 @@ __all__ = [
 
 #: The most rows that a page of any list has.
 PAGE_SIZE = 50
+#: Seconds after which a list shows what was made before. No source says how far lists lag behind;
+#: what is asked for by its id is taken to be as it is.
+LAG = 2.0
 #: Up to here a file goes as one form, above in parts, which have at least `_LEAST_PART`.
 SINGLE_UPLOAD_LIMIT = 50 * 1024**2
 _LEAST_PART = 5 * 1024**2
@@ -105,6 +108,15 @@ class PlatformClient:
         with ours():
             self._http.close()
             self._links_http.close()
+
+    def wait_out_lag(self) -> None:
+        """Return when lists show all that there was at the time of the call.
+
+        Raises:
+            PlatformError: the client was closed meanwhile.
+        """
+        if self._closing.wait(LAG):
+            raise PlatformError("the client was closed")
 
     def me(self) -> int:
         """The id of the key's user; asked once. GET /users/me."""

@@ -11,15 +11,15 @@ import json
 import logging
 import secrets
 from collections import Counter
+from collections.abc import Callable, Sequence
 from collections.abc import Container as Container_
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from .. import _wire
 from .._api.client import PlatformClient
-from .._api.failures import is_ambiguous
+from .._api.failures import is_ambiguous, is_hopeless, is_running_already
 from .._container import Container, Template, job_kind
 from .._data import sources
 from .._exceptions import PlatformError, Recalled
@@ -29,6 +29,7 @@ from .launch import bundle, script_body
 from .verdict import part_of, reached, told_by_run, told_by_worker
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 #: Files of ours live so long: longer than a run may (5 days), queueing and retries included.
 FILE_LIFE = timedelta(days=14)
@@ -41,8 +42,8 @@ LIST_PAGES = 20
 MOST_OUTPUTS = 50
 #: How many looks find the same answers unreadable before they count as garbled.
 GARBLED_LOOKS = 3
-#: What a lost reply is looked up for before the request is given up, and then repeated.
-LOOK_UPS = 3
+#: How often a request is sent whose reply is lost each time, and which has had no effect.
+TRIES = 3
 #: How much of a log is read to find out why a run ended, and which call it was at.
 LOG_LINES = 1000
 
@@ -197,31 +198,52 @@ class Mailbox:
             raise
 
     def _create(self, name: str, body: dict[str, object]) -> Job:
-        for _ in range(LOOK_UPS):
+        hidden = self._container.hidden
+        for _ in range(TRIES):
             try:
                 return self._client.create_script(self._kind, body)
             except PlatformError as error:
                 if not is_ambiguous(error):
                     raise
                 failure = error
-            job = self._client.find_job(self._kind, name, hidden=self._container.hidden)
+            job = self._look_up(lambda: self._client.find_job(self._kind, name, hidden))
             if job is not None:
                 return job
         raise failure
 
     def _start(self, job: Job, wanted: Sequence[object]) -> Run:
-        for _ in range(LOOK_UPS):
+        for _ in range(TRIES):
             try:
                 return self._client.start_run(job, wanted)
             except PlatformError as error:
-                # 409: an earlier try, whose reply was lost on the way, did start it.
                 if not is_ambiguous(error) and error.status != 409:
                     raise
                 failure = error
-            run = self._client.latest_run(job)
+            run = self._look_up(lambda: self._client.latest_run(job))
             if run is not None:
                 return run
+            if failure.status == 409 and not is_running_already(failure):
+                raise failure  # a conflict of another kind
         raise failure
+
+    def _look_up(self, find: Callable[[], _T | None]) -> _T | None:
+        """What a request whose reply was lost has made; None only if it surely has made nothing.
+
+        Taking it for nothing when the platform could not be asked would have calls run twice.
+        """
+        for shown in (False, True):  # whether lists surely show it
+            if shown:
+                self._client.wait_out_lag()
+            while True:
+                try:
+                    found = find()
+                    break
+                except PlatformError as error:
+                    if is_hopeless(error):
+                        raise
+            if found is not None:
+                return found
+        return None
 
     def write_inbox(self, inbox_id: int, inbox: _wire.Inbox) -> None:
         """Replace what the workers read."""

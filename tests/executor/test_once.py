@@ -75,6 +75,21 @@ def test_lost_replies_cost_no_second_execution(tmp_path, reuse, tasks):
     run_with_lost_replies(tmp_path, tasks, reuse, bad_seconds=1)
 
 
+def test_a_lost_reply_while_lists_lag_costs_no_second_execution(tmp_path):
+    """The list of runs, and that of scripts, do not show yet what the lost request has made."""
+    lost = [Fault.drop(on, done=True, times=2) for on in (SCRIPTS, RUNS)]
+    lag = Fault.stale(0.5, "GET *")
+    with LocalPlatform(cores=64, faults=[*lost, lag]) as platform:
+        with cf.ContainerPoolExecutor(4, platform=platform, max_tasks_per_worker=1) as executor:
+            assert list(executor.map(leave_a_trace, [tmp_path] * 4, range(4))) == [0, 1, 2, 3]
+        assert [platform.faults.hits(fault) for fault in lost] == [2, 2]
+        assert executions(tmp_path) == dict.fromkeys(range(4), 1)
+        stats = platform.stats()
+        assert stats.runs_started == stats.count("POST", "/scripts/containers") == 4
+        assert len({each.url for each in platform.requests("PUT */archive")}) == 4
+        assert not stats.active
+
+
 @pytest.mark.stress
 @pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])
 def test_lost_replies_for_a_minute(tmp_path, reuse):

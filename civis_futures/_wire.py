@@ -47,6 +47,9 @@ SETUP_FAILED = 78
 #: The same when the program of the worker could not be fetched, or stored.
 NO_PROGRAM = 79
 
+#: How the name of a script ends that has stood for the holder of a session, and does so no more.
+TAKEN = " taken"
+
 # Sizes in bytes. All follow from two facts: Platform takes 1,000,000 bytes in one JSON value, and
 # Linux 128 kB in one environment variable.
 #: What one JSON value may hold; the rest is headroom.
@@ -235,9 +238,9 @@ class Order:
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
     `initializer` the pickled (function, args, kwargs) to run first in each process, with its
     buffers; `disk` the container's disk, in MB; whoever `greets` shows in the name of the script at
-    once that it can change it. In seconds: `poll` is the longest pause between
-    two looks at the inbox, `linger` how long an answer may wait for others before they are posted
-    together, and `lease` how long the inbox may stay as it is: then nobody is there.
+    once that it can change it; `holder` as in the inbox. In seconds: `poll` is the longest pause
+    between two looks at the inbox, `linger` how long an answer may wait for others before they are
+    posted together, and `lease` how long the inbox may stay as it is: then nobody is there.
     """
 
     worker: str
@@ -253,6 +256,7 @@ class Order:
     disk: float = 1000.0
     name: str = ""
     greets: bool = False
+    holder: int = 0
     version: int = WIRE_VERSION
 
 
@@ -261,13 +265,16 @@ class Inbox:
     """The client's one JSON value: worker token -> letter. A worker not named has no news.
 
     `poll` and `linger` replace those of the order; `beat` changes with each version: a sign of
-    life.
+    life. `holder` is the script that stands for who has written this, if others may want to: once
+    its name ends in `TAKEN`, nothing that he says counts any more. A worker whose order is from
+    another holder may go on if it is named.
     """
 
     letters: dict[str, Letter] = field(default_factory=dict)
     poll: float | None = None
     linger: float | None = None
     beat: int = 0
+    holder: int = 0
     version: int = WIRE_VERSION
 
 
@@ -403,7 +410,7 @@ def order_from_json(text: str) -> Order:
         value["letter"] = _letter(value["letter"])
         value["initializer"] = _blob(value["initializer"])
         value["initializer_buffers"] = tuple(Blob(**x) for x in value["initializer_buffers"])
-        return Order(**value)
+        return Order(**_known(Order, value))
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an order: {error}") from error
 
@@ -413,7 +420,7 @@ def inbox_from_json(value: Any) -> Inbox:
     value = _object(value)
     try:
         value["letters"] = {name: _letter(letter) for name, letter in value["letters"].items()}
-        return Inbox(**value)
+        return Inbox(**_known(Inbox, value))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an inbox: {error}") from error
 
@@ -546,4 +553,4 @@ def _letter(value: dict[str, Any]) -> Letter:
 
 def _call(value: dict[str, Any]) -> Call:
     buffers = tuple(Blob(**blob) for blob in value["buffers"])
-    return Call(**{**value, "data": Blob(**value["data"]), "buffers": buffers})
+    return Call(**{**_known(Call, value), "data": Blob(**value["data"]), "buffers": buffers})

@@ -189,6 +189,10 @@ class PlatformClient:
         """The script behind a template. GET /templates/scripts/{id}."""
         return self._ask("GET", f"templates/scripts/{template_id}", replies.template_script)
 
+    def rename(self, job: Job, name: str) -> None:
+        """PATCH /scripts/{kind}/{id}."""
+        self._send("PATCH", _path(job), json={"name": name}, idempotent=True)
+
     def archive(self, job: Job) -> None:
         """PUT /scripts/{kind}/{id}/archive."""
         self._send("PUT", f"{_path(job)}/archive", json={"status": True})

@@ -134,7 +134,7 @@ class Ledger:
         """An earlier process has given it to this worker, which may be gone."""
         if found.worker in self.hands:
             self.give(found.worker, ((task, found.attempt),))
-        else:
+        elif found.worker in self.estate.postings:  # else it never had a run
             self._view(task, worker=int(found.worker))
             self._arrive(task, self.posting(found.worker))
 

@@ -79,6 +79,13 @@ class Book(Protocol):
     def inbox(self) -> int:
         """The JSON value that is the inbox of all workers."""
 
+    @property
+    def holder(self) -> int:
+        """The script that stands for this process: once it is marked, workers obey it no more."""
+
+    def signed(self, inbox: _wire.Inbox) -> _wire.Inbox:
+        """What workers are to read, as of this process."""
+
     def record(self, job: Job, order: _wire.Order, resources: Resources) -> None:
         """A worker has a script, and is about to get a run."""
 
@@ -170,7 +177,8 @@ class Mailbox:
         if not wanted:
             raise Recalled
         name = _wire.script_name(pool, worker, order.worker, secrets.token_hex(4))
-        text = _wire.packed(replace(order, name=name))
+        holder = 0 if self._book is None else self._book.holder
+        text = _wire.packed(replace(order, name=name, holder=holder))
         container = self._container
         if resources != ANY_RESOURCES:
             container = replace(container, required_resources=asdict(resources))
@@ -246,7 +254,13 @@ class Mailbox:
         return None
 
     def write_inbox(self, inbox_id: int, inbox: _wire.Inbox) -> None:
-        """Replace what the workers read."""
+        """Replace what the workers read.
+
+        Raises:
+            Recalled: it is another process that writes it now.
+        """
+        if self._book is not None:
+            inbox = self._book.signed(inbox)
         self._client.update_json_value(inbox_id, json.dumps(_wire.packed(inbox)))
 
     def cancel(self, posting: Posting) -> None:

@@ -125,13 +125,30 @@ class WorkerLoop:
         if any(_wire.answers_number(name, token) is not None for name in names):
             raise StartedAgainError(_wire.STARTED_AGAIN)
 
+    def _take_first(self) -> None:
+        """Take in what the order says, as far as it still holds."""
+        order, inbox, letter = self._order, self._inbox, None
+        # What waited for this container may have been taken back meanwhile.
+        if inbox is not None and not (self._alone and self._is_from_holder()):
+            letter = self._look()
+            while not (inbox.known or inbox.silent):
+                time.sleep(inbox.due_in(eager=True))
+                letter = self._look()
+            if not inbox.known:
+                return
+            if letter is None and inbox.holder != order.holder:
+                # Another process has the session, and does not know of this worker.
+                calls = tuple((call.task, call.attempt) for call in order.letter.calls)
+                letter = _wire.Letter(stop=True, revoked=calls)
+        self._take(order.letter)
+        self._take(letter)
+
+    def _is_from_holder(self) -> bool:
+        """Whether who gave the order still has the session, if it is of one."""
+        return not (self._order.holder and self._platform.is_taken(self._order.holder))
+
     def _answer_all(self) -> None:
-        self._take(self._order.letter)
-        if self._inbox is not None and not self._alone:
-            self._look()  # what waited for this container may have been taken back meanwhile
-            while not self._inbox.known:
-                time.sleep(self._inbox.due_in(eager=True))
-                self._look()
+        self._take_first()
         while True:
             if self._inbox is not None and self._inbox.silent:
                 print(_wire.SILENCE, flush=True)
@@ -152,13 +169,14 @@ class WorkerLoop:
                 return
             else:
                 time.sleep(self._inbox.due_in(eager=True))
-                self._look()
+                self._take(self._look())
 
-    def _look(self) -> None:
+    def _look(self) -> _wire.Letter | None:
         """Read the inbox."""
         assert self._inbox is not None
-        self._take(self._inbox.look())
+        letter = self._inbox.look()
         self._outbox.longest = self._inbox.linger
+        return letter
 
     def _prepare(self) -> None:
         """Find out whether calls can be run here at all."""
@@ -288,7 +306,7 @@ class WorkerLoop:
             return
         if frame is None:
             if self._inbox is not None and self._inbox.due_in(bool(self._queue)) == 0:
-                self._look()
+                self._take(self._look())
             return
         header, body = frame
         if self._process.expired:  # the TERM has become an exception in user code

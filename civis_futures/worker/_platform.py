@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from .._wire import WireError
+from .._wire import TAKEN, WireError
 from ._http import Http, HttpError, RefusedError
 
 TYPE_CHECKING = False
@@ -72,6 +72,18 @@ class PlatformRequests:
     def rename(self, name: str) -> None:
         """Give the script of this run another name."""
         self._api("PATCH", self._job, "id", {"name": name})
+
+    def is_taken(self, script: int) -> bool:
+        """Whether the process that a script stands for has lost its session to another one.
+
+        Asked for by its id, it is as it is: lists may lag behind. Where nobody may read it, nobody
+        can tell.
+        """
+        try:
+            answer = self._api("GET", f"/scripts/containers/{script}", "name")
+        except RefusedError:
+            return False
+        return str(answer["name"]).endswith(TAKEN)
 
     def upload(self, name: str, source: Outgoing) -> int:
         """Put bytes into a new File that expires in 30 days; its id."""

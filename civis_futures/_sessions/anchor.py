@@ -53,7 +53,7 @@ class Anchor:
 
     def is_taken(self, client: PlatformClient, kind: JobKind) -> bool:
         """Whether another process has taken the session over."""
-        return client.get_row(Job(self.number, kind), look=False).name.endswith(TAKEN)
+        return client.get_row(Job(self.number, kind), low_priority=False).name.endswith(TAKEN)
 
     def take(self, client: PlatformClient, kind: JobKind) -> None:
         """From now on, nothing counts that this process says. Twice is no harm."""

@@ -23,7 +23,7 @@ import re
 import sys
 import zlib
 from collections import ChainMap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType, CoroutineType
 from typing import Any, NamedTuple
 
@@ -238,9 +238,10 @@ class Order:
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
     `initializer` the pickled (function, args, kwargs) to run first in each process, with its
     buffers; `disk` the container's disk, in MB; whoever `greets` shows in the name of the script at
-    once that it can change it; `holder` as in the inbox. In seconds: `poll` is the longest pause
-    between two looks at the inbox, `linger` how long an answer may wait for others before they are
-    posted together, and `lease` how long the inbox may stay as it is: then nobody is there.
+    once that it can change it; `holder` as in the inbox; `key` is what answers are sealed with, a
+    secret. In seconds: `poll` is the longest pause between two looks at the inbox, `linger` how
+    long an answer may wait for others before they are posted together, and `lease` how long the
+    inbox may stay as it is: then nobody is there.
     """
 
     worker: str
@@ -257,6 +258,7 @@ class Order:
     name: str = ""
     greets: bool = False
     holder: int = 0
+    key: str = field(default="", repr=False)
     version: int = WIRE_VERSION
 
 
@@ -326,7 +328,8 @@ class Answer:
     it (imports that happen during the unpickling count as the former), `upload` those that the
     outcome took into its File, `peak_mb` the peak memory of the process during the call
     (where the container's kernel cannot tell that: so far). `log` is what a call that failed
-    printed last, line by line. `frames` are those of the text that lack their source.
+    printed last, line by line. `frames` are those of the text that lack their source. `seal`
+    shows that the bytes are from whom the order was given to.
     """
 
     task: int
@@ -345,6 +348,7 @@ class Answer:
     unpickling: float = 0.0
     upload: float = 0.0
     frames: tuple[Frame, ...] = ()
+    seal: str = ""
 
     @property
     def busy(self) -> float:
@@ -369,7 +373,7 @@ def checked(answer: Answer) -> Answer:
         answer.started, answer.finished, answer.seconds, answer.peak_mb, answer.importing,
         answer.unpickling, answer.upload,
     )  # fmt: skip
-    texts = answer.kind, answer.text, answer.detail, answer.key, *answer.log
+    texts = answer.kind, answer.text, answer.detail, answer.key, answer.seal, *answer.log
     if not all(type(value) is int for value in whole):
         raise WireError("not an answer: no task")
     if not all(type(value) in (int, float) and abs(value) < _LARGEST for value in numbers):
@@ -377,6 +381,27 @@ def checked(answer: Answer) -> Answer:
     if not all(type(value) is str for value in texts):
         raise WireError("not an answer: what should be a text is none")
     return answer
+
+
+def sealed(answer: Answer, worker: str, key: str) -> Answer:
+    """The answer with its seal: an HMAC of which call it is of, how that ended, and the digest of
+    its bytes. Without a `key` there is none.
+    """
+    if not key:
+        return answer
+    import hmac  # not before there is an answer
+
+    data = "" if answer.data is None else answer.data.sha256
+    said = "\n".join((worker, str(answer.task), str(answer.attempt), answer.kind, data))
+    return replace(answer, seal=hmac.new(key.encode(), said.encode(), "sha256").hexdigest())
+
+
+def is_sealed(answer: Answer, worker: str, key: str) -> bool:
+    """Whether it has the seal that it must have; without a `key` it needs none."""
+    import hmac
+
+    seal = sealed(answer, worker, key).seal
+    return not key or hmac.compare_digest(seal.encode(), answer.seal.encode())
 
 
 def to_json(letter: Order | Inbox | Answers) -> str:

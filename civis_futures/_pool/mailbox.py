@@ -94,18 +94,24 @@ class Book(Protocol):
 
 
 class Mailbox:
-    """The post of one pool, over one `PlatformClient`; `book` has the inbox, if there is one.
+    """The post of one pool, over one `PlatformClient`; `book` has the inbox, if there is one; `key`
+    is what answers must be sealed with, if there is one.
 
     All methods may be called from any thread; `look` from one at a time (the scheduler sees to
     that), since it alone owns the memory of what it saw before.
     """
 
     def __init__(
-        self, client: PlatformClient, container: Container | Template, book: Book | None = None
+        self,
+        client: PlatformClient,
+        container: Container | Template,
+        book: Book | None = None,
+        key: str = "",
     ) -> None:
         self._client = client
         self._container = container
         self._book = book
+        self._key = key
         self._kind = job_kind(container)
         self._states: dict[WorkerId, RunState] = {}  # owned by `look`
         self._unseen: Counter[WorkerId] = Counter()  # owned by `look`
@@ -178,7 +184,7 @@ class Mailbox:
             raise Recalled
         name = _wire.script_name(pool, worker, order.worker, secrets.token_hex(4))
         holder = 0 if self._book is None else self._book.holder
-        text = _wire.packed(replace(order, name=name, holder=holder))
+        text = _wire.packed(replace(order, name=name, holder=holder, key=self._key))
         container = self._container
         if resources != ANY_RESOURCES:
             container = replace(container, required_resources=asdict(resources))
@@ -410,7 +416,7 @@ class Mailbox:
                 outputs, more = self._client.list_outputs(
                     worker_run.job, worker_run.run_id, page=page, limit=limit
                 )
-                numbers = _numbered(outputs, worker_run.token, worker_run.read)
+                numbers = _numbered(outputs, worker_run.token, worker_run.read, self._key)
                 found.update(numbers)
                 # Newest first: what is older than the newest one we know, we know.
                 more = more and not any(number < worker_run.read for number in numbers)
@@ -464,7 +470,9 @@ class Mailbox:
         return e.Diagnosis(told_by_run(run, said, self._container.image, calls[at]), at)
 
 
-def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _wire.Answers | None]:
+def _numbered(
+    outputs: Sequence[Output], token: str, known: int, key: str
+) -> dict[int, _wire.Answers | None]:
     """Those outputs that are letters of this worker, by their number; None if unreadable, or if
     all up to that one are `known`.
 
@@ -482,9 +490,12 @@ def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _w
             letter = _wire.answers_from_json(output.value)
         except _wire.WireError as error:
             _log.warning("output %s cannot be read: %s", output.name, error)
-            letters[number] = None
+            letters.setdefault(number, None)
+            continue
+        if letter.worker == token and all(_wire.is_sealed(x, token, key) for x in letter.answers):
+            letters[number] = letter
         else:
-            letters[number] = letter if letter.worker == token else None
+            _log.warning("output %s is not from the worker of this pool: not used", output.name)
     return letters
 
 

@@ -90,7 +90,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Head:
-    """All of it. `created` is in seconds since the epoch.
+    """All of it. `created` is in seconds since the epoch; `key` is what answers are sealed with.
 
     One that is not `ready` says no more than who wants to hold the session: what there was before
     is not in it yet.
@@ -103,6 +103,7 @@ class Head:
     holder: Holder | None = None
     workers: list[Entry] = field(default_factory=list)
     ready: bool = False
+    key: str = field(default="", repr=False)
 
     def to_json(self) -> str:
         """As text."""

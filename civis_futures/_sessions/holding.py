@@ -17,6 +17,7 @@ and so the next holder has read it too; else it does nothing of it. A mark is ne
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -90,7 +91,7 @@ def claim(client: PlatformClient, name: str, container: Container | Template) ->
                 f"civis_futures session {name} inbox",
                 _wire.to_json(_wire.Inbox(holder=mine.number)),
             )
-            head = replace(draft, inbox=inbox)
+            head = replace(draft, inbox=inbox, key=secrets.token_hex(32))
         else:
             head = replace(found, holder=holder, ready=False)
     except BaseException:

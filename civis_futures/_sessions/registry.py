@@ -85,7 +85,7 @@ def _info(client: PlatformClient, name: str) -> SessionInfo | None:
     head = latest(heads(client, anchors(client, name)))
     if head is None:  # removed meanwhile
         return None
-    found, _ = gather(client, head, Mailbox(client, Container()))
+    found, _ = gather(client, head, Mailbox(client, Container(), key=head.key))
     held_by = None if head.holder is None or head.holder.gone else str(head.holder)
     alive = sum(not worker.state.over for worker in found.workers)
     return SessionInfo(name, head.created, held_by, found.answered, found.held, alive)

@@ -268,7 +268,7 @@ def attach(client: PlatformClient, name: str, container: Container | Template) -
     try:
         session = Session(client, claim(client, name, container))
         try:
-            session.begin(Mailbox(client, container))
+            session.begin(Mailbox(client, container, key=session.head.key))
         except BaseException:
             session.close()
             raise

@@ -77,9 +77,12 @@ class WorkerLoop:
         self._buffers = Buffers(platform, folder, order.disk)
         # The end of a run is news enough; only who goes on has to say that there are answers.
         stays = order.inbox is not None and not order.letter.stop
-        self._stays = stays
         self._outbox = Outbox(
-            platform, order.worker, order.name if stays else "", greets=order.greets
+            platform,
+            order.worker,
+            order.name if stays else "",
+            greets=order.greets,
+            key=order.key,
         )
         self._inbox = None if order.inbox is None else InboxReader(platform, order)
         self._stop = order.inbox is None
@@ -113,17 +116,25 @@ class WorkerLoop:
         """End if the platform has started this container before, within the same run.
 
         What that one had begun would run twice, and its letters have the numbers of ours. So this
-        one ends, and the client sees to the calls, as it does when a container dies.
+        one ends, and the client sees to the calls, as it does when a container dies. The log has
+        what began. Who answers one call alone does not say so there: it would be one more request
+        for each call.
         """
-        if not self._stays:  # who answers and ends has left no letter but the last
-            return
+        if not self._alone and self._was_here():
+            raise StartedAgainError(_wire.STARTED_AGAIN)
+
+    def _was_here(self) -> bool:
+        try:
+            lines = self._platform.first_lines()
+        except RefusedError:
+            pass
+        else:
+            return any(_wire.BEGIN_LINE.search(line.rstrip()) for line in lines)
         try:
             names = self._platform.newest_outputs()
         except RefusedError:  # nobody can tell, then
-            return
-        token = self._order.worker
-        if any(_wire.answers_number(name, token) is not None for name in names):
-            raise StartedAgainError(_wire.STARTED_AGAIN)
+            return False
+        return any(_wire.answers_number(name, self._order.worker) is not None for name in names)
 
     def _take_first(self) -> None:
         """Take in what the order says, as far as it still holds."""

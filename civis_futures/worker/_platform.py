@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SINGLE_UPLOAD = 50 << 20
 _SMALLEST_PART = 5 << 20
 _CHUNK = 1 << 20
-_NEWEST = 5
+_NEWEST, _FIRST_LINES = 5, 1000
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
 _KEEP_FOR = 30 * 86400.0  # seconds; as Files of the platform live, for those who come back late
 
@@ -57,17 +57,23 @@ class PlatformRequests:
         body = {"objectType": "JSONValue", "objectId": value["id"]}
         self._api("POST", f"{self._run}/outputs", "objectId", body)
 
+    def first_lines(self) -> list[str]:
+        """The first lines of this run's log, however often it was started."""
+        rows = self._list(f"{self._run}/logs?last_id=0&limit={_FIRST_LINES}")
+        return [str(row.get("message")) for row in rows]
+
     def newest_outputs(self) -> list[str]:
         """The names of the newest outputs of the run; of few, as each comes with its value."""
+        return [str(row.get("name")) for row in self._list(f"{self._run}/outputs?limit={_NEWEST}")]
 
-        def read(reply: HTTPResponse) -> list[str]:
+    def _list(self, path: str) -> list[dict[str, Any]]:
+        def read(reply: HTTPResponse) -> list[dict[str, Any]]:
             rows = json.loads(reply.read())
             if not isinstance(rows, list):
                 raise ValueError("not a list")
-            return [str(row.get("name")) for row in rows if isinstance(row, dict)]
+            return [row for row in rows if isinstance(row, dict)]
 
-        url = f"{self._url}{self._run}/outputs?limit={_NEWEST}"
-        return self.http.request("GET", url, read, self._headers)
+        return self.http.request("GET", self._url + path, read, self._headers)
 
     def rename(self, name: str) -> None:
         """Give the script of this run another name."""

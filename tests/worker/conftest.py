@@ -45,6 +45,7 @@ class Stub:
         self.value_names = {}
         self.names = []  # that the script was given
         self.scripts = {}  # the names of other scripts
+        self.lines = []  # of the run's log
         self.faults = collections.defaultdict(collections.deque)  # (method, path prefix) -> faults
         self.expired = set()  # links that answer 403
         self.problems = []  # what a worker must never do
@@ -193,6 +194,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if (method, path) == ("GET", RUN + "/outputs"):
             names = [{"name": stub.value_names[number]} for number in reversed(stub.outputs)]
             return self.reply(200, names[:5])
+        if (method, path) == ("GET", RUN + "/logs") and stub.lines:
+            return self.reply(200, [{"id": n, "message": x} for n, x in enumerate(stub.lines)])
         if (method, path) == ("PATCH", "/scripts/containers/11"):
             stub.names.append(body["name"])
             return self.reply(200, {"id": 11, **body})

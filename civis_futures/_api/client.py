@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 import httpx
 
 from .._exceptions import PlatformError
+from .._pacing import Pacing, default_pacing
 from .._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run, StoredFile
 from . import replies
 from .credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
@@ -34,9 +35,6 @@ __all__ = [
 
 #: The most rows that a page of any list has.
 PAGE_SIZE = 50
-#: Seconds after which a list shows what was made before. No source says how far lists lag behind;
-#: what is asked for by its id is taken to be as it is.
-LAG = 2.0
 #: Up to here a file goes as one form, above in parts, which have at least `_LEAST_PART`.
 SINGLE_UPLOAD_LIMIT = 50 * 1024**2
 _LEAST_PART = 5 * 1024**2
@@ -58,6 +56,7 @@ class PlatformClient:
         timeout: seconds for each step of an attempt.
         patience: seconds for which a request is tried again while the platform is out of reach.
         auth: how to present the key; the platform takes both.
+        pacing: how long it waits after failures, and for lists.
     """
 
     def __init__(
@@ -69,11 +68,13 @@ class PlatformClient:
         timeout: float = 60.0,
         patience: float = 120.0,
         auth: Literal["basic", "bearer"] = "basic",
+        pacing: Pacing | None = None,
     ) -> None:
         self.url = with_slash(url)
         self.budget = budget or RateBudget()
         key = checked_key(api_key)
         self._me: int | None = None
+        self._pacing = pacing or default_pacing()
         self._closing = threading.Event()
         #: Whether it is on this machine.
         self.is_local = _host(self.url) in ("127.0.0.1", "localhost", "::1")
@@ -87,8 +88,10 @@ class PlatformClient:
         self._secrets = (key, headers["Authorization"].split()[1])
         self._http = httpx.Client(base_url=self.url, headers=headers, **options)
         self._links_http = httpx.Client(**options)
-        self._sender = Sender(self._http, self.budget, self._closing, seconds=patience)
-        self._links = FileLinks(self._links_http, self._closing)
+        self._sender = Sender(
+            self._http, self.budget, self._closing, seconds=patience, pacing=self._pacing
+        )
+        self._links = FileLinks(self._links_http, self._closing, pacing=self._pacing)
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -115,7 +118,7 @@ class PlatformClient:
         Raises:
             PlatformError: the client was closed meanwhile.
         """
-        if self._closing.wait(LAG):
+        if self._closing.wait(self._pacing.lag):
             raise PlatformError("the client was closed")
 
     def me(self) -> int:

@@ -21,8 +21,8 @@ LAG = 0.3
 
 
 @pytest.fixture(autouse=True)
-def short_lag(monkeypatch):
-    monkeypatch.setattr("civis_futures._api.client.LAG", LAG)
+def short_lag(paced):
+    paced(lag=LAG)
 
 
 def note(folder, number):

@@ -15,9 +15,9 @@ SQUARES = [number * number for number in range(TASKS)]
 DYING = """
 import re, threading
 import httpx
-from civis_futures._api import client
+from civis_futures import _pacing
 
-client.LAG = 0.3
+_pacing.set_default_pacing(_pacing.Pacing(lag=0.3))
 _send, _lock, _count = httpx.Client.send, threading.Lock(), [0]
 
 def _mortal(self, request, **options):

@@ -22,9 +22,9 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(autouse=True)
-def no_lag(monkeypatch):
+def no_lag(paced):
     """Lists show everything at once here."""
-    monkeypatch.setattr("civis_futures._api.client.LAG", 0.0)
+    paced(lag=0.0)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ _types _exceptions _wire _pacing _images _public local ->
 ONLY_IN = """
 httpx             in _api.client _api.discreet _api.transport
 tenacity          in _api.transport
-cloudpickle       in _data.pickling _sessions.reached _sessions.values worker
+cloudpickle       in _data.pickling _sessions.identity _sessions.values worker
 pickle            in _data.pickling _exceptions _pool.outcomes _sessions.values worker
 threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
                   in _futures.tables _pool.manager _pool.neighbours _pool.threads
@@ -78,12 +78,12 @@ LOCAL = """
 __init__     -> _owner
 __main__     -> _server
 
-_server      -> _api _faults _limits _record _runs _settings _site _store
+_server      -> _api _faults _limits _record _runs _settings _state _store
 _owner       -> _faults _journal _schema _settings
-_runs        -> _api _faults _schema _settings _site _storage
-_api         -> _faults _journal _record _schema _settings _site _storage _store
-_storage     -> _schema _settings _site _store
-_site        -> _faults _journal _limits _schema _settings _store
+_runs        -> _api _faults _schema _settings _state _storage
+_api         -> _faults _journal _record _schema _settings _state _storage _store
+_storage     -> _schema _settings _state _store
+_state       -> _faults _journal _limits _schema _settings _store
 
 _journal     -> _faults _schema
 _faults      -> _schema

@@ -206,7 +206,7 @@ def _note(bundles: Iterable[_Bundle]) -> None:
     """So that tracebacks name the files here."""
     listings = [each for bundle in bundles for each in bundle.listings]
     paths = {member.name: member.where for each in listings for member in each.members}
-    note_folder(_wire.code_folder(bundle.content.sha256 for bundle in bundles), paths)
+    note_folder(_wire.code_folder({bundle.content.sha256 for bundle in bundles}), paths)
 
 
 def _excluded_name(item: Include) -> str:

@@ -83,8 +83,6 @@ _NOTICE = (
     "(the image needs civis-futures; see docs/migrating.md)"
 )
 _NOTICE_BEGINS, _NOTICE_ENDS = "csys\nexit\n(V", "\ntR.\n"
-#: Fields that the first workers do not know, which cannot read a letter then.
-_LATER = "code", "initializer_code"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -213,8 +211,7 @@ class Call:
     same worker may get it again after it was lost. `timeout`: seconds that it may run. `buffers`
     are Files with the pickle's out-of-band buffers, in its order; a worker keeps these for later
     calls. `key` tells what is called, in a session; the answer says it again. The last `code` of
-    the buffers are no part of the pickle, but zips with modules of the user's, to be found before
-    those of the image.
+    the buffers are zips with modules of the user's, to be found before those of the image.
     """
 
     task: int
@@ -423,10 +420,9 @@ def to_json(letter: Order | Inbox | Answers) -> str:
 
 
 def _fields(part: Any) -> dict[str, Any]:
-    """What is said of a part of a letter: what came later only where need be."""
+    """What is said of a part of a letter. The first workers cannot read one with `code`."""
     said = vars(part)
-    unsaid = [name for name in _LATER if said.get(name) == 0]
-    return {k: v for k, v in said.items() if k not in unsaid} if unsaid else said
+    return said if said.get("code") != 0 else {k: v for k, v in said.items() if k != "code"}
 
 
 def packed(letter: Order | Inbox) -> str:

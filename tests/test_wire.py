@@ -64,10 +64,10 @@ def test_orders_there_and_back(order):
 def test_what_earlier_workers_do_not_know_is_said_only_where_it_says_something():
     def said(code):
         letter = Letter((Call(1, Blob.of(b"a"), code=code),))
-        return _wire.to_json(Order("w", "url", "3.11", letter, initializer_code=code))
+        return _wire.to_json(Inbox({"w": letter}))
 
     assert "code" not in said(0)
-    assert (said(2).count('"code":2'), said(2).count('"initializer_code":2')) == (1, 1)
+    assert '"code":2' in said(2)
 
 
 @given(st.builds(Inbox, st.dictionaries(st.text(), letters, max_size=3), seconds))

@@ -99,7 +99,7 @@ class Excluded:
 
     def __init__(self, items: Iterable[str] = ()) -> None:
         given = [item.rstrip("/") for item in items]
-        self._paths = {item for item in given if os.path.isabs(item)}
+        self._paths = {os.path.abspath(item) for item in given if os.path.exists(item)}
         self._names = {item.removeprefix("./") for item in given if not os.path.isabs(item)}
         dotted = {item for item in self._names if all(map(str.isidentifier, item.split(".")))}
         self._names |= {item.replace(".", "/") for item in dotted}

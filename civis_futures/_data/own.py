@@ -189,6 +189,8 @@ class Library:
             return frozenset()
         known = self._imports.get(member)
         if known is None:
+            if len(self._imports) > _MOST_CODE:  # of files that were edited, most of them
+                self._imports.clear()
             text = read(member).decode("utf-8", "replace").replace("\\\n", " ")
             known = self._imports[member] = frozenset(_imports_in(text))
         return known

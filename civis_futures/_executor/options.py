@@ -174,6 +174,8 @@ class PoolOptions:
                 raise TypeError(f"{name} must have modules, their names, or paths in it")
         if not isinstance(self.code, bool):
             raise TypeError("code must be True or False")
+        if self.include and not self.code:
+            raise ValueError("include says what to send, and code=False that nothing is")
         _ = self.calls  # checks the rest
 
     @classmethod

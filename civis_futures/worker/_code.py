@@ -37,6 +37,14 @@ def unpacked(archives: list[str], target: str) -> None:
         raise
 
 
+def tidy(folder: str, kept: list[str]) -> None:
+    """Remove what was unpacked there, but these: a process that had other versions is gone."""
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if name.startswith("code-") and path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _unpack(source: zipfile.ZipFile, info: zipfile.ZipInfo, folder: str) -> None:
     parts = info.filename.split("/")
     if not all(parts) or ".." in parts:

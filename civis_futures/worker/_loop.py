@@ -288,15 +288,23 @@ class WorkerLoop:
         if process is not None and not (process.alive() and process.takes(call.code)):
             process.end()
             self._process = None
+            if call.modules:
+                from ._code import tidy
+
+                tidy(self._folder, self._modules(call))
         if self._process is None:
             self._ready = self._initializer is None
             first, payload = self._initializer, None
             if first is not None:  # what the call brings too is the call's
-                payload = first.body, first.path, first.buffers, [*call.modules, *first.modules]
+                payload = first.body, first.path, first.buffers, self._modules(call)
             code = call.code or (first.code if first is not None else set())
             self._process = Process(self._folder, payload, code)
             self._process.start(self._platform.http.close)
         return self._process
+
+    def _modules(self, call: FetchedCall) -> list[str]:
+        """The folders with modules that a new process may need."""
+        return [*call.modules, *([] if self._initializer is None else self._initializer.modules)]
 
     def _fetch_ahead(self) -> None:
         """Fetch the next call while the child works on this one."""

@@ -342,6 +342,7 @@ def test_what_is_included_lies_next_to_the_modules(make_executor, project):
         ({"include": "shop"}, TypeError),
         ({"exclude": [3]}, TypeError),
         ({"code": "no"}, TypeError),
+        ({"include": ["json"], "code": False}, ValueError),
         ({"include": ["no_such_thing"]}, ValueError),
     ],
 )

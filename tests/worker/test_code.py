@@ -49,7 +49,10 @@ def call(stub):
     return call
 
 
-VALUE = "import os\nvalue = ({!r}, os.getpid())\n"
+VALUE = """
+import os, pathlib
+value = ({!r}, os.getpid(), len([*pathlib.Path(__file__).parents[1].glob("code-*")]))
+"""
 
 
 def test_each_version_has_its_process(run, stub, call):
@@ -60,8 +63,9 @@ def test_each_version_has_its_process(run, stub, call):
         call(4, "helper", one), call(5, "helper", two, more), call(6, "helper", one, more),
     ])  # fmt: skip
     values = [stub.outcome(answer) for answer in answers]
-    assert [value for value, _ in values] == [1, 1, 3, 1, 2, 1]
-    pids = [pid for _, pid in values]
+    assert [value for value, _, _ in values] == [1, 1, 3, 1, 2, 1]
+    pids = [pid for _, pid, _ in values]
+    assert values[-1][2] == 1, "what processes before had is removed"
     assert len({*pids[:4]}) == 1
     assert len({pids[0], pids[4], pids[5]}) == 3
     assert stub.count("GET", f"/files/{call.__closure__[0].cell_contents[one]}") == 1

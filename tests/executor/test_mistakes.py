@@ -15,7 +15,7 @@ def test_an_option_that_there_is_not(make_executor, given, meant):
 
 
 def test_a_platform_that_is_another_word():
-    with pytest.raises(TypeError, match='"local", or an object .* this is another str'):
+    with pytest.raises(TypeError, match=r'"local", or an object .* this is another str'):
         cf.ContainerPoolExecutor(platform="locl")
 
 

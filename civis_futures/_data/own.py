@@ -19,11 +19,11 @@ import re
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -67,31 +67,32 @@ class _Bundle:
 
 
 class References:
-    """What a pickle refers to; filled in while it is made."""
+    """Which modules a pickle refers to; filled in while it is made. `by_value` are those of which
+    nothing is imported.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, by_value: Collection[str] = ()) -> None:
         self.modules: set[str] = set()
+        self._by_value = by_value
 
     def meet(self, value: Any, by_value: bool) -> None:
         """Something is pickled that has no way of its own in `pickle`: a module, class, function or
         instance. Functions `by_value` bring their code, and need what that imports.
         """
-        if isinstance(value, FunctionType):
-            if not by_value:
-                self._add(value.__module__)
-            else:
-                self.modules.update(_imports_of_function(value))
-        elif isinstance(value, ModuleType):
+        if isinstance(value, ModuleType):
             self._add(value.__name__)
-        elif isinstance(value, type | BuiltinFunctionType):
-            if not by_value:
-                self._add(value.__module__)
-        else:  # a class of its own may say that it is a variable of its module
-            self._add(_module_of_class(type(value)))
+        elif by_value and isinstance(value, FunctionType):
+            self.modules.update(_imports_of_function(value))
+        elif not (by_value and isinstance(value, type)):  # of an instance, that of its class
+            self._add(_module_of(value))
 
     def _add(self, name: object) -> None:
-        if isinstance(name, str):
+        if isinstance(name, str) and name not in self.modules and not self._comes_by_value(name):
             self.modules.add(name)
+
+    def _comes_by_value(self, name: str) -> bool:
+        parts = name.split(".")
+        return any(".".join(parts[: n + 1]) in self._by_value for n in range(len(parts)))
 
 
 class Library:
@@ -350,10 +351,10 @@ def _is_installed(path: str, top: str) -> bool:
     return False
 
 
-def _module_of_class(kind: type) -> Any:
+def _module_of(value: Any) -> Any:
     try:
-        return kind.__module__
-    except Exception:  # a metaclass may do anything
+        return value.__module__
+    except Exception:  # it may do anything
         return None
 
 

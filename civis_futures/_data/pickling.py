@@ -141,7 +141,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, target: io.BytesIO, buffers: _Buffers) -> None:
         super().__init__(target, PROTOCOL, buffers.take)
         self._buffers = buffers
-        self.references = References()
+        self.references = References(cloudpickle.list_registry_pickle_by_value())
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""

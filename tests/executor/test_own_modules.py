@@ -12,11 +12,13 @@ import time
 import zipfile
 from pathlib import Path
 
+import cloudpickle
 import pytest
 from benchmarks.measure import running, spending
 
 import civis_futures as cf
 from civis_futures._data import own
+from civis_futures._data.own import References
 
 SECONDS = 60  # only a hang takes so long
 
@@ -124,6 +126,38 @@ def test_what_functions_by_value_use(executor, project):
 
     assert result(executor, of_a_global, "ab") == [21, 1]
     assert result(executor, lambda: __import__("json").dumps(shop.total("b"))) == "20"
+
+
+def test_what_is_found_by_its_name_only(executor, project):
+    """Where nothing says so but a name: functions with a cache, constants that are one object."""
+    project({"named.py": """
+        import functools
+        @functools.lru_cache
+        def cached(x):
+            return x + 1
+        class Missing:
+            def __reduce__(self):
+                return "MISSING"
+        MISSING = Missing()
+        """})  # fmt: skip
+    named = load("named")
+    assert result(executor, named.cached, 1) == 2
+    assert result(executor, str, named.MISSING).startswith("<named.Missing")
+    assert result(executor, list, [named.MISSING]) == [named.MISSING]
+
+
+def test_what_is_registered_to_go_by_value_needs_no_module(project):
+    project({"valued.py": "class V:\n    pass\ndef f(v):\n    return type(v).__name__\n"})
+    valued = load("valued")
+    cloudpickle.register_pickle_by_value(valued)
+    try:
+        references = References(cloudpickle.list_registry_pickle_by_value())
+        references.meet(valued.V(), by_value=False)
+        references.meet(valued.V, by_value=True)
+        references.meet(valued.f, by_value=True)
+    finally:
+        cloudpickle.unregister_pickle_by_value(valued)
+    assert references.modules == set()
 
 
 def test_what_shared_data_is_made_of(executor, project):

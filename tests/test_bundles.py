@@ -12,7 +12,7 @@ import pytest
 from civis_futures._data import bundles, own
 from civis_futures._data.bundles import CodeError, Excluded, Place, listing, packed
 from civis_futures._data.contents import ContentStore
-from civis_futures._data.own import Library, References
+from civis_futures._data.own import Library
 
 NOTHING = Excluded()
 
@@ -189,9 +189,7 @@ def library(tmp_path, monkeypatch):
 
 
 def needed(library, *modules):
-    references = References()
-    references.modules.update(modules)
-    return [content.sha256 for content in library.bundles(references)]
+    return [content.sha256 for content in library.bundles(modules)]
 
 
 def test_bundles_stay_as_they_are_while_nothing_changes(library, tmp_path):

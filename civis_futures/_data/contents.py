@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -243,14 +243,14 @@ class SharedData:
 
     @classmethod
     def _of(
-        cls, platform: str, head: bytes, pieces: tuple[Any, ...], modules: tuple[str, ...] = ()
+        cls, platform: str, head: bytes, pieces: tuple[Any, ...], modules: Collection[str] = ()
     ) -> SharedData:
         """The handle of a pickle, `head`, and its buffers; or if that is empty, with the pickle
         as the first of the pieces. `modules` are those that the pickle names.
         """
         size = len(head) + sum(piece.size for piece in pieces)
         digests = tuple(piece.sha256 for piece in pieces)
-        return cls(platform, size, head, digests, pieces, modules)
+        return cls(platform, size, head, digests, pieces, tuple(sorted(modules)))
 
     def __post_init__(self) -> None:
         """Unpickled, a piece is a tuple: a pickle has no name of ours that is not public."""

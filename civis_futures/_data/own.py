@@ -121,15 +121,15 @@ class Library:
         # Until when these names need not be looked for on disk again.
         self._fresh: tuple[float, frozenset[str]] = (0.0, frozenset())
 
-    def bundles(self, references: References) -> tuple[Content, ...]:
-        """What a call that refers to these needs.
+    def bundles(self, modules: Iterable[str]) -> tuple[Content, ...]:
+        """What a call needs whose pickle names these modules.
 
         Raises:
             CodeError: it cannot be sent.
         """
         if not self._on:
             return ()
-        names = frozenset(name for name in references.modules if self._place(name))
+        names = frozenset(name for name in modules if self._place(name))
         if not names and not self._included:
             return ()
         begin = time.perf_counter()

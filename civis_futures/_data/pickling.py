@@ -10,7 +10,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
 
@@ -38,12 +38,13 @@ REASON = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A pickle, and the buffers that it refers to; the last `code` of them are bundles with the
-    user's modules, see `own`.
+    """A pickle, and the buffers that it refers to; `modules` are those that it names, whosever they
+    are. The last `code` of the buffers are bundles with the user's modules, see `with_modules`.
     """
 
     data: bytes
     buffers: tuple[Content, ...] = ()
+    modules: frozenset[str] = frozenset()
     code: int = 0
 
     @property
@@ -68,14 +69,13 @@ def call_payload(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     contents: ContentStore,
-    library: Library,
 ) -> Payload:
     """A snapshot of a call.
 
     Raises:
         CallPicklingError: the function or an argument cannot be pickled.
     """
-    return payload(task, (fn, tuple(args), dict(kwargs)), contents, library)
+    return payload(task, (fn, tuple(args), dict(kwargs)), contents)
 
 
 def chunk_payload(
@@ -84,40 +84,16 @@ def chunk_payload(
     rows: Sequence[Sequence[Any]],
     first: int,
     contents: ContentStore,
-    library: Library,
 ) -> Payload:
     """A snapshot of one call per row of arguments, to be answered by the list of their results.
 
     `first` is the number of the first row, for who reads of a failure.
     """
-    return payload(task, (fn, (first, [tuple(row) for row in rows])), contents, library)
+    return payload(task, (fn, (first, [tuple(row) for row in rows])), contents)
 
 
-def payload(what: str, value: Any, contents: ContentStore, library: Library) -> Payload:
-    """A snapshot of a value and of the user's modules in it; `what` names it in an error."""
-    data, buffers, references = _pickled(what, value, contents)
-    try:
-        bundles = library.bundles(references)
-    except Exception as error:
-        reason = str(error) if isinstance(error, CodeError) else brief(error)
-        raise CallPicklingError(f"{what} cannot be sent: {reason}", task=what) from error
-    return Payload(data, (*buffers, *bundles), len(bundles))
-
-
-def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Content, ...]]:
-    """The handle of a value, and what must be uploaded for it."""
-    what = f"the {type(value).__qualname__} to share"
-    head, pieces, references = _pickled(what, value, contents)
-    if len(head) > LARGEST_HEAD:
-        head, pieces = b"", (contents.keep(head), *pieces)
-    modules = tuple(sorted(references.modules))
-    return SharedData._of(contents.platform, head, pieces, modules), pieces
-
-
-def _pickled(
-    what: str, value: Any, contents: ContentStore
-) -> tuple[bytes, tuple[Content, ...], References]:
-    """The pickle of a value, its buffers, and the modules that it names."""
+def payload(what: str, value: Any, contents: ContentStore) -> Payload:
+    """A snapshot of a value; `what` names it in an error."""
     buffers = _Buffers(contents)
     target = io.BytesIO()
     try:
@@ -126,7 +102,30 @@ def _pickled(
     except Exception as error:
         message = f"{what} cannot be sent: {brief(error)}"
         raise CallPicklingError(message, task=what) from error
-    return target.getvalue(), tuple(buffers.out), pickler.references
+    return Payload(target.getvalue(), tuple(buffers.out), frozenset(pickler.references.modules))
+
+
+def with_modules(what: str, made: Payload, library: Library) -> Payload:
+    """The same with bundles of the user's modules that it needs.
+
+    Raises:
+        CallPicklingError: these cannot be sent.
+    """
+    try:
+        bundles = library.bundles(made.modules)
+    except Exception as error:
+        reason = str(error) if isinstance(error, CodeError) else brief(error)
+        raise CallPicklingError(f"{what} cannot be sent: {reason}", task=what) from error
+    return replace(made, buffers=(*made.buffers, *bundles), code=len(bundles))
+
+
+def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Content, ...]]:
+    """The handle of a value, and what must be uploaded for it."""
+    made = payload(f"the {type(value).__qualname__} to share", value, contents)
+    head, pieces = made.data, made.buffers
+    if len(head) > LARGEST_HEAD:
+        head, pieces = b"", (contents.keep(made.data), *made.buffers)
+    return SharedData._of(contents.platform, head, pieces, made.modules), pieces
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -14,7 +14,7 @@ from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
 from .._data.own import Library
-from .._data.pickling import Payload, call_payload, load_call
+from .._data.pickling import Payload, call_payload, load_call, with_modules
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import LogAccess
 from .._pacing import default_pacing
@@ -55,7 +55,9 @@ def open_pool(options: PoolOptions) -> Opened:
         url, key = credentials(options.platform if owned is None else owned)
         contents = content_store(url, key)
         library = Library(contents, options.include, options.exclude, options.code)
-        initial = _initializer(options, contents, library)
+        initial = _initializer(options, contents)
+        if initial.data:
+            initial = with_modules("the initializer", initial, library)
         client, attached = PlatformClient(url, key), None
         if isinstance(container, Container) and container.doubt and not client.is_local:
             warnings.warn(container.doubt, UserWarning, stacklevel=3)
@@ -106,12 +108,12 @@ class _Reader:
             return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, buffers)])
 
 
-def _initializer(options: PoolOptions, contents: ContentStore, library: Library) -> Payload:
+def _initializer(options: PoolOptions, contents: ContentStore) -> Payload:
     """What is asked for as a call; empty if nothing is."""
     if options.initializer is None:
         return Payload(b"")
     arguments = tuple(options.initargs)
-    return call_payload("the initializer", options.initializer, arguments, {}, contents, library)
+    return call_payload("the initializer", options.initializer, arguments, {}, contents)
 
 
 def _hand_over(session: Session, manager: Manager) -> None:

@@ -76,7 +76,6 @@ class Intake:
             args=args,
             kwargs=kwargs,
             contents=self._contents,
-            library=self._opened.library,
         )
         what = fn, (args, kwargs)
         future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, item)
@@ -130,7 +129,6 @@ class Intake:
             rows=rows,
             first=first,
             contents=self._contents,
-            library=self._opened.library,
         )
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         name = _name_of(fn) + more
@@ -173,7 +171,7 @@ class Intake:
         if at_end is not None:
             future.add_done_callback(at_end)
         try:
-            payload = pickled(name)
+            payload = pickling.with_modules(name, pickled(name), self._opened.library)
             session = self._opened.session
             key, found = ("", None) if session is None else session.claim(task, *what)
         except (CallPicklingError, SessionMismatchError) as error:

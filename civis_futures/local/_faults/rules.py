@@ -51,9 +51,8 @@ class Rules:
         self._seed = seed
         self._rules: list[Rule] = []
         self._added = 0
-        self._outage: tuple[Rule, float] | None = (
-            None  # and the time (monotonic, s) at which it ends
-        )
+        # The fault that has the platform down, and when that ends (time.monotonic()).
+        self._outage: tuple[Rule, float] | None = None
 
     def add(self, faults: Iterable[Fault]) -> list[Rule]:
         """Put these behind those that are there."""

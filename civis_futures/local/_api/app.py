@@ -27,7 +27,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._faults import breakage
-from .._faults.words import LINK, Fault
+from .._faults.fault import LINK, Fault
 from .._journal import Request as JournalEntry
 from .._record import Recorder
 from .._schema.exchange import ApiError, ApiRequest, Origin, Reply, not_found

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from .._schema.exchange import Origin
-from .words import BEFORE_THE_START, LINK, LISTS_ONLY, Fault, fits
+from .fault import BEFORE_THE_START, LINK, LISTS_ONLY, Fault, fits
 
 
 @dataclasses.dataclass(eq=False)

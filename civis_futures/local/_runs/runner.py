@@ -20,8 +20,8 @@ from pathlib import Path
 
 from .._api import documents
 from .._api.runs import begin
+from .._faults.fault import Fault
 from .._faults.rules import Rule
-from .._faults.words import Fault
 from .._schema.exchange import ApiError
 from .._state import Platform
 from .guard import kill_marked

@@ -1,7 +1,6 @@
-"""What can be made to go wrong, and when: the words for it. Frozen values, no I/O, no counting.
+"""A fault: what is to go wrong, and when. A frozen value; no I/O, no counting.
 
-A leaf: the owner makes faults of these words, and the server, to which they travel as JSON, acts
-on them. Which request or run meets a fault is decided in `rules`; what happens then is done in
+The owner makes faults, and the server, to which they travel as JSON, lets them happen. Which request or run meets a fault is decided in `rules`; what happens then is done in
 `breakage` (requests) and `_runs.runner` (runs).
 """
 

@@ -1,7 +1,8 @@
 """A fault: what is to go wrong, and when. A frozen value; no I/O, no counting.
 
-The owner makes faults, and the server, to which they travel as JSON, lets them happen. Which request or run meets a fault is decided in `rules`; what happens then is done in
-`breakage` (requests) and `_runs.runner` (runs).
+The owner makes faults, and the server, to which they travel as JSON, lets them happen. Which
+request or run meets a fault is decided in `rules`; what happens then is done in `breakage`
+(requests) and `_runs.runner` (runs).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
-from ._faults.words import Fault, fits
+from ._faults.fault import Fault, fits
 from ._journal import Request
 from ._schema.exchange import Origin
 from ._settings import MAX_FILE_BYTES, Settings

@@ -47,8 +47,9 @@ class ContainerPoolExecutor(Executor):
     """A pool of containers on Civis Platform, used as the standard library's pools are.
 
     Args:
-        max_workers: how many containers there may be at any moment; 10 if None. They start when
-            there is work for them, and are reused.
+        max_workers: how many containers there may be at any moment. If None, 10; on a
+            `LocalPlatform`, as many as that has cores. They start when there is work for them, and
+            are reused.
         container: what each worker runs in: a `Container`, or a `Template`.
         platform: None for Civis Platform, by ``CIVIS_API_KEY`` (and ``CIVIS_API_ENDPOINT``);
             ``"local"`` for a local platform that lives as long as the executor; a

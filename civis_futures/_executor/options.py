@@ -36,7 +36,7 @@ RetryOn = (
 #: What `memory_growth` may lead to unless told otherwise, in MB.
 MAX_MEMORY = 64_000.0
 
-#: `max_workers` unless told otherwise. Containers cost money: not the size of this machine.
+#: `max_workers` unless told otherwise. On another machine: the size of this one says nothing of it.
 DEFAULT_WORKERS = 10
 
 
@@ -225,10 +225,19 @@ class PoolOptions:
         return CallOptions(self.max_retries, self.retry_on, memory_growth=self.memory_growth)
 
     @property
+    def _workers(self) -> int:
+        if self.max_workers is not None:
+            return self.max_workers
+        # A platform on this machine says how many cores there are: as in a process pool.
+        cores = os.cpu_count() if self.platform == "local" else None
+        cores = getattr(self.platform, "cores", cores)
+        return DEFAULT_WORKERS if cores is None else max(int(cores), 1)
+
+    @property
     def policy(self) -> Policy:
         """What the scheduler is told; times in seconds."""
         return Policy(
-            DEFAULT_WORKERS if self.max_workers is None else self.max_workers,
+            self._workers,
             self.max_tasks_per_worker,
             float(self.idle_timeout),
             float(self.lease),

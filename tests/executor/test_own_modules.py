@@ -146,6 +146,16 @@ def test_what_is_found_by_its_name_only(executor, project):
     assert result(executor, list, [named.MISSING]) == [named.MISSING]
 
 
+def test_what_only_stands_for_a_module(executor, project, monkeypatch):
+    class Odd:
+        __path__ = 3
+
+    monkeypatch.setitem(sys.modules, "odd_one", Odd())
+    project({"careful.py": "try:\n    import odd_one\nexcept ImportError:\n    pass\n"
+             "def f():\n    return 1\n"})  # fmt: skip
+    assert result(executor, load("careful").f) == 1
+
+
 def test_what_is_registered_to_go_by_value_needs_no_module(project):
     project({"valued.py": "class V:\n    pass\ndef f(v):\n    return type(v).__name__\n"})
     valued = load("valued")

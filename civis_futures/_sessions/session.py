@@ -39,7 +39,7 @@ class Session:
     def __init__(self, client: PlatformClient, claimed: Claim) -> None:
         self._client = client
         self._anchor = claimed.anchor
-        self._before = claimed.before
+        self._before, self._seized = claimed.before, claimed.seized
         self.head = claimed.head
         self.findings = Findings()
         self._refused: SessionMismatchError | None = None
@@ -52,13 +52,16 @@ class Session:
         self._adopted: set[str] = set()
         self._closing = threading.Event()
         self._lost: Callable[[Exception], object] = lambda _: None
+        self._in_doubt: Callable[[], object] = lambda: None
         self._seen = time.time()  # when it was seen that we hold it
 
     # --- holding it ----------------------------------------------------------------------------
 
-    def start(self, lost: Callable[[Exception], object]) -> None:
-        """Give signs of life from now on; `lost` is told if somebody else takes it over."""
-        self._lost = lost
+    def start(self, lost: Callable[[Exception], object], in_doubt: Callable[[], object]) -> None:
+        """Give signs of life from now on; `lost` is told if somebody else takes it over, and
+        `in_doubt` is called now and then if who had it before may overwrite the inbox.
+        """
+        self._lost, self._in_doubt = lost, in_doubt
         name = f"civis-futures session {self.head.name}"
         threading.Thread(target=self._beat, name=name, daemon=True).start()
 
@@ -95,6 +98,8 @@ class Session:
                 with self._turn:
                     self.head.holder = replace(self.head.holder, beat=time.time())
                 self._write()
+                if self._seized:
+                    self._in_doubt()
             except SessionInUseError as error:
                 self._lose(error)
             except (PlatformError, ValueError) as error:

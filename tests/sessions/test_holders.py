@@ -130,9 +130,10 @@ def test_an_inbox_that_the_one_before_has_overwritten_is_mended(
         second = make_executor(1, session="overwritten")
     assert second.submit(note, tmp_path, 0).result(30) == 0
     with closing(PlatformClient(platform.url, platform.api_key)) as api:
-        api.update_json_value(ours.inbox, _wire.to_json(inbox))
         now = second._intake._opened.session.holder
-        until(lambda: _wire.inbox_from_json(api.get_json_value(ours.inbox)).holder == now)
+        for _ in range(3):  # once it may be written anyway
+            api.update_json_value(ours.inbox, _wire.to_json(inbox))
+            until(lambda: _wire.inbox_from_json(api.get_json_value(ours.inbox)).holder == now, 10)
     assert second.submit(note, tmp_path, 1).result(30) == 1
     first.shutdown()
     second.shutdown()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ from .._container import Container, Template
 from .._exceptions import PlatformError, Recalled, SessionInUseError, SessionMismatchError
 from .._pool.mailbox import Mailbox, WorkerRun
 from .._scheduling.events import FoundTask
-from .._types import Job, Resources, TaskId, WorkerId
+from .._types import Job, JobRow, Resources, TaskId, WorkerId
 from .anchor import anchors
 from .head import BEAT, Entry, Head
 from .holding import Claim, claim, in_use, withdraw
@@ -174,11 +174,9 @@ class Session:
                 self._client.archive(Job(entry.job, self.head.kind))
                 worker_run = self.findings.inheritance.worker_runs.get(WorkerId(number))
                 self.forget(entry.token, 0 if worker_run is None else worker_run.run_id)
-        for row in self._client.newest_jobs(self.head.kind):
-            ours = _wire.ScriptName.parsed(row.name)
-            if ours is None or ours.session != self.head.name:
-                continue
-            if row.run is None and ours.token not in self._entries:  # died in between
+        for token, row in newest_workers(self._client, self.head):
+            # Who launched it has died in between, or had lost the session.
+            if token not in self._entries and (row.run is None or row.run.state.over):
                 self._client.archive(Job(row.job_id, self.head.kind))
 
     def claim(
@@ -245,6 +243,14 @@ class Session:
             entry = self._entries.get(token)
             if entry is not None:
                 entry.over, entry.first, entry.run = True, [], run_id
+
+
+def newest_workers(client: PlatformClient, head: Head) -> Iterator[tuple[str, JobRow]]:
+    """Tokens and scripts of the session's workers, be they in the head or not; of my newest."""
+    for row in client.newest_jobs(head.kind):
+        ours = _wire.ScriptName.parsed(row.name)
+        if ours is not None and ours.session == head.name:
+            yield ours.token, row
 
 
 def gather(client: PlatformClient, head: Head, mailbox: Mailbox) -> tuple[Findings, _wire.Inbox]:

@@ -32,7 +32,8 @@ MOST_IMPORTS = 70  # modules, besides ours, that `import civis_futures` loads
 # and no others; imports for types count.
 ARROWS = """
 civis_joblib -> __init__
-cli          -> _api _exceptions _futures _images _sessions _types _wire local
+__main__     -> cli
+cli          -> _api _exceptions _futures _images _public _sessions _types _wire local
 __init__     -> _container _data _exceptions _executor _futures _public _sessions _types
 testing      -> _pacing _public local
 
@@ -43,7 +44,7 @@ _pool        -> _api _container _data _exceptions _futures _images _scheduling _
 _data        -> _api _exceptions _wire
 _futures     -> _pacing _types _wire
 _scheduling  -> _exceptions _pacing _types _wire
-_api         -> _exceptions _pacing _types
+_api         -> _exceptions _pacing _public _types
 _container   -> _images _types
 
 worker       -> _wire
@@ -78,12 +79,12 @@ LOCAL = """
 __init__     -> _owner
 __main__     -> _server
 
-_server      -> _api _faults _limits _record _runs _settings _site _store
+_server      -> _api _faults _limits _record _runs _settings _state _store
 _owner       -> _faults _journal _schema _settings
-_runs        -> _api _faults _schema _settings _site _storage
-_api         -> _faults _journal _record _schema _settings _site _storage _store
-_storage     -> _schema _settings _site _store
-_site        -> _faults _journal _limits _schema _settings _store
+_runs        -> _api _faults _schema _settings _state _storage
+_api         -> _faults _journal _record _schema _settings _state _storage _store
+_storage     -> _schema _settings _state _store
+_state       -> _faults _journal _limits _schema _settings _store
 
 _journal     -> _faults _schema
 _faults      -> _schema

@@ -8,8 +8,8 @@ comes of it later is ignored. Between the two it is in one phase::
                  DELAYED <────┴─ LOSING ┴─────────────┴─────────────┘  (attempts left)  ──> Lose
                                                  from anywhere, on cancel  ──> Drop
 
-What workers do is in `fleet`. What always holds (`tests/test_scheduler.py` checks it after every
-event of random histories):
+What workers do is in `fleet`. What always holds, after every event of the random histories in
+`tests/scheduling/test_scheduler.py`:
 
 1. A task is in one phase, and HELD tasks and the workers' lists of calls say the same.
 2. At most `max_workers` workers are launching or alive, whatever happens.

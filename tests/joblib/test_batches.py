@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import cloudpickle
 from joblib import Parallel, delayed
+from tasks import slept
 
 import civis_joblib
 from civis_joblib._backend import CivisBackend
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def slept(seconds):
-    time.sleep(seconds)
-    return seconds
 
 
 def test_500_short_tasks():

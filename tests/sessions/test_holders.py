@@ -12,8 +12,9 @@ import cloudpickle
 import pytest
 
 import civis_futures
-from civis_futures import SessionInUseError, _wire
+from civis_futures import BrokenContainerPool, SessionInUseError, _wire
 from civis_futures._api.client import PlatformClient
+from civis_futures._types import JobKind
 from civis_futures.testing import Fault
 
 # The container cannot import this module: its functions travel by value.
@@ -139,3 +140,30 @@ def test_an_inbox_that_the_one_before_has_overwritten_is_mended(
     second.shutdown()
     assert executions(tmp_path) == dict.fromkeys(range(2), 1)
     civis_futures.purge("overwritten", platform)
+
+
+def test_after_a_long_pause_it_is_asked_before_anything_is_written(
+    make_executor, platform, monkeypatch, tmp_path
+):
+    first = make_executor(1, session="long pause")
+    ours = first._intake._opened.session
+    with monkeypatch.context() as patch:
+        patch.setattr("civis_futures._sessions.head.Holder.gone", True)
+        second = make_executor(1, session="long pause")
+    ours._seen -= 100.0  # seconds that it was asleep
+    future = first.submit(note, tmp_path, 0)
+    with pytest.raises(BrokenContainerPool, match="is held by process"):
+        future.result(30)
+    first.shutdown()
+    named = [script for script in scripts(platform) if "session long pause, worker" in script]
+    assert named == []
+    assert second.submit(note, tmp_path, 0).result(30) == 0
+    second.shutdown()
+    civis_futures.purge("long pause", platform)
+
+
+def scripts(platform):
+    """The names of those that had a run."""
+    with closing(PlatformClient(platform.url, platform.api_key)) as api:
+        rows, _ = api.list_jobs(JobKind.CONTAINER, hidden=True, archived=True)
+        return [row.name for row in rows if row.run is not None]

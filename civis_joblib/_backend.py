@@ -39,7 +39,7 @@ _NOT_FOR_US = {
 
 def _all_jobs(platform: Any) -> int:
     """What ``n_jobs=-1`` means on a platform."""
-    usual = os.cpu_count() if platform == "local" else ALL_JOBS
+    usual: Any = os.cpu_count() if platform == "local" else ALL_JOBS
     return max(int(getattr(platform, "cores", usual)), 1)
 
 

@@ -164,6 +164,19 @@ def test_what_is_not_equal_is_told_apart(tellers, one, other):
         assert tellers[0](one) != tellers[0](other)
 
 
+@pytest.mark.parametrize("kind", ["[x]", "Data(x)"])
+def test_long_chains(tellers, kind):
+    """Of so many objects, each within the one before, that pickle can just follow."""
+    for length in (50, 200):
+        chain = f"__import__('functools').reduce(lambda x, _: {kind}, range({length}), {{}})"
+        one, same, other = (
+            teller(chain.format(end))
+            for teller, end in ((tellers[0], 1), (tellers[1], 1), (tellers[1], 2))
+        )
+        assert one == same
+        assert one != other
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

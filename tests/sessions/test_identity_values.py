@@ -113,7 +113,7 @@ def containers(inner):
 
 VALUES = st.recursive(KEYS, containers, max_leaves=12)
 MODEST = settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -21,6 +21,7 @@ import httpx
 from .._exceptions import PlatformError
 from .._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run, StoredFile
 from . import replies
+from .budget import platform_clock
 from .credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
 from .discreet import discreet, ours, without_links
 from .section import Bytes, Section
@@ -69,6 +70,7 @@ class PlatformClient:
     ) -> None:
         self.url = with_slash(url)
         self.budget = budget or RateBudget()
+        self.clock = platform_clock(self.url)
         key = checked_key(api_key)
         self._me: int | None = None
         self._closing = threading.Event()
@@ -84,7 +86,9 @@ class PlatformClient:
         self._secrets = (key, headers["Authorization"].split()[1])
         self._http = httpx.Client(base_url=self.url, headers=headers, **options)
         self._links_http = httpx.Client(**options)
-        self._sender = Sender(self._http, self.budget, self._closing, seconds=patience)
+        self._sender = Sender(
+            self._http, self.budget, self._closing, seconds=patience, time=self.clock
+        )
         self._links = FileLinks(self._links_http, self._closing)
 
     def __repr__(self) -> str:
@@ -280,7 +284,8 @@ class PlatformClient:
         if not 0 <= size <= FILE_SIZE_LIMIT:
             raise ValueError(f"a file has 0 to {FILE_SIZE_LIMIT:,} bytes, not {size:,}")
         section = Section(source, size)
-        body = {"name": name, "expiresAt": replies.moment(datetime.now(UTC) + expires_in)}
+        expires = datetime.fromtimestamp(self.clock.now(), UTC) + expires_in
+        body = {"name": name, "expiresAt": replies.moment(expires)}
         if size > SINGLE_UPLOAD_LIMIT:
             return self._upload_parts(section, body)
         file_id, url, fields = self._ask(

@@ -24,7 +24,7 @@ import httpx
 import tenacity
 
 from .._exceptions import PlatformError, Recalled
-from .budget import Kind, RateBudget, retry_after
+from .budget import Kind, PlatformClock, RateBudget, retry_after
 from .discreet import discreet, each_ours, ours, without_links
 from .section import Section
 
@@ -133,6 +133,7 @@ class Sender:
         first_seconds: the same until the platform has answered for the first time: a wrong address
             shall not look like a slow platform.
         wait: how to wait, for tests; by default until `closing` is set.
+        time: the platform's clock, which is set by each of its answers.
     """
 
     def __init__(
@@ -148,9 +149,11 @@ class Sender:
         first_seconds: float = 15.0,
         wait: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        time: PlatformClock | None = None,
     ) -> None:
         self._client = client
         self._budget = budget
+        self._time = time or PlatformClock()
         self._closing = closing
         self._bounds = (attempts, seconds)
         self._look_bounds = (look_attempts, look_seconds)
@@ -184,7 +187,7 @@ class Sender:
         trial = _Trial(request, kind, safe, wants_json, wanted, self._clock())
         retrying = tenacity.Retrying(
             retry=lambda state: _is_worth_another(state, trial),
-            wait=_pause_before_next,
+            wait=self._pause_before_next,
             stop=lambda state: self._is_enough(state, trial),
             before_sleep=lambda state: self._before_sleep(state, trial),
             sleep=lambda seconds: self._pause(seconds, trial),
@@ -216,6 +219,8 @@ class Sender:
         trial.readable = not (response.is_success and trial.wants_json) or is_json(response)
         self._reached |= trial.readable
         trial.arrived |= response.status_code != 429
+        if trial.readable:
+            self._time.observe(response.headers)
         self._learn(trial.kind, response.headers)
         return response
 
@@ -246,6 +251,13 @@ class Sender:
             trial.excused += state.upcoming_sleep
         reason = (status if trial.readable else "garbage") or _said(_failure(state))
         _log.info("%s: %s; again in %.1f s", trial.name, reason, state.upcoming_sleep)
+
+    def _pause_before_next(self, state: tenacity.RetryCallState) -> float:
+        """Jittered and growing, on top of what the answer asked for."""
+        asked = 0.0
+        if _status(state) is not None and state.outcome is not None:
+            asked = retry_after(state.outcome.result().headers, self._time.now)
+        return asked + _backoff(state)
 
     def _pause(self, seconds: float, trial: _Trial) -> None:
         self._wait(seconds)
@@ -298,14 +310,6 @@ def _is_worth_another(state: tenacity.RetryCallState, trial: _Trial) -> bool:
     if not isinstance(error, httpx.RequestError) or _is_hopeless(error):
         return False
     return trial.idempotent or isinstance(error, _NEVER_OPENED)
-
-
-def _pause_before_next(state: tenacity.RetryCallState) -> float:
-    """Jittered and growing, on top of what the answer asked for."""
-    asked = 0.0
-    if _status(state) is not None and state.outcome is not None:
-        asked = retry_after(state.outcome.result().headers)
-    return asked + _backoff(state)
 
 
 class _LinkError(Exception):

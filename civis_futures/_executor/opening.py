@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._api.budget import RateBudget
+from .._api.budget import RateBudget, platform_clock
 from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
@@ -49,7 +49,7 @@ def open_pool(options: PoolOptions) -> Opened:
     owned = _local_platform(session) if options.platform == "local" else None
     try:
         url, key = credentials(options.platform if owned is None else owned)
-        contents = content_store(url, key)
+        contents = content_store(url, key, platform_clock(url).now)
         initial = _initializer(options, contents)
         client, attached = PlatformClient(url, key), None
         if isinstance(container, Container) and container.doubt and not client.is_local:

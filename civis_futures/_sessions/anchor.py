@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +76,7 @@ def make_anchor(client: PlatformClient, name: str, container: Container | Templa
     title, user = f"civis_futures session {name}", client.me()
     inbox = client.create_json_value(f"{title} inbox", _wire.to_json(_wire.Inbox()))
     kind = job_kind(container)
-    head = Head(name, time.time(), kind, inbox)
+    head = Head(name, client.clock.now(), kind, inbox)
     value = client.create_json_value(f"{title} head", head.to_json())
     body = _body(container, f"{title} [user {user}, head {value}]")
     mine = client.create_script(kind, body)

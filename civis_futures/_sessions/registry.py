@@ -87,7 +87,7 @@ def _info(client: PlatformClient, name: str) -> SessionInfo | None:
     session = Session(client, anchor)
     session.read(Mailbox(client, Container()))
     found, holder = session.findings, session.head.holder
-    held_by = None if holder is None or holder.gone else str(holder)
+    held_by = None if holder is None or holder.gone(client.clock.now()) else str(holder)
     alive = sum(not worker.state.over for worker in found.workers)
     return SessionInfo(name, session.head.created, held_by, found.answered, found.held, alive)
 

@@ -60,9 +60,10 @@ class Session:
             SessionInUseError: somebody else holds it.
         """
         before = self.head.holder
-        if before is not None and not before.gone:
+        now = self._client.clock.now()  # of an answer: the head was read
+        if before is not None and not before.gone(now):
             raise _in_use(self.head.name, before)
-        self._mine = self.head.holder = Holder.here()
+        self._mine = self.head.holder = Holder.here(now)
         self._write()
         time.sleep(SETTLE)
         self._check()
@@ -82,7 +83,7 @@ class Session:
             try:
                 self._check()
                 with self._turn:
-                    self.head.holder = replace(self._mine, beat=time.time())
+                    self.head.holder = replace(self._mine, beat=self._client.clock.now())
                 self._write()
             except SessionInUseError as error:
                 self._closing.set()

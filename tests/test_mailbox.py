@@ -299,7 +299,10 @@ def test_answers_that_cannot_be_read_leave_the_look_incomplete():
     stub = Stub(get_row=[row(1, RunState.SUCCEEDED)], list_outputs=[LOST])
     [report], [after], _ = look(stub, posting(1))
     succeeded = Run(10, RunState.SUCCEEDED)
-    assert report == e.Report(WorkerId(1), succeeded, (), complete=False, read=True, sure=True)
+    failure = e.LookFailed(LOST, hopeless=False)
+    assert report == e.Report(
+        WorkerId(1), succeeded, (), complete=False, read=True, sure=True, failure=failure
+    )
     assert after == posting(1)
 
 
@@ -351,7 +354,8 @@ def test_the_verdict_on_a_run():
 def test_a_verdict_without_a_platform():
     stub = Stub(get_run=[LOST])
     verdict, at = Mailbox(stub, Container()).diagnose(posting(1), [(TaskId(1), 1)], None)
-    assert (verdict, at) == (e.Verdict(None, "its container ended"), 0)
+    reason = f"its container ended (why, cannot be looked into: {LOST})"
+    assert (verdict, at) == (e.Verdict(None, reason), 0)
 
 
 EXITED = "Error on job: Process ended with an error, exiting: {}."

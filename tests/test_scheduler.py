@@ -281,7 +281,8 @@ def test_a_platform_that_is_gone_does_not_hold_up_the_end():
     while not commands:
         table.tick()
         commands = table(e.LookFailed(ERROR, hopeless=False))
-    assert commands == [e.Finish(abandoned=(WorkerId(1),))]
+    reason = f"runs cannot be watched: {ERROR}"
+    assert commands == [e.Finish(abandoned=(WorkerId(1),), reason=reason)]
     assert 75 <= table.now < 150
 
 
@@ -365,6 +366,87 @@ def test_a_key_that_is_refused_for_good_breaks_the_pool():
         commands = table(e.LookFailed(ERROR, hopeless=True))
     assert kinds(commands) == ["Break", "Lose", "CancelRun"]
     assert isinstance(commands[0].error, BrokenContainerPool)
+
+
+def unread(state, hopeless):
+    failure = e.LookFailed(ERROR, hopeless)
+    return e.Report(WorkerId(1), run_in(state), complete=False, failure=failure)
+
+
+@pytest.mark.parametrize("state", [RunState.RUNNING, RunState.SUCCEEDED])
+def test_answers_that_are_refused_for_good_break_the_pool(state):
+    table = started(2, max_workers=1)
+    since = table.now
+    commands = table.until("Break", unread(state, hopeless=True), within=60.0)
+    [broken] = [command.error for command in commands if isinstance(command, e.Break)]
+    assert str(broken) == f"answers cannot be read: {ERROR}"
+    assert broken.__cause__ is ERROR
+    assert table.now - since > 5, "what is refused once may not be refused again"
+
+
+def test_answers_of_one_worker_that_are_refused_cost_its_calls_alone():
+    table = started()
+    [launch] = table.submit(1)
+    table(e.Launched(launch.worker))
+    other = e.Report(WorkerId(2), run_in(RunState.RUNNING))
+    commands = table.until("CancelRun", unread(RunState.RUNNING, hopeless=True), other)
+    assert e.CancelRun(WorkerId(1)) in commands
+    over = unread(RunState.CANCELLED, hopeless=True)
+    [diagnose] = [c for c in table.until("Diagnose", over, other) if isinstance(c, e.Diagnose)]
+    assert str(ERROR) in diagnose.answer.text
+
+
+@pytest.mark.parametrize("hopeless", [True, False])
+def test_runs_that_cannot_be_cancelled_break_the_pool(hopeless):
+    table = started(max_workers=1)
+    running = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    commands = table(e.CancelRequested(TaskId(0)))
+    table(e.Submitted(TaskId(1)))
+    while "Break" not in kinds(commands):
+        assert e.CancelRun(WorkerId(1)) in commands
+        commands = table(e.RunCancelled(WorkerId(1), ERROR, hopeless))
+        if "Break" not in kinds(commands):
+            assert (str(ERROR)) in [error for _, error in table.scheduler.standing(0).troubles]
+            commands = table.until("CancelRun", running, within=120.0)
+    assert e.Lose(TaskId(1), None, commands[0].error) in commands
+    assert (table.now < 60) if hopeless else (3_600 <= table.now < 4_000)
+    # All that is left is its end, which is not waited for any longer.
+    while "Finish" not in kinds(commands):
+        commands = table.until("CancelRun", running, within=120.0)
+        commands = table(e.RunCancelled(WorkerId(1), ERROR, hopeless))
+    reason = f"runs cannot be cancelled: {ERROR}"
+    assert commands == [e.Finish((WorkerId(1),), (), reason)]
+
+
+def test_a_wave_of_refusals_counts_as_one():
+    table = Table(max_workers=6)
+    table.submit(*range(6))
+    launches = [c for c in table(e.Prepared()) if isinstance(c, e.Launch)]
+    for launch in launches:
+        table(e.Launched(launch.worker))
+    for launch in launches:
+        table(e.CancelRequested(launch.calls[0][0]), after=0.1)
+    for launch in launches:
+        commands = table(e.RunCancelled(launch.worker, ERROR, hopeless=True))
+        assert "Break" not in kinds(commands)
+    assert table.scheduler.fleet.cancelling.failures == 1
+
+
+def test_calls_that_cannot_be_sent_for_long_break_the_pool_though_runs_can_be_watched():
+    table = started()
+    running = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    table(e.Submitted(TaskId(1), terms=Terms(queue_timeout=None)))
+    commands: list[e.Command] = []
+    while "Break" not in kinds(commands):
+        commands = table.tick()
+        for command in list(commands):
+            if isinstance(command, e.Look):
+                commands += table(e.Looked((replace(running, read=True),), 1, 0.3))
+            elif isinstance(command, e.WriteInbox):
+                commands += table(e.InboxFailed(ERROR, hopeless=True))
+            elif isinstance(command, e.Launch):
+                commands += table(e.Launched(command.worker))
+    assert table.now < 3_000, "a lease is 3,600 s: it is written four times in one"
 
 
 def test_a_failed_initializer_breaks_the_pool():
@@ -1021,7 +1103,8 @@ class World:
             case e.CancelRun():
                 if not failed and not self.runs.get(command.worker, RunState.FAILED).over:
                     self.runs[command.worker] = RunState.CANCELLED
-                self.send(e.RunCancelled(command.worker))
+                error = ERROR if failed and self.chance.random() < 0.5 else None
+                self.send(e.RunCancelled(command.worker, error, hopeless and error is not None))
             case e.Archive():
                 self.send(e.Archived(command.worker))
 
@@ -1068,8 +1151,13 @@ class World:
             garbled = complete and wanted and self.fails(0.005)
             run = run_in(state)
             sure = worker in command.sure
+            failure = None
+            if not complete and self.chance.random() < 0.5:
+                failure = e.LookFailed(ERROR, self.chance.random() < 0.1)
             reports.append(
-                e.Report(worker, run, answers, complete, garbled, read=wanted, sure=sure)
+                e.Report(
+                    worker, run, answers, complete, garbled, read=wanted, sure=sure, failure=failure
+                )
             )
         self.send(e.Looked(tuple(reports), len(reports), self.chance.choice([0.0, 0.3])))
 

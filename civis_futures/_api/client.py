@@ -217,8 +217,14 @@ class PlatformClient:
         try:
             self._send("DELETE", _path(job, run_id))
         except PlatformError as error:
-            if error.status not in (404, 409):
+            if error.status != 409 and not (error.status == 404 and self._is_gone(job, run_id)):
                 raise
+
+    def _is_gone(self, job: Job, run_id: int) -> bool:
+        try:
+            return self.get_run(job, run_id).state.over
+        except PlatformError as error:
+            return error.status == 404
 
     def list_outputs(
         self, job: Job, run_id: int, page: int = 1, limit: int = PAGE_SIZE, *, look: bool = True

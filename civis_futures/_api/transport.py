@@ -37,6 +37,8 @@ _log = logging.getLogger("civis_futures")
 _LONGEST_PAUSE = 5.0
 
 _IDEMPOTENT_VERBS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+#: After so many failed attempts a warning says why nothing moves.
+_TELL_AFTER = 3
 #: So many answers that make no sense, before any that does, are no platform's.
 _STRANGE = 3
 _BROKEN_STATUSES = frozenset({500, 502, 503, 504})
@@ -250,7 +252,8 @@ class Sender:
         if (status := _status(state)) == 429:
             trial.excused += state.upcoming_sleep
         reason = (status if trial.readable else "garbage") or _said(_failure(state))
-        _log.info("%s: %s; again in %.1f s", trial.name, reason, state.upcoming_sleep)
+        level = logging.WARNING if state.attempt_number == _TELL_AFTER else logging.INFO
+        _log.log(level, "%s: %s; again in %.1f s", trial.name, reason, state.upcoming_sleep)
 
     def _pause_before_next(self, state: tenacity.RetryCallState) -> float:
         """Jittered and growing, on top of what the answer asked for."""

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from .. import _wire
 from .._api.client import PlatformClient
-from .._api.failures import is_ambiguous
+from .._api.failures import is_ambiguous, is_hopeless
 from .._container import Container, Template, job_kind
 from .._data import sources
 from .._exceptions import PlatformError, Recalled
@@ -43,6 +43,8 @@ MOST_OUTPUTS = 50
 GARBLED_LOOKS = 3
 #: What a lost reply is looked up for before the request is given up, and then repeated.
 LOOK_UPS = 3
+#: What is said of a run that the platform does not know any more.
+GONE = "not found"
 #: How much of a log is read to find out why a run ended, and which call it was at.
 LOG_LINES = 1000
 
@@ -315,15 +317,20 @@ class Mailbox:
         """What a list would say of a worker, asked for directly. A run that is gone is over."""
         try:
             row = self._client.get_row(posting.job)
-            if row.run is None or row.run.id != posting.run_id:  # others have run it again
-                run = self._client.get_run(posting.job, posting.run_id, look=True)
-                row = replace(row, run=run)
+            if row.run is not None and row.run.id == posting.run_id:
+                return row
+            # Others have run it again.
         except PlatformError as error:
             if error.status != 404:
                 raise
-            run = Run(posting.run_id, RunState.UNKNOWN, "not found", finished=0.0)
-            row = JobRow(posting.job.id, "", run)
-        return row
+            row = JobRow(posting.job.id, "", None)
+        try:
+            run = self._client.get_run(posting.job, posting.run_id, look=True)
+        except PlatformError as error:
+            if error.status != 404:
+                raise
+            run = Run(posting.run_id, RunState.UNKNOWN, GONE, finished=0.0)
+        return replace(row, run=run)
 
     def _list(self, postings: Sequence[Posting], found: dict[WorkerId, JobRow]) -> int:
         """Read the list of jobs, newest change first, while it brings news of these workers."""
@@ -369,8 +376,11 @@ class Mailbox:
                 # Newest first: what is older than the newest one we know, we know.
                 more = more and not any(number < posting.read for number in numbers)
         except PlatformError as error:
+            if error.status == 404 and report.run is not None and report.run.said == GONE:
+                return report, posting  # nobody will ever read them
             _log.info("the answers of run %s could not be read: %s", posting.run_id, error)
-            return replace(report, complete=False), posting
+            failure = e.LookFailed(error, is_hopeless(error))
+            return replace(report, complete=False, failure=failure), posting
         answers: list[_wire.Answer] = []
         for number in sorted(found):
             if number >= posting.read and (letter := found[number]) is not None:
@@ -405,17 +415,19 @@ class Mailbox:
         self, posting: Posting, calls: Sequence[e.Given], answer: _wire.Answer | None
     ) -> tuple[e.Verdict, int]:
         """Why calls of this worker were lost, and which of them it was at."""
-        run, lines = None, []
+        run, lines, unknown = None, [], ""
         try:
             run = self._client.get_run(posting.job, posting.run_id)
             lines = self._client.list_logs(posting.job, posting.run_id, limit=LOG_LINES)
         except PlatformError as error:
+            unknown = f" (why, cannot be looked into: {error})"
             _log.warning("run %s cannot be looked into: %s", posting.run_id, error)
         said = [line.message.rstrip() for line in lines]
         if answer is not None:
             return told_by_worker(answer, run, part_of(said, calls[0])), 0
         at = reached(calls, said)
-        return told_by_run(run, said, self._container.image, calls[at]), at
+        verdict = told_by_run(run, said, self._container.image, calls[at])
+        return replace(verdict, reason=verdict.reason + unknown), at
 
 
 def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _wire.Answers | None]:

@@ -102,6 +102,7 @@ class Manager:
         self._beat = 0  # the manager thread's
         self.standing = Standing()  # replaced as a whole by the manager thread
         self._said = 0.0  # the manager thread's: after how many seconds the log was told of a wait
+        self._troubles: frozenset[str] = frozenset()  # the manager thread's: of which it was told
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"civis-futures manager of {self.pool.name}", daemon=True
@@ -228,6 +229,10 @@ class Manager:
         """To futures, to other pools, and to the log if tasks wait for long."""
         standing = self.scheduler.standing(now)
         self.standing = replace(standing, next_start=now + self.client.budget.next_start)
+        troubles = dict(standing.troubles)
+        for what in troubles.keys() - self._troubles:
+            _log.warning("%s: %s: %s", self.pool.name, what, troubles[what])
+        self._troubles = frozenset(troubles)
         self._place.update(standing.room_wanted_since, now, self.scheduler.fleet.startup)
         if not standing.tasks_wait or not standing.queued:
             self._said = 0.0
@@ -431,7 +436,11 @@ class Manager:
             self.mailbox.cancel(posting)
             return e.RunCancelled(command.worker), None
 
-        self._on(self._posts, work, lambda _: e.RunCancelled(command.worker))
+        self._on(
+            self._posts,
+            work,
+            lambda error: e.RunCancelled(command.worker, error, is_hopeless(error)),
+        )
 
     def _archive(self, command: e.Archive) -> None:
         posting = self._ledger.postings[command.worker]
@@ -475,10 +484,15 @@ class Manager:
         self._settlements.put(lambda: settle(item.future, make))
 
     def _finish(self, command: e.Finish) -> None:
-        known = self._ledger.postings
-        runs = [known[worker].run_id for worker in command.abandoned if worker in known]
-        if runs:
-            _log.warning("%s does not answer: these runs may go on: %s", self.pool.url, runs)
+        known, pool = self._ledger.postings, self.pool.name
+        left = {worker: known[worker].run_id for worker in command.abandoned if worker in known}
+        ending = [left.pop(worker) for worker in command.cancelled if worker in left]
+        if ending:
+            said = "%s: runs that were cancelled have not been seen to end: %s (%s)"
+            _log.warning(said, pool, ending, command.reason)
+        if left:
+            said = "%s: these runs may go on: %s (%s)"
+            _log.warning(said, pool, list(left.values()), command.reason)
         self.deposit.finish(self.broken)
         self._close()
 

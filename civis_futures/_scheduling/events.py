@@ -124,7 +124,7 @@ class Report:
     `read` says that they were asked for, `complete` that nothing went wrong in that, and
     `garbled` that the next answers are there, and cannot be read however often one tries.
     `told` is how many letters with answers the worker says that it has posted, if it does;
-    `sure` says that the run is not from a list.
+    `sure` says that the run is not from a list; `failure` is why the answers could not be read.
     """
 
     worker: WorkerId
@@ -135,6 +135,7 @@ class Report:
     read: bool = False
     told: int | None = None
     sure: bool = False
+    failure: LookFailed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +222,13 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class RunCancelled:
-    """The platform took the request to cancel a run (the run ends later), or refused it."""
+    """The platform took the request to cancel a run (the run ends later); or with an `error`, it
+    did not.
+    """
 
     worker: WorkerId
+    error: Exception | None = None
+    hopeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,11 +432,13 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Nothing is left to do, and no more will come; `abandoned` are workers whose end nobody can
-    see, since the platform does not answer any more.
+    """Nothing is left to do, and no more will come; `abandoned` are workers whose end nobody has
+    seen, for this `reason`. Of these, the platform has taken the request to end the `cancelled`.
     """
 
     abandoned: tuple[WorkerId, ...] = ()
+    cancelled: tuple[WorkerId, ...] = ()
+    reason: str = ""
 
 
 Command = (

@@ -61,6 +61,7 @@ class Fleet:
     launching: Attempts = field(default_factory=Attempts)
     starting: Attempts = field(default_factory=Attempts)  # containers that never start
     writing: Attempts = field(default_factory=Attempts)
+    cancelling: Attempts = field(default_factory=Attempts)
     _stale: bool = False
     _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)  # revoked, as written
     _beat: float = 0.0  # when the inbox was written
@@ -458,9 +459,15 @@ class Fleet:
     def cancel(self, turn: Turn, worker: Worker) -> None:
         """Stop its run; if the launch is still under way, then so that it starts none."""
         worker.cancelled = True
+        worker.cancel_asked = turn.now
         worker.cancel_at = turn.now + CANCEL_AGAIN
         self.watch.soon(turn)
         turn.do(e.CancelRun(worker.id))
+
+    def cancel_taken(self, worker: Worker) -> None:
+        """The platform has taken the request to end its run."""
+        worker.cancel_taken = True
+        self.cancelling = Attempts()
 
     def cancel_again(self, turn: Turn) -> None:
         """Repeat the cancels that show no effect; cancel where asking shows none."""

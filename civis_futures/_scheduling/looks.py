@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from .._types import RunState, WorkerId
-from .events import Look, Looked, Report
+from .events import Look, Looked, LookFailed, Report
 from .pacing import SHORTEST_LINGER, Attempts, Pause, linger, poll
 from .state import Turn, Worker
 
@@ -44,6 +44,7 @@ class Watch:
 
     pause: Pause = field(default_factory=Pause)
     looking: Attempts = field(default_factory=Attempts)
+    reading: Attempts = field(default_factory=Attempts)  # of answers
     pace: float = 0.0
     _next: float = 0.0  # not before
     _heard: bool | None = None  # whether workers tell of their answers in the list
@@ -99,6 +100,16 @@ class Watch:
         self.pause.after(turn.now, news=news, cost=event.cost, pace=event.pace)
         self._next = turn.now + self.pause.shortest
         return seen
+
+    def unread(self, turn: Turn, event: Looked) -> LookFailed | None:
+        """Why no answers could be read, if none could; once for each pause after a failure."""
+        asked = [report for report in event.reports if report.read]
+        failures = [report.failure for report in asked if report.failure is not None]
+        if len(failures) < len(asked):
+            self.reading = Attempts()
+        elif failures and self.reading.not_before <= turn.now:
+            return failures[0]
+        return None
 
     def horizon(self, readers: int) -> float:
         """About how many seconds pass until one of so many workers that has run out gets more."""

@@ -19,11 +19,11 @@ SHORTEST_LOOK, LONGEST_LOOK = 0.05, 60.0
 LOOK_PACE = 20 / 3
 #: While nothing happens each pause is so much longer than the last, up to so many first pauses.
 LOOK_GROWTH, LOOK_STRETCH = 1.25, 15.0
-#: So many failures in a row of one kind of request to the platform break the pool.
+#: A kind of request to the platform that was refused so many times in a row breaks the pool.
 HOPE = 5
 #: So many containers in a row that never start, before any has, break the pool.
 FALSE_STARTS = 2
-#: A platform that has not answered any look for so long, in seconds, is gone for good.
+#: So does one that has failed for so long, in seconds, without being refused: an outage passes.
 OUTAGE = 3600.0
 #: When only the end of containers is waited for, and for so many seconds no look has brought
 #: anything, the waiting ends; sooner if there is nobody to answer it (True).
@@ -71,16 +71,25 @@ class Attempts:
     busy: bool = False
     failures: int = 0
     not_before: float = 0.0
+    since: float = 0.0  # when the first one was
     failed_at: float = 0.0
+    what: str = ""  # has failed
     error: str = ""  # of the last one
 
-    def fail(self, now: float, chance: float, error: str = "") -> None:
+    def fail(self, now: float, chance: float, what: str = "", error: str = "") -> None:
         """It failed: the next one waits, longer each time."""
         self.busy = False
-        self.error = error
+        self.what, self.error = what, error
         self.failed_at = now
+        self.since = self.since if self.failures else now
         self.failures += 1
         self.not_before = now + backoff(self.failures, chance)
+
+    def in_vain(self, refused: bool) -> bool:
+        """Whether it makes no sense to go on, now that one has failed again, or was `refused`."""
+        if self.failures < HOPE:
+            return False
+        return refused or self.failed_at - self.since >= OUTAGE
 
 
 @dataclass(slots=True)

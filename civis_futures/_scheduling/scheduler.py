@@ -40,10 +40,10 @@ from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
 from .balance import even_out, may_even_out
 from .fleet import Fleet
-from .pacing import FALSE_STARTS, HOPE, LAST_PATIENCE, OUTAGE, Attempts, backoff
+from .pacing import FALSE_STARTS, HOPE, LAST_PATIENCE, Attempts, backoff
 from .state import LOST, Policy, Task, TaskPhase, Tasks, Turn, Worker, WorkerPhase
 
-_Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
+_Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed | e.RunCancelled
 
 
 @dataclass
@@ -63,6 +63,7 @@ class Scheduler:
         self._preparing = Attempts()
         self._closing = self._finished = False
         self._broken: Exception | None = None
+        self._broken_at = 0.0
         self._last_look = 0.0
         self._turn = Turn(0.0)
         self._steps: dict[type, Callable[[Any], None]] = {
@@ -83,7 +84,7 @@ class Scheduler:
             e.FetchFailed: self._fetch_failed,
             e.Diagnosed: self._diagnosed,
             e.Judged: self._judged,
-            e.RunCancelled: lambda _: self.fleet.watch.soon(self._turn),
+            e.RunCancelled: self._run_cancelled,
             e.Archived: self._archived,
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: self._terminate,
@@ -293,12 +294,13 @@ class Scheduler:
         self.fleet.opened(self._turn)
 
     def _prepare_failed(self, event: e.PrepareFailed) -> None:
-        self._failed(self._preparing, event, "the platform cannot be used", patient=False)
+        attempts = self._preparing
+        self._failed(attempts, event, "the platform cannot be used", _is_enough(attempts, event))
 
     def _inbox_failed(self, event: e.InboxFailed) -> None:
         self.fleet.write_failed()
-        patient = not event.refused and self._turn.now - self._last_look < OUTAGE
-        self._failed(self.fleet.writing, event, "calls cannot be sent", patient)
+        over = True if event.refused else None
+        self._failed(self.fleet.writing, event, "calls cannot be sent", over)
 
     def _launched(self, event: e.Launched) -> None:
         self._last_look = self._turn.now
@@ -316,7 +318,9 @@ class Scheduler:
         if not unwanted and worker.since >= self.fleet.launching.failed_at:
             # As long as containers run, their calls go on, and so may the rest later.
             patient = any(other.alive for other in self.fleet.workers.values())
-            self._failed(self.fleet.launching, event, "no container can be started", patient)
+            launching = self.fleet.launching
+            over = _is_enough(launching, event) and not patient
+            self._failed(launching, event, "no container can be started", over)
         for name in held:
             if name in self.tasks.known:
                 self._again(name)
@@ -335,14 +339,32 @@ class Scheduler:
                 self._conclude(each.worker, each.report.complete)
         for call in self.fleet.freed(seen):
             self._again(call[0])
+        if (failure := self.fleet.watch.unread(self._turn, event)) is not None:
+            self._failed(self.fleet.watch.reading, failure, "answers cannot be read")
 
     def _look_failed(self, event: e.LookFailed) -> None:
-        # A failed look says nothing of any task: an outage passes, unless the key is refused.
-        looking = self.fleet.watch.looking
-        refused = event.hopeless and looking.failures + 1 >= HOPE
-        patient = not refused and self._turn.now - self._last_look < OUTAGE
-        self._failed(looking, event, "runs cannot be watched", patient)
-        silent = self._turn.now - self._last_look >= LAST_PATIENCE[event.hopeless]
+        # A failed look says nothing of any task.
+        self._failed(self.fleet.watch.looking, event, "runs cannot be watched")
+        self._wait_no_longer(self._last_look, event.hopeless)
+
+    def _run_cancelled(self, event: e.RunCancelled) -> None:
+        self.fleet.watch.soon(self._turn)
+        worker = self.fleet.workers.get(event.worker)
+        if worker is None:
+            return
+        if event.error is None:
+            self.fleet.cancel_taken(worker)
+            return
+        cancelling = self.fleet.cancelling
+        # Of a wave of them, one counts.
+        if not cancelling.failures or worker.cancel_asked > cancelling.failed_at:
+            self._failed(cancelling, event, "runs cannot be cancelled")
+        worker.cancel_at = cancelling.not_before
+        self._wait_no_longer(max(cancelling.since, self._broken_at), event.hopeless)
+
+    def _wait_no_longer(self, since: float, refused: bool) -> None:
+        """For the end of containers, if that is all, and asking has been in vain `since` then."""
+        silent = self._turn.now - since >= LAST_PATIENCE[refused]
         if self._closing and not self.tasks.known and silent:
             self._finish()
 
@@ -362,6 +384,7 @@ class Scheduler:
                 self._turn.do(e.CancelRun(worker.id))
             worker.phase = WorkerPhase.CONCLUDING
             text = "what its container has answered cannot be read, or is nowhere to be found"
+            text += f": {worker.unread}" if worker.unread else ""
             answer = Answer(held[0][0], e.CORRUPT, text=text) if worker.garbled else None
             self._turn.do(e.Diagnose(worker.id, tuple(held), answer))
 
@@ -394,7 +417,8 @@ class Scheduler:
         hopeless = not self.fleet.ramp.proven and starting.failures + 1 >= FALSE_STARTS
         event = e.LaunchFailed(worker.id, error, hopeless)
         patient = any(other.running for other in self.fleet.workers.values())
-        self._failed(starting, event, "no container can be started", patient)
+        over = _is_enough(starting, event) and not patient
+        self._failed(starting, event, "no container can be started", over)
 
     def _archived(self, event: e.Archived) -> None:
         self.fleet.workers.pop(event.worker, None)
@@ -406,12 +430,15 @@ class Scheduler:
         """What tasks wait for, if any do."""
         count = self.tasks.count
         found = self.fleet.standing(now, bool(count[TaskPhase.READY]))
-        looking = self.fleet.watch.looking
-        tried = (self._preparing, self.fleet.launching, self.fleet.starting, self.fleet.writing)
+        watch, fleet = self.fleet.watch, self.fleet
+        tried = (self._preparing, fleet.launching, fleet.starting, fleet.writing)
         failed = max(tried, key=lambda attempts: attempts.not_before)
+        every = (*tried, watch.looking, watch.reading, fleet.cancelling)
         return replace(
             found,
-            unanswered_since=self._last_look if looking.failures else None,
+            troubles=tuple((each.what, each.error) for each in every if each.failures),
+            unseen_since=self._last_look if watch.looking.failures else None,
+            unseen=watch.looking.error,
             refused=failed.error if failed.not_before > now else "",
             again_at=failed.not_before,
         )
@@ -433,7 +460,11 @@ class Scheduler:
     def _finish(self) -> None:
         if not self._finished:
             self._finished = True
-            self._turn.do(e.Finish(tuple(self.fleet.workers)))
+            left = [worker for worker in self.fleet.workers.values() if not worker.state.over]
+            asked = tuple(worker.id for worker in left if worker.cancel_taken)
+            troubles = self.standing(self._turn.now).troubles if left else ()
+            reason = "; ".join(map(": ".join, troubles))
+            self._turn.do(e.Finish(tuple(worker.id for worker in left), asked, reason))
             self.fleet.workers.clear()
 
     def _shutdown_requested(self, _: e.ShutdownRequested) -> None:
@@ -451,7 +482,7 @@ class Scheduler:
         if self._broken is not None:
             return
         self._broken, self._closing = error, True
-        self._last_look = self._turn.now  # the cancels below have time to be seen
+        self._broken_at = self._last_look = self._turn.now  # the cancels below have time to be seen
         self._turn.do(e.Break(error))
         for name, task in list(self.tasks.known.items()):
             self._end(e.Lose(name, task.worker, error))
@@ -460,12 +491,20 @@ class Scheduler:
             if worker.open and not worker.cancelled:
                 self.fleet.cancel(self._turn, worker)
 
-    def _failed(self, attempts: Attempts, event: _Failure, what: str, patient: bool) -> None:
-        attempts.fail(self._turn.now, self.jitter(), str(event.error))
-        if (event.hopeless or attempts.failures >= HOPE) and not patient:
+    def _failed(
+        self, attempts: Attempts, event: _Failure, what: str, over: bool | None = None
+    ) -> None:
+        """Break the pool if that is `over`; if not told, after many refusals or a long outage."""
+        attempts.fail(self._turn.now, self.jitter(), what, str(event.error))
+        if attempts.in_vain(event.hopeless) if over is None else over:
             broken = BrokenContainerPool(f"{what}: {event.error}")
             broken.__cause__ = event.error
             self._break(broken)
+
+
+def _is_enough(attempts: Attempts, event: _Failure) -> bool:
+    """Whether one more failure is one too many where nothing is at work yet."""
+    return event.hopeless or attempts.failures + 1 >= HOPE
 
 
 def take_over(fleet: Fleet, tasks: Tasks, turn: Turn, event: e.Attached) -> None:

@@ -41,8 +41,9 @@ UNKNOWN_STATE_PATIENCE = 300.0
 #: How often a run that is over is read again before an answer counts as missing; and for how many
 #: seconds if it succeeded: answers may be listed late.
 REREADS, LATE_ANSWERS = 2, 30.0
-#: A worker of which no answers could be read for so many seconds is given up.
-UNREADABLE = 600.0
+#: A worker of which no answers could be read for so many seconds is given up; sooner if they are
+#: refused (True).
+UNREADABLE = {False: 600.0, True: 30.0}
 #: The calls of a worker that has not started may move once so many looks have found others running.
 #: It counts as held up after so many times what a start takes; one whose launch is under way counts
 #: as either only after so many seconds.
@@ -278,12 +279,15 @@ class Worker:
     reads: Pause = field(default_factory=Pause)
     stop: bool = False
     cancelled: bool = False
-    cancel_at: float = 0.0
+    cancel_asked: float = 0.0  # when the platform was asked last to end its run
+    cancel_at: float = 0.0  # when to ask again
+    cancel_taken: bool = False  # the platform has taken the request to end its run
     patience: float | None = None  # when a call that it was asked to end must have ended
     garbled: bool = False
     rereads: int = 0  # how often its answers were read since it is over
     over_since: float | None = None  # when they were for the first time
     unread_since: float | None = None  # since when they cannot be read
+    unread: str = ""  # and why
     unknown_since: float | None = None
     passed: int = 0  # how many looks found others running, and this one not started
     late: bool = False  # whether it takes longer than a start does
@@ -395,7 +399,10 @@ class Worker:
             self.unread_since = None
         elif report.read and self.unread_since is None:
             self.unread_since = now
-        too_long = self.unread_since is not None and now - self.unread_since >= UNREADABLE
+        refused = report.failure is not None and report.failure.hopeless
+        self.unread = str(report.failure.error) if report.failure is not None else self.unread
+        since = self.unread_since
+        too_long = since is not None and now - since >= UNREADABLE[refused]
         return report.garbled or too_long
 
     def is_over(self, run: Run, now: float) -> bool:

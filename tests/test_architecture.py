@@ -34,21 +34,21 @@ ARROWS = """
 civis_joblib -> __init__
 cli          -> _api _exceptions _futures _images _sessions _types _wire local
 __init__     -> _container _data _exceptions _executor _futures _public _sessions _types
-testing      -> _public local
+testing      -> _pacing _public local
 
-_executor    -> _api _container _data _exceptions _futures _pool _scheduling _sessions _types _wire
-             -> local
+_executor    -> _api _container _data _exceptions _futures _pacing _pool _scheduling _sessions
+             -> _types _wire local
 _sessions    -> _api _container _data _exceptions _pool _scheduling _types _wire
 _pool        -> _api _container _data _exceptions _futures _images _scheduling _types _wire
 _data        -> _api _exceptions _wire
-_futures     -> _types _wire
-_scheduling  -> _exceptions _types _wire
-_api         -> _exceptions _types
+_futures     -> _pacing _types _wire
+_scheduling  -> _exceptions _pacing _types _wire
+_api         -> _exceptions _pacing _types
 _container   -> _images _types
 
 worker       -> _wire
 
-_types _exceptions _wire _images _public local ->
+_types _exceptions _wire _pacing _images _public local ->
 """
 
 # Each of these is imported in these rooms, or modules of them, and nowhere else.
@@ -58,8 +58,8 @@ tenacity          in _api.transport
 cloudpickle       in _data.pickling _sessions.identity worker
 pickle            in _data.pickling _exceptions _pool.outcomes _sessions.identity worker
 threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
-                  in _futures.tables _pool.crowd _pool.manager _pool.threads _sessions.session cli
-                  in local
+                  in _futures.tables _pool.manager _pool.neighbours _pool.threads
+                  in _sessions.session cli local
 queue             in _futures.progress _pool.manager _pool.threads
 subprocess        in cli local
 os.fork           in worker

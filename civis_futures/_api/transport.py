@@ -24,6 +24,7 @@ import httpx
 import tenacity
 
 from .._exceptions import PlatformError, Recalled
+from .._pacing import Pacing, default_pacing
 from .budget import Kind, PlatformClock, RateBudget, retry_after
 from .discreet import discreet, each_ours, ours, without_links
 from .section import Section
@@ -37,8 +38,6 @@ _log = logging.getLogger("civis_futures")
 _LONGEST_PAUSE = 5.0
 
 _IDEMPOTENT_VERBS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
-#: After so many failed attempts a warning says why nothing moves.
-_TELL_AFTER = 3
 #: So many answers that make no sense, before any that does, are no platform's.
 _STRANGE = 3
 _BROKEN_STATUSES = frozenset({500, 502, 503, 504})
@@ -46,10 +45,11 @@ _BROKEN_STATUSES = frozenset({500, 502, 503, 504})
 _NEVER_OPENED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 #: Errors that another attempt would meet again; see `_is_hopeless`.
 _HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, ssl.SSLCertVerificationError)
-_backoff = tenacity.wait_random_exponential(multiplier=1, max=30)
+#: After so many failed attempts of one request a warning says why nothing moves.
+_TELL_AFTER = 3
 #: Seconds that one answer may take to be read, however many bytes it has and however they drip.
 _LONGEST_ANSWER = 120.0
-#: A download gets this many seconds, and one more for each so many bytes.
+#: A download gets _DOWNLOAD_SECONDS, and one more for each _SLOWEST bytes.
 _DOWNLOAD_SECONDS, _SLOWEST = 60.0, 1000
 
 
@@ -128,6 +128,7 @@ class Sender:
     waiting request waits by itself, so none delays another; `closing` ends all waits at once.
 
     Args:
+        platform_clock: it is set by each answer.
         attempts, seconds: the bounds of one request; time spent waiting for the budget or as told
             by a 429 does not count.
         look_attempts, look_seconds: the same for looks. They give up soon: the next one comes
@@ -135,7 +136,6 @@ class Sender:
         first_seconds: the same until the platform has answered for the first time: a wrong address
             shall not look like a slow platform.
         wait: how to wait, for tests; by default until `closing` is set.
-        time: the platform's clock, which is set by each of its answers.
     """
 
     def __init__(
@@ -143,24 +143,26 @@ class Sender:
         client: httpx.Client,
         budget: RateBudget,
         closing: threading.Event,
+        platform_clock: PlatformClock | None = None,
         *,
         attempts: int = 10,
         seconds: float = 120.0,
         look_attempts: int = 2,
         look_seconds: float = 20.0,
         first_seconds: float = 15.0,
+        pacing: Pacing | None = None,
         wait: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        time: PlatformClock | None = None,
     ) -> None:
         self._client = client
         self._budget = budget
-        self._time = time or PlatformClock()
         self._closing = closing
+        self._platform_clock = platform_clock or PlatformClock()
         self._bounds = (attempts, seconds)
         self._look_bounds = (look_attempts, look_seconds)
         self._first_seconds = first_seconds
         self._reached = False  # only ever becomes True, on whatever thread: no lock needed
+        self._pacing = pacing or default_pacing()
         self._wait = wait or closing.wait
         self._clock = clock
 
@@ -222,7 +224,7 @@ class Sender:
         self._reached |= trial.readable
         trial.arrived |= response.status_code != 429
         if trial.readable:
-            self._time.observe(response.headers)
+            self._platform_clock.observe(response.headers)
         self._learn(trial.kind, response.headers)
         return response
 
@@ -259,8 +261,9 @@ class Sender:
         """Jittered and growing, on top of what the answer asked for."""
         asked = 0.0
         if _status(state) is not None and state.outcome is not None:
-            asked = retry_after(state.outcome.result().headers, self._time.now)
-        return asked + _backoff(state)
+            headers = state.outcome.result().headers
+            asked = retry_after(headers, self._platform_clock.now)
+        return asked + _backoff(self._pacing)(state)
 
     def _pause(self, seconds: float, trial: _Trial) -> None:
         self._wait(seconds)
@@ -315,6 +318,12 @@ def _is_worth_another(state: tenacity.RetryCallState, trial: _Trial) -> bool:
     return trial.idempotent or isinstance(error, _NEVER_OPENED)
 
 
+def _backoff(pacing: Pacing) -> tenacity.wait_random_exponential:
+    return tenacity.wait_random_exponential(
+        multiplier=pacing.request_backoff, max=pacing.longest_request_backoff
+    )
+
+
 class _LinkError(Exception):
     """What went wrong with a link, where another attempt may do better."""
 
@@ -335,12 +344,14 @@ class FileLinks:
         closing: threading.Event,
         *,
         attempts: int = 8,
+        pacing: Pacing | None = None,
         wait: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._closing = closing
         self._attempts = attempts
+        self._pacing = pacing or default_pacing()
         self._wait = wait or closing.wait
         self._clock = clock
 
@@ -424,7 +435,7 @@ class FileLinks:
 
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_LinkError),
-            wait=_backoff,
+            wait=_backoff(self._pacing),
             stop=tenacity.stop_after_attempt(self._attempts),
             sleep=lambda seconds: self._pause(seconds, name),
             before_sleep=lambda state: _log.info("%s: %s; again", name, _failure(state)),

@@ -76,7 +76,7 @@ class ContainerFuture(Future[T]):
         load: Callable[[Call], Callable[[], T]],
         label: str | None = None,
         number: int = 0,
-        count: Callable[[display.Glance], None] | None = None,
+        count: Callable[[display.TaskSummary], None] | None = None,
         why_waiting: Callable[[], str] = str,
     ) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class ContainerFuture(Future[T]):
         self._view = view
         self._on_cancel = cancelled
         self._process = os.getpid()
-        self._shelf = logs
+        self._log_access = logs
         self.add_done_callback(_note_end)
 
     @property
@@ -152,7 +152,7 @@ class ContainerFuture(Future[T]):
         """What the call waits for if no container has begun it, and why it failed if it did: one
         line, from memory; empty if there is nothing to say.
         """
-        return self._glance().reason
+        return self._summary().reason
 
     def running(self) -> bool:
         """Whether the call's container was seen running, with the call in hand, and no end yet."""
@@ -227,7 +227,7 @@ class ContainerFuture(Future[T]):
         if self._ended is None:
             self._ended, self._end_state = time.time(), state
             if self._count is not None:
-                self._count(self._glance_as(state))
+                self._count(self._summary_as(state))
                 self._count = None
 
     @overload
@@ -245,7 +245,7 @@ class ContainerFuture(Future[T]):
         there is a run. A record of `logging` has its level.
 
         Args:
-            tail: so many of the last lines; 10,000 at the most, which is also meant by None.
+            tail: how many of the last lines; at most 10,000, which is also what None means.
             follow: give an iterator of the lines, from those that there are (the last `tail`) to
                 the last one before the call is done. It waits for them, and may be given up.
 
@@ -259,7 +259,7 @@ class ContainerFuture(Future[T]):
         if tail is not None and tail < 0:
             raise ValueError(f"tail must be 0 or more, not {tail}")
         call = _logs.LoggedCall(self._number, self._where, self.done, self._await_end)
-        return (_logs.follow if follow else _logs.read)(self._shelf, call, tail)
+        return (_logs.follow if follow else _logs.read)(self._log_access, call, tail)
 
     def _where(self) -> tuple[int, int] | None:
         view = self._view
@@ -306,13 +306,15 @@ class ContainerFuture(Future[T]):
         """As `state`, and some microseconds ahead of it at the end; it takes no lock."""
         return self._end_state or self._view.state
 
-    def _glance(self) -> display.Glance:
+    def _summary(self) -> display.TaskSummary:
         """How it is now, from memory."""
         state = self._state_soon
         failed = state is TaskState.FAILED and self.done() and not self.cancelled()
-        return self._glance_as(state, self.exception(timeout=0) if failed else None)
+        return self._summary_as(state, self.exception(timeout=0) if failed else None)
 
-    def _glance_as(self, state: TaskState, error: BaseException | None = None) -> display.Glance:
+    def _summary_as(
+        self, state: TaskState, error: BaseException | None = None
+    ) -> display.TaskSummary:
         view = self._view
         timings, attempts = view.timings, view.attempts
         elapsed = max(0.0, (self._ended or time.time()) - timings.submitted)
@@ -325,7 +327,7 @@ class ContainerFuture(Future[T]):
         if state in display.WAITING:
             reasons.append(view.note or self._why_waiting())
         peaks = [each.peak_memory for each in attempts if each.peak_memory is not None]
-        return display.Glance(
+        return display.TaskSummary(
             task=self._task,
             number=self._number,
             state=state,
@@ -344,7 +346,7 @@ class ContainerFuture(Future[T]):
 
     def __repr__(self) -> str:
         """What is known of it, from memory."""
-        seen = self._glance()
+        seen = self._summary()
         where = "" if seen.run_id is None else f" job={seen.job_id} run={seen.run_id}"
         numbers = [f"elapsed {display.duration(seen.elapsed)}"]
         numbers += [] if seen.compute is None else [f"compute {display.duration(seen.compute)}"]
@@ -355,7 +357,7 @@ class ContainerFuture(Future[T]):
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""
-        return display.html(display.panel_of(self._task, [self._glance()], time.time()))
+        return display.html(display.panel_of(self._task, [self._summary()], time.time()))
 
 
 def _last(reasons: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._types import Standing
 from .display import duration
 
-#: Containers of which nothing can be seen are worth a word after so many seconds.
+#: Seconds after which users are told that nothing can be seen of the containers.
 UNSEEN = 10.0
 
 

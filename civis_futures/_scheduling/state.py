@@ -32,21 +32,22 @@ from .._wire import (
     Answer,
 )
 from .events import CORRUPT, Command, Given, Reading, Report, Verdict
-from .pacing import Attempts, Pause
+from .pacing import Pause, RetriedRequest
 
 #: Answers of calls that were lost.
 LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, CORRUPT)
-#: A run state nobody has heard of may last so long before the run counts as over, in seconds.
+#: Seconds that a run may be in a state that the API's documentation does not name, before it counts
+#: as over.
 UNKNOWN_STATE_PATIENCE = 300.0
-#: How often a run that is over is read again before an answer counts as missing; and for how many
-#: seconds if it succeeded: answers may be listed late.
+#: How often the answers of a run that is over are read again before one counts as missing; and for
+#: how many seconds if the run succeeded, since outputs may be listed late.
 REREADS, LATE_ANSWERS = 2, 30.0
-#: A worker of which no answers could be read for so many seconds is given up; sooner if they are
-#: refused (True).
+#: Seconds in which no look could read a worker's answers, after which the worker is given up; fewer
+#: if they are refused (True).
 UNREADABLE = {False: 600.0, True: 30.0}
-#: The calls of a worker that has not started may move once so many looks have found others running.
-#: It counts as held up after so many times what a start takes; one whose launch is under way counts
-#: as either only after so many seconds.
+#: The calls of a worker that has not started may move to others once PASSED_OVER looks have found
+#: others running. It is overdue when it waits for STARTS times as long as a start takes; one whose
+#: launch is under way, when that takes SLOW_LAUNCH seconds.
 PASSED_OVER, STARTS, SLOW_LAUNCH = 2, 2.0, 30.0
 
 
@@ -75,7 +76,7 @@ class TaskPhase(Enum):
     LOSING = auto()
     FETCHING = auto()
     JUDGING = auto()
-    UNCLAIMED = auto()  # of an earlier process, ended there, and nobody has asked for it yet
+    UNCLAIMED = auto()  # it ended under an earlier process, and is not yet submitted to this one
 
 
 class WorkerPhase(Enum):
@@ -95,13 +96,13 @@ class Task:
     terms: Terms = PLAIN_TERMS
     resources: Resources = ANY_RESOURCES
     size: int = 0
-    expires: float | None = None  # when it must have begun
+    expires: float | None = None  # monotonic time by which it must have begun
     worker: WorkerId | None = None
     given: int = 0  # how often it was handed to a worker
-    attempts: int = 0  # how many of these count: it may have begun, and was lost
-    claimed: bool = True  # not so if an earlier process submitted it, and this one has not yet
-    end: Answer | Verdict | None = None  # how it ended before it was claimed; None: it never began
-    unsent: bool = False  # its call is not on the platform, as far as this process knows
+    attempts: int = 0  # how often it was lost after it may have begun
+    claimed: bool = True  # submitted to this process, and not only to an earlier one
+    end: Answer | Verdict | None = None  # how it ended while UNCLAIMED; None: it never began
+    unsent: bool = False  # its call must be uploaded before it is given to a worker
 
     def grow(self) -> bool:
         """Ask for more memory, if the terms allow; whether they do."""
@@ -225,7 +226,7 @@ class Tasks:
         task = self.move(name, TaskPhase.HELD)
         task.worker = worker.id
         task.given += 1
-        worker.taken += 1
+        worker.calls_given += 1
         worker.calls.append((name, task.given))
         return True
 
@@ -253,53 +254,60 @@ class Tasks:
 
 @dataclass(slots=True)
 class Worker:
-    """One container run, from the wish for it until its script is archived.
+    """One container run, from the decision to launch it until its script is archived.
 
-    `calls` are those it has not answered, in the order in which it runs them; `revoked` are those
-    of them that it was asked not to begin; it will answer those, too.
+    `calls` are those it has not answered, in the order in which it runs them. `revoked` are those
+    of them that it was asked not to begin; it answers these as well. Times are monotonic, in
+    seconds.
     """
 
     id: WorkerId
     resources: Resources = ANY_RESOURCES
-    last: bool = False  # its first calls are all it will ever get
-    first: tuple[Given, ...] = ()
+    one_shot: bool = False  # it ends after the calls of its launch, and reads no inbox for more
+    launch_calls: tuple[Given, ...] = ()  # those that travelled with its launch
     calls: list[Given] = field(default_factory=list)
     revoked: set[Given] = field(default_factory=set)
-    told: frozenset[Given] = (
-        frozenset()
-    )  # those revoked that surely are in the inbox, and may begin
-    seen: frozenset[Given] = frozenset()  # those that were, when the last look began
-    taken: int = 0
+    # Of the revoked calls, those that an inbox in place names and that it may still begin; and the
+    # same as it was when the last look began.
+    revoked_in_inbox: frozenset[Given] = frozenset()
+    revoked_at_look: frozenset[Given] = frozenset()
+    calls_given: int = 0  # in all its life
     phase: WorkerPhase = WorkerPhase.LAUNCHING
     state: RunState = RunState.QUEUED
-    launched: float = 0.0  # when its launch was begun
-    since: float = 0.0  # when it was launched, and then when it got to its first call
+    launched: float = 0.0  # when its launch began
+    at_call_since: float = 0.0  # when it got to its present call, as far as looks tell
     idle_since: float = 0.0
-    running_since: float | None = None
-    reads: Pause = field(default_factory=Pause)
-    stop: bool = False
-    cancelled: bool = False
-    cancel_asked: float = 0.0  # when the platform was asked last to end its run
-    cancel_at: float = 0.0  # when to ask again
-    cancel_taken: bool = False  # the platform has taken the request to end its run
-    patience: float | None = None  # when a call that it was asked to end must have ended
-    garbled: bool = False
-    rereads: int = 0  # how often its answers were read since it is over
-    over_since: float | None = None  # when they were for the first time
-    unread_since: float | None = None  # since when they cannot be read
+    running_since: float | None = None  # when a look first found it running
+    reads: Pause = field(default_factory=Pause)  # until its answers are read without any news
+    stop: bool = False  # it is told to end after its calls
+    cancelled: bool = False  # its run was asked to end
+    cancel_asked: float = 0.0  # when it was asked last
+    cancel_at: float = 0.0  # when to ask again, if it goes on
+    cancel_taken: bool = False  # the platform has taken that
+    must_end_by: float | None = None  # when its run is cancelled for a call that does not end
+    garbled: bool = False  # its answers cannot be read, so it was given up
+    rereads: int = 0  # how often its answers were read after its run was over
+    over_since: float | None = None  # when they were read so for the first time
+    unread_since: float | None = None  # since when its answers cannot be read
     unread: str = ""  # and why
-    unknown_since: float | None = None
-    passed: int = 0  # how many looks found others running, and this one not started
-    late: bool = False  # whether it takes longer than a start does
-    recalled: bool = False  # its launch shall not happen, if it has not yet
+    unknown_since: float | None = None  # since when its run is in a state that we do not know
+    looks_passed: int = 0  # looks that found others running, and this one not started
+    overdue: bool = False  # it has waited for longer than a start takes
+    recalled: bool = False  # its launch was asked not to happen, if it has not yet
 
     @classmethod
     def inherited(cls, found: Inherited, now: float) -> Worker:
         """One that an earlier process has launched."""
-        worker = cls(found.id, found.resources, found.last, found.first, list(found.calls))
-        worker.revoked, worker.taken, worker.stop = set(found.revoked), found.taken, found.stop
+        worker = cls(
+            found.id, found.resources, found.one_shot, found.launch_calls, list(found.calls)
+        )
+        worker.revoked, worker.calls_given, worker.stop = (
+            set(found.revoked),
+            found.calls_given,
+            found.stop,
+        )
         worker.phase, worker.state = WorkerPhase.ALIVE, found.state
-        worker.launched = worker.since = worker.idle_since = now
+        worker.launched = worker.at_call_since = worker.idle_since = now
         worker.running_since = now if found.state is RunState.RUNNING else None
         return worker
 
@@ -311,7 +319,7 @@ class Worker:
 
     @property
     def concluding(self) -> bool:
-        """Whether its run is over, and it is not clear yet what became of its calls."""
+        """Whether its run is over, and what became of its calls is still being found out."""
         return self.phase is WorkerPhase.CONCLUDING or (self.alive and self.state.over)
 
     @property
@@ -322,7 +330,7 @@ class Worker:
     @property
     def listens(self) -> bool:
         """Whether it may be given more calls."""
-        ends = self.last or self.stop or self.cancelled or self.state.over
+        ends = self.one_shot or self.stop or self.cancelled or self.state.over
         return self.alive and not ends
 
     @property
@@ -334,23 +342,23 @@ class Worker:
     def is_passed(self) -> bool:
         """Whether it waits for its start, though others have started."""
         waits = self.open and self.state is RunState.QUEUED and not self.cancelled
-        return waits and self.passed >= PASSED_OVER
+        return waits and self.looks_passed >= PASSED_OVER
 
     @property
     def held_up(self) -> bool:
-        """Whether it does so for longer than a start takes: the platform may be full."""
-        return self.late and self.is_passed
+        """Whether it has waited so for longer than a start takes: the platform may be full."""
+        return self.overdue and self.is_passed
 
     def passed_over(self, now: float, startup: float) -> None:
-        """Take in that a look found others running; `startup` is how long a start takes."""
+        """Take in that a look found others running; a start takes `startup` seconds."""
         waited = now - self.launched
-        self.late = waited >= (STARTS * startup if self.alive else SLOW_LAUNCH)
-        self.passed += self.state is RunState.QUEUED and (self.alive or self.late)
+        self.overdue = waited >= (STARTS * startup if self.alive else SLOW_LAUNCH)
+        self.looks_passed += self.state is RunState.QUEUED and (self.alive or self.overdue)
 
     @property
     def reads_inbox(self) -> bool:
-        """Whether calls can be taken back from it: not a single one that is also its last."""
-        return not (self.last and len(self.first) == 1)
+        """Whether calls can be taken back from it: not if its only call came with its launch."""
+        return not (self.one_shot and len(self.launch_calls) == 1)
 
     @property
     def held(self) -> int:
@@ -359,14 +367,14 @@ class Worker:
 
     @property
     def unbegun(self) -> list[Given]:
-        """Those calls that it has surely not begun, nor were taken back."""
+        """Its calls that it cannot have begun, without those that were revoked."""
         calls = self.calls[1:] if self.state is RunState.RUNNING else self.calls
         return [call for call in calls if call not in self.revoked]
 
     @property
     def owes_answers(self) -> bool:
         """Whether it may post answers before its end."""
-        return bool(self.calls) and not (self.last and len(self.calls) == 1)
+        return bool(self.calls) and not (self.one_shot and len(self.calls) == 1)
 
     def reading(self, now: float) -> Reading:
         """When a look should read its answers."""
@@ -381,9 +389,10 @@ class Worker:
         self.revoked.discard(call)
 
     def has_said_all(self, complete: bool, now: float) -> bool:
-        """Its run is over: whether nothing more will come. `complete`: this look read its answers.
+        """Whether no more answers will come from a run that is over; `complete` if this look could
+        read its answers.
 
-        Who has succeeded has answered all calls, so that these are worth waiting for.
+        A run that succeeded has answered all calls, so its answers are waited for a little longer.
         """
         self.rereads += complete or self.garbled
         if self.over_since is None and self.rereads:
@@ -394,26 +403,26 @@ class Worker:
         return self.garbled or not late
 
     def unreadable(self, report: Report, now: float) -> bool:
-        """Take in whether a look could read its answers: whether it makes no sense to go on."""
+        """Take in whether a look could read its answers; whether to give the worker up."""
         if report.read and report.complete:
             self.unread_since = None
         elif report.read and self.unread_since is None:
             self.unread_since = now
-        refused = report.failure is not None and report.failure.hopeless
-        self.unread = str(report.failure.error) if report.failure is not None else self.unread
+        self.unread = self.unread if report.error is None else str(report.error)
         since = self.unread_since
-        too_long = since is not None and now - since >= UNREADABLE[refused]
+        too_long = since is not None and now - since >= UNREADABLE[report.hopeless]
         return report.garbled or too_long
 
     def is_over(self, run: Run, now: float) -> bool:
-        """Take in what a look tells of its run: whether it is over.
+        """Take in what a look tells of its run; whether that is over.
 
-        Platform says that any state but queued and running is final. One that we do not know is
-        taken for final only if the run has an end, or if it stays: "pending" would not.
+        The API's documentation says that any state but queued and running is final. One that we do
+        not know is taken for final only if the run has an end, or stays in it: a state such as
+        "pending" would not stay.
         """
         if run.state is not RunState.UNKNOWN:
             if run.state is RunState.RUNNING and self.running_since is None:
-                self.running_since = self.since = now
+                self.running_since = self.at_call_since = now
             self.state, self.unknown_since = run.state, None
             return run.state.over
         if self.unknown_since is None:
@@ -422,7 +431,7 @@ class Worker:
 
 
 @dataclass(slots=True)
-class Turn:
+class Step:
     """One call of `Scheduler.advance`: its time, its commands so far, when to be called again."""
 
     now: float
@@ -437,7 +446,7 @@ class Turn:
         """Be called at that time, at the latest."""
         self.deadline = at if self.deadline is None else min(self.deadline, at)
 
-    def may(self, attempts: Attempts) -> bool:
+    def may(self, attempts: RetriedRequest) -> bool:
         """Whether such a request may be made now."""
         if attempts.busy:
             return False

@@ -126,7 +126,9 @@ def _listed(
     client: PlatformClient, kind: JobKind, hidden: bool, archived: bool
 ) -> Iterator[FoundRun]:
     for page in range(1, PAGES + 1):
-        rows, more = client.list_jobs(kind, hidden=hidden, page=page, look=False, archived=archived)
+        rows, more = client.list_jobs(
+            kind, hidden=hidden, page=page, low_priority=False, archived=archived
+        )
         for row in rows:
             job = Job(row.job_id, kind)
             found = row.run and _found(client, row.name, job, row.run)
@@ -234,10 +236,10 @@ def _lines(
     source = LogSource(client, found.job.kind)
     if tail is None and not follow:
         return _logs.whole(source, where)
-    shelf = _logs.LogAccess(lambda: source, reused=False)
+    access = _logs.LogAccess(lambda: source, reused=False)
     # It is over when its log is complete: nothing else tells of it here.
     call = _logs.LoggedCall(None, lambda: where, lambda: not follow, time.sleep)
-    return _logs.follow(shelf, call, tail) if follow else iter(_logs.read(shelf, call, tail))
+    return _logs.follow(access, call, tail) if follow else iter(_logs.read(access, call, tail))
 
 
 # --- cancel --------------------------------------------------------------------------------------

@@ -17,12 +17,10 @@ from contextlib import closing
 
 import cloudpickle
 import pytest
-import tenacity
 
 import civis_futures as cf
-from civis_futures._api import transport
 from civis_futures._api.client import PlatformClient
-from civis_futures._scheduling import pacing, scheduler
+from civis_futures._pacing import Pacing, default_pacing, set_default_pacing
 from civis_futures._types import Job
 from civis_futures.testing import Fault
 
@@ -142,12 +140,16 @@ def tidy(faulty):
 
 
 @pytest.fixture
-def hasty(monkeypatch):
+def hasty():
     """All pauses and patience are short."""
-    monkeypatch.setattr(transport, "_backoff", tenacity.wait_random(0.0, 0.01))
-    monkeypatch.setattr(pacing, "FIRST_BACKOFF", 0.02)
-    monkeypatch.setattr(pacing, "OUTAGE", 0.2)
-    monkeypatch.setattr(scheduler, "LAST_PATIENCE", {False: 0.5, True: 0.2})
+    short = Pacing(
+        first_backoff=0.02, request_backoff=0.01, longest_request_backoff=0.02, outage=0.2,
+        last_patience=0.5, last_patience_refused=0.2,
+    )  # fmt: skip
+    before = default_pacing()
+    set_default_pacing(short)
+    yield
+    set_default_pacing(before)
 
 
 CELLS = [

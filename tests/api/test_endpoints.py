@@ -24,7 +24,7 @@ KEY = "aSecret-Key_123"
 BASE = "https://api.civis.test"
 CONTAINER, CUSTOM = Job(7), Job(8, JobKind.CUSTOM)
 EXAMPLES = json.loads(
-    (Path(__file__).parent / "contract" / "civis_api_examples.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[1] / "contract" / "civis_api_examples.json").read_text(encoding="utf-8")
 )
 Call = Callable[[PlatformClient], Any]
 
@@ -91,7 +91,7 @@ ENDPOINTS: list[tuple[str, Call, str, Any, Any]] = [
     ),
     (
         "GET /scripts/custom/8/runs?limit=1&order=id&order_dir=desc",
-        lambda c: c.latest_run(CUSTOM, look=True),
+        lambda c: c.latest_run(CUSTOM, low_priority=True),
         None,
         [],
         None,
@@ -129,7 +129,7 @@ ENDPOINTS: list[tuple[str, Call, str, Any, Any]] = [
     ),
     (
         "GET /scripts/containers/7/runs/9/logs?limit=10&last_id=3",
-        lambda c: c.list_logs(CONTAINER, 9, limit=10, last_id=3, look=True),
+        lambda c: c.list_logs(CONTAINER, 9, limit=10, last_id=3, low_priority=True),
         None,
         [],
         [],
@@ -356,13 +356,13 @@ def test_a_run_that_is_there_cannot_be_cancelled(
     [
         (lambda c: c.start_run(CONTAINER), Kind.RUN),
         (lambda c: c.get_run(CONTAINER, 1), Kind.GENERAL),
-        (lambda c: c.get_run(CONTAINER, 1, look=True), Kind.LOOK),
-        (lambda c: c.latest_run(CONTAINER, look=True), Kind.LOOK),
+        (lambda c: c.get_run(CONTAINER, 1, low_priority=True), Kind.LOOK),
+        (lambda c: c.latest_run(CONTAINER, low_priority=True), Kind.LOOK),
         (lambda c: c.list_jobs(JobKind.CONTAINER, hidden=True), Kind.LOOK),
-        (lambda c: c.list_jobs(JobKind.CONTAINER, hidden=True, look=False), Kind.GENERAL),
+        (lambda c: c.list_jobs(JobKind.CONTAINER, hidden=True, low_priority=False), Kind.GENERAL),
         (lambda c: c.list_outputs(CONTAINER, 1), Kind.LOOK),
-        (lambda c: c.list_logs(CONTAINER, 1, look=True), Kind.LOOK),
-        (lambda c: c.get_json_value(1, look=True), Kind.LOOK),
+        (lambda c: c.list_logs(CONTAINER, 1, low_priority=True), Kind.LOOK),
+        (lambda c: c.get_json_value(1, low_priority=True), Kind.LOOK),
         (lambda c: c.cancel_run(CONTAINER, 1), Kind.GENERAL),
         (lambda c: c.create_script(JobKind.CUSTOM, {}), Kind.GENERAL),
     ],

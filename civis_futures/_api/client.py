@@ -36,9 +36,9 @@ __all__ = [
 
 #: The most rows that a page of any list has.
 PAGE_SIZE = 50
-#: Up to here a file goes as one form, above in parts, which have at least `_LEAST_PART`.
+#: Up to here a file goes as one form, above in parts, which have at least `LEAST_PART`.
 SINGLE_UPLOAD_LIMIT = 50 * 1024**2
-_LEAST_PART = 5 * 1024**2
+LEAST_PART = 5 * 1024**2
 #: The platform takes no larger file.
 FILE_SIZE_LIMIT = 5 * 1024**4
 
@@ -58,6 +58,7 @@ class PlatformClient:
         patience: seconds for which a request is tried again while the platform is out of reach.
         auth: how to present the key; the platform takes both.
         pacing: how long it waits after failures.
+        single_upload, least_part: in bytes; larger files go in parts of at least so much.
     """
 
     def __init__(
@@ -70,7 +71,10 @@ class PlatformClient:
         patience: float = 120.0,
         auth: Literal["basic", "bearer"] = "basic",
         pacing: Pacing | None = None,
+        single_upload: int = SINGLE_UPLOAD_LIMIT,
+        least_part: int = LEAST_PART,
     ) -> None:
+        self._single_upload, self._least_part = single_upload, least_part
         self.url = with_slash(url)
         self.budget = budget or RateBudget()
         self.clock = platform_clock(self.url)
@@ -313,7 +317,7 @@ class PlatformClient:
         section = Section(source, size)
         expires = datetime.fromtimestamp(self.clock.now(), UTC) + expires_in
         body = {"name": name, "expiresAt": replies.moment(expires)}
-        if size > SINGLE_UPLOAD_LIMIT:
+        if size > self._single_upload:
             return self._upload_parts(section, body)
         file_id, url, fields = self._ask(
             "POST", "files", replies.upload_form, json=body, idempotent=True
@@ -323,7 +327,7 @@ class PlatformClient:
 
     def _upload_parts(self, section: Section, body: dict[str, Any]) -> int:
         size = section.size
-        part = max(int(math.sqrt(_LEAST_PART) * math.sqrt(size)), _LEAST_PART)
+        part = max(int(math.sqrt(self._least_part) * math.sqrt(size)), self._least_part)
         starts = range(0, size, part)
         body = {**body, "numParts": len(starts)}
         file_id, urls = self._ask(

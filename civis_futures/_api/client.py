@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -25,8 +24,8 @@ from . import replies
 from .budget import platform_clock
 from .credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
 from .discreet import discreet, ours, without_links
-from .section import Bytes, Section
-from .transport import FileLinks, Kind, RateBudget, Sender, is_json
+from .routes import Routes
+from .transport import Bytes, FileLinks, Kind, RateBudget, Section, Sender, is_json
 
 __all__ = [
     "DEFAULT_URL",
@@ -83,16 +82,20 @@ class PlatformClient:
         self._closing = threading.Event()
         #: Whether it is on this machine.
         self.is_local = _host(self.url) in ("127.0.0.1", "localhost", "::1")
-        options: dict[str, Any] = {
-            "timeout": httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-            # A proxy of this machine leads away from it.
-            "trust_env": not self.is_local,
-            "verify": _tls(),
-        }
+        # A proxy of this machine leads away from it.
+        routes = Routes(direct=self.is_local), Routes(direct=self.is_local)
+        routes[0].way(httpx.URL(self.url))  # what cannot be done is told at once
+        limits = httpx.Timeout(timeout, connect=min(timeout, 10.0))
         headers = headers_for(key, auth)
         self._secrets = (key, headers["Authorization"].split()[1])
-        self._http = httpx.Client(base_url=self.url, headers=headers, **options)
-        self._links_http = httpx.Client(**options)
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=limits,
+            transport=routes[0],
+            trust_env=False,
+        )
+        self._links_http = httpx.Client(timeout=limits, transport=routes[1], trust_env=False)
         self._sender = Sender(
             self._http, self.budget, self._closing, self.clock, seconds=patience, pacing=pacing
         )
@@ -430,12 +433,6 @@ class PlatformClient:
         return PlatformError(
             message, method=request.method, path=path, status=status, request_id=request_id
         )
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """One for all clients: reading the certificates takes longer than all else in making one."""
-    return httpx.create_ssl_context()
 
 
 def _host(url: str) -> str:

@@ -22,6 +22,7 @@ class Pacing:
         last_patience: when only the end of containers is waited for, the longest time for which
             the platform cannot be asked before the waiting ends; `last_patience_refused` if it
             refuses what is asked.
+        frozen: how long after the `timeout` of a call its worker may say nothing.
         proof: a worker that has run for this long, and said nothing, has reached the user's code.
         batch: how much compute a batch of `map` should have: some ten times what a call costs
             besides.
@@ -36,6 +37,7 @@ class Pacing:
     outage: float = 3600.0
     last_patience: float = 75.0
     last_patience_refused: float = 8.0
+    frozen: float = 120.0
     proof: float = 2.0
     batch: float = 2.0
     log_pause: float = 0.2

@@ -193,6 +193,7 @@ class PoolOptions:
             self.max_tasks_per_worker,
             float(self.idle_timeout),
             float(self.lease),
+            setup=bool(getattr(self.runs_in, "setup_cmd", True)),  # a template may do anything
         )
 
 

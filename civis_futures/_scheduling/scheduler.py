@@ -36,11 +36,12 @@ from typing import Any
 
 from .._exceptions import BrokenContainerPool
 from .._pacing import Pacing
-from .._types import RunState, Standing, TaskId
+from .._types import Standing, TaskId
 from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
 from .balance import even_out, may_even_out
 from .fleet import Fleet
+from .limits import TimeLimits
 from .pacing import FALSE_STARTS, HOPE, RetriedRequest
 from .state import LOST, Policy, Step, Task, TaskPhase, Tasks, Worker, WorkerPhase
 
@@ -57,7 +58,7 @@ class Scheduler:
         """Start with nothing: no task, no worker, and a platform that does not know us."""
         self.tasks = Tasks()
         self.fleet = Fleet(self.policy, self.tasks, self.pacing)
-        self.limits = TimeLimits(self.tasks, self.fleet, self._give_up)
+        self.limits = TimeLimits(self.tasks, self.fleet, self.pacing, self._give_up, self._lost)
         self.deadline: float | None = None  # when to send a Tick, at the latest
         self._known = False  # bundle and inbox are on the platform
         self._preparing = RetriedRequest()
@@ -346,6 +347,7 @@ class Scheduler:
                 self._conclude(each.worker, each.report.complete)
         for call in self.fleet.freed(seen):
             self._again(call[0])
+        self.limits.looked(self._step, seen)
         if (unread := self.fleet.looks.unread(self._step, looked)) is not None:
             self._count(self.fleet.looks.reading, unread, "answers cannot be read")
 
@@ -361,9 +363,12 @@ class Scheduler:
             self.fleet.archive(self._step, worker)
         elif not worker.has_said_all(complete, self._step.now):
             return
-        elif worker.cancelled and not worker.garbled:  # for the sake of another call
+        elif worker.cancelled and not worker.garbled:  # for the sake of another call, or too late
             for name, _ in held:
-                self._again(name)
+                if (verdict := self.limits.begun_late(self._step, name, worker)) is not None:
+                    self._lost(name, verdict)
+                else:
+                    self._again(name)
             self.fleet.archive(self._step, worker)
         else:
             if not worker.state.over:  # a state nobody knows, for too long: make sure
@@ -388,6 +393,8 @@ class Scheduler:
             task = self.tasks.known.get(name)
             if task is None or (task.worker, task.given) != (command.worker, given):
                 continue
+            if number < found.at:
+                task.expires = None  # it had ended, so it had begun
             if number == found.at and not found.verdict.unstarted:
                 self._lost(name, found.verdict)
             else:
@@ -548,41 +555,3 @@ def claim(tasks: Tasks, event: e.Submitted, found: e.FoundTask, wish: Task) -> T
     task = tasks.claim(event.task, wish)
     task.unsent = event.upload
     return task
-
-
-@dataclass(frozen=True, slots=True)
-class TimeLimits:
-    """The limits of all tasks; `give_up` ends a task before its call has ended."""
-
-    tasks: Tasks
-    fleet: Fleet
-    give_up: Callable[[e.Lose], None]
-
-    def expire(self, step: Step) -> None:
-        """End the tasks that should have begun by now and have not."""
-        names, at = self.tasks.expired(step.now)
-        if at is not None:
-            step.wake(at)
-        for name in names:
-            self.expire_if_due(step, name)
-
-    def expire_if_due(self, step: Step, name: TaskId) -> None:
-        """End this one, if it should have begun by now and has not."""
-        task = self.tasks.known[name]
-        if task.expires is None or task.expires > step.now or task.attempts:
-            return
-        if task.phase is TaskPhase.HELD and task.worker is not None:
-            call, worker = (name, task.given), self.fleet.workers[task.worker]
-            begun = worker.state is not RunState.QUEUED and (
-                worker.one_shot or worker.calls[0] == call
-            )
-            if begun or not worker.open:
-                task.expires = None  # it has begun, or what has become of it will be known
-                return
-            if not worker.one_shot:  # ask the worker: it may begin it at any moment
-                self.fleet.take_back(step, call, worker)
-                return
-        elif task.phase not in (TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED):
-            return
-        reason = f"it had not begun after its queue_timeout of {task.terms.queue_timeout:g} s"
-        self.give_up(e.Lose(name, None, e.Verdict(None, reason, timed_out=True)))

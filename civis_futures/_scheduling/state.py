@@ -59,6 +59,7 @@ class Policy:
     max_tasks_per_worker: int | None = None
     idle_timeout: float = 60.0
     lease: float = 3600.0
+    setup: bool = False  # containers may have something to do before their first call
 
     @property
     def letter_bytes(self) -> int:
@@ -278,6 +279,8 @@ class Worker:
     at_call_since: float = 0.0  # when it got to its present call, as far as looks tell
     idle_since: float = 0.0
     running_since: float | None = None  # when a look first found it running
+    begun: bool = False  # whether its run has started, for all we know
+    late: Given | None = None  # the call that should long have ended
     reads: Pause = field(default_factory=Pause)  # until its answers are read without any news
     stop: bool = False  # it is told to end after its calls
     cancelled: bool = False  # its run was asked to end
@@ -420,6 +423,7 @@ class Worker:
         not know is taken for final only if the run has an end, or stays in it: a state such as
         "pending" would not stay.
         """
+        self.begun = self.begun or run.started is not None or run.state is RunState.RUNNING
         if run.state is not RunState.UNKNOWN:
             if run.state is RunState.RUNNING and self.running_since is None:
                 self.running_since = self.at_call_since = now

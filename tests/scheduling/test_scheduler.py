@@ -808,6 +808,69 @@ def test_a_call_that_has_not_begun_in_time_never_begins(phase):
     assert lose.cause.timed_out
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_cannot_be_taken_back_is_told_as_what_it_was(begun):
+    table = Table(max_tasks_per_worker=1)
+    table.submit(0, queue_timeout=5.0)
+    table(PREPARED)
+    table(launched(WorkerId(1)))
+    queued = e.Report(WorkerId(1), run_in(RunState.QUEUED))
+    commands = table.until("CancelRun", queued)
+    assert "Lose" not in kinds(commands), "it may have begun since the last look"
+    run = replace(run_in(RunState.CANCELLED), started=5.0 if begun else None)
+    commands = table.until("Lose", e.Report(WorkerId(1), run))
+    [lose] = [command for command in commands if isinstance(command, e.Lose)]
+    assert lose.cause.timed_out
+    assert ("had not begun" in lose.cause.reason) is not begun
+
+
+def test_what_had_ended_in_a_lost_container_is_not_said_to_have_not_begun():
+    table = started(2, terms={"queue_timeout": 20.0}, max_workers=1)
+    calls = ((TaskId(0), 1), (TaskId(1), 1))
+    commands = table.until("Diagnose", e.Report(WorkerId(1), run_in(RunState.FAILED)))
+    assert e.Diagnose(WorkerId(1), calls) in commands
+    table.now += 30.0
+    lost = e.Verdict(run_in(RunState.FAILED), "gone")
+    commands = table(diagnosed(WorkerId(1), calls, lost, at=1))
+    assert kinds(commands)[:2] == ["Again", "Lose"]
+    assert e.Again(TaskId(0)) in commands
+
+
+@pytest.mark.parametrize("one_shot", [False, True])
+def test_a_call_of_a_frozen_worker_ends_here(one_shot):
+    limit = 1 if one_shot else None
+    table = started(terms={"timeout": 10.0}, max_tasks_per_worker=limit)
+    frozen = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    commands = table.until("Lose", frozen, within=400.0)
+    [lose] = [command for command in commands if isinstance(command, e.Lose)]
+    assert lose.cause.timed_out
+    assert "its timeout of 10 seconds" in lose.cause.reason
+    assert e.CancelRun(WorkerId(1)) in commands
+    assert 130 < table.now < 200
+
+
+def test_a_call_is_not_late_whose_answer_could_not_be_read():
+    table = started(terms={"timeout": 10.0})
+    unread = e.Report(WorkerId(1), run_in(RunState.RUNNING), complete=False)
+    while table.now < 500:
+        for command in table.tick():
+            if isinstance(command, e.Look):
+                reading = command.workers[0][1] is e.Reading.RUNNING
+                commands = table(looked((replace(unread, read=reading),), 1, 0.3))
+                assert "Lose" not in kinds(commands)
+    late = e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),))
+    assert "Settle" in kinds(table.until("Settle", late))
+
+
+def test_a_container_that_is_set_up_first_has_more_time():
+    table = Table(setup=True)
+    table.submit(0, timeout=10.0)
+    table(PREPARED)
+    table(launched(WorkerId(1)))
+    table.until("Lose", e.Report(WorkerId(1), run_in(RunState.RUNNING)), within=2_000.0)
+    assert 1_000 < table.now < 1_200
+
+
 def test_a_call_that_has_begun_in_time_is_left_alone():
     table = started(terms={"queue_timeout": 5.0})
     while table.now < 20:

@@ -51,13 +51,15 @@ from .threads import Lane, interpreter_exit
 
 _log = logging.getLogger(__name__)
 
-#: The most tasks that are taken in together, when many come at once.
+#: The most tasks, or cancels, that are taken in together, when many come at once.
 MOST_AT_ONCE = 1000
 #: Seconds that containers must have been queued before the log says so; again when it is twice as
 #: long.
 LONG_WAIT = 30.0
 
 _FAILURES = (PlatformError, _wire.WireError, Recalled)
+#: Events of which thousands may come at once.
+_MANY = (e.Submitted, e.CancelRequested)
 #: What belongs to an event, and is no business of the scheduler's: bytes, runs, futures.
 _Attachment = Any
 #: What a lane has to do for a command: it returns what belongs to the event that tells of it; of a
@@ -209,7 +211,7 @@ class Manager:
                 if isinstance(event, _Defect):
                     raise event.error
                 self._ledger.take_in(event, attachment)
-                more = self._more_tasks() if isinstance(event, e.Submitted) else ()
+                more = self._more_from_users() if isinstance(event, _MANY) else ()
                 now = time.monotonic()
                 for command in self.scheduler.advance(event, now, more):
                     self._here.get(type(command), self._begin)(command)
@@ -255,15 +257,15 @@ class Manager:
         except queue.Empty:
             return e.Tick(), None
 
-    def _more_tasks(self) -> list[e.Event]:
-        """The tasks that have come meanwhile: taken in one by one, thousands would be slow."""
+    def _more_from_users(self) -> list[e.Event]:
+        """What users have done meanwhile: taken in one by one, thousands would be slow."""
         more: list[e.Event] = []
         while len(more) < MOST_AT_ONCE:
             try:
                 event, attachment = self._events.get_nowait()
             except queue.Empty:
                 break
-            if not isinstance(event, e.Submitted):
+            if not isinstance(event, _MANY):
                 self._ahead = event, attachment
                 break
             self._ledger.take_in(event, attachment)

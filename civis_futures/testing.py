@@ -20,7 +20,7 @@ from contextlib import contextmanager as _contextmanager
 from civis_futures import _pacing
 from civis_futures._public import publish as _publish
 from civis_futures.local import LocalPlatform
-from civis_futures.local._faults.words import Fault
+from civis_futures.local._faults.fault import Fault
 from civis_futures.local._journal import Request
 from civis_futures.local._owner import Faults, Stats
 
@@ -33,6 +33,7 @@ _SHORT = _pacing.Pacing(
     last_patience=10.0,
     last_patience_refused=1.0,
     frozen=10.0,
+    lag=0.8,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +13,8 @@ from .._api.budget import RateBudget, platform_clock
 from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
-from .._data.pickling import Payload, call_payload, load_call
+from .._data.own import Library
+from .._data.pickling import Payload, call_payload, load_call, with_modules
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import LogAccess
 from .._pacing import default_pacing
@@ -34,6 +36,7 @@ class Opened:
     url: str
     logs: LogAccess
     load: Callable[[Call], Callable[[], Any]]
+    library: Library
     session: Session | None = None
 
 
@@ -51,7 +54,10 @@ def open_pool(options: PoolOptions) -> Opened:
     try:
         url, key = credentials(options.platform if owned is None else owned)
         contents = content_store(url, key, platform_clock(url).now)
+        library = Library(contents, options.include, options.exclude, options.code)
         initial = _initializer(options, contents)
+        if initial.data:
+            initial = with_modules("the initializer", initial, library)
         client, attached = PlatformClient(url, key), None
         if isinstance(container, Container) and container.doubt and not client.is_local:
             warnings.warn(container.doubt, UserWarning, stacklevel=3)
@@ -62,9 +68,10 @@ def open_pool(options: PoolOptions) -> Opened:
         if owned is not None:
             owned.stop()
         raise
+    seal_key = secrets.token_hex(32) if attached is None else attached.head.key
     manager = Manager(
         scheduler=Scheduler(policy, default_pacing()),
-        mailbox=Mailbox(client, container, attached),
+        mailbox=Mailbox(client, container, attached, seal_key),
         client=client,
         pool=Pool(pool_name(options.title, session), url, container, initial, policy.lease),
         contents=contents,
@@ -76,7 +83,7 @@ def open_pool(options: PoolOptions) -> Opened:
     end_pools_on_term()
     reader = _Reader(url, key, container, client.budget)
     logs = LogAccess(reader.logs, reused=policy.max_tasks_per_worker != 1)
-    return Opened(manager, url, logs, reader.call, attached)
+    return Opened(manager, url, logs, reader.call, library, attached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,8 @@ class _Reader:
         """What a call would run, as a function without arguments."""
         with closing(PlatformClient(self.url, self.key)) as client:
             mailbox = Mailbox(client, self.container)
-            return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
+            buffers = call.buffers[: len(call.buffers) - call.code]  # the modules are here
+            return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, buffers)])
 
 
 def _initializer(options: PoolOptions, contents: ContentStore) -> Payload:

@@ -6,7 +6,6 @@ holds no order; 143 a TERM.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -35,6 +34,8 @@ def run(order: str = "") -> int:
     folder = _private_folder()
     try:
         said = order or _variable(_wire.ORDER_VARIABLE)
+        # It holds a secret, and those who look for what went wrong print their environment.
+        os.environ.pop(_wire.ORDER_VARIABLE, None)
         what = read_order(said, lambda file: _content(file, folder).decode())
         WorkerLoop(what, _platform(what.url, max(what.lease, PATIENCE)), folder).run()
     except NoOrderError as error:
@@ -147,10 +148,14 @@ def _private_folder() -> str:
 
 
 def _remove(folder: str) -> None:
-    with contextlib.suppress(OSError):  # user code may have removed it, or put a folder into it
+    try:
         for name in os.listdir(folder):
             os.unlink(os.path.join(folder, name))
         os.rmdir(folder)
+    except OSError:  # the user's modules are folders in it; user code may have made or removed some
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _complain(message: str, code: int) -> int:

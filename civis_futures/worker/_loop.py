@@ -41,7 +41,8 @@ class StartedAgainError(Exception):
 class FetchedCall:
     """A call whose bytes are here, in memory or in a file; or the reason why they are not.
 
-    `buffers` are the paths of what it refers to.
+    `buffers` are the paths of what it refers to, `code` digests of zips with the user's modules,
+    and `modules` the folder that these are in.
     """
 
     def __init__(self, body: bytes = b"", path: str | None = None, problem: str = "") -> None:
@@ -49,12 +50,14 @@ class FetchedCall:
         self.path = path
         self.problem = problem
         self.buffers: list[str] = []
+        self.code: set[str] = set()
+        self.modules: list[str] = []
 
     @property
     def here(self) -> bool:
         """Whether its files are still there: they lie where user code can remove them."""
-        paths = self.buffers if self.path is None else [self.path, *self.buffers]
-        return all(map(os.path.exists, paths))
+        paths = [*self.buffers, *self.modules]
+        return all(map(os.path.exists, paths if self.path is None else [self.path, *paths]))
 
 
 class Refusal:
@@ -77,9 +80,12 @@ class WorkerLoop:
         self._buffers = Buffers(platform, folder, order.disk)
         # The end of a run is news enough; only who goes on has to say that there are answers.
         stays = order.inbox is not None and not order.letter.stop
-        self._stays = stays
         self._outbox = Outbox(
-            platform, order.worker, order.name if stays else "", greets=order.greets
+            platform,
+            order.worker,
+            order.name if stays else "",
+            greets=order.greets,
+            key=order.key,
         )
         self._inbox = None if order.inbox is None else InboxReader(platform, order)
         self._stop = order.inbox is None
@@ -113,25 +119,50 @@ class WorkerLoop:
         """End if the platform has started this container before, within the same run.
 
         What that one had begun would run twice, and its letters have the numbers of ours. So this
-        one ends, and the client sees to the calls, as it does when a container dies.
+        one ends, and the client sees to the calls, as it does when a container dies. The log has
+        what began. Who answers one call alone does not say so there: it would be one more request
+        for each call.
         """
-        if not self._stays:  # who answers and ends has left no letter but the last
-            return
+        if not self._alone and self._was_here():
+            raise StartedAgainError(_wire.STARTED_AGAIN)
+
+    def _was_here(self) -> bool:
+        try:
+            lines = self._platform.first_lines()
+        except RefusedError:
+            pass
+        else:
+            return any(_wire.BEGIN_LINE.search(line.rstrip()) for line in lines)
         try:
             names = self._platform.newest_outputs()
         except RefusedError:  # nobody can tell, then
-            return
-        token = self._order.worker
-        if any(_wire.answers_number(name, token) is not None for name in names):
-            raise StartedAgainError(_wire.STARTED_AGAIN)
+            return False
+        return any(_wire.answers_number(name, self._order.worker) is not None for name in names)
+
+    def _take_first(self) -> None:
+        """Take in what the order says, as far as it still holds."""
+        order, inbox, letter = self._order, self._inbox, None
+        # What waited for this container may have been taken back meanwhile.
+        if inbox is not None and not (self._alone and self._is_from_holder()):
+            letter = self._look()
+            while not (inbox.known or inbox.silent):
+                time.sleep(inbox.due_in(eager=True))
+                letter = self._look()
+            if not inbox.known:
+                return
+            if letter is None and inbox.holder != order.holder:
+                # Another process has the session, and does not know of this worker.
+                calls = tuple((call.task, call.attempt) for call in order.letter.calls)
+                letter = _wire.Letter(stop=True, revoked=calls)
+        self._take(order.letter)
+        self._take(letter)
+
+    def _is_from_holder(self) -> bool:
+        """Whether who gave the order still has the session, if it is of one."""
+        return not (self._order.holder and self._platform.is_taken(self._order.holder))
 
     def _answer_all(self) -> None:
-        self._take(self._order.letter)
-        if self._inbox is not None and not self._alone:
-            self._look()  # what waited for this container may have been taken back meanwhile
-            while not self._inbox.known:
-                time.sleep(self._inbox.due_in(eager=True))
-                self._look()
+        self._take_first()
         while True:
             if self._inbox is not None and self._inbox.silent:
                 print(_wire.SILENCE, flush=True)
@@ -152,13 +183,14 @@ class WorkerLoop:
                 return
             else:
                 time.sleep(self._inbox.due_in(eager=True))
-                self._look()
+                self._take(self._look())
 
-    def _look(self) -> None:
+    def _look(self) -> _wire.Letter | None:
         """Read the inbox."""
         assert self._inbox is not None
-        self._take(self._inbox.look())
+        letter = self._inbox.look()
         self._outbox.longest = self._inbox.linger
+        return letter
 
     def _prepare(self) -> None:
         """Find out whether calls can be run here at all."""
@@ -174,7 +206,10 @@ class WorkerLoop:
         blob = self._order.initializer
         if blob is None or (self._initializer is not None and self._initializer.here):
             return
-        fetched = self._fetch("initializer", blob, self._order.initializer_buffers)
+        order = self._order
+        fetched = self._fetch(
+            "initializer", blob, order.initializer_buffers, order.initializer_code
+        )
         self._initializer = fetched
         if fetched.problem:
             self._refusal = Refusal(_wire.CALL_NOT_FETCHED, fetched.problem)
@@ -229,12 +264,14 @@ class WorkerLoop:
 
     def _begin(self, call: _wire.Call, fetched: FetchedCall) -> None:
         """Hand a call to the child, which says so in the log if there may be others in there."""
-        process = self._living_process()
+        process = self._living_process(fetched)
         self._running, self._since = call, time.time()
         if self._ready:
             process.limit(call.timeout)
         header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
         header["buffers"] = fetched.buffers
+        if fetched.modules:
+            header["modules"] = fetched.modules
         if not self._alone:
             # On a line of its own: what was before may have ended without a newline, and been
             # written by anything, so nobody knows.
@@ -243,17 +280,31 @@ class WorkerLoop:
         self._printed = True
         process.send(header, fetched.body)
 
-    def _living_process(self) -> Process:
-        if self._process is not None and not self._process.alive():
-            self._process.end()
+    def _living_process(self, call: FetchedCall) -> Process:
+        """The child, or a new one if the call has another version of the user's modules: a process
+        that has imported the old one cannot forget it.
+        """
+        process = self._process
+        if process is not None and not (process.alive() and process.takes(call.code)):
+            process.end()
             self._process = None
+            if call.modules:
+                from ._code import tidy
+
+                tidy(self._folder, self._modules(call))
         if self._process is None:
             self._ready = self._initializer is None
-            first = self._initializer
-            payload = None if first is None else (first.body, first.path, first.buffers)
-            self._process = Process(self._folder, payload)
+            first, payload = self._initializer, None
+            if first is not None:  # what the call brings too is the call's
+                payload = first.body, first.path, first.buffers, self._modules(call)
+            code = call.code or (first.code if first is not None else set())
+            self._process = Process(self._folder, payload, code)
             self._process.start(self._platform.http.close)
         return self._process
+
+    def _modules(self, call: FetchedCall) -> list[str]:
+        """The folders with modules that a new process may need."""
+        return [*call.modules, *([] if self._initializer is None else self._initializer.modules)]
 
     def _fetch_ahead(self) -> None:
         """Fetch the next call while the child works on this one."""
@@ -261,12 +312,23 @@ class WorkerLoop:
             self._fetched[_name(self._queue[0])] = self._fetch_call(self._queue[0])
 
     def _fetch_call(self, call: _wire.Call) -> FetchedCall:
-        return self._fetch(f"call-{_name(call)}", call.data, call.buffers)
+        return self._fetch(f"call-{_name(call)}", call.data, call.buffers, call.code)
 
-    def _fetch(self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...]) -> FetchedCall:
+    def _fetch(
+        self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...], code: int
+    ) -> FetchedCall:
+        """`code`: so many of the buffers, the last ones, are zips with modules."""
         try:
             fetched = FetchedCall(path=os.path.join(self._folder, name))
-            fetched.buffers = self._buffers.hold(name, buffers)
+            paths = self._buffers.hold(name, buffers)
+            fetched.buffers = paths[: len(paths) - code]
+            if code:
+                from ._code import unpacked  # most workers have none
+
+                fetched.code = {blob.sha256 for blob in buffers[-code:]}
+                folder = os.path.join(self._folder, _wire.code_folder(fetched.code))
+                fetched.modules = [folder]
+                unpacked(paths[-code:], folder)
             if blob.file_id is None:
                 fetched.body, fetched.path = blob.inline_data(), None
             else:
@@ -274,7 +336,7 @@ class WorkerLoop:
             return fetched
         except UnreachableError:
             raise
-        except (HttpError, ValueError, TypeError) as error:
+        except (HttpError, OSError, ValueError, TypeError) as error:
             return FetchedCall(problem=str(error))
 
     def _await_answer(self) -> None:
@@ -288,7 +350,7 @@ class WorkerLoop:
             return
         if frame is None:
             if self._inbox is not None and self._inbox.due_in(bool(self._queue)) == 0:
-                self._look()
+                self._take(self._look())
             return
         header, body = frame
         if self._process.expired:  # the TERM has become an exception in user code

@@ -129,3 +129,18 @@ def test_frames_of_dates_leave_the_pickle() -> None:
         assert arrived.equals(value)
         assert in_pickle < 300_000
         assert beside >= 1_600_000
+
+
+def test_arrow_tables_and_columns_go_up_once() -> None:
+    pa = pytest.importorskip("pyarrow")
+    pd = pytest.importorskip("pandas")
+    words = [str(number) for number in range(300_000)]
+    table = pa.table({"n": np.arange(300_000.0), "word": words})
+    columns = [pd.Series(words, dtype="string[pyarrow]"), pd.Series(range(300_000), dtype="Int64")]
+    for value in (table, table.select(["n"]), *columns, columns[0][::2]):
+        store = ContentStore("here")
+        first, second = payload("it", value, store), payload("it", value, store)
+        assert len(first.data) < LEAST_BUFFER
+        assert list(map(id, first.buffers)) == list(map(id, second.buffers))
+        buffers = [content.data for content in first.buffers]
+        assert pickle.loads(first.data, buffers=buffers).equals(value)

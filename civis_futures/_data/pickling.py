@@ -1,6 +1,6 @@
 """A call becomes bytes, and large buffers beside them; what is shared by hand does, too.
 
-The only room that pickles what goes out. What comes back is unpickled in `_pool.outcomes`.
+The only room that pickles what goes out. What comes back is unpickled in `unpickling`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import cloudpickle
 
 from .. import _wire
+from .._by_value import reduction
 from .._exceptions import CallPicklingError
 from . import sources
 from .contents import Content, ContentStore, SharedData
@@ -126,7 +127,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             array = _as_buffer(value)
             if array is not None:
                 return array
-            reduced = super().reducer_override(value)
+            reduced = reduction(value, super().reducer_override)
             if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value
                 sources.note(value)
             return reduced
@@ -191,16 +192,6 @@ class _Buffers:
         made = [(pickle.PickleBuffer(b""), self._contents.adopt(x)) for x in handle._pieces]
         self._stand_ins.update((id(buffer), (buffer, content)) for buffer, content in made)
         return [buffer for buffer, _ in made]
-
-
-def load_call(data: bytes, buffers: Sequence[bytes]) -> Callable[[], Any]:
-    """The call that these bytes are, to be made here."""
-    parts = pickle.loads(data, buffers=buffers)
-    if len(parts) == 2:
-        each, (_, rows) = parts
-        return lambda: [_wire.finished(each(*row)) for row in rows]
-    function, args, kwargs = parts
-    return lambda: _wire.finished(function(*args, **kwargs))
 
 
 def brief(error: BaseException) -> str:

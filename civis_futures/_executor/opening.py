@@ -12,7 +12,8 @@ from .._api.budget import RateBudget
 from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
-from .._data.pickling import Payload, call_payload, load_call
+from .._data.pickling import Payload, call_payload
+from .._data.unpickling import loaded_call
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import LogAccess
 from .._pool.mailbox import Mailbox
@@ -96,7 +97,7 @@ class _Reader:
         """What a call would run, as a function without arguments."""
         with closing(PlatformClient(self.url, self.key)) as client:
             mailbox = Mailbox(client, self.container)
-            return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
+            return loaded_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
 
 
 def _initializer(options: PoolOptions, contents: ContentStore) -> Payload:

@@ -13,6 +13,7 @@ of some tens of kB.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import io
 import json
@@ -179,6 +180,7 @@ def _files() -> Iterator[tuple[str, bytes]]:
     ours = resources.files("civis_futures")
     modules = {
         f"{PACKAGE}/__init__.py": b'"""A worker of civis_futures."""\n',
+        f"{PACKAGE}/_by_value.py": ours.joinpath("_by_value.py").read_bytes(),
         f"{PACKAGE}/_wire.py": ours.joinpath("_wire.py").read_bytes(),
     }
     for file in ours.joinpath("worker").iterdir():
@@ -193,8 +195,16 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 
 def _compiled(name: str, source: bytes) -> bytes:
-    """A .pyc for this Python; another one passes it over and compiles the source."""
-    code = compile(source, name, "exec", dont_inherit=True, optimize=0)
+    """A .pyc for this Python, without what nobody reads there: docstrings, assertions, annotations
+    of functions. Another Python passes it over and compiles the source.
+    """
+    tree = ast.parse(source, name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+    code = compile(tree, name, "exec", dont_inherit=True, optimize=2)
     try:
         # Version 2 writes no back references, which depend on what else is in memory.
         content = marshal.dumps(code, 2)

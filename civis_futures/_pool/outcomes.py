@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from .. import _wire
 from .._data import sources
 from .._data.pickling import brief
+from .._data.unpickling import loaded
 from .._exceptions import (
     BrokenContainerPool,
     CallLostError,
@@ -99,14 +99,14 @@ def outcome_of(answer: _wire.Answer, data: bytes | None, place: CallPlace, pytho
 
 def _returned(data: bytes | None, place: CallPlace) -> Outcome:
     try:
-        return Outcome(result=pickle.loads(data or b""))
+        return Outcome(result=loaded(data or b""))
     except BaseException as error:
         return Outcome(exception=_not_loaded("result", error, place))
 
 
 def _raised(answer: _wire.Answer, data: bytes | None, place: CallPlace) -> Outcome:
     try:
-        exception = pickle.loads(data or b"")
+        exception = loaded(data or b"")
         if not issubclass(type(exception), BaseException):  # its class may claim to be another
             raise TypeError(f"not an exception: {type(exception).__name__}")
     except BaseException as error:

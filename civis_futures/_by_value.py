@@ -67,16 +67,27 @@ def _leading_to(thing: Any, here: Any, name: str, depth: int) -> Iterator[str]:
                     yield from _leading_to(thing, inner, f"{name}.{part}", depth - 1)
 
 
-def reduction(value: Any, usual: Callable[[Any], Any], keyed: bool = False) -> Any:
+def reduction(
+    value: Any, usual: Callable[[Any], Any], cells: dict[int, Any], keyed: bool = False
+) -> Any:
     """How to pickle a value: `usual` is cloudpickle's way, to which a name is added; or another way
     where it has none. With `keyed`, classes say what their code is.
+
+    `cells` is empty at the beginning of a pickle: cells of closures as they will be there, by the
+    ids of those that are here. So functions that share a variable share it there, too.
     """
     kind = type(value)
     if kind is FunctionType:
         how = usual(value)
         if how is NotImplemented:
             return how
-        return _dispatcher(value) if value.__code__ is _DISPATCH else _named_function(value, how)
+        if value.__code__ is _DISPATCH:
+            return _dispatcher(value)
+        make, (*given, closure), *state = how
+        if closure is not None:
+            pairs = zip(value.__closure__, closure, strict=True)
+            closure = tuple(cells.setdefault(id(cell), empty) for cell, empty in pairs)
+        return _named_function(value, (make, (*given, closure), *state))
     if issubclass(kind, type):
         how = usual(value)
         made_anew = isinstance(how, tuple) and len(how) == 6
@@ -101,15 +112,25 @@ def _named_function(function: FunctionType, how: Any) -> Any:
 
 def _named_class(kind: type, how: Any, keyed: bool) -> Any:
     make, (*given, tracker, _), (attributes, slots), *more = how
-    variables = getattr(sys.modules.get(kind.__module__), "__dict__", {})
+    options = given[-1] if type(given[-1]) is dict else {}  # enumerations have none
+    if vars(kind).get("__slots__"):  # or instances would not fit into this class when they are back
+        options["__slots__"] = kind.__slots__  # type: ignore[attr-defined]
+    variables = variables_of(kind)
     name = name_of(kind, variables)
     if name is None:
         return how
-    if type(given[-1]) is dict:  # or it is an enumeration, which has its name
-        given[-1]["__qualname__"] = name
+    options["__qualname__"] = name
     slots = {**slots, "__globals__": _annotated(vars(kind).get("__annotations__"), variables)}
     extra = {"name": name, "key": class_key(kind) if keyed else ""}
     return make, (*given, tracker, extra), (attributes, slots), *more
+
+
+def variables_of(thing: Any) -> dict[str, Any]:
+    """The variables of the module that a function or class is of."""
+    if type(thing) is FunctionType:
+        return thing.__globals__
+    variables: dict[str, Any] = getattr(sys.modules.get(thing.__module__), "__dict__", {})
+    return variables
 
 
 def _of_its_module(variables: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import functools
 import io
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import cloudpickle
 
 from .. import _wire
-from .._by_value import reduction
+from .._by_value import reduction, variables_of
 from .._exceptions import CallPicklingError
 from . import sources
 from .contents import Content, ContentStore, SharedData
@@ -31,6 +31,8 @@ MOST_BUFFERS = 16
 #: The pickle of shared data (what is left of it without its buffers) travels with each call up to
 #: this size, which spares a request to upload it, and one of each worker.
 LARGEST_HEAD = 8_000
+#: Of these types equal values may be one object by chance.
+_PLAIN = (int, float, complex, str, bytes, bool, tuple, type(None))
 #: Characters of what another error says, in the message of one of ours.
 REASON = 2_000
 
@@ -73,6 +75,25 @@ def call_payload(
     return payload(task, (fn, tuple(args), dict(kwargs)), contents)
 
 
+def initial_payload(fn: Callable[..., Any], args: Sequence[Any], contents: ContentStore) -> Payload:
+    """A snapshot of an initializer.
+
+    What it is given may be known to the script by a name as well: a dict, an instance whose method
+    it is. So it is in the container, where the functions of the script look for it by that name.
+
+    Raises:
+        CallPicklingError: the function or an argument cannot be pickled.
+    """
+    given = [*args]
+    inner: Any = fn
+    while isinstance(inner, functools.partial):
+        given += [*inner.args, *inner.keywords.values()]
+        inner = inner.func
+    given.append(getattr(inner, "__self__", None))
+    shared = {id(each) for each in given if type(each) not in _PLAIN}
+    return payload("the initializer", (fn, tuple(args), {}), contents, shared)
+
+
 def chunk_payload(
     task: str,
     fn: Callable[..., Any],
@@ -87,12 +108,14 @@ def chunk_payload(
     return payload(task, (fn, (first, [tuple(row) for row in rows])), contents)
 
 
-def payload(what: str, value: Any, contents: ContentStore) -> Payload:
-    """A snapshot of a value; `what` names it in an error."""
+def payload(what: str, value: Any, contents: ContentStore, named: Collection[int] = ()) -> Payload:
+    """A snapshot of a value; `what` names it in an error. Global variables go along that have an
+    object whose id is in `named`.
+    """
     buffers = _Buffers(contents)
     target = io.BytesIO()
     try:
-        _Pickler(target, buffers).dump(value)
+        _Pickler(target, buffers, named).dump(value)
     except Exception as error:
         message = f"{what} cannot be sent: {brief(error)}"
         raise CallPicklingError(message, task=what) from error
@@ -117,9 +140,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     #: Of the class, since the pickler reads it when it is made.
     dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table)
 
-    def __init__(self, target: io.BytesIO, buffers: _Buffers) -> None:
+    def __init__(self, target: io.BytesIO, buffers: _Buffers, named: Collection[int] = ()) -> None:
         super().__init__(target, PROTOCOL, buffers.take)
-        self._buffers = buffers
+        self._buffers, self._named = buffers, named
+        self._cells: dict[int, Any] = {}
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
@@ -127,14 +151,22 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             array = _as_buffer(value)
             if array is not None:
                 return array
-            reduced = reduction(value, super().reducer_override)
+            reduced = reduction(value, super().reducer_override, self._cells)
             if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value
                 sources.note(value)
-            return reduced
+            return self._with_named(value, reduced) if self._named else reduced
         stand_ins = self._buffers.stand_ins(value)
         first: Any = value._head or stand_ins.pop(0)
         load: Any = pickle.loads
         return functools.partial(load, buffers=stand_ins) if stand_ins else load, (first,)
+
+    def _with_named(self, value: Any, how: Any) -> Any:
+        """How to pickle a function or class, with more global variables of its module."""
+        if isinstance(how, tuple) and len(how) == 6 and "__globals__" in how[2][1]:
+            variables = variables_of(value)
+            more = {name: each for name, each in variables.items() if id(each) in self._named}
+            how[2][1]["__globals__"].update(more)
+        return how
 
 
 def _as_buffer(value: Any) -> tuple[Any, ...] | None:

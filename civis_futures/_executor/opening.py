@@ -12,7 +12,7 @@ from .._api.budget import RateBudget
 from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
-from .._data.pickling import Payload, call_payload
+from .._data.pickling import Payload, initial_payload
 from .._data.unpickling import loaded_call
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import LogAccess
@@ -104,8 +104,7 @@ def _initializer(options: PoolOptions, contents: ContentStore) -> Payload:
     """What is asked for as a call; empty if nothing is."""
     if options.initializer is None:
         return Payload(b"")
-    arguments = tuple(options.initargs)
-    return call_payload("the initializer", options.initializer, arguments, {}, contents)
+    return initial_payload(options.initializer, tuple(options.initargs), contents)
 
 
 def _hand_over(session: Session, manager: Manager) -> None:

@@ -111,11 +111,13 @@ def dumped(value: Any) -> bytes:
             return data
     import cloudpickle
 
+    cells: dict[int, Any] = {}
+
     class OutcomePickler(cloudpickle.Pickler):  # type: ignore[misc]
         dispatch_table = with_file_names(cloudpickle.Pickler.dispatch_table).new_child(own)
 
         def reducer_override(self, value: Any) -> Any:
-            return reduction(value, super().reducer_override, keyed=True)
+            return reduction(value, super().reducer_override, cells, keyed=True)
 
     target = io.BytesIO()
     OutcomePickler(target, _PROTOCOL).dump(value)

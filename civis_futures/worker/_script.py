@@ -411,7 +411,7 @@ def _pickler() -> Any:
 
         def reducer_override(self, value: Any) -> Any:
             how = self._script.stand_for(value)
-            how = how or _by_value.reduction(value, super().reducer_override)
+            how = how or _by_value.reduction(value, super().reducer_override, {})
             if type(value) is FunctionType and how is not NotImplemented:
                 # Without its globals: these have places of their own.
                 own = value.__defaults__, value.__kwdefaults__, value.__closure__, value.__dict__

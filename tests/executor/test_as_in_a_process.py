@@ -47,7 +47,7 @@ def run_script(platform, tmp_path):
     return run_script
 
 
-# --- what an initializer does stays ---------------------------------------------------------------
+# --- what an initializer does stays --------------------------------------------------------------
 
 INITIALIZER = """
 import dataclasses
@@ -201,7 +201,7 @@ if __name__ == "__main__":
         print("again", pool.submit(in_dict).result())
 """
 
-# --- once for each process ------------------------------------------------------------------------
+# --- once for each process -----------------------------------------------------------------------
 
 ONCE = """
 import functools
@@ -326,7 +326,430 @@ if __name__ == "__main__":
             print(function.__name__, list(pool.map(function, [1, 2, 1, 3, 1])))
 """
 
-# --- what the standard library wraps functions in -------------------------------------------------
+# --- classes, functions and objects of all kinds -------------------------------------------------
+
+ASSORTED = """
+import abc, collections, dataclasses, enum, functools, itertools, logging, random, typing
+from typing import Generic, TypeVar, Protocol, TypedDict
+
+T = TypeVar("T")
+logger = logging.getLogger("x")
+
+
+class Meta(type):
+    _instances = {}
+
+    def __call__(cls, *args):
+        if cls not in Meta._instances:
+            Meta._instances[cls] = super().__call__(*args)
+        return Meta._instances[cls]
+
+
+class Single(metaclass=Meta):
+    def __init__(self):
+        self.n = 0
+
+    def hit(self):
+        self.n += 1
+        return self.n
+
+
+class Shape(abc.ABC):
+    kinds = {}
+
+    def __init_subclass__(cls, **kw):
+        super().__init_subclass__(**kw)
+        Shape.kinds[cls.__name__] = cls
+
+    @abc.abstractmethod
+    def area(self): ...
+
+
+class Square(Shape):
+    def __init__(self, s):
+        self.s = s
+
+    def area(self):
+        return self.s**2
+
+
+class Stack(Generic[T]):
+    made = 0
+
+    def __init__(self):
+        Stack.made += 1
+        self.items = []
+
+    def push(self, x: T) -> None:
+        self.items.append(x)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class P:
+    x: int
+    y: int = 2
+
+
+@dataclasses.dataclass(order=True)
+class Q:
+    x: int
+    tags: list = dataclasses.field(default_factory=list, compare=False)
+    total: typing.ClassVar[int] = 0
+
+
+class Perm(enum.Flag):
+    R = enum.auto()
+    W = enum.auto()
+
+    @property
+    def label(self):
+        return self.name.lower()
+
+
+class Slots:
+    __slots__ = ("a", "b")
+
+    def __init__(self):
+        self.a = 1
+        self.b = 2
+
+
+class TD(TypedDict):
+    x: int
+
+
+class Supports(Protocol):
+    def area(self): ...
+
+
+N = collections.namedtuple("N", "a b")
+counts = collections.defaultdict(lambda: 0)
+tally = collections.Counter()
+queue = collections.deque(maxlen=3)
+number = itertools.count(5)
+rng = random.Random(3)
+step = functools.partial(max, 3)
+stack = Stack()
+slots = Slots()
+registry = {}
+
+
+def register(f):
+    registry[f.__name__] = f
+    return f
+
+
+@register
+def one(x):
+    return x + 1
+
+
+@register
+def two(x):
+    return registry["one"](x) * 2
+
+
+def single(x):
+    return Single().hit()
+
+
+def shapes(x):
+    return (
+        sorted(Shape.kinds),
+        Shape.kinds["Square"] is Square,
+        Square(x).area(),
+        isinstance(Square(x), Shape),
+    )
+
+
+def abstract(x):
+    try:
+        Shape()
+    except TypeError:
+        return "abstract"
+
+
+def stacked(x):
+    stack.push(x)
+    return stack.items, Stack.made, Stack[int].__origin__ is Stack
+
+
+def points(x):
+    return (
+        P(x),
+        P(x) == P(x),
+        hash(P(x)) == hash(P(x)),
+        dataclasses.replace(P(x), y=9),
+        dataclasses.asdict(Q(x)),
+    )
+
+
+def ordered(x):
+    Q.total += x
+    return Q(1) < Q(2), Q.total, dataclasses.fields(Q)[1].name
+
+
+def perms(x):
+    return (Perm.R | Perm.W).value, Perm.R.label, Perm(1) is Perm.R
+
+
+def named(x):
+    return N(x, 2)._asdict(), N(1, x)
+
+
+def counted(x):
+    counts[x] += 1
+    tally[x] += 1
+    queue.append(x)
+    return dict(counts), dict(tally), list(queue)
+
+
+def numbers(x):
+    return next(number), rng.randint(0, 1000), step(x)
+
+
+def slotted(x):
+    slots.a += x
+    return slots.a
+
+
+def registered(x):
+    return sorted(registry), registry["two"](x), registry["one"] is one
+
+
+def log(x):
+    logger.setLevel(10 + x)
+    return logger.level, logger is logging.getLogger("x")
+
+
+def td(x):
+    return TD(x=x), issubclass(type(stack), Stack)
+
+
+def gen(n):
+    yield from range(n)
+
+
+def uses_gen(x):
+    return list(gen(x))
+
+
+class Desc:
+    def __get__(self, obj, owner):
+        return 42 if obj is None else obj.v
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+
+class HasDesc:
+    d = Desc()
+
+    def __init__(self):
+        self.v = 7
+
+
+def desc(x):
+    return HasDesc.d, HasDesc().d, HasDesc.__dict__["d"].name
+
+
+class Ctx:
+    depth = 0
+
+    def __enter__(self):
+        Ctx.depth += 1
+        return self
+
+    def __exit__(self, *a):
+        pass
+
+
+ctx = Ctx()
+
+
+def in_ctx(x):
+    with ctx as c:
+        return c.depth
+
+
+def outer():
+    n = 0
+
+    def inc():
+        nonlocal n
+        n += 1
+        return n
+
+    def get():
+        return n
+
+    return inc, get
+
+
+inc, get = outer()
+
+
+def pair(x):
+    inc()
+    return get()
+
+
+class Tree:
+    def __init__(self, v, parent=None):
+        self.v, self.parent, self.kids = v, parent, []
+
+
+root = Tree(0)
+kid = Tree(1, root)
+root.kids.append(kid)
+
+
+def tree(x):
+    root.v += 1
+    return kid.parent is root, root.kids[0] is kid, kid.parent.v
+
+
+fs = []
+for i in range(3):
+
+    def lf(x, i=i):
+        return x * i
+
+    fs.append(lf)
+
+
+def many(x):
+    return [f(x) for f in fs]
+
+
+f0 = fs[0]
+cond = one if True else two
+
+
+def alias(x):
+    return cond(x), cond is one, f0(x)
+
+
+async def co(x):
+    return x + 1
+
+
+class Deep:
+    class Er:
+        class Est:
+            n = 0
+
+            def up(self):
+                Deep.Er.Est.n += 1
+                return Deep.Er.Est.n
+
+
+def deep(x):
+    return Deep.Er.Est().up(), Deep.Er.Est.__qualname__
+
+
+def lambda0(v):
+    return v
+
+
+if __name__ == "__main__":
+    with Pool(1) as pool:
+        for f in [
+            single,
+            shapes,
+            abstract,
+            stacked,
+            points,
+            ordered,
+            perms,
+            named,
+            counted,
+            numbers,
+            slotted,
+            registered,
+            log,
+            td,
+            uses_gen,
+            desc,
+            in_ctx,
+            pair,
+            tree,
+            many,
+            alias,
+            deep,
+        ]:
+            try:
+                print(f.__name__, list(pool.map(f, [1, 2, 1])))
+            except BaseException as e:
+                print(f.__name__, type(e), str(e)[:300])
+        for v in [
+            P(1),
+            Q(1),
+            N(1, 2),
+            Perm.R,
+            Slots(),
+            Square(2),
+            one,
+            Square,
+            Deep.Er.Est(),
+            {"a": [P(1)]},
+            Single(),
+        ]:
+            try:
+                back = pool.submit(lambda0, v).result()
+                print(
+                    type(v).__name__,
+                    type(back) is type(v),
+                    (back == v) if type(v) is not Slots else back.a,
+                )
+            except BaseException as e:
+                print(type(v), type(e), str(e)[:300])
+"""
+
+# --- an initializer that is given what the script has a name for ---------------------------------
+
+GIVEN = """
+class State:
+    def __init__(self):
+        self.model = None
+
+    def setup(self, x):
+        self.model = x
+
+
+state, cache, rows = State(), {}, []
+
+
+def look():
+    return state.model, cache, rows
+
+
+def fill(c, r):
+    c["x"] = 1
+    r.append(2)
+
+
+def with_global():
+    globals()["late"] = 5
+
+
+late = None
+
+
+def see_late():
+    return late
+
+
+if __name__ == "__main__":
+    with Pool(1, initializer=state.setup, initargs=(3,)) as pool:
+        print(pool.submit(look).result())
+    with Pool(1, initializer=fill, initargs=(cache, rows)) as pool:
+        print(pool.submit(look).result())
+    with Pool(1, initializer=with_global) as pool:
+        print(pool.submit(see_late).result())
+"""
+
+# --- what the standard library wraps functions in ------------------------------------------------
 
 WRAPPED = """
 import collections
@@ -439,7 +862,7 @@ if __name__ == "__main__":
         print("known", pool.submit(vars, shape).result())
 """
 
-# --- found by name --------------------------------------------------------------------------------
+# --- found by name -------------------------------------------------------------------------------
 
 BY_NAME = """
 from __future__ import annotations
@@ -545,7 +968,7 @@ if __name__ == "__main__":
         print("by string", pool.submit(by_string, "helper").result())
 """
 
-# --- what comes back ------------------------------------------------------------------------------
+# --- what comes back -----------------------------------------------------------------------------
 
 BACK = """
 import dataclasses
@@ -668,7 +1091,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("kind", ["INITIALIZER", "ONCE", "WRAPPED", "BY_NAME", "BACK"])
+KINDS = ["INITIALIZER", "GIVEN", "ONCE", "ASSORTED", "WRAPPED", "BY_NAME", "BACK"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_script_prints_the_same(run_script, kind):
     text = PRELUDE.lstrip() + globals()[kind]
     if "from __future__" in text:
@@ -676,5 +1102,106 @@ def test_a_script_prints_the_same(run_script, kind):
             "from __future__ import annotations\n", ""
         )
     expected = run_script(text, "processes")
-    assert len(expected) > 8
+    assert len(expected) > 2
     assert run_script(text, "containers") == expected
+
+
+# --- what the client changes takes effect --------------------------------------------------------
+
+CHANGES = """
+from civis_futures import ContainerPoolExecutor
+
+rate = 1
+table = {"a": 1}
+memo = {}
+model = None
+MISSING = object()
+
+
+class Config:
+    level = 1
+    gone = 1
+    model = None
+
+    def method(self):
+        return "old"
+
+
+kept = Config()
+
+
+def work(x=1):
+    memo[len(memo)] = rate
+    global model
+    model = model or len(memo)
+    Config.model = Config.model or "loaded"
+    kept.x = getattr(kept, "x", 0) + 1
+    return (rate, table["a"], len(memo), model, x, Config.level, hasattr(Config, "gone"),
+            Config.model, kept.method(), isinstance(kept, Config), kept.x, step())
+
+
+def step():
+    return "first"
+
+
+def same(x=MISSING):
+    return x is MISSING
+
+
+print(executor.submit(work).result())
+rate = 2
+print("variable", executor.submit(work).result())
+table["a"] = 5
+print("in a dict", executor.submit(work).result())
+work.__defaults__ = (7,)
+print("default", executor.submit(work).result())
+Config.level = 3
+print("attribute", executor.submit(work).result())
+del Config.gone
+print("deleted", executor.submit(work).result())
+exec("def step(): return 'second'", globals())
+print("function", executor.submit(work).result())
+Config.method = lambda self: "new"
+print("method", executor.submit(work).result())
+memo = {}
+print("variable", executor.submit(work).result())
+Config.model = "given"
+print("attribute", executor.submit(work).result())
+print("a sentinel", executor.submit(lambda: same()).result(), executor.submit(same).result())
+exec("def again(x=MISSING): return x is MISSING, same()", globals())
+print("a new function", executor.submit(again).result())
+old, rate = work, 9
+exec("def work(): return rate, len(memo)", globals())
+print("both", executor.submit(work).result(), executor.submit(old).result())
+exec("class Config:\\n    level = 8\\n    def method(self): return Config.level", globals())
+print("a class", executor.submit(lambda: (Config().method(), Config.model is None)).exception())
+kept = Config()
+print("an instance", executor.submit(lambda: isinstance(kept, Config)).result())
+"""
+
+CHANGED = """
+(1, 1, 1, 1, 1, 1, True, 'loaded', 'old', True, 1, 'first')
+variable (2, 1, 2, 1, 1, 1, True, 'loaded', 'old', True, 2, 'first')
+in a dict (2, 5, 3, 1, 1, 1, True, 'loaded', 'old', True, 3, 'first')
+default (2, 5, 4, 1, 7, 1, True, 'loaded', 'old', True, 4, 'first')
+attribute (2, 5, 5, 1, 7, 3, True, 'loaded', 'old', True, 5, 'first')
+deleted (2, 5, 6, 1, 7, 3, False, 'loaded', 'old', True, 6, 'first')
+function (2, 5, 7, 1, 7, 3, False, 'loaded', 'old', True, 7, 'second')
+method (2, 5, 8, 1, 7, 3, False, 'loaded', 'new', True, 8, 'second')
+variable (2, 5, 9, 1, 7, 3, False, 'loaded', 'new', True, 9, 'second')
+attribute (2, 5, 10, 1, 7, 3, False, 'given', 'new', True, 10, 'second')
+a sentinel True True
+a new function (True, True)
+both (9, 10) (9, 5, 11, 1, 7, 3, False, 'given', 'new', True, 11, 'second')
+a class type object 'Config' has no attribute 'model'
+an instance True
+"""
+
+
+def test_what_is_changed_takes_effect_and_nothing_else(run_script):
+    """Lines with one difference each, and what the process counts goes on. (An empty `memo` was
+    sent at first, so `memo = {}` changes nothing.)
+    """
+    head = "from civis_futures import ContainerPoolExecutor\nexecutor = ContainerPoolExecutor(1)\n"
+    printed = run_script(head + CHANGES + "executor.shutdown()\n", "containers")
+    assert printed == CHANGED.strip().splitlines()

@@ -40,15 +40,15 @@ _executor    -> _api _container _data _exceptions _futures _pool _scheduling _se
              -> local
 _sessions    -> _api _container _data _exceptions _pool _scheduling _types _wire
 _pool        -> _api _container _data _exceptions _futures _images _scheduling _types _wire
-_data        -> _api _by_value _exceptions _wire
+_data        -> _api _exceptions _pickles _wire
 _futures     -> _types _wire
 _scheduling  -> _exceptions _types _wire
 _api         -> _exceptions _types
 _container   -> _images _types
 
-worker       -> _by_value _wire
+worker       -> _pickles _wire
 
-_by_value    -> _wire
+_pickles     -> _wire
 
 _types _exceptions _wire _images _public local ->
 """
@@ -57,7 +57,7 @@ _types _exceptions _wire _images _public local ->
 ONLY_IN = """
 httpx             in _api.client _api.discreet _api.transport
 tenacity          in _api.transport
-cloudpickle       in _by_value _data.pickling _data.unpickling _sessions.identity worker
+cloudpickle       in _data.pickling _data.unpickling _pickles.by_value _sessions.identity worker
 pickle            in _data.pickling _data.unpickling _exceptions _sessions.identity worker
 threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
                   in _futures.tables _pool.manager _pool.neighbours _pool.threads
@@ -236,7 +236,7 @@ def uses(module: str, name: str) -> bool:
 
 def test_the_worker_needs_the_standard_library_and_cloudpickle_only():
     for module in MODULES:
-        if room(module) in ("worker", "_wire", "_by_value"):
+        if room(module) in ("worker", "_pickles", "_wire"):
             foreign = {name.partition(".")[0] for name in imported(module) - MODULES.keys()}
             assert foreign <= sys.stdlib_module_names | {"cloudpickle"}, module
 
@@ -245,8 +245,8 @@ def test_the_rooms_of_the_worker_know_only_those_below():
     order = [f"civis_futures.worker.{name}".removesuffix(".__init__") for name in WORKER.split()]
     assert set(order) == {module for module in MODULES if room(module) == "worker"}
     for place, module in enumerate(order):
-        shared = {"civis_futures._by_value", "civis_futures._wire"}
-        assert own(module) - shared <= set(order[place + 1 :]), module
+        inside = {name for name in own(module) if room(name) not in ("_pickles", "_wire")}
+        assert inside <= set(order[place + 1 :]), module
 
 
 def test_joblib_uses_public_names_only():

@@ -5,20 +5,21 @@ The only room that pickles what goes out. What comes back is unpickled in `unpic
 
 from __future__ import annotations
 
-import functools
 import io
 import pickle
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FunctionType
 from typing import Any
 
 import cloudpickle
 
 from .. import _wire
-from .._by_value import reduction, variables_of
 from .._exceptions import CallPicklingError
+from .._pickles.by_value import reduction, variables_of
+from .._pickles.unpicklable import of_batch, of_call, way_to
 from . import sources
 from .contents import Content, ContentStore, SharedData
 
@@ -72,7 +73,8 @@ def call_payload(
     Raises:
         CallPicklingError: the function or an argument cannot be pickled.
     """
-    return payload(task, (fn, tuple(args), dict(kwargs)), contents)
+    parts = partial(of_call, fn, args, kwargs)
+    return payload(task, (fn, tuple(args), dict(kwargs)), contents, parts)
 
 
 def initial_payload(fn: Callable[..., Any], args: Sequence[Any], contents: ContentStore) -> Payload:
@@ -86,12 +88,13 @@ def initial_payload(fn: Callable[..., Any], args: Sequence[Any], contents: Conte
     """
     given = [*args]
     inner: Any = fn
-    while isinstance(inner, functools.partial):
+    while isinstance(inner, partial):
         given += [*inner.args, *inner.keywords.values()]
         inner = inner.func
     given.append(getattr(inner, "__self__", None))
     shared = {id(each) for each in given if type(each) not in _PLAIN}
-    return payload("the initializer", (fn, tuple(args), {}), contents, shared)
+    parts = partial(of_call, fn, args, {})
+    return payload("the initializer", (fn, tuple(args), {}), contents, parts, shared)
 
 
 def chunk_payload(
@@ -105,12 +108,19 @@ def chunk_payload(
 
     `first` is the number of the first row, for who reads of a failure.
     """
-    return payload(task, (fn, (first, [tuple(row) for row in rows])), contents)
+    parts = partial(of_batch, fn, rows)
+    return payload(task, (fn, (first, [tuple(row) for row in rows])), contents, parts)
 
 
-def payload(what: str, value: Any, contents: ContentStore, named: Collection[int] = ()) -> Payload:
-    """A snapshot of a value; `what` names it in an error. Global variables go along that have an
-    object whose id is in `named`.
+def payload(
+    what: str,
+    value: Any,
+    contents: ContentStore,
+    parts: Callable[[], Iterator[tuple[str, Any]]],
+    named: Collection[int] = (),
+) -> Payload:
+    """A snapshot of a value; `what` names it in an error, and `parts` are what it consists of.
+    Global variables go along that have an object whose id is in `named`.
     """
     buffers = _Buffers(contents)
     target = io.BytesIO()
@@ -118,13 +128,26 @@ def payload(what: str, value: Any, contents: ContentStore, named: Collection[int
         _Pickler(target, buffers, named).dump(value)
     except Exception as error:
         message = f"{what} cannot be sent: {brief(error)}"
+        if way := way_to(parts(), partial(_pickles, contents)):
+            message += f": {way}"
         raise CallPicklingError(message, task=what) from error
     return Payload(target.getvalue(), tuple(buffers.out))
 
 
+def _pickles(contents: ContentStore, value: Any) -> bool:
+    try:
+        buffers = _Buffers(contents)
+        _Pickler(io.BytesIO(), buffers).dump(value)
+    except Exception:
+        return False
+    return True
+
+
 def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Content, ...]]:
     """The handle of a value, and what must be uploaded for it."""
-    made = payload(f"the {type(value).__qualname__} to share", value, contents)
+    kind = type(value).__qualname__
+    parts = partial(iter, [(kind, value)])
+    made = payload(f"the {kind} to share", value, contents, parts)
     head, pieces = made.data, made.buffers
     if len(head) > LARGEST_HEAD:
         head, pieces = b"", (contents.keep(made.data), *made.buffers)
@@ -158,7 +181,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         stand_ins = self._buffers.stand_ins(value)
         first: Any = value._head or stand_ins.pop(0)
         load: Any = pickle.loads
-        return functools.partial(load, buffers=stand_ins) if stand_ins else load, (first,)
+        return partial(load, buffers=stand_ins) if stand_ins else load, (first,)
 
     def _with_named(self, value: Any, how: Any) -> Any:
         """How to pickle a function or class, with more global variables of its module."""

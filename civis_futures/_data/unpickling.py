@@ -18,7 +18,7 @@ from typing import Any
 
 import cloudpickle.cloudpickle as ways
 
-from .._by_value import class_key, found
+from .._pickles.by_value import class_key, found
 from .._wire import BY_VALUE, finished
 
 

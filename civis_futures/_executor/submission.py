@@ -274,12 +274,12 @@ class Requiring:
     """
 
     def __init__(self, function: Callable[..., Any], modules: Mapping[str, str]) -> None:
-        self.function = function
+        self.__wrapped__ = function  # as `functools.wraps` calls it
         self.modules = dict(modules)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The check comes first: of these two it is what is unpickled first."""
-        return _Check(self.modules), (self.function,)
+        return _Check(self.modules), (self.__wrapped__,)
 
 
 class _Check:

@@ -21,7 +21,7 @@ from time import time as _time
 
 from .. import _wire
 from ._frames import BODY_LIMIT, Frames, high_copy, packed, plain
-from ._payload import dumped, load
+from ._payload import dumped, load, way_to_trouble
 from ._script import Script
 from ._surroundings import Surroundings
 
@@ -367,7 +367,9 @@ def _returned(result: Any) -> tuple[Header, bytes | None]:
         return _answer(_wire.RETURNED), dumped(result)
     except BaseException as error:
         before = f"the result, of type {_type_of(result)}, cannot be pickled\n\n"
-        return _answer(_wire.OUTCOME_PICKLING, detail="result", **_traceback(error, before)), None
+        told = _traceback(error, before)
+        told["text"] = told["text"].rstrip("\n") + way_to_trouble("result", result)
+        return _answer(_wire.OUTCOME_PICKLING, detail="result", **told), None
 
 
 def _raised(error: BaseException) -> tuple[Header, bytes | None]:
@@ -377,7 +379,7 @@ def _raised(error: BaseException) -> tuple[Header, bytes | None]:
     except BaseException as problem:
         why = f"{_type_of(problem).rpartition('.')[2]}: {_said(problem)}"
         name = _type_of(error).rpartition(".")[2]
-        told["text"] += f"\nThis {name} cannot be pickled: {why}"
+        told["text"] += f"\nThis {name} cannot be pickled: {why}{way_to_trouble(name, error)}"
         return _answer(_wire.OUTCOME_PICKLING, detail="exception", **told), None
 
 

@@ -15,8 +15,9 @@ import pickle
 import sys
 from time import perf_counter  # user code may leave that of the module mocked
 
-from .._by_value import reduction
-from .._wire import finished, with_file_names
+from .._pickles.by_value import reduction
+from .._wire import clipped, finished, with_file_names
+from ._frames import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,6 +123,23 @@ def dumped(value: Any) -> bytes:
     target = io.BytesIO()
     OutcomePickler(target, _PROTOCOL).dump(value)
     return target.getvalue()
+
+
+def way_to_trouble(name: str, value: Any) -> str:
+    """Which part of what a call gave has no pickle: the end of a message, or empty."""
+    from .._pickles.unpicklable import way_to  # few calls need it
+
+    def pickles(part: Any) -> bool:
+        try:
+            dumped(part)
+        except Exception:
+            return False
+        return True
+
+    with contextlib.suppress(Exception):  # it is the user's, and may be anything
+        way = way_to(iter([(name, value)]), pickles)
+        return f": {plain(clipped(way, 1000))}" if way else ""
+    return ""
 
 
 def _own_arrays() -> dict[Any, Any]:

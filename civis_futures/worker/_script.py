@@ -28,7 +28,8 @@ import itertools
 import sys
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
-from .. import _by_value, _wire
+from .. import _wire
+from .._pickles.by_value import reduction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -411,7 +412,7 @@ def _pickler() -> Any:
 
         def reducer_override(self, value: Any) -> Any:
             how = self._script.stand_for(value)
-            how = how or _by_value.reduction(value, super().reducer_override, {})
+            how = how or reduction(value, super().reducer_override, {})
             if type(value) is FunctionType and how is not NotImplemented:
                 # Without its globals: these have places of their own.
                 own = value.__defaults__, value.__kwdefaults__, value.__closure__, value.__dict__

@@ -5,8 +5,8 @@ thing is that has come. So each says by which name it is found in its module, an
 are those of the module. All of this is said in places that a reader without this module ignores.
 
 And what the standard library makes of functions, and cloudpickle cannot pickle: functions with a
-cache, cached properties, functions that choose by a type. Standard library only, as `_wire`, and it
-travels to the container like that one; cloudpickle is imported where somebody has done so before.
+cache, cached properties, functions that choose by a type. Standard library only, as `_wire`;
+cloudpickle is imported where somebody has done so before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-from ._wire import BY_VALUE, code_key, digest
+from .._wire import BY_VALUE, code_key, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

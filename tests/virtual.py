@@ -117,7 +117,7 @@ class Virtual:
     def _obey(self, command: e.Command) -> None:
         match command:
             case e.Prepare():
-                self._after(OTHER, self._send, e.Prepared())
+                self._after(OTHER, self._send, e.Done(e.Prepare()))
             case e.Launch():
                 self._launches.append(command)
                 self._launch()
@@ -134,7 +134,7 @@ class Virtual:
                 self._after(OTHER, self._cancelled, command.worker)
             case e.Archive():
                 self.requests += 1
-                self._after(OTHER, self._send, e.Archived(command.worker))
+                self._after(OTHER, self._send, e.Done(command))
             case e.Settle():
                 self.ended[command.task] = self.now
             case e.Again():
@@ -145,7 +145,7 @@ class Virtual:
     def _launch(self) -> None:
         for command in [each for each in self._launches if each.worker in self._recalled]:
             self._launches.remove(command)
-            self._after(0.0, self._send, e.LaunchFailed(command.worker, Recalled(), False))
+            self._after(0.0, self._send, e.Failed(command, Recalled()))
         while self._launches and self._lanes < LANES:
             self._lanes += 1
             self.requests += 3
@@ -159,7 +159,7 @@ class Virtual:
         self._boxes[command.worker] = box
         if takes < math.inf:
             self._after(takes, self._fill)
-        self._send(e.Launched(command.worker))
+        self._send(e.Done(command))
         self._launch()
 
     def _fill(self) -> None:
@@ -176,13 +176,13 @@ class Virtual:
         if box is not None and not box.state.over:
             box.state = RunState.CANCELLED
             self._fill()
-        self._send(e.RunCancelled(worker))
+        self._send(e.Done(e.CancelRun(worker)))
 
     def _written(self, command: e.WriteInbox) -> None:
         self._inbox = {letter.worker: letter for letter in command.letters}
         self._poll = poll(command.workers, self.pace)
         self._linger = linger(command.workers, self.pace)
-        self._send(e.InboxWritten())
+        self._send(e.Done(command))
 
     def _looked(self, command: e.Look) -> None:
         reports = []
@@ -205,7 +205,7 @@ class Virtual:
                 )
             )
         self.requests += 1 + len(command.ask_directly)
-        self._send(e.Looked(tuple(reports), 1, self.pace))
+        self._send(e.Done(command, e.Looked(tuple(reports), 1, self.pace)))
 
     def _read(self, worker: WorkerId) -> None:
         """A container reads the inbox, again and again."""

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 import httpx
 
 from .._exceptions import PlatformError
+from .._pacing import Pacing, default_pacing
 from .._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run, StoredFile
 from . import replies
 from .credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
@@ -34,9 +35,9 @@ __all__ = [
 
 #: The most rows that a page of any list has.
 PAGE_SIZE = 50
-#: Up to here a file goes as one form, above in parts, which have at least `_LEAST_PART`.
+#: Up to here a file goes as one form, above in parts, which have at least `LEAST_PART`.
 SINGLE_UPLOAD_LIMIT = 50 * 1024**2
-_LEAST_PART = 5 * 1024**2
+LEAST_PART = 5 * 1024**2
 #: The platform takes no larger file.
 FILE_SIZE_LIMIT = 5 * 1024**4
 
@@ -55,6 +56,8 @@ class PlatformClient:
         timeout: seconds for each step of an attempt.
         patience: seconds for which a request is tried again while the platform is out of reach.
         auth: how to present the key; the platform takes both.
+        pacing: how long it waits after failures, and for lists.
+        single_upload, least_part: in bytes; larger files go in parts of at least `least_part`.
     """
 
     def __init__(
@@ -66,11 +69,16 @@ class PlatformClient:
         timeout: float = 60.0,
         patience: float = 120.0,
         auth: Literal["basic", "bearer"] = "basic",
+        pacing: Pacing | None = None,
+        single_upload: int = SINGLE_UPLOAD_LIMIT,
+        least_part: int = LEAST_PART,
     ) -> None:
+        self._single_upload, self._least_part = single_upload, least_part
         self.url = with_slash(url)
         self.budget = budget or RateBudget()
         key = checked_key(api_key)
         self._me: int | None = None
+        self._pacing = pacing or default_pacing()
         self._closing = threading.Event()
         #: Whether it is on this machine.
         self.is_local = _host(self.url) in ("127.0.0.1", "localhost", "::1")
@@ -84,8 +92,10 @@ class PlatformClient:
         self._secrets = (key, headers["Authorization"].split()[1])
         self._http = httpx.Client(base_url=self.url, headers=headers, **options)
         self._links_http = httpx.Client(**options)
-        self._sender = Sender(self._http, self.budget, self._closing, seconds=patience)
-        self._links = FileLinks(self._links_http, self._closing)
+        self._sender = Sender(
+            self._http, self.budget, self._closing, seconds=patience, pacing=self._pacing
+        )
+        self._links = FileLinks(self._links_http, self._closing, pacing=self._pacing)
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -105,6 +115,15 @@ class PlatformClient:
         with ours():
             self._http.close()
             self._links_http.close()
+
+    def wait_out_lag(self) -> None:
+        """Return when lists show all that there was at the time of the call.
+
+        Raises:
+            PlatformError: the client was closed meanwhile.
+        """
+        if self._closing.wait(self._pacing.lag):
+            raise PlatformError("the client was closed")
 
     def me(self) -> int:
         """The id of the key's user; asked once. GET /users/me."""
@@ -176,6 +195,10 @@ class PlatformClient:
     def template_script(self, template_id: int) -> Job:
         """The script behind a template. GET /templates/scripts/{id}."""
         return self._ask("GET", f"templates/scripts/{template_id}", replies.template_script)
+
+    def rename(self, job: Job, name: str) -> None:
+        """PATCH /scripts/{kind}/{id}."""
+        self._send("PATCH", _path(job), json={"name": name}, idempotent=True)
 
     def archive(self, job: Job) -> None:
         """PUT /scripts/{kind}/{id}/archive."""
@@ -299,7 +322,7 @@ class PlatformClient:
             raise ValueError(f"a file has 0 to {FILE_SIZE_LIMIT:,} bytes, not {size:,}")
         section = Section(source, size)
         body = {"name": name, "expiresAt": replies.moment(datetime.now(UTC) + expires_in)}
-        if size > SINGLE_UPLOAD_LIMIT:
+        if size > self._single_upload:
             return self._upload_parts(section, body)
         file_id, url, fields = self._ask(
             "POST", "files", replies.upload_form, json=body, idempotent=True
@@ -309,7 +332,7 @@ class PlatformClient:
 
     def _upload_parts(self, section: Section, body: dict[str, Any]) -> int:
         size = section.size
-        part = max(int(math.sqrt(_LEAST_PART) * math.sqrt(size)), _LEAST_PART)
+        part = max(int(math.sqrt(self._least_part) * math.sqrt(size)), self._least_part)
         starts = range(0, size, part)
         body = {**body, "numParts": len(starts)}
         file_id, urls = self._ask(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -16,6 +17,7 @@ from .._data.pickling import Payload, initial_payload
 from .._data.unpickling import loaded_call
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import LogAccess
+from .._pacing import default_pacing
 from .._pool.mailbox import Mailbox
 from .._pool.manager import Manager, Pool
 from .._pool.threads import end_pools_on_term
@@ -62,9 +64,10 @@ def open_pool(options: PoolOptions) -> Opened:
         if owned is not None:
             owned.stop()
         raise
+    seal_key = secrets.token_hex(32) if attached is None else attached.head.key
     manager = Manager(
-        scheduler=Scheduler(policy),
-        mailbox=Mailbox(client, container, attached),
+        scheduler=Scheduler(policy, default_pacing()),
+        mailbox=Mailbox(client, container, attached, seal_key),
         client=client,
         pool=Pool(pool_name(options.title, session), url, container, initial, policy.lease),
         contents=contents,

@@ -48,7 +48,7 @@ class Inheritance:
 
 @dataclass(slots=True)
 class HeldTasks:
-    """What a worker has in hand, the first of it first, as far as futures show it."""
+    """The tasks that a worker holds, in the order in which it runs them, as futures show it."""
 
     state: RunState = RunState.QUEUED
     tasks: dict[TaskId, None] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Ledger:
     inheritance: Inheritance = Inheritance()
 
     def take_in(self, event: e.Event, attachment: Any) -> None:
-        """Put the attachment of an event where they belong, before the scheduler decides."""
+        """Put the attachment of an event where it belongs, before the scheduler decides."""
         match event:
             case e.Submitted():
                 self.items[event.task] = attachment
@@ -78,32 +78,32 @@ class Ledger:
                     self._find(event.task, event.found)
             case e.Attached():
                 self.inheritance = attachment
-                for worker in event.workers:
-                    self.worker_runs[worker.id] = attachment.worker_runs[worker.id]
-                    self.held[worker.id] = HeldTasks(worker.state)
-            case e.Uploaded() if event.task in self.items:
-                item = self.items[event.task]
+                for found in event.workers:
+                    self.worker_runs[found.id] = attachment.worker_runs[found.id]
+                    self.held[found.id] = HeldTasks(found.state)
+            case e.Done(e.Upload(task)) if task in self.items:
+                item = self.items[task]
                 item.call, item.data = attachment, None
-                self._view(event.task, note="")
-            case e.Fetched() if event.task in self.items:
-                self.items[event.task].fetched = attachment
-            case e.Prepared():
+                self._view(task, note="")
+            case e.Done(e.Fetch(task)) if task in self.items:
+                self.items[task].fetched = attachment
+            case e.Done(e.Prepare()):
                 self.files = attachment
-            case e.Launched():
-                self.worker_runs[event.worker] = attachment
-                for task in self.held[event.worker].tasks:
+            case e.Done(e.Launch(worker)):
+                self.worker_runs[worker] = attachment
+                for task in self.held[worker].tasks:
                     self._arrive(task, attachment)
-            case e.Looked():
+            case e.Done(e.Look(), e.Looked(reports)):
                 self.worker_runs.update(
                     {worker_run.worker: worker_run for worker_run in attachment}
                 )
-                for report in event.reports:
+                for report in reports:
                     if report.run is not None and report.worker in self.held:
                         self.held[report.worker].state = report.run.state
                         self._show_first(report.worker)
-            case e.LaunchFailed() | e.Archived():
+            case e.Failed(e.Launch(worker)) | e.Done(e.Archive(worker)):
                 for table in (self.worker_runs, self.held, self.wanted):
-                    table.pop(event.worker, None)
+                    table.pop(worker, None)
             case _:
                 pass
 
@@ -136,7 +136,7 @@ class Ledger:
         """An earlier process has given it to this worker, which may be gone."""
         if found.worker in self.held:
             self.give(found.worker, ((task, found.attempt),))
-        else:
+        elif found.worker in self.inheritance.worker_runs:  # else it never had a run
             self._view(task, worker=int(found.worker))
             self._arrive(task, self.worker_run(found.worker))
 
@@ -145,7 +145,7 @@ class Ledger:
         return self.worker_runs.get(worker) or self.inheritance.worker_runs[worker]
 
     def take_back(self, task: TaskId) -> None:
-        """The task is in no worker's held any more; the next one there comes to the front."""
+        """No worker holds the task any more; the next one that its worker holds comes first."""
         worker = self.holder.pop(task, None)
         if worker in self.held:
             self.held[worker].tasks.pop(task, None)
@@ -271,7 +271,7 @@ class Ledger:
     # --- what futures show ---------------------------------------------------------------------
 
     def _arrive(self, task: TaskId, worker_run: WorkerRun) -> None:
-        """The task is in the held of this worker, which has a run."""
+        """The task is held by this worker, which has a run."""
         item = self.items.get(task)
         if item is not None:
             self._view(

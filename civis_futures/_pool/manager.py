@@ -9,10 +9,10 @@
                                                  │
                                                  └─> settle lane: outcomes into futures
 
-The ledger (work items, worker_runs, ...) belongs to the manager thread; nobody else reads or writes
-it. Lanes get frozen values and answer with an event and its attachment. Futures are settled
-on a lane of their own, since their callbacks are the user's code and may take any time. The
-manager holds no reference to the executor, so that a forgotten executor can be collected.
+The ledger (work items, workers' runs, ...) is read and written by the manager thread alone. Lanes
+get frozen values and answer with an event and its attachment. Futures are settled on a lane of
+their own, since their callbacks are the user's code and may take any time. The manager holds no
+reference to the executor, so that a forgotten executor can be collected.
 """
 
 from __future__ import annotations
@@ -51,14 +51,18 @@ from .threads import Lane, interpreter_exit
 
 _log = logging.getLogger(__name__)
 
-#: So many tasks that come at once are taken in together.
+#: The most tasks that are taken in together, when many come at once.
 MOST_AT_ONCE = 1000
-#: When containers have been queued for so many seconds, the log says so; and again each time that
-#: it is twice as long.
+#: Seconds that containers must have been queued before the log says so; again when it is twice as
+#: long.
 LONG_WAIT = 30.0
 
 _FAILURES = (PlatformError, _wire.WireError, Recalled)
+#: What belongs to an event, and is no business of the scheduler's: bytes, runs, futures.
 _Attachment = Any
+#: What a lane has to do for a command: it returns what belongs to the event that tells of it; of a
+#: look and a diagnosis, first the news.
+_Work = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,26 +112,24 @@ class Manager:
         self._thread = threading.Thread(
             target=self._run, name=f"civis-futures manager of {self.pool.name}", daemon=True
         )
-        self._launches = Lane("launch", 3)
-        self._looks = Lane("look", 1)
-        self._posts = Lane("post", 2)
-        self._transfers = Lane("transfer", 4)
+        lanes = Lane("launch", 3), Lane("look", 1), Lane("post", 2), Lane("transfer", 4)
+        launches, looks, posts, transfers = lanes
         self._settlements = Lane("settle", 1)
-        self._lanes = (
-            self._launches, self._looks, self._posts, self._transfers, self._settlements,
-        )  # fmt: skip
-        self.deposit = Deposit(self.contents, self.client, self._transfers.put)
-        self._acts: dict[type, Callable[[Any], None]] = {
-            e.Prepare: self._prepare,
-            e.Upload: self._upload,
-            e.Launch: self._launch,
-            e.WriteInbox: self._write_inbox,
-            e.Look: self._look,
-            e.Fetch: self._fetch,
-            e.Diagnose: self._diagnose,
-            e.CancelRun: self._cancel_run,
+        self._lanes = (*lanes, self._settlements)
+        self.deposit = Deposit(self.contents, self.client, transfers.put)
+        self._on_lanes: dict[type, tuple[Lane, Callable[[Any], _Work | None]]] = {
+            e.Prepare: (posts, self._prepare),
+            e.Upload: (transfers, self._upload),
+            e.Launch: (launches, self._launch),
+            e.WriteInbox: (posts, self._write_inbox),
+            e.Look: (looks, self._look),
+            e.Fetch: (transfers, self._fetch),
+            e.Diagnose: (posts, self._diagnose),
+            e.CancelRun: (posts, self._cancel_run),
+            e.Archive: (posts, self._archive),
+        }
+        self._here: dict[type, Callable[[Any], None]] = {
             e.Recall: lambda command: self._ledger.wanted[command.worker].clear(),
-            e.Archive: self._archive,
             e.Judge: self._judge,
             e.Settle: self._settle,
             e.Lose: self._lose,
@@ -211,7 +213,7 @@ class Manager:
                 more = self._more_tasks() if isinstance(event, e.Submitted) else ()
                 now = time.monotonic()
                 for command in self.scheduler.advance(event, now, more):
-                    self._acts[type(command)](command)
+                    self._here.get(type(command), self._begin)(command)
                 self._say_how_it_stands(now)
         except BaseException as error:
             _log.critical("the pool %s has a defect", self.pool.name, exc_info=True)
@@ -301,79 +303,88 @@ class Manager:
 
     # --- commands that a lane performs ---------------------------------------------------------
 
-    def _on(
-        self,
-        lane: Lane,
-        work: Callable[[], tuple[e.Event, _Attachment]],
-        failed: Callable[[Exception], e.Event | _Defect],
-        needed: tuple[Content, ...] = (),
-    ) -> None:
-        def perform(error: BaseException | None) -> None:
-            try:
-                if error is not None:
-                    raise error
-                self.post(*work())
-            except _FAILURES as error:
-                self.post(failed(error))
-            except BaseException as error:
-                self.post(_Defect(error))
+    def _begin(self, command: e.Command) -> None:
+        """Give a command to its lane; what comes of it is told as `Done` or `Failed`."""
+        lane, prepare = self._on_lanes[type(command)]
+        work = prepare(command)
+        if work is None:
+            return
+        needed = self._needed(command)
+        if needed:
+            self.deposit.gather(
+                needed, lambda error: lane.put(partial(self._perform, command, work, error))
+            )
+        else:
+            lane.put(partial(self._perform, command, work))
 
-        self.deposit.gather(needed, lambda error: lane.put(lambda: perform(error)))
+    def _perform(self, command: e.Command, work: _Work, error: BaseException | None = None) -> None:
+        """On a lane. `error` is what became of the content that the command needs."""
+        try:
+            if error is not None:
+                raise error
+            result = work()
+        except _FAILURES as error:
+            hopeless = is_hopeless(error) or (isinstance(command, e.Prepare) and is_stranger(error))
+            self.post(e.Failed(command, error, hopeless, is_refused(error)))
+        except BaseException as error:
+            self.post(_Defect(error))
+        else:
+            brings_news = isinstance(command, e.Look | e.Diagnose)
+            news, attachment = result if brings_news else (None, result)
+            self.post(e.Done(command, news), attachment)
 
-    def _prepare(self, _: e.Prepare) -> None:
-        initial = self.pool.initializer
-        self._on(
-            self._posts,
-            lambda: (e.Prepared(), self.mailbox.prepare(self.pool.name, initial.data or None)),
-            lambda error: e.PrepareFailed(error, is_hopeless(error) or is_stranger(error)),
-            initial.buffers,
-        )
+    def _needed(self, command: e.Command) -> tuple[Content, ...]:
+        """What must be in Files before this command can be performed."""
+        match command:
+            case e.Prepare():
+                return self.pool.initializer.buffers
+            case e.Upload(task):
+                return self._ledger.items[task].buffers
+            case _:
+                return ()
 
-    def _upload(self, command: e.Upload) -> None:
+    # Each of these takes what it needs from the ledger, and returns what the lane has to do.
+
+    def _prepare(self, _: e.Prepare) -> _Work:
+        data = self.pool.initializer.data or None
+        return partial(self.mailbox.prepare, self.pool.name, data)
+
+    def _upload(self, command: e.Upload) -> _Work:
         item = self._ledger.items[command.task]
         call, data = item.call, item.data or b""
         self._ledger.uploading(command.task)
+        return lambda: call or self.mailbox.upload(data, f"call of {item.future.task}")
 
-        def work() -> tuple[e.Event, _wire.Blob]:
-            blob = call or self.mailbox.upload(data, f"call of {item.future.task}")
-            return e.Uploaded(item.id), blob
-
-        self._on(self._transfers, work, partial(e.UploadFailed, item.id), item.buffers)
-
-    def _launch(self, command: e.Launch) -> None:
-        worker, files = command.worker, self._ledger.files
-        assert files is not None, "no launch before Prepared"
+    def _launch(self, command: e.Launch) -> _Work:
+        worker, files, pool = command.worker, self._ledger.files, self.pool
+        assert files is not None, "no launch before Prepare is done"
         readers, pace = command.readers, self.client.budget.pace
         order = _wire.Order(
             worker=secrets.token_hex(8),
-            url=self.pool.url,
+            url=pool.url,
             python=PYTHON,
             letter=self._ledger.letter(command.calls, stop=command.one_shot),
             inbox=files.inbox_id,
             initializer=files.initializer,
-            initializer_buffers=self.pool.initializer.blobs,
+            initializer_buffers=pool.initializer.blobs,
             poll=poll(readers, pace),
             linger=linger(readers, pace),
-            lease=self.pool.lease,
+            lease=pool.lease,
             disk=disk_space(command.resources),
             greets=worker == 1,
         )
-        pool = self.pool.name
         wanted = self._ledger.launch(worker, command.calls)
 
-        def work() -> tuple[e.Event, WorkerRun]:
-            job, run = self.mailbox.launch(pool, worker, order, files, wanted, command.resources)
-            return e.Launched(worker), WorkerRun(worker, order.worker, job, run.id)
+        def work() -> WorkerRun:
+            size = command.resources
+            job, run = self.mailbox.launch(pool.name, worker, order, files, wanted, size)
+            return WorkerRun(worker, order.worker, job, run.id)
 
-        self._on(
-            self._launches,
-            work,
-            lambda error: e.LaunchFailed(worker, error, is_hopeless(error), is_refused(error)),
-        )
+        return work
 
-    def _write_inbox(self, command: e.WriteInbox) -> None:
+    def _write_inbox(self, command: e.WriteInbox) -> _Work:
         files = self._ledger.files
-        assert files is not None, "no inbox before Prepared"
+        assert files is not None, "no inbox before Prepare is done"
         letters = {}
         for letter in command.letters:
             token = self._ledger.worker_runs[letter.worker].token
@@ -384,71 +395,45 @@ class Manager:
         inbox = _wire.Inbox(
             letters, poll(command.workers, pace), linger(command.workers, pace), self._beat
         )
+        return partial(self.mailbox.write_inbox, inbox_id, inbox)
 
-        def work() -> tuple[e.Event, None]:
-            self.mailbox.write_inbox(inbox_id, inbox)
-            return e.InboxWritten(), None
+    def _look(self, command: e.Look) -> _Work:
+        runs = self._ledger.worker_runs
+        asked = [(runs[worker], reading) for worker, reading in command.workers]
 
-        self._on(
-            self._posts,
-            work,
-            lambda error: e.InboxFailed(error, is_hopeless(error), is_refused(error)),
-        )
-
-    def _look(self, command: e.Look) -> None:
-        watches = [
-            (self._ledger.worker_runs[worker], reading) for worker, reading in command.workers
-        ]
-
-        def work() -> tuple[e.Event, tuple[WorkerRun, ...]]:
-            reports, worker_runs, cost = self.mailbox.look(watches, command.ask_directly)
+        def work() -> tuple[e.Looked, tuple[WorkerRun, ...]]:
+            reports, worker_runs, cost = self.mailbox.look(asked, command.ask_directly)
             return e.Looked(reports, cost, self.client.budget.pace), worker_runs
 
-        self._on(self._looks, work, lambda error: e.LookFailed(error, is_hopeless(error)))
+        return work
 
-    def _fetch(self, command: e.Fetch) -> None:
+    def _fetch(self, command: e.Fetch) -> _Work:
         blob = command.answer.data
         assert blob is not None, "only answers with data are fetched"
-        self._on(
-            self._transfers,
-            lambda: (e.Fetched(command.task, command.answer), self.mailbox.fetch(blob)),
-            lambda error: e.FetchFailed(command.task, error),
-        )
+        return partial(self.mailbox.fetch, blob)
 
-    def _diagnose(self, command: e.Diagnose) -> None:
+    def _diagnose(self, command: e.Diagnose) -> _Work:
         worker_run = self._ledger.worker_run(command.worker)
         self.deposit.forget(self._ledger.not_fetched(command))
+        return lambda: (self.mailbox.diagnose(worker_run, command.calls, command.answer), None)
 
-        def work() -> tuple[e.Event, None]:
-            verdict, at = self.mailbox.diagnose(worker_run, command.calls, command.answer)
-            return e.Diagnosed(command.worker, command.calls, verdict, at), None
-
-        self._on(self._posts, work, _Defect)
-
-    def _cancel_run(self, command: e.CancelRun) -> None:
+    def _cancel_run(self, command: e.CancelRun) -> _Work | None:
         self._ledger.wanted.get(command.worker, []).clear()
         worker_run = self._ledger.worker_runs.get(command.worker)
         if worker_run is None:
-            return  # the launch that is under way sees that it is not wanted
+            return None  # the launch that is under way sees that it is not wanted
+        return partial(self.mailbox.cancel, worker_run)
 
-        def work() -> tuple[e.Event, None]:
-            self.mailbox.cancel(worker_run)
-            return e.RunCancelled(command.worker), None
-
-        self._on(self._posts, work, lambda _: e.RunCancelled(command.worker))
-
-    def _archive(self, command: e.Archive) -> None:
+    def _archive(self, command: e.Archive) -> _Work:
         worker_run = self._ledger.worker_runs[command.worker]
 
-        def work() -> tuple[e.Event, None]:
-            self.mailbox.archive(worker_run)
-            return e.Archived(command.worker), None
+        def work() -> None:
+            try:
+                self.mailbox.archive(worker_run)
+            except PlatformError as error:
+                _log.warning("script %s is not archived: %s", worker_run.job.id, error)
 
-        def failed(error: Exception) -> e.Event:
-            _log.warning("script %s is not archived: %s", worker_run.job.id, error)
-            return e.Archived(command.worker)
-
-        self._on(self._posts, work, failed)
+        return work
 
     # --- commands about the end of a task ------------------------------------------------------
 
@@ -458,7 +443,7 @@ class Manager:
 
         def judge() -> None:
             again, reason = ask_user(item.future, item.retry_on, outcome)
-            self.post(e.Judged(command.task, command.worker, cause, again, reason))
+            self.post(e.Done(command, e.Judgement(again, reason)))
 
         self._settlements.put(judge)
 

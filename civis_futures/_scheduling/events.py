@@ -51,69 +51,10 @@ class Attached:
 
 
 @dataclass(frozen=True, slots=True)
-class Uploaded:
-    """The call of a task is on the platform."""
-
-    task: TaskId
-
-
-@dataclass(frozen=True, slots=True)
-class UploadFailed:
-    """The call of a task could not be put on the platform."""
-
-    task: TaskId
-    error: Exception
-
-
-@dataclass(frozen=True, slots=True)
 class CancelRequested:
     """The future of a task was cancelled."""
 
     task: TaskId
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """The platform knows us; bundle and inbox are there."""
-
-
-@dataclass(frozen=True, slots=True)
-class PrepareFailed:
-    """The first contact failed; `hopeless` if trying again cannot help."""
-
-    error: Exception
-    hopeless: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """A worker has a run."""
-
-    worker: WorkerId
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchFailed:
-    """A worker got no run: nothing of it was executed; `refused` if for what it asked for."""
-
-    worker: WorkerId
-    error: Exception
-    hopeless: bool
-    refused: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class InboxWritten:
-    """The last inbox is in place."""
-
-
-@dataclass(frozen=True, slots=True)
-class InboxFailed:
-    """The last inbox may not be in place; `refused` if the platform does not take it."""
-
-    error: Exception
-    hopeless: bool
-    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,37 +80,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """The look is over. `cost` in requests, those for answers not counted; `pace` in seconds per
-    request that we can afford.
+    """What a look brought. `cost` is how many requests it took, those for answers not counted;
+    `pace` how many seconds per request the rate limit leaves us.
     """
 
     reports: tuple[Report, ...]
     cost: int
     pace: float
-
-
-@dataclass(frozen=True, slots=True)
-class LookFailed:
-    """The look brought nothing. It says nothing of any task."""
-
-    error: Exception
-    hopeless: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The bytes of an answer are here."""
-
-    task: TaskId
-    answer: Answer
-
-
-@dataclass(frozen=True, slots=True)
-class FetchFailed:
-    """The bytes of an answer cannot be had, or are not those that were sent."""
-
-    task: TaskId
-    error: Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,42 +112,49 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnosed:
-    """The answer to Diagnose; the worker was `at` this one of the calls.
+class Diagnosis:
+    """Why calls were lost; the worker was `at` this one of them.
 
     Those before it had ended, and their answers went with the container; those after it had not
     begun.
     """
 
-    worker: WorkerId
-    calls: tuple[Given, ...]
     verdict: Verdict
     at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """The answer to Judge: whether to try `again`, and the reason in one line."""
+class Judgement:
+    """Whether to try a call `again`, and the reason in one line."""
 
-    task: TaskId
-    worker: WorkerId
-    cause: Answer | Verdict
     again: bool
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class RunCancelled:
-    """The platform took the request to cancel a run (the run ends later), or refused it."""
+class Done:
+    """A command was performed. Looks, diagnoses and judgements bring `news`.
 
-    worker: WorkerId
+    Done is a `CancelRun` when the platform has taken the request: the run ends later.
+    """
+
+    command: Command
+    news: Looked | Diagnosis | Judgement | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Archived:
-    """The script of a worker is archived, or cannot be."""
+class Failed:
+    """A command could not be performed, or it is not known whether it was.
 
-    worker: WorkerId
+    `hopeless` if trying again cannot help; `refused` if the platform does not take what was asked
+    for, while it takes other requests. Of a failed look nothing follows for any task; of a failed
+    launch, that none of its calls was begun.
+    """
+
+    command: Command
+    error: Exception
+    hopeless: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,11 +183,16 @@ class Tick:
 
 
 Event = (
-    Submitted | Attached | Uploaded | UploadFailed | CancelRequested | Prepared |
-    PrepareFailed | Launched | LaunchFailed | InboxWritten | InboxFailed | Looked | LookFailed
-    | Fetched | FetchFailed | Diagnosed | Judged | RunCancelled | Archived | ShutdownRequested
-    | TerminateRequested | OthersWait | Tick
-)  # fmt: skip
+    Submitted
+    | Attached
+    | CancelRequested
+    | Done
+    | Failed
+    | ShutdownRequested
+    | TerminateRequested
+    | OthersWait
+    | Tick
+)
 
 # --- commands: what to do ----------------------------------------------------------------------
 
@@ -282,7 +211,9 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start one of about so many `readers`, with its first calls; if `last`, it ends after them."""
+    """Start a worker with its first calls; if `one_shot`, it ends after them. `readers` is how many
+    workers share the budget, about.
+    """
 
     worker: WorkerId
     calls: tuple[Given, ...]
@@ -306,7 +237,7 @@ class LetterContent:
 
 @dataclass(frozen=True, slots=True)
 class WriteInbox:
-    """Write the whole inbox, which so many workers read."""
+    """Write the whole inbox; `workers` is how many share the budget."""
 
     letters: tuple[LetterContent, ...]
     workers: int
@@ -322,8 +253,8 @@ class Reading(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """See how all these workers are, and read their new answers; ask for `sure` ones directly: a
-    list may be out of date.
+    """See how all these workers are, and read their new answers; ask for some by
+    themselves, since a list may be out of date.
     """
 
     workers: tuple[tuple[WorkerId, Reading], ...]
@@ -368,7 +299,7 @@ class CancelRun:
 @dataclass(frozen=True, slots=True)
 class Recall:
     """Do not start the run of a worker, if its launch is still under way. What comes of it is told
-    as of any launch: `Launched`, if it was too late.
+    as of any launch: it is `Done` if this came too late.
     """
 
     worker: WorkerId

@@ -8,8 +8,8 @@ comes of it later is ignored. Between the two it is in one phase::
                  DELAYED <────┴─ LOSING ┴─────────────┴─────────────┘  (attempts left)  ──> Lose
                                                  from anywhere, on cancel  ──> Drop
 
-What workers do is in `fleet`. What always holds (`tests/test_scheduler.py` checks it after every
-event of random histories):
+What workers do is in `fleet`. What always holds, after every event of the random histories in
+`tests/scheduling/test_scheduler.py`:
 
 1. A task is in one phase, and HELD tasks and the workers' lists of calls say the same.
 2. At most `max_workers` workers are launching or alive, whatever happens.
@@ -35,15 +35,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._exceptions import BrokenContainerPool
+from .._pacing import Pacing
 from .._types import RunState, Standing, TaskId
 from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
 from .balance import even_out, may_even_out
 from .fleet import Fleet
-from .pacing import FALSE_STARTS, HOPE, LAST_PATIENCE, OUTAGE, RetriedRequest, backoff
+from .pacing import FALSE_STARTS, HOPE, OUTAGE, RetriedRequest
 from .state import LOST, Policy, Step, Task, TaskPhase, Tasks, Worker, WorkerPhase
-
-_Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
 
 
 @dataclass
@@ -51,15 +50,16 @@ class Scheduler:
     """All tasks and workers of one pool. `advance` takes an event and returns the commands."""
 
     policy: Policy
+    pacing: Pacing = field(default_factory=Pacing)
     jitter: Callable[[], float] = field(default=random.random)
 
     def __post_init__(self) -> None:
         """Start with nothing: no task, no worker, and a platform that does not know us."""
         self.tasks = Tasks()
-        self.fleet = Fleet(self.policy, self.tasks)
+        self.fleet = Fleet(self.policy, self.tasks, self.pacing)
         self.limits = TimeLimits(self.tasks, self.fleet, self._give_up)
         self.deadline: float | None = None  # when to send a Tick, at the latest
-        self._known = False  # Prepared has come
+        self._known = False  # bundle and inbox are on the platform
         self._preparing = RetriedRequest()
         self._closing = self._finished = False
         self._broken: Exception | None = None
@@ -68,27 +68,34 @@ class Scheduler:
         self._handlers: dict[type, Callable[[Any], None]] = {
             e.Submitted: self._submitted,
             e.Attached: self._attached,
-            e.Uploaded: self._uploaded,
-            e.UploadFailed: self._upload_failed,
             e.CancelRequested: self._cancel_requested,
-            e.Prepared: self._prepared,
-            e.PrepareFailed: self._prepare_failed,
-            e.Launched: self._launched,
-            e.LaunchFailed: self._launch_failed,
-            e.InboxWritten: lambda _: self.fleet.written(self._step),
-            e.InboxFailed: self._inbox_failed,
-            e.Looked: self._looked,
-            e.LookFailed: self._look_failed,
-            e.Fetched: self._fetched,
-            e.FetchFailed: self._fetch_failed,
-            e.Diagnosed: self._diagnosed,
-            e.Judged: self._judged,
-            e.RunCancelled: lambda _: self.fleet.looks.soon(self._step),
-            e.Archived: self._archived,
+            e.Done: lambda event: self._done[type(event.command)](event.command, event.news),
+            e.Failed: lambda event: self._failed[type(event.command)](event.command, event),
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: self._terminate,
             e.OthersWait: self._others_wait,
             e.Tick: lambda _: None,
+        }
+        self._done: dict[type, Callable[[Any, Any], None]] = {
+            e.Prepare: self._prepared,
+            e.Upload: self._uploaded,
+            e.Launch: self._launched,
+            e.WriteInbox: lambda *_: self.fleet.written(self._step),
+            e.Look: self._looked,
+            e.Fetch: self._fetched,
+            e.Diagnose: self._diagnosed,
+            e.Judge: self._judged,
+            e.CancelRun: self._run_cancelled,
+            e.Archive: self._archived,  # or it cannot be
+        }
+        self._failed: dict[type, Callable[[Any, e.Failed], None]] = {
+            e.Prepare: self._prepare_failed,
+            e.Upload: self._upload_failed,
+            e.Launch: self._launch_failed,
+            e.WriteInbox: self._inbox_failed,
+            e.Look: self._look_failed,
+            e.Fetch: self._fetch_failed,
+            e.CancelRun: self._run_cancelled,  # it is asked for again as long as the run goes on
         }
 
     def advance(self, event: e.Event, now: float, more: Iterable[e.Event] = ()) -> list[e.Command]:
@@ -132,12 +139,12 @@ class Scheduler:
         elif event.upload:
             self._step.do(e.Upload(event.task))
 
-    def _uploaded(self, event: e.Uploaded) -> None:
-        if event.task in self.tasks.known:
-            task = self.tasks.known[event.task]
+    def _uploaded(self, command: e.Upload, _: object) -> None:
+        if command.task in self.tasks.known:
+            task = self.tasks.known[command.task]
             task.unsent = False
             if task.phase is TaskPhase.UPLOADING:
-                self.tasks.move(event.task, TaskPhase.READY)
+                self.tasks.move(command.task, TaskPhase.READY)
 
     def _attached(self, event: e.Attached) -> None:
         self._last_look = self._step.now
@@ -154,9 +161,9 @@ class Scheduler:
             else:
                 self._again(name) if task.end is None else self._lost(name, task.end)
 
-    def _upload_failed(self, event: e.UploadFailed) -> None:
-        if event.task in self.tasks.known:
-            self._give_up(e.Lose(event.task, None, event.error))
+    def _upload_failed(self, command: e.Upload, failure: e.Failed) -> None:
+        if command.task in self.tasks.known:
+            self._give_up(e.Lose(command.task, None, failure.error))
 
     def _cancel_requested(self, event: e.CancelRequested) -> None:
         if event.task in self.tasks.known:
@@ -199,14 +206,14 @@ class Scheduler:
         else:
             self._settle(name, answer)
 
-    def _fetched(self, event: e.Fetched) -> None:
-        if event.task in self.tasks.known:
-            self._settle(event.task, event.answer)
+    def _fetched(self, command: e.Fetch, _: object) -> None:
+        if command.task in self.tasks.known:
+            self._settle(command.task, command.answer)
 
-    def _fetch_failed(self, event: e.FetchFailed) -> None:
-        if event.task in self.tasks.known:
-            reason = f"its result cannot be read (max_retries runs it again): {event.error}"
-            self._lost(event.task, e.Verdict(None, reason))
+    def _fetch_failed(self, command: e.Fetch, failure: e.Failed) -> None:
+        if command.task in self.tasks.known:
+            reason = f"its result cannot be read (max_retries runs it again): {failure.error}"
+            self._lost(command.task, e.Verdict(None, reason))
 
     def _settle(self, name: TaskId, answer: Answer) -> None:
         """A call has ended; if the user wants a word on that, ask."""
@@ -223,17 +230,17 @@ class Scheduler:
         self._step.do(e.Judge(name, task.worker, cause))
         return True
 
-    def _judged(self, event: e.Judged) -> None:
-        task = self.tasks.known.get(event.task)
-        if task is None:
+    def _judged(self, command: e.Judge, judgement: e.Judgement) -> None:
+        name, worker, cause = command.task, command.worker, command.cause
+        if name not in self.tasks.known:
             return
-        if event.again:
-            task.attempts += 1
-            self._delay(e.Again(event.task, event.worker, event.cause, event.reason))
-        elif isinstance(event.cause, Answer):
-            self._end(e.Settle(event.task, event.worker, event.cause))
+        if judgement.again:
+            self.tasks.known[name].attempts += 1
+            self._delay(e.Again(name, worker, cause, judgement.reason))
+        elif isinstance(cause, Answer):
+            self._end(e.Settle(name, worker, cause))
         else:
-            self._end(e.Lose(event.task, event.worker, event.cause))
+            self._end(e.Lose(name, worker, cause))
 
     def _lost(self, name: TaskId, verdict: e.Verdict) -> None:
         """An attempt has failed through no fault of the function: again, or the end."""
@@ -258,7 +265,7 @@ class Scheduler:
     def _delay(self, again: e.Again) -> None:
         """The next attempt, after a while."""
         task = self.tasks.known[again.task]
-        pause = backoff(max(task.attempts, 1), self.jitter())
+        pause = self.pacing.backoff(max(task.attempts, 1), self.jitter())
         self._wait(again, self._step.now + pause)
 
     def _again(self, name: TaskId) -> None:
@@ -287,43 +294,57 @@ class Scheduler:
             self._preparing.busy = True
             self._step.do(e.Prepare())
 
-    def _prepared(self, _: e.Prepared) -> None:
+    def _prepared(self, _: e.Prepare, __: object) -> None:
         self._preparing = RetriedRequest()
         self._known = True
         self.fleet.opened(self._step)
 
-    def _prepare_failed(self, event: e.PrepareFailed) -> None:
-        self._failed(self._preparing, event, "the platform cannot be used", patient=False)
+    def _prepare_failed(self, _: e.Prepare, failure: e.Failed) -> None:
+        self._count(
+            self._preparing,
+            failure.error,
+            failure.hopeless,
+            "the platform cannot be used",
+            patient=False,
+        )
 
-    def _inbox_failed(self, event: e.InboxFailed) -> None:
+    def _inbox_failed(self, _: e.WriteInbox, failure: e.Failed) -> None:
         self.fleet.write_failed()
-        patient = not event.refused and self._step.now - self._last_look < OUTAGE
-        self._failed(self.fleet.writing, event, "calls cannot be sent", patient)
+        patient = not failure.refused and self._step.now - self._last_look < OUTAGE
+        self._count(
+            self.fleet.writing, failure.error, failure.hopeless, "calls cannot be sent", patient
+        )
 
-    def _launched(self, event: e.Launched) -> None:
+    def _launched(self, command: e.Launch, _: object) -> None:
         self._last_look = self._step.now
-        self.fleet.launched(self._step, self.fleet.workers[event.worker])
+        self.fleet.launched(self._step, self.fleet.workers[command.worker])
 
-    def _launch_failed(self, event: e.LaunchFailed) -> None:
-        worker = self.fleet.workers.pop(event.worker)
+    def _launch_failed(self, command: e.Launch, failure: e.Failed) -> None:
+        worker = self.fleet.workers.pop(command.worker)
         held = [name for name, given in worker.calls if self.tasks.holds((name, given), worker)]
-        if event.refused and self.fleet.is_odd(worker.resources):
+        if failure.refused and self.fleet.is_odd(worker.resources):
             for name in held:  # what these calls ask for is not to be had; others ask for less
-                self._end(e.Lose(name, None, event.error))
+                self._end(e.Lose(name, None, failure.error))
             return
         # One that is not wanted any more has not failed; and of a wave of them, one counts.
         unwanted = worker.cancelled or worker.recalled
         if not unwanted and worker.at_call_since >= self.fleet.launching.failed_at:
             # As long as containers run, their calls go on, and so may the rest later.
             patient = any(other.alive for other in self.fleet.workers.values())
-            self._failed(self.fleet.launching, event, "no container can be started", patient)
+            self._count(
+                self.fleet.launching,
+                failure.error,
+                failure.hopeless,
+                "no container can be started",
+                patient,
+            )
         for name in held:
             if name in self.tasks.known:
                 self._again(name)
 
-    def _looked(self, event: e.Looked) -> None:
+    def _looked(self, _: e.Look, looked: e.Looked) -> None:
         self._last_look = self._step.now
-        seen = self.fleet.looked(self._step, event)
+        seen = self.fleet.looked(self._step, looked)
         # As they ended, so that as_completed yields them in that order.
         answers = [(each.worker, answer) for each in seen for answer in each.report.answers]
         for worker, answer in sorted(answers, key=lambda pair: pair[1].finished):
@@ -336,13 +357,15 @@ class Scheduler:
         for call in self.fleet.freed(seen):
             self._again(call[0])
 
-    def _look_failed(self, event: e.LookFailed) -> None:
+    def _look_failed(self, _: e.Look, failure: e.Failed) -> None:
         # A failed look says nothing of any task: an outage passes, unless the key is refused.
         looking = self.fleet.looks.looking
-        refused = event.hopeless and looking.failures + 1 >= HOPE
+        refused = failure.hopeless and looking.failures + 1 >= HOPE
         patient = not refused and self._step.now - self._last_look < OUTAGE
-        self._failed(looking, event, "runs cannot be watched", patient)
-        silent = self._step.now - self._last_look >= LAST_PATIENCE[event.hopeless]
+        self._count(looking, failure.error, failure.hopeless, "runs cannot be watched", patient)
+        pacing = self.pacing
+        patience = pacing.last_patience_refused if failure.hopeless else pacing.last_patience
+        silent = self._step.now - self._last_look >= patience
         if self._closing and not self.tasks.known and silent:
             self._finish()
 
@@ -371,33 +394,35 @@ class Scheduler:
             worker.garbled = True
             self.fleet.cancel(self._step, worker)
 
-    def _diagnosed(self, event: e.Diagnosed) -> None:
-        worker = self.fleet.workers.get(event.worker)
-        if event.verdict.unstarted and worker is not None:
-            self._false_start(worker, event.verdict)
-        for number, (name, given) in enumerate(event.calls):
+    def _diagnosed(self, command: e.Diagnose, found: e.Diagnosis) -> None:
+        worker = self.fleet.workers.get(command.worker)
+        if found.verdict.unstarted and worker is not None:
+            self._false_start(found.verdict)
+        for number, (name, given) in enumerate(command.calls):
             task = self.tasks.known.get(name)
-            if task is None or (task.worker, task.given) != (event.worker, given):
+            if task is None or (task.worker, task.given) != (command.worker, given):
                 continue
-            if number == event.at and not event.verdict.unstarted:
-                self._lost(name, event.verdict)
+            if number == found.at and not found.verdict.unstarted:
+                self._lost(name, found.verdict)
             else:
                 self._again(name)
         if worker is not None and worker.phase is WorkerPhase.CONCLUDING:
             self.fleet.archive(self._step, worker)
 
-    def _false_start(self, worker: Worker, verdict: e.Verdict) -> None:
+    def _false_start(self, verdict: e.Verdict) -> None:
         """A container that never ran the worker. If none has, then none will."""
         starting = self.fleet.starting
         lines = "".join(f"\n  {line}" for line in verdict.log_tail)
         error = BrokenContainerPool(f"{verdict.reason}{lines}")
         hopeless = not self.fleet.ramp.proven and starting.failures + 1 >= FALSE_STARTS
-        event = e.LaunchFailed(worker.id, error, hopeless)
         patient = any(other.running for other in self.fleet.workers.values())
-        self._failed(starting, event, "no container can be started", patient)
+        self._count(starting, error, hopeless, "no container can be started", patient)
 
-    def _archived(self, event: e.Archived) -> None:
-        self.fleet.workers.pop(event.worker, None)
+    def _run_cancelled(self, _: e.CancelRun, __: object) -> None:
+        self.fleet.looks.soon(self._step)
+
+    def _archived(self, command: e.Archive, _: object) -> None:
+        self.fleet.workers.pop(command.worker, None)
 
     def _others_wait(self, event: e.OthersWait) -> None:
         self.fleet.others_wait_since = event.since
@@ -460,11 +485,21 @@ class Scheduler:
             if worker.open and not worker.cancelled:
                 self.fleet.cancel(self._step, worker)
 
-    def _failed(self, attempts: RetriedRequest, event: _Failure, what: str, patient: bool) -> None:
-        attempts.fail(self._step.now, self.jitter(), str(event.error))
-        if (event.hopeless or attempts.failures >= HOPE) and not patient:
-            broken = BrokenContainerPool(f"{what}: {event.error}")
-            broken.__cause__ = event.error
+    def _count(
+        self,
+        request: RetriedRequest,
+        error: Exception,
+        hopeless: bool,
+        what: str,
+        patient: bool,
+    ) -> None:
+        """It will be tried again; unless that is hopeless, or has been for too often: then the pool
+        breaks, if it need not be `patient`.
+        """
+        request.fail(self._step.now, self.pacing, self.jitter(), str(error))
+        if (hopeless or request.failures >= HOPE) and not patient:
+            broken = BrokenContainerPool(f"{what}: {error}")
+            broken.__cause__ = error
             self._break(broken)
 
 

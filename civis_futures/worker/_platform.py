@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from .._wire import WireError
+from .._wire import TAKEN, WireError
 from ._http import Http, HttpError, RefusedError
 
 TYPE_CHECKING = False
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 #: Above this size a file goes up in parts.
 SINGLE_UPLOAD = 50 << 20
-_SMALLEST_PART = 5 << 20
+SMALLEST_PART = 5 << 20
 _CHUNK = 1 << 20
-_NEWEST = 5
+_NEWEST, _FIRST_LINES = 5, 1000
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
 _KEEP_FOR = 30 * 86400.0  # seconds; as Files of the platform live, for those who come back late
 
@@ -39,8 +39,20 @@ class NoRoomError(HttpError):
 class PlatformRequests:
     """The API at `url` for the run `run_id` of the job `job_id`."""
 
-    def __init__(self, url: str, key: str, job_id: str, run_id: str, http: Http) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        job_id: str,
+        run_id: str,
+        http: Http,
+        *,
+        single_upload: int = SINGLE_UPLOAD,
+        smallest_part: int = SMALLEST_PART,
+    ) -> None:
         self.http = http
+        self._single_upload = single_upload
+        self._smallest_part = smallest_part
         self._url = url.rstrip("/")
         self._job = f"/scripts/containers/{job_id}"
         self._run = f"{self._job}/runs/{run_id}"
@@ -57,25 +69,43 @@ class PlatformRequests:
         body = {"objectType": "JSONValue", "objectId": value["id"]}
         self._api("POST", f"{self._run}/outputs", "objectId", body)
 
+    def first_lines(self) -> list[str]:
+        """The first lines of this run's log, however often it was started."""
+        rows = self._list(f"{self._run}/logs?last_id=0&limit={_FIRST_LINES}")
+        return [str(row.get("message")) for row in rows]
+
     def newest_outputs(self) -> list[str]:
         """The names of the newest outputs of the run; of few, as each comes with its value."""
+        return [str(row.get("name")) for row in self._list(f"{self._run}/outputs?limit={_NEWEST}")]
 
-        def read(reply: HTTPResponse) -> list[str]:
+    def _list(self, path: str) -> list[dict[str, Any]]:
+        def read(reply: HTTPResponse) -> list[dict[str, Any]]:
             rows = json.loads(reply.read())
             if not isinstance(rows, list):
                 raise ValueError("not a list")
-            return [str(row.get("name")) for row in rows if isinstance(row, dict)]
+            return [row for row in rows if isinstance(row, dict)]
 
-        url = f"{self._url}{self._run}/outputs?limit={_NEWEST}"
-        return self.http.request("GET", url, read, self._headers)
+        return self.http.request("GET", self._url + path, read, self._headers)
 
     def rename(self, name: str) -> None:
         """Give the script of this run another name."""
         self._api("PATCH", self._job, "id", {"name": name})
 
+    def is_taken(self, script: int) -> bool:
+        """Whether the process that a script stands for has lost its session to another one.
+
+        Asked for by its id, it is as it is: lists may lag behind. Where nobody may read it, nobody
+        can tell.
+        """
+        try:
+            answer = self._api("GET", f"/scripts/containers/{script}", "name")
+        except RefusedError:
+            return False
+        return str(answer["name"]).endswith(TAKEN)
+
     def upload(self, name: str, source: Outgoing) -> int:
         """Put bytes into a new File that expires in 30 days; its id."""
-        send = self._upload_parts if source.size > SINGLE_UPLOAD else self._upload_form
+        send = self._upload_parts if source.size > self._single_upload else self._upload_form
         for attempt in range(1, _LINKS + 1):
             try:
                 return send({"name": name, "expiresAt": _timestamp(_KEEP_FOR)}, source)
@@ -152,7 +182,7 @@ class PlatformRequests:
 
     def _upload_parts(self, body: dict[str, Any], source: Outgoing) -> int:
         """A PUT for each part. The parts grow with the file, as those of the `civis` client do."""
-        step = max(int((_SMALLEST_PART * source.size) ** 0.5), _SMALLEST_PART)
+        step = max(int((self._smallest_part * source.size) ** 0.5), self._smallest_part)
         starts = range(0, source.size, step)
         file = self._api(
             "POST", "/files/multipart", "uploadUrls", {**body, "numParts": len(starts)}

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 import cloudpickle
 import pytest
 from by_hand import ask, get
+from tasks import identity
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
@@ -35,10 +36,6 @@ def quiet():
 def counted(quiet):
     quiet.reset()
     return quiet
-
-
-def identity(value):
-    return value
 
 
 def environment(*names):

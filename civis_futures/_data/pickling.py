@@ -8,10 +8,12 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import cloudpickle
@@ -32,6 +34,13 @@ MOST_BUFFERS = 16
 #: The pickle of shared data (what is left of it without its buffers) travels with each call up to
 #: this size, which spares a request to upload it, and one of each worker.
 LARGEST_HEAD = 8_000
+#: A function whose pickle is larger than this is uploaded once, and not with each call.
+LARGE_FUNCTION = _wire.INLINE_LIMIT // 2
+_FUNCTIONS = FunctionType, MethodType, partial
+#: What a call consists of, by names for people; the function comes first.
+Parts = Callable[[], Iterator[tuple[str, Any]]]
+#: Functions that were so large when they were last sent.
+_large: weakref.WeakSet[FunctionType] = weakref.WeakSet()
 #: Of these types equal values may be one object by chance.
 _PLAIN = (int, float, complex, str, bytes, bool, tuple, type(None))
 #: Characters of what another error says, in the message of one of ours.
@@ -116,38 +125,82 @@ def payload(
     what: str,
     value: Any,
     contents: ContentStore,
-    parts: Callable[[], Iterator[tuple[str, Any]]],
+    parts: Parts,
     named: Collection[int] = (),
 ) -> Payload:
     """A snapshot of a value; `what` names it in an error, and `parts` are what it consists of.
     Global variables go along that have an object whose id is in `named`.
     """
-    buffers = _Buffers(contents)
-    target = io.BytesIO()
+    with _explained(what, parts, contents):
+        apart = {}
+        if _large:
+            known = (each for _, each in parts() if type(each) is FunctionType and each in _large)
+            apart = _apart(known, contents)
+        made = _pickled(value, contents, apart, named)
+        if len(made.data) > _wire.INLINE_LIMIT and (apart := _apart(_callables(parts()), contents)):
+            made = _pickled(value, contents, apart, named)
+    return made
+
+
+@contextmanager
+def _explained(what: str, parts: Parts, contents: ContentStore) -> Iterator[None]:
+    """What is raised here becomes an error that says what it is about."""
     try:
-        _Pickler(target, buffers, named).dump(value)
+        yield
     except Exception as error:
         message = f"{what} cannot be sent: {brief(error)}"
         if way := way_to(parts(), partial(_pickles, contents)):
             message += f": {way}"
         raise CallPicklingError(message, task=what) from error
+
+
+def _callables(parts: Iterable[tuple[str, Any]]) -> Iterator[Any]:
+    """What is called, and functions among its arguments: joblib's are there."""
+    for number, (_, value) in enumerate(parts):
+        if number == 0 or isinstance(value, _FUNCTIONS):
+            yield value
+
+
+def _pickled(
+    value: Any,
+    contents: ContentStore,
+    apart: Mapping[int, SharedData],
+    named: Collection[int] = (),
+) -> Payload:
+    """The pickle of a value, with handles in place of the objects with these ids."""
+    target, buffers = io.BytesIO(), _Buffers(contents)
+    _Pickler(target, buffers, apart, named).dump(value)
     return Payload(target.getvalue(), tuple(buffers.out))
 
 
 def _pickles(contents: ContentStore, value: Any) -> bool:
     try:
-        buffers = _Buffers(contents)
-        _Pickler(io.BytesIO(), buffers).dump(value)
+        _pickled(value, contents, {})
     except Exception:
         return False
     return True
 
 
+def _apart(functions: Iterable[Any], contents: ContentStore) -> dict[int, SharedData]:
+    """Handles of those functions that are large, by what they refer to or are bound to: each of
+    their calls has that in common, and would have to be uploaded.
+    """
+    handles = {}
+    for function in {id(each): each for each in functions}.values():
+        made = _pickled(function, contents, {})
+        if len(made.data) > LARGE_FUNCTION:
+            pieces = contents.keep(made.data), *made.buffers
+            handles[id(function)] = SharedData._of(contents.platform, b"", pieces)
+            if type(function) is FunctionType:
+                _large.add(function)
+    return handles
+
+
 def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Content, ...]]:
     """The handle of a value, and what must be uploaded for it."""
     kind = type(value).__qualname__
-    parts = partial(iter, [(kind, value)])
-    made = payload(f"the {kind} to share", value, contents, parts)
+    with _explained(f"the {kind} to share", partial(iter, [(kind, value)]), contents):
+        made = _pickled(value, contents, {})
     head, pieces = made.data, made.buffers
     if len(head) > LARGEST_HEAD:
         head, pieces = b"", (contents.keep(made.data), *made.buffers)
@@ -163,13 +216,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     #: Of the class, since the pickler reads it when it is made.
     dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table)
 
-    def __init__(self, target: io.BytesIO, buffers: _Buffers, named: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        target: io.BytesIO,
+        buffers: _Buffers,
+        apart: Mapping[int, SharedData],
+        named: Collection[int],
+    ) -> None:
         super().__init__(target, PROTOCOL, buffers.take)
-        self._buffers, self._named = buffers, named
+        self._buffers, self._apart, self._named = buffers, apart, named
         self._cells: dict[int, Any] = {}
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
+        value = self._apart.get(id(value), value)
         if type(value) is not SharedData:
             array = _as_buffer(value)
             if array is not None:

@@ -5,6 +5,7 @@ Counts do not flicker. Arrays are of 3 MB here; `make bench` has them of 100 MB.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -307,6 +308,65 @@ def test_an_initializer_may_have_both(counted, pool, array):
             executor.submit(lambda: poke(kept[0])).result(60)
         executor.shutdown()
     assert counted.stats().upload_bytes <= 1.05 * SIZE + REST
+
+
+# --- what a function carries ---------------------------------------------------------------------
+
+TABLE = {f"key {number}": list(range(number, number + 20)) for number in range(15_000)}
+
+
+def of_global(number):
+    return len(TABLE[f"key {number}"]), id(TABLE)
+
+
+def closure():
+    table = list(TABLE.values())
+    return lambda number: (len(table[number]), 0)
+
+
+def default(number, table=TABLE):
+    return len(table[f"key {number}"]), 0
+
+
+class Looking:
+    def __init__(self):
+        self.table = TABLE
+
+    def look(self, number):
+        return len(self.table[f"key {number}"]), 0
+
+    __call__ = look
+
+
+CARRIERS = {
+    "global": of_global, "closure": closure(), "default": default, "method": Looking().look,
+    "callable": Looking(), "partial": functools.partial(default, table=TABLE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_what_each_call_of_a_function_carries_goes_up_once(counted, pool, new_process, carrier):
+    size = len(pickle.dumps(TABLE))
+    with pool(2) as executor:
+        futures = [executor.submit(CARRIERS[carrier], n) for n in range(8)]
+        assert [future.result(60)[0] for future in futures] == [20] * 8
+        assert list(executor.map(CARRIERS[carrier], range(8), chunksize=4))
+    assert size > 1_000_000
+    stats = counted.stats()
+    assert stats.upload_bytes < 1.2 * size + REST
+    assert (
+        stats.count("POST", "/files", "client") + stats.count("POST", "/files/multipart", "client")
+        == 2
+    )
+
+
+def test_such_a_global_is_unpickled_once_in_a_process_and_again_if_it_changes(pool, monkeypatch):
+    executor = pool(1)
+    assert len(set(executor.map(of_global, range(4)))) == 1
+    monkeypatch.setitem(TABLE, "key 1", [1])
+    assert executor.submit(of_global, 1).result(60)[0] == 1
+    monkeypatch.undo()
+    assert executor.submit(of_global, 1).result(60)[0] == 20
 
 
 # --- what is remembered may be wrong -------------------------------------------------------------

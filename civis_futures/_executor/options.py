@@ -17,7 +17,7 @@ from typing import Any
 from .._container import DEFAULT_RESOURCES, Container, Template, checked_resources
 from .._scheduling.state import Policy
 from .._sessions.registry import checked_name
-from .._types import ANY_RESOURCES, Resources, Terms
+from .._types import ANY_RESOURCES, Resources, Terms, make_plain, number, whole
 
 RetryOn = (
     type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object] | None
@@ -48,15 +48,16 @@ class CallOptions:
 
     def __post_init__(self) -> None:
         """What is wrong is wrong here."""
-        whole("max_retries", self.max_retries, least=0)
+        make_plain(self, ("max_retries",), whole, least=0)
+        make_plain(self, ("timeout", "queue_timeout", "memory_growth", "max_memory"), number)
         for name in ("timeout", "queue_timeout"):
             value = getattr(self, name)
-            if value is not None and not 0 < number(name, value) < float("inf"):
+            if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a finite number of seconds, above 0")
         # The other way round, what is not a number (nan) would pass.
-        if self.memory_growth is not None and not number("memory_growth", self.memory_growth) > 1:
+        if self.memory_growth is not None and not self.memory_growth > 1:
             raise ValueError("memory_growth must be above 1, for example 2.0")
-        if not number("max_memory", self.max_memory) > 0:
+        if not self.max_memory > 0:
             raise ValueError("max_memory must be a positive number of MB")
         if self.label is not None and not isinstance(self.label, str):
             raise TypeError("label must be a str")
@@ -137,13 +138,11 @@ class PoolOptions:
 
     def __post_init__(self) -> None:
         """What is wrong is wrong here."""
-        if self.max_workers is not None:
-            whole("max_workers", self.max_workers)
-        if self.max_tasks_per_worker is not None:
-            whole("max_tasks_per_worker", self.max_tasks_per_worker)
-        if not 0 <= number("idle_timeout", self.idle_timeout) < float("inf"):
+        make_plain(self, ("max_workers", "max_tasks_per_worker"), whole)
+        make_plain(self, ("idle_timeout", "lease"), number)
+        if not 0 <= self.idle_timeout < float("inf"):
             raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
-        if not 0 < number("lease", self.lease) < float("inf"):
+        if not 0 < self.lease < float("inf"):
             raise ValueError("lease must be a finite number of seconds, above 0")
         if self.initializer is not None and not callable(self.initializer):
             raise TypeError("initializer must be a callable")
@@ -194,19 +193,3 @@ class PoolOptions:
             float(self.idle_timeout),
             float(self.lease),
         )
-
-
-def whole(name: str, value: int, *, least: int = 1) -> int:
-    """`value` if it is a whole number of at least `least`; TypeError or ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}")
-    return value
-
-
-def number(name: str, value: float) -> float:
-    """`value` if it is a number; TypeError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    return value

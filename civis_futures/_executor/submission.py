@@ -28,9 +28,9 @@ from .._futures.future import ContainerFuture, Timings, View
 from .._futures.tables import PoolFutures
 from .._pacing import default_pacing
 from .._scheduling.events import CancelRequested, Submitted
-from .._types import ANY_RESOURCES, Resources, TaskId
+from .._types import ANY_RESOURCES, Resources, TaskId, seconds, whole
 from .map import BatchSize, Watcher, flat, results
-from .options import CallOptions, PoolOptions, check_function, number, whole
+from .options import CallOptions, PoolOptions, check_function
 
 if TYPE_CHECKING:
     from .._data.pickling import Payload
@@ -92,10 +92,11 @@ class Intake:
         progress: bool = False,
     ) -> Iterator[T]:
         """As `ContainerPoolExecutor.map`."""
-        if timeout is not None and number("timeout", timeout) < 0:
+        timeout = seconds(timeout)
+        if timeout is not None and timeout < 0:
             raise ValueError("timeout must not be negative")
         if buffersize is not None:
-            whole("buffersize", buffersize)
+            buffersize = whole("buffersize", buffersize)
         check_function(fn)
         size = 1 if chunksize == "auto" else whole("chunksize", chunksize)
         self._check_open()
@@ -126,7 +127,7 @@ class Intake:
             pickling.chunk_payload,
             fn=self._with_requirements(fn),
             rows=rows,
-            first=first,
+            first=whole("first", first, least=0),
             contents=self._contents,
         )
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""

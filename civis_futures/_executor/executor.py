@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from .._container import Container, Template
 from .._data.contents import SharedData
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .submission import WithOptions
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class PlatformAddress(Protocol):
@@ -137,7 +138,17 @@ class ContainerPoolExecutor(Executor):
 
     # --- work ----------------------------------------------------------------------------------
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> ContainerFuture[T]:
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    @overload
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ContainerFuture[Any]:
         """Call ``fn(*args, **kwargs)`` in a container; returns at once with its future.
 
         Function and arguments are pickled here and now: what is changed later does not reach the

@@ -14,10 +14,10 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from .. import _wire
 from .._container import DEFAULT_RESOURCES, Container, Template
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .opening import Opened
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Intake:
@@ -230,13 +231,39 @@ class WithOptions:
         self._intake = intake
         self._options = options
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> ContainerFuture[T]:
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    @overload
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ContainerFuture[Any]:
         """As `ContainerPoolExecutor.submit`, with these options."""
         return self._intake.submit(self._options, fn, args, kwargs)
 
-    def map(self, fn: Callable[..., T], *iterables: Iterable[Any], **given: Any) -> Iterator[T]:
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[T]:
         """As `ContainerPoolExecutor.map`, with these options."""
-        return self._intake.map(self._options, fn, iterables, **given)
+        return self._intake.map(
+            self._options,
+            fn,
+            iterables,
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            progress=progress,
+        )
 
     def options(self, **changes: Any) -> WithOptions:
         """The same view, with some options changed."""

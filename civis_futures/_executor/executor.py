@@ -10,7 +10,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
@@ -21,7 +21,7 @@ from .._futures import display
 from .._futures.future import ContainerFuture
 from .._scheduling.events import ShutdownRequested, TerminateRequested
 from .._types import TaskState
-from .options import PoolOptions, RetryOn
+from .options import PoolOptions, RetryOn, check_names
 
 if TYPE_CHECKING:
     from .._pool.manager import Manager
@@ -185,6 +185,7 @@ class ContainerPoolExecutor(Executor):
         """
         from .submission import WithOptions
 
+        check_names(changes, {field.name for field in fields(self._options)})
         return WithOptions(self, self._intake, replace(self._options, **changes))
 
     def submit_batch(

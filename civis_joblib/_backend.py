@@ -80,6 +80,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._options, self._given = options, {**options, **own}
         self._executor: ContainerPoolExecutor | None = None
         self._owned = False  # by one Parallel, see `configure`
+        self._share_arrays: float | None = None
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
         self._call = object()  # another one after each abort; guarded by joblib's lock
 
@@ -137,8 +138,16 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             backend._owned = True
             raise FallbackToBackend(backend)
         self._parallel = given["parallel"]
+        self._share_arrays = self._least_shared(given.get("max_nbytes"), given.get("mmap_mode"))
         self._open()
         return self._number
+
+    def _least_shared(self, max_nbytes: float | None, mmap_mode: str | None) -> float | None:
+        """From how many bytes on arrays are read-only in tasks: those that loky would map so."""
+        own: float | None = self._options.get("share_arrays", 0)
+        if own is None or max_nbytes is None or mmap_mode != "r":
+            return None
+        return max(own, max_nbytes)
 
     def start_call(self) -> None:
         """A call begins."""
@@ -167,6 +176,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     def _open(self) -> None:
         self.terminate()
         options = {**self._options, "container": self._container()}
+        options["share_arrays"] = self._share_arrays
         options["requires"] = {"joblib": "1.5", **(options.get("requires") or {})}
         self._executor = ContainerPoolExecutor(self._number, **options)
         # A cap is for all Parallels of this process: while one has containers, others have none.

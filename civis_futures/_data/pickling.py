@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import FunctionType, MethodType
+from types import FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 import cloudpickle
@@ -76,17 +76,20 @@ def call_payload(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     contents: ContentStore,
+    shared_from: float = 0,
 ) -> Payload:
-    """A snapshot of a call.
+    """A snapshot of a call. Arrays of fewer bytes than `shared_from` can be written in the task.
 
     Raises:
         CallPicklingError: the function or an argument cannot be pickled.
     """
     parts = partial(of_call, fn, args, kwargs)
-    return payload(task, (fn, tuple(args), dict(kwargs)), contents, parts)
+    return payload(task, (fn, tuple(args), dict(kwargs)), contents, parts, Manner(shared_from))
 
 
-def initial_payload(fn: Callable[..., Any], args: Sequence[Any], contents: ContentStore) -> Payload:
+def initial_payload(
+    fn: Callable[..., Any], args: Sequence[Any], contents: ContentStore, shared_from: float = 0
+) -> Payload:
     """A snapshot of an initializer.
 
     What it is given may be known to the script by a name as well: a dict, an instance whose method
@@ -101,9 +104,9 @@ def initial_payload(fn: Callable[..., Any], args: Sequence[Any], contents: Conte
         given += [*inner.args, *inner.keywords.values()]
         inner = inner.func
     given.append(getattr(inner, "__self__", None))
-    shared = {id(each) for each in given if type(each) not in _PLAIN}
+    manner = Manner(shared_from, {id(each) for each in given if type(each) not in _PLAIN})
     parts = partial(of_call, fn, args, {})
-    return payload("the initializer", (fn, tuple(args), {}), contents, parts, shared)
+    return payload("the initializer", (fn, tuple(args), {}), contents, parts, manner)
 
 
 def chunk_payload(
@@ -112,13 +115,27 @@ def chunk_payload(
     rows: Sequence[Sequence[Any]],
     first: int,
     contents: ContentStore,
+    shared_from: float = 0,
 ) -> Payload:
     """A snapshot of one call per row of arguments, to be answered by the list of their results.
 
     `first` is the number of the first row, for who reads of a failure.
     """
     parts = partial(of_batch, fn, rows)
-    return payload(task, (fn, (first, [tuple(row) for row in rows])), contents, parts)
+    value = fn, (first, [tuple(row) for row in rows])
+    return payload(task, value, contents, parts, Manner(shared_from))
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a pickle differs from others.
+
+    Arrays of fewer bytes than `shared_from` can be written where they arrive. Global variables go
+    along that have an object whose id is in `named`.
+    """
+
+    shared_from: float = 0
+    named: Collection[int] = ()
 
 
 def payload(
@@ -126,19 +143,18 @@ def payload(
     value: Any,
     contents: ContentStore,
     parts: Parts,
-    named: Collection[int] = (),
+    manner: Manner,
 ) -> Payload:
-    """A snapshot of a value; `what` names it in an error, and `parts` are what it consists of.
-    Global variables go along that have an object whose id is in `named`.
-    """
+    """A snapshot of a value; `what` names it in an error, and `parts` are what it consists of."""
     with _explained(what, parts, contents):
         apart = {}
         if _large:
             known = (each for _, each in parts() if type(each) is FunctionType and each in _large)
-            apart = _apart(known, contents)
-        made = _pickled(value, contents, apart, named)
-        if len(made.data) > _wire.INLINE_LIMIT and (apart := _apart(_callables(parts()), contents)):
-            made = _pickled(value, contents, apart, named)
+            apart = _apart(known, contents, manner)
+        made = _pickled(value, contents, manner, apart)
+        if len(made.data) > _wire.INLINE_LIMIT:
+            large = _apart(_callables(parts()), contents, manner)
+            made = _pickled(value, contents, manner, large) if large else made
     return made
 
 
@@ -164,30 +180,32 @@ def _callables(parts: Iterable[tuple[str, Any]]) -> Iterator[Any]:
 def _pickled(
     value: Any,
     contents: ContentStore,
-    apart: Mapping[int, SharedData],
-    named: Collection[int] = (),
+    manner: Manner,
+    apart: Mapping[int, SharedData] = MappingProxyType({}),
 ) -> Payload:
     """The pickle of a value, with handles in place of the objects with these ids."""
     target, buffers = io.BytesIO(), _Buffers(contents)
-    _Pickler(target, buffers, apart, named).dump(value)
+    _Pickler(target, buffers, manner, apart).dump(value)
     return Payload(target.getvalue(), tuple(buffers.out))
 
 
 def _pickles(contents: ContentStore, value: Any) -> bool:
     try:
-        _pickled(value, contents, {})
+        _pickled(value, contents, Manner())
     except Exception:
         return False
     return True
 
 
-def _apart(functions: Iterable[Any], contents: ContentStore) -> dict[int, SharedData]:
+def _apart(
+    functions: Iterable[Any], contents: ContentStore, manner: Manner
+) -> dict[int, SharedData]:
     """Handles of those functions that are large, by what they refer to or are bound to: each of
     their calls has that in common, and would have to be uploaded.
     """
     handles = {}
     for function in {id(each): each for each in functions}.values():
-        made = _pickled(function, contents, {})
+        made = _pickled(function, contents, manner)
         if len(made.data) > LARGE_FUNCTION:
             pieces = contents.keep(made.data), *made.buffers
             handles[id(function)] = SharedData._of(contents.platform, b"", pieces)
@@ -200,7 +218,7 @@ def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Conten
     """The handle of a value, and what must be uploaded for it."""
     kind = type(value).__qualname__
     with _explained(f"the {kind} to share", partial(iter, [(kind, value)]), contents):
-        made = _pickled(value, contents, {})
+        made = _pickled(value, contents, Manner())
     head, pieces = made.data, made.buffers
     if len(head) > LARGEST_HEAD:
         head, pieces = b"", (contents.keep(made.data), *made.buffers)
@@ -220,18 +238,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self,
         target: io.BytesIO,
         buffers: _Buffers,
+        manner: Manner,
         apart: Mapping[int, SharedData],
-        named: Collection[int],
     ) -> None:
         super().__init__(target, PROTOCOL, buffers.take)
-        self._buffers, self._apart, self._named = buffers, apart, named
+        self._buffers, self._apart = buffers, apart
+        self._shared_from, self._named = manner.shared_from, manner.named
         self._cells: dict[int, Any] = {}
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
         value = self._apart.get(id(value), value)
         if type(value) is not SharedData:
-            array = _as_buffer(value)
+            array = _as_buffer(value, self._shared_from)
             if array is not None:
                 return array
             reduced = reduction(value, super().reducer_override, self._cells)
@@ -252,9 +271,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return how
 
 
-def _as_buffer(value: Any) -> tuple[Any, ...] | None:
+class _Reduced:
+    """Stands for something in a pickle that is made in this way."""
+
+    def __init__(self, how: tuple[Any, ...]) -> None:
+        self._how = how
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._how
+
+
+def _as_buffer(value: Any, shared_from: float) -> tuple[Any, ...] | None:
     """How to pickle a large array of NumPy so that its bytes can leave the pickle, if its own way
-    would keep them there: strided views, dates, memory-mapped files.
+    would keep them there: strided views, dates, memory-mapped files. One of fewer bytes than
+    `shared_from` is copied when it has arrived, so that it can be written.
 
     As with NumPy's own pickles, what is not contiguous becomes so, in C order. NumPy is not
     imported for this: who has an array has done so.
@@ -269,7 +299,8 @@ def _as_buffer(value: Any) -> tuple[Any, ...] | None:
     whole = numpy.asarray(value, order=order).view(numpy.ndarray)
     data = whole.reshape(-1, order=order).view(numpy.uint8)  # no copy: it is contiguous
     shape, dtype = value.shape, value.dtype
-    return numpy.ndarray, (shape, dtype, pickle.PickleBuffer(data), 0, None, order)
+    how = numpy.ndarray, (shape, dtype, pickle.PickleBuffer(data), 0, None, order)
+    return how if value.nbytes >= shared_from else (numpy.array, (_Reduced(how),))
 
 
 class _Buffers:

@@ -77,6 +77,9 @@ class ContainerPoolExecutor(Executor):
         session: the name of a session, kept on the platform. Another process that makes an
             executor with the same name, after this one has ended or died, and submits the same
             calls in the same order gets what there is of them. Opening it asks the platform.
+        share_arrays: arrays of NumPy of so many bytes (and of 1 MB at the least) are shared by the
+            calls of a container, and read-only there. Of smaller ones, or of all if None, each
+            call has its own, which it can write.
 
     Raises:
         SessionInUseError: another process has the session open.
@@ -105,10 +108,12 @@ class ContainerPoolExecutor(Executor):
         name: str | None = None,
         requires: Mapping[str, str] | None = None,
         session: str | None = None,
+        share_arrays: float | None = 1_000_000,
     ) -> None:
         options = PoolOptions(
             max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
             initargs, max_retries, retry_on, memory_growth, lease, name, requires, session,
+            share_arrays,
         )  # fmt: skip
         from .opening import open_pool
         from .submission import Intake

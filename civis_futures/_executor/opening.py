@@ -107,7 +107,8 @@ def _initializer(options: PoolOptions, contents: ContentStore) -> Payload:
     """What is asked for as a call; empty if nothing is."""
     if options.initializer is None:
         return Payload(b"")
-    return initial_payload(options.initializer, tuple(options.initargs), contents)
+    arguments = tuple(options.initargs)
+    return initial_payload(options.initializer, arguments, contents, options.shared_from)
 
 
 def _hand_over(session: Session, manager: Manager) -> None:

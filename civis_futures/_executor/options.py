@@ -31,6 +31,8 @@ RetryOn = (
 #: What `memory_growth` may lead to unless told otherwise, in MB.
 MAX_MEMORY = 64_000.0
 
+#: Bytes; smaller arrays are part of each call.
+LEAST_SHARED = 1_000_000
 #: `max_workers` unless told otherwise. Containers cost money: not the size of this machine.
 DEFAULT_WORKERS = 10
 
@@ -159,10 +161,12 @@ class PoolOptions:
     name: str | None = None
     requires: Mapping[str, str] | None = None
     session: str | None = None
+    share_arrays: float | None = LEAST_SHARED
 
     def __post_init__(self) -> None:
         """What is wrong is wrong here."""
         make_plain(self, ("max_workers", "max_tasks_per_worker"), whole)
+        make_plain(self, ("share_arrays",), number)
         make_plain(self, ("idle_timeout", "lease"), number)
         if not 0 <= self.idle_timeout < float("inf"):
             raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
@@ -199,6 +203,11 @@ class PoolOptions:
     def title(self) -> str:
         """What the pool is called."""
         return self.name or f"civis_futures on {socket.gethostname()}"
+
+    @property
+    def shared_from(self) -> float:
+        """Arrays of so many bytes are shared."""
+        return float("inf") if self.share_arrays is None else self.share_arrays
 
     @property
     def calls(self) -> CallOptions:

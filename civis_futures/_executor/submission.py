@@ -53,6 +53,7 @@ class Intake:
         self._resources = resources_of(options.runs_in)
         self._inline = min(_wire.INLINE_LIMIT, _wire.INLINE_TOTAL // options.policy.max_workers)
         self._requires = dict(options.requires or {})
+        self._shared_from = options.shared_from
         self._process = os.getpid()
         # No lock: a signal's handler may use the pool while `submit` is at any line. What is posted
         # at the moment of the shutdown is work like other work, or the manager refuses it.
@@ -76,6 +77,7 @@ class Intake:
             args=args,
             kwargs=kwargs,
             contents=self._contents,
+            shared_from=self._shared_from,
         )
         what = fn, (args, kwargs)
         future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, item)
@@ -130,6 +132,7 @@ class Intake:
             rows=rows,
             first=whole("first", first, least=0),
             contents=self._contents,
+            shared_from=self._shared_from,
         )
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         name = _name_of(fn) + more

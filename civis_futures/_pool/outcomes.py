@@ -39,6 +39,12 @@ from .._wire import PYTHON, Answer
 
 _log = logging.getLogger(__name__)
 
+_READ_ONLY = (
+    "Arrays of 1 MB and more are shared by the calls of a container, and read-only there. Work on "
+    "a copy (x = x.copy()), or give each call its own: ContainerPoolExecutor(share_arrays=None), "
+    "with joblib Parallel(max_nbytes=None)."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class CallPlace:
@@ -118,6 +124,8 @@ def _raised(answer: _wire.Answer, data: bytes | None, place: CallPlace) -> Outco
         exception.__cause__ = RemoteTraceback(answer.text)
     with contextlib.suppress(BaseException):
         exception.add_note(f"Raised by {place}.{place.history}{_tail(answer.log)}")
+        if type(exception) is ValueError and "read-only" in str(exception):
+            exception.add_note(_READ_ONLY)
     return Outcome(exception=exception)
 
 

@@ -535,3 +535,55 @@ def test_what_cannot_be_put(pool):
     executor.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.put(1)
+
+
+# --- arrays that can be written ------------------------------------------------------------------
+
+
+def written(array):
+    array[0] = -1.0
+    return float(array[0]), array.flags.owndata, array.flags.f_contiguous
+
+
+LAYOUTS = {
+    "plain": lambda: np.arange(300_000.0),
+    "fortran": lambda: np.asfortranarray(np.ones((1000, 200))),
+    "strided": lambda: np.arange(600_000.0)[::2],
+    "read-only": lambda: np.broadcast_to(np.float64(1), (200_000,)),
+}
+
+
+@pytest.mark.parametrize("share_arrays", [None, 10**9])
+def test_each_call_has_its_own_that_it_can_write(counted, pool, new_process, share_arrays):
+    executor = pool(1, share_arrays=share_arrays)
+    arrays = {name: make() for name, make in LAYOUTS.items()}
+    for array in arrays.values():
+        for _ in range(2):
+            found = executor.submit(lambda a: (a[0].tolist(), a.flags.writeable), array).result(60)
+            assert found == (array[0].tolist(), True)
+            if array.ndim == 1:
+                assert executor.submit(written, array).result(60)[0] == -1.0
+    assert executor.submit(written, {"a": arrays["plain"]}["a"]).result(60)[1]
+    assert counted.stats().upload_bytes < 1.1 * sum(a.nbytes for a in arrays.values()) + REST
+
+
+def test_an_initializer_and_globals_have_such_arrays_too(pool, array):
+    executor = pool(1, initializer=keep, initargs=(array, None), share_arrays=None)
+    assert executor.submit(lambda: written(kept[0])).result(60)[0] == -1.0
+    assert executor.submit(lambda: first(kept[0])).result(60) == -1.0
+
+
+def test_so_many_bytes_are_shared(pool):
+    executor = pool(1, share_arrays=2_000_000)
+    assert executor.submit(kind, np.zeros(249_000)).result(60)[0]
+    assert not executor.submit(kind, np.zeros(250_000)).result(60)[0]
+
+
+@pytest.mark.parametrize(
+    "work", [poke, lambda array: array.sort(), lambda array: np.add(array, 1, array)]
+)
+def test_the_error_says_what_to_do(pool, array, work):
+    error = pool().submit(work, array).exception(60)
+    assert type(error) is ValueError
+    assert "share_arrays=None" in error.__notes__[-1]
+    assert "max_nbytes=None" in error.__notes__[-1]

@@ -19,7 +19,15 @@ blobs = st.one_of(
 )
 seconds = st.floats(0, 1e10)
 buffers = st.lists(files, max_size=2).map(tuple)
-calls = st.builds(Call, st.integers(), blobs, st.integers(1, 9), st.none() | seconds, buffers)
+calls = st.builds(
+    Call,
+    st.integers(),
+    blobs,
+    st.integers(1, 9),
+    st.none() | seconds,
+    buffers,
+    code=st.integers(0, 2),
+)
 letters = st.builds(Letter, st.lists(calls, max_size=3).map(tuple), st.booleans())
 answers = st.builds(
     Answer,
@@ -51,6 +59,15 @@ def test_orders_there_and_back(order):
     text = _wire.to_json(order)
     assert text.isascii()
     assert _wire.order_from_json(text) == order
+
+
+def test_what_earlier_workers_do_not_know_is_said_only_where_it_says_something():
+    def said(code):
+        letter = Letter((Call(1, Blob.of(b"a"), code=code),))
+        return _wire.to_json(Inbox({"w": letter}))
+
+    assert "code" not in said(0)
+    assert '"code":2' in said(2)
 
 
 @given(st.builds(Inbox, st.dictionaries(st.text(), letters, max_size=3), seconds))

@@ -11,7 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, MappingProxyType, MethodType
 from typing import Any
@@ -23,7 +23,9 @@ from .._exceptions import CallPicklingError
 from .._pickles.by_value import reduction, variables_of
 from .._pickles.unpicklable import of_batch, of_call, way_to
 from . import sources
+from .bundles import CodeError
 from .contents import Content, ContentStore, SharedData
+from .own import Library, References
 
 PROTOCOL = 5
 #: Buffers of at least this many bytes leave the pickle, to be uploaded once. Each costs a request
@@ -49,10 +51,14 @@ REASON = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A pickle, and the buffers that it refers to."""
+    """A pickle, and the buffers that it refers to; `modules` are those that it names, whosever they
+    are. The last `code` of the buffers are bundles with the user's modules, see `with_modules`.
+    """
 
     data: bytes
     buffers: tuple[Content, ...] = ()
+    modules: frozenset[str] = frozenset()
+    code: int = 0
 
     @property
     def ready(self) -> bool:
@@ -185,8 +191,23 @@ def _pickled(
 ) -> Payload:
     """The pickle of a value, with handles in place of the objects with these ids."""
     target, buffers = io.BytesIO(), _Buffers(contents)
-    _Pickler(target, buffers, manner, apart).dump(value)
-    return Payload(target.getvalue(), tuple(buffers.out))
+    pickler = _Pickler(target, buffers, manner, apart)
+    pickler.dump(value)
+    return Payload(target.getvalue(), tuple(buffers.out), frozenset(pickler.references.modules))
+
+
+def with_modules(what: str, made: Payload, library: Library) -> Payload:
+    """The same with bundles of the user's modules that it needs.
+
+    Raises:
+        CallPicklingError: these cannot be sent.
+    """
+    try:
+        bundles = library.bundles(made.modules)
+    except Exception as error:
+        reason = str(error) if isinstance(error, CodeError) else brief(error)
+        raise CallPicklingError(f"{what} cannot be sent: {reason}", task=what) from error
+    return replace(made, buffers=(*made.buffers, *bundles), code=len(bundles))
 
 
 def _pickles(contents: ContentStore, value: Any) -> bool:
@@ -208,7 +229,7 @@ def _apart(
         made = _pickled(function, contents, manner)
         if len(made.data) > LARGE_FUNCTION:
             pieces = contents.keep(made.data), *made.buffers
-            handles[id(function)] = SharedData._of(contents.platform, b"", pieces)
+            handles[id(function)] = SharedData._of(contents.platform, b"", pieces, made.modules)
             if type(function) is FunctionType:
                 _large.add(function)
     return handles
@@ -222,7 +243,7 @@ def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Conten
     head, pieces = made.data, made.buffers
     if len(head) > LARGEST_HEAD:
         head, pieces = b"", (contents.keep(made.data), *made.buffers)
-    return SharedData._of(contents.platform, head, pieces), pieces
+    return SharedData._of(contents.platform, head, pieces, made.modules), pieces
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -245,6 +266,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._buffers, self._apart = buffers, apart
         self._shared_from, self._named = manner.shared_from, manner.named
         self._cells: dict[int, Any] = {}
+        self.references = References(cloudpickle.list_registry_pickle_by_value())
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
@@ -254,10 +276,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if array is not None:
                 return array
             reduced = reduction(value, super().reducer_override, self._cells)
+            self.references.meet(value, reduced is not NotImplemented)
             if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value
                 sources.note(value)
             return self._with_named(value, reduced) if self._named else reduced
         stand_ins = self._buffers.stand_ins(value)
+        self.references.modules.update(value._modules)
         first: Any = value._head or stand_ins.pop(0)
         load: Any = pickle.loads
         return partial(load, buffers=stand_ins) if stand_ins else load, (first,)

@@ -6,12 +6,13 @@ stays cheap.
 
 from __future__ import annotations
 
+import os
 import shutil
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import fields, replace
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from .._container import Container, Template
@@ -47,8 +48,9 @@ class ContainerPoolExecutor(Executor):
     """A pool of containers on Civis Platform, used as the standard library's pools are.
 
     Args:
-        max_workers: how many containers there may be at any moment; 10 if None. They start when
-            there is work for them, and are reused.
+        max_workers: how many containers there may be at any moment. If None, 10; on a
+            `LocalPlatform`, as many as that has cores. They start when there is work for them, and
+            are reused.
         container: what each worker runs in: a `Container`, or a `Template`.
         platform: None for Civis Platform, by ``CIVIS_API_KEY`` (and ``CIVIS_API_ENDPOINT``);
             ``"local"`` for a local platform that lives as long as the executor; a
@@ -77,6 +79,10 @@ class ContainerPoolExecutor(Executor):
         session: the name of a session, kept on the platform. Another process that makes an
             executor with the same name, after this one has ended or died, and submits the same
             calls in the same order gets what there is of them. Opening it asks the platform.
+        include: modules (or their names), files and folders that go along with every call,
+            besides those of your own modules that it refers to.
+        exclude: modules, paths and patterns of names (``"*.parquet"``) that do not go along.
+        code: False to send no modules along; the image must have them all then.
         share_arrays: arrays of NumPy of so many bytes (and of 1 MB at the least) are shared by the
             calls of a container, and read-only there. Of smaller ones, or of all if None, each
             call has its own, which it can write.
@@ -108,12 +114,15 @@ class ContainerPoolExecutor(Executor):
         name: str | None = None,
         requires: Mapping[str, str] | None = None,
         session: str | None = None,
+        include: Collection[ModuleType | str | os.PathLike[str]] = (),
+        exclude: Collection[ModuleType | str | os.PathLike[str]] = (),
+        code: bool = True,
         share_arrays: float | None = 1_000_000,
     ) -> None:
         options = PoolOptions(
             max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
-            initargs, max_retries, retry_on, memory_growth, lease, name, requires, session,
-            share_arrays,
+            initargs, max_retries, retry_on, memory_growth, lease, name, requires, session, include,
+            exclude, code, share_arrays,
         )  # fmt: skip
         from .opening import open_pool
         from .submission import Intake

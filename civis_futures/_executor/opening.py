@@ -13,7 +13,8 @@ from .._api.budget import RateBudget
 from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
-from .._data.pickling import Payload, initial_payload
+from .._data.own import Library
+from .._data.pickling import Payload, initial_payload, with_modules
 from .._data.unpickling import loaded_call
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import LogAccess
@@ -36,6 +37,7 @@ class Opened:
     url: str
     logs: LogAccess
     load: Callable[[Call], Callable[[], Any]]
+    library: Library
     session: Session | None = None
 
 
@@ -53,7 +55,10 @@ def open_pool(options: PoolOptions) -> Opened:
     try:
         url, key = credentials(options.platform if owned is None else owned)
         contents = content_store(url, key)
+        library = Library(contents, options.include, options.exclude, options.code)
         initial = _initializer(options, contents)
+        if initial.data:
+            initial = with_modules("the initializer", initial, library)
         client, attached = PlatformClient(url, key), None
         if isinstance(container, Container) and container.doubt and not client.is_local:
             warnings.warn(container.doubt, UserWarning, stacklevel=3)
@@ -79,7 +84,7 @@ def open_pool(options: PoolOptions) -> Opened:
     end_pools_on_term()
     reader = _Reader(url, key, container, client.budget)
     logs = LogAccess(reader.logs, reused=policy.max_tasks_per_worker != 1)
-    return Opened(manager, url, logs, reader.call, attached)
+    return Opened(manager, url, logs, reader.call, library, attached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,8 @@ class _Reader:
         """What a call would run, as a function without arguments."""
         with closing(PlatformClient(self.url, self.key)) as client:
             mailbox = Mailbox(client, self.container)
-            return loaded_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
+            buffers = call.buffers[: len(call.buffers) - call.code]  # the modules are here
+            return loaded_call(mailbox.fetch(call.data), [*map(mailbox.fetch, buffers)])
 
 
 def _initializer(options: PoolOptions, contents: ContentStore) -> Payload:

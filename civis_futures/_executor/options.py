@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from .._container import (
     DEFAULT_RESOURCES,
@@ -25,6 +27,9 @@ from .._scheduling.state import Policy
 from .._sessions.registry import checked_name
 from .._types import ANY_RESOURCES, Resources, Terms, make_plain, number, whole
 
+if TYPE_CHECKING:
+    from .._data.own import Include
+
 RetryOn = (
     type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object] | None
 )
@@ -33,7 +38,7 @@ MAX_MEMORY = 64_000.0
 
 #: Bytes; smaller arrays are part of each call.
 LEAST_SHARED = 1_000_000
-#: `max_workers` unless told otherwise. Containers cost money: not the size of this machine.
+#: `max_workers` unless told otherwise. On another machine: the size of this one says nothing of it.
 DEFAULT_WORKERS = 10
 
 
@@ -161,6 +166,9 @@ class PoolOptions:
     name: str | None = None
     requires: Mapping[str, str] | None = None
     session: str | None = None
+    include: Collection[Include] = ()
+    exclude: Collection[Include] = ()
+    code: bool = True
     share_arrays: float | None = LEAST_SHARED
 
     def __post_init__(self) -> None:
@@ -185,6 +193,16 @@ class PoolOptions:
             raise TypeError("requires must be a mapping from modules to their least versions")
         if self.session is not None:
             checked_name(self.session)
+        for name in ("include", "exclude"):
+            items = getattr(self, name)
+            if isinstance(items, str) or not isinstance(items, Collection):
+                raise TypeError(f"{name} must be a list of modules, their names, or paths")
+            if not all(isinstance(item, ModuleType | str | os.PathLike) for item in items):
+                raise TypeError(f"{name} must have modules, their names, or paths in it")
+        if not isinstance(self.code, bool):
+            raise TypeError("code must be True or False")
+        if self.include and not self.code:
+            raise ValueError("include says what to send, and code=False that nothing is")
         _ = self.calls  # checks the rest
 
     @classmethod
@@ -215,10 +233,19 @@ class PoolOptions:
         return CallOptions(self.max_retries, self.retry_on, memory_growth=self.memory_growth)
 
     @property
+    def _workers(self) -> int:
+        if self.max_workers is not None:
+            return self.max_workers
+        # A platform on this machine says how many cores there are: as in a process pool.
+        cores = os.cpu_count() if self.platform == "local" else None
+        cores = getattr(self.platform, "cores", cores)
+        return DEFAULT_WORKERS if cores is None else max(int(cores), 1)
+
+    @property
     def policy(self) -> Policy:
         """What the scheduler is told; times in seconds."""
         return Policy(
-            DEFAULT_WORKERS if self.max_workers is None else self.max_workers,
+            self._workers,
             self.max_tasks_per_worker,
             float(self.idle_timeout),
             float(self.lease),

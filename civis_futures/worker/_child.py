@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     Header = dict[str, Any]
-    Payload = tuple[bytes, str | None, Sequence[str]]  # bytes, or the path of these; buffers' paths
+    # Bytes, or the path of these; the paths of buffers; those of folders with modules.
+    Payload = tuple[bytes, str | None, Sequence[str], list[str]]
 
 #: The exit code of a child that could not write its answer; see `DiedError`.
 PIPE_LOST = 74
@@ -116,8 +117,11 @@ class Child:
         self._send({**answer, "name": header["name"], "last": not fit}, data)
         return fit
 
-    def _initialize(self, body: bytes, path: str | None, buffers: Sequence[str]) -> Header | None:
+    def _initialize(
+        self, body: bytes, path: str | None, buffers: Sequence[str], modules: list[str]
+    ) -> Header | None:
         """What went wrong, if anything did."""
+        _use(modules)
         if path is not None:  # not by `load`, which would remove it: later processes need it too
             with open(path, "rb") as file:
                 body = file.read()
@@ -138,6 +142,7 @@ class Child:
         _forget_peak()
         started = _time()
         try:
+            _use(header.get("modules", []))
             call, importing = load(body, header["path"], header["buffers"], self._script)
             _show_levels()
         except BaseException as error:
@@ -328,6 +333,14 @@ def _run_exit_hooks() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+
+
+def _use(modules: list[str]) -> None:
+    """Find the user's modules in these folders."""
+    if modules:
+        from ._code import use  # most workers have none
+
+        use(modules)
 
 
 def _show_levels() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
+from tasks import SECONDS, wait_at
 
 import civis_futures as cf
+import civis_futures.testing
 from civis_futures._container import image_and_tag
+from civis_futures._executor.options import PoolOptions
 
 
 @pytest.mark.parametrize(("given", "meant"), [("retries", "max_retries"), ("time_out", "timeout")])
@@ -53,6 +59,23 @@ def test_a_tag_in_the_name_of_an_image():
 )
 def test_the_parts_of_an_image(image, parts):
     assert image_and_tag(image) == parts
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(None, os.cpu_count()), (3, 3), (0.5, 1)])
+def test_the_number_of_workers_is_that_of_a_local_platforms_cores(cores, workers):
+    on = PoolOptions(platform=cf.testing.LocalPlatform(cores=cores))
+    assert on.policy.max_workers == workers
+    assert PoolOptions(platform="local").policy.max_workers == os.cpu_count()
+    assert PoolOptions().policy.max_workers == 10
+
+
+def test_four_workers_are_four_however_many_cores_there_are(tmp_path):
+    with cf.ContainerPoolExecutor(4, platform="local") as executor:
+        futures = [executor.submit(wait_at, str(tmp_path), number) for number in range(4)]
+        while len(os.listdir(tmp_path)) < 4:
+            time.sleep(0.01)
+        (tmp_path / "open").touch()
+        assert [future.result(SECONDS) for future in futures] == [0, 1, 2, 3]
 
 
 def test_there_is_a_version():

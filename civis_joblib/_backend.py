@@ -90,7 +90,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._options, self._given = options, {**options, **own}
         self._executor: ContainerPoolExecutor | None = None
         self._owned = False  # by one Parallel, see `configure`
-        self._share_arrays: float | None = None
+        self._share_arrays: Any = None
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
         self._call = object()  # another one after each abort; guarded by joblib's lock
 
@@ -148,16 +148,12 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             backend._owned = True
             raise FallbackToBackend(backend)
         self._parallel = given["parallel"]
-        self._share_arrays = self._least_shared(given.get("max_nbytes"), given.get("mmap_mode"))
+        # Read-only in tasks are the arrays that loky would map so.
+        own, least = self._options.get("share_arrays", 0), given.get("max_nbytes")
+        mapped = None not in (own, least) and given.get("mmap_mode") == "r"
+        self._share_arrays = max(own, least) if mapped else None
         self._open()
         return self._number
-
-    def _least_shared(self, max_nbytes: float | None, mmap_mode: str | None) -> float | None:
-        """From how many bytes on arrays are read-only in tasks: those that loky would map so."""
-        own: float | None = self._options.get("share_arrays", 0)
-        if own is None or max_nbytes is None or mmap_mode != "r":
-            return None
-        return max(own, max_nbytes)
 
     def start_call(self) -> None:
         """A call begins."""

@@ -132,11 +132,11 @@ def way_to_trouble(name: str, value: Any) -> str:
     def pickles(part: Any) -> bool:
         try:
             dumped(part)
-        except Exception:
+        except BaseException:
             return False
         return True
 
-    with contextlib.suppress(Exception):  # it is the user's, and may be anything
+    with contextlib.suppress(BaseException):  # it is the user's, and may be anything
         way = way_to(iter([(name, value)]), pickles)
         return f": {plain(clipped(way, 1000))}" if way else ""
     return ""

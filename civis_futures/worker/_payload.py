@@ -50,8 +50,9 @@ def load(
                 loader = _Loader(file, views, script)
                 parts = loader.load()
         script.settle()
-    finally:
-        script.drop()
+    except BaseException:
+        script.give_up()
+        raise
     if len(parts) == 2:
         each, (first, rows) = parts
         return lambda: _in_turn(each, rows, first), loader.importing

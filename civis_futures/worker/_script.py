@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
 #: Values of these types are compared as they are.
 _PLAIN = (int, str, bytes, bool, type(None), type(Ellipsis))
+#: Characters or bytes.
+_SHORT = 1000
 #: What a module says of itself that its functions bring along.
 _MODULE_NAMES = ("__file__", "__package__", "__path__")
 #: What every module has from its beginning.
@@ -114,8 +116,14 @@ class Script:
         for place in self._fresh:
             key = self._plain(place.value)
             place.home.sent[place.name] = self._digest(place.value) if key is None else key
-            if own:
-                place.put(_with_own(place.value, own))
+            value = _with_own(place.value, own)
+            if value is not place.value and place.get() is place.value:
+                place.put(value)
+        self.drop()
+
+    def give_up(self) -> None:
+        """A call could not be unpickled: what it has changed is not known any more."""
+        self._changes += 1
         self.drop()
 
     def drop(self) -> None:
@@ -305,7 +313,8 @@ class Script:
         """What tells a value from others at once; None if nothing does."""
         kind = type(value)
         if kind in _PLAIN:
-            return kind, value
+            # What is long is not kept for that.
+            return None if kind in (str, bytes) and len(value) > _SHORT else (kind, value)
         if kind in (float, complex):
             return kind, repr(value)
         if id(value) in self._homes or kind is ModuleType or kind is BuiltinFunctionType:

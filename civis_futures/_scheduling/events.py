@@ -178,6 +178,11 @@ class OthersWait:
 
 
 @dataclass(frozen=True, slots=True)
+class InboxInDoubt:
+    """What workers read may have been overwritten by others: it is written again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
@@ -191,6 +196,7 @@ Event = (
     | ShutdownRequested
     | TerminateRequested
     | OthersWait
+    | InboxInDoubt
     | Tick
 )
 

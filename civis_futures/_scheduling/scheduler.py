@@ -74,6 +74,7 @@ class Scheduler:
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: self._terminate,
             e.OthersWait: self._others_wait,
+            e.InboxInDoubt: lambda _: self.fleet.write_failed(),
             e.Tick: lambda _: None,
         }
         self._done: dict[type, Callable[[Any, Any], None]] = {

@@ -238,8 +238,10 @@ class Manager:
         standing = self.scheduler.standing(now)
         self.standing = replace(standing, next_start=now + self.client.budget.next_start)
         troubles = dict(standing.troubles)
+        # If that has broken the pool, each future says so.
+        level = logging.WARNING if self.broken is None else logging.INFO
         for what in troubles.keys() - self._troubles:
-            _log.warning("%s: %s: %s", self.pool.name, what, troubles[what])
+            _log.log(level, "%s: %s: %s", self.pool.name, what, troubles[what])
         self._troubles = frozenset(troubles)
         self._place.update(standing.room_wanted_since, now, self.scheduler.fleet.startup)
         if not standing.tasks_wait or not standing.queued:

@@ -90,6 +90,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._options, self._given = options, {**options, **own}
         self._executor: ContainerPoolExecutor | None = None
         self._owned = False  # by one Parallel, see `configure`
+        self._share_arrays: Any = None
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
         self._call = object()  # another one after each abort; guarded by joblib's lock
 
@@ -147,6 +148,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             backend._owned = True
             raise FallbackToBackend(backend)
         self._parallel = given["parallel"]
+        # Read-only in tasks are the arrays that loky would map so.
+        own, least = self._options.get("share_arrays", 0), given.get("max_nbytes")
+        mapped = None not in (own, least) and given.get("mmap_mode") == "r"
+        self._share_arrays = max(own, least) if mapped else None
         self._open()
         return self._number
 
@@ -177,6 +182,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     def _open(self) -> None:
         self.terminate()
         options = {**self._options, "container": self._container()}
+        options["share_arrays"] = self._share_arrays
         options["requires"] = {"joblib": "1.5", **(options.get("requires") or {})}
         self._executor = ContainerPoolExecutor(self._number, **options)
         # A cap is for all Parallels of this process: while one has containers, others have none.

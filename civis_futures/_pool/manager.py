@@ -47,7 +47,7 @@ from .ledger import Ledger, WorkItem
 from .mailbox import Mailbox, WorkerRun
 from .neighbours import neighbours
 from .outcomes import Outcome, ask_user, outcome_from, settle
-from .threads import Lane, interpreter_exit
+from .threads import Lane, SettleLane, interpreter_exit
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Manager:
         )
         lanes = Lane("launch", 3), Lane("look", 1), Lane("post", 2), Lane("transfer", 4)
         launches, looks, posts, transfers = lanes
-        self._settlements = Lane("settle", 1)
+        self._settlements = SettleLane("settle")
         self._lanes = (*lanes, self._settlements)
         self.deposit = Deposit(self.contents, self.client, transfers.put)
         self._on_lanes: dict[type, tuple[Lane, Callable[[Any], _Work | None]]] = {

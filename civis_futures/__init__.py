@@ -30,6 +30,7 @@ from ._exceptions import (
 )
 from ._executor.executor import ContainerPoolExecutor
 from ._executor.here import this_container
+from ._executor.warm import WarmPool
 from ._futures.future import ContainerFuture, Timings
 from ._futures.progress import progress
 from ._futures.tables import table
@@ -65,6 +66,7 @@ __all__ = [
     "TaskTimeoutError",
     "Template",
     "Timings",
+    "WarmPool",
     "WorkerCrashedError",
     "WorkerMemoryError",
     "as_completed",

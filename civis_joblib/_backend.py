@@ -1,5 +1,8 @@
 """`CivisBackend`: what joblib asks of a backend, told to one `ContainerPoolExecutor`.
 
+Each call, or each `with Parallel(...)`, has an executor to itself, which is lent to it: the next
+one with the same options gets it with its containers warm.
+
 joblib's callback is the future's done-callback, however the future ends: joblib waits for ever for
 a callback that does not come. It runs on a thread of the executor and dispatches the next batch
 from there, which is allowed: `submit_batch` pickles, and never waits.
@@ -24,7 +27,7 @@ from joblib import parallel_config, register_parallel_backend
 from joblib.externals.loky.cloudpickle_wrapper import CloudpickledObjectWrapper as Wrapper
 from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, SequentialBackend
 
-from civis_futures import Container, ContainerPoolExecutor
+from civis_futures import Container, ContainerPoolExecutor, WarmPool
 
 #: What ``n_jobs=-1`` means unless `max_workers` says otherwise.
 ALL_JOBS = 50
@@ -78,7 +81,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             raise ValueError(f"remote_backend={remote_backend!r} is none of {', '.join(known)}")
         self._remote, self._cap, self._all = remote_backend, cap, max_workers or ALL_JOBS
         self._options, self._given = options, {**options, **own}
-        self._executor: ContainerPoolExecutor | None = None
+        self._pool: WarmPool | None = None
         self._owned = False  # by one Parallel, see `configure`
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
         self._call = object()  # another one after each abort; guarded by joblib's lock
@@ -140,35 +143,37 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._open()
         return self._number
 
+    @property
+    def _executor(self) -> ContainerPoolExecutor | None:
+        return None if self._pool is None else self._pool.executor
+
     def start_call(self) -> None:
         """A call begins."""
         if self._executor is None or self._executor.broken:
             self._open()
 
     def terminate(self) -> None:
-        """End the containers, and wait for that."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=False)
-            executor.cancel_all()  # after an abort there may be a batch that came in meanwhile
-            executor.shutdown()
+        """The next call may have the containers. None of them runs anything of this one."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.give_back()  # after an abort there may be a batch that came in meanwhile
         if _capped.get("it") is self:
             del _capped["it"]
 
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002
-        """Cancel all batches, and stop the containers that have them; the executor lives on."""
+        """Cancel all batches, and wait until none runs any more; the executor lives on."""
         with self._parallel._lock:
             self._call = object()
             # joblib 1.6 would run in the next call what it had not yet sent in this one.
             self._parallel._ready_batches.queue.clear()
         if self._executor is not None:
-            self._executor.cancel_all()
+            self._executor.cancel_all(wait=True)
 
     def _open(self) -> None:
         self.terminate()
         options = {**self._options, "container": self._container()}
         options["requires"] = {"joblib": "1.5", **(options.get("requires") or {})}
-        self._executor = ContainerPoolExecutor(self._number, **options)
+        self._pool = WarmPool(self._number, **options)
         # A cap is for all Parallels of this process: while one has containers, others have none.
         if self._cap and _capped.setdefault("it", self) is not self:
             self.terminate()
@@ -194,7 +199,8 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._executor is None:
             raise RuntimeError("this Parallel was terminated")
         first = self._parallel.n_dispatched_tasks - len(func)  # these are counted already
-        run_item = _item_runner(func.items[0][0], *self.get_nested_backend())
+        end = WarmPool.end_all if self._share > 1 else None
+        run_item = _item_runner(func.items[0][0], *self.get_nested_backend(), end)
         # joblib's wrapper pickles by itself, and what it sends has lost the names of its files.
         items = [(f._obj if isinstance(f, Wrapper) else f, *rest) for f, *rest in func.items]
         future = self._executor.submit_batch(run_item, items, first=first)
@@ -238,7 +244,19 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         return 1 if self._executor is None else self._executor.batch_size
 
 
-def _item_runner(first: Any, nested: Any, n_jobs: int | None) -> Callable[..., Any]:
+def shutdown(wait: bool = True) -> None:
+    """End the containers that wait for the next call of joblib's.
+
+    They end by themselves after their `idle_timeout`, a minute; and with the interpreter. What runs
+    goes on, and its containers end after it.
+
+    Args:
+        wait: return only when none of them runs any more.
+    """
+    WarmPool.end_all(wait)
+
+
+def _item_runner(first: Any, nested: Any, n_jobs: int | None, end: Any) -> Callable[..., Any]:
     """What runs the items of a batch, called as the first one's function is, for messages.
 
     Nothing of ours is installed in the container: a function within one is pickled by value.
@@ -246,8 +264,12 @@ def _item_runner(first: Any, nested: Any, n_jobs: int | None) -> Callable[..., A
 
     def run_item(function: Any, args: Any, kwargs: Any) -> Any:
         register_parallel_backend("civis", lambda **_: nested)  # for tasks that ask for it by name
-        with parallel_config(backend=nested, n_jobs=n_jobs):
-            return function(*args, **kwargs)
+        try:
+            with parallel_config(backend=nested, n_jobs=n_jobs):
+                return function(*args, **kwargs)
+        finally:
+            if end is not None:  # a task's own containers are not for the next one
+                end()
 
     first = getattr(first, "func", first)  # of a partial
     run_item.__qualname__ = getattr(first, "__qualname__", type(first).__qualname__)

@@ -23,7 +23,7 @@ import civis_joblib
 
 ROOT = Path(__file__).parents[1]
 LONGEST_FILE = 600  # lines
-THICKEST_ADAPTER = 230  # lines of code, that is, without docstrings, comments and empty lines
+THICKEST_ADAPTER = 260  # lines of code, that is, without docstrings, comments and empty lines
 LONGEST_FUNCTION = 45  # lines of the body, without its docstring
 MOST_MODULES = 8  # of a package, besides `__init__` and `__main__`
 MOST_IMPORTS = 70  # modules, besides ours, that `import civis_futures` loads
@@ -58,8 +58,8 @@ tenacity          in _api.transport
 cloudpickle       in _data.pickling _sessions.identity worker
 pickle            in _data.pickling _exceptions _pool.outcomes _sessions.identity worker
 threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
-                  in _futures.tables _pool.crowd _pool.manager _pool.threads _sessions.session cli
-                  in local
+                  in _futures.tables _pool.crowd _pool.ledger _pool.manager _pool.threads
+                  in _sessions.session cli local
 queue             in _futures.progress _pool.manager _pool.threads
 subprocess        in cli local
 os.fork           in worker

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
@@ -19,9 +19,9 @@ from .._data.contents import SharedData
 from .._exceptions import BrokenContainerPool
 from .._futures import display
 from .._futures.future import ContainerFuture
-from .._scheduling.events import ShutdownRequested, TerminateRequested
+from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
 from .._types import TaskState
-from .options import PoolOptions, RetryOn
+from .options import PoolOptions, RetryOn, whole
 
 if TYPE_CHECKING:
     from .._pool.manager import Manager
@@ -254,6 +254,19 @@ class ContainerPoolExecutor(Executor):
         """
         return self._intake.put(value)
 
+    def resize(self, max_workers: int) -> None:
+        """Have up to so many containers from now on.
+
+        More start when there is work for them. Those that are too many get no more calls, and end
+        when they have done what they have.
+
+        Raises:
+            ValueError, TypeError: as for the constructor's argument.
+        """
+        self._max_workers = whole("max_workers", max_workers)
+        self._intake.resize(max_workers)
+        self._manager.post(Resized(max_workers))
+
     # --- the end -------------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -270,13 +283,21 @@ class ContainerPoolExecutor(Executor):
         if wait:
             self._manager.join()
 
-    def cancel_all(self) -> None:
+    def cancel_all(
+        self, futures: Iterable[Future[Any]] | None = None, *, wait: bool = False
+    ) -> None:
         """Cancel all calls that are not done, also those that run; the executor stays open.
 
         As if `ContainerFuture.cancel` were called on each.
+
+        Args:
+            futures: only these, of this executor.
+            wait: return only when no container runs a call any more that was cancelled.
         """
-        for future in self._intake.roll.futures():
+        for future in self._intake.roll.futures() if futures is None else tuple(futures):
             future.cancel()
+        if wait:
+            self._manager.await_cancels()
 
     def __exit__(
         self,

@@ -50,7 +50,7 @@ def open_pool(options: PoolOptions) -> Opened:
     try:
         url, key = credentials(options.platform if owned is None else owned)
         contents = content_store(url, key)
-        initial = _initializer(options, contents)
+        initial = initializer_call(options, contents)
         client, attached = PlatformClient(url, key), None
         if isinstance(container, Container) and container.doubt and not client.is_local:
             warnings.warn(container.doubt, UserWarning, stacklevel=3)
@@ -99,7 +99,7 @@ class _Reader:
             return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
 
 
-def _initializer(options: PoolOptions, contents: ContentStore) -> Payload:
+def initializer_call(options: PoolOptions, contents: ContentStore) -> Payload:
     """What is asked for as a call; empty if nothing is."""
     if options.initializer is None:
         return Payload(b"")

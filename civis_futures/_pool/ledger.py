@@ -6,6 +6,7 @@ id is here: future, call, run, inbox token. Futures are shown a new frozen `View
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -68,6 +69,8 @@ class Ledger:
     wanted: dict[WorkerId, list[object]] = field(default_factory=dict)
     station: Station | None = None
     estate: Estate = Estate()
+    #: Set when no call runs any more that was cancelled before.
+    waiting: list[threading.Event] = field(default_factory=list)
 
     def take_in(self, event: e.Event, goods: Any) -> None:
         """Put the goods of an event where they belong, before the scheduler decides."""
@@ -89,6 +92,8 @@ class Ledger:
                 self.items[event.task].fetched = goods
             case e.Prepared():
                 self.station = goods
+            case e.CancelsAwaited():
+                self.waiting.append(goods)
             case e.Launched():
                 self.postings[event.worker] = goods
                 for task in self.hands[event.worker].tasks:
@@ -104,6 +109,11 @@ class Ledger:
                     table.pop(event.worker, None)
             case _:
                 pass
+
+    def cancels_done(self) -> None:
+        """Wake those who wait for it."""
+        while self.waiting:
+            self.waiting.pop().set()
 
     def uploading(self, task: TaskId) -> None:
         """Its function or arguments are on their way to the platform."""

@@ -131,6 +131,7 @@ class Manager:
             e.Lose: self._lose,
             e.Again: lambda command: self._ledger.again(command),
             e.Drop: self._drop,
+            e.CancelsDone: lambda _: self._ledger.cancels_done(),
             e.Break: self._break,
             e.Finish: self._finish,
         }
@@ -179,6 +180,16 @@ class Manager:
         if not self._closed:
             self._events.put((event, goods))
 
+    def await_cancels(self) -> None:
+        """Wait until no container runs a call any more that was cancelled before."""
+        if threading.current_thread() in self._threads() or not self._thread.is_alive():
+            return
+        done = threading.Event()
+        self._events.put((e.CancelsAwaited(), done))
+        if self._closed:  # perhaps nobody has read the queue since
+            self._refuse_late_tasks(lambda settle: settle())
+        done.wait()
+
     def why_waiting(self) -> str:
         """What tasks wait for that no container has begun; from memory."""
         return why_waiting(self.standing, time.monotonic())
@@ -216,6 +227,7 @@ class Manager:
             self._collapse(error)
         finally:
             self._place.leave()
+            self._ledger.cancels_done()
             self.deposit.leave()
             self.client.close()  # ends every wait on a lane
             for lane in self._lanes:
@@ -293,6 +305,8 @@ class Manager:
                 return
             if isinstance(event, e.Submitted):
                 run(partial(settle, goods.future, self._refusal))
+            elif isinstance(event, e.CancelsAwaited):
+                goods.set()
 
     def _refusal(self) -> Outcome:
         return Outcome(exception=BrokenContainerPool(str(self.broken)))

@@ -247,6 +247,18 @@ class TerminateRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Resized:
+    """There may be so many workers from now on."""
+
+    max_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelsAwaited:
+    """Somebody waits until no call runs any more that nobody wants."""
+
+
+@dataclass(frozen=True, slots=True)
 class Crowded:
     """Since when (monotonic) the container of another pool waits for room, if one does."""
 
@@ -262,7 +274,7 @@ Event = (
     Submitted | Attached | Uploaded | UploadFailed | CancelRequested | Prepared |
     PrepareFailed | Launched | LaunchFailed | InboxWritten | InboxFailed | Looked | LookFailed
     | Fetched | FetchFailed | Diagnosed | Judged | RunCancelled | Archived | ShutdownRequested
-    | TerminateRequested | Crowded | Tick
+    | TerminateRequested | Resized | CancelsAwaited | Crowded | Tick
 )  # fmt: skip
 
 # --- commands: what to do ----------------------------------------------------------------------
@@ -419,6 +431,11 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelsDone:
+    """No call runs any more that nobody wants: tell who waits for that."""
+
+
+@dataclass(frozen=True, slots=True)
 class Break:
     """The pool takes no more tasks, and this is why."""
 
@@ -450,6 +467,7 @@ Command = (
     | Lose
     | Again
     | Drop
+    | CancelsDone
     | Break
     | Finish
 )

@@ -12,7 +12,8 @@ What workers do is in `fleet`. What always holds (`tests/test_scheduler.py` chec
 event of random histories):
 
 1. A task is in one phase, and HELD tasks and the workers' lists of calls say the same.
-2. At most `max_workers` workers are launching or alive, whatever happens.
+2. At most `max_workers` workers are launching or alive, whatever happens; where that number was
+   lowered, no worker is launched until it is so.
 3. A task ends once; the pool finishes once, with no task and no worker left.
 4. There is never a second look, inbox write or preparation in flight.
 5. A worker that is told to stop, or cancelled, is given no call; one that is to end after its
@@ -25,6 +26,7 @@ event of random histories):
 8. A call that is given to a second worker surely never begins in the first one any more.
 9. Each idle worker has a call on its way to it, if any that it could do is tied to a worker that
    two looks have found waiting for its start while others run.
+10. Who waits for the end of what was cancelled is told, once none of it can run any more.
 """
 
 from __future__ import annotations
@@ -62,6 +64,7 @@ class Scheduler:
         self._known = False  # Prepared has come
         self._preparing = Attempts()
         self._closing = self._finished = False
+        self._cancels_awaited = False
         self._broken: Exception | None = None
         self._last_look = 0.0
         self._turn = Turn(0.0)
@@ -87,6 +90,8 @@ class Scheduler:
             e.Archived: self._archived,
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: self._terminate,
+            e.Resized: lambda event: self.fleet.resize(event.max_workers),
+            e.CancelsAwaited: self._await_cancels,
             e.Crowded: self._crowded,
             e.Tick: lambda _: None,
         }
@@ -112,6 +117,7 @@ class Scheduler:
         if self._known:
             self.fleet.write(turn)
         self.fleet.watch.look(turn, [w for w in self.fleet.workers.values() if w.alive])
+        self._tell_of_cancels()
         self._finish_if_done()
         self.deadline = turn.deadline
         return turn.out
@@ -401,6 +407,14 @@ class Scheduler:
 
     def _crowded(self, event: e.Crowded) -> None:
         self.fleet.crowded_since = event.since
+
+    def _await_cancels(self, _: e.CancelsAwaited) -> None:
+        self._cancels_awaited = True
+
+    def _tell_of_cancels(self) -> None:
+        if self._cancels_awaited and not self.fleet.has_unwanted_calls():
+            self._cancels_awaited = False
+            self._turn.do(e.CancelsDone())
 
     def standing(self, now: float) -> Standing:
         """What tasks wait for, if any do."""

@@ -149,9 +149,9 @@ class Inherited:
     calls: tuple[tuple[TaskId, int], ...] = ()
     wanted: tuple[tuple[TaskId, int], ...] = ()
     revoked: tuple[tuple[TaskId, int], ...] = ()
-    first: tuple[tuple[TaskId, int], ...] = ()
-    taken: int = 0
-    last: bool = False
+    launch_calls: tuple[tuple[TaskId, int], ...] = ()
+    calls_given: int = 0
+    one_shot: bool = False
     stop: bool = False
     resources: Resources = ANY_RESOURCES
 

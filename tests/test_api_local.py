@@ -58,7 +58,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 def ended(client: PlatformClient, job: Job, run: Run) -> Run:
     def look() -> Run | None:
-        now = client.get_run(job, run.id, look=True)
+        now = client.get_run(job, run.id, low_priority=True)
         return now if now.state.over else None
 
     return until(look)
@@ -181,7 +181,7 @@ def test_json_values(client: PlatformClient, text: str) -> None:
     value_id = client.create_json_value("n", "0")
     assert client.get_json_value(value_id) == 0
     client.update_json_value(value_id, text)
-    assert client.get_json_value(value_id, look=True) == json.loads(text)
+    assert client.get_json_value(value_id, low_priority=True) == json.loads(text)
 
 
 @pytest.mark.parametrize("size", [0, 1, 1_000_000, 60_000_000])

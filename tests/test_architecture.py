@@ -58,7 +58,7 @@ tenacity          in _api.transport
 cloudpickle       in _data.pickling _sessions.identity worker
 pickle            in _data.pickling _exceptions _pool.outcomes _sessions.identity worker
 threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
-                  in _futures.tables _pool.crowd _pool.ledger _pool.manager _pool.threads
+                  in _futures.tables _pool.ledger _pool.manager _pool.neighbours _pool.threads
                   in _sessions.session cli local
 queue             in _futures.progress _pool.manager _pool.threads
 subprocess        in cli local

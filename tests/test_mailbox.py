@@ -12,7 +12,7 @@ import pytest
 
 from civis_futures import Container, PlatformError, _wire
 from civis_futures._exceptions import Recalled
-from civis_futures._pool.mailbox import Mailbox, Posting, Station
+from civis_futures._pool.mailbox import Mailbox, PoolFiles, WorkerRun
 from civis_futures._pool.verdict import part_of, reached
 from civis_futures._scheduling import events as e
 from civis_futures._types import Job, JobRow, LogLine, Output, Run, RunState, TaskId, WorkerId
@@ -49,9 +49,9 @@ def launch(wanted=(1,), **script):
     stub = Stub(**script)
     mailbox = Mailbox(stub, Container())
     order = _wire.Order("token", "http://localhost/", "3.11", _wire.Letter())
-    station = Station(5, "0" * 64, None)
+    files = PoolFiles(5, "0" * 64, None)
     try:
-        return stub, mailbox.launch("the pool", 1, order, station, list(wanted))
+        return stub, mailbox.launch("the pool", 1, order, files, list(wanted))
     except (PlatformError, Recalled) as error:
         return stub, error
 
@@ -111,7 +111,7 @@ def test_an_order_too_large_for_the_environment_travels_as_a_file():
         _wire.Letter((_wire.Call(1, _wire.Blob.of(os.urandom(100_000))),)),
     )
     stub = Stub(upload=[31], create_script=[JOB], start_run=[RUN])
-    assert Mailbox(stub, Container()).launch("w", 1, order, Station(5, "0", 7), [1]) == (JOB, RUN)
+    assert Mailbox(stub, Container()).launch("w", 1, order, PoolFiles(5, "0", 7), [1]) == (JOB, RUN)
     [created] = [asked for asked in stub.asked if asked[0] == "create_script"]
     assert created[2]["arguments"]["CIVIS_FUTURES_ORDER"] == "31"
 
@@ -132,15 +132,15 @@ def test_a_launch_recalled_half_way_starts_nothing():
     stub = Stub(create_script=[create])
     order = _wire.Order("token", "http://localhost/", "3.11", _wire.Letter())
     with pytest.raises(Recalled):
-        Mailbox(stub, Container()).launch("pool", 1, order, Station(5, "0", None), wanted)
+        Mailbox(stub, Container()).launch("pool", 1, order, PoolFiles(5, "0", None), wanted)
     assert [asked[0] for asked in stub.asked] == ["create_script", "archive"]
 
 
 # --- looks -------------------------------------------------------------------------------------
 
 
-def posting(number, read=0):
-    return Posting(WorkerId(number), f"token{number}", Job(number), number * 10, read)
+def worker_run(number, read=0):
+    return WorkerRun(WorkerId(number), f"token{number}", Job(number), number * 10, read)
 
 
 def row(number, state=RUNNING, run=None):
@@ -153,14 +153,14 @@ def letter(number, *tasks, token="token1", name=None, text=None):
     return Output("JSONValue", number, name or _wire.answers_name("token1", number), value)
 
 
-def look(stub, *postings, reading=e.Reading.RUNNING, mailbox=None):
+def look(stub, *worker_runs, reading=e.Reading.RUNNING, mailbox=None):
     mailbox = mailbox or Mailbox(stub, Container())
-    return mailbox.look([(posting, reading) for posting in postings])
+    return mailbox.look([(worker_run, reading) for worker_run in worker_runs])
 
 
 def test_one_request_shows_all_states():
     stub = Stub(list_jobs=[([row(n) for n in range(1, 40)], True)])
-    reports, _, cost = look(stub, *(posting(n) for n in range(1, 40)), reading=e.Reading.AT_END)
+    reports, _, cost = look(stub, *(worker_run(n) for n in range(1, 40)), reading=e.Reading.AT_END)
     assert [report.run.state for report in reports] == [RUNNING] * 39
     assert cost == 1
 
@@ -170,7 +170,7 @@ def test_a_row_of_an_older_run_says_nothing():
         list_jobs=[([row(n, RunState.FAILED, run=1) for n in (1, 2, 3)], False)],
         get_row=[lambda job: row(job.id)],
     )
-    reports, _, _ = look(stub, *(posting(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
+    reports, _, _ = look(stub, *(worker_run(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
     assert [report.run.state for report in reports] == [RUNNING] * 3
 
 
@@ -180,9 +180,9 @@ def test_what_the_list_does_not_show_is_asked_for_by_turns():
         get_row=[lambda job: row(job.id)],
     )
     mailbox = Mailbox(stub, Container())
-    postings = [posting(n) for n in range(1, 10)]
+    worker_runs = [worker_run(n) for n in range(1, 10)]
     for _ in range(5):
-        reports, _, cost = look(stub, *postings, reading=e.Reading.NEVER, mailbox=mailbox)
+        reports, _, cost = look(stub, *worker_runs, reading=e.Reading.NEVER, mailbox=mailbox)
         assert cost == 3
         assert sum(report.run is None for report in reports) == 6  # unknown, not over
     asked = {asked[1].id for asked in stub.asked if asked[0] == "get_row"}
@@ -200,17 +200,17 @@ def test_paging_stops_where_there_is_no_news():
         get_row=[row(1)],
     )
     mailbox = Mailbox(stub, Container())
-    postings = [posting(n) for n in range(1, 121)]
-    _, _, first = look(stub, *postings, reading=e.Reading.NEVER, mailbox=mailbox)
+    worker_runs = [worker_run(n) for n in range(1, 121)]
+    _, _, first = look(stub, *worker_runs, reading=e.Reading.NEVER, mailbox=mailbox)
     assert first == 3
-    _, _, second = look(stub, *postings, reading=e.Reading.NEVER, mailbox=mailbox)
+    _, _, second = look(stub, *worker_runs, reading=e.Reading.NEVER, mailbox=mailbox)
     assert second == 1 + 2  # one page, and two that were not on it
 
 
 def test_a_row_that_moves_between_pages_counts_once():
     pages = [([row(1, RunState.SUCCEEDED), row(2)], True), ([row(1), row(3)], False)]
     stub = Stub(list_jobs=[lambda kind, hidden, page: pages[page - 1]])
-    reports, _, _ = look(stub, *(posting(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
+    reports, _, _ = look(stub, *(worker_run(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
     assert [report.run.state for report in reports] == [RunState.SUCCEEDED, RUNNING, RUNNING]
 
 
@@ -221,7 +221,7 @@ def read(outputs, read=0, pages=None):
         get_row=[row(1)],
         list_outputs=[lambda job, run, page, limit: pages[page - 1]],
     )
-    [report], [after], _ = look(stub, posting(1, read))
+    [report], [after], _ = look(stub, worker_run(1, read))
     pages = sum(asked[0] == "list_outputs" for asked in stub.asked)
     return [answer.task for answer in report.answers], after.read, pages
 
@@ -250,7 +250,7 @@ def test_outputs_of_others_are_never_taken():
 def test_answers_that_stay_unreadable_are_garbled():
     nonsense = letter(0, text='{"version": 1, "answers": 3}')
     stub = Stub(get_row=[row(1)], list_outputs=[([letter(1, 4), nonsense], False)])
-    after, garbled = posting(1), []
+    after, garbled = worker_run(1), []
     for _ in range(4):
         [report], [after], _ = look(stub, after)
         garbled.append(report.garbled)
@@ -263,10 +263,10 @@ def test_a_worker_says_in_its_name_that_there_are_answers():
     outputs = [letter(1, 4), letter(0, 3)]
     stub = Stub(get_row=[named], list_outputs=[(outputs, False)])
     mailbox = Mailbox(stub, Container())
-    reports, postings, _ = mailbox.look([(posting(1), e.Reading.AT_END)])
+    reports, worker_runs, _ = mailbox.look([(worker_run(1), e.Reading.AT_END)])
     assert [answer.task for answer in reports[0].answers] == [3, 4]
-    assert (reports[0].told, reports[0].read) == (2, True)
-    mailbox.look([(postings[0], e.Reading.AT_END)])  # nothing new is told, so nothing is read
+    assert (reports[0].letters_posted, reports[0].read) == (2, True)
+    mailbox.look([(worker_runs[0], e.Reading.AT_END)])  # nothing new is told, so nothing is read
     assert stub.count("list_outputs") == 1
 
 
@@ -274,7 +274,7 @@ def test_a_worker_says_in_its_name_that_there_are_answers():
 def test_answers_that_are_told_of_and_not_listed_leave_the_look_incomplete(listed):
     named = replace(row(1), name=_wire.counted("worker 1 [token1-0]", 2))
     stub = Stub(get_row=[named], list_outputs=[([letter(n, n) for n in listed], False)])
-    [report], [after], _ = look(stub, posting(1))
+    [report], [after], _ = look(stub, worker_run(1))
     assert [answer.task for answer in report.answers] == listed
     assert not report.complete
     assert after.read < 2
@@ -291,21 +291,23 @@ def test_bytes_that_were_changed_on_the_way_are_no_result():
     answers = _wire.Answers("token1", (_wire.Answer(1, _wire.RETURNED, bad),))
     output = letter(0, text=_wire.to_json(answers))
     stub = Stub(get_row=[row(1)], list_outputs=[([output], False)])
-    [report], _, _ = look(stub, posting(1))
+    [report], _, _ = look(stub, worker_run(1))
     assert [(answer.kind, answer.data) for answer in report.answers] == [(e.CORRUPT, None)]
 
 
 def test_answers_that_cannot_be_read_leave_the_look_incomplete():
     stub = Stub(get_row=[row(1, RunState.SUCCEEDED)], list_outputs=[LOST])
-    [report], [after], _ = look(stub, posting(1))
+    [report], [after], _ = look(stub, worker_run(1))
     succeeded = Run(10, RunState.SUCCEEDED)
-    assert report == e.Report(WorkerId(1), succeeded, (), complete=False, read=True, sure=True)
-    assert after == posting(1)
+    assert report == e.Report(
+        WorkerId(1), succeeded, (), complete=False, read=True, asked_directly=True
+    )
+    assert after == worker_run(1)
 
 
 def test_a_queued_run_has_no_answers_to_read():
     stub = Stub(get_row=[row(1, RunState.QUEUED)])
-    _, _, cost = look(stub, posting(1))
+    _, _, cost = look(stub, worker_run(1))
     assert cost == 1
 
 
@@ -324,8 +326,8 @@ def test_bytes_of_a_file_are_read_twice_before_they_count_as_wrong():
 def diagnose(run, *messages, answer=None):
     lines = [LogLine(n, "", "error", message) for n, message in enumerate(messages)]
     stub = Stub(get_run=[run], list_logs=[lines])
-    verdict, _ = Mailbox(stub, Container()).diagnose(posting(1), [(TaskId(1), 1)], answer)
-    return verdict
+    calls = [(TaskId(1), 1)]
+    return Mailbox(stub, Container()).diagnose(worker_run(1), calls, answer).verdict
 
 
 def test_the_verdict_on_a_run():
@@ -350,8 +352,8 @@ def test_the_verdict_on_a_run():
 
 def test_a_verdict_without_a_platform():
     stub = Stub(get_run=[LOST])
-    verdict, at = Mailbox(stub, Container()).diagnose(posting(1), [(TaskId(1), 1)], None)
-    assert (verdict, at) == (e.Verdict(None, "its container ended"), 0)
+    found = Mailbox(stub, Container()).diagnose(worker_run(1), [(TaskId(1), 1)], None)
+    assert found == e.Diagnosis(e.Verdict(None, "its container ended"))
 
 
 EXITED = "Error on job: Process ended with an error, exiting: {}."

@@ -39,6 +39,35 @@ def answer(
     return _wire.Answer(task, kind, data, attempt=attempt, finished=at)
 
 
+# What the scheduler is told of commands, for tables; of a command only what it looks at.
+
+PREPARED, WRITTEN = e.Done(e.Prepare()), e.Done(e.WriteInbox((), 0))
+
+
+def launched(worker: WorkerId) -> e.Event:
+    return e.Done(e.Launch(worker, ()))
+
+
+def launch_failed(worker: WorkerId, *how, **more) -> e.Event:
+    return e.Failed(e.Launch(worker, ()), *how, **more)
+
+
+def looked(*what) -> e.Event:
+    return e.Done(e.Look(()), e.Looked(*what))
+
+
+def look_failed(*how, **more) -> e.Event:
+    return e.Failed(e.Look(()), *how, **more)
+
+
+def diagnosed(worker: WorkerId, calls, verdict: e.Verdict, at: int = 0) -> e.Event:
+    return e.Done(e.Diagnose(worker, calls), e.Diagnosis(verdict, at))
+
+
+def archived(worker: WorkerId) -> e.Event:
+    return e.Done(e.Archive(worker))
+
+
 def run_in(state: RunState, finished: float | None = None) -> Run:
     return Run(1, state, state.value, finished=finished)
 
@@ -63,7 +92,7 @@ class Table:
         commands = self.tick()
         assert any(isinstance(command, e.Look) for command in commands), commands
         reports = tuple(replace(report, read=True) for report in reports)
-        return self(e.Looked(reports, 1, 0.0))
+        return self(looked(reports, 1, 0.0))
 
     def until(self, kind: str, *reports: e.Report, within: float = 60.0) -> list[e.Command]:
         """Time passes, looks bring these reports, all else works, until there is such a command."""
@@ -73,15 +102,17 @@ class Table:
             commands = self.tick()
             for command in commands:  # and what follows from these
                 if isinstance(command, e.WriteInbox):
-                    commands += self(e.InboxWritten())
+                    commands += self(WRITTEN)
                 elif isinstance(command, e.Launch):
-                    commands += self(e.Launched(command.worker))
+                    commands += self(launched(command.worker))
                 elif isinstance(command, e.Look):
                     seen = tuple(
-                        replace(report, read=True, sure=report.worker in command.sure)
+                        replace(
+                            report, read=True, asked_directly=report.worker in command.ask_directly
+                        )
                         for report in reports
                     )
-                    commands += self(e.Looked(seen, 1, 0.0))
+                    commands += self(looked(seen, 1, 0.0))
         return commands
 
     def submit(self, *tasks: int, **terms) -> list[e.Command]:
@@ -104,9 +135,9 @@ def started(tasks: int = 1, max_retries: int = 0, terms=None, **policy) -> Table
     table = Table(**policy)
     terms = {"max_retries": max_retries, **(terms or {})}
     assert kinds(table.submit(*range(tasks), **terms)) == ["Prepare"]
-    [launch] = table(e.Prepared())
+    [launch] = table(PREPARED)
     assert isinstance(launch, e.Launch)
-    assert table(e.Launched(launch.worker)) == []
+    assert table(launched(launch.worker)) == []
     assert table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING))) == []
     table.scheduler.fleet.ramp.proven = True
     return table
@@ -119,10 +150,10 @@ def test_a_task_from_submit_to_finish():
     assert commands == [e.Settle(TaskId(0), WorkerId(1), one)]
     commands = table(e.ShutdownRequested())
     assert commands == [e.WriteInbox((e.LetterContent(WorkerId(1), stop=True),), 1)]
-    assert table(e.InboxWritten()) == []
+    assert table(WRITTEN) == []
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.SUCCEEDED)))
     assert commands == [e.Archive(WorkerId(1))]
-    assert table(e.Archived(WorkerId(1))) == [e.Finish()]
+    assert table(archived(WorkerId(1))) == [e.Finish()]
 
 
 def test_a_worker_is_reused_and_an_idle_one_is_let_go():
@@ -131,7 +162,7 @@ def test_a_worker_is_reused_and_an_idle_one_is_let_go():
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
     assert kinds(commands) == ["Settle", "WriteInbox"]
     assert commands[1] == e.WriteInbox((e.LetterContent(WorkerId(1), ((TaskId(1), 1),)),), 1)
-    table(e.InboxWritten())
+    table(WRITTEN)
     table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(1),)))
     while table.now < 59.0:
         table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING)))
@@ -139,26 +170,26 @@ def test_a_worker_is_reused_and_an_idle_one_is_let_go():
         commands = table.tick()
         if any(isinstance(command, e.WriteInbox) for command in commands):
             break
-        table(e.Looked((), 1, 0.0))
+        table(looked((), 1, 0.0))
     assert e.WriteInbox((e.LetterContent(WorkerId(1), stop=True),), 1) in commands
 
 
 def test_one_container_per_task_ends_after_it():
     table = Table(max_tasks_per_worker=1)
     assert table(e.Submitted(TaskId(0))) == [e.Prepare()]
-    assert table(e.Prepared()) == [e.Launch(WorkerId(1), ((TaskId(0), 1),), last=True)]
+    assert table(PREPARED) == [e.Launch(WorkerId(1), ((TaskId(0), 1),), one_shot=True)]
 
 
 def test_a_large_call_is_uploaded_first():
     table = Table()
     assert table(e.Submitted(TaskId(0), upload=True)) == [e.Upload(TaskId(0))]
-    assert kinds(table(e.Uploaded(TaskId(0)))) == ["Prepare"]
+    assert kinds(table(e.Done(e.Upload(TaskId(0))))) == ["Prepare"]
 
 
 def test_a_call_that_cannot_be_uploaded_is_lost_alone():
     table = Table()
     table(e.Submitted(TaskId(0), upload=True))
-    assert table(e.UploadFailed(TaskId(0), ERROR)) == [e.Lose(TaskId(0), None, ERROR)]
+    assert table(e.Failed(e.Upload(TaskId(0)), ERROR)) == [e.Lose(TaskId(0), None, ERROR)]
 
 
 def test_a_large_answer_is_fetched_first():
@@ -166,15 +197,15 @@ def test_a_large_answer_is_fetched_first():
     large = answer(0, file=True)
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (large,)))
     assert commands == [e.Fetch(TaskId(0), large)]
-    assert table(e.Fetched(TaskId(0), large)) == [e.Settle(TaskId(0), WorkerId(1), large)]
+    assert table(e.Done(e.Fetch(TaskId(0), large))) == [e.Settle(TaskId(0), WorkerId(1), large)]
 
 
 def test_answers_of_one_look_settle_as_they_ended():
     table = Table(max_workers=3)
     table.scheduler.fleet.ramp.proven = True
     table.submit(0, 1, 2)
-    for launch in table(e.Prepared()):
-        table(e.Launched(launch.worker))
+    for launch in table(PREPARED):
+        table(launched(launch.worker))
     running = run_in(RunState.RUNNING)
     reports = [
         e.Report(WorkerId(n + 1), running, (answer(n, at=at),)) for n, at in enumerate([30, 10, 20])
@@ -189,7 +220,7 @@ def test_a_run_that_ends_without_an_answer_is_read_again_before_its_call_is_lost
     assert table.looked(over) == []
     assert table.looked(over) == [e.Diagnose(WorkerId(1), ((TaskId(0), 1),))]
     verdict = e.Verdict(run_in(RunState.FAILED), "gone")
-    commands = table(e.Diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict))
+    commands = table(diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict))
     assert commands == [e.Lose(TaskId(0), WorkerId(1), verdict), e.Archive(WorkerId(1))]
 
 
@@ -205,8 +236,8 @@ def test_a_run_that_succeeded_may_answer_late_and_frees_its_place():
     table.submit(1)
     over = e.Report(WorkerId(1), run_in(RunState.SUCCEEDED))
     since = table.now
-    assert e.Launch(WorkerId(2), ((TaskId(1), 1),), last=True) in table.looked(over)
-    table(e.Launched(WorkerId(2)))
+    assert e.Launch(WorkerId(2), ((TaskId(1), 1),), one_shot=True) in table.looked(over)
+    table(launched(WorkerId(2)))
     commands = table.until("Diagnose", over)
     assert 30 < table.now - since < 60
     assert commands[-1] == e.Diagnose(WorkerId(1), ((TaskId(0), 1),))
@@ -231,9 +262,9 @@ def test_a_lost_call_is_retried_elsewhere_after_a_pause():
         table.looked(e.Report(WorkerId(1), run_in(RunState.FAILED)))
     verdict = e.Verdict(run_in(RunState.FAILED), "gone")
     again = e.Again(TaskId(0), WorkerId(1), verdict)
-    commands = table(e.Diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict))
+    commands = table(diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict))
     assert commands == [again, e.Archive(WorkerId(1))]
-    table(e.Archived(WorkerId(1)))
+    table(archived(WorkerId(1)))
     assert table.tick() == [e.Launch(WorkerId(2), ((TaskId(0), 2),))]
 
 
@@ -243,7 +274,7 @@ def test_a_run_cancelled_from_outside_is_not_retried():
     for _ in range(3):
         table.looked(e.Report(WorkerId(1), cancelled))
     commands = table(
-        e.Diagnosed(WorkerId(1), ((TaskId(0), 1),), e.Verdict(cancelled, "cancelled", outside=True))
+        diagnosed(WorkerId(1), ((TaskId(0), 1),), e.Verdict(cancelled, "cancelled", outside=True))
     )
     assert kinds(commands) == ["Lose", "Archive"]
 
@@ -254,7 +285,7 @@ def test_a_crash_costs_the_call_and_not_the_worker():
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (crash,)))
     assert commands == [e.Diagnose(WorkerId(1), ((TaskId(0), 1),), crash)]
     verdict = e.Verdict(None, "exit code 3", crashed=True)
-    commands = table(e.Diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict))
+    commands = table(diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict))
     assert commands == [e.Lose(TaskId(0), WorkerId(1), verdict)]
     assert table(e.Submitted(TaskId(1))) == [
         e.WriteInbox((e.LetterContent(WorkerId(1), ((TaskId(1), 1),)),), 1)
@@ -280,7 +311,7 @@ def test_a_platform_that_is_gone_does_not_hold_up_the_end():
     commands: list[e.Command] = []
     while not commands:
         table.tick()
-        commands = table(e.LookFailed(ERROR, hopeless=False))
+        commands = table(look_failed(ERROR, hopeless=False))
     assert commands == [e.Finish(abandoned=(WorkerId(1),))]
     assert 75 <= table.now < 150
 
@@ -292,9 +323,9 @@ def test_cancel_in_each_phase(phase):
     table(e.Submitted(task, upload=phase == "uploading"))
     expected = ["Drop"]
     if phase in ("launching", "running", "fetching"):
-        table(e.Prepared())
+        table(PREPARED)
     if phase in ("running", "fetching"):
-        table(e.Launched(WorkerId(1)))
+        table(launched(WorkerId(1)))
     if phase == "fetching":
         large = answer(0, file=True)
         table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (large,)))
@@ -303,18 +334,18 @@ def test_cancel_in_each_phase(phase):
     assert kinds(table(e.CancelRequested(task))) == expected
     assert table(e.CancelRequested(task)) == []
     if phase == "launching":  # its run may have been started all the same
-        assert kinds(table(e.Launched(WorkerId(1)))) == ["CancelRun"]
+        assert kinds(table(launched(WorkerId(1)))) == ["CancelRun"]
 
 
 def test_a_cancel_without_effect_is_repeated():
     table = started()
     table(e.CancelRequested(TaskId(0)))
-    table(e.RunCancelled(WorkerId(1)))
+    table(e.Done(e.CancelRun(WorkerId(1))))
     seen = []
     while table.now < 35:
         for command in table.tick():
             if isinstance(command, e.Look):
-                table(e.Looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
+                table(looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
             else:
                 seen.append(command)
     assert seen == [e.CancelRun(WorkerId(1))]
@@ -324,17 +355,17 @@ def test_the_platform_refuses_all_launches():
     table = Table()
     table(e.Submitted(TaskId(0)))
     table(e.Submitted(TaskId(1)))
-    table(e.Prepared())
-    commands = table(e.LaunchFailed(WorkerId(1), ERROR, hopeless=True))
+    table(PREPARED)
+    commands = table(launch_failed(WorkerId(1), ERROR, hopeless=True))
     assert kinds(commands) == ["Break", "Lose", "Lose", "CancelRun"]
-    assert table(e.LaunchFailed(WorkerId(2), ERROR, hopeless=True)) == [e.Finish()]
+    assert table(launch_failed(WorkerId(2), ERROR, hopeless=True)) == [e.Finish()]
 
 
 def test_a_refused_launch_does_not_touch_what_runs():
     table = started()
     commands = table(e.Submitted(TaskId(1)))
     assert kinds(commands) == ["Launch"]
-    assert table(e.LaunchFailed(WorkerId(2), ERROR, hopeless=True)) == [e.Again(TaskId(1))]
+    assert table(launch_failed(WorkerId(2), ERROR, hopeless=True)) == [e.Again(TaskId(1))]
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
     assert kinds(commands) == ["Settle", "WriteInbox"]
 
@@ -343,7 +374,7 @@ def test_a_failed_look_fails_nothing():
     table = started()
     while table.now < 3_000:
         table.tick()
-        assert table(e.LookFailed(ERROR, hopeless=False)) == []
+        assert table(look_failed(ERROR, hopeless=False)) == []
     assert table.scheduler.tasks.known
 
 
@@ -352,7 +383,7 @@ def test_a_platform_that_is_gone_for_good_breaks_the_pool():
     commands: list[e.Command] = []
     while not commands:
         table.tick()
-        commands = table(e.LookFailed(ERROR, hopeless=False))
+        commands = table(look_failed(ERROR, hopeless=False))
     assert kinds(commands) == ["Break", "Lose", "CancelRun"]
     assert 3_600 <= table.now < 4_000
 
@@ -362,7 +393,7 @@ def test_a_key_that_is_refused_for_good_breaks_the_pool():
     commands: list[e.Command] = []
     while not commands:
         table.tick()
-        commands = table(e.LookFailed(ERROR, hopeless=True))
+        commands = table(look_failed(ERROR, hopeless=True))
     assert kinds(commands) == ["Break", "Lose", "CancelRun"]
     assert isinstance(commands[0].error, BrokenContainerPool)
 
@@ -406,8 +437,8 @@ def test_max_tasks_per_worker_is_never_exceeded():
     table = Table(max_workers=1, max_tasks_per_worker=2)
     table.submit(0, 1, 2)
     calls = ((TaskId(0), 1), (TaskId(1), 1))
-    assert table(e.Prepared()) == [e.Launch(WorkerId(1), calls, last=True)]
-    table(e.Launched(WorkerId(1)))
+    assert table(PREPARED) == [e.Launch(WorkerId(1), calls, one_shot=True)]
+    table(launched(WorkerId(1)))
     table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING)))
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
     assert kinds(commands) == ["Settle"]
@@ -422,9 +453,9 @@ def shared(tasks: int, workers: int = 2, **policy) -> tuple[Table, list[e.Launch
     table = Table(max_workers=workers, **policy)
     table.scheduler.fleet.ramp.proven = True
     table.submit(*range(tasks))
-    launches = [c for c in table(e.Prepared()) if isinstance(c, e.Launch)]
+    launches = [c for c in table(PREPARED) if isinstance(c, e.Launch)]
     for launch in launches:
-        table(e.Launched(launch.worker))
+        table(launched(launch.worker))
     return table, launches
 
 
@@ -452,7 +483,7 @@ def test_a_worker_gets_what_keeps_it_busy_and_no_more():
     [letter] = commands[-1].letters
     horizon = table.scheduler.fleet.horizon()
     assert len(letter.calls) == pytest.approx(horizon / 0.01, abs=2)
-    table(e.InboxWritten())
+    table(WRITTEN)
     few = [timed(task, 0.01) for task in range(100, 110)]
     assert kinds(running(table, launches, few)) == ["Settle"] * 10  # it has enough to do
 
@@ -461,11 +492,11 @@ def test_letters_are_no_longer_than_the_inbox_allows():
     table = Table(max_workers=1)
     for task in range(10):
         table(e.Submitted(TaskId(task), size=30_000))
-    [launch] = table(e.Prepared())
+    [launch] = table(PREPARED)
     assert len(launch.calls) == 2
     table = Table(max_workers=1)
     table(e.Submitted(TaskId(0), size=500_000))  # one is always allowed
-    assert len(table(e.Prepared())[0].calls) == 1
+    assert len(table(PREPARED)[0].calls) == 1
 
 
 def timed(task: int, seconds: float, attempt: int = 1):
@@ -480,7 +511,7 @@ def test_an_idle_worker_takes_over_what_a_busy_one_has_not_begun():
     commands = running(table, launches, [], [timed(task, 5.0) for task in (1, 3, 5, 7)])
     [letter] = commands[-1].letters
     assert letter == e.LetterContent(first.worker, revoked=((TaskId(4), 1), (TaskId(6), 1)))
-    table(e.InboxWritten())
+    table(WRITTEN)
     assert kinds(running(table, launches)) == []  # not before the worker has said so
     given_back = [answer(task, _wire.REVOKED) for task in (4, 6)]
     commands = running(table, launches, given_back)
@@ -495,7 +526,7 @@ def test_what_a_worker_begins_before_it_hears_stays_with_it():
     table, launches = shared(4)
     running(table, launches)
     running(table, launches, [], [timed(task, 5.0) for task in (1, 3)])
-    table(e.InboxWritten())
+    table(WRITTEN)
     commands = running(table, launches, [timed(0, 5.0), timed(2, 5.0)])
     assert kinds(commands) == ["Settle", "Settle"]
 
@@ -536,9 +567,9 @@ def test_calls_move_to_a_busy_worker_before_it_has_run_out():
 def test_a_full_platform_is_asked_for_a_few_more_containers_every_five_seconds():
     table = Table(max_workers=26)
     table.submit(*range(400))
-    launches = table(e.Prepared())
+    launches = table(PREPARED)
     for launch in launches:
-        table(e.Launched(launch.worker))
+        table(launched(launch.worker))
     queued = e.Report(launches[1].worker, run_in(RunState.QUEUED))
     alive = e.Report(launches[0].worker, run_in(RunState.RUNNING))
     for _ in range(3):
@@ -555,14 +586,14 @@ def test_a_full_platform_is_asked_for_a_few_more_containers_every_five_seconds()
 def test_a_launch_that_takes_long_is_recalled_for_an_idle_worker():
     table = Table(max_workers=2)
     table.submit(0, 1)
-    first, second = table(e.Prepared())
-    table(e.Launched(first.worker))
+    first, second = table(PREPARED)
+    table(launched(first.worker))
     alive = e.Report(first.worker, run_in(RunState.RUNNING))
     table.looked(replace(alive, answers=(timed(0, 0.01),)))
     commands = table.until("Recall", alive, within=60)
     assert table.now > 30  # a launch may take some time
     assert e.Recall(second.worker) in commands
-    commands = table(e.LaunchFailed(second.worker, Recalled(), False))
+    commands = table(launch_failed(second.worker, Recalled(), False))
     assert commands[0] == e.Again(TaskId(1))
     [letter] = commands[-1].letters
     assert letter == e.LetterContent(first.worker, ((TaskId(1), 2),))
@@ -572,13 +603,13 @@ def test_a_launch_that_takes_long_is_recalled_for_an_idle_worker():
 def test_a_launch_that_was_recalled_too_late_gives_its_calls_back():
     table = Table(max_workers=2)
     table.submit(0, 1)
-    first, second = table(e.Prepared())
-    table(e.Launched(first.worker))
+    first, second = table(PREPARED)
+    table(launched(first.worker))
     alive = e.Report(first.worker, run_in(RunState.RUNNING))
     table.looked(replace(alive, answers=(timed(0, 0.01),)))
     table.until("Recall", alive, within=60)
-    assert kinds(table(e.Launched(second.worker))) == ["WriteInbox"]
-    table(e.InboxWritten())
+    assert kinds(table(launched(second.worker))) == ["WriteInbox"]
+    table(WRITTEN)
     queued = e.Report(second.worker, run_in(RunState.QUEUED))
     commands = table.until("Again", alive, queued, within=20)
     assert e.Again(TaskId(1)) in commands
@@ -589,7 +620,7 @@ def test_an_idle_container_makes_room_for_a_larger_one_that_waits():
     alive = e.Report(launches[0].worker, run_in(RunState.RUNNING))
     table.looked(replace(alive, answers=(timed(0, 1.0),)))
     [launch] = table.submit(1, resources=Resources(1, 9000, 1))
-    table(e.Launched(launch.worker))
+    table(launched(launch.worker))
     queued = e.Report(launch.worker, run_in(RunState.QUEUED))
     commands = table.until("WriteInbox", alive, queued, within=5)
     [write] = [command for command in commands if isinstance(command, e.WriteInbox)]
@@ -601,7 +632,7 @@ def test_idle_containers_make_room_for_other_pools():
     alive = e.Report(launches[0].worker, run_in(RunState.RUNNING))
     commands = table.looked(replace(alive, answers=(timed(0, 1.0),)))
     assert kinds(commands) == ["Settle"]
-    [write] = table(e.Crowded(table.now))
+    [write] = table(e.OthersWait(table.now))
     assert write.letters == (e.LetterContent(launches[0].worker, stop=True),)
 
 
@@ -612,7 +643,7 @@ def test_cancelling_one_of_many_calls_of_a_worker_ends_that_one_alone():
         commands = table(e.CancelRequested(TaskId(task)))
         assert kinds(commands)[0] == "Drop"
         assert "CancelRun" not in kinds(commands)
-    [write] = table(e.InboxWritten())
+    [write] = table(WRITTEN)
     [letter] = write.letters
     assert letter.ended == ((TaskId(0), 1), (TaskId(4), 1))
     assert letter.calls == ()
@@ -622,7 +653,7 @@ def test_a_worker_that_does_not_end_a_cancelled_call_is_cancelled():
     table, launches = shared(8)
     running(table, launches)
     table(e.CancelRequested(TaskId(0)))
-    table(e.InboxWritten())
+    table(WRITTEN)
     table.until("CancelRun", *[e.Report(x.worker, run_in(RunState.RUNNING)) for x in launches])
     assert table.now > 5
 
@@ -636,7 +667,7 @@ def test_a_container_without_the_memory_is_not_given_the_call():
     small, large = Resources(1000, 2048, 1), Resources(1000, 9000, 1)
     table.submit(0, 1, resources=small)
     table.submit(2, resources=large)
-    launches = table(e.Prepared())
+    launches = table(PREPARED)
     assert [launch.resources for launch in launches] == [small, small, large]
     assert [launch.calls[0][0] for launch in launches] == [0, 1, 2]
 
@@ -658,7 +689,7 @@ def test_more_memory_after_a_container_ran_out_of_it():
         kill = answer(0, _wire.MEMORY, attempt=attempt)
         worker = WorkerId(attempt)
         table.looked(e.Report(worker, run_in(RunState.RUNNING), (kill,)))
-        commands = table(e.Diagnosed(worker, ((TaskId(0), attempt),), verdict))
+        commands = table(diagnosed(worker, ((TaskId(0), attempt),), verdict))
         if attempt == 3:
             assert kinds(commands) == ["Lose"]  # there is no more to be had
             return
@@ -673,7 +704,9 @@ def test_the_user_has_a_word_on_which_exceptions_are_tried_again():
     bad = answer(0, _wire.RAISED)
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (bad,)))
     assert commands == [e.Judge(TaskId(0), WorkerId(1), bad)]
-    commands = table(e.Judged(TaskId(0), WorkerId(1), bad, True, "ValueError: no"))
+    commands = table(
+        e.Done(e.Judge(TaskId(0), WorkerId(1), bad), e.Judgement(True, "ValueError: no"))
+    )
     assert commands == [e.Again(TaskId(0), WorkerId(1), bad, "ValueError: no")]
     table.until("WriteInbox", e.Report(WorkerId(1), run_in(RunState.RUNNING)))
     again = answer(0, _wire.RAISED, attempt=2)
@@ -687,8 +720,8 @@ def test_a_call_that_has_not_begun_in_time_never_begins(phase):
     terms = Terms(queue_timeout=5.0)
     table(e.Submitted(TaskId(0), upload=phase == "uploading", terms=terms))
     if phase == "queued":
-        table(e.Prepared())
-        table(e.Launched(WorkerId(1)))
+        table(PREPARED)
+        table(launched(WorkerId(1)))
     commands = table.until("Lose", e.Report(WorkerId(1), run_in(RunState.QUEUED)))
     assert table.now == pytest.approx(5.0, abs=0.5)
     [lose] = [command for command in commands if isinstance(command, e.Lose)]
@@ -699,7 +732,7 @@ def test_a_call_that_has_begun_in_time_is_left_alone():
     table = started(terms={"queue_timeout": 5.0})
     while table.now < 20:
         table.tick()
-        commands = table(e.Looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
+        commands = table(looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
         assert kinds(commands) == []
 
 
@@ -709,10 +742,10 @@ def test_a_call_that_has_begun_in_time_is_left_alone():
 def test_two_containers_show_whether_the_others_are_worth_it():
     table = Table(max_workers=10)
     table.submit(*range(500))
-    launches = table(e.Prepared())
+    launches = table(PREPARED)
     assert kinds(launches) == ["Launch", "Launch"]
     for launch in launches:
-        table(e.Launched(launch.worker))
+        table(launched(launch.worker))
     missing = [answer(task, _wire.MISSING_MODULE) for task, _ in launches[0].calls]
     commands = running(table, launches, missing)
     assert "Launch" not in kinds(commands)
@@ -725,15 +758,15 @@ def test_two_containers_show_whether_the_others_are_worth_it():
 
 def running_reports(table, launches):
     reports = [e.Report(x.worker, run_in(RunState.RUNNING), read=True) for x in launches]
-    return table(e.Looked(tuple(reports), 1, 0.0))
+    return table(looked(tuple(reports), 1, 0.0))
 
 
 def test_the_first_good_answer_opens_the_pool():
     table = Table(max_workers=10)
     table.submit(*range(500))
-    launches = table(e.Prepared())
+    launches = table(PREPARED)
     for launch in launches:
-        table(e.Launched(launch.worker))
+        table(launched(launch.worker))
     commands = running(table, launches, [timed(0, 1.0)])
     assert kinds(commands).count("Launch") == 8
 
@@ -741,16 +774,16 @@ def test_the_first_good_answer_opens_the_pool():
 def test_while_nothing_is_known_the_width_grows_with_time():
     table = Table(max_workers=10)
     table.submit(*range(500))
-    launches = table(e.Prepared())
+    launches = table(PREPARED)
     for launch in launches:
-        table(e.Launched(launch.worker))
+        table(launched(launch.worker))
     widths = {}
     while table.now < 20:
         commands = table.tick()
         for command in [c for c in commands if isinstance(c, e.Launch)]:
-            table(e.Launched(command.worker))
+            table(launched(command.worker))
         if "Look" in kinds(commands):
-            table(e.Looked((), 1, 0.0))
+            table(looked((), 1, 0.0))
         widths[int(table.now)] = len(table.scheduler.fleet.workers)
     assert (widths[4], widths[6], widths[11], widths[16]) == (2, 4, 8, 10)
 
@@ -758,16 +791,16 @@ def test_while_nothing_is_known_the_width_grows_with_time():
 def test_containers_that_never_start_break_a_pool_in_which_none_has():
     table = Table(max_workers=10)
     table.submit(*range(500))
-    launches = table(e.Prepared())
+    launches = table(PREPARED)
     for launch in launches:
-        table(e.Launched(launch.worker))
+        table(launched(launch.worker))
     failed = e.Report(launches[0].worker, run_in(RunState.FAILED))
     commands = table.until("Diagnose", failed)
     [diagnose] = [command for command in commands if isinstance(command, e.Diagnose)]
     verdict = e.Verdict(run_in(RunState.FAILED), "its container did not start", unstarted=True)
-    commands = table(e.Diagnosed(diagnose.worker, diagnose.calls, verdict))
+    commands = table(diagnosed(diagnose.worker, diagnose.calls, verdict))
     assert set(kinds(commands)) == {"Again", "Archive"}
-    commands = table(e.Diagnosed(diagnose.worker, diagnose.calls, verdict))
+    commands = table(diagnosed(diagnose.worker, diagnose.calls, verdict))
     assert commands[0] == e.Break(commands[0].error)
     assert "did not start" in str(commands[0].error)
 
@@ -780,7 +813,7 @@ def test_of_a_lost_container_only_the_call_it_was_at_is_lost():
     [diagnose] = commands
     assert [task for task, _ in diagnose.calls] == [0, 1, 2, 3, 4, 5]
     verdict = e.Verdict(run_in(RunState.FAILED), "gone")
-    commands = table(e.Diagnosed(WorkerId(1), diagnose.calls, verdict, at=1))
+    commands = table(diagnosed(WorkerId(1), diagnose.calls, verdict, at=1))
     assert kinds(commands)[:6] == ["Again", "Lose", "Again", "Again", "Again", "Again"]
 
 
@@ -790,10 +823,10 @@ def test_a_sign_of_life_is_written_while_nothing_else_is():
     while table.now < 450:
         for command in table.tick():
             if isinstance(command, e.Look):
-                table(e.Looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
+                table(looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
             elif isinstance(command, e.WriteInbox):
                 written.append(table.now)
-                table(e.InboxWritten())
+                table(WRITTEN)
     assert [round(at, -1) for at in written] == [100, 200, 300, 400]
 
 
@@ -803,16 +836,16 @@ def test_what_workers_are_told_is_written_again():
     table(e.Submitted(TaskId(1)))
     commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
     [write] = [command for command in commands if isinstance(command, e.WriteInbox)]
-    table(e.InboxWritten())
+    table(WRITTEN)
     begin, written = table.now, []
     while table.now < begin + 700:
         for command in table.tick():
             if isinstance(command, e.Look):
-                table(e.Looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
+                table(looked((e.Report(WorkerId(1), run_in(RunState.RUNNING)),), 1, 0.0))
             elif isinstance(command, e.WriteInbox):
                 assert command == write
                 written.append(table.now - begin)
-                table(e.InboxWritten())
+                table(WRITTEN)
     assert [round(at, -1) for at in written] == [20, 60, 140, 300, 620]
 
 
@@ -822,7 +855,7 @@ def test_looks_follow_the_budget_and_slow_down_while_nothing_happens():
     for _ in range(40):
         before = table.now
         table.tick()
-        table(e.Looked((e.Report(WorkerId(1), run_in(RunState.RUNNING), read=True),), 2, 0.15))
+        table(looked((e.Report(WorkerId(1), run_in(RunState.RUNNING), read=True),), 2, 0.15))
         pauses.append(table.now - before)
     assert pauses[2] == pytest.approx(1.2, rel=0.3)
     assert pauses[-1] == pytest.approx(15.0, rel=0.1)
@@ -857,7 +890,7 @@ class World:
     todo: dict = field(default_factory=dict)  # worker -> calls it has still to do
     seen: dict = field(default_factory=dict)  # worker -> calls it was ever given
     letters: dict = field(default_factory=dict)  # worker -> what the inbox holds for it
-    stops: set = field(default_factory=set)  # workers that were told to stop
+    stops: set = field(default_factory=set)  # workers that were letters_posted to stop
     recalled: set = field(default_factory=set)  # workers whose launch is not wanted any more
     terms: dict = field(default_factory=dict)  # task -> its terms
     submitted: int = 0
@@ -931,7 +964,9 @@ class World:
             assert not tasks.known, "invariant 3"
             assert not workers, "invariant 3"
         for worker in workers.values():
-            assert worker.taken <= (self.policy.max_tasks_per_worker or worker.taken), "invariant 5"
+            assert worker.calls_given <= (self.policy.max_tasks_per_worker or worker.calls_given), (
+                "invariant 5"
+            )
             assert worker.revoked <= set(worker.calls)
         self.check_places(workers)
         if workers or any(task.phase is not TaskPhase.UNCLAIMED for task in tasks.known.values()):
@@ -995,47 +1030,40 @@ class World:
         failed = self.fails()
         hopeless = failed and self.chance.random() < 0.02
         match command:
-            case e.Prepare():
-                self.send(e.PrepareFailed(ERROR, hopeless) if failed else e.Prepared())
-            case e.Upload():
-                name = command.task
-                self.send(e.UploadFailed(name, ERROR) if failed else e.Uploaded(name))
-            case e.Launch() if failed:
-                self.send(e.LaunchFailed(command.worker, ERROR, hopeless))
-            case e.Launch() if command.worker in self.recalled and self.chance.random() < 0.7:
-                self.send(e.LaunchFailed(command.worker, Recalled(), False))
-            case e.Launch():
+            case e.Launch() if not failed and self.is_recalled(command):
+                self.send(e.Failed(command, Recalled()))
+                return
+            case e.Launch() if not failed:
                 self.runs[command.worker] = RunState.QUEUED
                 self.todo[command.worker] = list(command.calls)
                 self.seen[command.worker] = set(command.calls)
-                if command.last:
+                if command.one_shot:
                     self.stops.add(command.worker)
                 self.unread[command.worker] = []
-                self.send(e.Launched(command.worker))
-            case e.WriteInbox():
-                if not failed or self.chance.random() < 0.5:  # it may have taken effect
-                    self.post(command)
-                self.send(e.InboxFailed(ERROR, hopeless) if failed else e.InboxWritten())
-            case e.Look():
-                self.look(command, failed, hopeless)
-            case e.Fetch():
-                name, what = command.task, command.answer
-                self.send(e.FetchFailed(name, ERROR) if failed else e.Fetched(name, what))
+            case e.WriteInbox() if not failed or self.chance.random() < 0.5:  # it may have effect
+                self.post(command)
+            case e.Look() if not failed:
+                self.look(command)
+                return
             case e.Diagnose():
                 run = run_in(self.runs[command.worker])
                 kind = self.chance.choice(["memory", "timed_out", "unstarted", "", "", "", ""])
                 verdict = e.Verdict(run, "lost", **({kind: True} if kind else {}))
                 at = self.chance.randrange(len(command.calls))
-                self.send(e.Diagnosed(command.worker, command.calls, verdict, at))
+                self.send(e.Done(command, e.Diagnosis(verdict, at)))
+                return
             case e.Judge():
-                again = self.chance.random() < 0.5
-                self.send(e.Judged(command.task, command.worker, command.cause, again))
-            case e.CancelRun():
-                if not failed and not self.runs.get(command.worker, RunState.FAILED).over:
+                self.send(e.Done(command, e.Judgement(self.chance.random() < 0.5)))
+                return
+            case e.CancelRun() if not failed:
+                if not self.runs.get(command.worker, RunState.FAILED).over:
                     self.runs[command.worker] = RunState.CANCELLED
-                self.send(e.RunCancelled(command.worker))
             case e.Archive():
-                self.send(e.Archived(command.worker))
+                failed = False
+        self.send(e.Failed(command, ERROR, hopeless) if failed else e.Done(command))
+
+    def is_recalled(self, launch: e.Launch) -> bool:
+        return launch.worker in self.recalled and self.chance.random() < 0.7
 
     def post(self, command: e.WriteInbox) -> None:
         self.letters = {letter.worker: letter for letter in command.letters}
@@ -1057,10 +1085,7 @@ class World:
         if letter.stop:
             self.stops.add(worker)
 
-    def look(self, command: e.Look, failed: bool, hopeless: bool) -> None:
-        if failed:
-            self.send(e.LookFailed(ERROR, hopeless))
-            return
+    def look(self, command: e.Look) -> None:
         reports = []
         for worker, reading in command.workers:
             if self.fails(0.2):
@@ -1079,11 +1104,12 @@ class World:
                     self.unread[worker] = []
             garbled = complete and wanted and self.fails(0.005)
             run = run_in(state)
-            sure = worker in command.sure
+            sure = worker in command.ask_directly
             reports.append(
-                e.Report(worker, run, answers, complete, garbled, read=wanted, sure=sure)
+                e.Report(worker, run, answers, complete, garbled, read=wanted, asked_directly=sure)
             )
-        self.send(e.Looked(tuple(reports), len(reports), self.chance.choice([0.0, 0.3])))
+        pace = self.chance.choice([0.0, 0.3])
+        self.send(e.Done(command, e.Looked(tuple(reports), len(reports), pace)))
 
     def work(self) -> None:
         """One run makes a step."""
@@ -1148,7 +1174,7 @@ class World:
         self.send(e.Submitted(name, upload=upload, size=100, terms=terms, found=found))
 
     def crowd(self) -> None:
-        self.send(e.Crowded(self.chance.choice([None, 0.0, self.now])))
+        self.send(e.OthersWait(self.chance.choice([None, 0.0, self.now])))
 
     def cancel(self) -> None:
         if self.submitted:

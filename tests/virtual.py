@@ -79,7 +79,7 @@ class Virtual:
         self._numbers = itertools.count()
         self._launches: list[e.Launch] = []
         self._recalled: set[WorkerId] = set()
-        self._lanes = self._turn = 0
+        self._lanes = self._step = 0
         for at, names in self.later or [(0.0, range(len(self.durations)))]:
             self._after(at, self._submit, list(names))
         while self._events and self.now < self.longest and len(self.ended) < len(self.durations):
@@ -106,18 +106,18 @@ class Virtual:
     def _send(self, event: e.Event, more: Iterable[e.Event] = ()) -> None:
         for command in self.scheduler.advance(event, self.now, more):
             self._obey(command)
-        self._turn += 1
+        self._step += 1
         if (at := self.scheduler.deadline) is not None:
-            self._after(max(at - self.now, 0.0) + 1e-4, self._tick, self._turn)
+            self._after(max(at - self.now, 0.0) + 1e-4, self._tick, self._step)
 
     def _tick(self, turn: int) -> None:
-        if turn == self._turn:  # else something has happened meanwhile
+        if turn == self._step:  # else something has happened meanwhile
             self._send(e.Tick())
 
     def _obey(self, command: e.Command) -> None:
         match command:
             case e.Prepare():
-                self._after(OTHER, self._send, e.Prepared())
+                self._after(OTHER, self._send, e.Done(e.Prepare()))
             case e.Launch():
                 self._launches.append(command)
                 self._launch()
@@ -134,7 +134,7 @@ class Virtual:
                 self._after(OTHER, self._cancelled, command.worker)
             case e.Archive():
                 self.requests += 1
-                self._after(OTHER, self._send, e.Archived(command.worker))
+                self._after(OTHER, self._send, e.Done(command))
             case e.Settle():
                 self.ended[command.task] = self.now
             case e.Again():
@@ -145,7 +145,7 @@ class Virtual:
     def _launch(self) -> None:
         for command in [each for each in self._launches if each.worker in self._recalled]:
             self._launches.remove(command)
-            self._after(0.0, self._send, e.LaunchFailed(command.worker, Recalled(), False))
+            self._after(0.0, self._send, e.Failed(command, Recalled()))
         while self._launches and self._lanes < LANES:
             self._lanes += 1
             self.requests += 3
@@ -155,11 +155,11 @@ class Virtual:
         self._lanes -= 1
         self.starts += 1
         takes = math.inf if self.starts in self.stuck else self.start(self.starts)
-        box = Box(list(command.calls), command.last, self.now + takes, known=set(command.calls))
+        box = Box(list(command.calls), command.one_shot, self.now + takes, known=set(command.calls))
         self._boxes[command.worker] = box
         if takes < math.inf:
             self._after(takes, self._fill)
-        self._send(e.Launched(command.worker))
+        self._send(e.Done(command))
         self._launch()
 
     def _fill(self) -> None:
@@ -176,13 +176,13 @@ class Virtual:
         if box is not None and not box.state.over:
             box.state = RunState.CANCELLED
             self._fill()
-        self._send(e.RunCancelled(worker))
+        self._send(e.Done(e.CancelRun(worker)))
 
     def _written(self, command: e.WriteInbox) -> None:
         self._inbox = {letter.worker: letter for letter in command.letters}
         self._poll = poll(command.workers, self.pace)
         self._linger = linger(command.workers, self.pace)
-        self._send(e.InboxWritten())
+        self._send(e.Done(command))
 
     def _looked(self, command: e.Look) -> None:
         reports = []
@@ -193,12 +193,19 @@ class Virtual:
                 answers, box.posted = tuple(box.posted), []
                 self.requests += 1
             run = Run(int(worker), box.state, box.state.value)
-            sure = worker in command.sure
+            sure = worker in command.ask_directly
             reports.append(
-                e.Report(worker, run, answers, read=bool(wanted), told=box.letters, sure=sure)
+                e.Report(
+                    worker,
+                    run,
+                    answers,
+                    read=bool(wanted),
+                    letters_posted=box.letters,
+                    asked_directly=sure,
+                )
             )
-        self.requests += 1 + len(command.sure)
-        self._send(e.Looked(tuple(reports), 1, self.pace))
+        self.requests += 1 + len(command.ask_directly)
+        self._send(e.Done(command, e.Looked(tuple(reports), 1, self.pace)))
 
     def _read(self, worker: WorkerId) -> None:
         """A container reads the inbox, again and again."""

@@ -47,7 +47,7 @@ class PlatformClient:
     """A platform and the key to it. Threads may share it.
 
     Every method raises PlatformError when the platform refuses, cannot be reached or answers what
-    makes no sense. `look=True` marks a request that gives way to others, and gives up soon.
+    makes no sense. `low_priority=True` marks a request that gives way to others, and gives up soon.
 
     Args:
         url, api_key: as `credentials` returns them.
@@ -150,7 +150,7 @@ class PlatformClient:
         *,
         hidden: bool,
         page: int = 1,
-        look: bool = True,
+        low_priority: bool = True,
         archived: bool = False,
     ) -> tuple[list[JobRow], bool]:
         """My scripts, the last changed first, and whether more pages follow.
@@ -163,15 +163,15 @@ class PlatformClient:
         params.update(order=key, order_dir="desc", page_num=page)
         if archived:  # they are in no list that does not ask for them
             params["archived"] = "true"
-        return self._page(path, params, replies.job_row, look=look)
+        return self._page(path, params, replies.job_row, low_priority=low_priority)
 
     def get_script(self, job: Job) -> dict[str, Any]:
         """The script as the platform has it. GET /scripts/{kind}/{id}."""
         return self._ask("GET", _path(job), replies.document)
 
-    def get_row(self, job: Job, *, look: bool = True) -> JobRow:
+    def get_row(self, job: Job, *, low_priority: bool = True) -> JobRow:
         """What a list would say of a script. GET /scripts/{kind}/{id}."""
-        return self._ask("GET", _path(job), replies.job_row, kind=_kind(look))
+        return self._ask("GET", _path(job), replies.job_row, kind=_kind(low_priority))
 
     def template_script(self, template_id: int) -> Job:
         """The script behind a template. GET /templates/scripts/{id}."""
@@ -198,15 +198,15 @@ class PlatformClient:
         path = f"{_path(job)}/runs"
         return self._ask("POST", path, replies.run, kind=Kind.RUN, wanted=wanted)
 
-    def latest_run(self, job: Job, *, look: bool = False) -> Run | None:
+    def latest_run(self, job: Job, *, low_priority: bool = False) -> Run | None:
         """GET /scripts/{kind}/{id}/runs?limit=1."""
         params = {"limit": 1, "order": "id", "order_dir": "desc"}
-        runs, _ = self._page(f"{_path(job)}/runs", params, replies.run, look=look)
+        runs, _ = self._page(f"{_path(job)}/runs", params, replies.run, low_priority=low_priority)
         return runs[0] if runs else None
 
-    def get_run(self, job: Job, run_id: int, *, look: bool = False) -> Run:
+    def get_run(self, job: Job, run_id: int, *, low_priority: bool = False) -> Run:
         """GET /scripts/{kind}/{id}/runs/{run_id}."""
-        return self._ask("GET", _path(job, run_id), replies.run, kind=_kind(look))
+        return self._ask("GET", _path(job, run_id), replies.run, kind=_kind(low_priority))
 
     def cancel_run(self, job: Job, run_id: int) -> None:
         """DELETE /scripts/{kind}/{id}/runs/{run_id}; a run that is over already is no error."""
@@ -217,11 +217,19 @@ class PlatformClient:
                 raise
 
     def list_outputs(
-        self, job: Job, run_id: int, page: int = 1, limit: int = PAGE_SIZE, *, look: bool = True
+        self,
+        job: Job,
+        run_id: int,
+        page: int = 1,
+        limit: int = PAGE_SIZE,
+        *,
+        low_priority: bool = True,
     ) -> tuple[list[Output], bool]:
         """The newest first, and whether more pages follow. GET .../runs/{run_id}/outputs."""
         params = {"limit": limit, "page_num": page, "order": "id", "order_dir": "desc"}
-        return self._page(f"{_path(job, run_id)}/outputs", params, replies.output, look=look)
+        return self._page(
+            f"{_path(job, run_id)}/outputs", params, replies.output, low_priority=low_priority
+        )
 
     def list_logs(
         self,
@@ -230,21 +238,29 @@ class PlatformClient:
         *,
         limit: int = 1000,
         last_id: int | None = None,
-        look: bool = False,
+        low_priority: bool = False,
     ) -> list[LogLine]:
         """The last `limit` lines, or the first that follow `last_id`; always the oldest first.
 
         GET .../runs/{run_id}/logs. A late line may have a lower id than one that was seen.
         """
-        return self.log_page(job, run_id, limit=limit, last_id=last_id, look=look).lines
+        return self.log_page(
+            job, run_id, limit=limit, last_id=last_id, low_priority=low_priority
+        ).lines
 
     def log_page(
-        self, job: Job, run_id: int, *, limit: int, last_id: int | None = None, look: bool = False
+        self,
+        job: Job,
+        run_id: int,
+        *,
+        limit: int,
+        last_id: int | None = None,
+        low_priority: bool = False,
     ) -> LogPage:
         """As `list_logs`, and whether the log can still grow."""
         params = {"limit": limit} if last_id is None else {"limit": limit, "last_id": last_id}
         path = f"{_path(job, run_id)}/logs"
-        response = self._send("GET", path, params=params, kind=_kind(look), wants_json=True)
+        response = self._send("GET", path, params=params, kind=_kind(low_priority), wants_json=True)
         lines = self._read(
             response, lambda value: [replies.log_line(each) for each in replies.array(value)]
         )
@@ -263,9 +279,11 @@ class PlatformClient:
         """PATCH /json_values/{id}."""
         self._send("PATCH", f"json_values/{value_id}", json={"valueStr": text}, idempotent=True)
 
-    def get_json_value(self, value_id: int, *, look: bool = False) -> Any:
+    def get_json_value(self, value_id: int, *, low_priority: bool = False) -> Any:
         """The decoded value. GET /json_values/{id}."""
-        return self._ask("GET", f"json_values/{value_id}", replies.json_value, kind=_kind(look))
+        return self._ask(
+            "GET", f"json_values/{value_id}", replies.json_value, kind=_kind(low_priority)
+        )
 
     # Files. An orphan of a lost reply expires: so these are repeated too.
 
@@ -339,10 +357,14 @@ class PlatformClient:
         return "scripts", {"type": kind.value, **params}
 
     def _page(
-        self, path: str, params: Mapping[str, Any], row: Callable[[Any], _T], look: bool = False
+        self,
+        path: str,
+        params: Mapping[str, Any],
+        row: Callable[[Any], _T],
+        low_priority: bool = False,
     ) -> tuple[list[_T], bool]:
         """The rows of one page, and whether more follow."""
-        response = self._send("GET", path, params=params, kind=_kind(look), wants_json=True)
+        response = self._send("GET", path, params=params, kind=_kind(low_priority), wants_json=True)
         rows = self._read(response, lambda value: [row(each) for each in replies.array(value)])
         try:
             more = int(response.headers["X-Pagination-Total-Pages"]) > params.get("page_num", 1)
@@ -415,8 +437,8 @@ def _path(job: Job, run_id: int | None = None) -> str:
     return path if run_id is None else f"{path}/runs/{run_id}"
 
 
-def _kind(look: bool) -> Kind:
-    return Kind.LOOK if look else Kind.GENERAL
+def _kind(low_priority: bool) -> Kind:
+    return Kind.LOOK if low_priority else Kind.GENERAL
 
 
 class LogSource:
@@ -439,7 +461,7 @@ class LogSource:
         job = Job(job_id, self._kind)
         read = functools.partial(self._client.log_page, job, run_id, limit=limit, last_id=last_id)
         try:
-            return read(look=True)
+            return read(low_priority=True)
         except PlatformError as error:
             if error.status is not None and 400 <= error.status < 500 and error.status != 429:
                 raise

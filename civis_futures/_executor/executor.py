@@ -294,7 +294,8 @@ class ContainerPoolExecutor(Executor):
             futures: only these, of this executor.
             wait: return only when no container runs a call any more that was cancelled.
         """
-        for future in self._intake.roll.futures() if futures is None else tuple(futures):
+        pool_futures = self._intake.pool_futures
+        for future in pool_futures.futures() if futures is None else tuple(futures):
             future.cancel()
         if wait:
             self._manager.await_cancels()
@@ -333,7 +334,7 @@ class ContainerPoolExecutor(Executor):
         self._manager.post(TerminateRequested(BrokenContainerPool(f"{method} was called")))
 
     def _cancel_waiting(self) -> None:
-        for future in self._intake.roll.futures():
+        for future in self._intake.pool_futures.futures():
             if future.state in (TaskState.PENDING, TaskState.QUEUED):
                 future.cancel()
 
@@ -348,18 +349,18 @@ class ContainerPoolExecutor(Executor):
         seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``. None is what
         nobody knows.
         """
-        return display.records(self._intake.roll.glances())
+        return display.records(self._intake.pool_futures.summaries())
 
     def __repr__(self) -> str:
         """Name, size, platform (without the key), and how many calls are how."""
         return (
             f"<{type(self).__name__} {self._name!r} max_workers={self._max_workers} "
-            f"platform={self._url!r}: {self._intake.roll.totals()}>"
+            f"platform={self._url!r}: {self._intake.pool_futures.totals()}>"
         )
 
     def _panel(self) -> display.Panel:
         title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
-        return self._intake.roll.panel(title, self._manager.why_waiting())
+        return self._intake.pool_futures.panel(title, self._manager.why_waiting())
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""

@@ -110,7 +110,7 @@ def initializer_call(options: PoolOptions, contents: ContentStore) -> Payload:
 def _hand_over(session: Session, manager: Manager) -> None:
     """What earlier processes have left is the manager's now, as long as the session is ours."""
     found = session.findings
-    manager.post(Attached(found.workers, found.last), found.estate)
+    manager.post(Attached(found.workers, found.highest_id), found.inheritance)
 
     def lost(error: Exception) -> None:
         manager.post(TerminateRequested(BrokenContainerPool(str(error)), leave=True))

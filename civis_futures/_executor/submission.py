@@ -25,7 +25,7 @@ from .._data import pickling
 from .._data.contents import SharedData
 from .._exceptions import CallPicklingError, SessionMismatchError
 from .._futures.future import ContainerFuture, Timings, View
-from .._futures.tables import Roll
+from .._futures.tables import PoolFutures
 from .._scheduling.events import CancelRequested, Submitted
 from .._types import ANY_RESOURCES, Resources, TaskId
 from .map import BatchSize, Watcher, flat, results
@@ -43,7 +43,7 @@ class Intake:
     """What `submit` and `map` of an executor do."""
 
     def __init__(self, opened: Opened, options: PoolOptions) -> None:
-        self.roll = Roll()
+        self.pool_futures = PoolFutures()
         self.batches = BatchSize()
         self._opened = opened
         self._manager = opened.manager
@@ -167,7 +167,7 @@ class Intake:
             self._opened.load,
             options.label,
             task,
-            self.roll.count,
+            self.pool_futures.count,
             self._manager.why_waiting,
         )
         if at_end is not None:
@@ -179,18 +179,18 @@ class Intake:
         except (CallPicklingError, SessionMismatchError) as error:
             future.set_running_or_notify_cancel()
             future.set_exception(error)
-            self.roll.add(future)
+            self.pool_futures.add(future)
             return future
         data, inline = payload.data, len(payload.data) <= self._inline
         blob = _wire.Blob.of(data) if inline else None
         size = payload.extent + (self._novel(function, len(data)) if blob else 0)
         upload = not (inline and payload.ready)
         event = Submitted(task, upload, size, options.terms(self._resources), key, found)
-        goods = blob, None if inline else data, payload.buffers, options.wants_retry
+        attachment = blob, None if inline else data, payload.buffers, options.wants_retry
         self._raise_if_shut_down()
         try:
-            self.roll.add(future)
-            self._manager.submit(event, future, *goods)
+            self.pool_futures.add(future)
+            self._manager.submit(event, future, *attachment)
             return future
         except BaseException:  # a Ctrl-C, perhaps after it was sent: nobody will have this future
             future.cancel()

@@ -1,4 +1,4 @@
-"""What people see of tasks: frozen glances in, plain data, text or HTML out.
+"""What people see of tasks: frozen summaries in, plain data, text or HTML out.
 
 Pure: no clock, no terminal, no I/O. This room must not know futures, executors or notebooks. What
 comes from the user (names, messages of exceptions, addresses) is escaped in HTML, and has its
@@ -44,7 +44,7 @@ _BAR = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class TaskSummary:
     """One task at one moment. Times are in seconds, memory in MB; None: nobody knows."""
 
     task: str
@@ -72,12 +72,12 @@ class Totals:
     compute: float = 0.0
     peak_memory: float = 0.0
 
-    def add(self, glance: Glance) -> None:
+    def add(self, summary: TaskSummary) -> None:
         """Count one more."""
-        self.counts[glance.state] += 1
-        self.queue += glance.queue or 0.0
-        self.compute += glance.compute or 0.0
-        self.peak_memory = max(self.peak_memory, glance.peak_memory or 0.0)
+        self.counts[summary.state] += 1
+        self.queue += summary.queue or 0.0
+        self.compute += summary.compute or 0.0
+        self.peak_memory = max(self.peak_memory, summary.peak_memory or 0.0)
 
     def copy(self) -> Totals:
         """Counts that go on by themselves."""
@@ -101,33 +101,33 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Many tasks at one moment; `glances` are all of them, or the first of `chosen`."""
+    """Many tasks at one moment; `summaries` are all of them, or the first of `chosen`."""
 
     title: str
     totals: Totals
-    glances: tuple[Glance, ...]
+    summaries: tuple[TaskSummary, ...]
     elapsed: float = 0.0
     waiting: str = ""  # what its waiting tasks wait for
 
 
-def panel_of(title: str, glances: Iterable[Glance], now: float) -> Panel:
+def panel_of(title: str, summaries: Iterable[TaskSummary], now: float) -> Panel:
     """The panel of exactly these tasks."""
-    listed = tuple(glances)
+    listed = tuple(summaries)
     totals = Totals()
-    for glance in listed:
-        totals.add(glance)
-    begin = min((glance.submitted for glance in listed), default=now)
-    end = max((glance.submitted + glance.elapsed for glance in listed), default=now)
+    for summary in listed:
+        totals.add(summary)
+    begin = min((summary.submitted for summary in listed), default=now)
+    end = max((summary.submitted + summary.elapsed for summary in listed), default=now)
     return Panel(title, totals, listed, end - begin)
 
 
-def records(glances: Iterable[Glance]) -> list[dict[str, Any]]:
+def records(summaries: Iterable[TaskSummary]) -> list[dict[str, Any]]:
     """Plain data, one dict for each task, in the order of their submission."""
-    ordered = sorted(glances, key=lambda glance: (glance.submitted, glance.number))
-    names = [each.name for each in fields(Glance)]
+    ordered = sorted(summaries, key=lambda summary: (summary.submitted, summary.number))
+    names = [each.name for each in fields(TaskSummary)]
     return [
-        {name: getattr(glance, name) for name in names} | {"state": str(glance.state)}
-        for glance in ordered
+        {name: getattr(summary, name) for name in names} | {"state": str(summary.state)}
+        for summary in ordered
     ]
 
 
@@ -174,9 +174,9 @@ def rank(state: TaskState, number: int) -> tuple[int, int]:
     return _LISTED.index(state), -number
 
 
-def chosen(glances: Iterable[Glance]) -> list[Glance]:
+def chosen(summaries: Iterable[TaskSummary]) -> list[TaskSummary]:
     """Those to list."""
-    return nsmallest(MOST_ROWS, glances, key=lambda glance: rank(glance.state, glance.number))
+    return nsmallest(MOST_ROWS, summaries, key=lambda summary: rank(summary.state, summary.number))
 
 
 # --- text ----------------------------------------------------------------------------------------
@@ -188,13 +188,13 @@ def text(panel: Panel, width: int = 80) -> str:
     lines += _wrapped(str(panel.totals).split(", "), ", ", width)
     lines += _wrapped([f"{name} {value}" for name, value in _sums(panel)], ", ", width)
     lines += [shortened(f"waiting: {panel.waiting}", width)] if panel.waiting else []
-    listed = chosen(panel.glances)
-    for glance in listed:
-        lines.append(shortened(f"  {glance.state:<10}{glance.task}{_took(glance)}", width))
-        if glance.reason and glance.reason != panel.waiting:
-            lines.append(shortened(f"    {glance.reason}", width))
-        if glance.state is TaskState.FAILED and glance.job_url:
-            lines.append(f"    {_visible(glance.job_url)}")
+    listed = chosen(panel.summaries)
+    for summary in listed:
+        lines.append(shortened(f"  {summary.state:<10}{summary.task}{_took(summary)}", width))
+        if summary.reason and summary.reason != panel.waiting:
+            lines.append(shortened(f"    {summary.reason}", width))
+        if summary.state is TaskState.FAILED and summary.job_url:
+            lines.append(f"    {_visible(summary.job_url)}")
     lines += [f"  and {more:,} more"] if (more := panel.totals.tasks - len(listed)) else []
     return "\n".join(lines)
 
@@ -223,10 +223,10 @@ def _wrapped(pieces: Sequence[str], glue: str, width: int) -> list[str]:
     return lines
 
 
-def _took(glance: Glance) -> str:
-    parts = [duration(glance.elapsed)]
-    parts += [memory(glance.peak_memory)] if glance.peak_memory else []
-    parts += [f"attempt {glance.attempts}"] if glance.attempts > 1 else []
+def _took(summary: TaskSummary) -> str:
+    parts = [duration(summary.elapsed)]
+    parts += [memory(summary.peak_memory)] if summary.peak_memory else []
+    parts += [f"attempt {summary.attempts}"] if summary.attempts > 1 else []
     return f"  {', '.join(parts)}"
 
 
@@ -291,7 +291,7 @@ font-variant-numeric:tabular-nums}
 
 def html(panel: Panel) -> str:
     """The panel as HTML, for light and dark pages."""
-    totals, listed = panel.totals, chosen(panel.glances)
+    totals, listed = panel.totals, chosen(panel.summaries)
     bar = "".join(
         f'<i class="{state}" style="width:{100 * count / totals.tasks:.2f}%"></i>'
         for state in (*DONE, TaskState.RUNNING)
@@ -321,7 +321,7 @@ def html(panel: Panel) -> str:
     )
 
 
-def _table(listed: Sequence[Glance]) -> str:
+def _table(listed: Sequence[TaskSummary]) -> str:
     if not listed:
         return ""
     numbers = ("elapsed", "queue", "compute", "memory")
@@ -335,29 +335,29 @@ def _table(listed: Sequence[Glance]) -> str:
     )
 
 
-def _row(glance: Glance) -> str:
+def _row(summary: TaskSummary) -> str:
     numbers = (
-        duration(glance.elapsed),
-        duration(glance.queue),
-        duration(glance.compute),
-        memory(glance.peak_memory),
+        duration(summary.elapsed),
+        duration(summary.queue),
+        duration(summary.compute),
+        memory(summary.peak_memory),
     )
-    attempts = f" (attempt {glance.attempts})" if glance.attempts > 1 else ""
+    attempts = f" (attempt {summary.attempts})" if summary.attempts > 1 else ""
     return (
-        f'<tr><td class="task" title="{_escaped(glance.task)}">{_escaped(glance.task)}</td>'
-        f'<td class="state {glance.state}">{glance.state}{attempts}</td>'
+        f'<tr><td class="task" title="{_escaped(summary.task)}">{_escaped(summary.task)}</td>'
+        f'<td class="state {summary.state}">{summary.state}{attempts}</td>'
         + "".join(f'<td class="n">{_escaped(number)}</td>' for number in numbers)
-        + f'<td>{_link(glance)}</td><td class="why">{_escaped(glance.reason)}</td></tr>'
+        + f'<td>{_link(summary)}</td><td class="why">{_escaped(summary.reason)}</td></tr>'
     )
 
 
-def _link(glance: Glance) -> str:
-    if glance.run_id is None:
+def _link(summary: TaskSummary) -> str:
+    if summary.run_id is None:
         return "-"
-    url = glance.job_url or ""
+    url = summary.job_url or ""
     if not url.startswith(("https://", "http://")):
-        return f"{glance.run_id}"
-    return f'<a href="{_escaped(url)}" target="_blank" rel="noopener">{glance.run_id}</a>'
+        return f"{summary.run_id}"
+    return f'<a href="{_escaped(url)}" target="_blank" rel="noopener">{summary.run_id}</a>'
 
 
 def _escaped(value: str) -> str:

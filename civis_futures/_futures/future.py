@@ -76,7 +76,7 @@ class ContainerFuture(Future[T]):
         load: Callable[[Call], Callable[[], T]],
         label: str | None = None,
         number: int = 0,
-        count: Callable[[display.Glance], None] | None = None,
+        count: Callable[[display.TaskSummary], None] | None = None,
         why_waiting: Callable[[], str] = str,
     ) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class ContainerFuture(Future[T]):
         """What the call waits for if no container has begun it, and why it failed if it did: one
         line, from memory; empty if there is nothing to say.
         """
-        return self._glance().reason
+        return self._summary().reason
 
     def running(self) -> bool:
         """Whether the call's container was seen running, with the call in hand, and no end yet."""
@@ -227,7 +227,7 @@ class ContainerFuture(Future[T]):
         if self._ended is None:
             self._ended, self._end_state = time.time(), state
             if self._count is not None:
-                self._count(self._glance_as(state))
+                self._count(self._summary_as(state))
                 self._count = None
 
     @overload
@@ -306,13 +306,15 @@ class ContainerFuture(Future[T]):
         """As `state`, and some microseconds ahead of it at the end; it takes no lock."""
         return self._end_state or self._view.state
 
-    def _glance(self) -> display.Glance:
+    def _summary(self) -> display.TaskSummary:
         """How it is now, from memory."""
         state = self._state_soon
         failed = state is TaskState.FAILED and self.done() and not self.cancelled()
-        return self._glance_as(state, self.exception(timeout=0) if failed else None)
+        return self._summary_as(state, self.exception(timeout=0) if failed else None)
 
-    def _glance_as(self, state: TaskState, error: BaseException | None = None) -> display.Glance:
+    def _summary_as(
+        self, state: TaskState, error: BaseException | None = None
+    ) -> display.TaskSummary:
         view = self._view
         timings, attempts = view.timings, view.attempts
         elapsed = max(0.0, (self._ended or time.time()) - timings.submitted)
@@ -325,7 +327,7 @@ class ContainerFuture(Future[T]):
         if state in display.WAITING:
             reasons.append(view.note or self._why_waiting())
         peaks = [each.peak_memory for each in attempts if each.peak_memory is not None]
-        return display.Glance(
+        return display.TaskSummary(
             task=self._task,
             number=self._number,
             state=state,
@@ -344,7 +346,7 @@ class ContainerFuture(Future[T]):
 
     def __repr__(self) -> str:
         """What is known of it, from memory."""
-        seen = self._glance()
+        seen = self._summary()
         where = "" if seen.run_id is None else f" job={seen.job_id} run={seen.run_id}"
         numbers = [f"elapsed {display.duration(seen.elapsed)}"]
         numbers += [] if seen.compute is None else [f"compute {display.duration(seen.compute)}"]
@@ -355,7 +357,7 @@ class ContainerFuture(Future[T]):
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""
-        return display.html(display.panel_of(self._task, [self._glance()], time.time()))
+        return display.html(display.panel_of(self._task, [self._summary()], time.time()))
 
 
 def _last(reasons: list[str]) -> str:

@@ -78,7 +78,7 @@ class LoggedCall:
 # --- cutting -------------------------------------------------------------------------------------
 
 
-class Kept:
+class LastLines:
     """The last lines of many."""
 
     def __init__(self, most: int) -> None:
@@ -125,7 +125,7 @@ class Cutter:
 
     def __init__(self, number: int | None, most: int, *, reused: bool = True) -> None:
         self._number = number
-        self._kept = Kept(most)
+        self._kept = LastLines(most)
         self._streams = {False: _Stream(), True: _Stream()}
         self.reused = reused and number is not None
 

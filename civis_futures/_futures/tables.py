@@ -1,5 +1,5 @@
-"""Futures that are shown together: in a `table`, as they are whenever it is shown; and in the roll
-of an executor, which has those that somebody holds, and sums of the others.
+"""Futures that are shown together: in a `table`, as they are whenever it is shown; and all those of
+an executor, of which it knows the ones that somebody holds, and sums of the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from heapq import nsmallest
 from typing import Any, overload
 
 from . import display
-from .display import MOST_ROWS, WAITING, Glance, Panel, Totals, rank
+from .display import MOST_ROWS, WAITING, Panel, TaskSummary, Totals, rank
 from .future import ContainerFuture
 
 #: Futures that have ended are counted when somebody looks, or when there are so many.
@@ -47,11 +47,11 @@ class Table(Sequence[ContainerFuture[Any]]):
 
     def status(self) -> list[dict[str, Any]]:
         """As `ContainerPoolExecutor.status`."""
-        return display.records(self._panel().glances)
+        return display.records(self._panel().summaries)
 
     def _panel(self) -> display.Panel:
-        glances = [future._glance() for future in self._futures]
-        return display.panel_of(f"{len(glances):,} futures", glances, time.time())
+        summaries = [future._summary() for future in self._futures]
+        return display.panel_of(f"{len(summaries):,} futures", summaries, time.time())
 
     def __repr__(self) -> str:
         """Several lines, as wide as the terminal."""
@@ -73,7 +73,7 @@ def table(futures: Iterable[ContainerFuture[Any]]) -> Table:
     return Table(futures)
 
 
-class Roll:
+class PoolFutures:
     """Which tasks there are, were, and how they ended; all threads may use it."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Roll:
         self._futures: weakref.WeakValueDictionary[int, ContainerFuture[Any]] = (
             weakref.WeakValueDictionary()
         )
-        self._uncounted: deque[Glance] = deque()
+        self._uncounted: deque[TaskSummary] = deque()
         # Guards the sums, and what is taken from those that are not counted yet; arithmetic only.
         self._lock = threading.RLock()
         self._counting = False
@@ -93,9 +93,9 @@ class Roll:
         """Take in a new one. The pool holds it until it has ended; we do not."""
         self._futures[future._number] = future
 
-    def count(self, glance: Glance) -> None:
+    def count(self, summary: TaskSummary) -> None:
         """One has ended like this."""
-        self._uncounted.append(glance)
+        self._uncounted.append(summary)
         if len(self._uncounted) > MOST_UNCOUNTED and self._lock.acquire(blocking=False):
             try:
                 self._sum_up()
@@ -109,9 +109,9 @@ class Roll:
         self._counting = True
         try:
             while self._uncounted:
-                glance = self._uncounted.popleft()
-                self._ended.add(glance)
-                begin, end = glance.submitted, glance.submitted + glance.elapsed
+                summary = self._uncounted.popleft()
+                self._ended.add(summary)
+                begin, end = summary.submitted, summary.submitted + summary.elapsed
                 if self._span is not None:
                     begin, end = min(begin, self._span[0]), max(end, self._span[1])
                 self._span = begin, end
@@ -124,9 +124,9 @@ class Roll:
         found = [future for future in held if future is not None]
         return sorted(found, key=lambda future: future._number)
 
-    def glances(self) -> list[Glance]:
+    def summaries(self) -> list[TaskSummary]:
         """How those are that somebody holds, one by one."""
-        return [future._glance() for future in self.futures()]
+        return [future._summary() for future in self.futures()]
 
     def totals(self) -> Totals:
         """All tasks in numbers."""
@@ -143,7 +143,7 @@ class Roll:
         futures = self.futures()
         begin, end = span or (now, now)
         for future in futures:
-            if future._ended is None:  # without a glance each: there may be many thousands
+            if future._ended is None:  # without a summary each: there may be many thousands
                 state, submitted = future._state_soon, future._view.timings.submitted
                 totals.counts[state] += 1
                 totals.queue += now - submitted if state in WAITING else 0.0
@@ -151,6 +151,6 @@ class Roll:
         listed = nsmallest(
             MOST_ROWS, futures, key=lambda future: rank(future._state_soon, future._number)
         )
-        glances = tuple(future._glance() for future in listed)
+        summaries = tuple(future._summary() for future in listed)
         waiting = waiting if any(totals.counts[state] for state in WAITING) else ""
-        return Panel(title, totals, glances, max(0.0, end - begin), waiting)
+        return Panel(title, totals, summaries, max(0.0, end - begin), waiting)

@@ -17,7 +17,7 @@ from .._data.contents import Content
 from .._futures.future import ContainerFuture, Timings
 from .._scheduling import events as e
 from .._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId
-from .mailbox import Posting, Station
+from .mailbox import PoolFiles, WorkerRun
 from .outcomes import CallPlace
 
 
@@ -40,16 +40,16 @@ class WorkItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Estate:
+class Inheritance:
     """What earlier processes of a session left: their workers, and the calls still in an inbox."""
 
-    postings: dict[WorkerId, Posting] = field(default_factory=dict)
+    worker_runs: dict[WorkerId, WorkerRun] = field(default_factory=dict)
     calls: dict[e.Given, _wire.Call] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class Hands:
-    """What a worker has in hand, the first of it first, as far as futures show it."""
+class HeldTasks:
+    """The tasks that a worker holds, in the order in which it runs them, as futures show it."""
 
     state: RunState = RunState.QUEUED
     tasks: dict[TaskId, None] = field(default_factory=dict)
@@ -62,51 +62,53 @@ class Ledger:
     image: str
     job_url: Callable[[Job], str]
     items: dict[TaskId, WorkItem] = field(default_factory=dict)
-    postings: dict[WorkerId, Posting] = field(default_factory=dict)
-    hands: dict[WorkerId, Hands] = field(default_factory=dict)
+    worker_runs: dict[WorkerId, WorkerRun] = field(default_factory=dict)
+    held: dict[WorkerId, HeldTasks] = field(default_factory=dict)
     holder: dict[TaskId, WorkerId] = field(default_factory=dict)
     #: A list that is empty once the worker is no longer wanted; its launch looks at it.
     wanted: dict[WorkerId, list[object]] = field(default_factory=dict)
-    station: Station | None = None
-    estate: Estate = Estate()
+    files: PoolFiles | None = None
+    inheritance: Inheritance = Inheritance()
     #: Set when no call runs any more that was cancelled before.
     waiting: list[threading.Event] = field(default_factory=list)
 
-    def take_in(self, event: e.Event, goods: Any) -> None:
-        """Put the goods of an event where they belong, before the scheduler decides."""
+    def take_in(self, event: e.Event, attachment: Any) -> None:
+        """Put the attachment of an event where it belongs, before the scheduler decides."""
         match event:
             case e.Submitted():
-                self.items[event.task] = goods
+                self.items[event.task] = attachment
                 if event.found is not None:
                     self._find(event.task, event.found)
             case e.Attached():
-                self.estate = goods
-                for worker in event.workers:
-                    self.postings[worker.id] = goods.postings[worker.id]
-                    self.hands[worker.id] = Hands(worker.state)
-            case e.Uploaded() if event.task in self.items:
-                item = self.items[event.task]
-                item.call, item.data = goods, None
-                self._view(event.task, note="")
-            case e.Fetched() if event.task in self.items:
-                self.items[event.task].fetched = goods
-            case e.Prepared():
-                self.station = goods
+                self.inheritance = attachment
+                for found in event.workers:
+                    self.worker_runs[found.id] = attachment.worker_runs[found.id]
+                    self.held[found.id] = HeldTasks(found.state)
+            case e.Done(e.Upload(task)) if task in self.items:
+                item = self.items[task]
+                item.call, item.data = attachment, None
+                self._view(task, note="")
+            case e.Done(e.Fetch(task)) if task in self.items:
+                self.items[task].fetched = attachment
+            case e.Done(e.Prepare()):
+                self.files = attachment
             case e.CancelsAwaited():
-                self.waiting.append(goods)
-            case e.Launched():
-                self.postings[event.worker] = goods
-                for task in self.hands[event.worker].tasks:
-                    self._arrive(task, goods)
-            case e.Looked():
-                self.postings.update({posting.worker: posting for posting in goods})
-                for report in event.reports:
-                    if report.run is not None and report.worker in self.hands:
-                        self.hands[report.worker].state = report.run.state
+                self.waiting.append(attachment)
+            case e.Done(e.Launch(worker)):
+                self.worker_runs[worker] = attachment
+                for task in self.held[worker].tasks:
+                    self._arrive(task, attachment)
+            case e.Done(e.Look(), e.Looked(reports)):
+                self.worker_runs.update(
+                    {worker_run.worker: worker_run for worker_run in attachment}
+                )
+                for report in reports:
+                    if report.run is not None and report.worker in self.held:
+                        self.held[report.worker].state = report.run.state
                         self._show_first(report.worker)
-            case e.LaunchFailed() | e.Archived():
-                for table in (self.postings, self.hands, self.wanted):
-                    table.pop(event.worker, None)
+            case e.Failed(e.Launch(worker)) | e.Done(e.Archive(worker)):
+                for table in (self.worker_runs, self.held, self.wanted):
+                    table.pop(worker, None)
             case _:
                 pass
 
@@ -122,41 +124,41 @@ class Ledger:
     def launch(self, worker: WorkerId, calls: tuple[e.Given, ...]) -> list[object]:
         """A worker is about to be started with these calls; what its launch looks at."""
         wanted = self.wanted[worker] = [worker]
-        self.hands[worker] = Hands()
+        self.held[worker] = HeldTasks()
         self.give(worker, calls)
         return wanted
 
     def give(self, worker: WorkerId, calls: tuple[e.Given, ...]) -> None:
         """These calls are for this worker."""
-        posting = self.postings.get(worker)
+        worker_run = self.worker_runs.get(worker)
         for task, _ in calls:
             if self.holder.get(task) == worker or task not in self.items:
                 continue
             self.take_back(task)
             self.holder[task] = worker
-            self.hands[worker].tasks[task] = None
+            self.held[worker].tasks[task] = None
             self._view(task, worker=int(worker))
-            if posting is not None:
-                self._arrive(task, posting)
+            if worker_run is not None:
+                self._arrive(task, worker_run)
         self._show_first(worker)
 
     def _find(self, task: TaskId, found: e.FoundTask) -> None:
         """An earlier process has given it to this worker, which may be gone."""
-        if found.worker in self.hands:
+        if found.worker in self.held:
             self.give(found.worker, ((task, found.attempt),))
         else:
             self._view(task, worker=int(found.worker))
-            self._arrive(task, self.posting(found.worker))
+            self._arrive(task, self.worker_run(found.worker))
 
-    def posting(self, worker: WorkerId) -> Posting:
+    def worker_run(self, worker: WorkerId) -> WorkerRun:
         """That of a worker, also if it ended before this process came."""
-        return self.postings.get(worker) or self.estate.postings[worker]
+        return self.worker_runs.get(worker) or self.inheritance.worker_runs[worker]
 
     def take_back(self, task: TaskId) -> None:
-        """The task is in no worker's hands any more; the next one there comes to the front."""
+        """No worker holds the task any more; the next one that its worker holds comes first."""
         worker = self.holder.pop(task, None)
-        if worker in self.hands:
-            self.hands[worker].tasks.pop(task, None)
+        if worker in self.held:
+            self.held[worker].tasks.pop(task, None)
             self._show_first(worker)
 
     def letter(
@@ -165,7 +167,9 @@ class Ledger:
         """The letter with these calls, and what else there is to say."""
         calls = []
         for task, attempt in given:
-            call = self.estate.calls.get((task, attempt)) or self._call(self.items[task], attempt)
+            call = self.inheritance.calls.get((task, attempt)) or self._call(
+                self.items[task], attempt
+            )
             assert call is not None, "a call is uploaded before it is given away"
             calls.append(call)
         if letter is None:
@@ -276,24 +280,24 @@ class Ledger:
 
     # --- what futures show ---------------------------------------------------------------------
 
-    def _arrive(self, task: TaskId, posting: Posting) -> None:
-        """The task is in the hands of this worker, which has a run."""
+    def _arrive(self, task: TaskId, worker_run: WorkerRun) -> None:
+        """The task is held by this worker, which has a run."""
         item = self.items.get(task)
         if item is not None:
             self._view(
                 task,
-                job_id=posting.job.id,
-                run_id=posting.run_id,
-                job_url=self.job_url(posting.job),
+                job_id=worker_run.job.id,
+                run_id=worker_run.run_id,
+                job_url=self.job_url(worker_run.job),
                 state=TaskState.QUEUED,
                 timings=replace(item.future.timings, queued=time.time()),
             )
 
     def _show_first(self, worker: WorkerId) -> None:
         """A worker that runs is at the first of its calls."""
-        hands = self.hands[worker]
-        first = next(iter(hands.tasks), None)
-        if first is not None and hands.state is RunState.RUNNING:
+        held = self.held[worker]
+        first = next(iter(held.tasks), None)
+        if first is not None and held.state is RunState.RUNNING:
             self._view(first, state=TaskState.RUNNING)
 
     def _view(self, task: TaskId, **changes: Any) -> None:

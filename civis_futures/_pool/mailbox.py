@@ -48,7 +48,7 @@ LOG_LINES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Station:
+class PoolFiles:
     """What `prepare` put on the platform for all workers of a pool."""
 
     bundle_id: int
@@ -58,7 +58,7 @@ class Station:
 
 
 @dataclass(frozen=True, slots=True)
-class Posting:
+class WorkerRun:
     """A worker as the mailbox knows it: its token, its run, how many of its letters it has read
     without a gap, and how many looks have found the next one there but unreadable.
     """
@@ -104,7 +104,7 @@ class Mailbox:
 
     # --- prepare, upload, fetch ----------------------------------------------------------------
 
-    def prepare(self, name: str, initializer: bytes | None) -> Station:
+    def prepare(self, name: str, initializer: bytes | None) -> PoolFiles:
         """Put the bundle, an inbox, and the initializer if it is large, on the platform.
 
         Repeating it costs some Files.
@@ -127,7 +127,7 @@ class Mailbox:
                 if small
                 else self.upload(initializer, f"initializer of {name}")
             )
-        return Station(file_id, packed.sha256, inbox_id, initial)
+        return PoolFiles(file_id, packed.sha256, inbox_id, initial)
 
     def upload(self, data: bytes, name: str) -> _wire.Blob:
         """Put bytes into a File."""
@@ -155,7 +155,7 @@ class Mailbox:
         pool: str,
         worker: int,
         order: _wire.Order,
-        station: Station,
+        files: PoolFiles,
         wanted: Sequence[object],
         resources: Resources = ANY_RESOURCES,
     ) -> tuple[Job, Run]:
@@ -181,8 +181,8 @@ class Mailbox:
             container,
             name=name,
             order=text if file_id is None else file_id,
-            bundle_id=station.bundle_id,
-            bundle_sha256=station.bundle_sha256,
+            bundle_id=files.bundle_id,
+            bundle_sha256=files.bundle_sha256,
             url=order.url,
         )
         job = self._create(name, body)
@@ -227,15 +227,15 @@ class Mailbox:
         """Replace what the workers read."""
         self._client.update_json_value(inbox_id, json.dumps(_wire.packed(inbox)))
 
-    def cancel(self, posting: Posting) -> None:
+    def cancel(self, worker_run: WorkerRun) -> None:
         """Ask for the end of a run; one that is over already is fine."""
-        self._client.cancel_run(posting.job, posting.run_id)
+        self._client.cancel_run(worker_run.job, worker_run.run_id)
 
-    def archive(self, posting: Posting) -> None:
+    def archive(self, worker_run: WorkerRun) -> None:
         """Archive the script of a worker."""
         if self._book is not None:
-            self._book.forget(posting.token, posting.run_id)
-        self._client.archive(posting.job)
+            self._book.forget(worker_run.token, worker_run.run_id)
+        self._client.archive(worker_run.job)
 
     def _archive_quietly(self, job: Job) -> None:
         try:
@@ -247,34 +247,42 @@ class Mailbox:
 
     def look(
         self,
-        watches: Sequence[tuple[Posting, e.Reading]],
+        watches: Sequence[tuple[WorkerRun, e.Reading]],
         sure: Container_[WorkerId] = frozenset(),
-    ) -> tuple[tuple[e.Report, ...], tuple[Posting, ...], int]:
+    ) -> tuple[tuple[e.Report, ...], tuple[WorkerRun, ...], int]:
         """See how these workers are, and read their new answers.
 
-        Returns the reports, the postings with what was read counted in, and how many requests the
-        states took. States come first: or what a worker posts in between, and ends, would be lost.
+        Returns the reports, the worker's runs with what was read counted in, and how many requests
+        the states took. States come first: or what a worker posts in between, and ends, would be
+        lost.
         """
-        rows, direct, cost = self._rows([posting for posting, _ in watches], sure)
-        reports, postings = [], []
-        for posting, reading in watches:
-            row = rows.get(posting.worker)
+        rows, direct, cost = self._rows([worker_run for worker_run, _ in watches], sure)
+        reports, worker_runs = [], []
+        for worker_run, reading in watches:
+            row = rows.get(worker_run.worker)
             run = None if row is None else row.run
-            told = None if row is None else _wire.count_in(row.name)
-            state = run.state if run is not None else self._states.get(posting.worker)
+            letters_posted = None if row is None else _wire.count_in(row.name)
+            state = run.state if run is not None else self._states.get(worker_run.worker)
             at_end = state is not None and state not in (RunState.QUEUED, RunState.RUNNING)
-            due = reading is e.Reading.RUNNING or (told or 0) > posting.read
-            report = e.Report(posting.worker, run, told=told, sure=posting.worker in direct)
+            due = reading is e.Reading.RUNNING or (letters_posted or 0) > worker_run.read
+            report = e.Report(
+                worker_run.worker,
+                run,
+                letters_posted=letters_posted,
+                asked_directly=worker_run.worker in direct,
+            )
             if reading is not e.Reading.NEVER and (at_end or (due and state is RunState.RUNNING)):
-                report, posting = self._read(replace(report, read=True), posting)
-                if posting.read < (told or 0) and not at_end:  # posted, and not listed (yet)
+                report, worker_run = self._read(replace(report, read=True), worker_run)
+                if (
+                    worker_run.read < (letters_posted or 0) and not at_end
+                ):  # posted, and not listed (yet)
                     report = replace(report, complete=False)
             reports.append(report)
-            postings.append(posting)
-        return tuple(reports), tuple(postings), cost
+            worker_runs.append(worker_run)
+        return tuple(reports), tuple(worker_runs), cost
 
     def _rows(
-        self, postings: Sequence[Posting], sure: Container_[WorkerId]
+        self, worker_runs: Sequence[WorkerRun], sure: Container_[WorkerId]
     ) -> tuple[dict[WorkerId, JobRow], set[WorkerId], int]:
         """The scripts and runs as the platform has them now, as far as a few requests can tell;
         which of them were asked for directly; and the requests.
@@ -283,56 +291,58 @@ class Mailbox:
         direct: set[WorkerId] = set()
         failed: PlatformError | None = None
         cost = 0
-        for gone in self._states.keys() - {posting.worker for posting in postings}:
+        for gone in self._states.keys() - {worker_run.worker for worker_run in worker_runs}:
             del self._states[gone], self._unseen[gone]
-        if len(postings) > 1:
-            cost = self._list(postings, rows)
-        missed = [p for p in postings if p.worker not in rows or p.worker in sure]
-        missed.sort(key=lambda posting: -self._unseen[posting.worker])
+        if len(worker_runs) > 1:
+            cost = self._list(worker_runs, rows)
+        missed = [p for p in worker_runs if p.worker not in rows or p.worker in sure]
+        missed.sort(key=lambda worker_run: -self._unseen[worker_run.worker])
         # A list that shows none of ours (its filters are not fully documented) is no help.
-        blind = len(postings) > 1 and not rows
-        asked = [posting for posting in missed if posting.worker in sure]
-        others = [posting for posting in missed if posting.worker not in sure]
+        blind = len(worker_runs) > 1 and not rows
+        asked = [worker_run for worker_run in missed if worker_run.worker in sure]
+        others = [worker_run for worker_run in missed if worker_run.worker not in sure]
         others = others[: DIRECT_LOOKS * (3 if blind else 1)]
         cost += len(others)  # what must be sure is asked once, and need not slow down the looks
-        for posting in asked + others:
+        for worker_run in asked + others:
             try:
-                rows[posting.worker] = self._row(posting)
-                direct.add(posting.worker)
+                rows[worker_run.worker] = self._row(worker_run)
+                direct.add(worker_run.worker)
             except PlatformError as error:
                 failed = error
         if failed is not None and not rows:
             raise failed
-        for posting in postings:
-            self._unseen[posting.worker] += 1
+        for worker_run in worker_runs:
+            self._unseen[worker_run.worker] += 1
         for worker, row in rows.items():
             self._unseen[worker] = 0
             if row.run is not None:
                 self._states[worker] = row.run.state
         return rows, direct, cost
 
-    def _row(self, posting: Posting) -> JobRow:
+    def _row(self, worker_run: WorkerRun) -> JobRow:
         """What a list would say of a worker, asked for directly. A run that is gone is over."""
         try:
-            row = self._client.get_row(posting.job)
-            if row.run is None or row.run.id != posting.run_id:  # others have run it again
-                run = self._client.get_run(posting.job, posting.run_id, look=True)
+            row = self._client.get_row(worker_run.job)
+            if row.run is None or row.run.id != worker_run.run_id:  # others have run it again
+                run = self._client.get_run(worker_run.job, worker_run.run_id, low_priority=True)
                 row = replace(row, run=run)
         except PlatformError as error:
             if error.status != 404:
                 raise
-            run = Run(posting.run_id, RunState.UNKNOWN, "not found", finished=0.0)
-            row = JobRow(posting.job.id, "", run)
+            run = Run(worker_run.run_id, RunState.UNKNOWN, "not found", finished=0.0)
+            row = JobRow(worker_run.job.id, "", run)
         return row
 
-    def _list(self, postings: Sequence[Posting], found: dict[WorkerId, JobRow]) -> int:
+    def _list(self, worker_runs: Sequence[WorkerRun], found: dict[WorkerId, JobRow]) -> int:
         """Read the list of jobs, newest change first, while it brings news of these workers."""
-        ours = {(posting.job.id, posting.run_id): posting.worker for posting in postings}
+        ours = {
+            (worker_run.job.id, worker_run.run_id): worker_run.worker for worker_run in worker_runs
+        }
         for page in range(1, LIST_PAGES + 1):
             rows, more = self._client.list_jobs(
                 self._kind, hidden=self._container.hidden, page=page
             )
-            if not (self._take(rows, ours, found) and more and len(found) < len(postings)):
+            if not (self._take(rows, ours, found) and more and len(found) < len(worker_runs)):
                 break
         return page
 
@@ -352,37 +362,37 @@ class Mailbox:
             found[worker] = row
         return news
 
-    def _read(self, report: e.Report, posting: Posting) -> tuple[e.Report, Posting]:
+    def _read(self, report: e.Report, worker_run: WorkerRun) -> tuple[e.Report, WorkerRun]:
         """The answers that a worker has posted since the last time, oldest first."""
         found: dict[int, _wire.Answers | None] = {}
         page, more = 0, True
         # Each output comes with its value, so the known ones would be sent again and again.
-        limit = min(max((report.told or 0) - posting.read, 0) + 5, MOST_OUTPUTS)
+        limit = min(max((report.letters_posted or 0) - worker_run.read, 0) + 5, MOST_OUTPUTS)
         try:
-            while more and posting.read not in found:
+            while more and worker_run.read not in found:
                 page += 1
                 outputs, more = self._client.list_outputs(
-                    posting.job, posting.run_id, page=page, limit=limit
+                    worker_run.job, worker_run.run_id, page=page, limit=limit
                 )
-                numbers = _numbered(outputs, posting.token, posting.read)
+                numbers = _numbered(outputs, worker_run.token, worker_run.read)
                 found.update(numbers)
                 # Newest first: what is older than the newest one we know, we know.
-                more = more and not any(number < posting.read for number in numbers)
+                more = more and not any(number < worker_run.read for number in numbers)
         except PlatformError as error:
-            _log.info("the answers of run %s could not be read: %s", posting.run_id, error)
-            return replace(report, complete=False), posting
+            _log.info("the answers of run %s could not be read: %s", worker_run.run_id, error)
+            return replace(report, complete=False), worker_run
         answers: list[_wire.Answer] = []
         for number in sorted(found):
-            if number >= posting.read and (letter := found[number]) is not None:
+            if number >= worker_run.read and (letter := found[number]) is not None:
                 answers += map(_intact, letter.answers)
-        read = posting.read
+        read = worker_run.read
         while found.get(read) is not None:
             read += 1
-        unreadable = posting.unreadable + 1 if read in found else 0
+        unreadable = worker_run.unreadable + 1 if read in found else 0
         report = replace(report, answers=tuple(answers), garbled=unreadable >= GARBLED_LOOKS)
-        return report, replace(posting, read=read, unreadable=unreadable)
+        return report, replace(worker_run, read=read, unreadable=unreadable)
 
-    def find(self, posting: Posting) -> tuple[e.Report, Posting] | None:
+    def find(self, worker_run: WorkerRun) -> tuple[e.Report, WorkerRun] | None:
         """The run of a worker that another process has launched, and all that it has answered; None
         if it never got a run. Who gives the run's id as well knows that it is over.
 
@@ -390,32 +400,32 @@ class Mailbox:
             PlatformError: what it has answered cannot be read.
         """
         # How one ended that is over is of no interest any more.
-        over = Run(posting.run_id, RunState.SUCCEEDED) if posting.run_id else None
-        if (run := over or self._client.latest_run(posting.job)) is None:
+        over = Run(worker_run.run_id, RunState.SUCCEEDED) if worker_run.run_id else None
+        if (run := over or self._client.latest_run(worker_run.job)) is None:
             return None
-        posting = replace(posting, run_id=run.id)
-        report, posting = self._read(e.Report(posting.worker, run, read=True), posting)
+        worker_run = replace(worker_run, run_id=run.id)
+        report, worker_run = self._read(e.Report(worker_run.worker, run, read=True), worker_run)
         if not report.complete:
             raise PlatformError(f"the answers of run {run.id} cannot be read")
-        return report, posting
+        return report, worker_run
 
     # --- diagnose ------------------------------------------------------------------------------
 
     def diagnose(
-        self, posting: Posting, calls: Sequence[e.Given], answer: _wire.Answer | None
-    ) -> tuple[e.Verdict, int]:
+        self, worker_run: WorkerRun, calls: Sequence[e.Given], answer: _wire.Answer | None
+    ) -> e.Diagnosis:
         """Why calls of this worker were lost, and which of them it was at."""
         run, lines = None, []
         try:
-            run = self._client.get_run(posting.job, posting.run_id)
-            lines = self._client.list_logs(posting.job, posting.run_id, limit=LOG_LINES)
+            run = self._client.get_run(worker_run.job, worker_run.run_id)
+            lines = self._client.list_logs(worker_run.job, worker_run.run_id, limit=LOG_LINES)
         except PlatformError as error:
-            _log.warning("run %s cannot be looked into: %s", posting.run_id, error)
+            _log.warning("run %s cannot be looked into: %s", worker_run.run_id, error)
         said = [line.message.rstrip() for line in lines]
         if answer is not None:
-            return told_by_worker(answer, run, part_of(said, calls[0])), 0
+            return e.Diagnosis(told_by_worker(answer, run, part_of(said, calls[0])))
         at = reached(calls, said)
-        return told_by_run(run, said, self._container.image, calls[at]), at
+        return e.Diagnosis(told_by_run(run, said, self._container.image, calls[at]), at)
 
 
 def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _wire.Answers | None]:

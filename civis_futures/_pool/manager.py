@@ -3,14 +3,14 @@
 ::
 
     submit, cancel, shutdown ──> events ──> manager thread ──> scheduler
-                                   ^             │ commands, with their goods
+                                   ^             │ commands, with their attachment
                                    │             v
                               I/O lanes (launch, look, post, transfer): one command, one event
                                                  │
                                                  └─> settle lane: outcomes into futures
 
-The ledger (work items, postings, ...) belongs to the manager thread; nobody else reads or writes
-it. Lanes get frozen values and answer with an event and its goods. Futures are settled
+The ledger (work items, worker_runs, ...) belongs to the manager thread; nobody else reads or writes
+it. Lanes get frozen values and answer with an event and its attachment. Futures are settled
 on a lane of their own, since their callbacks are the user's code and may take any time. The
 manager holds no reference to the executor, so that a forgotten executor can be collected.
 """
@@ -43,9 +43,9 @@ from .._scheduling.pacing import linger, poll
 from .._scheduling.scheduler import Scheduler
 from .._types import Standing
 from .._wire import PYTHON
-from .crowd import crowd
 from .ledger import Ledger, WorkItem
-from .mailbox import Mailbox, Posting
+from .mailbox import Mailbox, WorkerRun
+from .neighbours import neighbours
 from .outcomes import Outcome, ask_user, outcome_from, settle
 from .threads import Lane, interpreter_exit
 
@@ -58,7 +58,11 @@ MOST_AT_ONCE = 1000
 LONG_WAIT = 30.0
 
 _FAILURES = (PlatformError, _wire.WireError, Recalled)
-_Goods = Any
+#: What belongs to an event, and is no business of the scheduler's: bytes, runs, futures.
+_Attachment = Any
+#: What a lane has to do for a command: it returns what belongs to the event that tells of it; of a
+#: look and a diagnosis, first the news.
+_Work = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,35 +101,35 @@ class Manager:
         # may be interrupted at any line, by a signal's handler that waits for the manager's end.
         self.broken: Exception | None = None
         self._closed = False
-        self._events: queue.SimpleQueue[tuple[Any, _Goods]] = queue.SimpleQueue()
-        self._ahead: tuple[Any, _Goods] | None = None  # the manager thread's, one event
+        self._events: queue.SimpleQueue[tuple[Any, _Attachment]] = queue.SimpleQueue()
+        self._ahead: tuple[Any, _Attachment] | None = None  # the manager thread's, one event
         self._beat = 0  # the manager thread's
         self.standing = Standing()  # replaced as a whole by the manager thread
-        self._said = 0.0  # the manager thread's: after how many seconds the log was told of a wait
+        self._said = (
+            0.0  # the manager thread's: after how many seconds the log was letters_posted of a wait
+        )
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"civis-futures manager of {self.pool.name}", daemon=True
         )
-        self._launches = Lane("launch", 3)
-        self._looks = Lane("look", 1)
-        self._posts = Lane("post", 2)
-        self._transfers = Lane("transfer", 4)
+        lanes = Lane("launch", 3), Lane("look", 1), Lane("post", 2), Lane("transfer", 4)
+        launches, looks, posts, transfers = lanes
         self._settlements = Lane("settle", 1)
-        self._lanes = (
-            self._launches, self._looks, self._posts, self._transfers, self._settlements,
-        )  # fmt: skip
-        self.deposit = Deposit(self.contents, self.client, self._transfers.put)
-        self._acts: dict[type, Callable[[Any], None]] = {
-            e.Prepare: self._prepare,
-            e.Upload: self._upload,
-            e.Launch: self._launch,
-            e.WriteInbox: self._write_inbox,
-            e.Look: self._look,
-            e.Fetch: self._fetch,
-            e.Diagnose: self._diagnose,
-            e.CancelRun: self._cancel_run,
+        self._lanes = (*lanes, self._settlements)
+        self.deposit = Deposit(self.contents, self.client, transfers.put)
+        self._on_lanes: dict[type, tuple[Lane, Callable[[Any], _Work | None]]] = {
+            e.Prepare: (posts, self._prepare),
+            e.Upload: (transfers, self._upload),
+            e.Launch: (launches, self._launch),
+            e.WriteInbox: (posts, self._write_inbox),
+            e.Look: (looks, self._look),
+            e.Fetch: (transfers, self._fetch),
+            e.Diagnose: (posts, self._diagnose),
+            e.CancelRun: (posts, self._cancel_run),
+            e.Archive: (posts, self._archive),
+        }
+        self._here: dict[type, Callable[[Any], None]] = {
             e.Recall: lambda command: self._ledger.wanted[command.worker].clear(),
-            e.Archive: self._archive,
             e.Judge: self._judge,
             e.Settle: self._settle,
             e.Lose: self._lose,
@@ -175,10 +179,10 @@ class Manager:
         if self._closed:  # perhaps nobody has read the queue since
             self._refuse_late_tasks(lambda settle: settle())
 
-    def post(self, event: e.Event | _Defect, goods: _Goods = None) -> None:
+    def post(self, event: e.Event | _Defect, attachment: _Attachment = None) -> None:
         """Tell the manager what happened; of no effect after its end."""
         if not self._closed:
-            self._events.put((event, goods))
+            self._events.put((event, attachment))
 
     def await_cancels(self) -> None:
         """Wait until no container runs a call any more that was cancelled before."""
@@ -210,17 +214,17 @@ class Manager:
     # --- the loop ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._place = crowd(self.pool.url).join(lambda since: self.post(e.Crowded(since)))
+        self._place = neighbours(self.pool.url).join(lambda since: self.post(e.OthersWait(since)))
         try:
             while not self._closed:
-                event, goods = self._next()
+                event, attachment = self._next()
                 if isinstance(event, _Defect):
                     raise event.error
-                self._ledger.take_in(event, goods)
+                self._ledger.take_in(event, attachment)
                 more = self._more_tasks() if isinstance(event, e.Submitted) else ()
                 now = time.monotonic()
                 for command in self.scheduler.advance(event, now, more):
-                    self._acts[type(command)](command)
+                    self._here.get(type(command), self._begin)(command)
                 self._say_how_it_stands(now)
         except BaseException as error:
             _log.critical("the pool %s has a defect", self.pool.name, exc_info=True)
@@ -248,7 +252,7 @@ class Manager:
             level = logging.INFO if standing.running else logging.WARNING
             _log.log(level, "%s: tasks wait: %s", self.pool.name, why_waiting(standing, now))
 
-    def _next(self) -> tuple[Any, _Goods]:
+    def _next(self) -> tuple[Any, _Attachment]:
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
             return ahead
@@ -265,13 +269,13 @@ class Manager:
         more: list[e.Event] = []
         while len(more) < MOST_AT_ONCE:
             try:
-                event, goods = self._events.get_nowait()
+                event, attachment = self._events.get_nowait()
             except queue.Empty:
                 break
             if not isinstance(event, e.Submitted):
-                self._ahead = event, goods
+                self._ahead = event, attachment
                 break
-            self._ledger.take_in(event, goods)
+            self._ledger.take_in(event, attachment)
             more.append(event)
         return more
 
@@ -282,11 +286,11 @@ class Manager:
         self._close(broken)
         for task in list(self._ledger.items):
             self._lose(e.Lose(task, None, broken))
-        for posting in self._ledger.postings.values():
+        for worker_run in self._ledger.worker_runs.values():
             try:
-                self.mailbox.cancel(posting)
+                self.mailbox.cancel(worker_run)
             except Exception:
-                _log.exception("run %s may still be running", posting.run_id)
+                _log.exception("run %s may still be running", worker_run.run_id)
 
     def _close(self, broken: Exception | None = None) -> None:
         """Take nothing more; a task that was on its way ends with the reason."""
@@ -300,165 +304,150 @@ class Manager:
         """End those that nobody will take in; any thread may call. `run` has the user's code."""
         while True:
             try:
-                event, goods = self._events.get_nowait()
+                event, attachment = self._events.get_nowait()
             except queue.Empty:
                 return
             if isinstance(event, e.Submitted):
-                run(partial(settle, goods.future, self._refusal))
+                run(partial(settle, attachment.future, self._refusal))
             elif isinstance(event, e.CancelsAwaited):
-                goods.set()
+                attachment.set()
 
     def _refusal(self) -> Outcome:
         return Outcome(exception=BrokenContainerPool(str(self.broken)))
 
     # --- commands that a lane performs ---------------------------------------------------------
 
-    def _on(
-        self,
-        lane: Lane,
-        work: Callable[[], tuple[e.Event, _Goods]],
-        failed: Callable[[Exception], e.Event | _Defect],
-        needed: tuple[Content, ...] = (),
-    ) -> None:
-        def perform(error: BaseException | None) -> None:
-            try:
-                if error is not None:
-                    raise error
-                self.post(*work())
-            except _FAILURES as error:
-                self.post(failed(error))
-            except BaseException as error:
-                self.post(_Defect(error))
+    def _begin(self, command: e.Command) -> None:
+        """Give a command to its lane; what comes of it is told as `Done` or `Failed`."""
+        lane, prepare = self._on_lanes[type(command)]
+        work = prepare(command)
+        if work is None:
+            return
+        needed = self._needed(command)
+        if needed:
+            self.deposit.gather(
+                needed, lambda error: lane.put(partial(self._perform, command, work, error))
+            )
+        else:
+            lane.put(partial(self._perform, command, work))
 
-        self.deposit.gather(needed, lambda error: lane.put(lambda: perform(error)))
+    def _perform(self, command: e.Command, work: _Work, error: BaseException | None = None) -> None:
+        """On a lane. `error` is what became of the content that the command needs."""
+        try:
+            if error is not None:
+                raise error
+            result = work()
+        except _FAILURES as error:
+            hopeless = is_hopeless(error) or (isinstance(command, e.Prepare) and is_stranger(error))
+            self.post(e.Failed(command, error, hopeless, is_refused(error)))
+        except BaseException as error:
+            self.post(_Defect(error))
+        else:
+            brings_news = isinstance(command, e.Look | e.Diagnose)
+            news, attachment = result if brings_news else (None, result)
+            self.post(e.Done(command, news), attachment)
 
-    def _prepare(self, _: e.Prepare) -> None:
-        initial = self.pool.initializer
-        self._on(
-            self._posts,
-            lambda: (e.Prepared(), self.mailbox.prepare(self.pool.name, initial.data or None)),
-            lambda error: e.PrepareFailed(error, is_hopeless(error) or is_stranger(error)),
-            initial.buffers,
-        )
+    def _needed(self, command: e.Command) -> tuple[Content, ...]:
+        """What must be in Files before this command can be performed."""
+        match command:
+            case e.Prepare():
+                return self.pool.initializer.buffers
+            case e.Upload(task):
+                return self._ledger.items[task].buffers
+            case _:
+                return ()
 
-    def _upload(self, command: e.Upload) -> None:
+    # Each of these takes what it needs from the ledger, and returns what the lane has to do.
+
+    def _prepare(self, _: e.Prepare) -> _Work:
+        data = self.pool.initializer.data or None
+        return partial(self.mailbox.prepare, self.pool.name, data)
+
+    def _upload(self, command: e.Upload) -> _Work:
         item = self._ledger.items[command.task]
         call, data = item.call, item.data or b""
         self._ledger.uploading(command.task)
+        return lambda: call or self.mailbox.upload(data, f"call of {item.future.task}")
 
-        def work() -> tuple[e.Event, _wire.Blob]:
-            blob = call or self.mailbox.upload(data, f"call of {item.future.task}")
-            return e.Uploaded(item.id), blob
-
-        self._on(self._transfers, work, partial(e.UploadFailed, item.id), item.buffers)
-
-    def _launch(self, command: e.Launch) -> None:
-        worker, station = command.worker, self._ledger.station
-        assert station is not None, "no launch before Prepared"
+    def _launch(self, command: e.Launch) -> _Work:
+        worker, files, pool = command.worker, self._ledger.files, self.pool
+        assert files is not None, "no launch before Prepare is done"
         readers, pace = command.readers, self.client.budget.pace
         order = _wire.Order(
             worker=secrets.token_hex(8),
-            url=self.pool.url,
+            url=pool.url,
             python=PYTHON,
-            letter=self._ledger.letter(command.calls, stop=command.last),
-            inbox=station.inbox_id,
-            initializer=station.initializer,
-            initializer_buffers=self.pool.initializer.blobs,
+            letter=self._ledger.letter(command.calls, stop=command.one_shot),
+            inbox=files.inbox_id,
+            initializer=files.initializer,
+            initializer_buffers=pool.initializer.blobs,
             poll=poll(readers, pace),
             linger=linger(readers, pace),
-            lease=self.pool.lease,
+            lease=pool.lease,
             disk=disk_space(command.resources),
             greets=worker == 1,
         )
-        pool = self.pool.name
         wanted = self._ledger.launch(worker, command.calls)
 
-        def work() -> tuple[e.Event, Posting]:
-            job, run = self.mailbox.launch(pool, worker, order, station, wanted, command.resources)
-            return e.Launched(worker), Posting(worker, order.worker, job, run.id)
+        def work() -> WorkerRun:
+            size = command.resources
+            job, run = self.mailbox.launch(pool.name, worker, order, files, wanted, size)
+            return WorkerRun(worker, order.worker, job, run.id)
 
-        self._on(
-            self._launches,
-            work,
-            lambda error: e.LaunchFailed(worker, error, is_hopeless(error), is_refused(error)),
-        )
+        return work
 
-    def _write_inbox(self, command: e.WriteInbox) -> None:
-        station = self._ledger.station
-        assert station is not None, "no inbox before Prepared"
+    def _write_inbox(self, command: e.WriteInbox) -> _Work:
+        files = self._ledger.files
+        assert files is not None, "no inbox before Prepare is done"
         letters = {}
         for letter in command.letters:
-            token = self._ledger.postings[letter.worker].token
+            token = self._ledger.worker_runs[letter.worker].token
             letters[token] = self._ledger.letter(letter.calls, letter)
             self._ledger.give(letter.worker, letter.calls)
-        inbox_id, pace = station.inbox_id, self.client.budget.pace
+        inbox_id, pace = files.inbox_id, self.client.budget.pace
         self._beat += 1
         inbox = _wire.Inbox(
             letters, poll(command.workers, pace), linger(command.workers, pace), self._beat
         )
+        return partial(self.mailbox.write_inbox, inbox_id, inbox)
 
-        def work() -> tuple[e.Event, None]:
-            self.mailbox.write_inbox(inbox_id, inbox)
-            return e.InboxWritten(), None
+    def _look(self, command: e.Look) -> _Work:
+        runs = self._ledger.worker_runs
+        asked = [(runs[worker], reading) for worker, reading in command.workers]
 
-        self._on(
-            self._posts,
-            work,
-            lambda error: e.InboxFailed(error, is_hopeless(error), is_refused(error)),
-        )
+        def work() -> tuple[e.Looked, tuple[WorkerRun, ...]]:
+            reports, worker_runs, cost = self.mailbox.look(asked, command.ask_directly)
+            return e.Looked(reports, cost, self.client.budget.pace), worker_runs
 
-    def _look(self, command: e.Look) -> None:
-        watches = [(self._ledger.postings[worker], reading) for worker, reading in command.workers]
+        return work
 
-        def work() -> tuple[e.Event, tuple[Posting, ...]]:
-            reports, postings, cost = self.mailbox.look(watches, command.sure)
-            return e.Looked(reports, cost, self.client.budget.pace), postings
-
-        self._on(self._looks, work, lambda error: e.LookFailed(error, is_hopeless(error)))
-
-    def _fetch(self, command: e.Fetch) -> None:
+    def _fetch(self, command: e.Fetch) -> _Work:
         blob = command.answer.data
         assert blob is not None, "only answers with data are fetched"
-        self._on(
-            self._transfers,
-            lambda: (e.Fetched(command.task, command.answer), self.mailbox.fetch(blob)),
-            lambda error: e.FetchFailed(command.task, error),
-        )
+        return partial(self.mailbox.fetch, blob)
 
-    def _diagnose(self, command: e.Diagnose) -> None:
-        posting = self._ledger.posting(command.worker)
+    def _diagnose(self, command: e.Diagnose) -> _Work:
+        worker_run = self._ledger.worker_run(command.worker)
         self.deposit.forget(self._ledger.not_fetched(command))
+        return lambda: (self.mailbox.diagnose(worker_run, command.calls, command.answer), None)
 
-        def work() -> tuple[e.Event, None]:
-            verdict, at = self.mailbox.diagnose(posting, command.calls, command.answer)
-            return e.Diagnosed(command.worker, command.calls, verdict, at), None
-
-        self._on(self._posts, work, _Defect)
-
-    def _cancel_run(self, command: e.CancelRun) -> None:
+    def _cancel_run(self, command: e.CancelRun) -> _Work | None:
         self._ledger.wanted.get(command.worker, []).clear()
-        posting = self._ledger.postings.get(command.worker)
-        if posting is None:
-            return  # the launch that is under way sees that it is not wanted
+        worker_run = self._ledger.worker_runs.get(command.worker)
+        if worker_run is None:
+            return None  # the launch that is under way sees that it is not wanted
+        return partial(self.mailbox.cancel, worker_run)
 
-        def work() -> tuple[e.Event, None]:
-            self.mailbox.cancel(posting)
-            return e.RunCancelled(command.worker), None
+    def _archive(self, command: e.Archive) -> _Work:
+        worker_run = self._ledger.worker_runs[command.worker]
 
-        self._on(self._posts, work, lambda _: e.RunCancelled(command.worker))
+        def work() -> None:
+            try:
+                self.mailbox.archive(worker_run)
+            except PlatformError as error:
+                _log.warning("script %s is not archived: %s", worker_run.job.id, error)
 
-    def _archive(self, command: e.Archive) -> None:
-        posting = self._ledger.postings[command.worker]
-
-        def work() -> tuple[e.Event, None]:
-            self.mailbox.archive(posting)
-            return e.Archived(command.worker), None
-
-        def failed(error: Exception) -> e.Event:
-            _log.warning("script %s is not archived: %s", posting.job.id, error)
-            return e.Archived(command.worker)
-
-        self._on(self._posts, work, failed)
+        return work
 
     # --- commands about the end of a task ------------------------------------------------------
 
@@ -468,7 +457,7 @@ class Manager:
 
         def judge() -> None:
             again, reason = ask_user(item.future, item.retry_on, outcome)
-            self.post(e.Judged(command.task, command.worker, cause, again, reason))
+            self.post(e.Done(command, e.Judgement(again, reason)))
 
         self._settlements.put(judge)
 
@@ -489,7 +478,7 @@ class Manager:
         self._settlements.put(lambda: settle(item.future, make))
 
     def _finish(self, command: e.Finish) -> None:
-        known = self._ledger.postings
+        known = self._ledger.worker_runs
         runs = [known[worker].run_id for worker in command.abandoned if worker in known]
         if runs:
             _log.warning("%s does not answer: these runs may go on: %s", self.pool.url, runs)

@@ -13,14 +13,14 @@ from collections.abc import Collection
 from .._types import WorkerId
 from . import events as e
 from .fleet import Fleet
-from .state import TaskPhase, Turn, Worker, WorkerPhase
+from .state import Step, TaskPhase, Worker, WorkerPhase
 
 
-def even_out(fleet: Fleet, turn: Turn) -> None:
+def even_out(fleet: Fleet, step: Step) -> None:
     """Take back what is better done elsewhere; `Fleet.give` deals it out again."""
-    _from_waiting(fleet, turn)
+    _from_waiting(fleet, step)
     if not fleet.tasks.count[TaskPhase.READY]:
-        _from_running(fleet, turn)
+        _from_running(fleet, step)
 
 
 def may_even_out(fleet: Fleet) -> bool:
@@ -33,7 +33,7 @@ def may_even_out(fleet: Fleet) -> bool:
     return False
 
 
-def _from_waiting(fleet: Fleet, turn: Turn) -> None:
+def _from_waiting(fleet: Fleet, step: Step) -> None:
     """From workers that have not started though others have, the oldest calls first.
 
     One that is held up may give to any that has room, which need not be idle yet. One that will
@@ -43,7 +43,7 @@ def _from_waiting(fleet: Fleet, turn: Turn) -> None:
         worker
         for worker in fleet.listening()
         if worker.running
-        and not fleet.is_busy(turn, worker)
+        and not fleet.is_busy(step, worker)
         and fleet.tasks.next_ready(worker.resources) is None
     ]
     if not helpers:
@@ -55,18 +55,18 @@ def _from_waiting(fleet: Fleet, turn: Turn) -> None:
     idle = sum(not helper.held for helper in helpers)
     calls = [(call, worker) for worker in waiting for call in movable(fleet, worker, helpers)]
     for call, worker in sorted(calls, key=lambda pair: pair[0]):
-        most = room if worker.held_up else min(room, idle * fleet.done_before(turn, worker))
+        most = room if worker.held_up else min(room, idle * fleet.done_before(step, worker))
         if moving < most:
             moving += 1
-            _take_back(fleet, turn, call, worker)
+            _take_back(fleet, step, call, worker)
 
 
-def _take_back(fleet: Fleet, turn: Turn, call: e.Given, worker: Worker) -> None:
+def _take_back(fleet: Fleet, step: Step, call: e.Given, worker: Worker) -> None:
     worker.revoked.add(call)
-    fleet.news(turn, worker)
+    fleet.news(step, worker)
     if worker.phase is WorkerPhase.LAUNCHING and not worker.recalled:
         worker.recalled = True
-        turn.do(e.Recall(worker.id))
+        step.do(e.Recall(worker.id))
 
 
 def movable(fleet: Fleet, worker: Worker, helpers: Collection[Worker]) -> list[e.Given]:
@@ -80,24 +80,24 @@ def movable(fleet: Fleet, worker: Worker, helpers: Collection[Worker]) -> list[e
     ]
 
 
-def _from_running(fleet: Fleet, turn: Turn) -> None:
+def _from_running(fleet: Fleet, step: Step) -> None:
     """From workers that have many calls, for those that have none."""
     for helper in [w for w in fleet.listening() if w.running and not w.held]:
         running = [w for w in fleet.workers.values() if w.running and not w.cancelled]
-        victims = [(_surplus(fleet, worker, helper, turn), worker.id) for worker in running]
+        victims = [(_surplus(fleet, worker, helper, step), worker.id) for worker in running]
         number, name = max(victims, default=(0, WorkerId(0)))
         if not number:
             return
         victim = fleet.workers[name]
         victim.revoked.update(victim.unbegun[-number:])
-        fleet.news(turn, victim)
+        fleet.news(step, victim)
 
 
-def _surplus(fleet: Fleet, worker: Worker, helper: Worker, turn: Turn) -> int:
+def _surplus(fleet: Fleet, worker: Worker, helper: Worker, step: Step) -> int:
     """How many of its calls, the last ones, the helper should take."""
     unbegun = worker.unbegun
     if not worker.reads_inbox or any(fleet.tasks.holds(call, worker) for call in worker.revoked):
         return 0
     if not all(fleet.serves(helper.resources, name) for name, _ in unbegun):
         return 0
-    return fleet.shares.surplus(len(unbegun), turn.now - worker.since, fleet.horizon())
+    return fleet.shares.surplus(len(unbegun), step.now - worker.at_call_since, fleet.horizon())

@@ -47,22 +47,7 @@ class Attached:
     """These workers of an earlier process are ours now; `last` is the highest number of any."""
 
     workers: tuple[Inherited, ...]
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
-class Uploaded:
-    """The call of a task is on the platform."""
-
-    task: TaskId
-
-
-@dataclass(frozen=True, slots=True)
-class UploadFailed:
-    """The call of a task could not be put on the platform."""
-
-    task: TaskId
-    error: Exception
+    highest_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,58 +58,14 @@ class CancelRequested:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """The platform knows us; bundle and inbox are there."""
-
-
-@dataclass(frozen=True, slots=True)
-class PrepareFailed:
-    """The first contact failed; `hopeless` if trying again cannot help."""
-
-    error: Exception
-    hopeless: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """A worker has a run."""
-
-    worker: WorkerId
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchFailed:
-    """A worker got no run: nothing of it was executed; `refused` if for what it asked for."""
-
-    worker: WorkerId
-    error: Exception
-    hopeless: bool
-    refused: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class InboxWritten:
-    """The last inbox is in place."""
-
-
-@dataclass(frozen=True, slots=True)
-class InboxFailed:
-    """The last inbox may not be in place; `refused` if the platform does not take it."""
-
-    error: Exception
-    hopeless: bool
-    refused: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """What one look brought of one worker.
 
     `run` is None when the look did not tell; `answers` are those not reported before;
     `read` says that they were asked for, `complete` that nothing went wrong in that, and
     `garbled` that the next answers are there, and cannot be read however often one tries.
-    `told` is how many letters with answers the worker says that it has posted, if it does;
-    `sure` says that the run is not from a list.
+    `letters_posted` is how many letters with answers the worker says that it has posted, if it
+    does; `asked_directly` says that the run was asked for by itself: a list may be out of date.
     """
 
     worker: WorkerId
@@ -133,43 +74,19 @@ class Report:
     complete: bool = True
     garbled: bool = False
     read: bool = False
-    told: int | None = None
-    sure: bool = False
+    letters_posted: int | None = None
+    asked_directly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """The look is over. `cost` in requests, those for answers not counted; `pace` in seconds per
-    request that we can afford.
+    """What a look brought. `cost` is how many requests it took, those for answers not counted;
+    `pace` how many seconds per request the rate limit leaves us.
     """
 
     reports: tuple[Report, ...]
     cost: int
     pace: float
-
-
-@dataclass(frozen=True, slots=True)
-class LookFailed:
-    """The look brought nothing. It says nothing of any task."""
-
-    error: Exception
-    hopeless: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The bytes of an answer are here."""
-
-    task: TaskId
-    answer: Answer
-
-
-@dataclass(frozen=True, slots=True)
-class FetchFailed:
-    """The bytes of an answer cannot be had, or are not those that were sent."""
-
-    task: TaskId
-    error: Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,42 +112,49 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnosed:
-    """The answer to Diagnose; the worker was `at` this one of the calls.
+class Diagnosis:
+    """Why calls were lost; the worker was `at` this one of them.
 
     Those before it had ended, and their answers went with the container; those after it had not
     begun.
     """
 
-    worker: WorkerId
-    calls: tuple[Given, ...]
     verdict: Verdict
     at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """The answer to Judge: whether to try `again`, and the reason in one line."""
+class Judgement:
+    """Whether to try a call `again`, and the reason in one line."""
 
-    task: TaskId
-    worker: WorkerId
-    cause: Answer | Verdict
     again: bool
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class RunCancelled:
-    """The platform took the request to cancel a run (the run ends later), or refused it."""
+class Done:
+    """A command was performed. Looks, diagnoses and judgements bring `news`.
 
-    worker: WorkerId
+    Done is a `CancelRun` when the platform has taken the request: the run ends later.
+    """
+
+    command: Command
+    news: Looked | Diagnosis | Judgement | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Archived:
-    """The script of a worker is archived, or cannot be."""
+class Failed:
+    """A command could not be performed, or nobody knows whether it was.
 
-    worker: WorkerId
+    `hopeless` if trying again cannot help; `refused` if the platform does not take what was asked
+    for, while it takes other requests. Of a failed look nothing follows for any task; of a failed
+    launch, that none of its calls was begun.
+    """
+
+    command: Command
+    error: Exception
+    hopeless: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +183,7 @@ class CancelsAwaited:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowded:
+class OthersWait:
     """Since when (monotonic) the container of another pool waits for room, if one does."""
 
     since: float | None
@@ -271,11 +195,18 @@ class Tick:
 
 
 Event = (
-    Submitted | Attached | Uploaded | UploadFailed | CancelRequested | Prepared |
-    PrepareFailed | Launched | LaunchFailed | InboxWritten | InboxFailed | Looked | LookFailed
-    | Fetched | FetchFailed | Diagnosed | Judged | RunCancelled | Archived | ShutdownRequested
-    | TerminateRequested | Resized | CancelsAwaited | Crowded | Tick
-)  # fmt: skip
+    Submitted
+    | Attached
+    | CancelRequested
+    | Done
+    | Failed
+    | ShutdownRequested
+    | TerminateRequested
+    | Resized
+    | CancelsAwaited
+    | OthersWait
+    | Tick
+)
 
 # --- commands: what to do ----------------------------------------------------------------------
 
@@ -298,7 +229,7 @@ class Launch:
 
     worker: WorkerId
     calls: tuple[Given, ...]
-    last: bool = False
+    one_shot: bool = False
     resources: Resources = ANY_RESOURCES
     readers: int = 1
 
@@ -339,7 +270,7 @@ class Look:
     """
 
     workers: tuple[tuple[WorkerId, Reading], ...]
-    sure: frozenset[WorkerId] = frozenset()
+    ask_directly: frozenset[WorkerId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +311,7 @@ class CancelRun:
 @dataclass(frozen=True, slots=True)
 class Recall:
     """Do not start the run of a worker, if its launch is still under way. What comes of it is told
-    as of any launch: `Launched`, if it was too late.
+    as of any launch: it is `Done` if this came too late.
     """
 
     worker: WorkerId

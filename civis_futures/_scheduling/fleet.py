@@ -26,15 +26,15 @@ from .._wire import (
     Answer,
 )
 from . import events as e
-from .looks import Seen, Watch
-from .pacing import PROBE_SECONDS, PROOF_SECONDS, Attempts, Ramp, Shares
-from .state import Policy, TaskPhase, Tasks, Turn, Worker, WorkerPhase
+from .looks import Looks, Observation
+from .pacing import PROBE_SECONDS, PROOF_SECONDS, Ramp, RetriedRequest, Shares
+from .state import Policy, Step, TaskPhase, Tasks, Worker, WorkerPhase
 
 #: A cancel that shows no effect is repeated after so many seconds.
 CANCEL_AGAIN = 30.0
 #: A worker that is asked to end a call has so many seconds, besides the way of the news.
 CANCEL_PATIENCE = 10.0
-#: So few tasks may all start at once, whatever their containers turn out to be.
+#: So few tasks may all start at once, whatever their containers step out to be.
 FEW = 8
 #: So many launches are under way at a time, which is more than are made at a time; and so many are
 #: begun every five seconds where the platform seems to be full.
@@ -57,10 +57,10 @@ class Fleet:
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     ramp: Ramp = field(default_factory=Ramp)
     shares: Shares = field(default_factory=Shares)
-    watch: Watch = field(default_factory=Watch)
-    launching: Attempts = field(default_factory=Attempts)
-    starting: Attempts = field(default_factory=Attempts)  # containers that never start
-    writing: Attempts = field(default_factory=Attempts)
+    looks: Looks = field(default_factory=Looks)
+    launching: RetriedRequest = field(default_factory=RetriedRequest)
+    starting: RetriedRequest = field(default_factory=RetriedRequest)  # containers that never start
+    writing: RetriedRequest = field(default_factory=RetriedRequest)
     _stale: bool = False
     _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)  # revoked, as written
     _beat: float = 0.0  # when the inbox was written
@@ -70,13 +70,13 @@ class Fleet:
     _written_for: int = 0  # how many workers were to share the budget when the inbox was written
     startup: float = 0.0  # mean seconds from a launch until a look has found it running, of late
     #: Since when another pool of this process has a container that waits for room, if one has.
-    crowded_since: float | None = None
-    last: int = 0  # the highest number that a worker has had
+    others_wait_since: float | None = None
+    highest_id: int = 0  # the highest number that a worker has had
     _had: set[Resources] = field(default_factory=set)  # of containers that could be had
 
     # --- giving calls --------------------------------------------------------------------------
 
-    def give(self, turn: Turn) -> None:
+    def give(self, step: Step) -> None:
         """Calls for the workers that run and have room."""
         if not self.tasks.count[TaskPhase.READY]:
             return
@@ -84,20 +84,20 @@ class Fleet:
         workers = [
             worker
             for worker in self.listening()
-            if worker.running and worker.id not in surplus and not self.is_busy(turn, worker)
+            if worker.running and worker.id not in surplus and not self.is_busy(step, worker)
         ]
         if workers and self._blocked():
             # One must run out, to make room for a container that can serve the oldest call.
             leaving = min(workers, key=lambda worker: len(worker.calls))
             workers.remove(leaving)
             if not leaving.held:
-                self._let(turn, leaving)
+                self._let(step, leaving)
         idle = [worker for worker in workers if not worker.calls]
         for worker in self._deal(workers):
             if worker in idle:
-                worker.since = turn.now
-            worker.stop = worker.taken == self.policy.max_tasks_per_worker
-            self.news(turn, worker)
+                worker.at_call_since = step.now
+            worker.stop = worker.calls_given == self.policy.max_tasks_per_worker
+            self.news(step, worker)
 
     def _blocked(self) -> bool:
         """Whether no container, there or to come, can serve the oldest waiting call."""
@@ -109,31 +109,33 @@ class Fleet:
             return False
         return not any(self.serves(worker.resources, name) for worker in open_)
 
-    def launch(self, turn: Turn) -> None:
+    def launch(self, step: Step) -> None:
         """New workers for the calls that are left, while there is room for workers."""
         new: list[Worker] = []
         while (name := self.tasks.next_ready()) is not None:
             if not (
-                turn.may(self.launching) and turn.may(self.starting) and self._may_launch(turn)
+                step.may(self.launching) and step.may(self.starting) and self._may_launch(step)
             ):
                 break
-            self.last += 1
-            worker = Worker(WorkerId(self.last), self.tasks.known[name].resources)
+            self.highest_id += 1
+            worker = Worker(WorkerId(self.highest_id), self.tasks.known[name].resources)
             self.workers[worker.id] = worker
             self.tasks.give(worker, 0)
-            self.ramp.start(turn.now)
+            self.ramp.start(step.now)
             new.append(worker)
-        self._launched_at = turn.now if new else self._launched_at
+        self._launched_at = step.now if new else self._launched_at
         if not self._is_full():  # or they would only wait with it
             self._deal(new)
         sharing = self._sharing()
         for worker in new:
-            worker.first, worker.since = tuple(worker.calls), turn.now
-            worker.launched = turn.now
-            worker.last = worker.taken == self.policy.max_tasks_per_worker
-            turn.do(e.Launch(worker.id, worker.first, worker.last, worker.resources, sharing))
+            worker.launch_calls, worker.at_call_since = tuple(worker.calls), step.now
+            worker.launched = step.now
+            worker.one_shot = worker.calls_given == self.policy.max_tasks_per_worker
+            step.do(
+                e.Launch(worker.id, worker.launch_calls, worker.one_shot, worker.resources, sharing)
+            )
 
-    def _may_launch(self, turn: Turn) -> bool:
+    def _may_launch(self, step: Step) -> bool:
         """Whether there may be one more worker."""
         number = sum(worker.open for worker in self.workers.values())
         under_way = sum(w.phase is WorkerPhase.LAUNCHING for w in self.workers.values())
@@ -141,8 +143,8 @@ class Fleet:
             return False  # calls that would wait for the next ones may as well wait for any
         if self._is_full():  # the next one would wait, too; but perhaps it would not
             again = self._launched_at + PROBE_SECONDS
-            if again > turn.now:
-                turn.wake(again)
+            if again > step.now:
+                step.wake(again)
                 return False
         few = len(self.tasks.known) <= FEW and not self.ramp.unfit
         if self.ramp.proven or few:
@@ -150,10 +152,10 @@ class Fleet:
         unclear = sum(worker.concluding for worker in self.workers.values())
         if self.starting.failures and number + unclear:
             return False  # first see whether the others start
-        width, at = self.ramp.width(turn.now)
+        width, at = self.ramp.width(step.now)
         if number + unclear >= width:
             if at is not None:
-                turn.wake(at)
+                step.wake(at)
             return False
         return number < self.policy.max_workers
 
@@ -182,7 +184,7 @@ class Fleet:
         """How many more calls a worker should have whose fair share this is."""
         number = self.shares.number(fair, self.horizon()) - worker.held
         limit = self.policy.max_tasks_per_worker
-        return number if limit is None else min(number, limit - worker.taken)
+        return number if limit is None else min(number, limit - worker.calls_given)
 
     def fair_share(self) -> int:
         """How many calls there are for each worker that runs, or that may soon."""
@@ -195,9 +197,9 @@ class Fleet:
         most = len(open_) if self._is_full() else self.policy.max_workers
         return max(most - sum(worker.held_up for worker in open_), 1)
 
-    def done_before(self, turn: Turn, worker: Worker) -> int:
+    def done_before(self, step: Step, worker: Worker) -> int:
         """How many calls another worker has surely done when this one starts, one at least."""
-        left = (worker.launched + self.startup - turn.now) / 2  # calls take their time to move
+        left = (worker.launched + self.startup - step.now) / 2  # calls take their time to move
         return max(1, int(left / self.shares.seconds)) if self.shares.seconds else 1
 
     def _is_full(self) -> bool:
@@ -208,7 +210,7 @@ class Fleet:
         waiting = (worker for worker in self.workers.values() if worker.held_up)
         return any(worker.id > self._started for worker in waiting)
 
-    def is_busy(self, turn: Turn, worker: Worker) -> bool:
+    def is_busy(self, step: Step, worker: Worker) -> bool:
         """Whether a worker has work for more than half of the time until it can get more.
 
         Then it gets more later: each time costs requests. So does one that has been at its call
@@ -216,7 +218,7 @@ class Fleet:
         """
         if not worker.held:
             return False
-        if self.shares.seconds is None or turn.now - worker.since > self.horizon():
+        if self.shares.seconds is None or step.now - worker.at_call_since > self.horizon():
             return True
         return worker.held * self.shares.seconds > self.horizon() / 2
 
@@ -225,7 +227,7 @@ class Fleet:
         task = self.tasks.known.get(name)
         return task is not None and resources.cover(task.resources)
 
-    def release(self, turn: Turn, call: e.Given, worker: Worker) -> None:
+    def release(self, step: Step, call: e.Given, worker: Worker) -> None:
         """Nobody wants this call any more: it must not begin, and must end if it has.
 
         Only the end of its container surely ends it. But others may be in there with it; then the
@@ -233,20 +235,20 @@ class Fleet:
         """
         if not any(self.tasks.holds(other, worker) for other in worker.calls):
             worker.drop(call)
-            self.cancel(turn, worker)
+            self.cancel(step, worker)
             return
-        self.take_back(turn, call, worker)
-        if worker.patience is None:
-            worker.patience = turn.now + self.horizon() + CANCEL_PATIENCE
+        self.take_back(step, call, worker)
+        if worker.must_end_by is None:
+            worker.must_end_by = step.now + self.horizon() + CANCEL_PATIENCE
 
-    def take_back(self, turn: Turn, call: e.Given, worker: Worker) -> None:
+    def take_back(self, step: Step, call: e.Given, worker: Worker) -> None:
         """Ask a worker not to begin a call that it was given; it will say whether it has not."""
         worker.revoked.add(call)
-        self.news(turn, worker)
+        self.news(step, worker)
 
     # --- the inbox -----------------------------------------------------------------------------
 
-    def write(self, turn: Turn) -> None:
+    def write(self, step: Step) -> None:
         """Write the inbox if it is not up to date, or if it has not changed for long."""
         readers = [w for w in self.workers.values() if w.alive]
         if readers:
@@ -254,10 +256,10 @@ class Fleet:
             beat = self._beat + min(self.policy.lease / BEATS, self._repeat if told else math.inf)
             more = sum(worker.running for worker in readers) > 2 * self._written_for > 0
             self._repeat = REPEAT if self._stale or more else self._repeat
-            self._stale = self._stale or more or beat <= turn.now
+            self._stale = self._stale or more or beat <= step.now
             if not self._stale:
-                turn.wake(beat)
-        if not self._stale or not turn.may(self.writing):
+                step.wake(beat)
+        if not self._stale or not step.may(self.writing):
             return
         self._stale = False
         if not readers:
@@ -265,14 +267,16 @@ class Fleet:
         self.writing.busy = True
         letters = []
         for worker in readers:
-            worker.told &= self._taken_back(worker)  # each version of the inbox has these
+            worker.revoked_in_inbox &= self._taken_back(
+                worker
+            )  # each version of the inbox has these
             letter = self._letter(worker)
             if letter != e.LetterContent(worker.id):
                 letters.append(letter)
         self._repeat = 2 * self._repeat if letters else math.inf
         # Even if there is no letter: a call that was dropped must not stay in there.
         self._written_for = self._sharing()
-        turn.do(e.WriteInbox(tuple(letters), self._written_for))
+        step.do(e.WriteInbox(tuple(letters), self._written_for))
         self._sent = {worker.id: self._taken_back(worker) for worker in readers}
 
     def _taken_back(self, worker: Worker) -> frozenset[e.Given]:
@@ -281,7 +285,9 @@ class Fleet:
 
     def _letter(self, worker: Worker) -> e.LetterContent:
         """All that a worker shall know now."""
-        calls = [c for c in worker.calls if c not in worker.revoked and c not in worker.first]
+        calls = [
+            c for c in worker.calls if c not in worker.revoked and c not in worker.launch_calls
+        ]
         revoked = sorted(worker.revoked)
         return e.LetterContent(
             worker.id,
@@ -291,87 +297,91 @@ class Fleet:
             tuple(call for call in revoked if not self.tasks.holds(call, worker)),
         )
 
-    def opened(self, turn: Turn) -> None:
+    def opened(self, step: Step) -> None:
         """There is an inbox."""
-        self._beat = turn.now
+        self._beat = step.now
 
-    def written(self, turn: Turn) -> None:
+    def written(self, step: Step) -> None:
         """The inbox is as it should be."""
-        self.writing = Attempts()
-        self._beat = turn.now
+        self.writing = RetriedRequest()
+        self._beat = step.now
         for name, revoked in self._sent.items():
             if name in self.workers:
-                self.workers[name].told = revoked
+                self.workers[name].revoked_in_inbox = revoked
 
     def write_failed(self) -> None:
         """The inbox may be as it was."""
         self._stale = True
 
-    def news(self, turn: Turn, worker: Worker) -> None:
+    def news(self, step: Step, worker: Worker) -> None:
         """There is something to tell this worker, and soon to hear from it."""
         self._stale = True
-        self.watch.fed(turn, worker)
+        self.looks.fed(step, worker)
 
     # --- what a look tells ---------------------------------------------------------------------
 
-    def looked(self, turn: Turn, event: e.Looked) -> list[Seen]:
+    def looked(self, step: Step, looked: e.Looked) -> list[Observation]:
         """Take in the states of those workers that are alive."""
-        seen = self.watch.looked(turn, event, self.workers)
+        seen = self.looks.looked(step, looked, self.workers)
         for each in seen:
             if each.worker.running:
-                self._proof(turn, each.worker)
+                self._proof(step, each.worker)
         for each in seen:
             if each.changed and each.worker.running:
-                self._begun(turn, each.worker)
+                self._begun(step, each.worker)
         if any(worker.running for worker in self.workers.values()):
             for worker in self.workers.values():
-                worker.passed_over(turn.now, self.startup)
+                worker.passed_over(step.now, self.startup)
         answers = [answer for each in seen for answer in each.report.answers]
         self.shares.learn([a.busy for a in answers if a.kind in (RETURNED, RAISED)])
         return seen
 
-    def _begun(self, turn: Turn, worker: Worker) -> None:
+    def _begun(self, step: Step, worker: Worker) -> None:
         """A worker has started."""
         self._started = max(self._started, worker.id)
-        if not worker.late:  # how long it was held up says nothing of how long a start takes
-            took = turn.now - worker.launched
+        if not worker.overdue:  # how long it was held up says nothing of how long a start takes
+            took = step.now - worker.launched
             self.startup = (self.startup + took) / 2 if self.startup else took
 
-    def freed(self, seen: list[Seen]) -> list[e.Given]:
+    def freed(self, seen: list[Observation]) -> list[e.Given]:
         """Calls that were revoked before their worker had started: it will know when it does.
 
         To be sure of that, the run was asked for directly, after the inbox had been written.
         """
         free = []
         for worker, report in ((each.worker, each.report) for each in seen):
-            if report.sure and report.run is not None and report.run.state is RunState.QUEUED:
-                calls = worker.seen & self._taken_back(worker)
-                worker.told -= calls
+            if (
+                report.asked_directly
+                and report.run is not None
+                and report.run.state is RunState.QUEUED
+            ):
+                calls = worker.revoked_at_look & self._taken_back(worker)
+                worker.revoked_in_inbox -= calls
                 free += sorted(calls)
         return free
 
-    def answered(self, turn: Turn, worker: Worker, call: e.Given, answer: Answer) -> None:
+    def answered(self, step: Step, worker: Worker, call: e.Given, answer: Answer) -> None:
         """A worker is through with a call."""
         worker.drop(call)
-        worker.idle_since = worker.since = turn.now
-        if worker.patience is not None:
-            worker.patience = turn.now + self.horizon() + CANCEL_PATIENCE
+        worker.idle_since = worker.at_call_since = step.now
+        if worker.must_end_by is not None:
+            worker.must_end_by = step.now + self.horizon() + CANCEL_PATIENCE
         if worker.calls and self.tasks.holds(worker.calls[0], worker):
             worker.revoked.discard(worker.calls[0])  # too late: it has begun, or it will say so
-        self._learn(turn, answer)
+        self._learn(step, answer)
 
-    def _learn(self, turn: Turn, answer: Answer) -> None:
+    def _learn(self, step: Step, answer: Answer) -> None:
         """Whether containers can do the work at all."""
         if answer.kind in (MISSING_MODULE, PYTHON_MISMATCH, CALL_UNPICKLING):
             self.ramp.unfit = not self.ramp.proven
             if self.ramp.unfit:  # who hears of it may want no more of them
-                self.starting.not_before = turn.now + HESITATION
+                self.starting.not_before = step.now + HESITATION
         elif answer.kind not in (REVOKED, CALL_NOT_FETCHED, INITIALIZER):
             self._proven()
 
     def _proven(self) -> None:
         self.ramp.proven = True
-        self.starting = Attempts()
+        self.starting = RetriedRequest()
 
     def is_odd(self, resources: Resources) -> bool:
         """Whether these are not what all others ask for, nor what the platform has given."""
@@ -381,31 +391,31 @@ class Fleet:
             task.resources != resources for task in self.tasks.known.values()
         )
 
-    def launched(self, turn: Turn, worker: Worker) -> None:
+    def launched(self, step: Step, worker: Worker) -> None:
         """It has a run."""
-        self.launching = Attempts()
+        self.launching = RetriedRequest()
         self._had.add(worker.resources)
-        worker.phase, worker.recalled, worker.passed = WorkerPhase.ALIVE, False, 0
-        worker.idle_since = turn.now
-        self.watch.begin(turn, worker)
+        worker.phase, worker.recalled, worker.looks_passed = WorkerPhase.ALIVE, False, 0
+        worker.idle_since = step.now
+        self.looks.begin(step, worker)
         if worker.cancelled:
-            self.cancel(turn, worker)
+            self.cancel(step, worker)
         elif worker.revoked:
-            self.news(turn, worker)
+            self.news(step, worker)
 
-    def _proof(self, turn: Turn, worker: Worker) -> None:
+    def _proof(self, step: Step, worker: Worker) -> None:
         """A worker runs; if it goes on so, containers do what they should."""
         assert worker.running_since is not None
         proof_at = worker.running_since + PROOF_SECONDS
         if not self.ramp.proven and not self.ramp.unfit:
-            if proof_at <= turn.now:
+            if proof_at <= step.now:
                 self._proven()
             else:
-                self.watch.soon(turn)
+                self.looks.soon(step)
 
     def horizon(self) -> float:
         """About how many seconds pass until a worker that has run out gets more."""
-        return self.watch.horizon(self._sharing())
+        return self.looks.horizon(self._sharing())
 
     def _sharing(self) -> int:
         """How many workers share the budget: those that there are, and those that will come."""
@@ -413,14 +423,14 @@ class Fleet:
         width = max(self._width(), number)  # there may be more than `max_workers` as yet
         return max(1, min(number + self.tasks.count[TaskPhase.READY], width))
 
-    def adopt(self, turn: Turn, worker: Worker) -> None:
+    def adopt(self, step: Step, worker: Worker) -> None:
         """An earlier process has launched it."""
         self.workers[worker.id] = worker
-        self.news(turn, worker)
+        self.news(step, worker)
 
     # --- the end of a worker -------------------------------------------------------------------
 
-    def let_go(self, turn: Turn, coming: bool) -> None:
+    def let_go(self, step: Step, coming: bool) -> None:
         """Idle workers end: at once if no task is `coming`, else after `idle_timeout`."""
         free = [worker for worker in self.listening() if not worker.held]
         idle = [worker for worker in free if not self._taken_back(worker)]
@@ -430,14 +440,15 @@ class Fleet:
             leave_at = worker.idle_since + self.policy.idle_timeout
             # It is of no use to make room again for what has not taken it.
             makes_room = bool(wanted) and worker.running and worker.launched < wanted[-1]
-            in_the_way = self.crowded_since is not None and worker.launched < self.crowded_since
-            in_the_way |= worker.id in surplus
-            if leave_at > turn.now and coming and not makes_room and not in_the_way:
-                turn.wake(leave_at)
+            in_the_way = worker.id in surplus or (
+                self.others_wait_since is not None and worker.launched < self.others_wait_since
+            )
+            if leave_at > step.now and coming and not makes_room and not in_the_way:
+                step.wake(leave_at)
                 continue
             if makes_room:
                 wanted.pop()
-            self._let(turn, worker)
+            self._let(step, worker)
 
     def resize(self, max_workers: int) -> None:
         """There may be so many from now on."""
@@ -476,48 +487,48 @@ class Fleet:
         )
         return sorted(times)[leaving:]
 
-    def _let(self, turn: Turn, worker: Worker) -> None:
+    def _let(self, step: Step, worker: Worker) -> None:
         """Let a worker go that has no calls."""
         if worker.state is RunState.QUEUED:
-            self.cancel(turn, worker)  # it reads no inbox before it has started
+            self.cancel(step, worker)  # it reads no inbox before it has started
         else:
             worker.stop = True
-            self.news(turn, worker)
+            self.news(step, worker)
 
-    def cancel(self, turn: Turn, worker: Worker) -> None:
+    def cancel(self, step: Step, worker: Worker) -> None:
         """Stop its run; if the launch is still under way, then so that it starts none."""
         worker.cancelled = True
-        worker.cancel_at = turn.now + CANCEL_AGAIN
-        self.watch.soon(turn)
-        turn.do(e.CancelRun(worker.id))
+        worker.cancel_at = step.now + CANCEL_AGAIN
+        self.looks.soon(step)
+        step.do(e.CancelRun(worker.id))
 
-    def cancel_again(self, turn: Turn) -> None:
+    def cancel_again(self, step: Step) -> None:
         """Repeat the cancels that show no effect; cancel where asking shows none."""
         for worker in self.workers.values():
-            if worker.patience is not None and worker.alive and not worker.cancelled:
-                self._insist(turn, worker)
+            if worker.must_end_by is not None and worker.alive and not worker.cancelled:
+                self._insist(step, worker)
             if worker.cancelled and worker.alive:
-                if worker.cancel_at <= turn.now:
-                    self.cancel(turn, worker)
-                turn.wake(worker.cancel_at)
+                if worker.cancel_at <= step.now:
+                    self.cancel(step, worker)
+                step.wake(worker.cancel_at)
 
-    def _insist(self, turn: Turn, worker: Worker) -> None:
-        assert worker.patience is not None
+    def _insist(self, step: Step, worker: Worker) -> None:
+        assert worker.must_end_by is not None
         if all(self.tasks.holds(call, worker) for call in worker.revoked):
-            worker.patience = None
-        elif worker.patience > turn.now:
-            turn.wake(worker.patience)
+            worker.must_end_by = None
+        elif worker.must_end_by > step.now:
+            step.wake(worker.must_end_by)
         elif worker.running:
-            self.cancel(turn, worker)
+            self.cancel(step, worker)
         else:  # it has not begun anything
-            worker.patience = turn.now + CANCEL_PATIENCE
-            turn.wake(worker.patience)
+            worker.must_end_by = step.now + CANCEL_PATIENCE
+            step.wake(worker.must_end_by)
 
-    def archive(self, turn: Turn, worker: Worker) -> None:
+    def archive(self, step: Step, worker: Worker) -> None:
         """Nothing more will come of it."""
         worker.calls, worker.revoked = [], set()
         worker.phase = WorkerPhase.ARCHIVING
-        turn.do(e.Archive(worker.id))
+        step.do(e.Archive(worker.id))
 
     def standing(self, now: float, tasks_wait: bool) -> Standing:
         """How the containers are, as far as tasks wait for them."""
@@ -541,4 +552,4 @@ class Fleet:
 
     def busy(self) -> bool:
         """Whether a request is under way that must come to its end."""
-        return self.writing.busy or self.watch.looking.busy
+        return self.writing.busy or self.looks.looking.busy

@@ -13,8 +13,8 @@ from itertools import islice
 
 from .._types import RunState, WorkerId
 from .events import Look, Looked, Report
-from .pacing import SHORTEST_LINGER, Attempts, Pause, linger, poll
-from .state import Turn, Worker
+from .pacing import SHORTEST_LINGER, Pause, RetriedRequest, linger, poll
+from .state import Step, Worker
 
 #: Where workers tell of their answers, one looks for oneself only after so many seconds, and twice
 #: as many each time that there are none.
@@ -27,7 +27,7 @@ MOST_SURE = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     """What a look told of a worker that is alive: `over` if its run is, `changed` if it was in
     another state before.
     """
@@ -39,65 +39,69 @@ class Seen:
 
 
 @dataclass
-class Watch:
+class Looks:
     """The looks of one pool."""
 
     pause: Pause = field(default_factory=Pause)
-    looking: Attempts = field(default_factory=Attempts)
+    looking: RetriedRequest = field(default_factory=RetriedRequest)
     pace: float = 0.0
     _next: float = 0.0  # not before
     _heard: bool | None = None  # whether workers tell of their answers in the list
 
-    def soon(self, turn: Turn) -> None:
+    def soon(self, step: Step) -> None:
         """Something was done whose effect is worth a look."""
-        self.pause.soon(turn.now)
+        self.pause.soon(step.now)
 
-    def fed(self, turn: Turn, worker: Worker) -> None:
+    def fed(self, step: Step, worker: Worker) -> None:
         """There is something new to hear from this worker soon."""
         if self._heard is False:
-            worker.reads.soon(turn.now)
-        self.pause.soon(turn.now)
+            worker.reads.soon(step.now)
+        self.pause.soon(step.now)
 
-    def begin(self, turn: Turn, worker: Worker) -> None:
+    def begin(self, step: Step, worker: Worker) -> None:
         """A worker has a run now."""
         if self._heard is not False:
-            worker.reads.at = turn.now + (TRUST if self._heard else LEAST_DOUBT)
-        self.pause.soon(turn.now)
+            worker.reads.at = step.now + (TRUST if self._heard else LEAST_DOUBT)
+        self.pause.soon(step.now)
 
-    def look(self, turn: Turn, watched: list[Worker]) -> None:
+    def look(self, step: Step, watched: list[Worker]) -> None:
         """Look at these workers, if it is time to."""
-        if not watched or not turn.may(self.looking):
+        if not watched or not step.may(self.looking):
             return
         reads = (w.reads.at for w in watched if w.running and w.owes_answers)
         at = max(min(self.pause.at, min(reads, default=self.pause.at)), self._next)
-        if at > turn.now:
-            turn.wake(at)
+        if at > step.now:
+            step.wake(at)
             return
         self.looking.busy = True
         for worker in watched:
-            worker.seen = worker.told
-        turn.do(Look(tuple((w.id, w.reading(turn.now)) for w in watched), self._sure(watched)))
+            worker.revoked_at_look = worker.revoked_in_inbox
+        step.do(Look(tuple((w.id, w.reading(step.now)) for w in watched), self._sure(watched)))
 
     @staticmethod
     def _sure(watched: list[Worker]) -> frozenset[WorkerId]:
         """Of which it must be certain that they have not started, so that their calls can move."""
         waiting = (
-            worker.id for worker in watched if worker.state is RunState.QUEUED and worker.told
+            worker.id
+            for worker in watched
+            if worker.state is RunState.QUEUED and worker.revoked_in_inbox
         )
         return frozenset(islice(waiting, MOST_SURE))
 
-    def looked(self, turn: Turn, event: Looked, workers: Mapping[WorkerId, Worker]) -> list[Seen]:
+    def looked(
+        self, step: Step, event: Looked, workers: Mapping[WorkerId, Worker]
+    ) -> list[Observation]:
         """Take in the states of those workers that are alive."""
-        self.looking, self.pace = Attempts(), event.pace
-        seen = list(_seen(event.reports, workers, turn.now))
+        self.looking, self.pace = RetriedRequest(), event.pace
+        seen = list(_seen(event.reports, workers, step.now))
         readers = sum(each.worker.running and each.worker.owes_answers for each in seen)
         for each in seen:
             self._hear(each.report)
             if each.report.read or each.changed:
-                self._plan_reading(turn, each, readers)
+                self._plan_reading(step, each, readers)
         news = any(each.changed or each.report.answers for each in seen)
-        self.pause.after(turn.now, news=news, cost=event.cost, pace=event.pace)
-        self._next = turn.now + self.pause.shortest
+        self.pause.after(step.now, news=news, cost=event.cost, pace=event.pace)
+        self._next = step.now + self.pause.shortest
         return seen
 
     def horizon(self, readers: int) -> float:
@@ -107,12 +111,12 @@ class Watch:
 
     def _hear(self, report: Report) -> None:
         """Learn whether workers tell of their answers in the list."""
-        if report.told is not None:
+        if report.letters_posted is not None:
             self._heard = True
         elif report.answers and report.run is not None and not report.run.state.over:
             self._heard = self._heard or False
 
-    def _plan_reading(self, turn: Turn, each: Seen, readers: int) -> None:
+    def _plan_reading(self, step: Step, each: Observation, readers: int) -> None:
         """When to read the answers of a worker, unless the list says sooner that there are some.
 
         As long as nobody knows whether it will, a smaller part of the budget is for that.
@@ -120,20 +124,20 @@ class Watch:
         reads, answered = each.worker.reads, bool(each.report.answers)
         if self._heard:
             trust = TRUST if answered else min(max(2 * reads.length, TRUST), LONGEST_TRUST)
-            reads.length, reads.at = trust, turn.now + trust
+            reads.length, reads.at = trust, step.now + trust
         elif self._heard is False:
-            reads.after(turn.now, news=answered, cost=readers, pace=self.pace)
+            reads.after(step.now, news=answered, cost=readers, pace=self.pace)
         else:
-            reads.after(turn.now, news=answered, cost=DOUBT * readers, pace=self.pace)
-            reads.at = max(reads.at, turn.now + LEAST_DOUBT)
+            reads.after(step.now, news=answered, cost=DOUBT * readers, pace=self.pace)
+            reads.at = max(reads.at, step.now + LEAST_DOUBT)
 
 
 def _seen(
     reports: Iterable[Report], workers: Mapping[WorkerId, Worker], now: float
-) -> Iterable[Seen]:
+) -> Iterable[Observation]:
     for report in reports:
         worker = workers.get(report.worker)
         if worker is not None and worker.alive:
             before = worker.state
             over = report.run is not None and worker.is_over(report.run, now)
-            yield Seen(worker, report, over, worker.state is not before)
+            yield Observation(worker, report, over, worker.state is not before)

@@ -65,7 +65,7 @@ def linger(readers: int, pace: float) -> float:
 
 
 @dataclass(slots=True)
-class Attempts:
+class RetriedRequest:
     """A request that must not be in flight twice, and its failures in a row."""
 
     busy: bool = False

@@ -42,10 +42,8 @@ from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
 from .balance import even_out, may_even_out
 from .fleet import Fleet
-from .pacing import FALSE_STARTS, HOPE, LAST_PATIENCE, OUTAGE, Attempts, backoff
-from .state import LOST, Policy, Task, TaskPhase, Tasks, Turn, Worker, WorkerPhase
-
-_Failure = e.PrepareFailed | e.LaunchFailed | e.InboxFailed | e.LookFailed
+from .pacing import FALSE_STARTS, HOPE, LAST_PATIENCE, OUTAGE, RetriedRequest, backoff
+from .state import LOST, Policy, Step, Task, TaskPhase, Tasks, Worker, WorkerPhase
 
 
 @dataclass
@@ -61,73 +59,80 @@ class Scheduler:
         self.fleet = Fleet(self.policy, self.tasks)
         self.limits = TimeLimits(self.tasks, self.fleet, self._give_up)
         self.deadline: float | None = None  # when to send a Tick, at the latest
-        self._known = False  # Prepared has come
-        self._preparing = Attempts()
+        self._known = False  # bundle and inbox are on the platform
+        self._preparing = RetriedRequest()
         self._closing = self._finished = False
         self._cancels_awaited = False
         self._broken: Exception | None = None
         self._last_look = 0.0
-        self._turn = Turn(0.0)
-        self._steps: dict[type, Callable[[Any], None]] = {
+        self._step = Step(0.0)
+        self._handlers: dict[type, Callable[[Any], None]] = {
             e.Submitted: self._submitted,
             e.Attached: self._attached,
-            e.Uploaded: self._uploaded,
-            e.UploadFailed: self._upload_failed,
             e.CancelRequested: self._cancel_requested,
-            e.Prepared: self._prepared,
-            e.PrepareFailed: self._prepare_failed,
-            e.Launched: self._launched,
-            e.LaunchFailed: self._launch_failed,
-            e.InboxWritten: lambda _: self.fleet.written(self._turn),
-            e.InboxFailed: self._inbox_failed,
-            e.Looked: self._looked,
-            e.LookFailed: self._look_failed,
-            e.Fetched: self._fetched,
-            e.FetchFailed: self._fetch_failed,
-            e.Diagnosed: self._diagnosed,
-            e.Judged: self._judged,
-            e.RunCancelled: lambda _: self.fleet.watch.soon(self._turn),
-            e.Archived: self._archived,
+            e.Done: lambda event: self._done[type(event.command)](event.command, event.news),
+            e.Failed: lambda event: self._failed[type(event.command)](event.command, event),
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: self._terminate,
             e.Resized: lambda event: self.fleet.resize(event.max_workers),
             e.CancelsAwaited: self._await_cancels,
-            e.Crowded: self._crowded,
+            e.OthersWait: self._others_wait,
             e.Tick: lambda _: None,
+        }
+        self._done: dict[type, Callable[[Any, Any], None]] = {
+            e.Prepare: self._prepared,
+            e.Upload: self._uploaded,
+            e.Launch: self._launched,
+            e.WriteInbox: lambda *_: self.fleet.written(self._step),
+            e.Look: self._looked,
+            e.Fetch: self._fetched,
+            e.Diagnose: self._diagnosed,
+            e.Judge: self._judged,
+            e.CancelRun: self._run_cancelled,
+            e.Archive: self._archived,  # or it cannot be
+        }
+        self._failed: dict[type, Callable[[Any, e.Failed], None]] = {
+            e.Prepare: self._prepare_failed,
+            e.Upload: self._upload_failed,
+            e.Launch: self._launch_failed,
+            e.WriteInbox: self._inbox_failed,
+            e.Look: self._look_failed,
+            e.Fetch: self._fetch_failed,
+            e.CancelRun: self._run_cancelled,  # it is asked for again as long as the run goes on
         }
 
     def advance(self, event: e.Event, now: float, more: Iterable[e.Event] = ()) -> list[e.Command]:
         """Take in an event at time `now` (monotonic, seconds), and perhaps `more` that came with
         it; what to do about it, in order.
         """
-        turn = self._turn = Turn(now)
-        self._steps[type(event)](event)
+        step = self._step = Step(now)
+        self._handlers[type(event)](event)
         for another in more:
-            self._steps[type(another)](another)
+            self._handlers[type(another)](another)
         if (at := self.tasks.wake(now)) is not None:
-            turn.wake(at)
-        self.limits.expire(turn)
+            step.wake(at)
+        self.limits.expire(step)
         self._prepare()
         if self._known:
-            self.fleet.give(turn)
-            self.fleet.launch(turn)
-            even_out(self.fleet, turn)
-        self.fleet.let_go(turn, self._more_may_come())
-        self.fleet.cancel_again(turn)
+            self.fleet.give(step)
+            self.fleet.launch(step)
+            even_out(self.fleet, step)
+        self.fleet.let_go(step, self._more_may_come())
+        self.fleet.cancel_again(step)
         if self._known:
-            self.fleet.write(turn)
-        self.fleet.watch.look(turn, [w for w in self.fleet.workers.values() if w.alive])
+            self.fleet.write(step)
+        self.fleet.looks.look(step, [w for w in self.fleet.workers.values() if w.alive])
         self._tell_of_cancels()
         self._finish_if_done()
-        self.deadline = turn.deadline
-        return turn.out
+        self.deadline = step.deadline
+        return step.out
 
     # --- tasks ---------------------------------------------------------------------------------
 
     def _submitted(self, event: e.Submitted) -> None:
         phase = TaskPhase.UPLOADING if event.upload else TaskPhase.READY
         limit = event.terms.queue_timeout
-        expires = None if limit is None else self._turn.now + limit
+        expires = None if limit is None else self._step.now + limit
         task = Task(phase, event.terms, event.terms.resources, event.size, expires)
         if event.found is not None:
             self._claimed(event, event.found, task)
@@ -136,18 +141,18 @@ class Scheduler:
         if self._broken is not None:  # it was under way when the pool broke
             self._end(e.Lose(event.task, None, self._broken))
         elif event.upload:
-            self._turn.do(e.Upload(event.task))
+            self._step.do(e.Upload(event.task))
 
-    def _uploaded(self, event: e.Uploaded) -> None:
-        if event.task in self.tasks.known:
-            task = self.tasks.known[event.task]
+    def _uploaded(self, command: e.Upload, _: object) -> None:
+        if command.task in self.tasks.known:
+            task = self.tasks.known[command.task]
             task.unsent = False
             if task.phase is TaskPhase.UPLOADING:
-                self.tasks.move(event.task, TaskPhase.READY)
+                self.tasks.move(command.task, TaskPhase.READY)
 
     def _attached(self, event: e.Attached) -> None:
-        self._last_look = self._turn.now
-        take_over(self.fleet, self.tasks, self._turn, event)
+        self._last_look = self._step.now
+        take_over(self.fleet, self.tasks, self._step, event)
 
     def _claimed(self, event: e.Submitted, found: e.FoundTask, wish: Task) -> None:
         """A task that an earlier process has given away: go on from there."""
@@ -160,9 +165,9 @@ class Scheduler:
             else:
                 self._again(name) if task.end is None else self._lost(name, task.end)
 
-    def _upload_failed(self, event: e.UploadFailed) -> None:
-        if event.task in self.tasks.known:
-            self._give_up(e.Lose(event.task, None, event.error))
+    def _upload_failed(self, command: e.Upload, failure: e.Failed) -> None:
+        if command.task in self.tasks.known:
+            self._give_up(e.Lose(command.task, None, failure.error))
 
     def _cancel_requested(self, event: e.CancelRequested) -> None:
         if event.task in self.tasks.known:
@@ -174,7 +179,7 @@ class Scheduler:
         self._end(last_word)
         if task.phase is TaskPhase.HELD and task.worker is not None:
             call = (last_word.task, task.given)
-            self.fleet.release(self._turn, call, self.fleet.workers[task.worker])
+            self.fleet.release(self._step, call, self.fleet.workers[task.worker])
 
     def _answered(self, worker: Worker, answer: Answer) -> None:
         name = TaskId(answer.task)
@@ -182,7 +187,7 @@ class Scheduler:
         if call not in worker.calls:
             return  # it came twice, or too late
         wanted = self.tasks.holds(call, worker)
-        self.fleet.answered(self._turn, worker, call, answer)
+        self.fleet.answered(self._step, worker, call, answer)
         if wanted and not self.tasks.keep(name, answer):
             self._ended(name, answer)
 
@@ -198,21 +203,21 @@ class Scheduler:
             )
         elif answer.kind in LOST:
             self.tasks.move(name, TaskPhase.LOSING)
-            self._turn.do(e.Diagnose(task.worker, ((name, task.given),), answer))
+            self._step.do(e.Diagnose(task.worker, ((name, task.given),), answer))
         elif answer.data is not None and answer.data.file_id is not None:
             self.tasks.move(name, TaskPhase.FETCHING)
-            self._turn.do(e.Fetch(name, answer))
+            self._step.do(e.Fetch(name, answer))
         else:
             self._settle(name, answer)
 
-    def _fetched(self, event: e.Fetched) -> None:
-        if event.task in self.tasks.known:
-            self._settle(event.task, event.answer)
+    def _fetched(self, command: e.Fetch, _: object) -> None:
+        if command.task in self.tasks.known:
+            self._settle(command.task, command.answer)
 
-    def _fetch_failed(self, event: e.FetchFailed) -> None:
-        if event.task in self.tasks.known:
-            reason = f"its result cannot be read (max_retries runs it again): {event.error}"
-            self._lost(event.task, e.Verdict(None, reason))
+    def _fetch_failed(self, command: e.Fetch, failure: e.Failed) -> None:
+        if command.task in self.tasks.known:
+            reason = f"its result cannot be read (max_retries runs it again): {failure.error}"
+            self._lost(command.task, e.Verdict(None, reason))
 
     def _settle(self, name: TaskId, answer: Answer) -> None:
         """A call has ended; if the user wants a word on that, ask."""
@@ -226,20 +231,20 @@ class Scheduler:
         if not task.terms.judged or task.attempts >= task.terms.max_retries or task.worker is None:
             return False
         self.tasks.move(name, TaskPhase.JUDGING)
-        self._turn.do(e.Judge(name, task.worker, cause))
+        self._step.do(e.Judge(name, task.worker, cause))
         return True
 
-    def _judged(self, event: e.Judged) -> None:
-        task = self.tasks.known.get(event.task)
-        if task is None:
+    def _judged(self, command: e.Judge, judgement: e.Judgement) -> None:
+        name, worker, cause = command.task, command.worker, command.cause
+        if name not in self.tasks.known:
             return
-        if event.again:
-            task.attempts += 1
-            self._delay(e.Again(event.task, event.worker, event.cause, event.reason))
-        elif isinstance(event.cause, Answer):
-            self._end(e.Settle(event.task, event.worker, event.cause))
+        if judgement.again:
+            self.tasks.known[name].attempts += 1
+            self._delay(e.Again(name, worker, cause, judgement.reason))
+        elif isinstance(cause, Answer):
+            self._end(e.Settle(name, worker, cause))
         else:
-            self._end(e.Lose(event.task, event.worker, event.cause))
+            self._end(e.Lose(name, worker, cause))
 
     def _lost(self, name: TaskId, verdict: e.Verdict) -> None:
         """An attempt has failed through no fault of the function: again, or the end."""
@@ -265,90 +270,104 @@ class Scheduler:
         """The next attempt, after a while."""
         task = self.tasks.known[again.task]
         pause = backoff(max(task.attempts, 1), self.jitter())
-        self._wait(again, self._turn.now + pause)
+        self._wait(again, self._step.now + pause)
 
     def _again(self, name: TaskId) -> None:
         """What happened was no fault of this call: it never began, or had ended before."""
         if self.tasks.keep(name, None):
             return
-        self._wait(e.Again(name), self._turn.now)
-        self.limits.expire_if_due(self._turn, name)
+        self._wait(e.Again(name), self._step.now)
+        self.limits.expire_if_due(self._step, name)
 
     def _wait(self, again: e.Again, until: float) -> None:
         if self.tasks.known[again.task].unsent:  # given away by an earlier process
-            self._turn.do(e.Upload(again.task))
+            self._step.do(e.Upload(again.task))
         self.tasks.delay(again.task, until)
-        self._turn.do(again)
+        self._step.do(again)
 
     def _end(self, last_word: e.Settle | e.Lose | e.Drop) -> None:
         if self.tasks.remove(last_word.task).claimed:
-            self._turn.do(last_word)
+            self._step.do(last_word)
 
     # --- the platform and its workers ----------------------------------------------------------
 
     def _prepare(self) -> None:
         # Workers that are there already are those of an earlier process: they must hear of us.
         waiting = (self.tasks.count[TaskPhase.READY] or self.fleet.workers) and not self._known
-        if waiting and self._turn.may(self._preparing):
+        if waiting and self._step.may(self._preparing):
             self._preparing.busy = True
-            self._turn.do(e.Prepare())
+            self._step.do(e.Prepare())
 
-    def _prepared(self, _: e.Prepared) -> None:
-        self._preparing = Attempts()
+    def _prepared(self, _: e.Prepare, __: object) -> None:
+        self._preparing = RetriedRequest()
         self._known = True
-        self.fleet.opened(self._turn)
+        self.fleet.opened(self._step)
 
-    def _prepare_failed(self, event: e.PrepareFailed) -> None:
-        self._failed(self._preparing, event, "the platform cannot be used", patient=False)
+    def _prepare_failed(self, _: e.Prepare, failure: e.Failed) -> None:
+        self._count(
+            self._preparing,
+            failure.error,
+            failure.hopeless,
+            "the platform cannot be used",
+            patient=False,
+        )
 
-    def _inbox_failed(self, event: e.InboxFailed) -> None:
+    def _inbox_failed(self, _: e.WriteInbox, failure: e.Failed) -> None:
         self.fleet.write_failed()
-        patient = not event.refused and self._turn.now - self._last_look < OUTAGE
-        self._failed(self.fleet.writing, event, "calls cannot be sent", patient)
+        patient = not failure.refused and self._step.now - self._last_look < OUTAGE
+        self._count(
+            self.fleet.writing, failure.error, failure.hopeless, "calls cannot be sent", patient
+        )
 
-    def _launched(self, event: e.Launched) -> None:
-        self._last_look = self._turn.now
-        self.fleet.launched(self._turn, self.fleet.workers[event.worker])
+    def _launched(self, command: e.Launch, _: object) -> None:
+        self._last_look = self._step.now
+        self.fleet.launched(self._step, self.fleet.workers[command.worker])
 
-    def _launch_failed(self, event: e.LaunchFailed) -> None:
-        worker = self.fleet.workers.pop(event.worker)
+    def _launch_failed(self, command: e.Launch, failure: e.Failed) -> None:
+        worker = self.fleet.workers.pop(command.worker)
         held = [name for name, given in worker.calls if self.tasks.holds((name, given), worker)]
-        if event.refused and self.fleet.is_odd(worker.resources):
+        if failure.refused and self.fleet.is_odd(worker.resources):
             for name in held:  # what these calls ask for is not to be had; others ask for less
-                self._end(e.Lose(name, None, event.error))
+                self._end(e.Lose(name, None, failure.error))
             return
         # One that is not wanted any more has not failed; and of a wave of them, one counts.
         unwanted = worker.cancelled or worker.recalled
-        if not unwanted and worker.since >= self.fleet.launching.failed_at:
+        if not unwanted and worker.at_call_since >= self.fleet.launching.failed_at:
             # As long as containers run, their calls go on, and so may the rest later.
             patient = any(other.alive for other in self.fleet.workers.values())
-            self._failed(self.fleet.launching, event, "no container can be started", patient)
+            self._count(
+                self.fleet.launching,
+                failure.error,
+                failure.hopeless,
+                "no container can be started",
+                patient,
+            )
         for name in held:
             if name in self.tasks.known:
                 self._again(name)
 
-    def _looked(self, event: e.Looked) -> None:
-        self._last_look = self._turn.now
-        seen = self.fleet.looked(self._turn, event)
+    def _looked(self, _: e.Look, looked: e.Looked) -> None:
+        self._last_look = self._step.now
+        seen = self.fleet.looked(self._step, looked)
         # As they ended, so that as_completed yields them in that order.
         answers = [(each.worker, answer) for each in seen for answer in each.report.answers]
         for worker, answer in sorted(answers, key=lambda pair: pair[1].finished):
             self._answered(worker, answer)
         for each in seen:
-            if each.worker.unreadable(each.report, self._turn.now) and each.worker.calls:
+            if each.worker.unreadable(each.report, self._step.now) and each.worker.calls:
                 self._give_up_reading(each.worker)
             if each.over:
                 self._conclude(each.worker, each.report.complete)
         for call in self.fleet.freed(seen):
             self._again(call[0])
 
-    def _look_failed(self, event: e.LookFailed) -> None:
+    def _look_failed(self, _: e.Look, failure: e.Failed) -> None:
         # A failed look says nothing of any task: an outage passes, unless the key is refused.
-        looking = self.fleet.watch.looking
-        refused = event.hopeless and looking.failures + 1 >= HOPE
-        patient = not refused and self._turn.now - self._last_look < OUTAGE
-        self._failed(looking, event, "runs cannot be watched", patient)
-        silent = self._turn.now - self._last_look >= LAST_PATIENCE[event.hopeless]
+        looking = self.fleet.looks.looking
+        refused = failure.hopeless and looking.failures + 1 >= HOPE
+        patient = not refused and self._step.now - self._last_look < OUTAGE
+        self._count(looking, failure.error, failure.hopeless, "runs cannot be watched", patient)
+        silent = self._step.now - self._last_look >= LAST_PATIENCE[failure.hopeless]
         if self._closing and not self.tasks.known and silent:
             self._finish()
 
@@ -356,57 +375,59 @@ class Scheduler:
         """A run is over. Answers may show up late: read again before a call counts as lost."""
         held = [call for call in worker.calls if self.tasks.holds(call, worker)]
         if not held:
-            self.fleet.archive(self._turn, worker)
-        elif not worker.has_said_all(complete, self._turn.now):
+            self.fleet.archive(self._step, worker)
+        elif not worker.has_said_all(complete, self._step.now):
             return
         elif worker.cancelled and not worker.garbled:  # for the sake of another call
             for name, _ in held:
                 self._again(name)
-            self.fleet.archive(self._turn, worker)
+            self.fleet.archive(self._step, worker)
         else:
             if not worker.state.over:  # a state nobody knows, for too long: make sure
-                self._turn.do(e.CancelRun(worker.id))
+                self._step.do(e.CancelRun(worker.id))
             worker.phase = WorkerPhase.CONCLUDING
             text = "what its container has answered cannot be read, or is nowhere to be found"
             answer = Answer(held[0][0], e.CORRUPT, text=text) if worker.garbled else None
-            self._turn.do(e.Diagnose(worker.id, tuple(held), answer))
+            self._step.do(e.Diagnose(worker.id, tuple(held), answer))
 
     def _give_up_reading(self, worker: Worker) -> None:
         """Its answers cannot be read, so its calls will be lost: end it, and then they are."""
         if not worker.garbled:
             worker.garbled = True
-            self.fleet.cancel(self._turn, worker)
+            self.fleet.cancel(self._step, worker)
 
-    def _diagnosed(self, event: e.Diagnosed) -> None:
-        worker = self.fleet.workers.get(event.worker)
-        if event.verdict.unstarted and worker is not None:
-            self._false_start(worker, event.verdict)
-        for number, (name, given) in enumerate(event.calls):
+    def _diagnosed(self, command: e.Diagnose, found: e.Diagnosis) -> None:
+        worker = self.fleet.workers.get(command.worker)
+        if found.verdict.unstarted and worker is not None:
+            self._false_start(found.verdict)
+        for number, (name, given) in enumerate(command.calls):
             task = self.tasks.known.get(name)
-            if task is None or (task.worker, task.given) != (event.worker, given):
+            if task is None or (task.worker, task.given) != (command.worker, given):
                 continue
-            if number == event.at and not event.verdict.unstarted:
-                self._lost(name, event.verdict)
+            if number == found.at and not found.verdict.unstarted:
+                self._lost(name, found.verdict)
             else:
                 self._again(name)
         if worker is not None and worker.phase is WorkerPhase.CONCLUDING:
-            self.fleet.archive(self._turn, worker)
+            self.fleet.archive(self._step, worker)
 
-    def _false_start(self, worker: Worker, verdict: e.Verdict) -> None:
+    def _false_start(self, verdict: e.Verdict) -> None:
         """A container that never ran the worker. If none has, then none will."""
         starting = self.fleet.starting
         lines = "".join(f"\n  {line}" for line in verdict.log_tail)
         error = BrokenContainerPool(f"{verdict.reason}{lines}")
         hopeless = not self.fleet.ramp.proven and starting.failures + 1 >= FALSE_STARTS
-        event = e.LaunchFailed(worker.id, error, hopeless)
         patient = any(other.running for other in self.fleet.workers.values())
-        self._failed(starting, event, "no container can be started", patient)
+        self._count(starting, error, hopeless, "no container can be started", patient)
 
-    def _archived(self, event: e.Archived) -> None:
-        self.fleet.workers.pop(event.worker, None)
+    def _run_cancelled(self, _: e.CancelRun, __: object) -> None:
+        self.fleet.looks.soon(self._step)
 
-    def _crowded(self, event: e.Crowded) -> None:
-        self.fleet.crowded_since = event.since
+    def _archived(self, command: e.Archive, _: object) -> None:
+        self.fleet.workers.pop(command.worker, None)
+
+    def _others_wait(self, event: e.OthersWait) -> None:
+        self.fleet.others_wait_since = event.since
 
     def _await_cancels(self, _: e.CancelsAwaited) -> None:
         self._cancels_awaited = True
@@ -414,13 +435,13 @@ class Scheduler:
     def _tell_of_cancels(self) -> None:
         if self._cancels_awaited and not self.fleet.has_unwanted_calls():
             self._cancels_awaited = False
-            self._turn.do(e.CancelsDone())
+            self._step.do(e.CancelsDone())
 
     def standing(self, now: float) -> Standing:
         """What tasks wait for, if any do."""
         count = self.tasks.count
         found = self.fleet.standing(now, bool(count[TaskPhase.READY]))
-        looking = self.fleet.watch.looking
+        looking = self.fleet.looks.looking
         tried = (self._preparing, self.fleet.launching, self.fleet.starting, self.fleet.writing)
         failed = max(tried, key=lambda attempts: attempts.not_before)
         return replace(
@@ -447,7 +468,7 @@ class Scheduler:
     def _finish(self) -> None:
         if not self._finished:
             self._finished = True
-            self._turn.do(e.Finish(tuple(self.fleet.workers)))
+            self._step.do(e.Finish(tuple(self.fleet.workers)))
             self.fleet.workers.clear()
 
     def _shutdown_requested(self, _: e.ShutdownRequested) -> None:
@@ -465,28 +486,38 @@ class Scheduler:
         if self._broken is not None:
             return
         self._broken, self._closing = error, True
-        self._last_look = self._turn.now  # the cancels below have time to be seen
-        self._turn.do(e.Break(error))
+        self._last_look = self._step.now  # the cancels below have time to be seen
+        self._step.do(e.Break(error))
         for name, task in list(self.tasks.known.items()):
             self._end(e.Lose(name, task.worker, error))
         for worker in self.fleet.workers.values():
             worker.calls, worker.revoked = [], set()
             if worker.open and not worker.cancelled:
-                self.fleet.cancel(self._turn, worker)
+                self.fleet.cancel(self._step, worker)
 
-    def _failed(self, attempts: Attempts, event: _Failure, what: str, patient: bool) -> None:
-        attempts.fail(self._turn.now, self.jitter(), str(event.error))
-        if (event.hopeless or attempts.failures >= HOPE) and not patient:
-            broken = BrokenContainerPool(f"{what}: {event.error}")
-            broken.__cause__ = event.error
+    def _count(
+        self,
+        request: RetriedRequest,
+        error: Exception,
+        hopeless: bool,
+        what: str,
+        patient: bool,
+    ) -> None:
+        """It will be tried again; unless that is hopeless, or has been for too often: then the pool
+        breaks, if it need not be `patient`.
+        """
+        request.fail(self._step.now, self.jitter(), str(error))
+        if (hopeless or request.failures >= HOPE) and not patient:
+            broken = BrokenContainerPool(f"{what}: {error}")
+            broken.__cause__ = error
             self._break(broken)
 
 
-def take_over(fleet: Fleet, tasks: Tasks, turn: Turn, event: e.Attached) -> None:
+def take_over(fleet: Fleet, tasks: Tasks, step: Step, event: e.Attached) -> None:
     """These workers are ours now."""
-    fleet.last = event.last
+    fleet.highest_id = event.highest_id
     for found in event.workers:
-        fleet.adopt(turn, Worker.inherited(found, turn.now))
+        fleet.adopt(step, Worker.inherited(found, step.now))
         for call in found.wanted:
             tasks.inherit(call, found.id)
 
@@ -517,27 +548,29 @@ class TimeLimits:
     fleet: Fleet
     give_up: Callable[[e.Lose], None]
 
-    def expire(self, turn: Turn) -> None:
+    def expire(self, step: Step) -> None:
         """End the tasks that should have begun by now and have not."""
-        names, at = self.tasks.expired(turn.now)
+        names, at = self.tasks.expired(step.now)
         if at is not None:
-            turn.wake(at)
+            step.wake(at)
         for name in names:
-            self.expire_if_due(turn, name)
+            self.expire_if_due(step, name)
 
-    def expire_if_due(self, turn: Turn, name: TaskId) -> None:
+    def expire_if_due(self, step: Step, name: TaskId) -> None:
         """End this one, if it should have begun by now and has not."""
         task = self.tasks.known[name]
-        if task.expires is None or task.expires > turn.now or task.attempts:
+        if task.expires is None or task.expires > step.now or task.attempts:
             return
         if task.phase is TaskPhase.HELD and task.worker is not None:
             call, worker = (name, task.given), self.fleet.workers[task.worker]
-            begun = worker.state is not RunState.QUEUED and (worker.last or worker.calls[0] == call)
+            begun = worker.state is not RunState.QUEUED and (
+                worker.one_shot or worker.calls[0] == call
+            )
             if begun or not worker.open:
                 task.expires = None  # it has begun, or what has become of it will be known
                 return
-            if not worker.last:  # ask the worker: it may begin it at any moment
-                self.fleet.take_back(turn, call, worker)
+            if not worker.one_shot:  # ask the worker: it may begin it at any moment
+                self.fleet.take_back(step, call, worker)
                 return
         elif task.phase not in (TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED):
             return

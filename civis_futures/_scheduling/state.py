@@ -32,7 +32,7 @@ from .._wire import (
     Answer,
 )
 from .events import CORRUPT, Command, Given, Reading, Report, Verdict
-from .pacing import Attempts, Pause
+from .pacing import Pause, RetriedRequest
 
 #: Answers of calls that were lost.
 LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, CORRUPT)
@@ -224,7 +224,7 @@ class Tasks:
         task = self.move(name, TaskPhase.HELD)
         task.worker = worker.id
         task.given += 1
-        worker.taken += 1
+        worker.calls_given += 1
         worker.calls.append((name, task.given))
         return True
 
@@ -260,42 +260,48 @@ class Worker:
 
     id: WorkerId
     resources: Resources = ANY_RESOURCES
-    last: bool = False  # its first calls are all it will ever get
-    first: tuple[Given, ...] = ()
+    one_shot: bool = False  # its first calls are all it will ever get
+    launch_calls: tuple[Given, ...] = ()
     calls: list[Given] = field(default_factory=list)
     revoked: set[Given] = field(default_factory=set)
-    told: frozenset[Given] = (
+    revoked_in_inbox: frozenset[Given] = (
         frozenset()
     )  # those revoked that surely are in the inbox, and may begin
-    seen: frozenset[Given] = frozenset()  # those that were, when the last look began
-    taken: int = 0
+    revoked_at_look: frozenset[Given] = frozenset()  # those that were, when the last look began
+    calls_given: int = 0
     phase: WorkerPhase = WorkerPhase.LAUNCHING
     state: RunState = RunState.QUEUED
     launched: float = 0.0  # when its launch was begun
-    since: float = 0.0  # when it was launched, and then when it got to its first call
+    at_call_since: float = 0.0  # when it was launched, and then when it got to its first call
     idle_since: float = 0.0
     running_since: float | None = None
     reads: Pause = field(default_factory=Pause)
     stop: bool = False
     cancelled: bool = False
     cancel_at: float = 0.0
-    patience: float | None = None  # when a call that it was asked to end must have ended
+    must_end_by: float | None = None  # when a call that it was asked to end must have ended
     garbled: bool = False
     rereads: int = 0  # how often its answers were read since it is over
     over_since: float | None = None  # when they were for the first time
     unread_since: float | None = None  # since when they cannot be read
     unknown_since: float | None = None
-    passed: int = 0  # how many looks found others running, and this one not started
-    late: bool = False  # whether it takes longer than a start does
+    looks_passed: int = 0  # how many looks found others running, and this one not started
+    overdue: bool = False  # whether it takes longer than a start does
     recalled: bool = False  # its launch shall not happen, if it has not yet
 
     @classmethod
     def inherited(cls, found: Inherited, now: float) -> Worker:
         """One that an earlier process has launched."""
-        worker = cls(found.id, found.resources, found.last, found.first, list(found.calls))
-        worker.revoked, worker.taken, worker.stop = set(found.revoked), found.taken, found.stop
+        worker = cls(
+            found.id, found.resources, found.one_shot, found.launch_calls, list(found.calls)
+        )
+        worker.revoked, worker.calls_given, worker.stop = (
+            set(found.revoked),
+            found.calls_given,
+            found.stop,
+        )
         worker.phase, worker.state = WorkerPhase.ALIVE, found.state
-        worker.launched = worker.since = worker.idle_since = now
+        worker.launched = worker.at_call_since = worker.idle_since = now
         worker.running_since = now if found.state is RunState.RUNNING else None
         return worker
 
@@ -318,7 +324,7 @@ class Worker:
     @property
     def listens(self) -> bool:
         """Whether it may be given more calls."""
-        ends = self.last or self.stop or self.cancelled or self.state.over
+        ends = self.one_shot or self.stop or self.cancelled or self.state.over
         return self.alive and not ends
 
     @property
@@ -330,23 +336,23 @@ class Worker:
     def is_passed(self) -> bool:
         """Whether it waits for its start, though others have started."""
         waits = self.open and self.state is RunState.QUEUED and not self.cancelled
-        return waits and self.passed >= PASSED_OVER
+        return waits and self.looks_passed >= PASSED_OVER
 
     @property
     def held_up(self) -> bool:
         """Whether it does so for longer than a start takes: the platform may be full."""
-        return self.late and self.is_passed
+        return self.overdue and self.is_passed
 
     def passed_over(self, now: float, startup: float) -> None:
         """Take in that a look found others running; `startup` is how long a start takes."""
         waited = now - self.launched
-        self.late = waited >= (STARTS * startup if self.alive else SLOW_LAUNCH)
-        self.passed += self.state is RunState.QUEUED and (self.alive or self.late)
+        self.overdue = waited >= (STARTS * startup if self.alive else SLOW_LAUNCH)
+        self.looks_passed += self.state is RunState.QUEUED and (self.alive or self.overdue)
 
     @property
     def reads_inbox(self) -> bool:
         """Whether calls can be taken back from it: not a single one that is also its last."""
-        return not (self.last and len(self.first) == 1)
+        return not (self.one_shot and len(self.launch_calls) == 1)
 
     @property
     def held(self) -> int:
@@ -362,7 +368,7 @@ class Worker:
     @property
     def owes_answers(self) -> bool:
         """Whether it may post answers before its end."""
-        return bool(self.calls) and not (self.last and len(self.calls) == 1)
+        return bool(self.calls) and not (self.one_shot and len(self.calls) == 1)
 
     def reading(self, now: float) -> Reading:
         """When a look should read its answers."""
@@ -406,7 +412,7 @@ class Worker:
         """
         if run.state is not RunState.UNKNOWN:
             if run.state is RunState.RUNNING and self.running_since is None:
-                self.running_since = self.since = now
+                self.running_since = self.at_call_since = now
             self.state, self.unknown_since = run.state, None
             return run.state.over
         if self.unknown_since is None:
@@ -415,7 +421,7 @@ class Worker:
 
 
 @dataclass(slots=True)
-class Turn:
+class Step:
     """One call of `Scheduler.advance`: its time, its commands so far, when to be called again."""
 
     now: float
@@ -430,7 +436,7 @@ class Turn:
         """Be called at that time, at the latest."""
         self.deadline = at if self.deadline is None else min(self.deadline, at)
 
-    def may(self, attempts: Attempts) -> bool:
+    def may(self, attempts: RetriedRequest) -> bool:
         """Whether such a request may be made now."""
         if attempts.busy:
             return False

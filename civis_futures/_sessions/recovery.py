@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .._pool.ledger import Estate
-from .._pool.mailbox import Posting
+from .._pool.ledger import Inheritance
+from .._pool.mailbox import WorkerRun
 from .._scheduling import events as e
 from .._types import Inherited, TaskId, WorkerId
 from .._wire import OUTCOME_PICKLING, RAISED, RETURNED, Answer, Inbox, Letter
@@ -20,7 +20,7 @@ from .head import Entry, Head
 #: What the function itself did; all else is tried again in the next process.
 _FINISHED = (RETURNED, RAISED, OUTCOME_PICKLING)
 
-Seen = tuple[e.Report, Posting]
+FoundWorker = tuple[e.Report, WorkerRun]
 
 
 @dataclass(slots=True)
@@ -30,8 +30,8 @@ class Findings:
     found: dict[TaskId, e.FoundTask] = field(default_factory=dict)
     keys: dict[TaskId, str] = field(default_factory=dict)
     workers: tuple[Inherited, ...] = ()
-    last: int = 0
-    estate: Estate = field(default_factory=Estate)
+    highest_id: int = 0
+    inheritance: Inheritance = field(default_factory=Inheritance)
 
     @property
     def answered(self) -> int:
@@ -40,7 +40,7 @@ class Findings:
 
     @property
     def held(self) -> int:
-        """How many tasks are in the hands of workers."""
+        """How many tasks are held by workers."""
         return sum(len(worker.wanted) for worker in self.workers)
 
 
@@ -64,24 +64,24 @@ class _Past:
         return [call for call in self.given if call not in self.answers]
 
 
-def findings(head: Head, seen: Mapping[WorkerId, Seen], inbox: Inbox) -> Findings:
+def findings(head: Head, seen: Mapping[WorkerId, FoundWorker], inbox: Inbox) -> Findings:
     """What there is; `seen` are those workers, by their place in the head (from 1), that have had
     a run.
     """
-    result = Findings(last=len(head.workers))
+    result = Findings(highest_id=len(head.workers))
     pasts = []
     for number, entry in enumerate(head.workers, 1):
         worker = WorkerId(number)
         if worker in seen:
-            report, posting = seen[worker]
-            result.estate.postings[worker] = posting
+            report, worker_run = seen[worker]
+            result.inheritance.worker_runs[worker] = worker_run
             pasts.append(_past(worker, entry, report, inbox.letters.get(entry.token, Letter())))
         else:
             for task, attempt, _ in entry.first:
                 _note(result, e.FoundTask(worker, attempt), TaskId(task), "")
     for past in pasts:
         _note_all(result, past)
-        result.estate.calls.update(
+        result.inheritance.calls.update(
             ((TaskId(call.task), call.attempt), call) for call in past.letter.calls
         )
     adopted = (_inherited(result, past) for past in pasts)
@@ -140,9 +140,9 @@ def _inherited(result: Findings, past: _Past) -> Inherited | None:
         calls=tuple(calls),
         wanted=tuple(wanted),
         revoked=tuple(call for call in calls if call in asked or call not in wanted),
-        first=tuple((TaskId(task), attempt) for task, attempt, _ in past.entry.first),
-        taken=len(past.given),
-        last=past.entry.last,
+        launch_calls=tuple((TaskId(task), attempt) for task, attempt, _ in past.entry.first),
+        calls_given=len(past.given),
+        one_shot=past.entry.last,
         stop=past.letter.stop,
         resources=past.entry.size,
     )

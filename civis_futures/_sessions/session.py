@@ -19,13 +19,13 @@ from .. import _wire
 from .._api.client import PlatformClient
 from .._container import Container, Template, job_kind
 from .._exceptions import PlatformError, SessionInUseError, SessionMismatchError
-from .._pool.mailbox import Mailbox, Posting
+from .._pool.mailbox import Mailbox, WorkerRun
 from .._scheduling.events import FoundTask
 from .._types import Job, JobKind, Resources, TaskId, WorkerId
 from .anchor import Anchor, find_anchor, make_anchor
 from .head import BEAT, Entry, Head, Holder
 from .identity import difference, identity
-from .recovery import Findings, Seen, findings
+from .recovery import Findings, FoundWorker, findings
 
 _log = logging.getLogger(__name__)
 
@@ -136,10 +136,10 @@ class Session:
         kind = self.head.kind
         with ThreadPoolExecutor(READERS) as readers:
 
-            def read(pair: tuple[int, Entry]) -> tuple[WorkerId, Seen | None]:
+            def read(pair: tuple[int, Entry]) -> tuple[WorkerId, FoundWorker | None]:
                 number, entry = WorkerId(pair[0]), pair[1]
                 job = Job(entry.job, kind)
-                return number, mailbox.find(Posting(number, entry.token, job, entry.run))
+                return number, mailbox.find(WorkerRun(number, entry.token, job, entry.run))
 
             pairs = list(readers.map(read, enumerate(self.head.workers, 1)))
         inbox = _wire.inbox_from_json(self._client.get_json_value(self.head.inbox))
@@ -153,8 +153,8 @@ class Session:
         for number, entry in enumerate(self.head.workers, 1):
             if WorkerId(number) not in going_on and not entry.over:  # nobody was left to tidy up
                 self._client.archive(Job(entry.job, self.head.kind))
-                posting = self.findings.estate.postings.get(WorkerId(number))
-                self.forget(entry.token, 0 if posting is None else posting.run_id)
+                worker_run = self.findings.inheritance.worker_runs.get(WorkerId(number))
+                self.forget(entry.token, 0 if worker_run is None else worker_run.run_id)
         for row in self._client.newest_jobs(self.head.kind):
             ours = _wire.ScriptName.parsed(row.name)
             if ours is None or ours.session != self.head.name:

@@ -151,7 +151,7 @@ def _over(client: PlatformClient, job: Job, run: Run, timeout: float) -> Run:
             raise UnavailableError(f"run {run.id} is still {run.said} after {timeout:g} seconds")
         time.sleep(pause)
         pause = min(pause * 1.3, longest)
-        run = client.get_run(job, run.id, look=True)
+        run = client.get_run(job, run.id, low_priority=True)
     return run
 
 

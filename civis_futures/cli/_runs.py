@@ -126,7 +126,9 @@ def _listed(
     client: PlatformClient, kind: JobKind, hidden: bool, archived: bool
 ) -> Iterator[FoundRun]:
     for page in range(1, PAGES + 1):
-        rows, more = client.list_jobs(kind, hidden=hidden, page=page, look=False, archived=archived)
+        rows, more = client.list_jobs(
+            kind, hidden=hidden, page=page, low_priority=False, archived=archived
+        )
         for row in rows:
             job = Job(row.job_id, kind)
             found = row.run and _found(client, row.name, job, row.run)

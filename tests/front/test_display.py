@@ -1,4 +1,4 @@
-"""What is shown of tasks: from made-up glances, and of real ones."""
+"""What is shown of tasks: from made-up summaries, and of real ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from civis_futures import ContainerFuture, TaskState, table
 from civis_futures._futures import display as d
 from civis_futures._futures.future import Timings, View
-from civis_futures._futures.tables import Roll
+from civis_futures._futures.tables import PoolFutures
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -44,16 +44,18 @@ class Page(HTMLParser):
             self.shown += data + " "
 
 
-def glance(number=0, state=TaskState.SUCCEEDED, **fields):
-    return d.Glance(f"f (task {number})", number, state, submitted=100.0 + number, **fields)
+def summary(number=0, state=TaskState.SUCCEEDED, **fields):
+    return d.TaskSummary(f"f (task {number})", number, state, submitted=100.0 + number, **fields)
 
 
 MIXED = [
-    glance(0, elapsed=3.0, queue=1.0, compute=1.5, peak_memory=120.0),
-    glance(1, TaskState.RUNNING, elapsed=10.0, run_id=7, job_url="https://civis/jobs/1"),
-    glance(2, TaskState.FAILED, elapsed=2, reason="ValueError: x", run_id=8, job_url="https://c/2"),
-    glance(3, TaskState.PENDING, elapsed=1.0, queue=1.0),
-    glance(4, TaskState.CANCELLED),
+    summary(0, elapsed=3.0, queue=1.0, compute=1.5, peak_memory=120.0),
+    summary(1, TaskState.RUNNING, elapsed=10.0, run_id=7, job_url="https://civis/jobs/1"),
+    summary(
+        2, TaskState.FAILED, elapsed=2, reason="ValueError: x", run_id=8, job_url="https://c/2"
+    ),
+    summary(3, TaskState.PENDING, elapsed=1.0, queue=1.0),
+    summary(4, TaskState.CANCELLED),
 ]
 
 
@@ -79,13 +81,13 @@ def test_text_has_failures_first_with_reason_and_link():
 
 @pytest.mark.parametrize("width", [40, 20])
 def test_text_fits_a_narrow_terminal_but_for_links(width):
-    long = [glance(n, TaskState.FAILED, reason="why " * 50) for n in range(3)] + MIXED
+    long = [summary(n, TaskState.FAILED, reason="why " * 50) for n in range(3)] + MIXED
     for line in d.text(d.panel_of("a long title " * 9, long, 200.0), width).splitlines():
         assert len(line) <= max(width, 34) or line.strip().startswith("https://"), line
 
 
 def test_a_panel_of_many_lists_some_and_counts_the_rest():
-    many = [glance(n) for n in range(10_000)] + [glance(10_001, TaskState.FAILED)]
+    many = [summary(n) for n in range(10_000)] + [summary(10_001, TaskState.FAILED)]
     panel = d.panel_of("many", many, 200.0)
     assert d.text(panel).count("(task ") == d.MOST_ROWS
     assert d.text(panel).endswith("and 9,989 more")
@@ -93,21 +95,23 @@ def test_a_panel_of_many_lists_some_and_counts_the_rest():
     assert len(d.html(panel)) < 20_000
 
 
-@pytest.mark.parametrize("glances", [[], MIXED], ids=["none", "mixed"])
-def test_html_is_sound(glances):
-    page = Page(d.html(d.panel_of("mine", glances, 200.0)))
+@pytest.mark.parametrize("summaries", [[], MIXED], ids=["none", "mixed"])
+def test_html_is_sound(summaries):
+    page = Page(d.html(d.panel_of("mine", summaries, 200.0)))
     assert "mine" in page.shown
     bar = next(attrs for tag, attrs in page.tags if attrs.get("role") == "progressbar")
-    assert bar["aria-valuemax"] == str(len(glances))
-    assert [tag for tag, _ in page.tags].count("tr") == (6 if glances else 0)
-    assert page.links == (["https://c/2", "https://civis/jobs/1"] if glances else [])
-    assert "prefers-color-scheme" in d.html(d.panel_of("mine", glances, 200.0))
+    assert bar["aria-valuemax"] == str(len(summaries))
+    assert [tag for tag, _ in page.tags].count("tr") == (6 if summaries else 0)
+    assert page.links == (["https://c/2", "https://civis/jobs/1"] if summaries else [])
+    assert "prefers-color-scheme" in d.html(d.panel_of("mine", summaries, 200.0))
 
 
 def test_everything_of_the_user_is_escaped():
     evil = '<script>alert(1)</script>"&\x1b[2J'
-    one = d.Glance(evil, 0, TaskState.FAILED, reason=evil, run_id=1, job_url="javascript:alert(1)")
-    two = d.Glance(evil, 1, TaskState.FAILED, run_id=2, job_url='https://x/"><script>')
+    one = d.TaskSummary(
+        evil, 0, TaskState.FAILED, reason=evil, run_id=1, job_url="javascript:alert(1)"
+    )
+    two = d.TaskSummary(evil, 1, TaskState.FAILED, run_id=2, job_url='https://x/"><script>')
     panel = d.panel_of(evil, [one, two], 1.0)
     page = Page(d.html(panel))
     assert "script" not in [tag for tag, _ in page.tags]
@@ -141,7 +145,7 @@ def test_durations(seconds, said):
 
 
 def test_the_roll_forgets_tasks_but_not_their_numbers():
-    roll = Roll()
+    roll = PoolFutures()
 
     def make(number):
         future = ContainerFuture(
@@ -163,8 +167,8 @@ def test_the_roll_forgets_tasks_but_not_their_numbers():
     held[1].cancel()
     panel = roll.panel("")
     assert str(panel.totals) == "1 failed, 1 pending, 1 cancelled, 1 succeeded"
-    assert [glance.number for glance in panel.glances] == [0, 1, 2]  # as they are listed
-    assert panel.glances[0].reason == "ValueError: no"
+    assert [summary.number for summary in panel.summaries] == [0, 1, 2]  # as they are listed
+    assert panel.summaries[0].reason == "ValueError: no"
     del held
     assert str(roll.totals()) == "1 failed, 1 cancelled, 1 succeeded"
 
@@ -256,7 +260,7 @@ def test_a_table_is_a_sequence_of_futures_of_ours(shared):
 
 def test_our_own_words_are_escaped_too():
     """ "<0.01 s" is text, and no tag that some browsers make of it."""
-    short = glance(elapsed=0.001, queue=0.002, compute=0.003)
+    short = summary(elapsed=0.001, queue=0.002, compute=0.003)
     page = d.html(d.panel_of("mine", [short], 100.001))
     text = re.sub(r"<(/?[a-z]+)( [a-z-]+=\"[^\"<>]*\")*>", "", page.partition("</style>")[2])
     assert "<" not in text

@@ -18,12 +18,12 @@ PATIENCE, STARTS = 5.0, 2.0
 
 
 @dataclass(eq=False)
-class CrowdMember:
-    """One pool's place in the crowd. `tell` is called, on any thread, with the time since when
-    (monotonic, seconds) others wait, or None if they do not.
+class Neighbour:
+    """One pool among its neighbours. `tell` is called, on any thread, with the time (monotonic, in
+    seconds) since when another pool waits for room, or None if none does.
     """
 
-    crowd: Crowd
+    neighbours: Neighbours
     tell: Callable[[float | None], None]
     waits_since: float | None = None
 
@@ -31,63 +31,63 @@ class CrowdMember:
         """Since when a container with work is queued, if one is; and how many seconds a start takes
         (0.0: nobody knows).
         """
-        self.crowd.update(self, since, now, startup)
+        self.neighbours.update(self, since, now, startup)
 
     def leave(self) -> None:
         """The pool has ended."""
-        self.crowd.leave(self)
+        self.neighbours.leave(self)
 
 
 @dataclass(eq=False)
-class Crowd:
+class Neighbours:
     """The pools on one platform."""
 
-    _places: list[CrowdMember] = field(default_factory=list)
+    _pools: list[Neighbour] = field(default_factory=list)
     _startup: float = 0.0
     # Guards the two above. `tell` puts an event into a queue, so it may be called under it.
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def join(self, tell: Callable[[float | None], None]) -> CrowdMember:
+    def join(self, tell: Callable[[float | None], None]) -> Neighbour:
         """A new pool."""
-        place = CrowdMember(self, tell)
+        pool = Neighbour(self, tell)
         with self._lock:
-            self._places.append(place)
-            if (since := self._others_wait(place)) is not None:
+            self._pools.append(pool)
+            if (since := self._others_wait(pool)) is not None:
                 tell(since)
-        return place
+        return pool
 
-    def update(self, place: CrowdMember, since: float | None, now: float, startup: float) -> None:
-        """See `Place.update`."""
+    def update(self, pool: Neighbour, since: float | None, now: float, startup: float) -> None:
+        """See `Neighbour.update`."""
         self._startup = startup or self._startup
         patience = max(PATIENCE, STARTS * self._startup)
         waits_since = since if since is not None and now - since > patience else None
-        if waits_since != place.waits_since:
+        if waits_since != pool.waits_since:
             with self._lock:
-                self._change(place, waits_since)
+                self._change(pool, waits_since)
 
-    def leave(self, place: CrowdMember) -> None:
-        """See `Place.leave`."""
+    def leave(self, pool: Neighbour) -> None:
+        """See `Neighbour.leave`."""
         with self._lock:
-            self._change(place, None)
-            self._places.remove(place)
+            self._change(pool, None)
+            self._pools.remove(pool)
 
-    def _change(self, place: CrowdMember, waits_since: float | None) -> None:
-        if waits_since == place.waits_since:
+    def _change(self, pool: Neighbour, waits_since: float | None) -> None:
+        if waits_since == pool.waits_since:
             return
-        place.waits_since = waits_since
-        for other in self._places:
-            if other is not place:
+        pool.waits_since = waits_since
+        for other in self._pools:
+            if other is not pool:
                 other.tell(self._others_wait(other))
 
-    def _others_wait(self, place: CrowdMember) -> float | None:
+    def _others_wait(self, pool: Neighbour) -> float | None:
         """Since when any other pool waits: the last that began to."""
-        times = [each.waits_since for each in self._places if each is not place]
+        times = [each.waits_since for each in self._pools if each is not pool]
         return max((time for time in times if time is not None), default=None)
 
 
-_crowds: dict[tuple[int, str], Crowd] = {}
+_all_neighbours: dict[tuple[int, str], Neighbours] = {}
 
 
-def crowd(platform: str) -> Crowd:
+def neighbours(platform: str) -> Neighbours:
     """The pools of this process on this platform; a fork begins with none."""
-    return _crowds.setdefault((os.getpid(), platform), Crowd())
+    return _all_neighbours.setdefault((os.getpid(), platform), Neighbours())

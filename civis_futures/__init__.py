@@ -8,6 +8,7 @@
 
 from ._container import Container, Template
 from ._data.contents import SharedData
+from ._data.named import NamedFile, NamedFiles
 from ._exceptions import (
     BrokenContainerPool,
     CallLostError,
@@ -30,8 +31,9 @@ from ._exceptions import (
 )
 from ._executor.executor import ContainerPoolExecutor
 from ._executor.here import this_container
+from ._executor.warm import WarmPool
 from ._futures.future import ContainerFuture, Timings
-from ._futures.progress import progress
+from ._futures.progress import ProgressBar, progress
 from ._futures.tables import table
 from ._futures.waiting import as_completed, as_completed_async
 from ._public import publish as _publish
@@ -52,9 +54,12 @@ __all__ = [
     "CredentialsError",
     "EnvironmentMismatchError",
     "LogLine",
+    "NamedFile",
+    "NamedFiles",
     "OutcomePicklingError",
     "OutcomeUnpicklingError",
     "PlatformError",
+    "ProgressBar",
     "RemoteTraceback",
     "SerializationError",
     "SessionInUseError",
@@ -66,6 +71,7 @@ __all__ = [
     "TaskTimeoutError",
     "Template",
     "Timings",
+    "WarmPool",
     "WorkerCrashedError",
     "WorkerMemoryError",
     "as_completed",

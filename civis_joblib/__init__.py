@@ -16,13 +16,19 @@ from ._factories import (
     make_backend_factory,
     make_backend_template_factory,
     register,
+    using,
 )
+from ._pools import shutdown
+from ._store import register_store
 
 __all__ = [
     "infer_backend_factory",
     "make_backend_factory",
     "make_backend_template_factory",
     "register",
+    "register_store",
+    "shutdown",
+    "using",
 ]
 
 for _name in __all__:

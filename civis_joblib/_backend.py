@@ -1,5 +1,8 @@
 """`CivisBackend`: what joblib asks of a backend, told to one `ContainerPoolExecutor`.
 
+Each call, or each `with Parallel(...)`, has an executor to itself, which is lent to it: the next
+one with the same options gets it with its containers warm.
+
 joblib's callback is the future's done-callback, however the future ends: joblib waits for ever for
 a callback that does not come. It runs on a thread of the executor and dispatches the next batch
 from there, which is allowed: `submit_batch` pickles, and never waits.
@@ -25,7 +28,9 @@ from joblib import parallel_config, register_parallel_backend
 from joblib.externals.loky.cloudpickle_wrapper import CloudpickledObjectWrapper as Wrapper
 from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, SequentialBackend
 
-from civis_futures import Container, ContainerPoolExecutor
+from civis_futures import Container, ContainerPoolExecutor, ProgressBar, WarmPool
+
+from ._pools import BoundedCalls, LentPool, SessionCalls, UsersPool, check_executor
 
 #: What ``n_jobs=-1`` means unless `max_workers` says otherwise.
 ALL_JOBS = 50
@@ -62,7 +67,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         cap: there are never more containers than that, whatever `n_jobs` is.
         max_workers: what ``n_jobs=-1`` means. If None, 50; on a local platform, as many as that has
             cores.
-        **options: of `ContainerPoolExecutor`.
+        progress: show a bar while a call runs.
+        executor: the user's own, for all calls, in place of one that is lent to each.
+        **options: of `ContainerPoolExecutor`; with a `session`, all calls of one backend are its
+            calls, one after the other, each with one task.
     """
 
     supports_retrieve_callback = True
@@ -77,18 +85,29 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         remote_backend: Any = "sequential",
         cap: int | None = None,
         max_workers: int | None = None,
+        progress: bool = False,
+        executor: ContainerPoolExecutor | None = None,
         **options: Any,
     ) -> None:
         super().__init__(nesting_level, inner_max_num_threads)
         own = {"remote_backend": remote_backend, "cap": cap, "max_workers": max_workers}
+        own["progress"] = progress
         ContainerPoolExecutor.check_options({**options, **own}, also=own)
+        if executor is not None:
+            check_executor(executor, options, remote_backend, inner_max_num_threads)
+            max_workers = max(executor.max_workers, 2)  # with one job, joblib would run it here
         known = sorted({"civis", *BACKENDS})
         if not isinstance(remote_backend, ParallelBackendBase) and remote_backend not in known:
             raise ValueError(f"remote_backend={remote_backend!r} is none of {', '.join(known)}")
         self._remote, self._cap = remote_backend, cap
         self._all = max_workers or _all_jobs(options.get("platform"))
         self._options, self._given = options, {**options, **own}
-        self._executor: ContainerPoolExecutor | None = None
+        self._lent: ContainerPoolExecutor | None = executor
+        self._session = SessionCalls(options) if options.get("session") else None
+        self._pool: LentPool | None = None
+        self._calls = BoundedCalls()
+        self._progress = progress
+        self._bar: ProgressBar | None = None
         self._owned = False  # by one Parallel, see `configure`
         self._share_arrays: Any = None
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
@@ -112,7 +131,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if number < 0:
             number = max(self._all + 1 + number, 1)
-        number = min(number, self._cap or number)
+        number = min(number, self._cap or number, number if self._lent is None else self._all)
         outer = math.isqrt(number)
         inner = (number - outer) // outer
         return (outer, inner) if self._remote == "civis" and min(outer, inner) > 1 else (number, 1)
@@ -128,6 +147,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._share == 1:
             return SequentialBackend(nesting_level=level), None
         options = {**self._options, "cap": self._share, "max_workers": self._share}
+        options.pop("session", None)  # that has the calls of this process
         return CivisBackend(level, self.inner_max_num_threads, **options), self._share
 
     # --- from the first call to the last -------------------------------------------------------
@@ -143,10 +163,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         if not self._owned:
             options = {name: value for name, value in given.items() if name not in _NOT_FOR_US}
-            options = {**self._given, **options}
-            backend = CivisBackend(self.nesting_level, self.inner_max_num_threads, **options)
-            backend._owned = True
-            raise FallbackToBackend(backend)
+            raise FallbackToBackend(self._copy(**options))
         self._parallel = given["parallel"]
         # Read-only in tasks are the arrays that loky would map so.
         own, least = self._options.get("share_arrays", 0), given.get("max_nbytes")
@@ -155,36 +172,63 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._open()
         return self._number
 
+    @property
+    def _executor(self) -> ContainerPoolExecutor | None:
+        return None if self._pool is None else self._pool.executor
+
+    def _copy(self, **changes: Any) -> CivisBackend:
+        """One for a Parallel, which has an executor to itself, unless that is the user's."""
+        given = {**self._given, **changes, "executor": self._lent}
+        backend = CivisBackend(self.nesting_level, self.inner_max_num_threads, **given)
+        if self._session is not None and backend._options == self._options:
+            backend._session = self._session
+        backend._owned = True
+        return backend
+
     def start_call(self) -> None:
         """A call begins."""
         if self._executor is None or self._executor.broken:
             self._open()
+        if self._progress:
+            self._bar = ProgressBar(self._parallel.n_tasks or 0)
+
+    def stop_call(self) -> None:
+        """It has ended."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.close()
 
     def terminate(self) -> None:
-        """End the containers, and wait for that."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=False)
-            executor.cancel_all()  # after an abort there may be a batch that came in meanwhile
-            executor.shutdown()
+        """The next call may have the containers. None of them runs anything of this one."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            self._calls.cancel()  # after an abort there may be a batch that came in meanwhile
+            pool.give_back()
         if _capped.get("it") is self:
             del _capped["it"]
 
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002
-        """Cancel all batches, and stop the containers that have them; the executor lives on."""
+        """Cancel all batches, and wait until none runs any more; the executor lives on."""
         with self._parallel._lock:
             self._call = object()
             # joblib 1.6 would run in the next call what it had not yet sent in this one.
             self._parallel._ready_batches.queue.clear()
-        if self._executor is not None:
-            self._executor.cancel_all()
+            self._calls.waiting.clear()
+        self._calls.cancel()
 
     def _open(self) -> None:
         self.terminate()
+        if self._lent is not None:
+            self._pool = UsersPool(self._lent)
+            self._lent.reset_batch_size()  # it may have had tasks of another kind
+            self._calls = BoundedCalls(self._lent, self._number)
+            return
         options = {**self._options, "container": self._container()}
         options["share_arrays"] = self._share_arrays
         options["requires"] = {"joblib": "1.5", **(options.get("requires") or {})}
-        self._executor = ContainerPoolExecutor(self._number, **options)
+        begin = WarmPool if self._session is None else self._session.begin
+        self._pool = begin(self._number, **options)
+        self._calls = BoundedCalls(self._pool.executor)
         # A cap is for all Parallels of this process: while one has containers, others have none.
         if self._cap and _capped.setdefault("it", self) is not self:
             self.terminate()
@@ -210,11 +254,18 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._executor is None:
             raise RuntimeError("this Parallel was terminated")
         first = self._parallel.n_dispatched_tasks - len(func)  # these are counted already
-        run_item = _item_runner(func.items[0][0], *self.get_nested_backend())
+        end = WarmPool.end_all if self._share > 1 else None
+        run_item = _item_runner(func.items[0][0], *self.get_nested_backend(), end)
         # joblib's wrapper pickles by itself, and what it sends has lost the names of its files.
         items = [(f._obj if isinstance(f, Wrapper) else f, *rest) for f, *rest in func.items]
+        send = partial(self._send, run_item, items, first)
+        return self._calls.submit(send, partial(self._ended, self._call, callback))
+
+    def _send(self, run_item: Any, items: list[Any], first: int) -> Future[Any]:
+        assert self._executor is not None, "who submits has one"
         future = self._executor.submit_batch(run_item, items, first=first)
-        future.add_done_callback(partial(self._ended, self._call, callback))
+        if self._bar is not None:
+            self._bar.watch(future, len(items))
         return future
 
     def _ended(self, call: object, callback: Any, batch: Future[Any]) -> None:
@@ -227,6 +278,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         with self._parallel._lock:
             if self._call is call:
                 try:
+                    self._calls.ended(batch)
                     callback(batch)
                 except BaseException as error:
                     failed: Future[Any] = Future()
@@ -251,10 +303,12 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         """How many items the next batch shall have. joblib's own measure is of no use here: it
         counts the wait for a container as work.
         """
-        return 1 if self._executor is None else self._executor.batch_size
+        if self._executor is None or self._session is not None:
+            return 1  # those of a session are the same in each process
+        return self._executor.batch_size
 
 
-def _item_runner(first: Any, nested: Any, n_jobs: int | None) -> Callable[..., Any]:
+def _item_runner(first: Any, nested: Any, n_jobs: int | None, end: Any) -> Callable[..., Any]:
     """What runs the items of a batch, called as the first one's function is, for messages.
 
     Nothing of ours is installed in the container: a function within one is pickled by value.
@@ -262,8 +316,12 @@ def _item_runner(first: Any, nested: Any, n_jobs: int | None) -> Callable[..., A
 
     def run_item(function: Any, args: Any, kwargs: Any) -> Any:
         register_parallel_backend("civis", lambda **_: nested)  # for tasks that ask for it by name
-        with parallel_config(backend=nested, n_jobs=n_jobs):
-            return function(*args, **kwargs)
+        try:
+            with parallel_config(backend=nested, n_jobs=n_jobs):
+                return function(*args, **kwargs)
+        finally:
+            if end is not None:  # a task's own containers are not for the next one
+                end()
 
     first = getattr(first, "func", first)  # of a partial
     run_item.__qualname__ = getattr(first, "__qualname__", type(first).__qualname__)

@@ -10,7 +10,7 @@ import os
 import shutil
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import fields, replace
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
@@ -20,8 +20,8 @@ from .._data.contents import SharedData
 from .._exceptions import BrokenContainerPool
 from .._futures import display
 from .._futures.future import ContainerFuture
-from .._scheduling.events import ShutdownRequested, TerminateRequested
-from .._types import TaskState
+from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
+from .._types import TaskState, whole
 from .options import PoolOptions, RetryOn, check_names
 
 if TYPE_CHECKING:
@@ -217,12 +217,21 @@ class ContainerPoolExecutor(Executor):
         return self._intake.submit_batch(self._options, fn, rows, first)
 
     @property
+    def max_workers(self) -> int:
+        """How many containers there may be at any moment."""
+        return self._max_workers
+
+    @property
     def batch_size(self) -> int:
         """How many rows make a batch of about 2 seconds of compute, as far as batches have shown.
 
         1 before the first one is back; measured in the containers, so that no wait counts.
         """
         return self._intake.batches.items
+
+    def reset_batch_size(self) -> None:
+        """Forget how long rows took: those that come now are of another kind."""
+        self._intake.reset_batches()
 
     @property
     def broken(self) -> Exception | None:
@@ -280,6 +289,19 @@ class ContainerPoolExecutor(Executor):
         """
         return self._intake.put(value)
 
+    def resize(self, max_workers: int) -> None:
+        """Have up to so many containers from now on.
+
+        More start when there is work for them. Those that are too many get no more calls, and end
+        when they have done what they have.
+
+        Raises:
+            ValueError, TypeError: as for the constructor's argument.
+        """
+        self._max_workers = whole("max_workers", max_workers)
+        self._intake.resize(max_workers)
+        self._manager.post(Resized(max_workers))
+
     # --- the end -------------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -296,13 +318,22 @@ class ContainerPoolExecutor(Executor):
         if wait:
             self._manager.join()
 
-    def cancel_all(self) -> None:
+    def cancel_all(
+        self, futures: Iterable[Future[Any]] | None = None, *, wait: bool = False
+    ) -> None:
         """Cancel all calls that are not done, also those that run; the executor stays open.
 
         As if `ContainerFuture.cancel` were called on each.
+
+        Args:
+            futures: only these, of this executor.
+            wait: return only when no container runs a call any more that was cancelled.
         """
-        for future in self._intake.pool_futures.futures():
+        pool_futures = self._intake.pool_futures
+        for future in pool_futures.futures() if futures is None else tuple(futures):
             future.cancel()
+        if wait:
+            self._manager.await_cancels()
 
     def __exit__(
         self,

@@ -56,7 +56,7 @@ def open_pool(options: PoolOptions) -> Opened:
         url, key = credentials(options.platform if owned is None else owned)
         contents = content_store(url, key, platform_clock(url).now)
         library = Library(contents, options.include, options.exclude, options.code)
-        initial = _initializer(options, contents)
+        initial = initializer_call(options, contents)
         if initial.data:
             initial = with_modules("the initializer", initial, library)
         client, attached = PlatformClient(url, key), None
@@ -109,7 +109,7 @@ class _Reader:
             return loaded_call(mailbox.fetch(call.data), [*map(mailbox.fetch, buffers)])
 
 
-def _initializer(options: PoolOptions, contents: ContentStore) -> Payload:
+def initializer_call(options: PoolOptions, contents: ContentStore) -> Payload:
     """What is asked for as a call; empty if nothing is."""
     if options.initializer is None:
         return Payload(b"")

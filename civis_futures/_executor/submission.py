@@ -47,12 +47,12 @@ class Intake:
 
     def __init__(self, opened: Opened, options: PoolOptions) -> None:
         self.pool_futures = PoolFutures()
-        self.batches = BatchSize(default_pacing().batch)
+        self.reset_batches()
         self._opened = opened
         self._manager = opened.manager
         self._contents = opened.manager.contents
         self._resources = resources_of(options.runs_in)
-        self._inline = min(_wire.INLINE_LIMIT, _wire.INLINE_TOTAL // options.policy.max_workers)
+        self.resize(options.policy.max_workers)
         self._requires = dict(options.requires or {})
         self._shared_from = options.shared_from
         # Made once: what each future has of its own is work for the garbage collector, and that is
@@ -63,13 +63,21 @@ class Intake:
         self._terms: tuple[CallOptions | None, Terms] = None, PLAIN_TERMS  # those of the last call
         # No lock: a signal's handler may use the pool while `submit` is at any line. What is posted
         # at the moment of the shutdown is work like other work, or the manager refuses it.
-        self._shutdown = False
+        self.closed = False
         self._ids = itertools.count()
         self._least: dict[str, int] = {}  # the smallest call of each function; a guess will do
 
+    def reset_batches(self) -> None:
+        """How many rows make a batch is to be learned anew."""
+        self.batches = BatchSize(default_pacing().batch)
+
+    def resize(self, max_workers: int) -> None:
+        """There may be so many workers from now on, and they share the room in the inbox."""
+        self._inline = min(_wire.INLINE_LIMIT, _wire.INLINE_TOTAL // max_workers)
+
     def close(self) -> None:
         """Take no more."""
-        self._shutdown = True
+        self.closed = True
 
     def submit(
         self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any, item: str = ""
@@ -229,7 +237,7 @@ class Intake:
         self._manager.raise_if_closed()
 
     def _raise_if_shut_down(self) -> None:
-        if self._shutdown:
+        if self.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
 

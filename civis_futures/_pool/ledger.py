@@ -6,6 +6,7 @@ id is here: future, call, run, inbox token. Futures are shown a new frozen `View
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,8 @@ class Ledger:
     wanted: dict[WorkerId, list[object]] = field(default_factory=dict)
     files: PoolFiles | None = None
     inheritance: Inheritance = Inheritance()
+    #: Set when no call runs any more that was cancelled before.
+    waiting: list[threading.Event] = field(default_factory=list)
 
     def take_in(self, event: e.Event, attachment: Any) -> None:
         """Put the attachment of an event where it belongs, before the scheduler decides."""
@@ -90,6 +93,8 @@ class Ledger:
                 self.items[task].fetched = attachment
             case e.Done(e.Prepare()):
                 self.files = attachment
+            case e.CancelsAwaited():
+                self.waiting.append(attachment)
             case e.Done(e.Launch(worker)):
                 self.worker_runs[worker] = attachment
                 for task in self.held[worker].tasks:
@@ -107,6 +112,11 @@ class Ledger:
                     table.pop(worker, None)
             case _:
                 pass
+
+    def cancels_done(self) -> None:
+        """Wake those who wait for it."""
+        while self.waiting:
+            self.waiting.pop().set()
 
     def uploading(self, task: TaskId) -> None:
         """Its function or arguments are on their way to the platform."""

@@ -174,6 +174,18 @@ class TerminateRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Resized:
+    """There may be so many workers from now on."""
+
+    max_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelsAwaited:
+    """Somebody waits until no call runs any more that nobody wants."""
+
+
+@dataclass(frozen=True, slots=True)
 class OthersWait:
     """Since when (monotonic) the container of another pool waits for room, if one does."""
 
@@ -198,6 +210,8 @@ Event = (
     | Failed
     | ShutdownRequested
     | TerminateRequested
+    | Resized
+    | CancelsAwaited
     | OthersWait
     | InboxInDoubt
     | Tick
@@ -359,6 +373,11 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelsDone:
+    """No call runs any more that nobody wants: tell who waits for that."""
+
+
+@dataclass(frozen=True, slots=True)
 class Break:
     """The pool takes no more tasks, and this is why."""
 
@@ -392,6 +411,7 @@ Command = (
     | Lose
     | Again
     | Drop
+    | CancelsDone
     | Break
     | Finish
 )

@@ -11,7 +11,7 @@ is the scheduler's. Calls run in the order in which a worker has them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .._pacing import Pacing
 from .._types import Resources, RunState, Standing, TaskId, WorkerId
@@ -84,7 +84,12 @@ class Fleet:
         """Calls for the workers that run and have room."""
         if not self.tasks.count[TaskPhase.READY]:
             return
-        workers = [w for w in self.listening() if w.running and not self.is_busy(step, w)]
+        surplus = self._surplus()
+        workers = [
+            worker
+            for worker in self.listening()
+            if worker.running and worker.id not in surplus and not self.is_busy(step, worker)
+        ]
         if workers and self._blocked():
             # One must run out, to make room for a container that can serve the oldest call.
             leaving = min(workers, key=lambda worker: len(worker.calls))
@@ -356,6 +361,7 @@ class Fleet:
             ):
                 calls = worker.revoked_at_look & self._taken_back(worker)
                 worker.revoked_in_inbox -= calls
+                worker.freed |= calls
                 free += sorted(calls)
         return free
 
@@ -419,7 +425,8 @@ class Fleet:
     def _sharing(self) -> int:
         """How many workers share the budget: those that there are, and those that will come."""
         number = sum(worker.open and not worker.held_up for worker in self.workers.values())
-        return max(1, min(number + self.tasks.count[TaskPhase.READY], self._width()))
+        width = max(self._width(), number)  # there may be more than `max_workers` as yet
+        return max(1, min(number + self.tasks.count[TaskPhase.READY], width))
 
     def adopt(self, step: Step, worker: Worker) -> None:
         """An earlier process has launched it."""
@@ -433,11 +440,12 @@ class Fleet:
         free = [worker for worker in self.listening() if not worker.held]
         idle = [worker for worker in free if not self._taken_back(worker)]
         wanted = self._room_wanted() if idle else []
+        surplus = self._surplus()
         for worker in idle:
             leave_at = worker.idle_since + self.policy.idle_timeout
             # It is of no use to make room again for what has not taken it.
             makes_room = bool(wanted) and worker.running and worker.launched < wanted[-1]
-            in_the_way = (
+            in_the_way = worker.id in surplus or (
                 self.others_wait_since is not None and worker.launched < self.others_wait_since
             )
             if leave_at > step.now and coming and not makes_room and not in_the_way:
@@ -446,6 +454,28 @@ class Fleet:
             if makes_room:
                 wanted.pop()
             self._let(step, worker)
+
+    def resize(self, max_workers: int) -> None:
+        """There may be so many from now on."""
+        self.policy = replace(self.policy, max_workers=max_workers)
+
+    def _surplus(self) -> set[WorkerId]:
+        """Those that are too many since `max_workers` was lowered: those with the least to do."""
+        staying = [w for w in self.workers.values() if w.open and not (w.stop or w.cancelled)]
+        too_many = max(0, len(staying) - self.policy.max_workers)
+        leaving = sorted(staying, key=lambda worker: worker.held)[:too_many]
+        return {worker.id for worker in leaving}
+
+    def has_unwanted_calls(self) -> bool:
+        """Whether a container may still run a call that nobody wants."""
+        return any(
+            worker.cancelled
+            or not all(
+                self.tasks.holds(call, worker) or call in worker.freed for call in worker.calls
+            )
+            for worker in self.workers.values()
+            if worker.open
+        )
 
     def _room_wanted(self) -> list[float]:
         """When those were launched, in order, that wait for their start with calls that none which

@@ -13,7 +13,7 @@ from itertools import islice
 
 from .._types import RunState, WorkerId
 from .events import Look, Looked, Report
-from .pacing import SHORTEST_LINGER, Pause, RetriedRequest, linger, poll
+from .pacing import SAVED_LOOKS, SHORTEST_LINGER, Pause, RetriedRequest, linger, poll
 from .state import Step, Worker
 
 #: Where the list tells how many letters a worker has posted, its answers are read without such news
@@ -42,7 +42,7 @@ class Observation:
 class Looks:
     """The looks of one pool."""
 
-    pause: Pause = field(default_factory=Pause)
+    pause: Pause = field(default_factory=lambda: Pause(saved=SAVED_LOOKS))
     looking: RetriedRequest = field(default_factory=RetriedRequest)
     reading: RetriedRequest = field(default_factory=RetriedRequest)  # of answers
     pace: float = 0.0
@@ -102,7 +102,7 @@ class Looks:
                 self._plan_reading(step, each, readers)
         news = any(each.changed or each.report.answers for each in seen)
         self.pause.after(step.now, news=news, cost=event.cost, pace=event.pace)
-        self._next = step.now + self.pause.shortest
+        self._next = step.now + self.pause.first(self.pause.shortest)
         return seen
 
     def unread(self, step: Step, event: Looked) -> Report | None:

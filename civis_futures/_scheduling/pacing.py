@@ -20,6 +20,10 @@ SHORTEST_LOOK, LONGEST_LOOK = 0.05, 60.0
 #: The shortest pause between two looks, in requests: as long as the budget takes to regain these
 #: (1 s at 1,000 requests per 300 s).
 LOOK_PACE = 20 / 3
+#: Looks that were not made are saved, SAVED_LOOKS at the most, and may be made ahead of that pace:
+#: QUICK_LOOK seconds after news, and then after QUICK_GROWTH times longer each time. So what is
+#: short, as one call of joblib's after the other, is not waited for for a second each.
+SAVED_LOOKS, QUICK_LOOK, QUICK_GROWTH = 40.0, 0.1, 1.5
 #: While nothing happens each pause is longer than the last by this factor, until it is this many
 #: times as long as the first.
 LOOK_GROWTH, LOOK_STRETCH = 1.25, 15.0
@@ -91,26 +95,37 @@ class RetriedRequest:
 @dataclass(slots=True)
 class Pause:
     """The pause between two looks, in seconds: short after news, longer while nothing happens, and
-    never shorter than the budget allows. The next look is due `at` this monotonic time.
+    never shorter than the budget allows. The next look is due `at` this monotonic time. `saved` are
+    looks that may be made ahead of the pace, as of `counted_at`.
     """
 
     shortest: float = SHORTEST_LOOK
     length: float = SHORTEST_LOOK
     at: float = 0.0
+    saved: float = 0.0
+    counted_at: float = 0.0
 
     def after(self, now: float, *, news: bool, cost: int, pace: float) -> None:
         """A look of `cost` requests is over; `pace` is seconds per request that we can afford."""
         self.shortest = min(max(SHORTEST_LOOK, LOOK_PACE * pace), LONGEST_LOOK)
         # Half of the budget is for looks; the workers' own requests come out of the other half.
         least = max(self.shortest, 2 * cost * pace)
-        grown = least if news else max(least, self.length * LOOK_GROWTH)
+        self.saved = min(self.saved + (now - self.counted_at) / self.shortest, SAVED_LOOKS) - cost
+        self.counted_at = now
+        first = self.first(least)
+        growth = LOOK_GROWTH if self.length >= least else QUICK_GROWTH
+        grown = first if news else max(first, self.length * growth)
         self.length = min(grown, max(least, self.shortest * LOOK_STRETCH), LONGEST_LOOK)
         self.at = now + self.length
 
+    def first(self, least: float) -> float:
+        """The first pause after news, where `least` is what the pace allows."""
+        return min(least, QUICK_LOOK) if self.saved >= 1 else least
+
     def soon(self, now: float) -> None:
         """Something was done whose effect is worth a look."""
-        self.length = self.shortest
-        at = now + self.shortest
+        self.length = self.first(self.shortest)
+        at = now + self.length
         self.at = min(self.at, at) if self.at > now else at
 
 

@@ -12,7 +12,8 @@ What workers do is in `fleet`. What always holds, after every event of the rando
 `tests/scheduling/test_scheduler.py`:
 
 1. A task is in one phase, and HELD tasks and the workers' lists of calls say the same.
-2. At most `max_workers` workers are launching or alive, whatever happens.
+2. At most `max_workers` workers are launching or alive, whatever happens; where that number was
+   lowered, no worker is launched until it is so.
 3. A task ends once; the pool finishes once, with no task and no worker left.
 4. There is never a second look, inbox write or preparation in flight.
 5. A worker that is told to stop, or cancelled, is given no call; one that is to end after its
@@ -25,6 +26,7 @@ What workers do is in `fleet`. What always holds, after every event of the rando
 8. A call that is given to a second worker surely never begins in the first one any more.
 9. Each idle worker has a call on its way to it, if any that it could do is tied to a worker that
    two looks have found waiting for its start while others run.
+10. Who waits for the end of what was cancelled is told, once none of it can run any more.
 """
 
 from __future__ import annotations
@@ -62,10 +64,9 @@ class Scheduler:
         self.deadline: float | None = None  # when to send a Tick, at the latest
         self._known = False  # bundle and inbox are on the platform
         self._preparing = RetriedRequest()
-        self._closing = self._finished = False
+        self._closing = self._finished = self._cancels_awaited = False
         self._broken: Exception | None = None
-        self._broken_at = 0.0
-        self._last_look = 0.0
+        self._broken_at = self._last_look = 0.0
         self._step = Step(0.0)
         self._handlers: dict[type, Callable[[Any], None]] = {
             e.Submitted: self._submitted,
@@ -75,6 +76,8 @@ class Scheduler:
             e.Failed: lambda event: self._failed[type(event.command)](event.command, event),
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: self._terminate,
+            e.Resized: lambda event: self.fleet.resize(event.max_workers),
+            e.CancelsAwaited: self._await_cancels,
             e.OthersWait: self._others_wait,
             e.InboxInDoubt: lambda _: self.fleet.write_failed(),
             e.Tick: lambda _: None,
@@ -122,6 +125,7 @@ class Scheduler:
         if self._known:
             self.fleet.write(step)
         self.fleet.looks.look(step, [w for w in self.fleet.workers.values() if w.alive])
+        self._tell_of_cancels()
         self._finish_if_done()
         self.deadline = step.deadline
         return step.out
@@ -443,6 +447,14 @@ class Scheduler:
 
     def _others_wait(self, event: e.OthersWait) -> None:
         self.fleet.others_wait_since = event.since
+
+    def _await_cancels(self, _: e.CancelsAwaited) -> None:
+        self._cancels_awaited = True
+
+    def _tell_of_cancels(self) -> None:
+        if self._cancels_awaited and not self.fleet.has_unwanted_calls():
+            self._cancels_awaited = False
+            self._step.do(e.CancelsDone())
 
     def standing(self, now: float) -> Standing:
         """What tasks wait for, if any do."""

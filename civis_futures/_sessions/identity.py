@@ -31,6 +31,9 @@ from .values import Values, atom, joined
 
 #: How much of a digest is kept, in hexadecimal digits: calls of one number are compared, no others.
 DIGITS = 16
+#: What says who makes a call and when, and not what it is: of these the class counts. scikit-learn
+#: gives one to each fit of a search, with a random number and the time.
+_FLEETING = {("sklearn.callback._callback_context", "CallbackContext")}
 #: So many more frames are needed for what can just be pickled: eight for each object of a chain.
 _DEEPER = 8_000
 #: What a class says of itself that is no code, or follows from the rest.
@@ -132,6 +135,9 @@ class _Reached:
                 return joined("cell", *self._of_cell(value))
             case SharedData():
                 return joined("shared", value._head, repr(value._digests).encode())
+        kind = type(value)
+        if (kind.__module__, kind.__qualname__) in _FLEETING:
+            return joined("any", kind.__qualname__.encode())
         if isinstance(value, _DESCRIPTORS):
             return joined("descriptor", value.__qualname__.encode())
         return joined("weak", type(value).__name__.encode()) if isinstance(value, _WEAK) else None

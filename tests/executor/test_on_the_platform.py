@@ -18,6 +18,7 @@ from tasks import identity
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
+from civis_futures._data import contents
 from civis_futures._pool import launch
 from civis_futures.local import LocalPlatform
 
@@ -33,7 +34,10 @@ def quiet():
 
 
 @pytest.fixture
-def counted(quiet):
+def counted(quiet, tmp_path, monkeypatch):
+    """It has seen no executor yet, as far as this process and the cache folder know."""
+    monkeypatch.setattr(contents, "_stores", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     quiet.reset()
     return quiet
 
@@ -114,7 +118,7 @@ def test_workers_from_a_template(counted, order):
     packed = launch.bundle()
     with closing(PlatformClient(counted.url, counted.api_key)) as client:
         bundle_id = client.upload(
-            packed.data, len(packed.data), packed.name, expires_in=timedelta(days=1)
+            packed.data, len(packed.data), "bundle", expires_in=timedelta(days=1)
         )
     command = launch.docker_command(counted.url + "/", packed.sha256, bundle_id, None)
     backing = ask(

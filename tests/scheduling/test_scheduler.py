@@ -18,7 +18,7 @@ from civis_futures import BrokenContainerPool, _wire
 from civis_futures._exceptions import PlatformError, Recalled
 from civis_futures._scheduling import events as e
 from civis_futures._scheduling.balance import movable
-from civis_futures._scheduling.pacing import Shares
+from civis_futures._scheduling.pacing import QUICK_LOOK, SAVED_LOOKS, Shares
 from civis_futures._scheduling.scheduler import Scheduler
 from civis_futures._scheduling.state import Policy, TaskPhase, WorkerPhase
 from civis_futures._types import Inherited, Resources, Run, RunState, TaskId, Terms, WorkerId
@@ -1000,6 +1000,7 @@ def test_what_workers_are_told_is_written_again():
 
 def test_looks_follow_the_budget_and_slow_down_while_nothing_happens():
     table = started()
+    table.scheduler.fleet.looks.pause.saved = -1000.0
     pauses = []
     for _ in range(40):
         before = table.now
@@ -1010,6 +1011,23 @@ def test_looks_follow_the_budget_and_slow_down_while_nothing_happens():
     assert pauses[-1] == pytest.approx(15.0, rel=0.1)
     rounded = [round(pause, 6) for pause in pauses[1:]]
     assert rounded == sorted(rounded)
+
+
+def test_looks_that_were_saved_are_quick_after_news_and_no_more_than_were_saved():
+    table = started()
+    table(looked((e.Report(WorkerId(1), run_in(RunState.RUNNING), read=True),), 1, 0.15))
+    pauses = []
+    for number in range(70):
+        before = table.now
+        table.tick()
+        table(looked((e.Report(WorkerId(1), run_in(RunState.RUNNING), read=True),), 1, 0.15))
+        if number % 3 == 2:  # each third look brings news
+            table(e.CancelRequested(TaskId(number)))
+            table.scheduler.fleet.looks.soon(table.scheduler._step)
+        pauses.append(table.now - before)
+    assert min(pauses) == pytest.approx(QUICK_LOOK, rel=0.1)
+    quick = sum(pause < 0.9 for pause in pauses)
+    assert SAVED_LOOKS / 2 < quick < SAVED_LOOKS + sum(pauses) / 1.0
 
 
 # --- random histories --------------------------------------------------------------------------
@@ -1047,9 +1065,11 @@ class World:
     friendly: bool = False
     abandoned: set = field(default_factory=set)
     past: dict = field(default_factory=dict)  # task -> what an earlier process left of it
+    cancels_awaited: bool = False
 
     def __post_init__(self):
         self.policy = self.scheduler.policy
+        self.allowed = self.policy.max_workers  # so many workers at the most, as of now
 
     def send(self, event: e.Event) -> None:
         for command in self.scheduler.advance(event, self.now):
@@ -1066,6 +1086,13 @@ class World:
             pass  # the launch under way is recalled; it answers for itself
         elif isinstance(command, e.Recall):
             self.recalled.add(command.worker)
+        elif isinstance(command, e.CancelsDone):
+            self.cancels_awaited = False
+            known = self.scheduler.fleet.workers.keys()  # others are another process's now
+            going = [name for name in known & self.runs.keys() if not self.runs[name].over]
+            freed = set().union(*(w.freed for w in self.scheduler.fleet.workers.values()))
+            calls = {c[0] for worker in going for c in self.todo[worker] if c not in freed}
+            assert calls <= self.scheduler.tasks.known.keys(), "invariant 10"
         elif not isinstance(command, e.Break | e.Again):
             if isinstance(command, e.Launch):
                 assert all(name < self.submitted for name, _ in command.calls), "unclaimed"
@@ -1092,9 +1119,13 @@ class World:
                 assert held[name].resources.cover(task.resources), "invariant 5"
         phases = Counter(task.phase for task in tasks.known.values())
         assert +tasks.count == phases, "invariant 1"
-        assert sum(worker.open for worker in workers.values()) <= self.policy.max_workers
+        open_ = sum(worker.open for worker in workers.values())
+        assert open_ <= self.allowed, "invariant 2"
         active = sum(not state.over for state in self.runs.values())
-        assert active <= self.policy.max_workers, "invariant 2"
+        assert active <= self.allowed, "invariant 2"
+        self.allowed = max(
+            scheduler.fleet.policy.max_workers, min(self.allowed, max(open_, active))
+        )
         assert max(self.ended.values(), default=0) <= 1, "invariant 3"
         assert self.finished <= 1, "invariant 3"
         if self.finished:
@@ -1320,6 +1351,14 @@ class World:
     def cancel(self) -> None:
         if self.submitted:
             self.send(e.CancelRequested(TaskId(self.chance.randrange(self.submitted))))
+            if self.chance.random() < 0.3:
+                self.cancels_awaited = True
+                self.send(e.CancelsAwaited())
+
+    def resize(self) -> None:
+        number = self.chance.randint(1, 5)
+        self.allowed = max(self.allowed, number)
+        self.send(e.Resized(number))
 
 
 @dataclass
@@ -1345,7 +1384,8 @@ def history(seed: int, heir: bool = False) -> Counter:
     if heir:
         world.attach()
     steps = [world.deliver, world.work, world.pass_time, world.submit, world.cancel, world.crowd]
-    weights = [10, 10, 3, chance.choice([1, 3, 6]), chance.choice([0, 0.2, 1]), 0.1]
+    steps.append(world.resize)
+    weights = [10, 10, 3, chance.choice([1, 3, 6]), chance.choice([0, 0.2, 1]), 0.1, 0.1]
     for _ in range(chance.choice([20, 100, 300])):
         [step] = chance.choices(steps, weights)
         if step != world.deliver or world.pending:
@@ -1374,6 +1414,7 @@ def history(seed: int, heir: bool = False) -> Counter:
     assert all(isinstance(command, harmless) for command in world.pending), f"seed {seed}"
     left = {worker for worker, state in world.runs.items() if not state.over}
     assert leave or left <= world.abandoned, f"seed {seed}: a run is left"
+    assert not world.cancels_awaited or world.abandoned, f"seed {seed}: who waits is not told"
     assert early or not (world.friendly and world.abandoned), f"seed {seed}: given up too soon"
     assert set(world.ended) == set(range(world.submitted)), f"seed {seed}: a task is lost"
     return world.ended

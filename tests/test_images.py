@@ -44,7 +44,7 @@ def test_a_container_without_an_image_has_this_python(version, tag, python):
     assert container == Container(docker_image_tag=tag)
     assert hash(container.image) == hash(Container().image)
     assert f"docker_image_tag='{tag}'" in repr(container)
-    body = script_body(container, name="", order="", bundle_id=1, bundle_sha256="", url="")
+    body = script_body(container, name="", order="", program=_wire.Blob.in_file(1, "", 1), url="")
     assert (body["docker_image_name"], body["docker_image_tag"]) == (_images.OFFICIAL, tag)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from civis_futures import Container, PlatformError, _wire
 from civis_futures._exceptions import Recalled
-from civis_futures._pool.mailbox import Mailbox, PoolFiles, WorkerRun
+from civis_futures._pool.mailbox import Mailbox, WorkerRun
 from civis_futures._pool.verdict import part_of, reached
 from civis_futures._scheduling import events as e
 from civis_futures._types import Job, JobRow, LogLine, Output, Run, RunState, TaskId, WorkerId
@@ -49,14 +49,14 @@ def launch(wanted=(1,), **script):
     stub = Stub(**script)
     mailbox = Mailbox(stub, Container())
     order = _wire.Order("token", "http://localhost/", "3.11", _wire.Letter())
-    files = PoolFiles(5, "0" * 64, None)
     try:
-        return stub, mailbox.launch("the pool", 1, order, files, list(wanted))
+        return stub, mailbox.launch("the pool", 1, order, PROGRAM, list(wanted))
     except (PlatformError, Recalled) as error:
         return stub, error
 
 
 JOB, RUN = Job(7), Run(70, RunState.QUEUED)
+PROGRAM = _wire.Blob.in_file(5, "0" * 64, 100)
 
 
 def test_a_lost_reply_to_the_script_is_looked_up_by_its_name():
@@ -111,7 +111,7 @@ def test_an_order_too_large_for_the_environment_travels_as_a_file():
         _wire.Letter((_wire.Call(1, _wire.Blob.of(os.urandom(100_000))),)),
     )
     stub = Stub(upload=[31], create_script=[JOB], start_run=[RUN])
-    assert Mailbox(stub, Container()).launch("w", 1, order, PoolFiles(5, "0", 7), [1]) == (JOB, RUN)
+    assert Mailbox(stub, Container()).launch("w", 1, order, PROGRAM, [1]) == (JOB, RUN)
     [created] = [asked for asked in stub.asked if asked[0] == "create_script"]
     assert created[2]["arguments"]["CIVIS_FUTURES_ORDER"] == "31"
 
@@ -132,7 +132,7 @@ def test_a_launch_recalled_half_way_starts_nothing():
     stub = Stub(create_script=[create])
     order = _wire.Order("token", "http://localhost/", "3.11", _wire.Letter())
     with pytest.raises(Recalled):
-        Mailbox(stub, Container()).launch("pool", 1, order, PoolFiles(5, "0", None), wanted)
+        Mailbox(stub, Container()).launch("pool", 1, order, PROGRAM, wanted)
     assert [asked[0] for asked in stub.asked] == ["create_script", "archive"]
 
 

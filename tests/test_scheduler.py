@@ -18,7 +18,7 @@ from civis_futures import BrokenContainerPool, _wire
 from civis_futures._exceptions import PlatformError, Recalled
 from civis_futures._scheduling import events as e
 from civis_futures._scheduling.balance import movable
-from civis_futures._scheduling.pacing import Shares
+from civis_futures._scheduling.pacing import QUICK_LOOK, SAVED_LOOKS, Shares
 from civis_futures._scheduling.scheduler import Scheduler
 from civis_futures._scheduling.state import Policy, TaskPhase, WorkerPhase
 from civis_futures._types import Inherited, Resources, Run, RunState, TaskId, Terms, WorkerId
@@ -851,6 +851,7 @@ def test_what_workers_are_told_is_written_again():
 
 def test_looks_follow_the_budget_and_slow_down_while_nothing_happens():
     table = started()
+    table.scheduler.fleet.looks.pause.saved = -1000.0
     pauses = []
     for _ in range(40):
         before = table.now
@@ -861,6 +862,23 @@ def test_looks_follow_the_budget_and_slow_down_while_nothing_happens():
     assert pauses[-1] == pytest.approx(15.0, rel=0.1)
     rounded = [round(pause, 6) for pause in pauses[1:]]
     assert rounded == sorted(rounded)
+
+
+def test_looks_that_were_saved_are_quick_after_news_and_no_more_than_were_saved():
+    table = started()
+    pauses = []
+    for number in range(70):
+        before = table.now
+        table.tick()
+        table(looked((e.Report(WorkerId(1), run_in(RunState.RUNNING), read=True),), 1, 0.15))
+        if number % 3 == 2:  # each third look brings news
+            table(e.CancelRequested(TaskId(number)))
+            table.scheduler.fleet.looks.soon(table.scheduler._step)
+        pauses.append(table.now - before)
+    assert min(pauses) == pytest.approx(QUICK_LOOK, rel=0.1)
+    quick = sum(pause < 0.9 for pause in pauses)
+    assert SAVED_LOOKS / 2 < quick < SAVED_LOOKS + sum(pauses) / 1.0
+    assert min(pauses[-5:]) > 0.9
 
 
 # --- random histories --------------------------------------------------------------------------

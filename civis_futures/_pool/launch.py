@@ -127,11 +127,10 @@ _REPOSITORY_SETUP = "cd /app && pip install . && cd /"
 
 @dataclass(frozen=True)
 class Bundle:
-    """The bytes to upload, their SHA-256, and a file name that holds a part of it."""
+    """The bytes to upload, and their SHA-256."""
 
     data: bytes
     sha256: str
-    name: str
 
 
 @cache
@@ -144,8 +143,7 @@ def bundle() -> Bundle:
             # output differs between its versions): equal content makes an equal bundle.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
     data = target.getvalue()
-    sha256 = _wire.digest(data)
-    return Bundle(data, sha256, f"{PACKAGE}-{sha256[:16]}.zip")
+    return Bundle(data, _wire.digest(data))
 
 
 def docker_command(url: str, sha256: str, file_id: int, setup_cmd: str | None = None) -> str:
@@ -209,11 +207,13 @@ def script_body(
     *,
     name: str,
     order: str | int,
-    bundle_id: int,
-    bundle_sha256: str,
+    program: _wire.Blob | None,
     url: str,
 ) -> dict[str, Any]:
-    """The body of ``POST /scripts/containers`` or ``POST /scripts/custom`` for one worker."""
+    """The body of ``POST /scripts/containers`` or ``POST /scripts/custom`` for one worker.
+
+    `program` is the bundle in its File; what runs in a template has its own.
+    """
     body = {
         field.name: value
         for field in fields(container)
@@ -224,14 +224,16 @@ def script_body(
         # Its parameters are fixed by the template; those it does not have are refused.
         body["arguments"] = {**container.arguments, container.order_param: order}
         return body
+    assert program is not None, "only a template has a program of its own"
+    assert program.file_id is not None, "the bundle travels in a File"
     setup = container.setup_cmd
     if setup is None and container.repo_http_uri:
         setup = _REPOSITORY_SETUP
-    body["docker_command"] = docker_command(url, bundle_sha256, bundle_id, setup)
+    body["docker_command"] = docker_command(url, program.sha256, program.file_id, setup)
     own: dict[str, tuple[str, str | int]] = {
         **{name.upper(): ("string", value) for name, value in container.environment.items()},
         ORDER_VARIABLE: ("multi_line_string", str(order)),
-        BUNDLE_VARIABLE: ("file", bundle_id),
+        BUNDLE_VARIABLE: ("file", program.file_id),
         **_parents(),
     }
     # These replace params of the same name: Platform refuses a script with duplicates.

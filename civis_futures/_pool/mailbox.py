@@ -25,7 +25,7 @@ from .._data import sources
 from .._exceptions import PlatformError, Recalled
 from .._scheduling import events as e
 from .._types import ANY_RESOURCES, Job, JobRow, Output, Resources, Run, RunState, WorkerId
-from .launch import bundle, script_body
+from .launch import script_body
 from .verdict import part_of, reached, told_by_run, told_by_worker
 
 _log = logging.getLogger(__name__)
@@ -49,10 +49,8 @@ LOG_LINES = 1000
 
 @dataclass(frozen=True, slots=True)
 class PoolFiles:
-    """What `prepare` put on the platform for all workers of a pool."""
+    """What is on the platform for all workers of a pool."""
 
-    bundle_id: int
-    bundle_sha256: str
     inbox_id: int
     initializer: _wire.Blob | None = None
 
@@ -104,30 +102,12 @@ class Mailbox:
 
     # --- prepare, upload, fetch ----------------------------------------------------------------
 
-    def prepare(self, name: str, initializer: bytes | None) -> PoolFiles:
-        """Put the bundle, an inbox, and the initializer if it is large, on the platform.
-
-        Repeating it costs some Files.
-        """
+    def prepare(self, name: str) -> int:
+        """See whether the platform knows us; the id of the inbox. Repeated, there is another one."""
         self._client.me()
-        packed = bundle()
-        file_id = self._client.upload(
-            packed.data, len(packed.data), packed.name, expires_in=FILE_LIFE
-        )
         if self._book is not None:
-            inbox_id = self._book.inbox
-        else:
-            empty = _wire.to_json(_wire.Inbox())
-            inbox_id = self._client.create_json_value(f"{name} inbox", empty)
-        initial = None
-        if initializer is not None:
-            small = len(initializer) <= _wire.INLINE_LIMIT
-            initial = (
-                _wire.Blob.of(initializer)
-                if small
-                else self.upload(initializer, f"initializer of {name}")
-            )
-        return PoolFiles(file_id, packed.sha256, inbox_id, initial)
+            return self._book.inbox
+        return self._client.create_json_value(f"{name} inbox", _wire.to_json(_wire.Inbox()))
 
     def upload(self, data: bytes, name: str) -> _wire.Blob:
         """Put bytes into a File."""
@@ -155,12 +135,13 @@ class Mailbox:
         pool: str,
         worker: int,
         order: _wire.Order,
-        files: PoolFiles,
+        program: _wire.Blob | None,
         wanted: Sequence[object],
         resources: Resources = ANY_RESOURCES,
     ) -> tuple[Job, Run]:
         """Create the script of a pool's worker, of this size, and start its run.
 
+        `program` is what it runs, unless it is of a template.
         `wanted` is emptied by the manager when the worker is no longer wanted.
 
         Raises:
@@ -181,8 +162,7 @@ class Mailbox:
             container,
             name=name,
             order=text if file_id is None else file_id,
-            bundle_id=files.bundle_id,
-            bundle_sha256=files.bundle_sha256,
+            program=program,
             url=order.url,
         )
         job = self._create(name, body)

@@ -43,8 +43,9 @@ from .._scheduling.pacing import linger, poll
 from .._scheduling.scheduler import Scheduler
 from .._types import Standing
 from .._wire import PYTHON
+from .launch import bundle
 from .ledger import Ledger, WorkItem
-from .mailbox import Mailbox, WorkerRun
+from .mailbox import Mailbox, PoolFiles, WorkerRun
 from .neighbours import neighbours
 from .outcomes import Outcome, ask_user, outcome_from, settle
 from .threads import Lane, interpreter_exit
@@ -117,6 +118,9 @@ class Manager:
         self._settlements = Lane("settle", 1)
         self._lanes = (*lanes, self._settlements)
         self.deposit = Deposit(self.contents, self.client, transfers.put)
+        self._program = self._worker_program()  # the manager thread's
+        first, limit = self.pool.initializer.data, _wire.INLINE_LIMIT
+        self._initializer = (self.contents.keep(first),) if len(first) > limit else ()
         self._on_lanes: dict[type, tuple[Lane, Callable[[Any], _Work | None]]] = {
             e.Prepare: (posts, self._prepare),
             e.Upload: (transfers, self._upload),
@@ -351,17 +355,32 @@ class Manager:
         """What must be in Files before this command can be performed."""
         match command:
             case e.Prepare():
-                return self.pool.initializer.buffers
+                return (*self._program, *self._initializer, *self.pool.initializer.buffers)
+            case e.Launch():
+                return self._program
             case e.Upload(task):
                 return self._ledger.items[task].buffers
             case _:
                 return ()
 
+    def _worker_program(self) -> tuple[Content, ...]:
+        """What workers run, if it is not in a template. Asked for at each launch, as a pool may
+        outlive the File that had it at first.
+        """
+        of_its_own = isinstance(self.pool.container, Template)
+        return () if of_its_own else (self.contents.keep(bundle().data),)
+
     # Each of these takes what it needs from the ledger, and returns what the lane has to do.
 
     def _prepare(self, _: e.Prepare) -> _Work:
-        data = self.pool.initializer.data or None
-        return partial(self.mailbox.prepare, self.pool.name, data)
+        data, contents = self.pool.initializer.data, self._initializer
+
+        def work() -> PoolFiles:
+            inbox_id = self.mailbox.prepare(self.pool.name)
+            initial = _wire.Blob.of(data) if data and not contents else None
+            return PoolFiles(inbox_id, contents[0].blob if contents else initial)
+
+        return work
 
     def _upload(self, command: e.Upload) -> _Work:
         item = self._ledger.items[command.task]
@@ -388,10 +407,11 @@ class Manager:
             greets=worker == 1,
         )
         wanted = self._ledger.launch(worker, command.calls)
+        program = self._program = self._worker_program()
 
         def work() -> WorkerRun:
-            size = command.resources
-            job, run = self.mailbox.launch(pool.name, worker, order, files, wanted, size)
+            size, blob = command.resources, program[0].blob if program else None
+            job, run = self.mailbox.launch(pool.name, worker, order, blob, wanted, size)
             return WorkerRun(worker, order.worker, job, run.id)
 
         return work
@@ -429,7 +449,15 @@ class Manager:
     def _diagnose(self, command: e.Diagnose) -> _Work:
         worker_run = self._ledger.worker_run(command.worker)
         self.deposit.forget(self._ledger.not_fetched(command))
-        return lambda: (self.mailbox.diagnose(worker_run, command.calls, command.answer), None)
+        program = self._program
+
+        def work() -> tuple[e.Diagnosis, None]:
+            news = self.mailbox.diagnose(worker_run, command.calls, command.answer)
+            if news.verdict.unstarted:  # perhaps somebody has removed the File
+                self.deposit.forget(program)
+            return news, None
+
+        return work
 
     def _cancel_run(self, command: e.CancelRun) -> _Work | None:
         self._ledger.wanted.get(command.worker, []).clear()

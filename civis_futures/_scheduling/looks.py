@@ -13,7 +13,7 @@ from itertools import islice
 
 from .._types import RunState, WorkerId
 from .events import Look, Looked, Report
-from .pacing import SHORTEST_LINGER, Pause, RetriedRequest, linger, poll
+from .pacing import SAVED_LOOKS, SHORTEST_LINGER, Pause, RetriedRequest, linger, poll
 from .state import Step, Worker
 
 #: Where workers tell of their answers, one looks for oneself only after so many seconds, and twice
@@ -42,7 +42,7 @@ class Observation:
 class Looks:
     """The looks of one pool."""
 
-    pause: Pause = field(default_factory=Pause)
+    pause: Pause = field(default_factory=lambda: Pause(saved=SAVED_LOOKS))
     looking: RetriedRequest = field(default_factory=RetriedRequest)
     pace: float = 0.0
     _next: float = 0.0  # not before
@@ -101,7 +101,7 @@ class Looks:
                 self._plan_reading(step, each, readers)
         news = any(each.changed or each.report.answers for each in seen)
         self.pause.after(step.now, news=news, cost=event.cost, pace=event.pace)
-        self._next = step.now + self.pause.shortest
+        self._next = step.now + self.pause.first(self.pause.shortest)
         return seen
 
     def horizon(self, readers: int) -> float:

@@ -17,6 +17,11 @@ from dataclasses import dataclass
 SHORTEST_LOOK, LONGEST_LOOK = 0.05, 60.0
 #: A fresh budget affords a look every so many requests' worth of time (1 s at 1,000 per 300 s).
 LOOK_PACE = 20 / 3
+#: Looks that were not made are saved, up to so many, and may then be made ahead of that pace: the
+#: first so many seconds after news, and then after so many times longer each time. So what is short
+#: is not waited for for long, as one call of joblib's after the other; and it costs no more than
+#: these looks.
+SAVED_LOOKS, QUICK_LOOK, QUICK_GROWTH = 40.0, 0.1, 1.5
 #: While nothing happens each pause is so much longer than the last, up to so many first pauses.
 LOOK_GROWTH, LOOK_STRETCH = 1.25, 15.0
 #: So many failures in a row of one kind of request to the platform break the pool.
@@ -87,25 +92,37 @@ class RetriedRequest:
 class Pause:
     """The pause between looks: short after news, longer while nothing happens, always so long
     that the budget can pay for it.
+
+    `saved` are looks that may be made ahead of the pace, as of `counted_at`.
     """
 
     shortest: float = SHORTEST_LOOK
     length: float = SHORTEST_LOOK
     at: float = 0.0
+    saved: float = 0.0
+    counted_at: float = 0.0
 
     def after(self, now: float, *, news: bool, cost: int, pace: float) -> None:
         """A look of `cost` requests is over; `pace` is seconds per request that we can afford."""
         self.shortest = min(max(SHORTEST_LOOK, LOOK_PACE * pace), LONGEST_LOOK)
         # Half of the budget is for looks; the workers' own requests come out of the other half.
         least = max(self.shortest, 2 * cost * pace)
-        grown = least if news else max(least, self.length * LOOK_GROWTH)
+        self.saved = min(self.saved + (now - self.counted_at) / self.shortest, SAVED_LOOKS) - cost
+        self.counted_at = now
+        first = self.first(least)
+        growth = LOOK_GROWTH if self.length >= least else QUICK_GROWTH
+        grown = first if news else max(first, self.length * growth)
         self.length = min(grown, max(least, self.shortest * LOOK_STRETCH), LONGEST_LOOK)
         self.at = now + self.length
 
+    def first(self, least: float) -> float:
+        """The first pause after news, where `least` is what the pace allows."""
+        return min(least, QUICK_LOOK) if self.saved >= 1 else least
+
     def soon(self, now: float) -> None:
         """Something was done whose effect is worth a look."""
-        self.length = self.shortest
-        at = now + self.shortest
+        self.length = self.first(self.shortest)
+        at = now + self.length
         self.at = min(self.at, at) if self.at > now else at
 
 

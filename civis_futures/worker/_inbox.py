@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # Seconds, of a worker that looks often; others start at a part of `poll`. A smaller part would
 # spend on idle looks, between two calls, what the client needs for its own.
 _FIRST_PAUSE = 0.05
-_PART_OF_POLL = 1 / 3
-_GROWTH = 1.5
+_PART_OF_POLL = 1 / 12
+_GROWTH = 2.0
 _LOOKS_PER_LEASE = 4.0
 _CALM = 10.0  # while the only call runs: the client may want it to end
 _REFUSALS = 5  # in a row, after which the inbox is taken for lost

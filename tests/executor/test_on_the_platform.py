@@ -117,7 +117,7 @@ def test_workers_from_a_template(counted, order):
     packed = launch.bundle()
     with closing(PlatformClient(counted.url, counted.api_key)) as client:
         bundle_id = client.upload(
-            packed.data, len(packed.data), packed.name, expires_in=timedelta(days=1)
+            packed.data, len(packed.data), "bundle", expires_in=timedelta(days=1)
         )
     command = launch.docker_command(counted.url + "/", packed.sha256, bundle_id, None)
     backing = ask(

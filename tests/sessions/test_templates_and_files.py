@@ -37,7 +37,7 @@ def api(platform):
 def template(api):
     """Its script runs our worker; in an image it would be there."""
     packed = bundle()
-    file_id = api.upload(packed.data, len(packed.data), packed.name, expires_in=timedelta(days=1))
+    file_id = api.upload(packed.data, len(packed.data), "bundle", expires_in=timedelta(days=1))
     body = {
         "required_resources": {"cpu": 100, "memory": 500},
         "docker_command": docker_command(api.url, packed.sha256, file_id, None),

@@ -58,7 +58,6 @@ def test_the_same_content_makes_the_same_bundle():
 def test_what_is_in_it():
     packed = bundle()
     assert packed.sha256 == _wire.digest(packed.data)
-    assert packed.sha256[:16] in packed.name
     assert len(packed.data) < 600_000
     with zipfile.ZipFile(io.BytesIO(packed.data)) as archive:
         names = archive.namelist()
@@ -250,7 +249,7 @@ def test_on_the_local_platform(local, order):
     payload = pickle.dumps((pow, (2, 10), {}))
     letter = _wire.Letter((_wire.Call(1, _wire.Blob.of(payload)),))
     with httpx.Client(base_url=local.url, auth=(local.api_key, ""), timeout=30) as client:
-        file = client.post("/files", json={"name": packed.name}).json()
+        file = client.post("/files", json={"name": "bundle"}).json()
         form = {"data": file["uploadFields"], "files": {"file": packed.data}}
         httpx.post(file["uploadUrl"], **form).raise_for_status()
         text = _wire.to_json(_wire.Order("w", local.url, python, letter))

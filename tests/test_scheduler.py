@@ -866,6 +866,7 @@ def test_looks_follow_the_budget_and_slow_down_while_nothing_happens():
 
 def test_looks_that_were_saved_are_quick_after_news_and_no_more_than_were_saved():
     table = started()
+    table(looked((e.Report(WorkerId(1), run_in(RunState.RUNNING), read=True),), 1, 0.15))
     pauses = []
     for number in range(70):
         before = table.now
@@ -878,7 +879,6 @@ def test_looks_that_were_saved_are_quick_after_news_and_no_more_than_were_saved(
     assert min(pauses) == pytest.approx(QUICK_LOOK, rel=0.1)
     quick = sum(pause < 0.9 for pause in pauses)
     assert SAVED_LOOKS / 2 < quick < SAVED_LOOKS + sum(pauses) / 1.0
-    assert min(pauses[-5:]) > 0.9
 
 
 # --- random histories --------------------------------------------------------------------------

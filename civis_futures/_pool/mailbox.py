@@ -103,7 +103,7 @@ class Mailbox:
     # --- prepare, upload, fetch ----------------------------------------------------------------
 
     def prepare(self, name: str) -> int:
-        """See whether the platform knows us; the id of the inbox. Repeated, there is another one."""
+        """See whether the platform knows us; the id of the inbox. Each time there is a new one."""
         self._client.me()
         if self._book is not None:
             return self._book.inbox

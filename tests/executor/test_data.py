@@ -20,6 +20,7 @@ from by_hand import ask, get
 
 import civis_futures as cf
 from civis_futures._data import contents
+from civis_futures._pool.launch import bundle
 from civis_futures.local import LocalPlatform
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -82,7 +83,8 @@ def pool(counted):
 
 
 def entries(cache):
-    return [path for path in cache.rglob("*") if path.is_file()]
+    """Of all content but the worker's program."""
+    return [path for path in cache.rglob("*") if path.is_file() and path.name != bundle().sha256]
 
 
 def set_expiry(platform, cache, when):
@@ -163,7 +165,7 @@ def test_a_new_process_uploads_nothing_of_it(counted, pool, cache, array, tmp_pa
     assert float(done.stdout) == float(expected)
     stats = counted.stats()
     assert stats.upload_bytes < REST
-    assert stats.count("GET", "/files/{id}", "client") == 1  # to see whether it is there
+    assert stats.count("GET", "/files/{id}", "client") == 2  # are they there, program and array?
     assert counted.api_key not in "".join(str(path) + path.read_text() for path in entries(cache))
 
 
@@ -195,7 +197,7 @@ def test_many_threads_upload_once(counted, pool, array):
 def test_two_executors_at_once_upload_once(counted, pool, array):
     futures = [executor.submit(total, array) for executor in (pool(), pool(), pool())]
     assert [future.result(60) for future in futures] == [total(array)] * 3
-    assert counted.stats().count("POST", "/files", "client") == 3 + 1
+    assert counted.stats().count("POST", "/files", "client") == 2  # the worker's program, the array
 
 
 def test_a_cancelled_call_does_not_take_the_upload_along(counted, pool, array):
@@ -373,6 +375,47 @@ def test_without_a_cache_folder(counted, pool, array, monkeypatch, folder):
     executor = pool()
     assert list(executor.map(total, [array] * 3)) == [total(array)] * 3
     assert counted.stats().upload_bytes <= 1.05 * SIZE + REST
+
+
+# --- the worker's program ------------------------------------------------------------------------
+
+
+def test_the_program_goes_up_once_for_all_executors(counted, pool, cache, new_process):
+    for _ in range(2):
+        assert pool().submit(abs, -1).result(60) == 1
+    assert counted.stats().uploads == 1
+    assert counted.stats().count("GET", "/files/{id}", "client") == 0
+    new_process()
+    assert pool().submit(abs, -2).result(60) == 2
+    assert counted.stats().uploads == 1
+    assert counted.stats().count("GET", "/files/{id}", "client") == 1  # is it there?
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same process", "another process"])
+def test_a_program_that_is_gone_goes_up_again(counted, pool, cache, new_process, same):
+    assert pool().submit(abs, -1).result(60) == 1
+    entry = next(path for path in cache.rglob("*") if path.is_file())
+    assert entry.name == bundle().sha256
+    file_id = json.loads(entry.read_text())["file_id"]
+    ask(counted, "PATCH", f"/files/{file_id}", {"expiresAt": "2020-01-01T00:00:00Z"})
+    if not same:
+        new_process()
+    assert pool().submit(abs, -2).result(60) == 2
+    assert counted.stats().uploads == 2
+    # In the same process nobody asks whether it is there: the first container tells.
+    assert counted.stats().runs_started == (3 if same else 2)
+
+
+def set_up(data):
+    os.environ["SET_UP"] = str(len(data))
+
+
+def test_a_large_initializer_goes_up_once(counted, pool, cache, new_process):
+    text = "x".join(map(str, range(30_000)))
+    for _ in range(2):
+        executor = pool(initializer=set_up, initargs=(text,))
+        assert executor.submit(os.getenv, "SET_UP").result(60) == str(len(text))
+    assert counted.stats().uploads == 2  # the program, the initializer
 
 
 # --- by hand -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from by_hand import ask, get
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
+from civis_futures._data import contents
 from civis_futures._pool import launch
 from civis_futures.local import LocalPlatform
 
@@ -32,7 +33,10 @@ def quiet():
 
 
 @pytest.fixture
-def counted(quiet):
+def counted(quiet, tmp_path, monkeypatch):
+    """It has seen no executor yet, as far as this process and the cache folder know."""
+    monkeypatch.setattr(contents, "_stores", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     quiet.reset()
     return quiet
 

@@ -15,6 +15,7 @@ from joblib import Parallel, delayed, parallel_config
 
 import civis_futures as cf
 import civis_joblib
+from civis_futures._data import contents
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -53,8 +54,10 @@ def started(platform):
 
 
 @pytest.fixture
-def uploads(platform):
-    """uploads(): how many Files have been made since the test began."""
+def uploads(platform, tmp_path, monkeypatch):
+    """uploads(): how many Files have been uploaded since the test began, as by a new user."""
+    monkeypatch.setattr(contents, "_stores", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = platform.stats().uploads
     return lambda: platform.stats().uploads - before
 

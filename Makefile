@@ -17,9 +17,10 @@ EXTRAS := [joblib,local,progress]
 GROUPS := --group lint --group test --group docs
 # Not from the root of the project, where `import civis_futures` would find the sources.
 PYTEST := cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' '$(CURDIR)/tests'
+TESTS = $(PYTEST) -q -n 4 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: demo test test-newest test-lowest style types unit docs stress bench develop format lock clean
+.PHONY: demo test test-newest test-lowest style types unit coverage docs stress bench develop format lock clean
 
 demo: .venv/demo
 	.venv/bin/python docs/examples/quickstart.py
@@ -43,12 +44,14 @@ style: $(BUILD)/venv/ready
 types: $(BUILD)/installed
 	$(BUILD)/venv/bin/mypy --no-error-summary
 
-# Coverage is what constraints.txt gives. The folders are named, since coverage may take what is in
-# site-packages for somebody else's.
 unit: $(BUILD)/installed
+	@$(TESTS)
+
+# The same tests, a third slower: each container's process is measured, too. The folders are named,
+# since coverage may take what is in site-packages for somebody else's.
+coverage: $(BUILD)/installed
 	@site=$$($(BUILD)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
-	$(PYTEST) -q -n 4 --dist worksteal $(if $(RESOLUTION),--no-cov,--cov=$$site/civis_futures \
-		--cov=$$site/civis_joblib --cov-config=../pyproject.toml)
+	$(TESTS) --cov=$$site/civis_futures --cov=$$site/civis_joblib --cov-config=../pyproject.toml
 
 docs: $(BUILD)/installed
 	$(BUILD)/venv/bin/sphinx-build -q -W --keep-going -b html docs $(BUILD)/docs

@@ -148,7 +148,7 @@ def script_name(pool: str, worker: int, token: str, launch: str) -> str:
 
 
 def counted(name: str, letters: int) -> str:
-    """The name of a worker's script when it has posted so many letters with answers.
+    """The name of a worker's script when it has posted this many letters with answers.
 
     A list of scripts then tells of all workers, in one request, which of them has news.
     """

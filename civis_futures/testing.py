@@ -14,12 +14,43 @@ installed. This room only gathers names: faults happen at the platform's edge, i
 
 from __future__ import annotations
 
+from collections.abc import Iterator as _Iterator
+from contextlib import contextmanager as _contextmanager
+
+from civis_futures import _pacing
 from civis_futures._public import publish as _publish
 from civis_futures.local import LocalPlatform
 from civis_futures.local._faults.words import Fault
 from civis_futures.local._journal import Request
 from civis_futures.local._owner import Faults, Stats
 
-__all__ = ["Fault", "Faults", "LocalPlatform", "Request", "Stats"]
+__all__ = ["Fault", "Faults", "LocalPlatform", "Request", "Stats", "short_waits"]
+
+_SHORT = _pacing.Pacing(
+    first_backoff=0.1,
+    request_backoff=0.1,
+    longest_request_backoff=1.0,
+    last_patience=10.0,
+    last_patience_refused=1.0,
+)
+
+
+@_contextmanager
+def short_waits() -> _Iterator[None]:
+    """Executors that are made within wait a tenth of a second after failures, and not one.
+
+    And at their shutdown they wait ten seconds for a platform that does not answer, and not 75. For
+    tests that let things go wrong::
+
+        with short_waits(), ContainerPoolExecutor(platform=platform) as executor:
+            ...
+    """
+    before = _pacing.default_pacing()
+    _pacing.set_default_pacing(_SHORT)
+    try:
+        yield
+    finally:
+        _pacing.set_default_pacing(before)
+
 
 _publish(__name__, __all__)

@@ -98,7 +98,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         return self._split(n_jobs)[0]
 
     def _split(self, n_jobs: Any) -> tuple[int, int]:
-        """So many containers are for tasks, and so many more for each task's own."""
+        """How many containers are for tasks, and how many more for those that each task starts."""
         number = 1 if n_jobs is None else int(n_jobs)
         if number == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
@@ -125,7 +125,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     # --- from the first call to the last -------------------------------------------------------
 
     def configure(self, n_jobs: int = 1, **given: Any) -> int:
-        """Be ready for so many; options may come from `Parallel(...)`, too.
+        """Be ready for `n_jobs` calls at a time; options may come from `Parallel(...)`, too.
 
         Each Parallel gets a copy: one may feed another, from a callback that waits for results. On
         one executor that would wait for itself.

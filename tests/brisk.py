@@ -8,22 +8,15 @@ from __future__ import annotations
 import os
 from types import SimpleNamespace
 
-import tenacity
-
-from civis_futures._api import transport
 from civis_futures._executor import opening
-from civis_futures._scheduling import pacing, scheduler
+from civis_futures.testing import short_waits
+
+_forever = short_waits()
 
 
-def shorten(replace):
-    """The pauses after failures, and the patience with a platform that is gone.
-
-    `replace(object, name, value)` is `setattr`, or that of a monkeypatch.
-    """
-    replace(pacing, "FIRST_BACKOFF", 0.1)
-    replace(scheduler, "LAST_PATIENCE", {False: 10.0, True: 1.0})
-    short = tenacity.wait_random_exponential(multiplier=0.1, max=1)
-    replace(transport, "_backoff", short)
+def shorten():
+    """Short waits, to the end of this process."""
+    _forever.__enter__()
 
 
 def share_platform():

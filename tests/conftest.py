@@ -15,16 +15,18 @@ import threading
 import time
 import weakref
 from collections import Counter
+from dataclasses import replace
 from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
 import pytest
-from brisk import shorten
 
 from civis_futures import ContainerPoolExecutor
+from civis_futures._pacing import default_pacing, set_default_pacing
 from civis_futures._wire import ScriptName, pool_name
 from civis_futures.local import LocalPlatform
+from civis_futures.testing import short_waits
 
 # With PYTHONDONTWRITEBYTECODE each of some hundred processes would compile all modules that it
 # imports, and each one of pytest-xdist would rewrite the assertions of all tests.
@@ -146,9 +148,18 @@ def end_executor(reference):
 
 
 @pytest.fixture
-def brisk(monkeypatch):
+def paced():
+    """`paced(log_pause=0.01)`: other waits for executors and clients that are made from here."""
+    before = default_pacing()
+    yield lambda **times: set_default_pacing(replace(default_pacing(), **times))
+    set_default_pacing(before)
+
+
+@pytest.fixture
+def brisk():
     """The pauses after failures, and the patience with a platform that is gone, are short here."""
-    shorten(monkeypatch.setattr)
+    with short_waits():
+        yield
 
 
 # --- nothing is left ---------------------------------------------------------------------------

@@ -34,21 +34,21 @@ ARROWS = """
 civis_joblib -> __init__
 cli          -> _api _exceptions _futures _images _sessions _types _wire local
 __init__     -> _container _data _exceptions _executor _futures _public _sessions _types
-testing      -> _public local
+testing      -> _pacing _public local
 
-_executor    -> _api _container _data _exceptions _futures _pool _scheduling _sessions _types _wire
-             -> local
+_executor    -> _api _container _data _exceptions _futures _pacing _pool _scheduling _sessions
+             -> _types _wire local
 _sessions    -> _api _container _data _exceptions _pool _scheduling _types _wire
 _pool        -> _api _container _data _exceptions _futures _images _scheduling _types _wire
 _data        -> _api _exceptions _wire
-_futures     -> _types _wire
-_scheduling  -> _exceptions _types _wire
-_api         -> _exceptions _types
+_futures     -> _pacing _types _wire
+_scheduling  -> _exceptions _pacing _types _wire
+_api         -> _exceptions _pacing _types
 _container   -> _images _types
 
 worker       -> _wire
 
-_types _exceptions _wire _images _public local ->
+_types _exceptions _wire _pacing _images _public local ->
 """
 
 # Each of these is imported in these rooms, or modules of them, and nowhere else.
@@ -78,12 +78,12 @@ LOCAL = """
 __init__     -> _owner
 __main__     -> _server
 
-_server      -> _api _faults _limits _record _runs _settings _site _store
+_server      -> _api _faults _limits _record _runs _settings _state _store
 _owner       -> _faults _journal _schema _settings
-_runs        -> _api _faults _schema _settings _site _storage
-_api         -> _faults _journal _record _schema _settings _site _storage _store
-_storage     -> _schema _settings _site _store
-_site        -> _faults _journal _limits _schema _settings _store
+_runs        -> _api _faults _schema _settings _state _storage
+_api         -> _faults _journal _record _schema _settings _state _storage _store
+_storage     -> _schema _settings _state _store
+_state       -> _faults _journal _limits _schema _settings _store
 
 _journal     -> _faults _schema
 _faults      -> _schema

@@ -33,7 +33,7 @@ MARK = "--- end of the block at line"
 #: Where ``platform="local"`` starts one.
 EARNEST = {"README.md", "index.md", "tutorial.md", "local-platform.md"}
 #: Stands on a page's first line, its heading, and leaves no name behind.
-SETUP = """exec("import brisk; brisk.shorten(setattr)", {})"""
+SETUP = """exec("import brisk; brisk.shorten()", {})"""
 SHARING = """; exec("import brisk; brisk.share_platform()", {})"""
 
 

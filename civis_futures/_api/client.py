@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 import httpx
 
 from .._exceptions import PlatformError
+from .._pacing import Pacing
 from .._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run, StoredFile
 from . import replies
 from .credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
@@ -34,9 +35,9 @@ __all__ = [
 
 #: The most rows that a page of any list has.
 PAGE_SIZE = 50
-#: Up to here a file goes as one form, above in parts, which have at least `_LEAST_PART`.
+#: Up to here a file goes as one form, above in parts, which have at least `LEAST_PART`.
 SINGLE_UPLOAD_LIMIT = 50 * 1024**2
-_LEAST_PART = 5 * 1024**2
+LEAST_PART = 5 * 1024**2
 #: The platform takes no larger file.
 FILE_SIZE_LIMIT = 5 * 1024**4
 
@@ -55,6 +56,8 @@ class PlatformClient:
         timeout: seconds for each step of an attempt.
         patience: seconds for which a request is tried again while the platform is out of reach.
         auth: how to present the key; the platform takes both.
+        pacing: how long it waits after failures.
+        single_upload, least_part: in bytes; larger files go in parts of at least so much.
     """
 
     def __init__(
@@ -66,7 +69,11 @@ class PlatformClient:
         timeout: float = 60.0,
         patience: float = 120.0,
         auth: Literal["basic", "bearer"] = "basic",
+        pacing: Pacing | None = None,
+        single_upload: int = SINGLE_UPLOAD_LIMIT,
+        least_part: int = LEAST_PART,
     ) -> None:
+        self._single_upload, self._least_part = single_upload, least_part
         self.url = with_slash(url)
         self.budget = budget or RateBudget()
         key = checked_key(api_key)
@@ -84,8 +91,10 @@ class PlatformClient:
         self._secrets = (key, headers["Authorization"].split()[1])
         self._http = httpx.Client(base_url=self.url, headers=headers, **options)
         self._links_http = httpx.Client(**options)
-        self._sender = Sender(self._http, self.budget, self._closing, seconds=patience)
-        self._links = FileLinks(self._links_http, self._closing)
+        self._sender = Sender(
+            self._http, self.budget, self._closing, seconds=patience, pacing=pacing
+        )
+        self._links = FileLinks(self._links_http, self._closing, pacing=pacing)
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -299,7 +308,7 @@ class PlatformClient:
             raise ValueError(f"a file has 0 to {FILE_SIZE_LIMIT:,} bytes, not {size:,}")
         section = Section(source, size)
         body = {"name": name, "expiresAt": replies.moment(datetime.now(UTC) + expires_in)}
-        if size > SINGLE_UPLOAD_LIMIT:
+        if size > self._single_upload:
             return self._upload_parts(section, body)
         file_id, url, fields = self._ask(
             "POST", "files", replies.upload_form, json=body, idempotent=True
@@ -309,7 +318,7 @@ class PlatformClient:
 
     def _upload_parts(self, section: Section, body: dict[str, Any]) -> int:
         size = section.size
-        part = max(int(math.sqrt(_LEAST_PART) * math.sqrt(size)), _LEAST_PART)
+        part = max(int(math.sqrt(self._least_part) * math.sqrt(size)), self._least_part)
         starts = range(0, size, part)
         body = {**body, "numParts": len(starts)}
         file_id, urls = self._ask(

@@ -18,12 +18,14 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 import httpx
 import tenacity
 
 from .._exceptions import PlatformError, Recalled
+from .._pacing import Pacing, default_pacing
 from .budget import Kind, RateBudget, retry_after
 from .discreet import discreet, each_ours, ours, without_links
 from .section import Section
@@ -44,10 +46,9 @@ _BROKEN_STATUSES = frozenset({500, 502, 503, 504})
 _NEVER_OPENED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 #: Errors that another attempt would meet again; see `_is_hopeless`.
 _HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, ssl.SSLCertVerificationError)
-_backoff = tenacity.wait_random_exponential(multiplier=1, max=30)
 #: Seconds that one answer may take to be read, however many bytes it has and however they drip.
 _LONGEST_ANSWER = 120.0
-#: A download gets this many seconds, and one more for each so many bytes.
+#: A download gets _DOWNLOAD_SECONDS, and one more for each _SLOWEST bytes.
 _DOWNLOAD_SECONDS, _SLOWEST = 60.0, 1000
 
 
@@ -146,6 +147,7 @@ class Sender:
         look_attempts: int = 2,
         look_seconds: float = 20.0,
         first_seconds: float = 15.0,
+        pacing: Pacing | None = None,
         wait: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -156,6 +158,7 @@ class Sender:
         self._look_bounds = (look_attempts, look_seconds)
         self._first_seconds = first_seconds
         self._reached = False  # only ever becomes True, on whatever thread: no lock needed
+        self._pacing = pacing or default_pacing()
         self._wait = wait or closing.wait
         self._clock = clock
 
@@ -184,7 +187,7 @@ class Sender:
         trial = _Trial(request, kind, safe, wants_json, wanted, self._clock())
         retrying = tenacity.Retrying(
             retry=lambda state: _is_worth_another(state, trial),
-            wait=_pause_before_next,
+            wait=partial(_pause_before_next, _backoff(self._pacing)),
             stop=lambda state: self._is_enough(state, trial),
             before_sleep=lambda state: self._before_sleep(state, trial),
             sleep=lambda seconds: self._pause(seconds, trial),
@@ -300,12 +303,20 @@ def _is_worth_another(state: tenacity.RetryCallState, trial: _Trial) -> bool:
     return trial.idempotent or isinstance(error, _NEVER_OPENED)
 
 
-def _pause_before_next(state: tenacity.RetryCallState) -> float:
+def _backoff(pacing: Pacing) -> tenacity.wait_random_exponential:
+    return tenacity.wait_random_exponential(
+        multiplier=pacing.request_backoff, max=pacing.longest_request_backoff
+    )
+
+
+def _pause_before_next(
+    backoff: tenacity.wait_random_exponential, state: tenacity.RetryCallState
+) -> float:
     """Jittered and growing, on top of what the answer asked for."""
     asked = 0.0
     if _status(state) is not None and state.outcome is not None:
         asked = retry_after(state.outcome.result().headers)
-    return asked + _backoff(state)
+    return asked + backoff(state)
 
 
 class _LinkError(Exception):
@@ -328,12 +339,14 @@ class FileLinks:
         closing: threading.Event,
         *,
         attempts: int = 8,
+        pacing: Pacing | None = None,
         wait: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._closing = closing
         self._attempts = attempts
+        self._pacing = pacing or default_pacing()
         self._wait = wait or closing.wait
         self._clock = clock
 
@@ -417,7 +430,7 @@ class FileLinks:
 
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_LinkError),
-            wait=_backoff,
+            wait=_backoff(self._pacing),
             stop=tenacity.stop_after_attempt(self._attempts),
             sleep=lambda seconds: self._pause(seconds, name),
             before_sleep=lambda state: _log.info("%s: %s; again", name, _failure(state)),

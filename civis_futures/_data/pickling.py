@@ -22,10 +22,10 @@ from . import sources
 from .contents import Content, ContentStore, SharedData
 
 PROTOCOL = 5
-#: Buffers of so many bytes leave the pickle, to be uploaded once. Each costs a request to upload
-#: and one per worker to find, which takes about as long as it takes to send 1 MB.
+#: Buffers of at least this many bytes leave the pickle, to be uploaded once. Each costs a request
+#: to upload and one per worker to find, which takes about as long as it takes to send 1 MB.
 LEAST_BUFFER = 1_000_000
-#: At most so many leave one pickle, lest a list of arrays costs the budget hundreds of requests.
+#: The most buffers that leave one pickle, lest a list of arrays costs hundreds of requests.
 MOST_BUFFERS = 16
 #: The pickle of shared data (what is left of it without its buffers) travels with each call up to
 #: this size, which spares a request to upload it, and one of each worker.

@@ -53,22 +53,22 @@ class ContainerPoolExecutor(Executor):
             ``"local"`` for a local platform that lives as long as the executor; a
             `civis_futures.local.LocalPlatform`, or any object with ``url`` and ``api_key``; or
             a `civis.APIClient`, for its key.
-        max_tasks_per_worker: after so many calls a container ends and another one takes its
+        max_tasks_per_worker: after this many calls a container ends and another one takes its
             place; 1 is one fresh container for each call, None is no limit.
-        idle_timeout: a container without work ends after so many seconds.
+        idle_timeout: the seconds after which a container without work ends.
         initializer, initargs: called once in each process of a worker, before its first call. If
             it raises, or its process dies in it, the pool is broken, as in the standard library.
         max_retries: how often a call is started again after its container was lost, or after an
-            exception that `retry_on` names; after a pause, longer each time. What surely never
-            began is started again without counting.
+            exception that `retry_on` names; after a pause, longer each time. A call that
+            cannot have begun is started again without counting.
         retry_on: which exceptions of the function are a reason to try again: a type, a tuple of
             types, or a function of the exception. None of them, by default.
         memory_growth: a call whose container was killed for want of memory is started again in
-            one with so many times the memory, without counting, up to `max_memory` of its
+            one with this many times the memory, without counting, up to `max_memory` of its
             `options` (64,000 MB).
         lease: containers end by themselves, with what they run, when this process has given no
-            sign of life for so many seconds; or when they have not reached the platform for so
-            long, and for ten minutes at least.
+            sign of life for this many seconds; or when they have not reached the platform for
+            that long, and for ten minutes at least.
         name: what the scripts are called on the platform.
         requires: modules that the image must have, with the least version of each ("" is any),
             e.g. ``{"sklearn": "1.5"}``. It is checked before a call is unpickled there, and what
@@ -216,9 +216,9 @@ class ContainerPoolExecutor(Executor):
 
         Args:
             timeout: seconds from now until which each result must be there.
-            chunksize: so many items make one call of the pool, and fail together. By default
+            chunksize: how many items make one call of the pool, and fail together. By default
                 each is a call of its own, and as many of them travel together as is good.
-            buffersize: read the iterables so many calls ahead of the results, and not to their
+            buffersize: read the iterables this many calls ahead of the results, and not to their
                 end at once; so they may be infinite.
             progress: show a bar while results are waited for; see `civis_futures.progress`.
 

@@ -16,20 +16,18 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
-#: Seconds of compute that a batch should take: some ten times what a call costs besides.
-BATCH_SECONDS = 2.0
 #: Nothing is taken for quicker than that, in seconds.
 LEAST_SECONDS = 1e-4
 
 
 class Watcher(Protocol):
-    """Who looks on."""
+    """What sees each future of a `map`, and waits for it: a progress bar."""
 
     def watch(self, future: Future[Any]) -> None:
         """It was submitted."""
 
     def wait(self, future: Future[Any], timeout: float | None) -> None:
-        """Return when it is done, or after so many seconds."""
+        """Return when it is done, or after `timeout` seconds."""
 
     def close(self) -> None:
         """No result is asked for any more."""
@@ -115,14 +113,15 @@ def _cancel(futures: deque[Future[T]]) -> None:
 class BatchSize:
     """The size for the next batch is `items`, 1 at first; it learns by `took`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.ideal_seconds = seconds  # of compute, that a batch should take
         self.items = 1
         self._seconds = 0.0  # of one item, smoothed
 
     def took(self, items: int, compute: float) -> None:
-        """A batch of so many items took so many seconds of compute."""
+        """A batch of `items` took `compute` seconds in the container."""
         seconds = max(compute / items, LEAST_SECONDS)
         self._seconds = 0.7 * self._seconds + 0.3 * seconds if self._seconds else seconds
-        ideal = int(BATCH_SECONDS / self._seconds)
+        ideal = int(self.ideal_seconds / self._seconds)
         # Twice what was measured, at the most: the first items may not be like the others.
         self.items = max(1, min(ideal, max(self.items, 2 * items)))

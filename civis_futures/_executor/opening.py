@@ -15,6 +15,7 @@ from .._data.contents import ContentStore, content_store
 from .._data.pickling import Payload, call_payload, load_call
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import LogAccess
+from .._pacing import default_pacing
 from .._pool.mailbox import Mailbox
 from .._pool.manager import Manager, Pool
 from .._pool.threads import end_pools_on_term
@@ -62,7 +63,7 @@ def open_pool(options: PoolOptions) -> Opened:
             owned.stop()
         raise
     manager = Manager(
-        scheduler=Scheduler(policy),
+        scheduler=Scheduler(policy, default_pacing()),
         mailbox=Mailbox(client, container, attached),
         client=client,
         pool=Pool(pool_name(options.title, session), url, container, initial, policy.lease),

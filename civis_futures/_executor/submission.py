@@ -26,6 +26,7 @@ from .._data.contents import SharedData
 from .._exceptions import CallPicklingError, SessionMismatchError
 from .._futures.future import ContainerFuture, Timings, View
 from .._futures.tables import PoolFutures
+from .._pacing import default_pacing
 from .._scheduling.events import CancelRequested, Submitted
 from .._types import ANY_RESOURCES, Resources, TaskId
 from .map import BatchSize, Watcher, flat, results
@@ -44,7 +45,7 @@ class Intake:
 
     def __init__(self, opened: Opened, options: PoolOptions) -> None:
         self.pool_futures = PoolFutures()
-        self.batches = BatchSize()
+        self.batches = BatchSize(default_pacing().batch)
         self._opened = opened
         self._manager = opened.manager
         self._contents = opened.manager.contents

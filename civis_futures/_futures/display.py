@@ -18,7 +18,7 @@ from .._types import TaskState
 
 #: How many tasks a panel lists; the others are counted.
 MOST_ROWS = 12
-#: So much of a message is one line.
+#: The characters of a message that are shown.
 REASON_LENGTH = 200
 #: The order of the states in all displays, and which of them the bar counts as done.
 STATES = (
@@ -144,7 +144,7 @@ def one_line(error: BaseException) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """`text` in at most so many columns, with its control characters made visible."""
+    """`text` in at most `width` columns, with its control characters made visible."""
     text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 

@@ -94,7 +94,7 @@ class ContainerFuture(Future[T]):
         self._view = view
         self._on_cancel = cancelled
         self._process = os.getpid()
-        self._shelf = logs
+        self._log_access = logs
         self.add_done_callback(_note_end)
 
     @property
@@ -245,7 +245,7 @@ class ContainerFuture(Future[T]):
         there is a run. A record of `logging` has its level.
 
         Args:
-            tail: so many of the last lines; 10,000 at the most, which is also meant by None.
+            tail: how many of the last lines; at most 10,000, which is also what None means.
             follow: give an iterator of the lines, from those that there are (the last `tail`) to
                 the last one before the call is done. It waits for them, and may be given up.
 
@@ -259,7 +259,7 @@ class ContainerFuture(Future[T]):
         if tail is not None and tail < 0:
             raise ValueError(f"tail must be 0 or more, not {tail}")
         call = _logs.LoggedCall(self._number, self._where, self.done, self._await_end)
-        return (_logs.follow if follow else _logs.read)(self._shelf, call, tail)
+        return (_logs.follow if follow else _logs.read)(self._log_access, call, tail)
 
     def _where(self) -> tuple[int, int] | None:
         view = self._view

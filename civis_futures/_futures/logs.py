@@ -13,9 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from .._pacing import Pacing, default_pacing
 from .._types import LogLine, LogPage
 from .._wire import BEGIN_LINE
 
@@ -23,13 +24,11 @@ from .._wire import BEGIN_LINE
 MOST_LINES, MOST_CHARACTERS = 10_000, 20_000_000
 #: How many lines the first page has; the next ones are chosen to be about so large.
 FIRST_PAGE, PAGE_CHARACTERS, SMALLEST_PAGE = 1_000, 4_000_000, 250
-#: A late line may have an id that is so much lower than one that was seen before it.
+#: A late line may have an id that is lower, by up to this much, than one that was read before it.
 OVERLAP = 100
-#: Seconds between two reads of a log that grows: at first, at the most; and in requests of the
-#: budget.
-SHORTEST_PAUSE, LONGEST_PAUSE, REQUESTS = 0.2, 5.0, 4
-#: Seconds after the end of a call in which its last lines may still arrive.
-GRACE = 3.0
+#: The pause between two reads of a log that grows: at most so many seconds, and so many requests'
+#: worth of the budget.
+LONGEST_PAUSE, REQUESTS = 5.0, 4
 
 _LEVEL = re.compile(
     r"(?:\[?\d{2,4}[-/:.][\d\-/:.,TZ ]{4,30}\]?[\s|-]*)?"  # when
@@ -59,14 +58,15 @@ class LogAccess:
 
     open: Callable[[], LogPages]
     reused: bool
+    pacing: Pacing = field(default_factory=default_pacing)
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedCall:
     """Whose lines they are: `number` is None for a whole run.
 
-    `where` is its job and run, once there are; `wait` returns when it is done, or after so many
-    seconds.
+    `where` is its job and run, once there are; `wait` returns when it is done, or after the
+    given number of seconds.
     """
 
     number: int | None
@@ -217,24 +217,24 @@ def leveled(line: LogLine) -> LogLine:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read(shelf: LogAccess, call: LoggedCall, tail: int | None) -> list[LogLine]:
+def read(access: LogAccess, call: LoggedCall, tail: int | None) -> list[LogLine]:
     """The last lines of the call, `tail` or `MOST_LINES` of them at the most."""
     where = call.where()
     if where is None or tail == 0:
         return []
-    with closing(shelf.open()) as source:
-        return _begin(source, shelf, call, where, tail)[0].rest()
+    with closing(access.open()) as source:
+        return _begin(source, access, call, where, tail)[0].rest()
 
 
 def _begin(
-    source: LogPages, shelf: LogAccess, call: LoggedCall, where: tuple[int, int], tail: int | None
+    source: LogPages, access: LogAccess, call: LoggedCall, where: tuple[int, int], tail: int | None
 ) -> tuple[Cutter, int, bool]:
     """A cutter that was fed all that there is, the highest id of it, and whether it is complete."""
     most = MOST_LINES if tail is None else min(tail, MOST_LINES)
     limit = FIRST_PAGE
     for _ in range(2):  # the newest lines, and then more of them
         page = source.page(*where, None, limit)
-        cutter = Cutter(call.number, most, reused=shelf.reused)
+        cutter = Cutter(call.number, most, reused=access.reused)
         cutter.feed(page.lines)
         whole = len(page.lines) < limit
         alone = not cutter.reused and most <= limit
@@ -244,7 +244,7 @@ def _begin(
     if whole or not cutter.reused or cutter.begun:
         return cutter, _highest(page.lines), page.complete
     # It began before these, or not at all: which calls' lines they are is not said in them.
-    cutter, position = Cutter(call.number, most, reused=shelf.reused), 0
+    cutter, position = Cutter(call.number, most, reused=access.reused), 0
     for page in _pages(source, where, limit):
         cutter.feed(page.lines)
         position = max(position, _highest(page.lines))
@@ -269,30 +269,30 @@ def whole(source: LogPages, where: tuple[int, int]) -> Iterator[LogLine]:
         yield from map(leveled, page.lines)
 
 
-def follow(shelf: LogAccess, call: LoggedCall, tail: int | None) -> Iterator[LogLine]:
+def follow(access: LogAccess, call: LoggedCall, tail: int | None) -> Iterator[LogLine]:
     """The lines of the call as they come, until it is done; begins with the last `tail`."""
     while call.where() is None:
         if call.done():
             return
-        call.wait(SHORTEST_PAUSE)
+        call.wait(access.pacing.log_pause)
     last = None
-    with closing(shelf.open()) as source:
+    with closing(access.open()) as source:
         while (where := call.where()) != last and where is not None:
             last = where  # it may go on in another run, when this one was lost
-            yield from _follow_run(source, shelf, call, where, tail)
+            yield from _follow_run(source, access, call, where, tail)
 
 
 def _follow_run(
-    source: LogPages, shelf: LogAccess, call: LoggedCall, where: tuple[int, int], tail: int | None
+    source: LogPages, access: LogAccess, call: LoggedCall, where: tuple[int, int], tail: int | None
 ) -> Iterator[LogLine]:
-    cutter, position, complete = _begin(source, shelf, call, where, tail)
+    cutter, position, complete = _begin(source, access, call, where, tail)
     cutter.widen()
     seen: set[int] = set()
     if tail == 0:
         cutter.take()
     elif cutter.sure:
         yield from cutter.take()
-    pause = shortest = min(max(SHORTEST_PAUSE, REQUESTS * source.pace), LONGEST_PAUSE)
+    pause = shortest = min(max(access.pacing.log_pause, REQUESTS * source.pace), LONGEST_PAUSE)
     limit, quiet, first = FIRST_PAGE, 0.0, True
     while not (complete or cutter.over):
         page = source.page(*where, max(0, position - OVERLAP), limit)
@@ -308,7 +308,7 @@ def _follow_run(
         if full:
             continue
         quiet = 0.0 if new or not call.done() else quiet + pause
-        complete = page.complete or quiet > GRACE or call.where() != where
+        complete = page.complete or quiet > access.pacing.log_grace or call.where() != where
         pause = shortest if new else min(pause * 1.5, LONGEST_PAUSE)
         if not complete:
             time.sleep(pause) if call.done() else call.wait(pause)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._types import Standing
 from .display import duration
 
-#: A platform that does not answer is worth a word after so many seconds.
+#: Seconds without an answer after which users are told that the platform does not answer.
 UNANSWERED = 10.0
 
 

@@ -25,7 +25,7 @@ from .tables import Table
 LEAST, MOST = 0.1, 0.5
 #: Drawing may take such a part of the time.
 SHARE = 0.05
-#: In a log there is a line when so much more of the whole is done, and after so many seconds.
+#: A log gets a line when STEP more of the whole is done, or after SILENCE seconds.
 STEP, SILENCE = 0.1, 60.0
 
 
@@ -65,7 +65,7 @@ class Meter:
         future.add_done_callback(self._end)
 
     def wait(self, future: Future[Any], timeout: float | None = None) -> None:
-        """Return when it is done, or after so many seconds; draw meanwhile."""
+        """Return when it is done, or after `timeout` seconds; draw meanwhile."""
         end = None if timeout is None else time.monotonic() + timeout
         self._step(0.0)
         while not future.done():

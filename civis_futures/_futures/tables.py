@@ -17,7 +17,7 @@ from . import display
 from .display import MOST_ROWS, WAITING, Panel, TaskSummary, Totals, rank
 from .future import ContainerFuture
 
-#: Futures that have ended are counted when somebody looks, or when there are so many.
+#: Futures that have ended are added up when the sums are asked for, or when there are this many.
 MOST_UNCOUNTED = 1000
 
 

@@ -70,7 +70,7 @@ class WorkerRun:
 
 
 class Book(Protocol):
-    """Who writes down a pool's workers, so that other processes find them: a session."""
+    """Where a pool's workers are written down, so that other processes find them: a session."""
 
     @property
     def inbox(self) -> int:
@@ -374,7 +374,7 @@ class Mailbox:
 
     def find(self, worker_run: WorkerRun) -> tuple[e.Report, WorkerRun] | None:
         """The run of a worker that another process has launched, and all that it has answered; None
-        if it never got a run. Who gives the run's id as well knows that it is over.
+        if it never got a run. A worker's run that has an id here is one that is over.
 
         Raises:
             PlatformError: what it has answered cannot be read.

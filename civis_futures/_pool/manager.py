@@ -9,10 +9,10 @@
                                                  │
                                                  └─> settle lane: outcomes into futures
 
-The ledger (work items, worker_runs, ...) belongs to the manager thread; nobody else reads or writes
-it. Lanes get frozen values and answer with an event and its attachment. Futures are settled
-on a lane of their own, since their callbacks are the user's code and may take any time. The
-manager holds no reference to the executor, so that a forgotten executor can be collected.
+The ledger (work items, workers' runs, ...) is read and written by the manager thread alone. Lanes
+get frozen values and answer with an event and its attachment. Futures are settled on a lane of
+their own, since their callbacks are the user's code and may take any time. The manager holds no
+reference to the executor, so that a forgotten executor can be collected.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ from .threads import Lane, interpreter_exit
 
 _log = logging.getLogger(__name__)
 
-#: So many tasks that come at once are taken in together.
+#: The most tasks that are taken in together, when many come at once.
 MOST_AT_ONCE = 1000
-#: When containers have been queued for so many seconds, the log says so; and again each time that
-#: it is twice as long.
+#: Seconds that containers must have been queued before the log says so; again when it is twice as
+#: long.
 LONG_WAIT = 30.0
 
 _FAILURES = (PlatformError, _wire.WireError, Recalled)

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-#: A container waits for room when it has been queued for so many seconds, and for so many times
-#: what containers of this platform take to start.
+#: A container waits for room when it has been queued for PATIENCE seconds, and for STARTS times as
+#: long as containers of this platform take to start.
 PATIENCE, STARTS = 5.0, 2.0
 
 
@@ -29,7 +29,7 @@ class Neighbour:
 
     def update(self, since: float | None, now: float, startup: float) -> None:
         """Since when a container with work is queued, if one is; and how many seconds a start takes
-        (0.0: nobody knows).
+        (0.0: not known yet).
         """
         self.neighbours.update(self, since, now, startup)
 

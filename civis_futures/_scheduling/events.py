@@ -144,7 +144,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A command could not be performed, or nobody knows whether it was.
+    """A command could not be performed, or it is not known whether it was.
 
     `hopeless` if trying again cannot help; `refused` if the platform does not take what was asked
     for, while it takes other requests. Of a failed look nothing follows for any task; of a failed
@@ -225,7 +225,9 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start one of about so many `readers`, with its first calls; if `last`, it ends after them."""
+    """Start a worker with its first calls; if `one_shot`, it ends after them. `readers` is how many
+    workers share the budget, about.
+    """
 
     worker: WorkerId
     calls: tuple[Given, ...]
@@ -249,7 +251,7 @@ class LetterContent:
 
 @dataclass(frozen=True, slots=True)
 class WriteInbox:
-    """Write the whole inbox, which so many workers read."""
+    """Write the whole inbox; `workers` is how many share the budget."""
 
     letters: tuple[LetterContent, ...]
     workers: int
@@ -265,8 +267,8 @@ class Reading(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """See how all these workers are, and read their new answers; ask for `sure` ones directly: a
-    list may be out of date.
+    """See how all these workers are, and read their new answers; ask for some by
+    themselves, since a list may be out of date.
     """
 
     workers: tuple[tuple[WorkerId, Reading], ...]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from .._pacing import Pacing
 from .._types import Resources, RunState, Standing, TaskId, WorkerId
 from .._wire import (
     CALL_NOT_FETCHED,
@@ -27,24 +28,24 @@ from .._wire import (
 )
 from . import events as e
 from .looks import Looks, Observation
-from .pacing import PROBE_SECONDS, PROOF_SECONDS, Ramp, RetriedRequest, Shares
+from .pacing import PROBE_SECONDS, Ramp, RetriedRequest, Shares
 from .state import Policy, Step, TaskPhase, Tasks, Worker, WorkerPhase
 
-#: A cancel that shows no effect is repeated after so many seconds.
+#: Seconds after which a cancel that shows no effect is repeated.
 CANCEL_AGAIN = 30.0
-#: A worker that is asked to end a call has so many seconds, besides the way of the news.
+#: Seconds that a worker has to end a call when asked to, besides the time until it hears of that.
 CANCEL_PATIENCE = 10.0
-#: So few tasks may all start at once, whatever their containers step out to be.
+#: Up to this many tasks may all start at once, before a container has shown that it can run them.
 FEW = 8
-#: So many launches are under way at a time, which is more than are made at a time; and so many are
-#: begun every five seconds where the platform seems to be full.
+#: The launches that are under way at a time, which is more than the launch lane makes at a time;
+#: and those that begin every five seconds where the platform seems to be full.
 MOST_UNDER_WAY = 8
-#: After a container that cannot run its call, so many seconds pass until another one is started.
+#: Seconds between the answer of a container that cannot run its call and the start of another one.
 HESITATION = 1.0
-#: A sign of life is written so many times per lease.
+#: How many signs of life are written in the time of one lease.
 BEATS = 4.0
-#: What workers are told is written again after twice so many seconds, then after twice as many, and
-#: so on: an older version may have been on its way for longer, and have taken the place of this.
+#: The inbox is written again, as it is, REPEAT seconds after a change, then after twice as many,
+#: and so on: an older version of it may arrive late and take its place.
 REPEAT = 10.0
 
 
@@ -54,25 +55,27 @@ class Fleet:
 
     policy: Policy
     tasks: Tasks
+    pacing: Pacing = field(default_factory=Pacing)
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     ramp: Ramp = field(default_factory=Ramp)
     shares: Shares = field(default_factory=Shares)
     looks: Looks = field(default_factory=Looks)
     launching: RetriedRequest = field(default_factory=RetriedRequest)
-    starting: RetriedRequest = field(default_factory=RetriedRequest)  # containers that never start
+    starting: RetriedRequest = field(default_factory=RetriedRequest)  # fails by false starts
     writing: RetriedRequest = field(default_factory=RetriedRequest)
-    _stale: bool = False
-    _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)  # revoked, as written
+    _stale: bool = False  # the inbox on the platform is not what it should be
+    # Which calls the inbox that is being written revokes.
+    _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)
     _beat: float = 0.0  # when the inbox was written
     _repeat: float = math.inf  # seconds from then until it is written again as it is
     _launched_at: float = 0.0  # when a worker was launched last
     _started: int = 0  # the highest number of a worker that has started
-    _written_for: int = 0  # how many workers were to share the budget when the inbox was written
-    startup: float = 0.0  # mean seconds from a launch until a look has found it running, of late
+    _written_for: int = 0  # the workers that share the budget, as the inbox says
+    startup: float = 0.0  # seconds from a launch until a look finds it running; a moving mean
     #: Since when another pool of this process has a container that waits for room, if one has.
     others_wait_since: float | None = None
     highest_id: int = 0  # the highest number that a worker has had
-    _had: set[Resources] = field(default_factory=set)  # of containers that could be had
+    _had: set[Resources] = field(default_factory=set)  # sizes that the platform has started
 
     # --- giving calls --------------------------------------------------------------------------
 
@@ -181,7 +184,7 @@ class Fleet:
         return list(got.values())
 
     def room(self, worker: Worker, fair: int) -> int:
-        """How many more calls a worker should have whose fair share this is."""
+        """How many more calls a worker should have, if `fair` calls are its share."""
         number = self.shares.number(fair, self.horizon()) - worker.held
         limit = self.policy.max_tasks_per_worker
         return number if limit is None else min(number, limit - worker.calls_given)
@@ -198,7 +201,7 @@ class Fleet:
         return max(most - sum(worker.held_up for worker in open_), 1)
 
     def done_before(self, step: Step, worker: Worker) -> int:
-        """How many calls another worker has surely done when this one starts, one at least."""
+        """How many calls another worker will have done before this one starts; at least 1."""
         left = (worker.launched + self.startup - step.now) / 2  # calls take their time to move
         return max(1, int(left / self.shares.seconds)) if self.shares.seconds else 1
 
@@ -213,8 +216,8 @@ class Fleet:
     def is_busy(self, step: Step, worker: Worker) -> bool:
         """Whether a worker has work for more than half of the time until it can get more.
 
-        Then it gets more later: each time costs requests. So does one that has been at its call
-        for long: nobody knows when it ends.
+        Then it gets more later, since each time costs requests. The same holds for one that has
+        been at its call for long, since its end cannot be foreseen.
         """
         if not worker.held:
             return False
@@ -228,9 +231,9 @@ class Fleet:
         return task is not None and resources.cover(task.resources)
 
     def release(self, step: Step, call: e.Given, worker: Worker) -> None:
-        """Nobody wants this call any more: it must not begin, and must end if it has.
+        """A call is not wanted any more: it must not begin, and must end if it has.
 
-        Only the end of its container surely ends it. But others may be in there with it; then the
+        Only the end of its container is certain to end it. If other calls are in there with it, the
         worker is asked to end this call alone, and has some time to say that it did.
         """
         if not any(self.tasks.holds(other, worker) for other in worker.calls):
@@ -384,7 +387,7 @@ class Fleet:
         self.starting = RetriedRequest()
 
     def is_odd(self, resources: Resources) -> bool:
-        """Whether these are not what all others ask for, nor what the platform has given."""
+        """Whether no container of this size has been started, while other tasks ask for others."""
         if resources in self._had:
             return False
         return bool(self._had) or any(
@@ -406,7 +409,7 @@ class Fleet:
     def _proof(self, step: Step, worker: Worker) -> None:
         """A worker runs; if it goes on so, containers do what they should."""
         assert worker.running_since is not None
-        proof_at = worker.running_since + PROOF_SECONDS
+        proof_at = worker.running_since + self.pacing.proof
         if not self.ramp.proven and not self.ramp.unfit:
             if proof_at <= step.now:
                 self._proven()

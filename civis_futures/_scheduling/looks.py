@@ -16,13 +16,13 @@ from .events import Look, Looked, Report
 from .pacing import SAVED_LOOKS, SHORTEST_LINGER, Pause, RetriedRequest, linger, poll
 from .state import Step, Worker
 
-#: Where workers tell of their answers, one looks for oneself only after so many seconds, and twice
-#: as many each time that there are none.
+#: Where the list tells how many letters a worker has posted, its answers are read without such news
+#: only after TRUST seconds, and after twice as many each time that there are none.
 TRUST, LONGEST_TRUST = 60.0, 240.0
-#: As long as none has, the looks at their answers count so many times, and are so far apart, in
-#: seconds.
+#: Before it is known whether the list tells that, reads of answers count as DOUBT times as many
+#: requests, and are at least LEAST_DOUBT seconds apart.
 DOUBT, LEAST_DOUBT = 4, 1.0
-#: Of so many workers at the most one look makes sure that they have not started: a request each.
+#: The most workers of which one look makes certain, by a request each, that they have not started.
 MOST_SURE = 20
 
 
@@ -45,7 +45,7 @@ class Looks:
     pause: Pause = field(default_factory=lambda: Pause(saved=SAVED_LOOKS))
     looking: RetriedRequest = field(default_factory=RetriedRequest)
     pace: float = 0.0
-    _next: float = 0.0  # not before
+    _next: float = 0.0  # no look before this monotonic time
     _heard: bool | None = None  # whether workers tell of their answers in the list
 
     def soon(self, step: Step) -> None:
@@ -105,7 +105,7 @@ class Looks:
         return seen
 
     def horizon(self, readers: int) -> float:
-        """About how many seconds pass until one of so many workers that has run out gets more."""
+        """About how many seconds pass until a worker without calls gets more; `readers` share."""
         wait = linger(readers, self.pace) + poll(readers, self.pace)
         return 2 * (wait + self.pause.shortest) - SHORTEST_LINGER
 
@@ -119,7 +119,7 @@ class Looks:
     def _plan_reading(self, step: Step, each: Observation, readers: int) -> None:
         """When to read the answers of a worker, unless the list says sooner that there are some.
 
-        As long as nobody knows whether it will, a smaller part of the budget is for that.
+        Before it is known whether it does, a smaller part of the budget is for that.
         """
         reads, answered = each.worker.reads, bool(each.report.answers)
         if self._heard:

@@ -13,87 +13,81 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .._pacing import Pacing
+
 #: Bounds of the pause between two looks, in seconds; in between the budget decides.
 SHORTEST_LOOK, LONGEST_LOOK = 0.05, 60.0
-#: A fresh budget affords a look every so many requests' worth of time (1 s at 1,000 per 300 s).
+#: The shortest pause between two looks, in requests: as long as the budget takes to regain these
+#: (1 s at 1,000 requests per 300 s).
 LOOK_PACE = 20 / 3
-#: Looks that were not made are saved, up to so many, and may then be made ahead of that pace: the
-#: first so many seconds after news, and then after so many times longer each time. So what is short
-#: is not waited for for long, as one call of joblib's after the other; and it costs no more than
-#: these looks.
+#: Looks that were not made are saved, SAVED_LOOKS at the most, and may be made ahead of that pace:
+#: QUICK_LOOK seconds after news, and then after QUICK_GROWTH times longer each time. So what is
+#: short, as one call of joblib's after the other, is not waited for for a second each.
 SAVED_LOOKS, QUICK_LOOK, QUICK_GROWTH = 40.0, 0.1, 1.5
-#: While nothing happens each pause is so much longer than the last, up to so many first pauses.
+#: While nothing happens each pause is longer than the last by this factor, until it is this many
+#: times as long as the first.
 LOOK_GROWTH, LOOK_STRETCH = 1.25, 15.0
-#: So many failures in a row of one kind of request to the platform break the pool.
+#: The failures in a row of one kind of command that break the pool.
 HOPE = 5
-#: So many containers in a row that never start, before any has, break the pool.
+#: The containers in a row that end without having started, before any has started, that break it.
 FALSE_STARTS = 2
-#: A platform that has not answered any look for so long, in seconds, is gone for good.
+#: Seconds without an answer to any look after which the platform counts as gone for good.
 OUTAGE = 3600.0
-#: When only the end of containers is waited for, and for so many seconds no look has brought
-#: anything, the waiting ends; sooner if there is nobody to answer it (True).
-LAST_PATIENCE = {False: 75.0, True: 8.0}
-#: Bounds of the pause after a failure, in seconds, before jitter.
-FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
-#: One part in so many of the budget is for the workers' looks at the inbox, and as much for their
-#: answers.
+#: The workers' reads of the inbox may spend one part in INBOX_SHARE of the budget, their answers
+#: one part in ANSWER_SHARE.
 INBOX_SHARE, ANSWER_SHARE = 4, 4
-#: Bounds of a worker's pause between two looks at the inbox, in seconds.
+#: Bounds of a worker's pause between two reads of the inbox, in seconds.
 SHORTEST_POLL, LONGEST_POLL = 0.25, 30.0
-#: Bounds of the time that an answer waits for others, in seconds.
+#: Bounds of the seconds that an answer waits for others, to be sent together.
 SHORTEST_LINGER, LONGEST_LINGER = 0.5, 30.0
-#: How many containers may start before one of them has shown that it can do the work; and twice
-#: as many after each of so many seconds.
+#: How many containers may start before one of them has shown that it can do the work; the number
+#: doubles every PROBE_SECONDS.
 PROBES, PROBE_SECONDS = 2, 5.0
-#: A worker that has run for so many seconds, and said nothing, has reached the user's code.
-PROOF_SECONDS = 2.0
 
-#: As long as nobody knows how long calls take, a worker gets its share, up to so many.
+#: The most calls that a worker gets at a time before the first answer tells how long calls take.
 BLIND = 100
-#: The shortest call that is believed, in seconds.
+#: Calls that took less than this many seconds count as this long.
 SHORTEST_CALL = 1e-4
 
 
-def backoff(failures: int, chance: float) -> float:
-    """Seconds to wait after so many failures in a row; `chance` in [0, 1) spreads them."""
-    return float(min(FIRST_BACKOFF * 2.0 ** (failures - 1), LONGEST_BACKOFF)) * (0.5 + chance)
-
-
 def poll(readers: int, pace: float) -> float:
-    """How long a worker may pause between two looks at the inbox: by budget, not by taste."""
+    """Seconds between a worker's reads of the inbox, if `readers` share a budget of `pace` seconds
+    per request.
+    """
     return min(max(SHORTEST_POLL, readers * pace * INBOX_SHARE), LONGEST_POLL)
 
 
 def linger(readers: int, pace: float) -> float:
-    """How long an answer may wait for others: a post takes two requests."""
+    """Seconds that an answer may wait for others, likewise; a post takes two requests."""
     return min(max(SHORTEST_LINGER, 2 * readers * pace * ANSWER_SHARE), LONGEST_LINGER)
 
 
 @dataclass(slots=True)
 class RetriedRequest:
-    """A request that must not be in flight twice, and its failures in a row."""
+    """A kind of command of which one is in flight at a time: when the next one may be made, after
+    this many `failures` in a row. Times are monotonic, in seconds.
+    """
 
     busy: bool = False
     failures: int = 0
     not_before: float = 0.0
     failed_at: float = 0.0
-    error: str = ""  # of the last one
+    error: str = ""  # what the last failure said
 
-    def fail(self, now: float, chance: float, error: str = "") -> None:
+    def fail(self, now: float, pacing: Pacing, chance: float, error: str = "") -> None:
         """It failed: the next one waits, longer each time."""
         self.busy = False
         self.error = error
         self.failed_at = now
         self.failures += 1
-        self.not_before = now + backoff(self.failures, chance)
+        self.not_before = now + pacing.backoff(self.failures, chance)
 
 
 @dataclass(slots=True)
 class Pause:
-    """The pause between looks: short after news, longer while nothing happens, always so long
-    that the budget can pay for it.
-
-    `saved` are looks that may be made ahead of the pace, as of `counted_at`.
+    """The pause between two looks, in seconds: short after news, longer while nothing happens, and
+    never shorter than the budget allows. The next look is due `at` this monotonic time. `saved` are
+    looks that may be made ahead of the pace, as of `counted_at`.
     """
 
     shortest: float = SHORTEST_LOOK
@@ -128,7 +122,7 @@ class Pause:
 
 @dataclass(slots=True)
 class Ramp:
-    """How wide a pool may be while nobody knows whether its containers can do the work at all.
+    """How many containers a pool may have while none has shown that it can do the work.
 
     An image without the needed module fails each call in the same way, and the first two tell.
     But who waits for an answer before starting the rest makes everybody wait twice for a start;
@@ -145,7 +139,7 @@ class Ramp:
             self.begun = now
 
     def width(self, now: float) -> tuple[int, float | None]:
-        """How many containers there may be as long as nothing is proven; when it may be more."""
+        """How many containers there may be before anything is proven; when it may be more."""
         if self.begun is None or self.unfit:
             return PROBES, None
         steps = int((now - self.begun) / PROBE_SECONDS + 1e-6)  # or it might wake a hair too soon
@@ -159,23 +153,23 @@ class Shares:
     seconds: float | None = None
 
     def learn(self, durations: list[float]) -> None:
-        """So long did calls take that were answered."""
+        """Calls that were answered took these seconds."""
         if durations:
             mean = max(sum(durations) / len(durations), SHORTEST_CALL)
             self.seconds = mean if self.seconds is None else (self.seconds + mean) / 2
 
     def number(self, fair: int, horizon: float) -> int:
-        """How many calls a worker may hold whose fair share this is, if more can come after
-        `horizon` seconds.
+        """How many calls a worker may hold: its fair share, but no more than keep it busy for the
+        `horizon`, the seconds until it can get more.
         """
         useful = BLIND if self.seconds is None else math.ceil(horizon / self.seconds)
         return max(1, min(fair, useful))
 
     def surplus(self, unbegun: int, age: float, horizon: float) -> int:
-        """How many of the calls that a worker has not begun are better done by one that is idle.
+        """How many of a worker's calls that it has not begun an idle worker should take over.
 
-        `age` is how many seconds ago it was heard of; a part of that is the way of the news. What
-        it will have done before they are there is not worth the move.
+        The worker has been at its present call for `age` seconds, as far as the last look tells;
+        a move takes `horizon` seconds. Calls that it can do itself in that time stay.
         """
         each = max(self.seconds or 0.0, age - horizon)
         return math.ceil(unbegun / 2) if unbegun * each > horizon else 0

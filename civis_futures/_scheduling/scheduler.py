@@ -8,8 +8,8 @@ comes of it later is ignored. Between the two it is in one phase::
                  DELAYED <────┴─ LOSING ┴─────────────┴─────────────┘  (attempts left)  ──> Lose
                                                  from anywhere, on cancel  ──> Drop
 
-What workers do is in `fleet`. What always holds (`tests/test_scheduler.py` checks it after every
-event of random histories):
+What workers do is in `fleet`. What always holds, after every event of the random histories in
+`tests/scheduling/test_scheduler.py`:
 
 1. A task is in one phase, and HELD tasks and the workers' lists of calls say the same.
 2. At most `max_workers` workers are launching or alive, whatever happens; where that number was
@@ -37,12 +37,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._exceptions import BrokenContainerPool
+from .._pacing import Pacing
 from .._types import RunState, Standing, TaskId
 from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
 from .balance import even_out, may_even_out
 from .fleet import Fleet
-from .pacing import FALSE_STARTS, HOPE, LAST_PATIENCE, OUTAGE, RetriedRequest, backoff
+from .pacing import FALSE_STARTS, HOPE, OUTAGE, RetriedRequest
 from .state import LOST, Policy, Step, Task, TaskPhase, Tasks, Worker, WorkerPhase
 
 
@@ -51,12 +52,13 @@ class Scheduler:
     """All tasks and workers of one pool. `advance` takes an event and returns the commands."""
 
     policy: Policy
+    pacing: Pacing = field(default_factory=Pacing)
     jitter: Callable[[], float] = field(default=random.random)
 
     def __post_init__(self) -> None:
         """Start with nothing: no task, no worker, and a platform that does not know us."""
         self.tasks = Tasks()
-        self.fleet = Fleet(self.policy, self.tasks)
+        self.fleet = Fleet(self.policy, self.tasks, self.pacing)
         self.limits = TimeLimits(self.tasks, self.fleet, self._give_up)
         self.deadline: float | None = None  # when to send a Tick, at the latest
         self._known = False  # bundle and inbox are on the platform
@@ -269,7 +271,7 @@ class Scheduler:
     def _delay(self, again: e.Again) -> None:
         """The next attempt, after a while."""
         task = self.tasks.known[again.task]
-        pause = backoff(max(task.attempts, 1), self.jitter())
+        pause = self.pacing.backoff(max(task.attempts, 1), self.jitter())
         self._wait(again, self._step.now + pause)
 
     def _again(self, name: TaskId) -> None:
@@ -367,7 +369,9 @@ class Scheduler:
         refused = failure.hopeless and looking.failures + 1 >= HOPE
         patient = not refused and self._step.now - self._last_look < OUTAGE
         self._count(looking, failure.error, failure.hopeless, "runs cannot be watched", patient)
-        silent = self._step.now - self._last_look >= LAST_PATIENCE[failure.hopeless]
+        pacing = self.pacing
+        patience = pacing.last_patience_refused if failure.hopeless else pacing.last_patience
+        silent = self._step.now - self._last_look >= patience
         if self._closing and not self.tasks.known and silent:
             self._finish()
 
@@ -506,7 +510,7 @@ class Scheduler:
         """It will be tried again; unless that is hopeless, or has been for too often: then the pool
         breaks, if it need not be `patient`.
         """
-        request.fail(self._step.now, self.jitter(), str(error))
+        request.fail(self._step.now, self.pacing, self.jitter(), str(error))
         if (hopeless or request.failures >= HOPE) and not patient:
             broken = BrokenContainerPool(f"{what}: {error}")
             broken.__cause__ = error

@@ -36,16 +36,17 @@ from .pacing import Pause, RetriedRequest
 
 #: Answers of calls that were lost.
 LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, CORRUPT)
-#: A run state nobody has heard of may last so long before the run counts as over, in seconds.
+#: Seconds that a run may be in a state that the API's documentation does not name, before it counts
+#: as over.
 UNKNOWN_STATE_PATIENCE = 300.0
-#: How often a run that is over is read again before an answer counts as missing; and for how many
-#: seconds if it succeeded: answers may be listed late.
+#: How often the answers of a run that is over are read again before one counts as missing; and for
+#: how many seconds if the run succeeded, since outputs may be listed late.
 REREADS, LATE_ANSWERS = 2, 30.0
-#: A worker of which no answers could be read for so many seconds is given up.
+#: Seconds in which no look could read a worker's answers, after which the worker is given up.
 UNREADABLE = 600.0
-#: The calls of a worker that has not started may move once so many looks have found others running.
-#: It counts as held up after so many times what a start takes; one whose launch is under way counts
-#: as either only after so many seconds.
+#: The calls of a worker that has not started may move to others once PASSED_OVER looks have found
+#: others running. It is overdue when it waits for STARTS times as long as a start takes; one whose
+#: launch is under way, when that takes SLOW_LAUNCH seconds.
 PASSED_OVER, STARTS, SLOW_LAUNCH = 2, 2.0, 30.0
 
 
@@ -74,7 +75,7 @@ class TaskPhase(Enum):
     LOSING = auto()
     FETCHING = auto()
     JUDGING = auto()
-    UNCLAIMED = auto()  # of an earlier process, ended there, and nobody has asked for it yet
+    UNCLAIMED = auto()  # it ended under an earlier process, and is not yet submitted to this one
 
 
 class WorkerPhase(Enum):
@@ -94,13 +95,13 @@ class Task:
     terms: Terms = PLAIN_TERMS
     resources: Resources = ANY_RESOURCES
     size: int = 0
-    expires: float | None = None  # when it must have begun
+    expires: float | None = None  # monotonic time by which it must have begun
     worker: WorkerId | None = None
     given: int = 0  # how often it was handed to a worker
-    attempts: int = 0  # how many of these count: it may have begun, and was lost
-    claimed: bool = True  # not so if an earlier process submitted it, and this one has not yet
-    end: Answer | Verdict | None = None  # how it ended before it was claimed; None: it never began
-    unsent: bool = False  # its call is not on the platform, as far as this process knows
+    attempts: int = 0  # how often it was lost after it may have begun
+    claimed: bool = True  # submitted to this process, and not only to an earlier one
+    end: Answer | Verdict | None = None  # how it ended while UNCLAIMED; None: it never began
+    unsent: bool = False  # its call must be uploaded before it is given to a worker
 
     def grow(self) -> bool:
         """Ask for more memory, if the terms allow; whether they do."""
@@ -252,42 +253,43 @@ class Tasks:
 
 @dataclass(slots=True)
 class Worker:
-    """One container run, from the wish for it until its script is archived.
+    """One container run, from the decision to launch it until its script is archived.
 
-    `calls` are those it has not answered, in the order in which it runs them; `revoked` are those
-    of them that it was asked not to begin; it will answer those, too.
+    `calls` are those it has not answered, in the order in which it runs them. `revoked` are those
+    of them that it was asked not to begin; it answers these as well. Times are monotonic, in
+    seconds.
     """
 
     id: WorkerId
     resources: Resources = ANY_RESOURCES
-    one_shot: bool = False  # its first calls are all it will ever get
-    launch_calls: tuple[Given, ...] = ()
+    one_shot: bool = False  # it ends after the calls of its launch, and reads no inbox for more
+    launch_calls: tuple[Given, ...] = ()  # those that travelled with its launch
     calls: list[Given] = field(default_factory=list)
     revoked: set[Given] = field(default_factory=set)
-    revoked_in_inbox: frozenset[Given] = (
-        frozenset()
-    )  # those revoked that surely are in the inbox, and may begin
-    revoked_at_look: frozenset[Given] = frozenset()  # those that were, when the last look began
-    calls_given: int = 0
+    # Of the revoked calls, those that an inbox in place names and that it may still begin; and the
+    # same as it was when the last look began.
+    revoked_in_inbox: frozenset[Given] = frozenset()
+    revoked_at_look: frozenset[Given] = frozenset()
+    calls_given: int = 0  # in all its life
     phase: WorkerPhase = WorkerPhase.LAUNCHING
     state: RunState = RunState.QUEUED
-    launched: float = 0.0  # when its launch was begun
-    at_call_since: float = 0.0  # when it was launched, and then when it got to its first call
+    launched: float = 0.0  # when its launch began
+    at_call_since: float = 0.0  # when it got to its present call, as far as looks tell
     idle_since: float = 0.0
-    running_since: float | None = None
-    reads: Pause = field(default_factory=Pause)
-    stop: bool = False
-    cancelled: bool = False
-    cancel_at: float = 0.0
-    must_end_by: float | None = None  # when a call that it was asked to end must have ended
-    garbled: bool = False
-    rereads: int = 0  # how often its answers were read since it is over
-    over_since: float | None = None  # when they were for the first time
-    unread_since: float | None = None  # since when they cannot be read
-    unknown_since: float | None = None
-    looks_passed: int = 0  # how many looks found others running, and this one not started
-    overdue: bool = False  # whether it takes longer than a start does
-    recalled: bool = False  # its launch shall not happen, if it has not yet
+    running_since: float | None = None  # when a look first found it running
+    reads: Pause = field(default_factory=Pause)  # until its answers are read without any news
+    stop: bool = False  # it is told to end after its calls
+    cancelled: bool = False  # its run was asked to end
+    cancel_at: float = 0.0  # when to ask again, if it goes on
+    must_end_by: float | None = None  # when its run is cancelled for a call that does not end
+    garbled: bool = False  # its answers cannot be read, so it was given up
+    rereads: int = 0  # how often its answers were read after its run was over
+    over_since: float | None = None  # when they were read so for the first time
+    unread_since: float | None = None  # since when its answers cannot be read
+    unknown_since: float | None = None  # since when its run is in a state that we do not know
+    looks_passed: int = 0  # looks that found others running, and this one not started
+    overdue: bool = False  # it has waited for longer than a start takes
+    recalled: bool = False  # its launch was asked not to happen, if it has not yet
 
     @classmethod
     def inherited(cls, found: Inherited, now: float) -> Worker:
@@ -313,7 +315,7 @@ class Worker:
 
     @property
     def concluding(self) -> bool:
-        """Whether its run is over, and it is not clear yet what became of its calls."""
+        """Whether its run is over, and what became of its calls is still being found out."""
         return self.phase is WorkerPhase.CONCLUDING or (self.alive and self.state.over)
 
     @property
@@ -340,18 +342,18 @@ class Worker:
 
     @property
     def held_up(self) -> bool:
-        """Whether it does so for longer than a start takes: the platform may be full."""
+        """Whether it has waited so for longer than a start takes: the platform may be full."""
         return self.overdue and self.is_passed
 
     def passed_over(self, now: float, startup: float) -> None:
-        """Take in that a look found others running; `startup` is how long a start takes."""
+        """Take in that a look found others running; a start takes `startup` seconds."""
         waited = now - self.launched
         self.overdue = waited >= (STARTS * startup if self.alive else SLOW_LAUNCH)
         self.looks_passed += self.state is RunState.QUEUED and (self.alive or self.overdue)
 
     @property
     def reads_inbox(self) -> bool:
-        """Whether calls can be taken back from it: not a single one that is also its last."""
+        """Whether calls can be taken back from it: not if its only call came with its launch."""
         return not (self.one_shot and len(self.launch_calls) == 1)
 
     @property
@@ -361,7 +363,7 @@ class Worker:
 
     @property
     def unbegun(self) -> list[Given]:
-        """Those calls that it has surely not begun, nor were taken back."""
+        """Its calls that it cannot have begun, without those that were revoked."""
         calls = self.calls[1:] if self.state is RunState.RUNNING else self.calls
         return [call for call in calls if call not in self.revoked]
 
@@ -383,9 +385,10 @@ class Worker:
         self.revoked.discard(call)
 
     def has_said_all(self, complete: bool, now: float) -> bool:
-        """Its run is over: whether nothing more will come. `complete`: this look read its answers.
+        """Whether no more answers will come from a run that is over; `complete` if this look could
+        read its answers.
 
-        Who has succeeded has answered all calls, so that these are worth waiting for.
+        A run that succeeded has answered all calls, so its answers are waited for a little longer.
         """
         self.rereads += complete or self.garbled
         if self.over_since is None and self.rereads:
@@ -396,7 +399,7 @@ class Worker:
         return self.garbled or not late
 
     def unreadable(self, report: Report, now: float) -> bool:
-        """Take in whether a look could read its answers: whether it makes no sense to go on."""
+        """Take in whether a look could read its answers; whether to give the worker up."""
         if report.read and report.complete:
             self.unread_since = None
         elif report.read and self.unread_since is None:
@@ -405,10 +408,11 @@ class Worker:
         return report.garbled or too_long
 
     def is_over(self, run: Run, now: float) -> bool:
-        """Take in what a look tells of its run: whether it is over.
+        """Take in what a look tells of its run; whether that is over.
 
-        Platform says that any state but queued and running is final. One that we do not know is
-        taken for final only if the run has an end, or if it stays: "pending" would not.
+        The API's documentation says that any state but queued and running is final. One that we do
+        not know is taken for final only if the run has an end, or stays in it: a state such as
+        "pending" would not stay.
         """
         if run.state is not RunState.UNKNOWN:
             if run.state is RunState.RUNNING and self.running_since is None:

@@ -17,7 +17,7 @@ from ._terms import MistakeError, UnavailableError
 if TYPE_CHECKING:
     from .._api.client import PlatformClient
 
-#: Seconds for which a command tries to reach the platform: somebody sits and waits.
+#: Seconds for which a command tries to reach the platform, while its user waits.
 PATIENCE = 10.0
 
 

@@ -236,10 +236,10 @@ def _lines(
     source = LogSource(client, found.job.kind)
     if tail is None and not follow:
         return _logs.whole(source, where)
-    shelf = _logs.LogAccess(lambda: source, reused=False)
+    access = _logs.LogAccess(lambda: source, reused=False)
     # It is over when its log is complete: nothing else tells of it here.
     call = _logs.LoggedCall(None, lambda: where, lambda: not follow, time.sleep)
-    return _logs.follow(shelf, call, tail) if follow else iter(_logs.read(shelf, call, tail))
+    return _logs.follow(access, call, tail) if follow else iter(_logs.read(access, call, tail))
 
 
 # --- cancel --------------------------------------------------------------------------------------

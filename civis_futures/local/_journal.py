@@ -9,8 +9,6 @@ from typing import Any, Self
 from ._faults.words import Fault
 from ._schema.exchange import Origin
 
-MOST = 100_000  # requests; the oldest go first
-
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -21,7 +19,7 @@ class Request:
         path: the path in the API's own form, e.g. ``"/scripts/containers/{id}/runs"``; ``"link"``
             for a file link.
         url: the path as it was asked for; no query, since that of a link is a secret.
-        origin: who asked: ``"client"``, ``"worker"``, or None for a key that is nobody's.
+        origin: who asked: ``"client"``, ``"worker"``, or None if the key was not valid.
         status: what was answered, None if nothing was.
         fault: the fault that it met, if any.
     """
@@ -47,15 +45,15 @@ class Request:
 
 
 class Journal:
-    """The last requests, by the time at which they were answered."""
+    """The last 100,000 requests, in the order in which they were answered."""
 
     def __init__(self) -> None:
-        self._entries: collections.deque[Request] = collections.deque(maxlen=MOST)
+        self._entries: collections.deque[Request] = collections.deque(maxlen=100_000)
 
     def add(self, request: Request) -> None:
-        """Write one down, before its answer leaves: who has that finds it here."""
+        """Add a request, before its answer is sent: a client that has the answer finds it here."""
         self._entries.append(request)
 
-    def told(self) -> list[list[Any]]:
-        """Return all, as JSON."""
+    def to_json(self) -> list[list[Any]]:
+        """Return all requests, for `Request.from_json`."""
         return [entry.to_json() for entry in self._entries]

@@ -1,6 +1,6 @@
-"""The rate limit: so many requests, so many run starts, in a window that slides.
+"""The rate limit: the most requests and the most run starts in any window of some seconds.
 
-It keeps count and says how long to wait; it never waits. The clock is an argument.
+It counts and says how long to wait; it never waits. Time is an argument.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-UNLIMITED = 1_000_000_000
+UNLIMITED = 1_000_000_000  # requests; what the headers say where there is no limit
 
 
 @dataclasses.dataclass
 class _Window:
-    limit: int
-    seconds: float
+    limit: int  # requests
+    seconds: float  # the length of the window
     moments: collections.deque[float] = dataclasses.field(default_factory=collections.deque)
 
     def take(self, now: float) -> float | None:
-        """Count one request, or return how many seconds until there is room again."""
+        """Count one request; if the window is full, return the seconds until it is not."""
         while self.moments and self.moments[0] <= now - self.seconds:
             self.moments.popleft()
         if len(self.moments) >= self.limit:

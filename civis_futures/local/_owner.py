@@ -28,14 +28,12 @@ from ._journal import Request
 from ._schema.exchange import Origin
 from ._settings import MAX_FILE_BYTES, Settings
 
-CIVIS_LIMIT = (1000, 100, 300.0)  # requests, run starts, per seconds (contract, section 1)
-START_SECONDS = 30.0
-STOP_SECONDS = 5.0
+CIVIS_LIMIT = (1000, 100, 300.0)  # requests and run starts in how many seconds
 NEEDED = ("psutil", "python_multipart", "starlette", "uvicorn")
 
 RateLimit = Literal["civis"] | tuple[int, int] | tuple[int, int, float] | None
 
-Ask = Callable[..., Any]  # (method, path, body) -> what the server answers
+Send = Callable[..., Any]  # (method, path, body) -> the server's answer
 PATH = "/_local/faults"
 
 
@@ -222,10 +220,10 @@ class LocalPlatform:
 
     def stats(self) -> Stats:
         """Return what the platform did so far; asking is not counted."""
-        told = self._ask("GET", "/_local/stats")
-        requests = {(method, path, who): n for method, path, who, n in told.pop("requests")}
-        active = {int(run): tuple(pids) for run, pids in told.pop("active").items()}
-        return Stats(requests=requests, active=active, **told)
+        stats = self._ask("GET", "/_local/stats")
+        requests = {(method, path, who): n for method, path, who, n in stats.pop("requests")}
+        active = {int(run): tuple(pids) for run, pids in stats.pop("active").items()}
+        return Stats(requests=requests, active=active, **stats)
 
     @property
     def faults(self) -> Faults:
@@ -263,7 +261,7 @@ class LocalPlatform:
         self._ask("POST", "/_local/reset")
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        import http.client  # not needed by who only starts a platform
+        import http.client  # not needed to start a platform
 
         connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=10)
         with contextlib.closing(connection):
@@ -334,7 +332,7 @@ def _key(state: str | None) -> str:
 
 
 def _check_private(state: Path) -> None:
-    """Others who could write there could put a key or a database of theirs in its place."""
+    """Refuse a folder that others own or can write to: they could replace the key or database."""
     about = state.stat()
     if about.st_uid != os.getuid():
         raise RuntimeError(
@@ -349,7 +347,7 @@ def _check_private(state: Path) -> None:
 
 
 def _own_file(path: Path) -> IO[bytes]:
-    """To append to; nobody else may read it, if it is new."""
+    """Open a file to append to; a new one can be read by its user alone."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "ab+")
 
 
@@ -362,16 +360,16 @@ def _launch(settings: Settings, key: str, log: Path | None) -> tuple[subprocess.
         raise RuntimeError(f"the local platform cannot write its log: {error}") from None
     with messages:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __package__],
+            [sys.executable, "-P", str(Path(__file__).with_name("__main__.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=messages,
             # Ctrl-C in a terminal is for the owner, which ends the server when it ends itself.
             start_new_session=True,
         )
-        told = {"key": key, "owner": os.getpid(), "settings": settings.to_json()}
+        first_line = {"key": key, "owner": os.getpid(), "settings": settings.to_json()}
         try:
-            line = _first_answer(process, json.dumps(told).encode() + b"\n")
+            line = _first_answer(process, json.dumps(first_line).encode() + b"\n")
         except BaseException:  # Ctrl-C, while we wait
             _end(process, os.getpid())
             raise
@@ -382,18 +380,18 @@ def _launch(settings: Settings, key: str, log: Path | None) -> tuple[subprocess.
         raise RuntimeError(f"the local platform did not start: {_reason(answer, messages)}")
 
 
-def _first_answer(process: subprocess.Popen[bytes], told: bytes) -> bytes:
-    """Tell the server what it needs, and return the line that it says back, if any."""
+def _first_answer(process: subprocess.Popen[bytes], first_line: bytes) -> bytes:
+    """Give the server its first line, and return the one that it prints, or nothing after 30 s."""
     assert process.stdin is not None
     assert process.stdout is not None
-    # It dies unheard or says nothing for too long: either way the pipe ends.
-    late = threading.Timer(START_SECONDS, process.kill)
+    # The pipe ends when the server dies, and when it is killed because it prints nothing.
+    late = threading.Timer(30.0, process.kill)
     late.name = "civis-local-start"
     late.daemon = True
     late.start()
     try:
         with contextlib.suppress(BrokenPipeError), process.stdout:
-            process.stdin.write(told)
+            process.stdin.write(first_line)
             process.stdin.flush()
             return process.stdout.readline()
         return b""
@@ -416,14 +414,14 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(OSError):
-        # A word, for somebody whom we forked may hold the pipe open.
+        # A line, as a process that was forked from us may hold the pipe open.
         process.stdin.write(b"stop\n")
         process.stdin.flush()
     with contextlib.suppress(OSError):
         process.stdin.close()
     process.stdout.close()
     try:
-        process.wait(STOP_SECONDS)
+        process.wait(5.0)
     except subprocess.TimeoutExpired:
         process.kill()  # its guard ends the runs
         process.wait()
@@ -432,8 +430,8 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
 class Faults:
     """The faults of a running platform, in the order in which they were added."""
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, send: Send) -> None:
+        self._ask = send
 
     def add(self, *faults: Fault) -> None:
         """Let these happen from now on, after those that are there.

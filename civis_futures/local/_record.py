@@ -33,7 +33,7 @@ class Recorder:
             return
         is_json = "json" in response.headers.get("content-type", "")
         answer = bytes(response.body) if is_json else b"null"
-        if request.url.path.rstrip("/") == SPEC_PATH:
+        if request.scope["path"].rstrip("/") == SPEC_PATH:
             answer = b"null"
         self._write(
             {**self._frame("api", request, response), "request_body": body},
@@ -49,7 +49,7 @@ class Recorder:
         return {
             "kind": kind,
             "method": request.method,
-            "path": request.url.path,
+            "path": request.scope["path"],
             "query": request.url.query if kind == "api" else "",
             "request_headers": {"User-Agent": request.headers.get("user-agent", "")},
             "status": response.status_code,

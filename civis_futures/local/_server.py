@@ -1,8 +1,8 @@
 """The server's process, from its first line of input to its end.
 
-Standard input is the life line: the first line brings the key and the settings, and the end of it
-(the owner stopped us, or died) is the end of the server. Standard output carries one line: where
-the server listens, or why it does not. Nothing else of the owner is known here.
+The first line of standard input has the key and the settings; the server ends when standard input
+does (the owner stopped it, or died). Standard output gets one line: where the server listens, or
+why it does not. Nothing else of the owner is known here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ._settings import Settings
-from ._site import Keys
+from ._state import Keys
 
 HTTP_SERVER: dict[str, Any] = {
     "ws": "none",
@@ -29,11 +29,10 @@ HTTP_SERVER: dict[str, Any] = {
     "log_config": None,
     "access_log": False,
     "server_header": False,
-    "date_header": False,  # the platform's clock may be told to be wrong
+    "date_header": False,  # a fault may set the platform's clock
     "timeout_keep_alive": 60,
     "timeout_graceful_shutdown": 1,
 }
-OWNER_SECONDS = 0.5  # how often to look whether the owner is still our parent
 
 
 class StartError(Exception):
@@ -48,9 +47,9 @@ def main() -> None:
     line = _first_line()
     if not line:
         return
-    told = json.loads(line)
+    start = json.loads(line)
     try:
-        _run(Settings.from_json(json.dumps(told["settings"])), told["key"], told["owner"])
+        _run(Settings.from_json(json.dumps(start["settings"])), start["key"], start["owner"])
     except StartError as error:
         _say({"error": str(error)})
         sys.exit(2)
@@ -73,7 +72,7 @@ def _say(what: dict[str, Any]) -> None:
 
 
 def _run(settings: Settings, key: str, owner: int) -> None:
-    from ._runs.guard_line import GuardLine
+    from ._runs.guard_process import GuardProcess
     from ._store import StateInUseError, Store
 
     # What this process writes is its own alone; what runs write is as their user has it.
@@ -82,7 +81,7 @@ def _run(settings: Settings, key: str, owner: int) -> None:
     folder = Path(settings.state or tempfile.mkdtemp(prefix="civis-local-"))
     keys = Keys(key)
     # First, while nothing runs yet: it starts up beside us.
-    guard = GuardLine(keys.mark, str(folder) if temporary else None)
+    guard = GuardProcess(keys.mark, str(folder) if temporary else None)
     try:
         sockets = _listen(settings.port)
         try:
@@ -104,7 +103,7 @@ def _run(settings: Settings, key: str, owner: int) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove the folders of runs that the end of a server overtook."""
+    """Remove the folders of runs that were active when a server ended."""
     for left in folder.iterdir():
         shutil.rmtree(left, ignore_errors=True)
 
@@ -141,17 +140,17 @@ async def _serve(
     from ._limits import Budget
     from ._record import Recorder
     from ._runs.runner import Runner
-    from ._site import Site
+    from ._state import Platform
 
     api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)
-    site = Site(settings, store, keys, Budget(settings.rate_limit), api, blob)
-    runner = Runner(site, guard, umask)
-    site.attach(runner)
+    platform = Platform(settings, store, keys, Budget(settings.rate_limit), api, blob)
+    runner = Runner(platform, guard, umask)
+    platform.attach(runner)
     try:
         recorder = Recorder(settings.record)
     except OSError as error:
         raise StartError(f"cannot record: {error}") from None
-    app = make_app(site, sockets[1].getsockname()[1], recorder)
+    app = make_app(platform, sockets[1].getsockname()[1], recorder)
     server = uvicorn.Server(uvicorn.Config(app, http=OpenConnection, **HTTP_SERVER))
     try:
         await _until_owner_goes(server, sockets, owner, api)
@@ -165,27 +164,27 @@ async def _until_owner_goes(
 ) -> None:
     loop = asyncio.get_running_loop()
 
-    def told() -> None:
-        # A word or the end of input: both mean the same.
+    def stop() -> None:
+        # A line or the end of input: both mean the same.
         loop.remove_reader(0)
         server.should_exit = True
 
-    async def watch() -> None:
+    async def stop_with_owner() -> None:
         while not server.started:
             await asyncio.sleep(0.005)
         _say({"url": f"http://{api}"})
         # Whoever the owner forked holds the other end of the pipe too, so its end alone is not
         # enough to tell that the owner died.
         while os.getppid() == owner:
-            await asyncio.sleep(OWNER_SECONDS)
+            await asyncio.sleep(0.5)
         server.should_exit = True
 
-    loop.add_reader(0, told)
-    watcher = asyncio.create_task(watch())
+    loop.add_reader(0, stop)
+    owner_check = asyncio.create_task(stop_with_owner())
     try:
         await server.serve(sockets=sockets)
     finally:
         loop.remove_reader(0)
-        watcher.cancel()
+        owner_check.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await watcher
+            await owner_check

@@ -1,6 +1,6 @@
-"""What a local platform is told when it starts, and the numbers that the contract fixes.
+"""The settings of a local platform, and the numbers that the contract fixes.
 
-A leaf: it knows neither the server nor its owner, for both import it. The settings travel from
+It knows neither the server nor its owner, for both import it. The settings travel from
 the owner to the server as one line of JSON through a pipe, never on a command line.
 """
 
@@ -27,18 +27,18 @@ class Settings:
     """Everything that `LocalPlatform` accepts, in the form that crosses to the server."""
 
     port: int = 0
-    state: str | None = None
+    state: str | None = None  # the folder to keep; None: a temporary one
     cores: float | None = None
-    memory: int | None = None
-    start_delay: float = 0.0
-    rate_limit: tuple[int, int, float] | None = None
-    max_file_size: int = MAX_FILE_BYTES
+    memory: int | None = None  # MB, of all runs together
+    start_delay: float = 0.0  # seconds for which a run stays queued at least
+    rate_limit: tuple[int, int, float] | None = None  # requests, run starts, in how many seconds
+    max_file_size: int = MAX_FILE_BYTES  # bytes
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     record: str | None = None
     seed: int = 0
 
-    # What nobody outside Civis could verify (contract, sections 5 and 12), so that a client can
-    # be tested under each reading.
+    # What the contract leaves open (sections 5 and 12), so that a client can be tested under
+    # each reading.
     hidden_lists: Literal["only", "also"] = "only"
     updated_at_follows_runs: bool = False
     whole_seconds: bool = False

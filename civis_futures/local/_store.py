@@ -1,8 +1,8 @@
 """What the platform remembers: one SQLite file and a folder of blobs.
 
-The event loop's thread owns the connection; nobody else touches it, so there is no lock. The rooms
-of the API write their own SQL; here are only the tables, and the folder's lock against a second
-server. Ids of different kinds start far apart, so that a mixed-up id is a 404 and not an accident.
+The event loop's thread alone uses the connection, so there is no lock. The modules of the API write
+their own SQL; here are only the tables, and the folder's lock against a second server. Ids of
+different kinds start far apart, so that a mixed-up id is a 404 and not an accident.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Store:
             yield
 
     def fail_unfinished(self) -> None:
-        """Close the books of a server that is gone: its runs went with it."""
+        """Mark as failed the runs that a server left queued or running: they ended with it."""
         now = time.time()
         for row in self.all("SELECT id, state FROM runs WHERE state IN ('queued', 'running')"):
             why = f"Error on job: The local platform stopped while this run was {row['state']}."

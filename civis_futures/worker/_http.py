@@ -37,7 +37,7 @@ SLOWEST = 10_000.0
 #: Seconds that a server can make us wait at the most: Platform's limits are for 300.
 LONGEST_WAIT = 600.0
 
-_PAUSES = (0.2, 30.0)  # seconds between attempts: the first, and the longest
+PAUSES = (0.2, 30.0)  # seconds between attempts: the first, and the longest
 _TELL_AFTER = 4  # failed attempts, before a line in the log says why nothing moves
 _STUMBLES = (429, 500, 502, 503, 504)
 
@@ -61,8 +61,9 @@ class UnreachableError(HttpError):
 class _Watched(io.RawIOBase):
     """What a socket brings, as long as it is not too slow: a byte now and then is never late."""
 
-    def __init__(self, raw: io.RawIOBase) -> None:
+    def __init__(self, raw: io.RawIOBase, timeout: float) -> None:
         self._raw = raw
+        self._timeout = timeout
         self._began = time.monotonic()
         self._size = 0
 
@@ -72,8 +73,8 @@ class _Watched(io.RawIOBase):
 
     def readinto(self, target: Any) -> int | None:
         """Read what there is."""
-        if time.monotonic() - self._began > TIMEOUT + self._size / SLOWEST:
-            raise TimeoutError(f"{self._size:,} bytes in more than {TIMEOUT:g} seconds")
+        if time.monotonic() - self._began > self._timeout + self._size / SLOWEST:
+            raise TimeoutError(f"{self._size:,} bytes in more than {self._timeout:g} seconds")
         size = self._raw.readinto(target)
         self._size += size or 0
         return size
@@ -87,7 +88,7 @@ class _Watched(io.RawIOBase):
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self.fp = io.BufferedReader(_Watched(self.fp.detach()))
+        self.fp = io.BufferedReader(_Watched(self.fp.detach(), sock.gettimeout() or TIMEOUT))
 
 
 class Http:
@@ -96,8 +97,18 @@ class Http:
     `stalled` is how many seconds it has waited for a server that did not answer.
     """
 
-    def __init__(self, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        patience: float = PATIENCE,
+        *,
+        timeout: float = TIMEOUT,
+        longest_wait: float = LONGEST_WAIT,
+        pauses: tuple[float, float] = PAUSES,
+    ) -> None:
         self.patience = patience
+        self._timeout = timeout
+        self._longest_wait = longest_wait
+        self._pauses = pauses
         self.stalled = 0.0
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
 
@@ -135,7 +146,7 @@ class Http:
                 problem = f"HTTP {reply.status}{_reason(content, headers)}"
                 if reply.status not in _STUMBLES:
                     raise RefusedError(f"{what}: {problem}", reply.status)
-                wait = _retry_after(reply)
+                wait = min(_retry_after(reply), self._longest_wait)
             except (OSError, ValueError, http.client.HTTPException) as error:
                 self.close()  # what is left in the connection belongs to a lost reply
                 # Some errors quote the address, and what follows in that may be a signature.
@@ -154,18 +165,17 @@ class Http:
         connection = self._connections.get(key)
         if connection is None:
             kind = http.client.HTTPSConnection if key[0] == "https" else http.client.HTTPConnection
-            connection = self._connections[key] = kind(parts.netloc, timeout=TIMEOUT)
+            connection = self._connections[key] = kind(parts.netloc, timeout=self._timeout)
             connection.response_class = _Response
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request(method, target, body=body() if body else None, headers=headers)
         return connection.getresponse()
 
-    @staticmethod
-    def _pause(problem: str, attempt: int, at_least: float, deadline: float) -> None:
+    def _pause(self, problem: str, attempt: int, at_least: float, deadline: float) -> None:
         """Sleep before the next attempt; UnreachableError if there is no time for one."""
         import random
 
-        growing = min(_PAUSES[0] * 2.0 ** (attempt - 1), _PAUSES[1])
+        growing = min(self._pauses[0] * 2.0 ** (attempt - 1), self._pauses[1])
         pause = max(at_least, growing * random.uniform(0.5, 1.0))
         if time.monotonic() + pause > deadline:
             raise UnreachableError(f"{problem} (gave up after attempt {attempt})")
@@ -180,7 +190,7 @@ def _retry_after(reply: http.client.HTTPResponse) -> float:
         seconds = float(reply.headers.get("Retry-After", "0"))
     except ValueError:
         return 0.0  # the form with a date, which Platform does not use
-    return min(seconds, LONGEST_WAIT) if 0.0 < seconds < math.inf else 0.0
+    return seconds if 0.0 < seconds < math.inf else 0.0
 
 
 def _reason(content: bytes, headers: dict[str, str]) -> str:

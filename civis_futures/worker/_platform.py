@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Above this size a file goes up in parts.
 SINGLE_UPLOAD = 50 << 20
-_SMALLEST_PART = 5 << 20
+SMALLEST_PART = 5 << 20
 _CHUNK = 1 << 20
 _NEWEST = 5
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
@@ -39,8 +39,20 @@ class NoRoomError(HttpError):
 class PlatformRequests:
     """The API at `url` for the run `run_id` of the job `job_id`."""
 
-    def __init__(self, url: str, key: str, job_id: str, run_id: str, http: Http) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        job_id: str,
+        run_id: str,
+        http: Http,
+        *,
+        single_upload: int = SINGLE_UPLOAD,
+        smallest_part: int = SMALLEST_PART,
+    ) -> None:
         self.http = http
+        self._single_upload = single_upload
+        self._smallest_part = smallest_part
         self._url = url.rstrip("/")
         self._job = f"/scripts/containers/{job_id}"
         self._run = f"{self._job}/runs/{run_id}"
@@ -75,7 +87,7 @@ class PlatformRequests:
 
     def upload(self, name: str, source: Outgoing) -> int:
         """Put bytes into a new File that expires in 30 days; its id."""
-        send = self._upload_parts if source.size > SINGLE_UPLOAD else self._upload_form
+        send = self._upload_parts if source.size > self._single_upload else self._upload_form
         for attempt in range(1, _LINKS + 1):
             try:
                 return send({"name": name, "expiresAt": _timestamp(_KEEP_FOR)}, source)
@@ -152,7 +164,7 @@ class PlatformRequests:
 
     def _upload_parts(self, body: dict[str, Any], source: Outgoing) -> int:
         """A PUT for each part. The parts grow with the file, as those of the `civis` client do."""
-        step = max(int((_SMALLEST_PART * source.size) ** 0.5), _SMALLEST_PART)
+        step = max(int((self._smallest_part * source.size) ** 0.5), self._smallest_part)
         starts = range(0, source.size, step)
         file = self._api(
             "POST", "/files/multipart", "uploadUrls", {**body, "numParts": len(starts)}

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import cloudpickle
 import pytest
+from tasks import slept
 
 import civis_futures as cf
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def slept(seconds):
-    time.sleep(seconds)
-    return seconds
 
 
 def divide(x, y):

@@ -60,9 +60,8 @@ def test_short_tasks_after_a_long_start():
     assert spent.count() <= 300, spent.requests
 
 
-def test_long_tasks_are_not_held_back(monkeypatch):
-    # Until all the others start.
-    monkeypatch.setattr("civis_futures._scheduling.fleet.PROOF_SECONDS", 0.5)
+def test_long_tasks_are_not_held_back(paced):
+    paced(proof=0.5)  # until all the others start
     with running() as platform, pool(platform, 12) as executor:
         futures = submit_all(executor, 12, pause, 4.0)
         assert done_within(futures, 60) == 12

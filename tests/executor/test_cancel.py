@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+from tasks import SECONDS
 
 import civis_futures as cf
 from civis_futures.testing import Fault
@@ -20,7 +21,6 @@ from civis_futures.testing import Fault
 # The container cannot import this module: its functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-SECONDS = 60  # only a hang takes so long
 LARGE = 200_000  # bytes: what is larger than an order may hold travels as a File
 BOTH = pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])
 

@@ -8,10 +8,9 @@ import sys
 
 import cloudpickle
 import pytest
+from tasks import SECONDS
 
 from civis_futures import ContainerPoolExecutor
-
-SECONDS = 30
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -15,15 +15,12 @@ import threading
 
 import cloudpickle
 import pytest
+from tasks import identity
 
 import civis_futures as cf
 
 # The container cannot import this module: its functions travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def identity(value):
-    return value
 
 
 def refuse(*_):

@@ -12,6 +12,7 @@ from contextlib import closing
 
 import cloudpickle
 import pytest
+from tasks import identity
 
 import civis_futures as cf
 from civis_futures import _wire
@@ -23,10 +24,6 @@ from civis_futures.local import LocalPlatform
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = pytest.mark.usefixtures("brisk")
-
-
-def identity(value):
-    return value
 
 
 def wait_for(condition, seconds=20.0):

@@ -5,7 +5,6 @@ How long work takes is compared with a pool that is no larger than the platform,
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ import cloudpickle
 import joblib
 import pytest
 from benchmarks.measure import pause
+from tasks import wait_at
 
 import civis_joblib
 from civis_futures import ContainerPoolExecutor, progress
@@ -124,13 +124,6 @@ def test_an_idle_executor_makes_room_for_another(full, until):
             began = time.time()
             other.submit(abs, -2).result()
             assert time.time() - began < 30  # of the 60 that it would keep its place
-
-
-def wait_at(gate, value):
-    open(f"{gate}/arrived-{value}", "w").close()
-    while not os.path.exists(f"{gate}/open"):
-        time.sleep(0.01)
-    return value
 
 
 def small_then_large(platform):

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 import cloudpickle
 import pytest
 from by_hand import ask, get
+from tasks import identity
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
@@ -39,10 +40,6 @@ def counted(quiet, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     quiet.reset()
     return quiet
-
-
-def identity(value):
-    return value
 
 
 def environment(*names):

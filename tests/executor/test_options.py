@@ -10,6 +10,7 @@ from contextlib import closing
 
 import cloudpickle
 import pytest
+from tasks import SECONDS, identity
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
@@ -21,13 +22,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = pytest.mark.usefixtures("brisk")
 
-SECONDS = 60  # only a hang takes so long
 #: Each promise holds for one container for each call, and for containers that are reused.
 BOTH = pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])
-
-
-def identity(value):
-    return value
 
 
 def sleep(seconds):

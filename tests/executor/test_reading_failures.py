@@ -8,6 +8,7 @@ import sys
 
 import cloudpickle
 import pytest
+from tasks import SECONDS
 
 import civis_futures as cf
 from civis_futures.testing import Fault, LocalPlatform
@@ -16,8 +17,6 @@ from civis_futures.testing import Fault, LocalPlatform
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = pytest.mark.usefixtures("brisk")
-
-SECONDS = 60  # only a hang takes so long
 
 
 def train(number):

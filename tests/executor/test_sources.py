@@ -13,11 +13,10 @@ import traceback
 
 import cloudpickle
 import pytest
+from tasks import SECONDS
 
 import civis_futures as cf
 from civis_futures._data import sources
-
-SECONDS = 60  # only a hang takes so long
 
 #: A module of a user's. Each function of it fails in another way.
 SHOP = """

@@ -205,11 +205,10 @@ def test_its_own_platform_ends_with_the_script(script, tmp_path, until):
 def test_a_platform_that_ends_first(script):
     code, out, _ = script(
         """
-        from civis_futures._scheduling import pacing
-        from civis_futures.local import LocalPlatform
-        pacing.FIRST_BACKOFF, pacing.LAST_PATIENCE[True] = 0.1, 2.0  # or this takes 30 s
+        from civis_futures.testing import LocalPlatform, short_waits
         with LocalPlatform() as own:
-            executor = ContainerPoolExecutor(1, platform=own)
+            with short_waits():  # or this takes 30 s
+                executor = ContainerPoolExecutor(1, platform=own)
             executor.submit(pow, 2, 3).add_done_callback(tell)
             executor.submit(pow, 2, 3).result()
         # no shutdown, and the platform is gone

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 import threading
 import time
@@ -15,18 +14,10 @@ from concurrent.futures import CancelledError
 
 import cloudpickle
 import pytest
-
-SECONDS = 30
+from tasks import SECONDS, wait_at
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def wait_at(gate, value=None):
-    open(f"{gate}/arrived-{value}", "w").close()
-    while not os.path.exists(f"{gate}/open"):
-        time.sleep(0.005)
-    return value
 
 
 class RoughError(BaseException):

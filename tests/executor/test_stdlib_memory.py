@@ -10,8 +10,7 @@ from concurrent.futures import wait
 
 import cloudpickle
 import pytest
-
-SECONDS = 30
+from tasks import SECONDS
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

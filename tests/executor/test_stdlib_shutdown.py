@@ -6,7 +6,6 @@ import functools
 import gc
 import inspect
 import operator
-import os
 import sys
 import threading
 import time
@@ -15,21 +14,13 @@ from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, wa
 
 import cloudpickle
 import pytest
+from tasks import SECONDS, wait_at
 
 from civis_futures import ContainerPoolExecutor
 from civis_futures.local import LocalPlatform
 
-SECONDS = 30
-
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def wait_at(gate, value=None):
-    open(f"{gate}/arrived-{value}", "w").close()
-    while not os.path.exists(f"{gate}/open"):
-        time.sleep(0.005)
-    return value
 
 
 def fail_after(seconds):
@@ -202,7 +193,7 @@ def test_with_waits_for_the_results(make):
         executor.submit(pow, 2, 3)
 
 
-# A KeyboardInterrupt cancels first, unlike the standard library's: tests/front/test_waiting.py.
+# A KeyboardInterrupt cancels first, unlike the standard library's: tests/futures/test_waiting.py.
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
 def test_with_lets_errors_through_and_waits(make, error):
     futures = []

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import os
 import sys
-import time
 import traceback
 
 import cloudpickle
 import pytest
+from tasks import SECONDS, wait_at
 
 from civis_futures import CallPicklingError, OutcomeUnpicklingError, RemoteTraceback
 
 #: For what should take a moment; a test that waits so long fails.
-SECONDS = 30
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -26,13 +24,6 @@ def capture(*args, **kwargs):
 
 
 def first_of(value):
-    return value
-
-
-def wait_at(gate, value=None):
-    open(f"{gate}/arrived-{value}", "w").close()
-    while not os.path.exists(f"{gate}/open"):
-        time.sleep(0.005)
     return value
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
 import sys
 import threading
-import time
 import weakref
 from concurrent.futures import (
     ALL_COMPLETED,
@@ -20,18 +18,10 @@ from concurrent.futures import (
 
 import cloudpickle
 import pytest
-
-SECONDS = 30
+from tasks import SECONDS, wait_at
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def wait_at(gate, value=None):
-    open(f"{gate}/arrived-{value}", "w").close()
-    while not os.path.exists(f"{gate}/open"):
-        time.sleep(0.005)
-    return value
 
 
 def wait_and_fail(gate):

@@ -10,20 +10,12 @@ from concurrent.futures import BrokenExecutor, wait
 
 import cloudpickle
 import pytest
+from tasks import SECONDS, wait_at
 
 from civis_futures import BrokenContainerPool
 
-SECONDS = 30
-
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def wait_at(gate, value=None):
-    open(f"{gate}/arrived-{value}", "w").close()
-    while not os.path.exists(f"{gate}/open"):
-        time.sleep(0.005)
-    return value
 
 
 def where():

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import cloudpickle
 from joblib import Parallel, delayed
+from tasks import slept
 
 import civis_joblib
 from civis_joblib._backend import CivisBackend
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def slept(seconds):
-    time.sleep(seconds)
-    return seconds
 
 
 def test_500_short_tasks():
@@ -26,8 +21,8 @@ def test_500_short_tasks():
     assert parallel.n_dispatched_batches < 200
 
 
-def test_long_tasks_are_not_batched(monkeypatch):
-    monkeypatch.setattr("civis_futures._executor.map.BATCH_SECONDS", 0.2)  # a minute is too long
+def test_long_tasks_are_not_batched(paced):
+    paced(batch=0.2)  # a minute is too long
     parallel = Parallel(5, backend="civis")
     assert len(parallel(delayed(slept)(0.2) for _ in range(20))) == 20
     assert parallel.n_dispatched_batches == 20

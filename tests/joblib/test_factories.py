@@ -13,6 +13,7 @@ from datetime import timedelta
 import cloudpickle
 import pytest
 from joblib import Parallel, delayed, parallel_config, register_parallel_backend
+from tasks import square
 
 import civis_futures as cf
 import civis_joblib
@@ -25,10 +26,6 @@ from civis_joblib import (
 )
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def square(x):
-    return x * x
 
 
 def variables(*names):

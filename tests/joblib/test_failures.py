@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError
 import cloudpickle
 import pytest
 from joblib import Parallel, delayed, parallel_config, wrap_non_picklable_objects
+from tasks import square
 
 import civis_futures as cf
 import civis_joblib
@@ -39,10 +40,6 @@ class Peculiar(Exception):
 
     def __reduce__(self):
         return type(self), (self.code, self.args[0])
-
-
-def square(x):
-    return x * x
 
 
 def halve(x):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from functools import partial
 from multiprocessing import TimeoutError as JoblibTimeoutError
 from pathlib import Path
@@ -19,6 +18,7 @@ import cloudpickle
 import pytest
 from joblib import Parallel, delayed, effective_n_jobs, parallel_backend, parallel_config
 from joblib.parallel import BACKENDS, SequentialBackend, ThreadingBackend
+from tasks import slept, square
 
 import civis_futures as cf
 import civis_joblib
@@ -29,15 +29,6 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 MODES = ("list", "generator", "generator_unordered")
 #: How long a task sleeps that must not be waited for, in seconds: the test's time limit is shorter.
 HOUR = 3600.0
-
-
-def square(x):
-    return x * x
-
-
-def slept(seconds, value=None):
-    time.sleep(seconds)
-    return seconds if value is None else value
 
 
 def divide(x, y):

@@ -333,10 +333,8 @@ def test_a_server_that_breaks_shows_why(monkeypatch, tmp_path):
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    from civis_futures.local import _owner
-
-    monkeypatch.setattr(_owner, "NEEDED", ("psutil", "no_such_module"))
-    with pytest.raises(ImportError, match=r"no_such_module.*civis-futures\[local\]"):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r"needs uvicorn: .*civis-futures\[local\]"):
         LocalPlatform().start()
 
 
@@ -370,3 +368,14 @@ def test_the_package_imports_nothing_else_of_ours():
     ).stdout
     names = json.loads(out)
     assert all(n == "civis_futures" or n.startswith("civis_futures.local") for n in names), names
+
+
+def test_the_server_imports_no_client():
+    """Which would take as long as all that the server needs; by its own list of imports."""
+    main = Path(__file__).parents[2] / "civis_futures" / "local" / "__main__.py"
+    command = [sys.executable, "-P", "-X", "importtime", str(main)]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=True)
+    names = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+    ours = [name for name in names if name.startswith("civis")]
+    assert "civis_futures.local._server" in ours
+    assert all(name.startswith("civis_futures.local.") for name in ours), ours

@@ -5,21 +5,27 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 
 from civis_futures import _wire
-from civis_futures.worker import _entry, _frames, _http, _platform
+from civis_futures.worker import _entry, _frames
 from civis_futures.worker._http import Http, HttpError, RefusedError, UnreachableError
 from civis_futures.worker._platform import Outgoing, PlatformRequests
 
 
 @pytest.fixture
-def platform(stub, monkeypatch):
-    monkeypatch.setattr(_http, "_PAUSES", (0.01, 1.0))
-    http = Http()
-    yield PlatformRequests(stub.url + "/", "the key", "11", "22", http)
+def requests_to(stub):
+    """requests_to(**limits): what a worker would use, but for short pauses."""
+    http = Http(pauses=(0.01, 1.0))
+    yield partial(PlatformRequests, stub.url + "/", "the key", "11", "22", http)
     http.close()
+
+
+@pytest.fixture
+def platform(requests_to):
+    return requests_to()
 
 
 def test_patience_has_an_end(stub, platform):
@@ -45,9 +51,8 @@ def test_one_connection_serves_many_requests(stub, platform):
     assert len(platform.http._connections) == 1
 
 
-def test_upload_streams_from_a_file_in_parts(stub, platform, tmp_path, monkeypatch):
-    monkeypatch.setattr(_platform, "SINGLE_UPLOAD", 10 << 20)
-    monkeypatch.setattr(_platform, "_SMALLEST_PART", 1 << 20)
+def test_upload_streams_from_a_file_in_parts(stub, requests_to, tmp_path):
+    platform = requests_to(single_upload=10 << 20, smallest_part=1 << 20)
     data = os.urandom(11 << 20)
     path = tmp_path / "data"
     path.write_bytes(data)
@@ -61,8 +66,8 @@ def test_upload_streams_from_a_file_in_parts(stub, platform, tmp_path, monkeypat
     source.close()
 
 
-def test_a_failed_part_fails_the_upload(stub, platform, monkeypatch):
-    monkeypatch.setattr(_platform, "SINGLE_UPLOAD", 1)
+def test_a_failed_part_fails_the_upload(stub, requests_to):
+    platform = requests_to(single_upload=1)
     stub.fault("PUT", "/store", *[403] * 9)
     with pytest.raises(RefusedError, match="HTTP 403"):
         platform.upload("name", Outgoing(b"data"))
@@ -128,12 +133,14 @@ def test_a_wait_without_sense_is_none(stub, platform, says):
     assert platform.json_value(number) == 3
 
 
-def test_a_wait_without_end_has_one(stub, platform, monkeypatch):
-    monkeypatch.setattr(_http, "LONGEST_WAIT", 0.2)
+def test_a_wait_without_end_has_one(stub):
+    http = Http(pauses=(0.01, 1.0), longest_wait=0.2)
+    platform = PlatformRequests(stub.url + "/", "the key", "11", "22", http)
     number = stub.put_value(3)
     stub.fault("GET", "/json_values", (429, {"Retry-After": "1e300"}))
     begin = time.monotonic()
     assert platform.json_value(number) == 3
+    http.close()
     assert time.monotonic() - begin >= 0.2
 
 
@@ -170,12 +177,11 @@ class Dripping:
 @pytest.mark.parametrize(
     "head", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"", b"HTTP/1.1 "]
 )
-def test_an_answer_that_drips_is_no_answer(monkeypatch, head):
-    monkeypatch.setattr(_http, "_PAUSES", (0.01, 0.01))
-    monkeypatch.setattr(_http, "TIMEOUT", 0.2)
+def test_an_answer_that_drips_is_no_answer(head):
     server = Dripping(head)
     try:
-        platform = PlatformRequests(server.url, "the key", "11", "22", Http(patience=1.0))
+        http = Http(patience=1.0, timeout=0.2, pauses=(0.01, 0.01))
+        platform = PlatformRequests(server.url, "the key", "11", "22", http)
         with pytest.raises(UnreachableError, match="bytes in more than 0"):
             platform.json_value(5)
         platform.http.close()

@@ -1,9 +1,8 @@
-"""The wire: who may come in, what was asked, where it goes, and what is said back. Two ports, one
-application.
+"""The HTTP application of both ports: keys, the rate limit, routes, faults, and answers as bytes.
 
-This is the only room that knows headers of requests. What the endpoints do is not known here; they
-are sync functions on the event loop's thread (a request costs a few SQL statements), so no two of
-them ever interleave. Which request goes where is data: the templates are the official spec's.
+This is the only module that knows headers of requests. What the endpoints do is not known here;
+they are sync functions on the event loop's thread (a request costs a few SQL statements), so no two
+of them ever interleave. Which request goes where is data: the templates are the official spec's.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._faults import breakage
 from .._faults.words import LINK, Fault
-from .._journal import Request as Asked
+from .._journal import Request as JournalEntry
 from .._record import Recorder
-from .._schema.exchange import ApiError, Ask, Origin, Reply, not_found
+from .._schema.exchange import ApiError, ApiRequest, Origin, Reply, not_found
 from .._schema.fields import refuse, snake
 from .._settings import MAX_BODY_BYTES
-from .._site import Site
+from .._state import Platform
 from .._storage import transfers
-from .._storage.links import asker
-from . import control, files, lists, misc, runs, scripts
+from .._storage.links import origin_of
+from . import about, files, json_values, lists, runs, scripts
 
 PAGED = ("scripts", "custom", "jobs", "runs", "outputs")  # how the paths of lists end
-Endpoint = Callable[[Site, Ask], Reply | Awaitable[Reply]]
+Endpoint = Callable[[Platform, ApiRequest], Reply | Awaitable[Reply]]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """One operation of the API. What is `private` is ours: neither counted nor limited."""
+    """One operation of the API. A `private` one is the owner's: neither counted nor limited."""
 
     method: str
     template: str
@@ -69,52 +68,44 @@ class Route:
         return [part[1:-1] for part in self.template.split("/") if part.startswith("{")]
 
 
-def _script_routes(family: str, kind: str | None, owner_field: str) -> list[Route]:
-    """Return what containers and custom scripts have in common.
-
-    A custom script's id is valid below /scripts/containers too, but not the other way round.
-    """
+def _script_routes(family: str) -> list[Route]:
+    """Return what containers and custom scripts have in common."""
     script = f"/scripts/{family}/{{id}}"
     run = f"{script}/runs/{{run_id}}"
-    own = {"containers": "container", "custom": "custom"}[family]
-    start = runs.start_script(family, owner_field, kind)
     return [
-        Route("DELETE", script, scripts.delete(own)),
-        Route("PUT", f"{script}/archive", scripts.archive(own)),
-        Route("GET", f"{script}/runs", lists.runs_of(owner_field, kind)),
-        Route("POST", f"{script}/runs", start, creates_run=True),
-        Route("GET", run, runs.get_script_run(owner_field, kind)),
-        Route("DELETE", run, runs.cancel_run(kind)),
-        Route("GET", f"{run}/logs", runs.get_logs(kind)),
-        Route("GET", f"{run}/outputs", lists.outputs_of(kind)),
-        Route("POST", f"{run}/outputs", runs.post_output(kind)),
+        Route("GET", script, scripts.get_script),
+        Route("PUT", script, scripts.put_script),
+        Route("PATCH", script, scripts.patch_script),
+        Route("DELETE", script, scripts.delete_script),
+        Route("PUT", f"{script}/archive", scripts.put_archive),
+        Route("GET", f"{script}/runs", lists.list_runs),
+        Route("POST", f"{script}/runs", runs.start_run, creates_run=True),
+        Route("GET", run, runs.get_run),
+        Route("DELETE", run, runs.cancel_run),
+        Route("GET", f"{run}/logs", runs.get_logs),
+        Route("GET", f"{run}/outputs", lists.list_outputs),
+        Route("POST", f"{run}/outputs", runs.post_output),
     ]
 
 
 ROUTES: list[Route] = [
     Route("POST", "/scripts/containers", scripts.create_container),
-    Route("GET", "/scripts/containers/{id}", scripts.get_container),
-    Route("PUT", "/scripts/containers/{id}", scripts.put_container),
-    Route("PATCH", "/scripts/containers/{id}", scripts.patch_container),
     Route("POST", "/scripts/containers/{id}/clone", scripts.clone_container),
     Route("POST", "/scripts/containers/{id}/runs/{run_id}/logs", runs.post_logs),
-    *_script_routes("containers", None, "containerId"),
+    *_script_routes("containers"),
     Route("GET", "/scripts/custom", lists.list_custom),
     Route("POST", "/scripts/custom", scripts.create_custom),
-    Route("GET", "/scripts/custom/{id}", scripts.get_custom),
-    Route("PUT", "/scripts/custom/{id}", scripts.put_custom),
-    Route("PATCH", "/scripts/custom/{id}", scripts.patch_custom),
-    *_script_routes("custom", "custom", "customId"),
+    *_script_routes("custom"),
     Route("GET", "/scripts", lists.list_scripts),
     Route("POST", "/scripts/{id}/cancel", runs.cancel_script),
     Route("GET", "/jobs", lists.list_jobs),
     Route("GET", "/jobs/{id}", runs.get_job),
-    Route("GET", "/jobs/{id}/runs", lists.runs_of(None)),
+    Route("GET", "/jobs/{id}/runs", lists.list_runs),
     Route("POST", "/jobs/{id}/runs", runs.start_job, creates_run=True),
     Route("GET", "/jobs/{id}/runs/{run_id}", runs.get_job_run),
-    Route("DELETE", "/jobs/{id}/runs/{run_id}", runs.cancel_run()),
-    Route("GET", "/jobs/{id}/runs/{run_id}/outputs", lists.outputs_of()),
-    Route("GET", "/jobs/{id}/runs/{run_id}/logs", runs.get_logs()),
+    Route("DELETE", "/jobs/{id}/runs/{run_id}", runs.cancel_run),
+    Route("GET", "/jobs/{id}/runs/{run_id}/outputs", lists.list_outputs),
+    Route("GET", "/jobs/{id}/runs/{run_id}/logs", runs.get_logs),
     Route("GET", "/jobs/{id}/children", runs.get_children),
     Route("GET", "/jobs/{id}/parents", runs.get_parents),
     Route("POST", "/files", files.create_file),
@@ -122,43 +113,45 @@ ROUTES: list[Route] = [
     Route("POST", "/files/multipart/{id}/complete", files.complete_multipart),
     Route("GET", "/files/{id}", files.get_file),
     Route("PATCH", "/files/{id}", files.patch_file),
-    Route("POST", "/json_values", misc.create_json_value),
-    Route("GET", "/json_values/{id}", misc.get_json_value),
-    Route("PATCH", "/json_values/{id}", misc.patch_json_value),
+    Route("POST", "/json_values", json_values.create_json_value),
+    Route("GET", "/json_values/{id}", json_values.get_json_value),
+    Route("PATCH", "/json_values/{id}", json_values.patch_json_value),
     Route("GET", "/templates/scripts", lists.list_templates),
     Route("POST", "/templates/scripts", scripts.create_template),
     Route("GET", "/templates/scripts/{id}", scripts.get_template),
-    Route("GET", "/users/me", misc.get_me),
-    Route("GET", "/endpoints", misc.get_endpoints),
-    Route("GET", "/notifications", misc.get_notifications),
-    Route("GET", "/_local/stats", control.get_stats, private=True),
-    Route("POST", "/_local/reset", control.post_reset, private=True),
-    Route("GET", "/_local/requests", control.get_requests, private=True),
-    Route("GET", "/_local/faults", control.get_faults, private=True),
-    Route("POST", "/_local/faults", control.post_faults, private=True),
+    Route("GET", "/users/me", about.get_me),
+    Route("GET", "/endpoints", about.get_endpoints),
+    Route("GET", "/notifications", about.get_notifications),
+    Route("GET", "/_local/stats", about.get_stats, private=True),
+    Route("POST", "/_local/reset", about.post_reset, private=True),
+    Route("GET", "/_local/requests", about.get_requests, private=True),
+    Route("GET", "/_local/faults", about.get_faults, private=True),
+    Route("POST", "/_local/faults", about.post_faults, private=True),
 ]
 TABLE = {(route.method, route.key()): route for route in ROUTES}
 PATHS = {route.key() for route in ROUTES}
 OPERATIONS = tuple((route.method, route.template) for route in ROUTES if not route.private)
 
 
-def make_app(site: Site, blob_port: int, recorder: Recorder) -> ASGIApp:
+def make_app(platform: Platform, blob_port: int, recorder: Recorder) -> ASGIApp:
     """Return the application: the API on one port, the file links on the other."""
-    site.operations = OPERATIONS
+    platform.operations = OPERATIONS
 
     async def app(scope: Scope, receive: Receive, plain_send: Send) -> None:
         if scope["type"] != "http":
             return
-        send = _dated(site, plain_send)
+        send = _dated(platform, plain_send)
         request = Request(scope, receive)
         server = scope.get("server") or ("", 0)
         if _foreign(request):
             answer = _encode(ApiError(403, "forbidden", "Only loopback is served here."))
             await answer(scope, receive, send)
         elif server[1] == blob_port:
-            await _link(site, request, recorder)(scope, receive, _counting(site, request, send))
+            await _link(platform, request, recorder)(
+                scope, receive, _counting(platform, request, send)
+            )
         else:
-            await _api(site, request, recorder)(scope, receive, send)
+            await _api(platform, request, recorder)(scope, receive, send)
 
     return app
 
@@ -169,49 +162,51 @@ def _foreign(request: Request) -> bool:
     return host.rsplit(":", 1)[0] not in LOOPBACK and host not in LOOPBACK
 
 
-def _dated(site: Site, send: Send) -> Send:
+def _dated(platform: Platform, send: Send) -> Send:
     """With the platform's own time, which may differ from that of the machine."""
 
     async def dated(message: Message) -> None:
         if message["type"] == "http.response.start":
-            date = email.utils.formatdate(site.now(), usegmt=True).encode()
+            date = email.utils.formatdate(platform.now(), usegmt=True).encode()
             message = {**message, "headers": [*message.get("headers", ()), (b"date", date)]}
         await send(message)
 
     return dated
 
 
-def _counting(site: Site, request: Request, send: Send) -> Send:
+def _counting(platform: Platform, request: Request, send: Send) -> Send:
     if request.method != "GET":
         return send
 
     async def counted(message: Message) -> None:
-        site.counters.download_bytes += len(message.get("body", b""))
+        platform.counters.download_bytes += len(message.get("body", b""))
         await send(message)
 
     return counted
 
 
-def _link(site: Site, request: Request, recorder: Recorder) -> ASGIApp:
+def _link(platform: Platform, request: Request, recorder: Recorder) -> ASGIApp:
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        method, origin = request.method, asker(request.query_params)
-        fault = site.rules.of_request(method, LINK, origin, None, time.monotonic())
+        method, origin = request.method, origin_of(request.query_params)
+        fault = platform.rules.of_request(method, LINK, origin, None, time.monotonic())
         response = await breakage.instead(fault) if fault and not fault.done else None
         if response is None:
-            response = await transfers.serve(site, request)
+            response = await transfers.serve(platform, request)
             if fault is None:
                 recorder.link(request, response)
         app, status = await breakage.on_the_way_out(fault, response)
-        site.journal.add(Asked(method, LINK, request.url.path, origin, status, fault))
+        platform.journal.add(
+            JournalEntry(method, LINK, request.scope["path"], origin, status, fault)
+        )
         await app(scope, receive, send)
 
     return respond
 
 
-def _api(site: Site, request: Request, recorder: Recorder) -> ASGIApp:
+def _api(platform: Platform, request: Request, recorder: Recorder) -> ASGIApp:
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        exchange = _Exchange(site, request)
+        exchange = _Exchange(platform, request)
         try:
             body = await exchange.answer()
         except ClientDisconnect:
@@ -224,17 +219,17 @@ def _api(site: Site, request: Request, recorder: Recorder) -> ASGIApp:
         if exchange.fault is None:
             recorder.exchange(request, exchange.body, response)
         app, status = await breakage.on_the_way_out(exchange.fault, exchange.instead or response)
-        site.journal.add(exchange.asked(status))
+        platform.journal.add(exchange.entry(status))
         await app(scope, receive, send)
 
     return respond
 
 
 class _Exchange:
-    """One API request on its way to its endpoint; what is known so far, for whoever answers."""
+    """One API request on its way to its endpoint, and what is known of it so far."""
 
-    def __init__(self, site: Site, request: Request) -> None:
-        self.site = site
+    def __init__(self, platform: Platform, request: Request) -> None:
+        self.platform = platform
         self.request = request
         self.headers: dict[str, str] = {}
         self.route: Route | None = None
@@ -245,14 +240,14 @@ class _Exchange:
 
     @property
     def private(self) -> bool:
-        """Whether it is between us and our owner."""
+        """Whether it is between the server and its owner."""
         return self.route is not None and self.route.private
 
-    def asked(self, status: int | None) -> Asked:
-        """Return what the journal says of it."""
-        path = self.request.url.path
+    def entry(self, status: int | None) -> JournalEntry:
+        """Return what the journal is to say of it."""
+        path = self.request.scope["path"]
         template = path if self.route is None else self.route.template
-        return Asked(self.request.method, template, path, self.origin, status, self.fault)
+        return JournalEntry(self.request.method, template, path, self.origin, status, self.fault)
 
     async def answer(self) -> Reply | ApiError:
         try:
@@ -277,23 +272,24 @@ class _Exchange:
         assert self.route is not None
         if not self.route.private:
             self._account(self.route, origin)
-        # Before anything goes wrong: what waits, or is late, has its effect though nobody listens.
+        # Before a fault happens: a request that waits, or is late, has its effect even if the
+        # client has gone by then.
         self.body = await self._json()
         fails = not self.route.private and await self._fails(self.route, origin)
         fault = self.fault
-        ask = Ask(
+        asked = ApiRequest(
             self.route.method,
             self.route.template,
             ids,
-            _query(self.request.url.query),
+            _query(self.request.scope["query_string"]),
             self.body or {},
             origin,
-            as_of=self.site.now() - fault.seconds if fault and fault.kind == "stale" else None,
+            as_of=self.platform.now() - fault.seconds if fault and fault.kind == "stale" else None,
             moved=fault.rows if fault and fault.kind == "shift" else 0,
         )
         if fault and fault.kind == "late":
-            self.site.later(fault.seconds, partial(_perform, self.site, self.route, ask))
-        return Reply() if fails else await _perform(self.site, self.route, ask)
+            self.platform.later(fault.seconds, partial(_perform, self.platform, self.route, asked))
+        return Reply() if fails else await _perform(self.platform, self.route, asked)
 
     def _origin(self) -> Origin | None:
         scheme, _, given = self.request.headers.get("authorization", "").partition(" ")
@@ -305,11 +301,11 @@ class _Exchange:
                 return None
         elif scheme.lower() != "bearer":
             return None
-        return self.site.keys.origin(given)
+        return self.platform.keys.origin(given)
 
     def _find(self) -> Mapping[str, int]:
         """Find the route and return the ids in the path."""
-        parts = self.request.url.path.strip("/").split("/")
+        parts = self.request.scope["path"].strip("/").split("/")
         digits = [part for part in parts if part.isascii() and part.isdigit() and len(part) < 19]
         key = tuple("*" if part in digits else part for part in parts)
         self.route = TABLE.get((self.request.method, key))
@@ -320,21 +316,21 @@ class _Exchange:
         return dict(zip(self.route.names(), map(int, digits), strict=True))
 
     def _account(self, route: Route, origin: Origin) -> None:
-        headers, passes = self.site.budget.take(time.monotonic(), creates_run=route.creates_run)
+        headers, passes = self.platform.budget.take(time.monotonic(), creates_run=route.creates_run)
         self.headers.update(headers)
-        self.site.counters.requests[(route.method, route.template, origin)] += 1
+        self.platform.counters.requests[(route.method, route.template, origin)] += 1
         if not passes:
-            self.site.counters.refused += 1
+            self.platform.counters.refused += 1
             raise ApiError(429, "too_many_requests", None)
 
     async def _fails(self, route: Route, origin: Origin) -> bool:
         """Tell whether a fault answers, or hangs up, before the request has any effect."""
         page = None
         if route.paged:
-            given = _query(self.request.url.query).get("page_num", "")
+            given = _query(self.request.scope["query_string"]).get("page_num", "")
             page = int(given) if given.isdecimal() else 1
         now = time.monotonic()
-        self.fault = self.site.rules.of_request(route.method, route.template, origin, page, now)
+        self.fault = self.platform.rules.of_request(route.method, route.template, origin, page, now)
         if self.fault is not None and not self.fault.done:
             self.instead = await breakage.instead(self.fault)
         return self.instead is not None
@@ -357,15 +353,15 @@ class _Exchange:
         return body
 
 
-async def _perform(site: Site, route: Route, ask: Ask) -> Reply:
-    answer = route.endpoint(site, ask)
+async def _perform(platform: Platform, route: Route, request: ApiRequest) -> Reply:
+    answer = route.endpoint(platform, request)
     return await answer if inspect.isawaitable(answer) else answer
 
 
-def _query(text: str) -> dict[str, str]:
+def _query(given: bytes) -> dict[str, str]:
     """Return the query in snake_case; `a[]=x&a[]=y` and `a=x,y` are the same."""
     found: dict[str, list[str]] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
+    for name, value in parse_qsl(given.decode(), keep_blank_values=True):
         if name.endswith("[]"):
             found.setdefault(snake(name[:-2]), []).append(value)
         else:

@@ -1,7 +1,7 @@
 """Rows of the store as the documents of the API.
 
-Every field is always present, null where unset, as the Platform answers. This room reads the store
-but never changes it.
+Every field is always present, null where unset, as the Platform answers. This module reads the
+store but never changes it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import json
 from typing import Any
 
 from .._schema import tables
-from .._schema.exchange import not_found
-from .._site import USER, Site
+from .._schema.exchange import ApiRequest, not_found
+from .._state import USER, Platform
 from .._store import Row, document
 
 # A job with its last run. `shown_updated_at` is a reading of the contract that can be chosen.
@@ -25,84 +25,95 @@ FROM scripts LEFT JOIN runs ON runs.id = scripts.last_run_id
 """
 
 
-def jobs_sql(site: Site) -> str:
+def jobs_sql(platform: Platform) -> str:
     """Return the SELECT of jobs with their last runs, as one table to filter and order."""
-    chosen = JOBS.format(follows=int(site.settings.updated_at_follows_runs))
+    chosen = JOBS.format(follows=int(platform.settings.updated_at_follows_runs))
     return f"SELECT * FROM ({chosen})"
 
 
-def job_row(site: Site, key: int, kind: str | None = None) -> Row:
+def job_row(platform: Platform, key: int, kind: str | None = None) -> Row:
     """Return one job, or raise 404."""
-    row = site.store.one(f"{jobs_sql(site)} WHERE id = ?", key)
+    row = platform.store.one(f"{jobs_sql(platform)} WHERE id = ?", key)
     if row is None or (kind is not None and row["kind"] != kind):
         raise not_found(f"The script with id {key}")
     return row
 
 
-def run_row(site: Site, script_id: int, run_id: int) -> Row:
+def run_row(platform: Platform, script_id: int, run_id: int) -> Row:
     """Return one run of a script, or raise 404."""
-    row = site.store.one("SELECT * FROM runs WHERE id = ? AND script_id = ?", run_id, script_id)
+    row = platform.store.one("SELECT * FROM runs WHERE id = ? AND script_id = ?", run_id, script_id)
     if row is None:
         raise not_found(f"The run with id {run_id}")
     return row
 
 
-def job_run(site: Site, row: Row) -> dict[str, Any]:
+def job_of(platform: Platform, request: ApiRequest) -> Row:
+    """Return the job that a path names, or raise 404."""
+    return job_row(platform, request.id(), request.kind)
+
+
+def run_of(platform: Platform, request: ApiRequest) -> Row:
+    """Return the run that a path names, or raise 404."""
+    job_of(platform, request)
+    return run_row(platform, request.id(), request.id("run_id"))
+
+
+def job_run(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a JobRun."""
     return {
         "id": row["id"],
         "state": row["state"],
-        "createdAt": site.time(row["created_at"]),
-        "startedAt": site.time(row["started_at"]),
-        "finishedAt": site.time(row["finished_at"]),
+        "createdAt": platform.time(row["created_at"]),
+        "startedAt": platform.time(row["started_at"]),
+        "finishedAt": platform.time(row["finished_at"]),
         "error": row["error"],
     }
 
 
-def script_run(site: Site, row: Row, owner_field: str) -> dict[str, Any]:
-    """Return a ContainerRun (`owner_field` containerId) or CustomRun (customId)."""
+def script_run(platform: Platform, row: Row, kind: str | None) -> dict[str, Any]:
+    """Return a CustomRun if `kind` is "custom", or else a ContainerRun."""
     return {
-        **job_run(site, row),
-        owner_field: row["script_id"],
+        **job_run(platform, row),
+        "customId" if kind == "custom" else "containerId": row["script_id"],
         "isCancelRequested": bool(row["cancel_requested"]),
         "maxMemoryUsage": row["max_memory"],
         "maxCpuUsage": row["max_cpu"],
     }
 
 
-def last_run(site: Site, row: Row) -> dict[str, Any] | None:
+def last_run(platform: Platform, row: Row) -> dict[str, Any] | None:
     """Return the JobRun that a row of `jobs_sql` carries."""
     if row["last_run_id"] is None:
         return None
     return {
         "id": row["last_run_id"],
         "state": row["run_state"],
-        "createdAt": site.time(row["run_created_at"]),
-        "startedAt": site.time(row["run_started_at"]),
-        "finishedAt": site.time(row["run_finished_at"]),
+        "createdAt": platform.time(row["run_created_at"]),
+        "startedAt": platform.time(row["run_started_at"]),
+        "finishedAt": platform.time(row["run_finished_at"]),
         "error": row["run_error"],
     }
 
 
-def last_success(site: Site, row: Row) -> dict[str, Any] | None:
+def last_success(platform: Platform, row: Row) -> dict[str, Any] | None:
     """Return the JobRun of the last run that succeeded."""
-    found = site.store.one("SELECT * FROM runs WHERE id = ?", row["last_success_id"])
-    return None if found is None else job_run(site, found)
+    found = platform.store.one("SELECT * FROM runs WHERE id = ?", row["last_success_id"])
+    return None if found is None else job_run(platform, found)
 
 
-def backing(site: Site, row: Row) -> tuple[Row | None, Row]:
+def backing(platform: Platform, row: Row) -> tuple[Row | None, Row]:
     """Return the template and the script that a job takes its code from; a container: itself."""
     if row["kind"] != "custom":
         return None, row
-    template = site.store.one("SELECT * FROM templates WHERE id = ?", row["template_id"])
+    template = platform.store.one("SELECT * FROM templates WHERE id = ?", row["template_id"])
     assert template is not None, "templates are never deleted"
-    return template, job_row(site, template["script_id"])
+    return template, job_row(platform, template["script_id"])
 
 
-def effective(site: Site, row: Row) -> dict[str, Any]:
+def effective(platform: Platform, row: Row) -> dict[str, Any]:
     """Return what a run of this job executes: code of the backing script, its own arguments."""
     own = document(row)
-    _, source = backing(site, row)
+    _, source = backing(platform, row)
     if source is row:
         return own
     resources = {k: v for k, v in (own["requiredResources"] or {}).items() if v is not None}
@@ -114,13 +125,13 @@ def effective(site: Site, row: Row) -> dict[str, Any]:
     }
 
 
-def _common(site: Site, row: Row) -> dict[str, Any]:
-    run = last_run(site, row)
+def _common(platform: Platform, row: Row) -> dict[str, Any]:
+    run = last_run(platform, row)
     return {
         "id": row["id"],
         "name": row["name"],
-        "createdAt": site.time(row["created_at"]),
-        "updatedAt": site.time(row["shown_updated_at"]),
+        "createdAt": platform.time(row["created_at"]),
+        "updatedAt": platform.time(row["shown_updated_at"]),
         "author": USER,
         "state": "idle" if run is None else run["state"],
         "fromTemplateId": row["template_id"],
@@ -129,47 +140,47 @@ def _common(site: Site, row: Row) -> dict[str, Any]:
     }
 
 
-def _listed(site: Site, row: Row) -> dict[str, Any]:
+def _listed(platform: Platform, row: Row) -> dict[str, Any]:
     return {
-        **_common(site, row),
+        **_common(platform, row),
         "type": "Custom" if row["kind"] == "custom" else "Container",
-        "finishedAt": site.time(row["run_finished_at"]),
+        "finishedAt": platform.time(row["run_finished_at"]),
         "projects": [],
         "parentId": row["parent_id"],
     }
 
 
-def script_summary(site: Site, row: Row) -> dict[str, Any]:
+def script_summary(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a row of GET /scripts."""
-    template, source = backing(site, row)
+    template, source = backing(platform, row)
     return {
-        **_listed(site, row),
+        **_listed(platform, row),
         "isTemplate": row["published_as"] is not None,
-        "links": _links(site, row, "custom" if row["kind"] == "custom" else "containers"),
+        "links": _links(platform, row, "custom" if row["kind"] == "custom" else "containers"),
         "timeZone": document(row)["timeZone"],
         "templateScriptId": None if template is None else source["id"],
     }
 
 
-def custom_summary(site: Site, row: Row) -> dict[str, Any]:
+def custom_summary(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a row of GET /scripts/custom."""
     return {
-        **_listed(site, row),
+        **_listed(platform, row),
         "backingScriptType": "Container",
         "timeZone": document(row)["timeZone"],
-        "lastSuccessfulRun": last_success(site, row),
+        "lastSuccessfulRun": last_success(platform, row),
     }
 
 
-def _links(site: Site, row: Row, family: str) -> dict[str, str]:
-    details = f"{site.api_host}/scripts/{family}/{row['id']}"
+def _links(platform: Platform, row: Row, family: str) -> dict[str, str]:
+    details = f"{platform.api_host}/scripts/{family}/{row['id']}"
     return {"details": details, "runs": f"{details}/runs"}
 
 
-def _script(site: Site, row: Row) -> dict[str, Any]:
-    template, source = backing(site, row)
+def _script(platform: Platform, row: Row) -> dict[str, Any]:
+    template, source = backing(platform, row)
     return {
-        **_listed(site, row),
+        **_listed(platform, row),
         "fromTemplateAliases": [],
         "category": "script",
         "isTemplate": row["published_as"] is not None,
@@ -182,30 +193,35 @@ def _script(site: Site, row: Row) -> dict[str, Any]:
     }
 
 
-def container(site: Site, row: Row) -> dict[str, Any]:
+def container(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a ContainerScript; a custom script backed by one is answered too."""
-    dependents = site.store.count(
-        "SELECT COUNT(*) FROM scripts WHERE template_id = ?", row["published_as"]
-    )
+    fields = effective(platform, row)
+    template_id = row["published_as"]
     return {
-        **{name: value for name, value in effective(site, row).items() if name in _CONTAINER_DOC},
-        **_script(site, row),
-        "templateDependentsCount": None if row["published_as"] is None else dependents,
-        "links": _links(site, row, "containers"),
+        **{name: value for name, value in fields.items() if name in _CONTAINER_DOC},
+        **_script(platform, row),
+        "templateDependentsCount": None if template_id is None else _uses(platform, template_id),
+        "links": _links(platform, row, "containers"),
     }
+
+
+def _uses(platform: Platform, template_id: int) -> int:
+    """Return how many scripts a template has; this looks at all scripts."""
+    sql = "SELECT COUNT(*) FROM scripts WHERE template_id = ?"
+    return platform.store.count(sql, template_id)
 
 
 _CONTAINER_DOC = frozenset(tables.CONTAINER) - {"name", "parentId", "runningAsId"}
 
 
-def custom(site: Site, row: Row) -> dict[str, Any]:
+def custom(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a CustomScript."""
-    template, source = backing(site, row)
+    template, source = backing(platform, row)
     assert template is not None
     code = document(source)
     return {
         **document(row),
-        **_script(site, row),
+        **_script(platform, row),
         "backingScriptType": "Container",
         "params": code["params"],
         "uiReportUrl": None,
@@ -213,14 +229,13 @@ def custom(site: Site, row: Row) -> dict[str, Any]:
         "uiReportProvideAPIKey": None,
         "templateNote": template["note"],
         "codePreview": code["dockerCommand"],
-        "lastSuccessfulRun": last_success(site, row),
+        "lastSuccessfulRun": last_success(platform, row),
     }
 
 
-def template_summary(site: Site, row: Row) -> dict[str, Any]:
+def template_summary(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a row of GET /templates/scripts."""
-    script = job_row(site, row["script_id"])
-    uses = site.store.count("SELECT COUNT(*) FROM scripts WHERE template_id = ?", row["id"])
+    script = job_row(platform, row["script_id"])
     return {
         "id": row["id"],
         "public": False,
@@ -228,9 +243,9 @@ def template_summary(site: Site, row: Row) -> dict[str, Any]:
         "userContext": document(script)["userContext"],
         "name": row["name"],
         "category": "script",
-        "createdAt": site.time(row["created_at"]),
-        "updatedAt": site.time(row["updated_at"]),
-        "useCount": uses,
+        "createdAt": platform.time(row["created_at"]),
+        "updatedAt": platform.time(row["updated_at"]),
+        "useCount": _uses(platform, row["id"]),
         "uiReportId": row["ui_report_id"],
         "techReviewed": False,
         "archived": bool(row["archived"]),
@@ -238,42 +253,42 @@ def template_summary(site: Site, row: Row) -> dict[str, Any]:
     }
 
 
-def template(site: Site, row: Row) -> dict[str, Any]:
+def template(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a ScriptTemplate."""
     return {
-        **template_summary(site, row),
+        **template_summary(platform, row),
         "scriptType": "Container",
-        "params": document(job_row(site, row["script_id"]))["params"],
+        "params": document(job_row(platform, row["script_id"]))["params"],
         "note": row["note"],
         "hidden": bool(row["hidden"]),
         "myPermissionLevel": "manage",
     }
 
 
-def job_summary(site: Site, row: Row) -> dict[str, Any]:
+def job_summary(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a row of GET /jobs."""
-    common = _common(site, row)
+    common = _common(platform, row)
     return {
         **common,
         "type": "JobTypes::ContainerDocker",
         # Not in the older spec that the contract was cut from; documented since civis 2.10.
-        "lastRunUpdatedAt": site.time(row["run_updated_at"]),
+        "lastRunUpdatedAt": platform.time(row["run_updated_at"]),
         "schedule": document(row)["schedule"],
     }
 
 
-def recent_runs(site: Site, row: Row) -> list[dict[str, Any]]:
+def recent_runs(platform: Platform, row: Row) -> list[dict[str, Any]]:
     """Return the runs that a job's own document shows, newest first."""
     sql = "SELECT * FROM runs WHERE script_id = ? ORDER BY id DESC LIMIT 10"
-    return [job_run(site, run) for run in site.store.all(sql, row["id"])]
+    return [job_run(platform, run) for run in platform.store.all(sql, row["id"])]
 
 
-def job(site: Site, row: Row) -> dict[str, Any]:
+def job(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a Job."""
     notifications = document(row)["notifications"]
     return {
-        **job_summary(site, row),
-        "runs": recent_runs(site, row),
+        **job_summary(platform, row),
+        "runs": recent_runs(platform, row),
         "hidden": bool(row["hidden"]),
         "myPermissionLevel": "manage",
         "successEmailSubject": notifications["successEmailSubject"],
@@ -286,21 +301,21 @@ def job(site: Site, row: Row) -> dict[str, Any]:
 NESTED = ("id", "name", "type", "fromTemplateId", "state", "createdAt", "updatedAt", "lastRun")
 
 
-def nested_job(site: Site, row: Row, above: frozenset[int]) -> dict[str, Any]:
+def nested_job(platform: Platform, row: Row, above: frozenset[int]) -> dict[str, Any]:
     """Return a job with the jobs that its success triggers; a circle is cut where it closes."""
-    summary = job_summary(site, row)
+    summary = job_summary(platform, row)
     return {
         **{name: summary[name] for name in NESTED},
-        "runs": recent_runs(site, row),
-        "children": children(site, row["id"], above),
+        "runs": recent_runs(platform, row),
+        "children": children(platform, row["id"], above),
     }
 
 
-def children(site: Site, key: int, above: frozenset[int]) -> list[dict[str, Any]]:
+def children(platform: Platform, key: int, above: frozenset[int]) -> list[dict[str, Any]]:
     """Return the nested jobs below a job."""
     above |= {key}
-    rows = site.store.all(f"{jobs_sql(site)} WHERE parent_id = ? ORDER BY id", key)
-    return [nested_job(site, row, above) for row in rows if row["id"] not in above]
+    rows = platform.store.all(f"{jobs_sql(platform)} WHERE parent_id = ? ORDER BY id", key)
+    return [nested_job(platform, row, above) for row in rows if row["id"] not in above]
 
 
 def json_value(row: Row) -> dict[str, Any]:
@@ -308,16 +323,16 @@ def json_value(row: Row) -> dict[str, Any]:
     return {"id": row["id"], "name": row["name"], "value": json.loads(row["value"])}
 
 
-def output(site: Site, row: Row) -> dict[str, Any]:
+def output(platform: Platform, row: Row) -> dict[str, Any]:
     """Return a JobOutput; a JSON value travels inside."""
     key, kind = row["object_id"], row["object_type"]
     family = {"File": "files", "JSONValue": "json_values"}[kind]
-    found = site.store.one(f"SELECT * FROM {family} WHERE id = ?", key)
+    found = platform.store.one(f"SELECT * FROM {family} WHERE id = ?", key)
     assert found is not None, "files and JSON values are never deleted"
     return {
         "objectType": kind,
         "objectId": key,
         "name": found["name"],
-        "link": f"{site.api_host}/{family}/{key}",
+        "link": f"{platform.api_host}/{family}/{key}",
         "value": json.loads(found["value"]) if kind == "JSONValue" else None,
     }

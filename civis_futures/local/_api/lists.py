@@ -1,26 +1,27 @@
 """Everything that answers with pages: filters, order and the paging headers; and the tables as they
-were, for lists that lag behind.
+were at an earlier time, for the fault that makes lists stale.
 
-What may be filtered and ordered by is data; a name from a request is only ever looked up in it.
+What may be filtered and ordered by is in tables; a name from a request is only looked up in them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from .._schema.exchange import Ask, Page, Reply
+from .._schema.exchange import ApiRequest, Page, Reply
 from .._schema.fields import refuse, truth
-from .._site import USER, Site
+from .._state import USER, Platform
 from .._store import Row
 from . import documents
 
 Condition = tuple[str, list[Any]]
 
-# Tables of these names stand in front of the real ones, which are still there as main.*. A run's
-# moments tell what its state was. What a script's own fields were is not known any more.
-PAST = """
+# These hide the real tables, which can still be read as main.*. What a run's state was follows from
+# its times. What a script's own fields were is not known any more, so they are as they are now.
+TABLES_AS_OF = """
 WITH runs AS (
   SELECT id, script_id, cancel_requested, created_at, error, max_memory, max_cpu,
     CASE WHEN finished_at <= {then} THEN state WHEN started_at <= {then} THEN 'running'
@@ -45,9 +46,9 @@ templates AS (SELECT * FROM main.templates WHERE created_at <= {then})
 class Ordering:
     """How one list may be paged; the first order is the default."""
 
-    orders: Mapping[str, str]
-    limit: int
-    most: int
+    orders: Mapping[str, str]  # what a request may name: the column
+    limit: int  # rows in a page if the request does not say
+    most: int  # rows in a page
     descending: bool = True
 
 
@@ -72,48 +73,50 @@ TEMPLATES = Ordering(
 )
 
 
-def page(ask: Ask, ordering: Ordering) -> Page:
+def page(request: ApiRequest, ordering: Ordering) -> Page:
     """Return the page that was asked for; a limit above the maximum gives the maximum."""
     try:
-        limit = int(ask.query.get("limit") or ordering.limit)
-        number = int(ask.query.get("page_num") or 1)
+        limit = int(request.query.get("limit") or ordering.limit)
+        number = int(request.query.get("page_num") or 1)
     except ValueError:
         raise refuse("limit or page_num is invalid") from None
-    order = ask.query.get("order") or next(iter(ordering.orders))
-    way = ask.query.get("order_dir") or ("desc" if ordering.descending else "asc")
+    order = request.query.get("order") or next(iter(ordering.orders))
+    way = request.query.get("order_dir") or ("desc" if ordering.descending else "asc")
     if limit < 1 or not 1 <= number < 2**31 or way not in ("asc", "desc"):
         raise refuse("limit, page_num or order_dir does not have a valid value")
     if order not in ordering.orders:
         raise refuse(f"order must be one of: {', '.join(ordering.orders)}")
     limit = min(limit, ordering.most)
-    asked = bool(ask.query.get("page_num"))
-    moved = ask.moved if number > 1 else 0
+    asked = bool(request.query.get("page_num"))
+    moved = request.moved if number > 1 else 0
     return Page(limit, number, asked, ordering.orders[order], way == "desc", moved)
 
 
 def paged(
-    site: Site,
-    ask: Ask,
+    platform: Platform,
+    request: ApiRequest,
     select: str,
     conditions: list[Condition],
     ordering: Ordering,
-    show: Callable[[Row], Any],
+    show: Callable[[Platform, Row], Any],
     *,
     blank_when_unasked: bool = False,
 ) -> Reply:
     """Return one page of the rows that fulfil all conditions."""
-    part = page(ask, ordering)
+    part = page(request, ordering)
     where = " AND ".join(f"({sql})" for sql, _ in conditions) or "1"
     values = [value for _, bound in conditions for value in bound]
-    past = "" if ask.as_of is None else as_of(ask.as_of)
-    total = site.store.count(f"{past}SELECT COUNT(*) FROM ({select}) WHERE {where}", *values)
-    rows = site.store.all(f"{past}SELECT * FROM ({select}) WHERE {where}{part.clause()}", *values)
+    past = "" if request.as_of is None else as_of(request.as_of)
+    total = platform.store.count(f"{past}SELECT COUNT(*) FROM ({select}) WHERE {where}", *values)
+    rows = platform.store.all(
+        f"{past}SELECT * FROM ({select}) WHERE {where}{part.clause()}", *values
+    )
     headers = part.headers(total, blank_when_unasked=blank_when_unasked)
-    return Reply(200, [show(row) for row in rows], headers)
+    return Reply(200, [show(platform, row) for row in rows], headers)
 
 
-def _flag(ask: Ask, name: str) -> bool | None:
-    given = ask.query.get(name)
+def _flag(request: ApiRequest, name: str) -> bool | None:
+    given = request.query.get(name)
     if not given:
         return None
     try:
@@ -122,8 +125,10 @@ def _flag(ask: Ask, name: str) -> bool | None:
         raise refuse(f"{name} is invalid") from None
 
 
-def _one_of(ask: Ask, name: str, column: str, valid: tuple[str, ...] = ()) -> list[Condition]:
-    given = [value for value in ask.query.get(name, "").split(",") if value]
+def _one_of(
+    request: ApiRequest, name: str, column: str, valid: tuple[str, ...] = ()
+) -> list[Condition]:
+    given = [value for value in request.query.get(name, "").split(",") if value]
     if not given:
         return []
     for value in given:
@@ -132,30 +137,30 @@ def _one_of(ask: Ask, name: str, column: str, valid: tuple[str, ...] = ()) -> li
     return [(f"{column} IN ({', '.join('?' * len(given))})", [*given])]
 
 
-def _visible(site: Site, ask: Ask) -> list[Condition]:
+def _visible(platform: Platform, request: ApiRequest) -> list[Condition]:
     """Return the conditions that all lists share: hidden, archived, author."""
     conditions: list[Condition] = []
-    if not _flag(ask, "hidden"):
+    if not _flag(request, "hidden"):
         conditions.append(("NOT hidden", []))
-    elif site.settings.hidden_lists == "only":
+    elif platform.settings.hidden_lists == "only":
         conditions.append(("hidden", []))
-    archived = (ask.query.get("archived") or "false").lower()
+    archived = (request.query.get("archived") or "false").lower()
     if archived not in ("true", "false", "all"):
         raise refuse("archived does not have a valid value")
     if archived != "all":
         conditions.append(("archived = ?", [archived == "true"]))
-    authors = ask.query.get("author")
+    authors = request.query.get("author")
     if authors and str(USER["id"]) not in authors.split(","):
         conditions.append(("0", []))
     return conditions
 
 
-def _status(ask: Ask) -> list[Condition]:
+def _status(request: ApiRequest) -> list[Condition]:
     """Return the filter on `status`, which knows neither queued nor cancelled."""
     valid = ("running", "failed", "succeeded", "idle", "scheduled")
     state = "IFNULL(run_state, 'idle')"
-    found = _one_of(ask, "status", state, valid)
-    if "scheduled" in ask.query.get("status", "").split(","):
+    found = _one_of(request, "status", state, valid)
+    if "scheduled" in request.query.get("status", "").split(","):
         found = [(f"({found[0][0]}) OR {_SCHEDULED}", found[0][1])]
     return found
 
@@ -163,97 +168,81 @@ def _status(ask: Ask) -> list[Condition]:
 _SCHEDULED = "IFNULL(json_extract(doc, '$.schedule.scheduled'), 0)"
 
 
-def list_scripts(site: Site, ask: Ask) -> Reply:
+def list_scripts(platform: Platform, request: ApiRequest) -> Reply:
     """GET /scripts."""
-    conditions = _visible(site, ask) + _status(ask)
-    types = [value for value in ask.query.get("type", "").split(",") if value]
+    conditions = _visible(platform, request) + _status(request)
+    types = [value for value in request.query.get("type", "").split(",") if value]
     if types:
         conditions.append(("kind = 'container'" if "containers" in types else "0", []))
-    category = ask.query.get("category")
+    category = request.query.get("category")
     if category and category not in ("script", "import", "export", "enhancement"):
         raise refuse("category does not have a valid value")
     if category and category != "script":
         conditions.append(("0", []))
     return paged(
-        site,
-        ask,
-        documents.jobs_sql(site),
+        platform,
+        request,
+        documents.jobs_sql(platform),
         conditions,
         SCRIPTS,
-        lambda row: documents.script_summary(site, row),
+        documents.script_summary,
         blank_when_unasked=True,
     )
 
 
-def list_custom(site: Site, ask: Ask) -> Reply:
+def list_custom(platform: Platform, request: ApiRequest) -> Reply:
     """GET /scripts/custom."""
     conditions: list[Condition] = [("kind = 'custom'", [])]
-    conditions += _visible(site, ask) + _status(ask)
-    conditions += _one_of(ask, "from_template_id", "CAST(template_id AS TEXT)")
-    select = documents.jobs_sql(site)
-    return paged(
-        site, ask, select, conditions, CUSTOM, lambda row: documents.custom_summary(site, row)
-    )
+    conditions += _visible(platform, request) + _status(request)
+    conditions += _one_of(request, "from_template_id", "CAST(template_id AS TEXT)")
+    select = documents.jobs_sql(platform)
+    return paged(platform, request, select, conditions, CUSTOM, documents.custom_summary)
 
 
-def list_jobs(site: Site, ask: Ask) -> Reply:
+def list_jobs(platform: Platform, request: ApiRequest) -> Reply:
     """GET /jobs."""
     states = ("queued", "running", "succeeded", "failed", "cancelled")
-    conditions = _visible(site, ask) + _one_of(ask, "state", "run_state", states)
-    conditions += _one_of(ask, "type", "'JobTypes::ContainerDocker'")
-    if ask.query.get("permission") not in (None, "", "read", "write", "manage"):
+    conditions = _visible(platform, request) + _one_of(request, "state", "run_state", states)
+    conditions += _one_of(request, "type", "'JobTypes::ContainerDocker'")
+    if request.query.get("permission") not in (None, "", "read", "write", "manage"):
         raise refuse("permission does not have a valid value")
-    scheduled = _flag(ask, "scheduled")
+    scheduled = _flag(request, "scheduled")
     if scheduled is not None:
         conditions.append((_SCHEDULED if scheduled else f"NOT {_SCHEDULED}", []))
-    if ask.query.get("q"):
+    if request.query.get("q"):
         sought = "instr(lower(name || ' ' || id || ' JobTypes::ContainerDocker'), lower(?))"
-        conditions.append((sought, [ask.query["q"]]))
-    select = documents.jobs_sql(site)
-    return paged(site, ask, select, conditions, JOBS, lambda row: documents.job_summary(site, row))
+        conditions.append((sought, [request.query["q"]]))
+    select = documents.jobs_sql(platform)
+    return paged(platform, request, select, conditions, JOBS, documents.job_summary)
 
 
-def list_templates(site: Site, ask: Ask) -> Reply:
+def list_templates(platform: Platform, request: ApiRequest) -> Reply:
     """GET /templates/scripts."""
-    conditions = _visible(site, ask)
-    if ask.query.get("category") not in (None, "", "script"):
+    conditions = _visible(platform, request)
+    if request.query.get("category") not in (None, "", "script"):
         conditions.append(("0", []))
     select = "SELECT * FROM templates"
-    return paged(
-        site, ask, select, conditions, TEMPLATES, lambda row: documents.template_summary(site, row)
-    )
+    return paged(platform, request, select, conditions, TEMPLATES, documents.template_summary)
 
 
-def runs_of(owner_field: str | None, kind: str | None = None) -> Any:
-    """Return the endpoint that lists runs: as JobRuns, or as the runs of a script."""
-
-    def list_runs(site: Site, ask: Ask) -> Reply:
-        row = documents.job_row(site, ask.id(), kind)
-
-        def show(run: Row) -> dict[str, Any]:
-            if owner_field is None:
-                return documents.job_run(site, run)
-            return documents.script_run(site, run, owner_field)
-
-        mine: list[Condition] = [("script_id = ?", [row["id"]])]
-        return paged(site, ask, "SELECT * FROM runs", mine, BY_ID, show)
-
-    return list_runs
+def list_runs(platform: Platform, request: ApiRequest) -> Reply:
+    """GET .../runs: as JobRuns below /jobs, else as the runs of a script."""
+    row = documents.job_of(platform, request)
+    show = documents.job_run
+    if not request.template.startswith("/jobs/"):
+        show = partial(documents.script_run, kind=request.kind)
+    mine: list[Condition] = [("script_id = ?", [row["id"]])]
+    return paged(platform, request, "SELECT * FROM runs", mine, BY_ID, show)
 
 
-def outputs_of(kind: str | None = None) -> Any:
-    """Return the endpoint that lists the outputs of a run."""
-
-    def list_outputs(site: Site, ask: Ask) -> Reply:
-        documents.job_row(site, ask.id(), kind)
-        run = documents.run_row(site, ask.id(), ask.id("run_id"))
-        mine: list[Condition] = [("run_id = ?", [run["id"]])]
-        select = "SELECT * FROM outputs"
-        return paged(site, ask, select, mine, OUTPUTS, lambda row: documents.output(site, row))
-
-    return list_outputs
+def list_outputs(platform: Platform, request: ApiRequest) -> Reply:
+    """GET .../runs/{run_id}/outputs."""
+    run = documents.run_of(platform, request)
+    mine: list[Condition] = [("run_id = ?", [run["id"]])]
+    select = "SELECT * FROM outputs"
+    return paged(platform, request, select, mine, OUTPUTS, documents.output)
 
 
 def as_of(then: float) -> str:
     """Return what goes before a SELECT so that it sees the tables as they were then."""
-    return PAST.format(then=repr(float(then)))
+    return TABLES_AS_OF.format(then=repr(float(then)))

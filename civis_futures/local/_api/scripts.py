@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._schema import tables
-from .._schema.exchange import Ask, Reply, not_found
+from .._schema.exchange import ApiRequest, Reply, not_found
 from .._schema.fields import Table, merge, read, refuse
-from .._site import Site
+from .._state import Platform
 from .._store import Row, document
 from . import documents
 
@@ -18,37 +18,69 @@ OWN_COLUMNS = ("name", "parentId", "hidden")
 PARAM_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?", re.ASCII)
 
 
-def create_container(site: Site, ask: Ask) -> Reply:
+def create_container(platform: Platform, request: ApiRequest) -> Reply:
     """POST /scripts/containers."""
-    given = read({**tables.CONTAINER, **tables.HIDDEN}, ask.body)
-    row = _add(site, "container", tables.CONTAINER, given)
-    return Reply(201, documents.container(site, row))
+    given = read(tables.NEW_CONTAINER, request.body)
+    row = _add(platform, "container", tables.CONTAINER, given)
+    return Reply(201, documents.container(platform, row))
 
 
-def get_container(site: Site, ask: Ask) -> Reply:
-    """GET /scripts/containers/{id}; a custom script answers here too, as on the Platform."""
-    return Reply(200, documents.container(site, documents.job_row(site, ask.id())))
+def create_custom(platform: Platform, request: ApiRequest) -> Reply:
+    """POST /scripts/custom."""
+    given = read(tables.NEW_CUSTOM, request.body)
+    template = _template_row(platform, given["fromTemplateId"])
+    row = _add(platform, "custom", tables.CUSTOM, given, template)
+    return Reply(201, documents.custom(platform, row))
 
 
-def put_container(site: Site, ask: Ask) -> Reply:
-    """PUT /scripts/containers/{id}: what is not given is reset."""
-    row = documents.job_row(site, ask.id(), "container")
-    row = _change(site, row, tables.CONTAINER, {}, read(tables.CONTAINER, ask.body))
-    return Reply(200, documents.container(site, row))
+def get_script(platform: Platform, request: ApiRequest) -> Reply:
+    """GET /scripts/{family}/{id}; below containers custom ones are answered too, as documented."""
+    return _shown(platform, request, documents.job_of(platform, request))
 
 
-def patch_container(site: Site, ask: Ask) -> Reply:
-    """PATCH /scripts/containers/{id}: what is not given stays."""
-    row = documents.job_row(site, ask.id(), "container")
-    given = read(tables.CONTAINER, ask.body, partial=True)
-    row = _change(site, row, tables.CONTAINER, _before(row), given)
-    return Reply(200, documents.container(site, row))
+def put_script(platform: Platform, request: ApiRequest) -> Reply:
+    """PUT /scripts/{family}/{id}: what is not given is reset."""
+    row, table = _own(platform, request)
+    row = _change(platform, row, table, {}, read(table, request.body))
+    return _shown(platform, request, row)
 
 
-def clone_container(site: Site, ask: Ask) -> Reply:
+def patch_script(platform: Platform, request: ApiRequest) -> Reply:
+    """PATCH /scripts/{family}/{id}: what is not given stays."""
+    row, table = _own(platform, request)
+    given = read(table, request.body, partial=True)
+    return _shown(platform, request, _change(platform, row, table, _before(row), given))
+
+
+def put_archive(platform: Platform, request: ApiRequest) -> Reply:
+    """PUT /scripts/{family}/{id}/archive."""
+    row, _ = _own(platform, request)
+    status = read(tables.ARCHIVE, request.body)["status"]
+    platform.store.update("scripts", row["id"], archived=status, updated_at=platform.now())
+    return _shown(platform, request, documents.job_row(platform, row["id"]))
+
+
+def delete_script(platform: Platform, request: ApiRequest) -> Reply:
+    """DELETE /scripts/{family}/{id}, the older spelling of archive."""
+    row, _ = _own(platform, request)
+    platform.store.update("scripts", row["id"], archived=True, updated_at=platform.now())
+    return Reply(204)
+
+
+def _own(platform: Platform, request: ApiRequest) -> tuple[Row, Table]:
+    """Return the script that a path of its own family names, and the fields that it may change."""
+    row = documents.job_row(platform, request.id(), request.kind or "container")
+    return row, tables.CUSTOM if request.kind else tables.CONTAINER
+
+
+def _shown(platform: Platform, request: ApiRequest, row: Row) -> Reply:
+    return Reply(200, (documents.custom if request.kind else documents.container)(platform, row))
+
+
+def clone_container(platform: Platform, request: ApiRequest) -> Reply:
     """POST /scripts/containers/{id}/clone."""
-    row = documents.job_row(site, ask.id(), "container")
-    wanted = read(tables.CLONE, ask.body)
+    row, _ = _own(platform, request)
+    wanted = read(tables.CLONE, request.body)
     given = {**_before(row), "hidden": bool(row["hidden"])}
     given["name"] = f"Clone of Script {row['id']} {row['name']}"
     for flag, name in (("Schedule", "schedule"), ("Triggers", "parentId")):
@@ -56,67 +88,18 @@ def clone_container(site: Site, ask: Ask) -> Reply:
             del given[name]
     if not wanted.get("cloneNotifications"):
         del given["notifications"]
-    return Reply(201, documents.container(site, _add(site, "container", tables.CONTAINER, given)))
+    return Reply(
+        201, documents.container(platform, _add(platform, "container", tables.CONTAINER, given))
+    )
 
 
-def archive(kind: str) -> Any:
-    """Return the endpoint PUT /scripts/{kind}/{id}/archive."""
-    show = documents.container if kind == "container" else documents.custom
-
-    def put_archive(site: Site, ask: Ask) -> Reply:
-        row = documents.job_row(site, ask.id(), kind)
-        status = read(tables.ARCHIVE, ask.body)["status"]
-        site.store.update("scripts", row["id"], archived=status, updated_at=site.now())
-        return Reply(200, show(site, documents.job_row(site, row["id"])))
-
-    return put_archive
-
-
-def delete(kind: str) -> Any:
-    """Return the endpoint DELETE /scripts/{kind}/{id}, the older spelling of archive."""
-
-    def delete_script(site: Site, ask: Ask) -> Reply:
-        row = documents.job_row(site, ask.id(), kind)
-        site.store.update("scripts", row["id"], archived=True, updated_at=site.now())
-        return Reply(204)
-
-    return delete_script
-
-
-def create_custom(site: Site, ask: Ask) -> Reply:
-    """POST /scripts/custom."""
-    given = read({**tables.CUSTOM, **tables.HIDDEN, **tables.FROM_TEMPLATE}, ask.body)
-    template = _template_row(site, given["fromTemplateId"])
-    row = _add(site, "custom", tables.CUSTOM, given, template)
-    return Reply(201, documents.custom(site, row))
-
-
-def get_custom(site: Site, ask: Ask) -> Reply:
-    """GET /scripts/custom/{id}."""
-    return Reply(200, documents.custom(site, documents.job_row(site, ask.id(), "custom")))
-
-
-def put_custom(site: Site, ask: Ask) -> Reply:
-    """PUT /scripts/custom/{id}: what is not given is reset."""
-    row = documents.job_row(site, ask.id(), "custom")
-    row = _change(site, row, tables.CUSTOM, {}, read(tables.CUSTOM, ask.body))
-    return Reply(200, documents.custom(site, row))
-
-
-def patch_custom(site: Site, ask: Ask) -> Reply:
-    """PATCH /scripts/custom/{id}: what is not given stays."""
-    row = documents.job_row(site, ask.id(), "custom")
-    row = _change(site, row, tables.CUSTOM, _before(row), read(tables.CUSTOM, ask.body))
-    return Reply(200, documents.custom(site, row))
-
-
-def create_template(site: Site, ask: Ask) -> Reply:
+def create_template(platform: Platform, request: ApiRequest) -> Reply:
     """POST /templates/scripts: publish a container script."""
-    given = merge(tables.TEMPLATE, {}, read(tables.TEMPLATE, ask.body))
-    if site.store.one(_SCRIPT_OF_KIND, given["scriptId"], "container") is None:
+    given = merge(tables.TEMPLATE, {}, read(tables.TEMPLATE, request.body))
+    if platform.store.one(_SCRIPT_OF_KIND, given["scriptId"], "container") is None:
         raise refuse("scriptId does not name a container script")
-    now = site.now()
-    key = site.store.insert(
+    now = platform.now()
+    key = platform.store.insert(
         "templates",
         script_id=given["scriptId"],
         name=given["name"],
@@ -127,23 +110,23 @@ def create_template(site: Site, ask: Ask) -> Reply:
         created_at=now,
         updated_at=now,
     )
-    site.store.update("scripts", given["scriptId"], published_as=key, updated_at=now)
-    return Reply(201, documents.template(site, _template_row(site, key)))
+    platform.store.update("scripts", given["scriptId"], published_as=key, updated_at=now)
+    return Reply(201, documents.template(platform, _template_row(platform, key)))
 
 
-def get_template(site: Site, ask: Ask) -> Reply:
+def get_template(platform: Platform, request: ApiRequest) -> Reply:
     """GET /templates/scripts/{id}."""
-    row = site.store.one("SELECT * FROM templates WHERE id = ?", ask.id())
+    row = platform.store.one("SELECT * FROM templates WHERE id = ?", request.id())
     if row is None:
-        raise not_found(f"The template with id {ask.id()}")
-    return Reply(200, documents.template(site, row))
+        raise not_found(f"The template with id {request.id()}")
+    return Reply(200, documents.template(platform, row))
 
 
 _SCRIPT_OF_KIND = "SELECT 1 FROM scripts WHERE id = ? AND kind = ?"
 
 
-def _template_row(site: Site, key: int) -> Row:
-    row = site.store.one("SELECT * FROM templates WHERE id = ?", key)
+def _template_row(platform: Platform, key: int) -> Row:
+    row = platform.store.one("SELECT * FROM templates WHERE id = ?", key)
     if row is None:
         raise refuse("fromTemplateId does not name a template")
     return row
@@ -154,12 +137,16 @@ def _before(row: Row) -> dict[str, Any]:
 
 
 def _add(
-    site: Site, kind: str, table: Table, given: Mapping[str, Any], template: Row | None = None
+    platform: Platform,
+    kind: str,
+    table: Table,
+    given: Mapping[str, Any],
+    template: Row | None = None,
 ) -> Row:
-    doc = _checked(site, table, {}, given, template)
-    now = site.now()
-    with site.store.transaction():
-        key = site.store.insert(
+    doc = _checked(platform, table, {}, given, template)
+    now = platform.now()
+    with platform.store.transaction():
+        key = platform.store.insert(
             "scripts",
             kind=kind,
             name=doc["name"] or "",
@@ -172,24 +159,24 @@ def _add(
         )
         if not doc["name"]:
             named = f"Script #{key}" if template is None else f"{template['name']} #{key}"
-            site.store.update("scripts", key, name=named)
-    return documents.job_row(site, key)
+            platform.store.update("scripts", key, name=named)
+    return documents.job_row(platform, key)
 
 
 def _change(
-    site: Site, row: Row, table: Table, old: Mapping[str, Any], given: Mapping[str, Any]
+    platform: Platform, row: Row, table: Table, old: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Row:
-    template, _ = documents.backing(site, row)
-    doc = _checked(site, table, old, given, template)
-    site.store.update(
+    template, _ = documents.backing(platform, row)
+    doc = _checked(platform, table, old, given, template)
+    platform.store.update(
         "scripts",
         row["id"],
         name=doc["name"] or f"Script #{row['id']}",
         parent_id=doc["parentId"],
         doc=_packed(doc),
-        updated_at=site.now(),
+        updated_at=platform.now(),
     )
-    return documents.job_row(site, row["id"])
+    return documents.job_row(platform, row["id"])
 
 
 def _packed(doc: Mapping[str, Any]) -> str:
@@ -197,7 +184,7 @@ def _packed(doc: Mapping[str, Any]) -> str:
 
 
 def _checked(
-    site: Site,
+    platform: Platform,
     table: Table,
     old: Mapping[str, Any],
     given: Mapping[str, Any],
@@ -210,10 +197,10 @@ def _checked(
         if doc["dockerImageName"] and not doc["dockerImageTag"]:
             doc["dockerImageTag"] = "latest"  # the Platform fills in a tag too
     else:
-        params = document(documents.job_row(site, template["script_id"]))["params"]
+        params = document(documents.job_row(platform, template["script_id"]))["params"]
     problems = [*_param_problems(params), *_argument_problems(params, doc["arguments"])]
     parent = doc["parentId"]
-    if parent is not None and not site.store.one("SELECT 1 FROM scripts WHERE id = ?", parent):
+    if parent is not None and not platform.store.one("SELECT 1 FROM scripts WHERE id = ?", parent):
         problems.append("parentId does not name a job")
     if problems:
         raise refuse(*problems)

@@ -1,1 +1,1 @@
-"""What goes wrong when it is told to: the words for it, who meets it, what happens then."""
+"""Faults: their description, which requests and runs meet them, and what then happens."""

@@ -1,7 +1,7 @@
 """What a fault does to one request on its way: in place of the answer, or to the answer.
 
-Of HTTP this room knows bodies and connections, of the platform nothing; which request meets which
-fault is decided in `rules`.
+It knows HTTP's bodies and connections, and nothing of the platform; which request meets which fault
+is decided in `rules`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from .words import Fault
 
 PAGE = "<!DOCTYPE html>\n<html><body><h1>Down for maintenance</h1></body></html>\n"
 TRANSPORT = "transport"
-EVERY_BYTE = 1_000  # of a corrupt body, one byte in so many is another one
 
 
 class OpenConnection(H11Protocol):
@@ -96,7 +95,7 @@ def _refusal(status: int, retry_after: float | str | None) -> Response:
 
 
 def _asking(response: Response, retry_after: float | str | None) -> Response:
-    """With a ``Retry-After``: whole seconds, as HTTP wants them, or what somebody wants to see."""
+    """Add a ``Retry-After``: whole seconds, as HTTP has them, or the text that the fault gives."""
     if isinstance(retry_after, float | int) and math.isfinite(retry_after):
         retry_after = math.ceil(retry_after)
     if retry_after is not None:
@@ -110,8 +109,8 @@ class _Spoiled:
     def __init__(self, fault: Fault, app: ASGIApp) -> None:
         self._fault = fault
         self._app = app
-        self._sent = 0
-        self._room = 0
+        self._sent = 0  # bytes of the body so far
+        self._room = 0  # bytes of it that are sent before the cut
         self._over = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,8 +148,9 @@ class _Spoiled:
         await send({**message, "body": b""})
 
     def _other(self, body: bytes) -> bytes:
+        """Change the first of every 1,000 bytes of the whole body."""
         changed = bytearray(body)
-        for index in range(-self._sent % EVERY_BYTE, len(changed), EVERY_BYTE):
+        for index in range(-self._sent % 1_000, len(changed), 1_000):
             changed[index] ^= 0x80
         self._sent += len(body)
         return bytes(changed)

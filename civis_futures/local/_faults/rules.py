@@ -19,14 +19,14 @@ from .words import BEFORE_THE_START, LINK, LISTS_ONLY, Fault, fits
 
 @dataclasses.dataclass(eq=False)
 class Rule:
-    """A fault that was added, and its books."""
+    """A fault that was added, and how often it matched and happened."""
 
     fault: Fault
-    number: int  # its place among all that were ever added
+    number: int  # its place among all faults that were ever added; chance depends on it
     removed: bool = False
-    seen: int = 0  # requests, runs or lines that matched
-    chosen: int = 0  # those that are to meet it
-    hits: int = 0  # those that did: a run may end before it is struck
+    seen: int = 0  # how many requests, runs or lines matched
+    chosen: int = 0  # how many of these are to meet the fault
+    hits: int = 0  # how many did; a run may end before its fault is due
 
     def choose(self, seed: int) -> bool:
         """Count one that matches, and tell whether it is to meet the fault."""
@@ -51,7 +51,9 @@ class Rules:
         self._seed = seed
         self._rules: list[Rule] = []
         self._added = 0
-        self._outage: tuple[Rule, float] | None = None  # and until when
+        self._outage: tuple[Rule, float] | None = (
+            None  # and the time (monotonic, s) at which it ends
+        )
 
     def add(self, faults: Iterable[Fault]) -> list[Rule]:
         """Put these behind those that are there."""
@@ -63,7 +65,7 @@ class Rules:
         return new
 
     def remove(self, faults: Iterable[Fault] | None) -> None:
-        """Take away those that are equal to one of these, or all; their books stay."""
+        """Take away those that are equal to one of these, or all; their counts stay."""
         gone = None if faults is None else list(faults)
         for rule in self._rules:
             if gone is None or rule.fault in gone:
@@ -78,8 +80,8 @@ class Rules:
             self._added += 1
 
     @property
-    def listening(self) -> bool:
-        """Whether anything depends on what runs say."""
+    def reads_output(self) -> bool:
+        """Whether a fault depends on what runs print."""
         return any(rule.fault.says is not None and not rule.removed for rule in self._rules)
 
     @property
@@ -90,8 +92,8 @@ class Rules:
     def _clocks(self) -> list[Rule]:
         return [r for r in self._rules if r.fault.kind == "clock" and not r.removed]
 
-    def told(self) -> list[dict[str, Any]]:
-        """Return the books, as JSON."""
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return each fault with its counts."""
         return [
             {"fault": r.fault.to_json(), "removed": r.removed, "seen": r.seen, "hits": r.hits}
             for r in self._rules
@@ -128,10 +130,10 @@ class Rules:
         return rule.fault
 
     def of_run(self, script: str) -> Rule | None:
-        """Return the rule of the fault that a new run meets; who strikes it counts the hit."""
+        """Return the rule of the fault that a new run meets; the hit is counted when it happens."""
         return self._first(lambda fault: fault.says is None and _suits(fault, script))
 
-    def of_words(self, script: str, texts: Iterable[str]) -> Rule | None:
+    def of_output(self, script: str, texts: Iterable[str]) -> Rule | None:
         """Return the rule of the fault that a run meets for what it has just printed."""
         found = (self._first(partial(_says, text, script)) for text in texts)
         return next(filter(None, found), None)

@@ -1,1 +1,1 @@
-"""Runs as processes of this machine: started, metered, struck by faults, ended for certain."""
+"""Runs as processes of this machine: started, measured, met by faults, ended for certain."""

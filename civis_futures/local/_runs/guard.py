@@ -1,4 +1,4 @@
-"""A process that outlives the server by a moment: when the server is gone, it ends the runs.
+"""A process beside the server: when the server dies, it ends the runs, and then itself.
 
 It is started as a script of its own, with the standard library only, and learns the process groups
 of the runs through its standard input. End of input without a goodbye means that the server died.
@@ -56,7 +56,7 @@ def main() -> None:
     first = sys.stdin.readline()
     if not first:
         return
-    told = json.loads(first)
+    settings = json.loads(first)
     groups: set[int] = set()
     for line in sys.stdin:
         word, _, group = line.strip().partition(" ")
@@ -68,9 +68,9 @@ def main() -> None:
             groups.discard(int(group))
     for left in groups:
         kill_group(left)
-    kill_marked(told["mark"])
-    if told["remove"]:
-        shutil.rmtree(told["remove"], ignore_errors=True)
+    kill_marked(settings["mark"])
+    if settings["remove"]:
+        shutil.rmtree(settings["remove"], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 from .._api import documents
 from .._api.files import download_url
 from .._settings import KEY_VARIABLE
-from .._site import Site
+from .._state import Platform
 from .._storage.links import DOWNLOAD_SECONDS
 
 LOCALE = "C.UTF-8" if sys.platform.startswith("linux") else "en_US.UTF-8"
@@ -33,12 +33,12 @@ class LaunchPlan:
     notes: tuple[str, ...]  # for the log: what this platform does not do
 
 
-def plan(site: Site, run_id: int) -> LaunchPlan:
+def plan(platform: Platform, run_id: int) -> LaunchPlan:
     """Return what to start for a run, by its script as it is now."""
-    row = site.store.one("SELECT script_id FROM runs WHERE id = ?", run_id)
+    row = platform.store.one("SELECT script_id FROM runs WHERE id = ?", run_id)
     assert row is not None
-    job = documents.job_row(site, row["script_id"])
-    doc = documents.effective(site, job)
+    job = documents.job_row(platform, row["script_id"])
+    doc = documents.effective(platform, job)
     notes = []
     if doc["repoHttpUri"]:
         notes.append(f"The local platform does not clone {doc['repoHttpUri']}: there is no /app.")
@@ -46,12 +46,12 @@ def plan(site: Site, run_id: int) -> LaunchPlan:
         job_id=job["id"],
         command=doc["dockerCommand"],
         environment={
-            **site.settings.environment,
-            **dict(_variables(site, doc)),
+            **platform.settings.environment,
+            **dict(_variables(platform, doc)),
             "CIVIS_JOB_ID": str(job["id"]),
             "CIVIS_RUN_ID": str(run_id),
             # Not so on the Platform: there the default address is the right one.
-            "CIVIS_API_ENDPOINT": f"http://{site.api_host}",
+            "CIVIS_API_ENDPOINT": f"http://{platform.api_host}",
         },
         cpu=doc["requiredResources"]["cpu"],
         memory=doc["requiredResources"]["memory"],
@@ -73,7 +73,7 @@ def surroundings(folder: str, key: str) -> dict[str, str]:
     }
 
 
-def _variables(site: Site, doc: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _variables(platform: Platform, doc: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Give each param that has a value as the variables that the Platform makes of it."""
     for param in doc["params"]:
         name = param["name"].upper()
@@ -96,7 +96,7 @@ def _variables(site: Site, doc: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             if kind == "string":
                 yield f"{name}_SHELL_ESCAPED", shlex.quote(_text(value))
             if kind == "file":
-                url = _file_url(site, value)
+                url = _file_url(platform, value)
                 if url is not None:
                     yield f"{name}_URL", url
 
@@ -107,6 +107,10 @@ def _text(value: Any) -> str:
     return json.dumps(value)  # true, 1.5, and lists as the Platform's own JSON
 
 
-def _file_url(site: Site, key: Any) -> str | None:
-    row = site.store.one("SELECT * FROM files WHERE id = ?", str(key))
-    return None if row is None else download_url(site, row, site.now() + DOWNLOAD_SECONDS, "worker")
+def _file_url(platform: Platform, key: Any) -> str | None:
+    row = platform.store.one("SELECT * FROM files WHERE id = ?", str(key))
+    return (
+        None
+        if row is None
+        else download_url(platform, row, platform.now() + DOWNLOAD_SECONDS, "worker")
+    )

@@ -1,4 +1,4 @@
-"""How much memory and processor the process trees of the runs use; looked at from a thread.
+"""How much memory and processor the process trees of the runs use; measured in a thread.
 
 Memory is the resident set summed over the tree, which counts shared pages more than once. So where
 the sum passes the limit, the proportional set (Linux) or the unique set is asked for, which costs
@@ -21,23 +21,23 @@ MEGABYTE = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What one look at one tree found."""
+    """One measurement of one process tree."""
 
     processes: tuple[psutil.Process, ...]
     memory: float  # MB
-    cpu_seconds: float
-    over: bool
+    cpu_seconds: float  # used so far by the processes that live
+    over: bool  # whether the memory is more than the run may use
 
 
 def kill_seen(processes: Iterable[psutil.Process]) -> None:
-    """Kill processes that a look has found; psutil knows whether a pid has passed to another."""
+    """Kill processes that were measured; psutil notices if a pid belongs to another one by now."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
 
 
 def session_members(leader: int) -> list[int]:
-    """Return who is in a session, the leader not included."""
+    """Return the pids in a session, without the leader's."""
     found = []
     for pid in psutil.pids():
         try:
@@ -49,7 +49,7 @@ def session_members(leader: int) -> list[int]:
 
 
 def measure(limits: Mapping[int, int]) -> tuple[dict[int, Sample], float]:
-    """Look at the trees below some session leaders; also return how long the look took.
+    """Measure the trees below some session leaders; also return the seconds that this took.
 
     `limits` gives the MB that each leader's tree may use.
     """
@@ -69,7 +69,7 @@ def measure(limits: Mapping[int, int]) -> tuple[dict[int, Sample], float]:
 def _relations() -> Iterator[tuple[int, int, int]]:
     """Return (pid, parent, session) of every process.
 
-    By hand on Linux: psutil reads three files for what is in one, and this is most of a look.
+    By hand on Linux: psutil reads three files for what is in one, and this is most of the cost.
     """
     if not sys.platform.startswith("linux"):
         for process in psutil.process_iter(["ppid"]):

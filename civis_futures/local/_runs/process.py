@@ -18,10 +18,9 @@ from collections.abc import Callable, Mapping
 from .guard import kill_group
 from .meter import Sample, kill_seen, session_members
 
-Line = tuple[float, str, str]  # when, level, message
+Line = tuple[float, str, str]  # seconds since the epoch, level, message
 
-LONGEST_LINE = 32_768  # characters; a longer one is cut
-READ_BYTES = 65_536
+LONGEST_LINE = 32_768  # characters; a longer one becomes several
 
 
 class OutputPipe:
@@ -39,7 +38,7 @@ class OutputPipe:
 
     def _ready(self) -> None:
         try:
-            data = os.read(self._descriptor, READ_BYTES)
+            data = os.read(self._descriptor, 65_536)
         except BlockingIOError:
             return
         if data:
@@ -97,7 +96,7 @@ class RunProcess:
         self.exit_code: int | None = None
         self.cpu_seconds = 0.0
         self.own_memory = 0.0  # MB; the largest single process, by the kernel's account
-        self.sample: Sample | None = None  # what the meter saw last
+        self.sample: Sample | None = None  # the meter's last measurement
         self._popen = subprocess.Popen(
             ["sh", "-c", command],
             cwd=folder,
@@ -134,20 +133,20 @@ class RunProcess:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
-        told: set[int] = set()
+        done: set[int] = set()
         # Again, while one that was not stopped yet has just started another.
-        while new := {self.pid, *session_members(self.pid)} - told:
+        while new := {self.pid, *session_members(self.pid)} - done:
             if self.exit_code is not None:
-                return  # the pids may be somebody else's by now
+                return  # the pids may belong to other processes by now
             for pid in new:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
-            told |= new
+            done |= new
 
     def kill(self) -> None:
-        """End the group, and whoever left it but not the session or the tree."""
+        """End the group, and processes that left it but not the session or the tree."""
         if self.exit_code is not None:
-            return  # the pid may be somebody else's by now
+            return  # the pid may belong to another process by now
         kill_group(self.pid)
         for pid in session_members(self.pid):
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -156,15 +155,16 @@ class RunProcess:
             kill_seen(self.sample.processes)
 
     def pids(self) -> list[int]:
-        """Return the command's pid and those below it, as the meter saw them last."""
+        """Return the command's pid and those below it, as the meter found them last."""
         seen = () if self.sample is None else self.sample.processes
         return sorted({self.pid, *(process.pid for process in seen)})
 
     def reap(self) -> bool:
-        """Return whether the command has ended; if so, end what is left of it, and keep the books.
+        """Return whether the command has ended; if so, end what is left of it, and note its usage.
 
-        The leader is looked at before it is reaped: until then nobody else can have its pid, so
-        the signals hit the right group. (Before 3.13, Python on macOS cannot look without reaping.)
+        The leader is looked at before it is reaped: until then its pid is that of no other process,
+        so the signals hit the right group. (Before 3.13, Python on macOS cannot look at it without
+        reaping it.)
         """
         if self.exit_code is not None:
             return True
@@ -191,7 +191,7 @@ class RunProcess:
         self.own_memory = usage.ru_maxrss / unit if usage.ru_maxrss > ours else 0.0
 
     def close(self) -> None:
-        """Let go of the pipes, whoever may still hold their other ends."""
+        """Close the pipes, even if a process still holds their other ends."""
         for pipe in self.pipes:
             pipe.drain()
             pipe.close()

@@ -1,8 +1,8 @@
-"""Who runs what, when: the queue, the capacity, and each run's way from queued to its end.
+"""The queue of runs, the capacity of the platform, and each run's way from queued to its end.
 
-Everything here happens on the event loop's thread, which owns all of it; only the meter's look at
-the system (`meter.measure`) happens in another thread, and that shares nothing. Processes are
-reaped on SIGCHLD; no thread waits for a run, and nothing polls while nothing runs.
+All of it happens on the event loop's thread, but for measurements (`meter.measure`), which share
+nothing. Processes are reaped on SIGCHLD; no thread waits for a run, and nothing polls while nothing
+runs.
 """
 
 from __future__ import annotations
@@ -23,26 +23,21 @@ from .._api.runs import begin
 from .._faults.rules import Rule
 from .._faults.words import Fault
 from .._schema.exchange import ApiError
-from .._site import Site
+from .._state import Platform
 from .guard import kill_marked
-from .guard_line import GuardLine
+from .guard_process import GuardProcess
 from .launch import LaunchPlan, plan, surroundings
 from .meter import Sample, measure
 from .private import make as make_private
 from .private import may_install
 from .process import Line, RunProcess
-from .strikes import Strikes
+from .run_faults import RunFaults
 
-FLUSH_SECONDS = 0.05  # lines are gathered this long
-FLUSH_LINES = 2_000
-GRACE_SECONDS = 0.25  # for the last output, when somebody out of reach holds the pipe
-FOR_EVER = 10 * 365 * 24 * 3600.0
-METER_SECONDS = 0.12
-METER_SHARE = 10  # the meter sleeps at least this many times as long as it works
+METER_SECONDS = 0.12  # between two measurements, at least
 
 
 @dataclasses.dataclass
-class Active:
+class ActiveRun:
     """One run that has a process."""
 
     run_id: int
@@ -50,78 +45,78 @@ class Active:
     key: str
     folder: str
     process: RunProcess | None = None
-    lines: list[Line] = dataclasses.field(default_factory=list)
+    lines: list[Line] = dataclasses.field(default_factory=list)  # not in the store yet
     flushing: asyncio.TimerHandle | None = None
     cancelled: bool = False
     out_of_memory: bool = False
     node_lost: bool = False
     restarts: bool = False
-    max_memory: float = 0.0
-    max_cpu: float = 0.0
-    last_look: tuple[float, float] | None = None  # when, seconds of cpu
+    max_memory: float = 0.0  # MB
+    max_cpu: float = 0.0  # cores
+    measured: tuple[float, float] | None = None  # time (monotonic, s), seconds of CPU until then
 
 
 class Runner:
-    """The machine behind the API. Runs have the file mode mask `umask`."""
+    """Runs the containers. What they write has the file mode mask `umask`."""
 
-    def __init__(self, site: Site, guard: GuardLine, umask: int) -> None:
-        self._site = site
+    def __init__(self, platform: Platform, guard: GuardProcess, umask: int) -> None:
+        self._platform = platform
         self._umask = umask
         self._guard = guard
-        self._delayed: dict[int, asyncio.TimerHandle] = {}
-        self._waiting: collections.deque[int] = collections.deque()
-        self._active: dict[int, Active] = {}
+        self._delayed: dict[int, asyncio.TimerHandle] = {}  # queued, before their `start_delay`
+        self._waiting: collections.deque[int] = collections.deque()  # queued, for room
+        self._active: dict[int, ActiveRun] = {}
         self._loop = asyncio.get_running_loop()
-        self._started = 0
+        self._started = 0  # how many processes; a run that is restarted has several
         self._metering = False
-        self._filling = False
+        self._start_due = False
         self._closed = False
-        self._strikes = Strikes(site, self._strike)
+        self._faults = RunFaults(platform, self._apply_fault)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
     # What the API asks.
 
     def queue(self, run_id: int) -> None:
         """Take a new run; it starts when its delay is over and there is room, first come first."""
-        self._strikes.queued(run_id)
+        self._faults.run_queued(run_id)
         self._wait_for_start(run_id)
 
     def _wait_for_start(self, run_id: int) -> None:
-        delay = self._site.settings.start_delay
+        delay = self._platform.settings.start_delay
         if delay > 0:
-            self._delayed[run_id] = self._loop.call_later(delay, self._ripe, run_id)
+            self._delayed[run_id] = self._loop.call_later(delay, self._delay_over, run_id)
         else:
-            self._ripe(run_id)
+            self._delay_over(run_id)
 
     def cancel(self, run_id: int) -> None:
         """End a run: at once if it waits; else TERM, and KILL after its `cancelTimeout`."""
-        now = self._site.now()
+        now = self._platform.now()
         active = self._active.get(run_id)
-        self._site.store.update("runs", run_id, cancel_requested=True, updated_at=now)
+        self._platform.store.update("runs", run_id, cancel_requested=True, updated_at=now)
         if active is None:
             timer = self._delayed.pop(run_id, None)
             if timer is not None:
                 timer.cancel()
             else:
                 self._waiting.remove(run_id)
-            self._strikes.ended(run_id)
-            self._site.store.update("runs", run_id, state="cancelled", finished_at=now)
-            self._fill_soon()
+            self._faults.run_ended(run_id)
+            self._platform.store.update("runs", run_id, state="cancelled", finished_at=now)
+            self._start_soon()
         elif active.process is not None and not active.cancelled:
             active.cancelled = active.restarts or active.process.exit_code is None
             active.process.terminate()
             self._loop.call_later(active.launch.cancel_timeout, active.process.kill)
 
-    def meet(self, rules: list[Rule]) -> None:
-        """Let the runs that there are meet faults that were just added."""
-        self._strikes.added(rules, [*self._delayed, *self._waiting], self._active)
+    def add_faults(self, rules: list[Rule]) -> None:
+        """Let the runs that there are meet new faults."""
+        self._faults.rules_added(rules, [*self._delayed, *self._waiting], self._active)
 
     def flush(self, run_id: int) -> None:
         """Write what a run has printed so far."""
         active = self._active.get(run_id)
         if active is not None and active.lines:
             lines, active.lines = active.lines, []
-            self._site.store.add_logs(run_id, lines)
+            self._platform.store.add_logs(run_id, lines)
 
     def queued(self) -> int:
         """Return how many runs wait."""
@@ -137,46 +132,48 @@ class Runner:
 
     # From queued to running.
 
-    def _ripe(self, run_id: int) -> None:
+    def _delay_over(self, run_id: int) -> None:
         self._delayed.pop(run_id, None)
         self._waiting.append(run_id)
-        self._fill_soon()
+        self._start_soon()
 
-    def _fill_soon(self) -> None:
+    def _start_soon(self) -> None:
         """Start runs from the loop, one at a time, so that requests pass in between."""
-        if not self._filling:
-            self._filling = True
-            self._loop.call_soon(self._fill)
+        if not self._start_due:
+            self._start_due = True
+            self._loop.call_soon(self._start_next)
 
-    def _fill(self) -> None:
-        self._filling = False
+    def _start_next(self) -> None:
+        self._start_due = False
         if self._closed or not self._waiting:
             return
-        launch = plan(self._site, self._waiting[0])
+        launch = plan(self._platform, self._waiting[0])
         if not self._fits(launch):
             return
         run_id = self._waiting.popleft()
-        befallen = self._strikes.before_start(run_id)
-        if befallen == "stay_queued":
-            self._delayed[run_id] = self._loop.call_later(FOR_EVER, self._ripe, run_id)
-        elif befallen == "no_image":
+        fault = self._faults.instead_of_start(run_id)
+        if fault == "stay_queued":
+            # Ten years from now, unless it is cancelled before.
+            for_ever = 10 * 365 * 24 * 3600.0
+            self._delayed[run_id] = self._loop.call_later(for_ever, self._delay_over, run_id)
+        elif fault == "no_image":
             self._fail_unstarted(run_id)
         else:
             self._start(run_id, launch)
-        self._fill_soon()
+        self._start_soon()
 
     def _fail_unstarted(self, run_id: int) -> None:
-        now = self._site.now()
+        now = self._platform.now()
         lines = ("Error on job: The Docker image could not be pulled.", "Failed")
-        self._site.store.add_logs(run_id, [(now, "error", line) for line in lines])
-        self._site.store.update("runs", run_id, state="failed", finished_at=now, updated_at=now)
-        self._strikes.ended(run_id)
+        self._platform.store.add_logs(run_id, [(now, "error", line) for line in lines])
+        self._platform.store.update("runs", run_id, state="failed", finished_at=now, updated_at=now)
+        self._faults.run_ended(run_id)
 
     def _fits(self, launch: LaunchPlan) -> bool:
-        """Tell whether there is room; who wants more than there is runs when nobody else does."""
+        """Return whether there is room; a run that asks for more than there is runs alone."""
         if not self._active:
             return True
-        settings = self._site.settings
+        settings = self._platform.settings
         running = [active.launch for active in self._active.values()]
         cpu = launch.cpu + sum(other.cpu for other in running)
         memory = launch.memory + sum(other.memory for other in running)
@@ -184,12 +181,12 @@ class Runner:
         return enough and cpu <= settings.capacity_millicores()
 
     def _start(self, run_id: int, launch: LaunchPlan) -> None:
-        now = self._site.now()
-        self._site.store.update("runs", run_id, state="running", started_at=now, updated_at=now)
-        # Each life of a run has a folder of its own: that of the last one is removed meanwhile.
+        now = self._platform.now()
+        self._platform.store.update("runs", run_id, state="running", started_at=now, updated_at=now)
+        # A new folder each time the run is started: that of the time before is being removed.
         self._started += 1
-        folder = os.path.join(self._site.store.work, f"run-{run_id}-{self._started}")
-        active = Active(run_id, launch, self._site.keys.for_run(run_id), folder)
+        folder = os.path.join(self._platform.store.work, f"run-{run_id}-{self._started}")
+        active = ActiveRun(run_id, launch, self._platform.keys.for_run(run_id), folder)
         self._active[run_id] = active
         self._note(active, [("info", note) for note in launch.notes])
         try:
@@ -209,37 +206,37 @@ class Runner:
             self._finish(active, None)
             return
         self._guard.started(active.process.pid)
-        self._strikes.started(run_id)
+        self._faults.run_started(run_id)
         self._meter_soon(METER_SECONDS)
 
-    def _environment(self, active: Active, command: str) -> dict[str, str]:
+    def _environment(self, active: ActiveRun, command: str) -> dict[str, str]:
         """The variables of a run; one that may install something gets a Python of its own."""
         found = surroundings(active.folder, active.key)
         if may_install(command):
-            commands = Path(self._site.store.work, "commands")
+            commands = Path(self._platform.store.work, "commands")
             found |= make_private(Path(_own_python(active)), commands, found["PATH"])
         return {**found, **active.launch.environment}
 
     # While it runs.
 
-    def _gather(self, active: Active, lines: list[Line]) -> None:
-        ahead = self._site.rules.ahead
+    def _gather(self, active: ActiveRun, lines: list[Line]) -> None:
+        ahead = self._platform.rules.ahead
         active.lines += [(when + ahead, level, text) for when, level, text in lines]
-        self._strikes.said(active.run_id, lines)
-        if len(active.lines) >= FLUSH_LINES:
+        self._faults.run_printed(active.run_id, lines)
+        if len(active.lines) >= 2_000:
             self.flush(active.run_id)
         elif active.flushing is None:
-            active.flushing = self._loop.call_later(FLUSH_SECONDS, self._flush_due, active)
+            active.flushing = self._loop.call_later(0.05, self._flush_due, active)
 
-    def _flush_due(self, active: Active) -> None:
+    def _flush_due(self, active: ActiveRun) -> None:
         active.flushing = None
         self.flush(active.run_id)
 
-    def _note(self, active: Active, lines: list[tuple[str, str]]) -> None:
+    def _note(self, active: ActiveRun, lines: list[tuple[str, str]]) -> None:
         """Write the platform's own lines, after all that the run printed."""
         self.flush(active.run_id)
-        now = self._site.now()
-        self._site.store.add_logs(active.run_id, [(now, *line) for line in lines])
+        now = self._platform.now()
+        self._platform.store.add_logs(active.run_id, [(now, *line) for line in lines])
 
     def _meter_soon(self, seconds: float) -> None:
         if not self._metering:
@@ -256,40 +253,40 @@ class Runner:
         if not limits or self._closed:
             return
         self._metering = True
-        look = self._loop.run_in_executor(None, measure, limits)
-        look.add_done_callback(self._measured)
+        measurement = self._loop.run_in_executor(None, measure, limits)
+        measurement.add_done_callback(self._measured)
 
-    def _measured(self, look: asyncio.Future[tuple[dict[int, Sample], float]]) -> None:
+    def _measured(self, measurement: asyncio.Future[tuple[dict[int, Sample], float]]) -> None:
         self._metering = False
-        if self._closed or look.cancelled():
+        if self._closed or measurement.cancelled():
             return
         pause = METER_SECONDS
-        error = look.exception()
+        error = measurement.exception()
         if error is None:
-            samples, cost = look.result()
-            pause = max(METER_SECONDS, METER_SHARE * cost)
+            samples, cost = measurement.result()
+            pause = max(METER_SECONDS, 10 * cost)  # at most a tenth of the time is spent on it
             for active in list(self._active.values()):
                 process = active.process
                 if process is not None and process.exit_code is None and process.pid in samples:
-                    self._look(active, process, samples[process.pid])
+                    self._note_sample(active, process, samples[process.pid])
         else:
             print(f"The meter failed: {error!r}", file=sys.stderr)
         self._meter_soon(pause)
 
-    def _look(self, active: Active, process: RunProcess, sample: Sample) -> None:
+    def _note_sample(self, active: ActiveRun, process: RunProcess, sample: Sample) -> None:
         now = time.monotonic()
         process.sample = sample
         active.max_memory = max(active.max_memory, sample.memory)
-        if active.last_look is not None:
-            then, before = active.last_look
+        if active.measured is not None:
+            then, before = active.measured
             active.max_cpu = max(active.max_cpu, (sample.cpu_seconds - before) / (now - then))
-        active.last_look = now, sample.cpu_seconds
+        active.measured = now, sample.cpu_seconds
         if sample.over and not active.out_of_memory:
             active.out_of_memory = True
             process.kill()
 
-    def _strike(self, fault: Fault, run_id: int) -> bool:
-        """Let a fault happen to a run; not to one that has ended already."""
+    def _apply_fault(self, fault: Fault, run_id: int) -> bool:
+        """Let a fault happen to a run, unless that has ended; return whether it did."""
         kind = fault.kind
         running = {
             active.run_id: (active, active.process)
@@ -324,11 +321,12 @@ class Runner:
                 self._guard.ended(process.pid)
                 for pipe in process.pipes:
                     pipe.drain()
-                grace = GRACE_SECONDS if any(pipe.open for pipe in process.pipes) else 0.0
+                # A process that left the session may hold a pipe: its last lines get 0.25 s.
+                grace = 0.25 if any(pipe.open for pipe in process.pipes) else 0.0
                 self._loop.call_later(grace, self._finish, active, process)
 
-    def _finish(self, active: Active, process: RunProcess | None) -> None:
-        """Write down how a run ended, and make room for the next."""
+    def _finish(self, active: ActiveRun, process: RunProcess | None) -> None:
+        """Store how a run ended, and make room for the next."""
         run_id = active.run_id
         if run_id not in self._active:
             return
@@ -340,28 +338,28 @@ class Runner:
             active.max_memory = max(active.max_memory, process.own_memory)
             active.max_cpu = max(active.max_cpu, process.cpu_seconds / wall)
         self.flush(run_id)
-        self._strikes.ended(run_id)
+        self._faults.run_ended(run_id)
         del self._active[run_id]
-        self._site.keys.forget(active.key)
+        self._platform.keys.forget(active.key)
         if active.flushing is not None:
             active.flushing.cancel()
         for folder in (active.folder, _own_python(active)):
             self._loop.run_in_executor(None, _remove, folder)
         if active.restarts and not active.cancelled:
-            self._again(run_id)
+            self._requeue(run_id)
         else:
             self._write_end(active, code)
-            self._fill_soon()
+            self._start_soon()
 
-    def _again(self, run_id: int) -> None:
+    def _requeue(self, run_id: int) -> None:
         """Queue a run whose container was taken away, as if it had never started."""
-        now = self._site.now()
-        self._site.store.update("runs", run_id, state="queued", started_at=None, updated_at=now)
+        now = self._platform.now()
+        self._platform.store.update("runs", run_id, state="queued", started_at=None, updated_at=now)
         self._wait_for_start(run_id)
 
-    def _write_end(self, active: Active, code: int | None) -> None:
-        run_id, state, now = active.run_id, self._verdict(active, code), self._site.now()
-        self._site.store.update(
+    def _write_end(self, active: ActiveRun, code: int | None) -> None:
+        run_id, state, now = active.run_id, self._final_state(active, code), self._platform.now()
+        self._platform.store.update(
             "runs",
             run_id,
             state=state,
@@ -373,12 +371,12 @@ class Runner:
         if state == "succeeded":
             self._succeeded(active)
 
-    def _verdict(self, active: Active, code: int | None) -> str:
+    def _final_state(self, active: ActiveRun, code: int | None) -> str:
         """Return the final state, with the log lines that the Platform gives a failure."""
         if active.cancelled:
             return "cancelled"
         if active.node_lost:
-            return "failed"  # there is nobody left to write a line
+            return "failed"  # the node is gone, and has written nothing
         if active.out_of_memory:
             code = 137
         if code == 0:
@@ -389,18 +387,18 @@ class Runner:
         if active.out_of_memory:
             allowed = f"{active.launch.memory} MiB"
             lines.insert(0, f"Process ran out of its allowed {allowed} of memory and was killed.")
-        now = self._site.now()
-        self._site.store.add_logs(active.run_id, [(now, "error", line) for line in lines])
+        now = self._platform.now()
+        self._platform.store.add_logs(active.run_id, [(now, "error", line) for line in lines])
         return "failed"
 
-    def _succeeded(self, active: Active) -> None:
-        """Remember it, and start the jobs that wait for this one's success."""
-        store = self._site.store
+    def _succeeded(self, active: ActiveRun) -> None:
+        """Note it, and start the jobs that this one's success triggers."""
+        store = self._platform.store
         store.update("scripts", active.launch.job_id, last_success_id=active.run_id)
-        sql = f"{documents.jobs_sql(self._site)} WHERE parent_id = ? AND NOT archived"
+        sql = f"{documents.jobs_sql(self._platform)} WHERE parent_id = ? AND NOT archived"
         for row in store.all(sql, active.launch.job_id):
             try:
-                begin(self._site, row, ApiError(409, "conflict", "already active"))
+                begin(self._platform, row, ApiError(409, "conflict", "already active"))
             except ApiError as error:
                 print(f"Job {row['id']} was not triggered: {error}", file=sys.stderr)
 
@@ -418,11 +416,11 @@ class Runner:
                 active.process.close()
                 self.flush(active.run_id)
         if self._active:
-            kill_marked(self._site.keys.mark)
+            kill_marked(self._platform.keys.mark)
         self._active.clear()
 
 
-def _own_python(active: Active) -> str:
+def _own_python(active: ActiveRun) -> str:
     """Where a run's own Python is, if it has one: beside its home, which is empty at first."""
     return f"{active.folder}-python"
 

@@ -1,4 +1,4 @@
-"""One request and one answer, as the rooms of the API see them.
+"""One request and one answer, as the endpoints of the API see them.
 
 Nothing here knows the wire (that is `_api.app`) or what the answers mean.
 """
@@ -28,12 +28,12 @@ class ApiError(Exception):
 
 
 def not_found(what: str = "The requested resource") -> ApiError:
-    """Return the answer for an id that nobody has, or that is of another kind."""
+    """Return the error for an id that does not exist, or that is of another kind."""
     return ApiError(404, "not_found", f"{what} could not be found.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Ask:
+class ApiRequest:
     """A request that passed authentication."""
 
     method: str
@@ -42,13 +42,21 @@ class Ask:
     query: Mapping[str, str]  # snake_case names; a list is joined by commas
     body: Mapping[str, Any]
     origin: Origin
-    # Two ways in which a list may be wrong, for who tests against that.
-    as_of: float | None = None  # as it was then
-    moved: int = 0  # its rows have moved by so many since the first page
+    # Two faults of lists.
+    as_of: float | None = None  # the list as it was at this time (seconds since the epoch)
+    moved: int = 0  # by how many rows the pages after the first one are moved
 
     def id(self, name: str = "id") -> int:
         """Return an id from the path."""
         return self.ids[name]
+
+    @property
+    def kind(self) -> str | None:
+        """Return the kind of script that the path is for; None if it is for any kind.
+
+        A custom script's id is valid below /scripts/containers too, but not the other way round.
+        """
+        return "custom" if self.template.startswith("/scripts/custom/") else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +73,12 @@ class Reply:
 class Page:
     """Which part of a list was asked for."""
 
-    limit: int
-    number: int
-    asked: bool
-    order: str
+    limit: int  # rows in a page
+    number: int  # of this page; the first one is 1
+    asked: bool  # whether the request named a page
+    order: str  # the column to order by
     descending: bool
-    moved: int = 0
+    moved: int = 0  # by how many rows a fault moves this page
 
     def clause(self) -> str:
         """Return the SQL for this page; `order` came from a table of ours, never from outside."""

@@ -3,7 +3,7 @@
 The tables are in the API's own camelCase; a body may spell a field in camelCase or snake_case.
 A document is stored and returned under the camelCase names, so nothing is ever re-cased, and the
 user's own keys (`arguments`, names of params) pass untouched. Unknown keys are ignored. Everything
-wrong with a body is collected into one answer in the Platform's 400 form. This room knows nothing
+wrong with a body is collected into one answer in the Platform's 400 form. This module knows nothing
 of HTTP or of the store.
 """
 
@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .exchange import ApiError
-
-MAX_INTEGER = 2**63 - 1  # what the store can hold
 
 
 @functools.lru_cache(maxsize=1024)
@@ -67,7 +65,7 @@ def _integer(value: Any) -> int:
     number = int(value)
     if isinstance(value, float) and number != value:
         raise ValueError(value)
-    if abs(number) > MAX_INTEGER:
+    if abs(number) >= 2**63:  # more than the store can hold
         raise ValueError(value)
     return number
 

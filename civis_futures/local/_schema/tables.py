@@ -1,160 +1,108 @@
-"""The fields of every body that the API accepts, from the official spec, with their defaults.
+"""The fields of every body that the API accepts: names, types and what is required, from the cut of
+the official spec beside this module; defaults, bounds and choices, which no spec says, from here.
 
 Data only. What a table cannot say (a param that is required and has a default, ...) is in the
-room that uses it.
+module that uses it.
 """
 
 from __future__ import annotations
 
+import json
+from importlib import resources
+from typing import Any
+
 from .fields import Field, Table
 
-LEVELS = ("unknown", "fatal", "error", "warn", "info", "debug")
-OUTPUT_TYPES = ("File", "Table", "Report", "Project", "Credential", "JSONValue")
-PARAM_TYPES = (
-    "string",
-    "multi_line_string",
-    "integer",
-    "float",
-    "bool",
-    "file",
-    "table",
-    "database",
-    "credential_aws",
-    "credential_redshift",
-    "credential_custom",
-)
-# Names that the Platform sets itself or that would break the command (help centre).
-RESERVED_NAMES = frozenset(
-    (
-        "PATH",
-        "HOME",
-        "HOSTNAME",
-        "PWD",
-        "CIVIS_API_KEY",
-        "DATABASE",
-        "RUNNER_USER",
-        "RUNNER_USER_ID",
-    )
-)
+SPEC = resources.files(__package__).joinpath("spec.json").read_bytes()
 
-SCHEDULE: Table = {
-    "scheduled": Field("bool"),
-    "scheduledDays": Field("integers", []),
-    "scheduledHours": Field("integers", []),
-    "scheduledMinutes": Field("integers", []),
-    "scheduledRunsPerHour": Field("integer"),
-    "scheduledDaysOfMonth": Field("integers", []),
+# Names that the Platform sets itself or that would break the command (help centre).
+RESERVED_NAMES = frozenset({
+    "PATH", "HOME", "HOSTNAME", "PWD", "CIVIS_API_KEY", "DATABASE", "RUNNER_USER", "RUNNER_USER_ID",
+})  # fmt: skip
+
+_LEVELS = ("unknown", "fatal", "error", "warn", "info", "debug")
+_OUTPUT_TYPES = ("File", "Table", "Report", "Project", "Credential", "JSONValue")
+_PARAM_TYPES = (
+    "string", "multi_line_string", "integer", "float", "bool", "file", "table", "database",
+    "credential_aws", "credential_redshift", "credential_custom",
+)  # fmt: skip
+# What is true of every property of this name; or of one definition's alone, then instead of it.
+# The default is what stands in a document where nothing was given: null if not said here, and an
+# empty list or object if it is one.
+UNSAID: dict[str, dict[str, Any]] = {
+    "userContext": {"default": "runner", "choices": ("runner", "author")},
+    "CustomScriptCreateRequest.requiredResources": {"default": None},
+    "CustomScriptUpdateRequest.requiredResources": {"default": None},
+    "cpu": {"least": 2},  # millicores
+    "memory": {"least": 4},  # MB
+    "ScriptRequiredResourcesCreateRequest.diskSpace": {"default": 1.0},  # GB
+    "cancelTimeout": {"default": 0, "least": 0},  # seconds
+    "timeZone": {"default": "America/Chicago"},
+    "hidden": {"default": False},
+    "archived": {"default": False},
+    "successOn": {"default": True},
+    "failureOn": {"default": True},
+    "ScriptParamCreateRequest.type": {"choices": _PARAM_TYPES},
+    "ScriptParamCreateRequest.required": {"default": False},
+    # The spec says string; the Platform takes and gives what the param's own type is.
+    "ScriptParamCreateRequest.value": {"kind": "any"},
+    "ScriptParamCreateRequest.default": {"kind": "any"},
+    "level": {"default": "info", "choices": _LEVELS},
+    "objectType": {"choices": _OUTPUT_TYPES},
+    "numParts": {"least": 1},
+    "FilePostCreateRequest.description": {"longest": 512},  # characters
+    "FileMultipartFilePostParamsCreateRequest.description": {"longest": 512},
+    "FilePutPatchParamsPatchRequest.description": {"longest": 512},
 }
-NOTIFICATIONS: Table = {
-    "urls": Field("texts", []),
-    "successEmailSubject": Field("text"),
-    "successEmailBody": Field("text"),
-    "successEmailAddresses": Field("texts", []),
-    "successEmailFromName": Field("text"),
-    "successEmailReplyTo": Field("text"),
-    "failureEmailAddresses": Field("texts", []),
-    "stallWarningMinutes": Field("integer"),
-    "successOn": Field("bool", True),
-    "failureOn": Field("bool", True),
+_DEFINITIONS = json.loads(SPEC)["definitions"]
+_KINDS = {
+    ("string", None): "text",
+    ("string", "date-time"): "time",
+    ("integer", None): "integer",
+    ("number", "float"): "number",
+    ("boolean", None): "bool",
+    ("object", None): "mapping",
 }
-PARAM: Table = {
-    "name": Field("text", required=True),
-    "label": Field("text"),
-    "description": Field("text"),
-    "type": Field("text", required=True, choices=PARAM_TYPES),
-    "required": Field("bool", False),
-    "value": Field("any"),
-    "default": Field("any"),
-    "allowedValues": Field("array", []),
-}
-RESOURCES: Table = {
-    "cpu": Field("integer", required=True, least=2),
-    "memory": Field("integer", required=True, least=4),
-    "diskSpace": Field("number", 1.0),
-}
-CUSTOM_RESOURCES: Table = {
-    "cpu": Field("integer", least=2),
-    "memory": Field("integer", least=4),
-    "diskSpace": Field("number"),
-}
-CONTAINER: Table = {
-    "name": Field("text"),
-    "parentId": Field("integer"),
-    "userContext": Field("text", "runner", choices=("runner", "author")),
-    "params": Field(PARAM, [], many=True),
-    "arguments": Field("mapping", {}),
-    "schedule": Field(SCHEDULE, {}),
-    "notifications": Field(NOTIFICATIONS, {}),
-    "requiredResources": Field(RESOURCES, {}, required=True),
-    "repoHttpUri": Field("text"),
-    "repoRef": Field("text"),
-    "remoteHostCredentialId": Field("integer"),
-    "gitCredentialId": Field("integer"),
-    "dockerCommand": Field("text"),
-    "dockerImageName": Field("text"),
-    "dockerImageTag": Field("text"),
-    "instanceType": Field("text"),
-    "cancelTimeout": Field("integer", 0, least=0),
-    "timeZone": Field("text", "America/Chicago"),
-    "partitionLabel": Field("text"),
-    "targetProjectId": Field("integer"),
-    "runningAsId": Field("integer"),
-}
-CUSTOM: Table = {
-    "name": Field("text"),
-    "parentId": Field("integer"),
-    "arguments": Field("mapping", {}),
-    "remoteHostId": Field("integer"),
-    "credentialId": Field("integer"),
-    "schedule": Field(SCHEDULE, {}),
-    "notifications": Field(NOTIFICATIONS, {}),
-    "timeZone": Field("text", "America/Chicago"),
-    "targetProjectId": Field("integer"),
-    "requiredResources": Field(CUSTOM_RESOURCES),
-    "partitionLabel": Field("text"),
-    "runningAsId": Field("integer"),
-}
-HIDDEN: Table = {"hidden": Field("bool", False)}  # at creation only
-FROM_TEMPLATE: Table = {"fromTemplateId": Field("integer", required=True)}
-CLONE: Table = {
-    "cloneSchedule": Field("bool", False),
-    "cloneTriggers": Field("bool", False),
-    "cloneNotifications": Field("bool", False),
-}
-ARCHIVE: Table = {"status": Field("bool", required=True)}
-TEMPLATE: Table = {
-    "scriptId": Field("integer", required=True),
-    "name": Field("text", required=True),
-    "note": Field("text"),
-    "uiReportId": Field("integer"),
-    "archived": Field("bool", False),
-    "hidden": Field("bool", False),
-}
-LOG_LINE: Table = {
-    "message": Field("text", required=True),
-    "level": Field("text", "info", choices=LEVELS),
-    "createdAt": Field("time"),
-}
-LOG: Table = {
-    "message": Field("text"),
-    "level": Field("text", "info", choices=LEVELS),
-    "messages": Field(LOG_LINE, [], many=True),
-    "childJobId": Field("integer"),
-}
-OUTPUT: Table = {
-    "objectType": Field("text", required=True, choices=OUTPUT_TYPES),
-    "objectId": Field("integer", required=True),
-}
-NEW_FILE: Table = {
-    "name": Field("text", required=True),
-    "expiresAt": Field("time"),
-    "description": Field("text", longest=512),
-}
-NEW_MULTIPART: Table = {**NEW_FILE, "numParts": Field("integer", required=True, least=1)}
-FILE_CHANGE: Table = {
-    "name": Field("text"),
-    "expiresAt": Field("time"),
-    "description": Field("text", longest=512),
-}
-NEW_JSON_VALUE: Table = {"name": Field("text"), "valueStr": Field("text", required=True)}
-JSON_VALUE_CHANGE: Table = {"name": Field("text"), "valueStr": Field("text")}
+_LISTS = {"text": "texts", "integer": "integers", "mapping": "array"}  # of values of these kinds
+
+
+def _table(definition: str) -> Table:
+    """Return the fields of one definition of the spec."""
+    schema = _DEFINITIONS[definition]
+    required = schema.get("required", ())
+    return {
+        name: _field(definition, name, said, required=name in required)
+        for name, said in schema["properties"].items()
+    }
+
+
+def _field(definition: str, name: str, said: dict[str, Any], *, required: bool) -> Field:
+    many = said.get("type") == "array"
+    kind = _kind(said["items"] if many else said)
+    default: Any = [] if many else {} if kind == "mapping" or "$ref" in said else None
+    if many and isinstance(kind, str):
+        kind, many = _LISTS[kind], False
+    found = {"kind": kind, "default": default, "required": required, "many": many}
+    return Field(**found | UNSAID.get(f"{definition}.{name}", UNSAID.get(name, {})))
+
+
+def _kind(said: dict[str, Any]) -> str | Table:
+    if "$ref" in said:
+        return _table(said["$ref"].removeprefix("#/definitions/"))
+    return _KINDS[said["type"], said.get("format")]
+
+
+CONTAINER = _table("ContainerScriptUpdateRequest")
+NEW_CONTAINER: Table = {**CONTAINER, **_table("ContainerScriptCreateRequest")}
+CLONE = _table("ScriptCloneParamsCreateRequest")
+CUSTOM = _table("CustomScriptUpdateRequest")
+NEW_CUSTOM: Table = {**CUSTOM, **_table("CustomScriptCreateRequest")}
+ARCHIVE = _table("ArchiveUpdateRequest23")
+TEMPLATE = _table("ScriptTemplateCreateRequest")
+LOG = _table("ScriptRunLogCreateRequest")
+OUTPUT = _table("JobOutputCreateRequest")
+NEW_FILE = _table("FilePostCreateRequest")
+NEW_MULTIPART = _table("FileMultipartFilePostParamsCreateRequest")
+FILE_CHANGE = _table("FilePutPatchParamsPatchRequest")
+NEW_JSON_VALUE = _table("JsonValueCreateRequest")
+JSON_VALUE_CHANGE = _table("JsonValuePatchRequest")

@@ -22,11 +22,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 
 from .._settings import MAX_FILE_BYTES
-from .._site import Site
+from .._state import Platform
 from .._store import Row
 from . import links
-
-MOST_FIELD_BYTES = 20_000  # all fields but the file together
 
 
 class _RefusalError(Exception):
@@ -44,17 +42,17 @@ class _Download(FileResponse):
     chunk_size = 256 * 1024  # each chunk is a trip to a thread
 
 
-async def serve(site: Site, request: Request) -> Response:
+async def serve(platform: Platform, request: Request) -> Response:
     """Answer one request on the storage port."""
     try:
         if "authorization" in request.headers:
             raise _RefusalError(400, "InvalidArgument", "Only one auth mechanism allowed")
         if request.method == "POST":
-            return await _post(site, request)
+            return await _post(platform, request)
         if request.method == "PUT":
-            return await _put(site, request)
+            return await _put(platform, request)
         if request.method in ("GET", "HEAD"):
-            return _get(site, request)
+            return _get(platform, request)
         raise _RefusalError(405, "MethodNotAllowed", "The method is not allowed")
     except _RefusalError as refusal:
         return refusal.response
@@ -62,30 +60,30 @@ async def serve(site: Site, request: Request) -> Response:
         return Response(status_code=400)
 
 
-def _row(site: Site, blob: str) -> Row:
-    row = site.store.one("SELECT * FROM files WHERE blob = ?", blob)
+def _row(platform: Platform, blob: str) -> Row:
+    row = platform.store.one("SELECT * FROM files WHERE blob = ?", blob)
     if row is None:
         raise _RefusalError(404, "NoSuchKey", "The specified key does not exist.")
     return row
 
 
-def _allowed(site: Site, request: Request) -> tuple[Row, str]:
-    blob = request.url.path.strip("/")
+def _allowed(platform: Platform, request: Request) -> tuple[Row, str]:
+    blob = request.scope["path"].strip("/")
     try:
-        extra = links.check(site, request.method, blob, request.query_params)
+        extra = links.check(platform, request.method, blob, request.query_params)
     except links.LinkError as error:
         raise _RefusalError(403, "AccessDenied", str(error)) from None
-    return _row(site, blob), extra
+    return _row(platform, blob), extra
 
 
-def _get(site: Site, request: Request) -> Response:
-    row, extra = _allowed(site, request)
-    over = row["expires_at"] is not None and row["expires_at"] <= site.now()
-    path = blob_path(site, row["blob"])
+def _get(platform: Platform, request: Request) -> Response:
+    row, extra = _allowed(platform, request)
+    over = row["expires_at"] is not None and row["expires_at"] <= platform.now()
+    path = blob_path(platform, row["blob"])
     if over or row["size"] is None:
         raise _RefusalError(404, "NoSuchKey", "The specified key does not exist.")
     if request.method == "GET":
-        site.counters.downloads += 1
+        platform.counters.downloads += 1
     return _Download(
         path,
         media_type="binary/octet-stream",
@@ -95,42 +93,42 @@ def _get(site: Site, request: Request) -> Response:
     )
 
 
-async def _put(site: Site, request: Request) -> Response:
-    row, extra = _allowed(site, request)
-    fresh = _fresh(site)
+async def _put(platform: Platform, request: Request) -> Response:
+    row, extra = _allowed(platform, request)
+    fresh = _fresh(platform)
     size = 0
     try:
         with fresh.open("wb") as target:
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > min(site.settings.max_file_size, MAX_FILE_BYTES):
+                if size > min(platform.settings.max_file_size, MAX_FILE_BYTES):
                     raise _RefusalError(400, "EntityTooLarge", "The part exceeds the maximum size")
                 target.write(chunk)
         if row["size"] is not None:
             raise _RefusalError(404, "NoSuchUpload", "The upload was completed already.")
-        os.replace(fresh, blob_path(site, row["blob"], int(extra)))
+        os.replace(fresh, blob_path(platform, row["blob"], int(extra)))
     finally:
         fresh.unlink(missing_ok=True)
-    _count_upload(site, size)
+    _count_upload(platform, size)
     return Response(status_code=200, headers={"ETag": f'"{secrets.token_hex(16)}"'})
 
 
-async def _post(site: Site, request: Request) -> Response:
-    fresh = _fresh(site)
+async def _post(platform: Platform, request: Request) -> Response:
+    fresh = _fresh(platform)
     found: list[Row] = []
 
     def allow(fields: dict[str, str]) -> Path:
         try:
-            links.check(site, "POST", fields.get("key", ""), {**fields, "extra": ""})
+            links.check(platform, "POST", fields.get("key", ""), {**fields, "extra": ""})
         except links.LinkError as error:
             raise _RefusalError(403, "AccessDenied", str(error)) from None
-        found.append(_row(site, fields["key"]))
+        found.append(_row(platform, fields["key"]))
         return fresh
 
-    form = UploadForm(allow, min(site.settings.max_file_size, MAX_FILE_BYTES))
+    form = UploadForm(allow, min(platform.settings.max_file_size, MAX_FILE_BYTES))
     try:
         await form.read(request.headers.get("content-type", ""), request.stream())
-        os.replace(fresh, blob_path(site, found[0]["blob"]))
+        os.replace(fresh, blob_path(platform, found[0]["blob"]))
     except FormError as error:
         raise _RefusalError(400, "MalformedPOSTRequest", str(error)) from None
     except TooLargeError:
@@ -139,19 +137,19 @@ async def _post(site: Site, request: Request) -> Response:
     finally:
         fresh.unlink(missing_ok=True)
     assert form.size is not None
-    site.store.update("files", found[0]["id"], size=form.size)
-    _count_upload(site, form.size)
+    platform.store.update("files", found[0]["id"], size=form.size)
+    _count_upload(platform, form.size)
     return Response(status_code=204)
 
 
-def _fresh(site: Site) -> Path:
+def _fresh(platform: Platform) -> Path:
     """Return a name to write to; the blob appears whole, under its own name, or not at all."""
-    return site.store.blobs / f"new-{secrets.token_hex(16)}"
+    return platform.store.blobs / f"new-{secrets.token_hex(16)}"
 
 
-def _count_upload(site: Site, size: int) -> None:
-    site.counters.uploads += 1
-    site.counters.upload_bytes += size
+def _count_upload(platform: Platform, size: int) -> None:
+    platform.counters.uploads += 1
+    platform.counters.upload_bytes += size
 
 
 class FormError(Exception):
@@ -169,8 +167,8 @@ class UploadForm:
         self.fields: dict[str, str] = {}
         self.size: int | None = None
         self._allow = allow
-        self._most = most
-        self._room = MOST_FIELD_BYTES
+        self._most = most  # bytes of the file
+        self._room = 20_000  # bytes that all fields but the file may still have
         self._header: list[bytearray] = [bytearray(), bytearray()]
         self._name = ""
         self._value = bytearray()
@@ -250,6 +248,6 @@ class UploadForm:
             raise FormError("The form's fields are too large")
 
 
-def blob_path(site: Site, blob: str, part: int | None = None) -> Path:
+def blob_path(platform: Platform, blob: str, part: int | None = None) -> Path:
     """Return where the bytes are; `blob` is a name that we made."""
-    return site.store.blobs / (blob if part is None else f"{blob}.{part}")
+    return platform.store.blobs / (blob if part is None else f"{blob}.{part}")

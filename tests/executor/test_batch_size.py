@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from civis_futures._executor.map import BATCH_SECONDS, BatchSize
+from civis_futures._executor.map import BatchSize
+
+BATCH_SECONDS = 2.0
 
 
 def sizes(seconds, number):
     """The sizes of the batches for `number` items of so many seconds, one after the other."""
-    size, found = BatchSize(), []
+    size, found = BatchSize(BATCH_SECONDS), []
     while number > 0:
         found.append(min(size.items, number))
         size.took(found[-1], found[-1] * seconds)
@@ -32,7 +34,7 @@ def test_a_size_that_fits_stays():
 
 
 def test_items_that_get_slower():
-    size = BatchSize()
+    size = BatchSize(BATCH_SECONDS)
     for _ in range(10):
         size.took(size.items, 0.0)
     assert size.items == 1024
@@ -43,7 +45,7 @@ def test_items_that_get_slower():
 
 
 def test_it_does_not_run_away():
-    size = BatchSize()
+    size = BatchSize(BATCH_SECONDS)
     for _ in range(100):
         size.took(size.items, 0.0)
     assert size.items == BATCH_SECONDS / 1e-4

@@ -15,7 +15,6 @@ import httpx
 import pytest
 from pytest_httpx import HTTPXMock
 
-from civis_futures._api import client as _client
 from civis_futures._api.client import DEFAULT_URL, PlatformClient, credentials
 from civis_futures._api.failures import is_ambiguous
 from civis_futures._exceptions import CredentialsError, PlatformError
@@ -29,7 +28,7 @@ Call = Callable[[PlatformClient], Any]
 
 @pytest.fixture
 def client() -> Iterator[PlatformClient]:
-    client = PlatformClient(BASE, KEY)
+    client = PlatformClient(BASE, KEY, single_upload=5)  # what is longer goes in parts
     client._sender._wait = lambda seconds: None
     yield client
     client.close()
@@ -255,11 +254,9 @@ def test_what_is_not_json(client: PlatformClient, httpx_mock: HTTPXMock, body: b
 def test_json_of_another_shape(
     client: PlatformClient,
     httpx_mock: HTTPXMock,
-    monkeypatch: pytest.MonkeyPatch,
     call: Call,
     body: Any,
 ) -> None:
-    monkeypatch.setattr(_client, "SINGLE_UPLOAD_LIMIT", 5)
     httpx_mock.add_response(content=json.dumps(body).encode())
     with pytest.raises(PlatformError, match="JSON that was not expected"):
         call(client)

@@ -17,7 +17,6 @@ import httpx
 import pytest
 import python_multipart
 
-from civis_futures._api import client as _client
 from civis_futures._api.client import FILE_SIZE_LIMIT, SINGLE_UPLOAD_LIMIT, PlatformClient
 from civis_futures._api.section import Section
 from civis_futures._exceptions import PlatformError
@@ -120,18 +119,23 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 
 @pytest.fixture
-def client() -> Iterator[PlatformClient]:
-    client = PlatformClient(f"https://{API}", "aSecret-Key_123")
+def limits() -> dict[str, int]:
+    """What the client sends in one piece; the usual, if it is empty."""
+    return {}
+
+
+@pytest.fixture
+def client(limits: dict[str, int]) -> Iterator[PlatformClient]:
+    client = PlatformClient(f"https://{API}", "aSecret-Key_123", **limits)
     client._sender._wait = client._links._wait = lambda seconds: None
     yield client
     client.close()
 
 
 @pytest.fixture
-def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files above 10 bytes go in parts of at least 4."""
-    monkeypatch.setattr(_client, "SINGLE_UPLOAD_LIMIT", 10)
-    monkeypatch.setattr(_client, "_LEAST_PART", 4)
+def small_limit(limits: dict[str, int]) -> None:
+    """Files above 10 bytes go in parts of at least 4. Name it before `client`."""
+    limits.update(single_upload=10, least_part=4)
 
 
 def times(count: int, answer: httpx.Response | Exception, path: str = "") -> Trouble:
@@ -187,7 +191,7 @@ def test_one_form(client: PlatformClient, storage: Storage, data: bytes, which: 
 
 
 @pytest.mark.parametrize("which", SOURCES)
-def test_parts(client: PlatformClient, storage: Storage, small_limit: None, which: str) -> None:
+def test_parts(small_limit: None, client: PlatformClient, storage: Storage, which: str) -> None:
     data = bytes(range(100))
     with source_of(which, data) as source:
         assert client.upload(source, 100, "n", expires_in=DAY) == 4
@@ -201,14 +205,14 @@ def test_parts(client: PlatformClient, storage: Storage, small_limit: None, whic
 
 
 def test_the_last_part_may_be_short(
-    client: PlatformClient, storage: Storage, small_limit: None
+    small_limit: None, client: PlatformClient, storage: Storage
 ) -> None:
     client.upload(b"0123456789abc", 13, "n", expires_in=DAY)
     assert [len(storage.stored[f"/{n}"]) for n in (1, 2)] == [7, 6]
 
 
 def test_no_key_goes_to_the_storage(
-    client: PlatformClient, storage: Storage, small_limit: None
+    small_limit: None, client: PlatformClient, storage: Storage
 ) -> None:
     client.upload(b"x", 1, "n", expires_in=DAY)
     client.upload(b"x" * 30, 30, "n", expires_in=DAY)
@@ -238,9 +242,9 @@ def test_links_spend_nothing(client: PlatformClient, storage: Storage) -> None:
 )
 @pytest.mark.parametrize("size", [8, 30])
 def test_storage_is_tried_again(
+    small_limit: None,
     client: PlatformClient,
     storage: Storage,
-    small_limit: None,
     size: int,
     answer: httpx.Response | Exception,
 ) -> None:
@@ -257,15 +261,13 @@ def test_storage_is_tried_again(
 
 @pytest.mark.parametrize("which", SOURCES)
 @pytest.mark.parametrize("size", [200_000, 400_000])
+@pytest.mark.parametrize("limits", [{"single_upload": 300_000, "least_part": 150_000}])
 def test_a_body_that_was_half_sent_is_sent_anew_from_its_start(
     client: PlatformClient,
     storage: Storage,
-    monkeypatch: pytest.MonkeyPatch,
     which: str,
     size: int,
 ) -> None:
-    monkeypatch.setattr(_client, "SINGLE_UPLOAD_LIMIT", 300_000)
-    monkeypatch.setattr(_client, "_LEAST_PART", 150_000)
 
     def trouble(request: httpx.Request) -> Exception | None:
         if len(storage.links) % 3 == 0:
@@ -285,7 +287,7 @@ def test_a_body_that_was_half_sent_is_sent_anew_from_its_start(
 
 
 def test_the_last_word_of_an_upload_is_repeated(
-    client: PlatformClient, storage: Storage, small_limit: None
+    small_limit: None, client: PlatformClient, storage: Storage
 ) -> None:
     def flaky(request: httpx.Request) -> httpx.Response:
         response = api(request)
@@ -300,7 +302,7 @@ def test_the_last_word_of_an_upload_is_repeated(
 
 @pytest.mark.parametrize("times_", [1, 100])
 def test_a_failed_part_fails_the_upload(
-    client: PlatformClient, storage: Storage, small_limit: None, times_: int
+    small_limit: None, client: PlatformClient, storage: Storage, times_: int
 ) -> None:
     code, said = (403, "PUT answered 403 AccessDenied") if times_ == 1 else (500, "8 attempts")
     body = b"<Error><Code>AccessDenied</Code><Message>sig=S</Message></Error>"
@@ -312,7 +314,7 @@ def test_a_failed_part_fails_the_upload(
     assert "/3" not in storage.stored
 
 
-def test_too_few_links(client: PlatformClient, storage: Storage, small_limit: None) -> None:
+def test_too_few_links(small_limit: None, client: PlatformClient, storage: Storage) -> None:
     api = storage.api
     storage.api = lambda request: (  # type: ignore[method-assign]
         httpx.Response(201, json={"id": 4, "uploadUrls": ["http://store.test/1"]})
@@ -332,7 +334,7 @@ def test_a_size_that_no_file_has(client: PlatformClient, storage: Storage, size:
 
 @pytest.mark.parametrize("size", [9, 30])
 def test_a_source_that_ends_too_early(
-    client: PlatformClient, storage: Storage, small_limit: None, size: int
+    small_limit: None, client: PlatformClient, storage: Storage, size: int
 ) -> None:
     for source in (b"12345", io.BytesIO(b"12345")):
         with pytest.raises(ValueError, match="too early"):

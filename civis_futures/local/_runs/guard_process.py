@@ -1,4 +1,4 @@
-"""The server's end of the guard: starts it, tells it which runs there are, replaces a dead one."""
+"""The guard as the server sees it: started, told which runs there are, and replaced if it dies."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from . import guard
 
 
-class GuardLine:
+class GuardProcess:
     """One guard process and the pipe to it; the event loop's thread owns it."""
 
     def __init__(self, mark: str, remove: str | None) -> None:
-        self._told = json.dumps({"mark": mark, "remove": remove})
+        self._first_line = json.dumps({"mark": mark, "remove": remove})
         self._groups: set[int] = set()
         self._process = self._start()
 
@@ -30,7 +30,7 @@ class GuardLine:
             bufsize=1,
         )
         assert process.stdin is not None
-        process.stdin.write(self._told + "\n")
+        process.stdin.write(self._first_line + "\n")
         for group in self._groups:
             process.stdin.write(f"run {group}\n")
         return process
@@ -59,12 +59,12 @@ class GuardLine:
         self._say(f"end {group}")
 
     def dismiss(self) -> None:
-        """Let the guard go: everything has been ended in order."""
+        """End the guard: the server has ended all runs itself."""
         self._say("bye")
         self._drop()
         self._process.wait()
 
     def _drop(self) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it died with something unread
+        with contextlib.suppress(OSError):  # it died before it had read everything
             self._process.stdin.close()

@@ -1,6 +1,6 @@
-"""What every room of the API is given: who is served, with what, and what was counted.
+"""The state of a running platform, which every endpoint is given: store, keys, counters, clock.
 
-Owned by the event loop's thread; nothing here is shared with another thread.
+Only the event loop's thread uses it.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ class Counters:
 
 @dataclasses.dataclass
 class Keys:
-    """Who may come in: the owner, and each active run with a key of its own."""
+    """The keys that are valid: the owner's, and one of its own for each active run."""
 
     owner: str
+    # Part of each run's key: by it, processes of these runs are found by their environment.
     mark: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
     runs: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -69,14 +70,14 @@ class Keys:
         self.runs.pop(key, None)
 
     def origin(self, key: str) -> Origin | None:
-        """Return whose key this is, None if nobody's."""
+        """Return whose key this is, None if it is not valid."""
         if hmac.compare_digest(key.encode(), self.owner.encode()):
             return "client"
         return "worker" if key in self.runs else None
 
 
 class RunQueue(Protocol):
-    """What an endpoint may need of the room that runs the containers, which needs the site."""
+    """What endpoints need of the runner, which itself needs the state and their documents."""
 
     def queue(self, run_id: int) -> None:
         """Start this run when there is room."""
@@ -84,8 +85,8 @@ class RunQueue(Protocol):
     def cancel(self, run_id: int) -> None:
         """End this run, soon."""
 
-    def meet(self, rules: list[Rule]) -> None:
-        """Let the runs that there are meet faults that are new."""
+    def add_faults(self, rules: list[Rule]) -> None:
+        """Let the runs that there are meet new faults."""
 
     def flush(self, run_id: int) -> None:
         """Store what this run has printed so far."""
@@ -98,7 +99,7 @@ class RunQueue(Protocol):
 
 
 @dataclasses.dataclass
-class Site:
+class Platform:
     """Everything that an endpoint may need."""
 
     settings: Settings
@@ -121,16 +122,16 @@ class Site:
 
     @property
     def runner(self) -> RunQueue:
-        """Return who runs the containers; it needs the site itself, so it comes later."""
+        """Return what runs the containers; it needs this state, so it is attached later."""
         assert self._runner is not None
         return self._runner
 
     def attach(self, runner: RunQueue) -> None:
-        """Complete the circle, once."""
+        """Set the runner, once."""
         self._runner = runner
 
     def later(self, seconds: float, act: Callable[[], Awaitable[object]]) -> None:
-        """Do something so many seconds from now, of whose refusal nobody will hear."""
+        """Do something after a delay in seconds; a refusal then has no effect."""
 
         async def wait() -> None:
             await asyncio.sleep(seconds)
@@ -138,11 +139,11 @@ class Site:
                 await act()
 
         task = asyncio.create_task(wait())
-        self._late.add(task)  # the loop itself would forget it
+        self._late.add(task)  # the event loop keeps no strong reference
         task.add_done_callback(self._late.discard)
 
     def now(self) -> float:
-        """Return the time of the platform's clock, which may be told to be wrong."""
+        """Return the platform's time in seconds since the epoch; a fault may set its clock."""
         return time.time() + self.rules.ahead
 
     def time(self, moment: float | None) -> str | None:

@@ -105,7 +105,7 @@ def test_an_endpoint_is_refused_for_ever(faulty, api, status):
 
 
 @pytest.mark.parametrize("kind", ["late", "delay"])
-def test_who_has_gone_has_asked_all_the_same(faulty, api, kind):
+def test_who_has_gone_has_asked_all_the_same(faulty, api, kind, until):
     """The older request takes effect after the newer one, and undoes it."""
     key = made(api)
     path = f"/json_values/{key}"
@@ -115,14 +115,14 @@ def test_who_has_gone_has_asked_all_the_same(faulty, api, kind):
             with pytest.raises(ConnectionError):
                 api("PATCH", path, {"valueStr": '"older"'})
         else:
-            send_and_go(faulty, "PATCH", path, {"valueStr": '"older"'})
+            send_and_go(faulty, "PATCH", path, {"valueStr": '"older"'}, until)
         assert api.ok("PATCH", path, {"valueStr": '"newer"'})["value"] == "newer"
         assert api.ok("GET", path)["value"] == "newer"
         until(lambda: api.ok("GET", path)["value"] == "older")
     assert faulty.faults.hits(fault) == 1
 
 
-def send_and_go(platform, method, path, body):
+def send_and_go(platform, method, path, body, until):
     connection = http.client.HTTPConnection(urlsplit(platform.url).netloc)
     with closing(connection):
         headers = {"Authorization": f"Bearer {platform.api_key}"}
@@ -130,14 +130,7 @@ def send_and_go(platform, method, path, body):
         until(lambda: platform.faults.seen(Fault.delay(0.5, "PATCH *", times=1)))
 
 
-def until(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def test_what_is_late_may_be_answered_and_is_never_a_look(faulty, api):
+def test_what_is_late_may_be_answered_and_is_never_a_look(faulty, api, until):
     key = made(api)
     path = f"/json_values/{key}"
     with faulty.fault(Fault.late(0.2, status=504)):
@@ -152,10 +145,11 @@ def test_what_is_late_may_be_answered_and_is_never_a_look(faulty, api):
 
 
 def test_a_body_that_drips(faulty, api):
-    whole = api("GET", "/users/me").data
-    with faulty.fault(Fault.drip(ME, seconds=0.01)):
+    path = f"/json_values/{made(api)}"  # a short answer, which is there soon
+    whole = api("GET", path).data
+    with faulty.fault(Fault.drip("GET /json_values/{id}", seconds=0.01)):
         begin = time.monotonic()
-        assert api("GET", "/users/me").data == whole
+        assert api("GET", path).data == whole
         assert time.monotonic() - begin >= 0.01 * len(whole)
     connection = http.client.HTTPConnection(urlsplit(faulty.url).netloc, timeout=0.3)
     with closing(connection), faulty.fault(Fault.drip(ME, times=1)):
@@ -163,7 +157,7 @@ def test_a_body_that_drips(faulty, api):
         response = connection.getresponse()
         with pytest.raises(TimeoutError):
             response.read()
-    assert api("GET", "/users/me").data == whole
+    assert api("GET", path).data == whole
 
 
 def now(reply):

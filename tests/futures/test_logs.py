@@ -156,8 +156,8 @@ def test_long_lines_are_read_in_smaller_pages():
     assert sum(map(len, found)) <= logs.MOST_CHARACTERS
 
 
-def test_a_growing_log_is_followed(monkeypatch):
-    monkeypatch.setattr(logs, "SHORTEST_PAUSE", 0.01)
+def test_a_growing_log_is_followed(paced):
+    paced(log_pause=0.01)
     log = Log(["start", begins(3), "a"], complete=False)
     made, over = call(done=False)
     lines = logs.follow(logs.LogAccess(lambda: log, True), made, None)
@@ -176,16 +176,15 @@ def test_a_growing_log_is_followed(monkeypatch):
 
 
 @pytest.mark.parametrize("end", ["complete", "silent"])
-def test_following_ends(monkeypatch, end):
-    monkeypatch.setattr(logs, "SHORTEST_PAUSE", 0.01)
-    monkeypatch.setattr(logs, "GRACE", 0.05)
+def test_following_ends(paced, end):
+    paced(log_pause=0.01, log_grace=0.05)
     log = Log([begins(3), *"abcde"], complete=end == "complete")
     lines = logs.follow(logs.LogAccess(lambda: log, True), call()[0], 2)
     assert [str(line) for line in lines] == ["d", "e"]
 
 
-def test_start_up_is_held_back_until_the_call_begins(monkeypatch):
-    monkeypatch.setattr(logs, "SHORTEST_PAUSE", 0.01)
+def test_start_up_is_held_back_until_the_call_begins(paced):
+    paced(log_pause=0.01)
     log = Log(["pip install"], complete=False)
     made, _ = call(done=False)
     lines = logs.follow(logs.LogAccess(lambda: log, True), made, None)
@@ -298,8 +297,8 @@ def talk(folder):
 
 
 @pytest.mark.parametrize("tasks", [1, None], ids=["fresh", "reused"])
-def test_a_real_log_is_followed(make_executor, tmp_path, tasks, monkeypatch):
-    monkeypatch.setattr(logs, "GRACE", 0.5)  # all lines have been read by then
+def test_a_real_log_is_followed(make_executor, tmp_path, tasks, paced):
+    paced(log_grace=0.5)  # all lines have been read by then
     executor = make_executor(1, max_tasks_per_worker=tasks)
     future = executor.submit(talk, str(tmp_path))
     lines = future.logs(follow=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = json.loads(
-    (Path(__file__).parents[1] / "contract" / "civis_api_examples.json").read_text()
+    (Path(__file__).parents[2] / "contract" / "civis_api_examples.json").read_text()
 )
 CASES = [
     pytest.param(operation, example, id=f"{operation} {number}")

@@ -23,7 +23,7 @@ KEY = "aSecret-Key_123"
 BASE = "https://api.civis.test"
 CONTAINER, CUSTOM = Job(7), Job(8, JobKind.CUSTOM)
 EXAMPLES = json.loads(
-    (Path(__file__).parent / "contract" / "civis_api_examples.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[1] / "contract" / "civis_api_examples.json").read_text(encoding="utf-8")
 )
 Call = Callable[[PlatformClient], Any]
 

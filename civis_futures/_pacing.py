@@ -1,0 +1,59 @@
+"""How long is waited for what, where users have no say: one frozen value for each pool.
+
+Whatever waits is given it. New pools and clients take `default_pacing()`; only tests change that,
+by `civis_futures.testing.short_waits`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """Times in seconds.
+
+    Args:
+        first_backoff: the pause after the first failure of a kind of command; it doubles with each
+            further one, up to `longest_backoff`. Both before jitter.
+        request_backoff: the most that is waited after the first failure of one request; the bound
+            doubles with each further one, up to `longest_request_backoff`.
+        last_patience: when only the end of containers is waited for, the longest time in which the
+            platform does not answer before the waiting ends; `last_patience_refused` if it refuses
+            our key.
+        proof: a worker that has run for this long, and said nothing, has reached the user's code.
+        batch: how much compute a batch of `map` should have: some ten times what a call costs
+            besides.
+        log_pause: the shortest pause between two reads of a log that grows.
+        log_grace: after the end of a call, how long its last lines may still arrive.
+    """
+
+    first_backoff: float = 1.0
+    longest_backoff: float = 60.0
+    request_backoff: float = 1.0
+    longest_request_backoff: float = 30.0
+    last_patience: float = 75.0
+    last_patience_refused: float = 8.0
+    proof: float = 2.0
+    batch: float = 2.0
+    log_pause: float = 0.2
+    log_grace: float = 3.0
+
+    def backoff(self, failures: int, chance: float) -> float:
+        """Seconds to wait after so many failures in a row; `chance` in [0, 1) spreads them."""
+        pause = min(self.first_backoff * 2.0 ** (failures - 1), self.longest_backoff)
+        return float(pause) * (0.5 + chance)
+
+
+_default = Pacing()
+
+
+def default_pacing() -> Pacing:
+    """That of pools and clients which are made now."""
+    return _default
+
+
+def set_default_pacing(pacing: Pacing) -> None:
+    """For those that are made from now on."""
+    global _default
+    _default = pacing

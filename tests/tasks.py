@@ -1,0 +1,38 @@
+"""Functions for tests to run in containers, and how long tests wait for them.
+
+No container has this module: what is defined here travels by value.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import cloudpickle
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+#: Seconds that a test waits for what takes a moment: only a hang takes so long.
+SECONDS = 60
+
+
+def identity(value):
+    return value
+
+
+def square(x):
+    return x * x
+
+
+def slept(seconds, value=None):
+    time.sleep(seconds)
+    return seconds if value is None else value
+
+
+def wait_at(gate, value=None):
+    """The value, once there is a file `open` in the folder; `arrived-{value}` is there first."""
+    open(f"{gate}/arrived-{value}", "w").close()
+    while not os.path.exists(f"{gate}/open"):
+        time.sleep(0.005)
+    return value

@@ -11,13 +11,14 @@ The three factories are those of `civis.parallel`, with the same parameters. The
 public names of `civis_futures` only: what they lack there is a gap in that API.
 """
 
-from ._backend import shutdown
 from ._factories import (
     infer_backend_factory,
     make_backend_factory,
     make_backend_template_factory,
     register,
+    using,
 )
+from ._pools import shutdown
 
 __all__ = [
     "infer_backend_factory",
@@ -25,6 +26,7 @@ __all__ = [
     "make_backend_template_factory",
     "register",
     "shutdown",
+    "using",
 ]
 
 for _name in __all__:

@@ -29,6 +29,8 @@ from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, Se
 
 from civis_futures import Container, ContainerPoolExecutor, WarmPool
 
+from ._pools import BoundedCalls, Pool, SessionCalls, UsersPool, check_executor
+
 #: What ``n_jobs=-1`` means unless `max_workers` says otherwise.
 ALL_JOBS = 50
 #: Seconds that a cancelled container has to end those that it started itself.
@@ -56,7 +58,9 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             which nest no further. With less than 6 there is nothing to share out: sequential.
         cap: there are never more containers than that, whatever `n_jobs` is.
         max_workers: what ``n_jobs=-1`` means; 50 if None.
-        **options: of `ContainerPoolExecutor`.
+        executor: the user's own, for all calls, in place of one that is lent to each.
+        **options: of `ContainerPoolExecutor`; with a `session`, all calls of one backend are its
+            calls, one after the other, each with one task.
     """
 
     supports_retrieve_callback = True
@@ -71,17 +75,24 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         remote_backend: Any = "sequential",
         cap: int | None = None,
         max_workers: int | None = None,
+        executor: ContainerPoolExecutor | None = None,
         **options: Any,
     ) -> None:
         super().__init__(nesting_level, inner_max_num_threads)
         own = {"remote_backend": remote_backend, "cap": cap, "max_workers": max_workers}
         ContainerPoolExecutor.check_options({**options, **own}, also=own)
+        if executor is not None:
+            check_executor(executor, options, remote_backend, inner_max_num_threads)
+            max_workers = max(executor.max_workers, 2)  # with one job, joblib would run it here
         known = sorted({"civis", *BACKENDS})
         if not isinstance(remote_backend, ParallelBackendBase) and remote_backend not in known:
             raise ValueError(f"remote_backend={remote_backend!r} is none of {', '.join(known)}")
         self._remote, self._cap, self._all = remote_backend, cap, max_workers or ALL_JOBS
         self._options, self._given = options, {**options, **own}
-        self._pool: WarmPool | None = None
+        self._lent: ContainerPoolExecutor | None = executor
+        self._session = SessionCalls(options) if options.get("session") else None
+        self._pool: Pool | None = None
+        self._calls = BoundedCalls()
         self._owned = False  # by one Parallel, see `configure`
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
         self._call = object()  # another one after each abort; guarded by joblib's lock
@@ -104,7 +115,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if number < 0:
             number = max(self._all + 1 + number, 1)
-        number = min(number, self._cap or number)
+        number = min(number, self._cap or number, number if self._lent is None else self._all)
         outer = math.isqrt(number)
         inner = (number - outer) // outer
         return (outer, inner) if self._remote == "civis" and min(outer, inner) > 1 else (number, 1)
@@ -120,6 +131,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._share == 1:
             return SequentialBackend(nesting_level=level), None
         options = {**self._options, "cap": self._share, "max_workers": self._share}
+        options.pop("session", None)  # that has the calls of this process
         return CivisBackend(level, self.inner_max_num_threads, **options), self._share
 
     # --- from the first call to the last -------------------------------------------------------
@@ -135,10 +147,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         if not self._owned:
             options = {name: value for name, value in given.items() if name not in _NOT_FOR_US}
-            options = {**self._given, **options}
-            backend = CivisBackend(self.nesting_level, self.inner_max_num_threads, **options)
-            backend._owned = True
-            raise FallbackToBackend(backend)
+            raise FallbackToBackend(self._copy(**options))
         self._parallel = given["parallel"]
         self._open()
         return self._number
@@ -146,6 +155,15 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     @property
     def _executor(self) -> ContainerPoolExecutor | None:
         return None if self._pool is None else self._pool.executor
+
+    def _copy(self, **changes: Any) -> CivisBackend:
+        """One for a Parallel, which has an executor to itself, unless that is the user's."""
+        given = {**self._given, **changes, "executor": self._lent}
+        backend = CivisBackend(self.nesting_level, self.inner_max_num_threads, **given)
+        if self._session is not None and backend._options == self._options:
+            backend._session = self._session
+        backend._owned = True
+        return backend
 
     def start_call(self) -> None:
         """A call begins."""
@@ -156,7 +174,8 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         """The next call may have the containers. None of them runs anything of this one."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.give_back()  # after an abort there may be a batch that came in meanwhile
+            self._calls.cancel()  # after an abort there may be a batch that came in meanwhile
+            pool.give_back()
         if _capped.get("it") is self:
             del _capped["it"]
 
@@ -166,14 +185,20 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             self._call = object()
             # joblib 1.6 would run in the next call what it had not yet sent in this one.
             self._parallel._ready_batches.queue.clear()
-        if self._executor is not None:
-            self._executor.cancel_all(wait=True)
+            self._calls.waiting.clear()
+        self._calls.cancel()
 
     def _open(self) -> None:
         self.terminate()
+        if self._lent is not None:
+            self._pool = UsersPool(self._lent)
+            self._calls = BoundedCalls(self._lent, self._number)
+            return
         options = {**self._options, "container": self._container()}
         options["requires"] = {"joblib": "1.5", **(options.get("requires") or {})}
-        self._pool = WarmPool(self._number, **options)
+        begin = WarmPool if self._session is None else self._session.begin
+        self._pool = begin(self._number, **options)
+        self._calls = BoundedCalls(self._pool.executor)
         # A cap is for all Parallels of this process: while one has containers, others have none.
         if self._cap and _capped.setdefault("it", self) is not self:
             self.terminate()
@@ -203,9 +228,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         run_item = _item_runner(func.items[0][0], *self.get_nested_backend(), end)
         # joblib's wrapper pickles by itself, and what it sends has lost the names of its files.
         items = [(f._obj if isinstance(f, Wrapper) else f, *rest) for f, *rest in func.items]
-        future = self._executor.submit_batch(run_item, items, first=first)
-        future.add_done_callback(partial(self._ended, self._call, callback))
-        return future
+        return self._calls.submit(
+            partial(self._executor.submit_batch, run_item, items, first=first),
+            partial(self._ended, self._call, callback),
+        )
 
     def _ended(self, call: object, callback: Any, batch: Future[Any]) -> None:
         """A batch of that call has ended: tell joblib, and let it read and send the next one.
@@ -217,6 +243,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         with self._parallel._lock:
             if self._call is call:
                 try:
+                    self._calls.ended(batch)
                     callback(batch)
                 except BaseException as error:
                     failed: Future[Any] = Future()
@@ -241,19 +268,9 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         """How many items the next batch shall have. joblib's own measure is of no use here: it
         counts the wait for a container as work.
         """
-        return 1 if self._executor is None else self._executor.batch_size
-
-
-def shutdown(wait: bool = True) -> None:
-    """End the containers that wait for the next call of joblib's.
-
-    They end by themselves after their `idle_timeout`, a minute; and with the interpreter. What runs
-    goes on, and its containers end after it.
-
-    Args:
-        wait: return only when none of them runs any more.
-    """
-    WarmPool.end_all(wait)
+        if self._executor is None or self._session is not None:
+            return 1  # those of a session are the same in each process
+        return self._executor.batch_size
 
 
 def _item_runner(first: Any, nested: Any, n_jobs: int | None, end: Any) -> Callable[..., Any]:

@@ -32,9 +32,37 @@ def register(**options: Any) -> None:
     Args:
         **options: of `ContainerPoolExecutor`; `max_workers` is what ``n_jobs=-1`` means (50).
             And `remote_backend`: what a `Parallel` within a task runs on; "sequential" by default.
+            Or an `executor` of your own, with options of its own, for all calls.
+
+    Raises:
+        TypeError, ValueError: an option has no such name or value, or does not go with `executor`;
+            or is a `session`, which is for the calls of one `parallel_config`.
     """
     CivisBackend(**options)  # names and values are wrong here, not at the first use
+    if options.get("session"):
+        raise ValueError(
+            "a session is for a sequence of calls: give it to the parallel_config around them"
+        )
     joblib.register_parallel_backend("civis", partial(CivisBackend, **options))
+
+
+def using(executor: ContainerPoolExecutor, *, n_jobs: int = -1, **given: Any) -> Any:
+    """A `with` block in which joblib's calls run in your own executor, its session included.
+
+    >>> import civis_joblib
+    >>> from civis_futures import ContainerPoolExecutor
+    >>> from joblib import Parallel, delayed
+    >>> with ContainerPoolExecutor(2, platform="local") as pool, civis_joblib.using(pool):
+    ...     print(Parallel()(delayed(abs)(n) for n in (-1, -2)))
+    [1, 2]
+
+    Args:
+        executor: it has options of its own, and lives on after the block.
+        n_jobs: how many of its containers a call may use at once; all of them by default.
+        **given: more of joblib's `parallel_config`; and `remote_backend`, as in `register`.
+    """
+    remote = {name: given.pop(name) for name in ("remote_backend",) if name in given}
+    return joblib.parallel_config(CivisBackend(executor=executor, **remote), n_jobs=n_jobs, **given)
 
 
 def make_backend_factory(

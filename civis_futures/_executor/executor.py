@@ -191,6 +191,11 @@ class ContainerPoolExecutor(Executor):
         return self._intake.submit_batch(self._options, fn, rows, first)
 
     @property
+    def max_workers(self) -> int:
+        """How many containers there may be at any moment."""
+        return self._max_workers
+
+    @property
     def batch_size(self) -> int:
         """How many rows make a batch of about 2 seconds of compute, as far as batches have shown.
 

@@ -132,7 +132,10 @@ class Manager:
             e.CancelRun: (posts, self._cancel_run),
             e.Archive: (posts, self._archive),
         }
-        self._here: dict[type, Callable[[Any], None]] = {
+        self._here = self._commands_done_here()
+
+    def _commands_done_here(self) -> dict[type, Callable[[Any], None]]:
+        return {
             e.Recall: lambda command: self._ledger.wanted[command.worker].clear(),
             e.Judge: self._judge,
             e.Settle: self._settle,

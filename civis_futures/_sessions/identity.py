@@ -26,6 +26,9 @@ DIGITS = 16
 _OF_SETS = (pickle.EMPTY_SET, pickle.FROZENSET)
 #: Globals of these types belong to what a function does.
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
+#: What says who makes a call and when, and not what it is: of these the type counts. scikit-learn
+#: gives one to each fit of a search, with a random number and the time.
+_FLEETING = {("sklearn.callback._callback_context", "CallbackContext")}
 #: What a class says of where it was written.
 _WHERE = ("__module__", "__doc__", "__firstlineno__")
 
@@ -117,6 +120,9 @@ class _IdentityPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return str, (f"class {_of_class(value, ())}",)
         if type(value) is SharedData:
             return str, (f"shared {value._head.hex()} {value._digests}",)
+        kind = type(value)
+        if (kind.__module__, kind.__qualname__) in _FLEETING:
+            return str, (f"any {kind.__qualname__}",)
         if isinstance(value, types.ModuleType):
             return str, (f"module {value.__name__}",)
         return super().reducer_override(value)

@@ -26,6 +26,8 @@ class Pacing:
             besides.
         log_pause: the shortest pause between two reads of a log that grows.
         log_grace: after the end of a call, how long its last lines may still arrive.
+        lag: after how long a list surely shows what was made before. No source says how far lists
+            lag behind; what is asked for by its id is taken to be as it is.
     """
 
     first_backoff: float = 1.0
@@ -38,6 +40,7 @@ class Pacing:
     batch: float = 2.0
     log_pause: float = 0.2
     log_grace: float = 3.0
+    lag: float = 2.0
 
     def backoff(self, failures: int, chance: float) -> float:
         """Seconds to wait after so many failures in a row; `chance` in [0, 1) spreads them."""

@@ -23,7 +23,7 @@ import re
 import sys
 import zlib
 from collections import ChainMap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType, CoroutineType
 from typing import Any, NamedTuple
 
@@ -46,6 +46,9 @@ STARTED_AGAIN = "civis_futures: the platform has started this container again, t
 SETUP_FAILED = 78
 #: The same when the program of the worker could not be fetched, or stored.
 NO_PROGRAM = 79
+
+#: How the name of a script ends that has stood for the holder of a session, and does so no more.
+TAKEN = " taken"
 
 # Sizes in bytes. All follow from two facts: Platform takes 1,000,000 bytes in one JSON value, and
 # Linux 128 kB in one environment variable.
@@ -235,9 +238,10 @@ class Order:
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
     `initializer` the pickled (function, args, kwargs) to run first in each process, with its
     buffers; `disk` the container's disk, in MB; whoever `greets` shows in the name of the script at
-    once that it can change it. In seconds: `poll` is the longest pause between
-    two looks at the inbox, `linger` how long an answer may wait for others before they are posted
-    together, and `lease` how long the inbox may stay as it is: then nobody is there.
+    once that it can change it; `holder` as in the inbox; `key` is what answers are sealed with, a
+    secret. In seconds: `poll` is the longest pause between two looks at the inbox, `linger` how
+    long an answer may wait for others before they are posted together, and `lease` how long the
+    inbox may stay as it is: then nobody is there.
     """
 
     worker: str
@@ -253,6 +257,8 @@ class Order:
     disk: float = 1000.0
     name: str = ""
     greets: bool = False
+    holder: int = 0
+    key: str = field(default="", repr=False)
     version: int = WIRE_VERSION
 
 
@@ -261,13 +267,16 @@ class Inbox:
     """The client's one JSON value: worker token -> letter. A worker not named has no news.
 
     `poll` and `linger` replace those of the order; `beat` changes with each version: a sign of
-    life.
+    life. `holder` is the script that stands for who has written this, if others may want to: once
+    its name ends in `TAKEN`, nothing that he says counts any more. A worker whose order is from
+    another holder may go on if it is named.
     """
 
     letters: dict[str, Letter] = field(default_factory=dict)
     poll: float | None = None
     linger: float | None = None
     beat: int = 0
+    holder: int = 0
     version: int = WIRE_VERSION
 
 
@@ -319,7 +328,8 @@ class Answer:
     it (imports that happen during the unpickling count as the former), `upload` those that the
     outcome took into its File, `peak_mb` the peak memory of the process during the call
     (where the container's kernel cannot tell that: so far). `log` is what a call that failed
-    printed last, line by line. `frames` are those of the text that lack their source.
+    printed last, line by line. `frames` are those of the text that lack their source. `seal`
+    shows that the bytes are from whom the order was given to.
     """
 
     task: int
@@ -338,6 +348,7 @@ class Answer:
     unpickling: float = 0.0
     upload: float = 0.0
     frames: tuple[Frame, ...] = ()
+    seal: str = ""
 
     @property
     def busy(self) -> float:
@@ -362,7 +373,7 @@ def checked(answer: Answer) -> Answer:
         answer.started, answer.finished, answer.seconds, answer.peak_mb, answer.importing,
         answer.unpickling, answer.upload,
     )  # fmt: skip
-    texts = answer.kind, answer.text, answer.detail, answer.key, *answer.log
+    texts = answer.kind, answer.text, answer.detail, answer.key, answer.seal, *answer.log
     if not all(type(value) is int for value in whole):
         raise WireError("not an answer: no task")
     if not all(type(value) in (int, float) and abs(value) < _LARGEST for value in numbers):
@@ -370,6 +381,27 @@ def checked(answer: Answer) -> Answer:
     if not all(type(value) is str for value in texts):
         raise WireError("not an answer: what should be a text is none")
     return answer
+
+
+def sealed(answer: Answer, worker: str, key: str) -> Answer:
+    """The answer with its seal: an HMAC of which call it is of, how that ended, and the digest of
+    its bytes. Without a `key` there is none.
+    """
+    if not key:
+        return answer
+    import hmac  # not before there is an answer
+
+    data = "" if answer.data is None else answer.data.sha256
+    said = "\n".join((worker, str(answer.task), str(answer.attempt), answer.kind, data))
+    return replace(answer, seal=hmac.new(key.encode(), said.encode(), "sha256").hexdigest())
+
+
+def is_sealed(answer: Answer, worker: str, key: str) -> bool:
+    """Whether it has the seal that it must have; without a `key` it needs none."""
+    import hmac
+
+    seal = sealed(answer, worker, key).seal
+    return not key or hmac.compare_digest(seal.encode(), answer.seal.encode())
 
 
 def to_json(letter: Order | Inbox | Answers) -> str:
@@ -403,7 +435,7 @@ def order_from_json(text: str) -> Order:
         value["letter"] = _letter(value["letter"])
         value["initializer"] = _blob(value["initializer"])
         value["initializer_buffers"] = tuple(Blob(**x) for x in value["initializer_buffers"])
-        return Order(**value)
+        return Order(**_known(Order, value))
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an order: {error}") from error
 
@@ -413,7 +445,7 @@ def inbox_from_json(value: Any) -> Inbox:
     value = _object(value)
     try:
         value["letters"] = {name: _letter(letter) for name, letter in value["letters"].items()}
-        return Inbox(**value)
+        return Inbox(**_known(Inbox, value))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an inbox: {error}") from error
 
@@ -546,4 +578,4 @@ def _letter(value: dict[str, Any]) -> Letter:
 
 def _call(value: dict[str, Any]) -> Call:
     buffers = tuple(Blob(**blob) for blob in value["buffers"])
-    return Call(**{**value, "data": Blob(**value["data"]), "buffers": buffers})
+    return Call(**{**_known(Call, value), "data": Blob(**value["data"]), "buffers": buffers})

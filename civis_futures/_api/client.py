@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 import httpx
 
 from .._exceptions import PlatformError
-from .._pacing import Pacing
+from .._pacing import Pacing, default_pacing
 from .._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run, StoredFile
 from . import replies
 from .credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
@@ -56,8 +56,8 @@ class PlatformClient:
         timeout: seconds for each step of an attempt.
         patience: seconds for which a request is tried again while the platform is out of reach.
         auth: how to present the key; the platform takes both.
-        pacing: how long it waits after failures.
-        single_upload, least_part: in bytes; larger files go in parts of at least so much.
+        pacing: how long it waits after failures, and for lists.
+        single_upload, least_part: in bytes; larger files go in parts of at least `least_part`.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class PlatformClient:
         self.budget = budget or RateBudget()
         key = checked_key(api_key)
         self._me: int | None = None
+        self._pacing = pacing or default_pacing()
         self._closing = threading.Event()
         #: Whether it is on this machine.
         self.is_local = _host(self.url) in ("127.0.0.1", "localhost", "::1")
@@ -92,9 +93,9 @@ class PlatformClient:
         self._http = httpx.Client(base_url=self.url, headers=headers, **options)
         self._links_http = httpx.Client(**options)
         self._sender = Sender(
-            self._http, self.budget, self._closing, seconds=patience, pacing=pacing
+            self._http, self.budget, self._closing, seconds=patience, pacing=self._pacing
         )
-        self._links = FileLinks(self._links_http, self._closing, pacing=pacing)
+        self._links = FileLinks(self._links_http, self._closing, pacing=self._pacing)
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -114,6 +115,15 @@ class PlatformClient:
         with ours():
             self._http.close()
             self._links_http.close()
+
+    def wait_out_lag(self) -> None:
+        """Return when lists show all that there was at the time of the call.
+
+        Raises:
+            PlatformError: the client was closed meanwhile.
+        """
+        if self._closing.wait(self._pacing.lag):
+            raise PlatformError("the client was closed")
 
     def me(self) -> int:
         """The id of the key's user; asked once. GET /users/me."""
@@ -185,6 +195,10 @@ class PlatformClient:
     def template_script(self, template_id: int) -> Job:
         """The script behind a template. GET /templates/scripts/{id}."""
         return self._ask("GET", f"templates/scripts/{template_id}", replies.template_script)
+
+    def rename(self, job: Job, name: str) -> None:
+        """PATCH /scripts/{kind}/{id}."""
+        self._send("PATCH", _path(job), json={"name": name}, idempotent=True)
 
     def archive(self, job: Job) -> None:
         """PUT /scripts/{kind}/{id}/archive."""

@@ -29,6 +29,11 @@ def is_refused(error: Exception) -> bool:
     return 400 <= error.status < 500 and error.status not in (401, 403, 408, 429)
 
 
+def is_running_already(error: PlatformError) -> bool:
+    """Whether a run was not started since the script has one that is active."""
+    return error.status == 409 and "already" in str(error)
+
+
 def is_stranger(error: Exception) -> bool:
     """Whether what answers, if anything, is no platform. To be asked at first contact only: later
     on it is a platform that has trouble.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -62,9 +63,10 @@ def open_pool(options: PoolOptions) -> Opened:
         if owned is not None:
             owned.stop()
         raise
+    seal_key = secrets.token_hex(32) if attached is None else attached.head.key
     manager = Manager(
         scheduler=Scheduler(policy, default_pacing()),
-        mailbox=Mailbox(client, container, attached),
+        mailbox=Mailbox(client, container, attached, seal_key),
         client=client,
         pool=Pool(pool_name(options.title, session), url, container, initial, policy.lease),
         contents=contents,

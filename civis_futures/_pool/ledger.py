@@ -146,7 +146,7 @@ class Ledger:
         """An earlier process has given it to this worker, which may be gone."""
         if found.worker in self.held:
             self.give(found.worker, ((task, found.attempt),))
-        else:
+        elif found.worker in self.inheritance.worker_runs:  # else it never had a run
             self._view(task, worker=int(found.worker))
             self._arrive(task, self.worker_run(found.worker))
 

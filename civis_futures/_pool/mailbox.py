@@ -11,15 +11,15 @@ import json
 import logging
 import secrets
 from collections import Counter
+from collections.abc import Callable, Sequence
 from collections.abc import Container as Container_
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from .. import _wire
 from .._api.client import PlatformClient
-from .._api.failures import is_ambiguous
+from .._api.failures import is_ambiguous, is_hopeless, is_running_already
 from .._container import Container, Template, job_kind
 from .._data import sources
 from .._exceptions import PlatformError, Recalled
@@ -29,6 +29,7 @@ from .launch import script_body
 from .verdict import part_of, reached, told_by_run, told_by_worker
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 #: Files of ours live so long: longer than a run may (5 days), queueing and retries included.
 FILE_LIFE = timedelta(days=14)
@@ -41,8 +42,8 @@ LIST_PAGES = 20
 MOST_OUTPUTS = 50
 #: How many looks find the same answers unreadable before they count as garbled.
 GARBLED_LOOKS = 3
-#: What a lost reply is looked up for before the request is given up, and then repeated.
-LOOK_UPS = 3
+#: How often a request is sent whose reply is lost each time, and which has had no effect.
+TRIES = 3
 #: How much of a log is read to find out why a run ended, and which call it was at.
 LOG_LINES = 1000
 
@@ -76,6 +77,13 @@ class Book(Protocol):
     def inbox(self) -> int:
         """The JSON value that is the inbox of all workers."""
 
+    @property
+    def holder(self) -> int:
+        """The script that stands for this process: once it is marked, workers obey it no more."""
+
+    def signed(self, inbox: _wire.Inbox) -> _wire.Inbox:
+        """What workers are to read, as of this process."""
+
     def record(self, job: Job, order: _wire.Order, resources: Resources) -> None:
         """A worker has a script, and is about to get a run."""
 
@@ -84,18 +92,24 @@ class Book(Protocol):
 
 
 class Mailbox:
-    """The post of one pool, over one `PlatformClient`; `book` has the inbox, if there is one.
+    """The post of one pool, over one `PlatformClient`; `book` has the inbox, if there is one; `key`
+    is what answers must be sealed with, if there is one.
 
     All methods may be called from any thread; `look` from one at a time (the scheduler sees to
     that), since it alone owns the memory of what it saw before.
     """
 
     def __init__(
-        self, client: PlatformClient, container: Container | Template, book: Book | None = None
+        self,
+        client: PlatformClient,
+        container: Container | Template,
+        book: Book | None = None,
+        key: str = "",
     ) -> None:
         self._client = client
         self._container = container
         self._book = book
+        self._key = key
         self._kind = job_kind(container)
         self._states: dict[WorkerId, RunState] = {}  # owned by `look`
         self._unseen: Counter[WorkerId] = Counter()  # owned by `look`
@@ -150,7 +164,8 @@ class Mailbox:
         if not wanted:
             raise Recalled
         name = _wire.script_name(pool, worker, order.worker, secrets.token_hex(4))
-        text = _wire.packed(replace(order, name=name))
+        holder = 0 if self._book is None else self._book.holder
+        text = _wire.packed(replace(order, name=name, holder=holder, key=self._key))
         container = self._container
         if resources != ANY_RESOURCES:
             container = replace(container, required_resources=asdict(resources))
@@ -177,34 +192,61 @@ class Mailbox:
             raise
 
     def _create(self, name: str, body: dict[str, object]) -> Job:
-        for _ in range(LOOK_UPS):
+        hidden = self._container.hidden
+        for _ in range(TRIES):
             try:
                 return self._client.create_script(self._kind, body)
             except PlatformError as error:
                 if not is_ambiguous(error):
                     raise
                 failure = error
-            job = self._client.find_job(self._kind, name, hidden=self._container.hidden)
+            job = self._look_up(lambda: self._client.find_job(self._kind, name, hidden))
             if job is not None:
                 return job
         raise failure
 
     def _start(self, job: Job, wanted: Sequence[object]) -> Run:
-        for _ in range(LOOK_UPS):
+        for _ in range(TRIES):
             try:
                 return self._client.start_run(job, wanted)
             except PlatformError as error:
-                # 409: an earlier try, whose reply was lost on the way, did start it.
                 if not is_ambiguous(error) and error.status != 409:
                     raise
                 failure = error
-            run = self._client.latest_run(job)
+            run = self._look_up(lambda: self._client.latest_run(job))
             if run is not None:
                 return run
+            if failure.status == 409 and not is_running_already(failure):
+                raise failure  # a conflict of another kind
         raise failure
 
+    def _look_up(self, find: Callable[[], _T | None]) -> _T | None:
+        """What a request whose reply was lost has made; None only if it surely has made nothing.
+
+        Taking it for nothing when the platform could not be asked would have calls run twice.
+        """
+        for shown in (False, True):  # whether lists surely show it
+            if shown:
+                self._client.wait_out_lag()
+            while True:
+                try:
+                    found = find()
+                    break
+                except PlatformError as error:
+                    if is_hopeless(error):
+                        raise
+            if found is not None:
+                return found
+        return None
+
     def write_inbox(self, inbox_id: int, inbox: _wire.Inbox) -> None:
-        """Replace what the workers read."""
+        """Replace what the workers read.
+
+        Raises:
+            Recalled: it is another process that writes it now.
+        """
+        if self._book is not None:
+            inbox = self._book.signed(inbox)
         self._client.update_json_value(inbox_id, json.dumps(_wire.packed(inbox)))
 
     def cancel(self, worker_run: WorkerRun) -> None:
@@ -354,7 +396,7 @@ class Mailbox:
                 outputs, more = self._client.list_outputs(
                     worker_run.job, worker_run.run_id, page=page, limit=limit
                 )
-                numbers = _numbered(outputs, worker_run.token, worker_run.read)
+                numbers = _numbered(outputs, worker_run.token, worker_run.read, self._key)
                 found.update(numbers)
                 # Newest first: what is older than the newest one we know, we know.
                 more = more and not any(number < worker_run.read for number in numbers)
@@ -408,7 +450,9 @@ class Mailbox:
         return e.Diagnosis(told_by_run(run, said, self._container.image, calls[at]), at)
 
 
-def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _wire.Answers | None]:
+def _numbered(
+    outputs: Sequence[Output], token: str, known: int, key: str
+) -> dict[int, _wire.Answers | None]:
     """Those outputs that are letters of this worker, by their number; None if unreadable, or if
     all up to that one are `known`.
 
@@ -426,9 +470,12 @@ def _numbered(outputs: Sequence[Output], token: str, known: int) -> dict[int, _w
             letter = _wire.answers_from_json(output.value)
         except _wire.WireError as error:
             _log.warning("output %s cannot be read: %s", output.name, error)
-            letters[number] = None
+            letters.setdefault(number, None)
+            continue
+        if letter.worker == token and all(_wire.is_sealed(x, token, key) for x in letter.answers):
+            letters[number] = letter
         else:
-            letters[number] = letter if letter.worker == token else None
+            _log.warning("output %s is not from the worker of this pool: not used", output.name)
     return letters
 
 

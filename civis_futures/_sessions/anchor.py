@@ -1,91 +1,92 @@
-"""The anchor of a session: a script that is never run, whose name tells where the head is."""
+"""The anchors of a session: scripts that are never run, whose names tell where the heads are.
+
+Each process that opens the session makes one of its own. Their ids are in the order in which they
+were made, and what is asked for by its id is as it is: `holding` builds on that.
+"""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .. import _wire
 from .._api.client import PlatformClient
-from .._container import Container, Template, job_kind
+from .._container import Container, Template
 from .._exceptions import PlatformError
-from .._types import Job
+from .._types import Job, JobKind
+from .._wire import TAKEN
 from .head import Head, head_from_json
 
 #: What anchors are called: the session, the user, since other people's jobs are in lists, too, and
-#: the JSON value with the head.
-TITLE = re.compile(r"civis_futures session (?P<name>.*) \[user (?P<user>\d+), head (?P<head>\d+)\]")
+#: the JSON value with the head; at last, whether another process has taken the session over.
+TITLE = re.compile(
+    r"civis_futures session (?P<name>.*) \[user (?P<user>\d+), head (?P<head>\d+)\]"
+    rf"(?P<taken>{TAKEN})?"
+)
 #: How many pages of a list are read at the most; 50 rows each.
 PAGES = 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Anchor:
-    """A session on the platform: its script, the JSON value with its head, and that as read."""
+    """A process that has opened a session, as its script says: `number` is the script's id, `value`
+    the JSON value with the head. The older one comes first.
+    """
 
-    job: Job
+    number: int
+    session: str
     value: int
-    head: Head
+    taken: bool = False
 
     def read(self, client: PlatformClient) -> Head:
-        """The head as it is now."""
-        return _read(client, self.head.name, self.value)
+        """The head as it is now.
+
+        Raises:
+            PlatformError: it is not there, or is no head.
+        """
+        try:
+            return head_from_json(client.get_json_value(self.value))
+        except ValueError as error:
+            path = f"/json_values/{self.value}"
+            said = f"session {self.session!r} cannot be read: GET {path}: {error}"
+            raise PlatformError(said, method="GET", path=path, status=200) from None
+
+    def is_taken(self, client: PlatformClient, kind: JobKind) -> bool:
+        """Whether another process has taken the session over."""
+        return client.get_row(Job(self.number, kind), low_priority=False).name.endswith(TAKEN)
+
+    def take(self, client: PlatformClient, kind: JobKind) -> None:
+        """From now on, nothing counts that this process says. Twice is no harm."""
+        if not self.taken:
+            title = _title(self.session, client.me(), self.value)
+            client.rename(Job(self.number, kind), title + TAKEN)
 
 
-def anchors(client: PlatformClient, name: str = "") -> Iterator[tuple[str, int, int]]:
-    """Of my sessions, or of those of that name: name, script and head."""
-    user = str(client.me())
-    text = f"civis_futures session {name}"
+def anchors(client: PlatformClient, name: str = "") -> list[Anchor]:
+    """Those of my sessions, or of those of that name; the oldest first."""
+    user, found = str(client.me()), dict[int, Anchor]()  # a row may be on two pages
     for page in range(1, PAGES + 1):
-        rows, more = client.search_jobs(text, page)
+        rows, more = client.search_jobs(f"civis_futures session {name}", page)
         for row in rows:
             match = TITLE.fullmatch(row.name)
             if match and match["user"] == user and name in ("", match["name"]):
-                yield match["name"], row.job_id, int(match["head"])
+                taken = match["taken"] is not None
+                found[row.job_id] = Anchor(row.job_id, match["name"], int(match["head"]), taken)
         if not more:
-            return
+            break
+    return sorted(found.values())
 
 
-def find_anchor(client: PlatformClient, name: str) -> Anchor | None:
-    """The anchor of a session: the oldest one, should two have been made at the same time.
-
-    Raises:
-        PlatformError: what it names is not there, or is no head.
-    """
-    found = [(number, value) for _, number, value in anchors(client, name)]
-    if not found:
-        return None
-    number, value = min(found)
-    head = _read(client, name, value)
-    return Anchor(Job(number, head.kind), value, head)
+def make_anchor(
+    client: PlatformClient, container: Container | Template, head: Head, value: int
+) -> Anchor:
+    """A new one, of a head that is there. If the reply is lost, it may be there all the same."""
+    body = _body(container, _title(head.name, client.me(), value))
+    return Anchor(client.create_script(head.kind, body).id, head.name, value)
 
 
-def _read(client: PlatformClient, name: str, value: int) -> Head:
-    try:
-        return head_from_json(client.get_json_value(value))
-    except ValueError as error:
-        path = f"/json_values/{value}"
-        said = f"session {name!r} cannot be read: GET {path}: {error}"
-        raise PlatformError(said, method="GET", path=path, status=200) from None
-
-
-def make_anchor(client: PlatformClient, name: str, container: Container | Template) -> Anchor:
-    """A new session."""
-    title, user = f"civis_futures session {name}", client.me()
-    inbox = client.create_json_value(f"{title} inbox", _wire.to_json(_wire.Inbox()))
-    kind = job_kind(container)
-    head = Head(name, time.time(), kind, inbox)
-    value = client.create_json_value(f"{title} head", head.to_json())
-    body = _body(container, f"{title} [user {user}, head {value}]")
-    mine = client.create_script(kind, body)
-    found = find_anchor(client, name)
-    if found is not None and found.job.id != mine.id:  # somebody was quicker
-        client.archive(mine)
-        return found
-    return Anchor(mine, value, head)
+def _title(session: str, user: int, value: int) -> str:
+    return f"civis_futures session {session} [user {user}, head {value}]"
 
 
 def _body(container: Container | Template, title: str) -> dict[str, Any]:

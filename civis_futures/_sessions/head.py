@@ -1,5 +1,6 @@
 """What the platform keeps of a session: who holds it, which workers it has had. As JSON.
 
+Each process that opens the session writes a head of its own, and nobody else's.
 Knows nothing of how it is read and written, nor of what the workers did.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 from .._types import ANY_RESOURCES, JobKind, Resources
 from .._wire import Order
 
-VERSION = 1
+VERSION = 2
 #: The holder gives a sign of life every so many seconds; after so many that are missing it is gone.
 BEAT, MISSING = 30.0, 3
 
@@ -89,14 +90,20 @@ class Entry:
 
 @dataclass(slots=True)
 class Head:
-    """All of it. `created` is in seconds since the epoch."""
+    """All of it. `created` is in seconds since the epoch; `key` is what answers are sealed with.
+
+    One that is not `ready` says no more than who wants to hold the session: what there was before
+    is not in it yet.
+    """
 
     name: str
     created: float
     kind: JobKind
-    inbox: int
+    inbox: int = 0
     holder: Holder | None = None
     workers: list[Entry] = field(default_factory=list)
+    ready: bool = False
+    key: str = field(default="", repr=False)
 
     def to_json(self) -> str:
         """As text."""

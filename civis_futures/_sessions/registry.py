@@ -72,44 +72,43 @@ def listed(client: PlatformClient) -> list[SessionInfo]:
     """As `sessions`, over a client."""
     from .anchor import anchors
 
-    names = sorted({name for name, *_ in anchors(client)})
+    names = sorted({anchor.session for anchor in anchors(client)})
     return [info for name in names if (info := _info(client, name)) is not None]
 
 
 def _info(client: PlatformClient, name: str) -> SessionInfo | None:
     from .._pool.mailbox import Mailbox
-    from .anchor import find_anchor
-    from .session import Session
+    from .anchor import anchors
+    from .holding import heads, latest
+    from .session import gather
 
-    anchor = find_anchor(client, name)
-    if anchor is None:  # removed meanwhile
+    head = latest(heads(client, anchors(client, name)))
+    if head is None:  # removed meanwhile
         return None
-    session = Session(client, anchor)
-    session.read(Mailbox(client, Container()))
-    found, holder = session.findings, session.head.holder
-    held_by = None if holder is None or holder.gone else str(holder)
+    found, _ = gather(client, head, Mailbox(client, Container(), key=head.key))
+    held_by = None if head.holder is None or head.holder.gone else str(head.holder)
     alive = sum(not worker.state.over for worker in found.workers)
-    return SessionInfo(name, session.head.created, held_by, found.answered, found.held, alive)
+    return SessionInfo(name, head.created, held_by, found.answered, found.held, alive)
 
 
 def remove(client: PlatformClient, name: str) -> None:
     """As `purge`, over a client."""
-    from .anchor import find_anchor
-    from .session import Session
+    from .anchor import anchors
+    from .holding import heads, latest, raise_if_held
 
-    anchor = find_anchor(client, name)
-    if anchor is None:
+    known = heads(client, anchors(client, name))
+    if not known:
         raise LookupError(f"there is no session {name!r}")
-    session = Session(client, anchor)
-    session.hold()
-    try:
-        for entry in session.head.workers:
+    raise_if_held(name, known)
+    for anchor, head in known.items():
+        anchor.take(client, head.kind)
+    last = latest(heads(client, known))  # nothing is added to it any more
+    if last is not None:
+        for entry in last.workers:
             if not entry.over:
-                _end(client, Job(entry.job, session.head.kind))
-        client.archive(anchor.job)
-    except BaseException:
-        session.release()
-        raise
+                _end(client, Job(entry.job, last.kind))
+    for anchor, head in known.items():
+        client.archive(Job(anchor.number, head.kind))
 
 
 def _end(client: PlatformClient, job: Job) -> None:

@@ -1,8 +1,7 @@
-"""A session: its state on the platform, found by name; opened by one process at a time.
+"""A session: its state on the platform, found by name; opened by one process at a time (`holding`).
 
-The anchor is a script that is never run; its name tells the session's, and which JSON value is the
-head. A worker is in the head before its run is started, so no run is ever unknown. The head is
-written whole, and never twice at once: what comes meanwhile goes with the next version.
+A worker is in the head before its run is started, so no run is ever unknown. The head is written
+whole, and never twice at once: what comes meanwhile goes with the next version.
 """
 
 from __future__ import annotations
@@ -17,20 +16,19 @@ from typing import Any
 
 from .. import _wire
 from .._api.client import PlatformClient
-from .._container import Container, Template, job_kind
-from .._exceptions import PlatformError, SessionInUseError, SessionMismatchError
+from .._container import Container, Template
+from .._exceptions import PlatformError, Recalled, SessionInUseError, SessionMismatchError
 from .._pool.mailbox import Mailbox, WorkerRun
 from .._scheduling.events import FoundTask
-from .._types import Job, JobKind, Resources, TaskId, WorkerId
-from .anchor import Anchor, find_anchor, make_anchor
-from .head import BEAT, Entry, Head, Holder
+from .._types import Job, Resources, TaskId, WorkerId
+from .anchor import anchors
+from .head import BEAT, Entry, Head
+from .holding import Claim, claim, in_use, withdraw
 from .identity import difference, identity
 from .recovery import Findings, FoundWorker, findings
 
 _log = logging.getLogger(__name__)
 
-#: Who has written himself in looks again after so many seconds, whether somebody else has as well.
-SETTLE = 0.3
 #: So many workers are read at a time.
 READERS = 4
 
@@ -38,10 +36,11 @@ READERS = 4
 class Session:
     """A session that this process holds, until `close`."""
 
-    def __init__(self, client: PlatformClient, anchor: Anchor) -> None:
+    def __init__(self, client: PlatformClient, claimed: Claim) -> None:
         self._client = client
-        self._anchor = anchor
-        self.head = anchor.head
+        self._anchor = claimed.anchor
+        self._before = claimed.before
+        self.head = claimed.head
         self.findings = Findings()
         self._refused: SessionMismatchError | None = None
         # Guards the head and whether it is being written; the writing itself is outside.
@@ -49,44 +48,55 @@ class Session:
         self._asked = self._done = 0
         self._writing = False
         self._entries: dict[str, Entry] = {}
+        #: Workers of earlier processes: those that the inbox names may go on.
+        self._adopted: set[str] = set()
         self._closing = threading.Event()
+        self._lost: Callable[[Exception], object] = lambda _: None
+        self._seen = time.time()  # when it was seen that we hold it
 
     # --- holding it ----------------------------------------------------------------------------
 
-    def hold(self) -> None:
-        """Write ourselves in as the holder, unless there is one.
-
-        Raises:
-            SessionInUseError: somebody else holds it.
-        """
-        before = self.head.holder
-        if before is not None and not before.gone:
-            raise _in_use(self.head.name, before)
-        self._mine = self.head.holder = Holder.here()
-        self._write()
-        time.sleep(SETTLE)
-        self._check()
-
     def start(self, lost: Callable[[Exception], object]) -> None:
         """Give signs of life from now on; `lost` is told if somebody else takes it over."""
+        self._lost = lost
         name = f"civis-futures session {self.head.name}"
-        threading.Thread(target=self._beat, args=(lost,), name=name, daemon=True).start()
+        threading.Thread(target=self._beat, name=name, daemon=True).start()
 
     def _check(self) -> None:
-        holder = self._anchor.read(self._client).holder
-        if holder is None or holder.token != self._mine.token:
-            raise _in_use(self.head.name, holder)
+        """Raise SessionInUseError if another process has taken it over."""
+        if self._anchor.is_taken(self._client, self.head.kind):
+            others = [x for x in anchors(self._client, self.head.name) if x != self._anchor]
+            holder = max(others).read(self._client).holder if others else None
+            raise in_use(self.head.name, holder)
+        self._seen = time.time()
 
-    def _beat(self, lost: Callable[[Exception], object]) -> None:
+    def _check_after_pause(self) -> None:
+        """Raise Recalled if another process has taken it over, which we have given time to.
+
+        A machine that sleeps does not know for how long, except by its clock. Workers would not
+        obey us anyway; but none would be started in vain, nor the inbox overwritten.
+        """
+        if abs(time.time() - self._seen) > 2 * BEAT:
+            try:
+                self._check()
+            except SessionInUseError as error:
+                self._lose(error)
+                raise Recalled from error
+
+    def _lose(self, error: SessionInUseError) -> None:
+        self._closing.set()
+        self._lost(error)
+
+    def _beat(self) -> None:
         while not self._closing.wait(BEAT):
             try:
                 self._check()
+                assert self.head.holder is not None
                 with self._turn:
-                    self.head.holder = replace(self._mine, beat=time.time())
+                    self.head.holder = replace(self.head.holder, beat=time.time())
                 self._write()
             except SessionInUseError as error:
-                self._closing.set()
-                lost(error)
+                self._lose(error)
             except (PlatformError, ValueError) as error:
                 _log.warning("no sign of life for session %s: %s", self.head.name, error)
 
@@ -99,7 +109,9 @@ class Session:
         """Nobody holds it any more."""
         taken = self._closing.is_set()
         self._closing.set()
-        if not taken:
+        if not taken and not self.head.ready:  # what there is, is with those before us
+            withdraw(self._client, self._anchor, self.head.kind)
+        elif not taken:
             try:
                 self._check()
                 with self._turn:
@@ -131,24 +143,26 @@ class Session:
 
     # --- what was there ------------------------------------------------------------------------
 
-    def read(self, mailbox: Mailbox) -> None:
-        """See what earlier processes have left."""
-        kind = self.head.kind
-        with ThreadPoolExecutor(READERS) as readers:
-
-            def read(pair: tuple[int, Entry]) -> tuple[WorkerId, FoundWorker | None]:
-                number, entry = WorkerId(pair[0]), pair[1]
-                job = Job(entry.job, kind)
-                return number, mailbox.find(WorkerRun(number, entry.token, job, entry.run))
-
-            pairs = list(readers.map(read, enumerate(self.head.workers, 1)))
-        inbox = _wire.inbox_from_json(self._client.get_json_value(self.head.inbox))
-        seen = {number: found for number, found in pairs if found is not None}
-        self.findings = findings(self.head, seen, inbox)
+    def begin(self, mailbox: Mailbox) -> None:
+        """See what earlier processes have left, and say that it is ours."""
+        self.findings, inbox = gather(self._client, self.head, mailbox)
         self._entries = {entry.token: entry for entry in self.head.workers}
+        self.head.ready = True
+        self._write()
+        found = self.findings.workers
+        tokens = {worker.id: self.head.workers[worker.id - 1].token for worker in found}
+        self._adopted = {tokens[worker.id] for worker in found if not worker.state.over}
+        # What those had in hand that are over must stay there, for who comes if we are killed now.
+        letters = {token: inbox.letters.get(token, _wire.Letter()) for token in tokens.values()}
+        mailbox.write_inbox(self.head.inbox, self.signed(replace(inbox, letters=letters)))
+        self._tidy()
 
-    def tidy(self) -> None:
-        """Archive the scripts of workers of which nothing more will come."""
+    def _tidy(self) -> None:
+        """Archive the anchors of those before us, and the scripts of workers of which nothing more
+        will come.
+        """
+        for anchor in self._before:
+            withdraw(self._client, anchor, self.head.kind)
         going_on = {worker.id for worker in self.findings.workers}
         for number, entry in enumerate(self.head.workers, 1):
             if WorkerId(number) not in going_on and not entry.over:  # nobody was left to tidy up
@@ -190,8 +204,29 @@ class Session:
         """The JSON value that is the inbox of all workers."""
         return self.head.inbox
 
+    @property
+    def holder(self) -> int:
+        """The script that stands for us."""
+        return self._anchor.number
+
+    def signed(self, inbox: _wire.Inbox) -> _wire.Inbox:
+        """What is to be written, as ours: who was launched by others is named, and so may go on.
+
+        Raises:
+            Recalled: the session is another process's now.
+        """
+        self._check_after_pause()
+        with self._turn:
+            named = dict.fromkeys(self._adopted, _wire.Letter())
+        return replace(inbox, holder=self.holder, letters={**named, **inbox.letters})
+
     def record(self, job: Job, order: _wire.Order, resources: Resources) -> None:
-        """A worker is about to get a run."""
+        """A worker is about to get a run.
+
+        Raises:
+            Recalled: the session is another process's now.
+        """
+        self._check_after_pause()
         entry = Entry.of(order, job.id, resources)
         with self._turn:
             self._entries[entry.token] = entry
@@ -201,9 +236,25 @@ class Session:
     def forget(self, token: str, run_id: int) -> None:
         """All that this worker was given has ended; to be written when there is more to write."""
         with self._turn:
+            self._adopted.discard(token)
             entry = self._entries.get(token)
             if entry is not None:
                 entry.over, entry.first, entry.run = True, [], run_id
+
+
+def gather(client: PlatformClient, head: Head, mailbox: Mailbox) -> tuple[Findings, _wire.Inbox]:
+    """What the processes before have left, and the inbox as they wrote it last."""
+    with ThreadPoolExecutor(READERS) as readers:
+
+        def read(pair: tuple[int, Entry]) -> tuple[WorkerId, FoundWorker | None]:
+            number, entry = WorkerId(pair[0]), pair[1]
+            job = Job(entry.job, head.kind)
+            return number, mailbox.find(WorkerRun(number, entry.token, job, entry.run))
+
+        pairs = list(readers.map(read, enumerate(head.workers, 1)))
+    inbox = _wire.inbox_from_json(client.get_json_value(head.inbox))
+    seen = {number: found for number, found in pairs if found is not None}
+    return findings(head, seen, inbox), inbox
 
 
 def attach(client: PlatformClient, name: str, container: Container | Template) -> Session:
@@ -215,13 +266,9 @@ def attach(client: PlatformClient, name: str, container: Container | Template) -
         PlatformError: the platform cannot be reached, or refuses.
     """
     try:
-        anchor = find_anchor(client, name) or make_anchor(client, name, container)
-        _check_kind(anchor.head, container)
-        session = Session(client, anchor)
-        session.hold()
+        session = Session(client, claim(client, name, container))
         try:
-            session.read(Mailbox(client, container))
-            session.tidy()
+            session.begin(Mailbox(client, container, key=session.head.key))
         except BaseException:
             session.close()
             raise
@@ -229,20 +276,3 @@ def attach(client: PlatformClient, name: str, container: Container | Template) -
     except BaseException:
         client.close()
         raise
-
-
-def _check_kind(head: Head, container: Container | Template) -> None:
-    """Scripts of one kind cannot be found, nor ended, as if they were of the other."""
-    if head.kind is not job_kind(container):
-        before, now = "a Container", "a Template"
-        if head.kind is JobKind.CUSTOM:
-            before, now = now, before
-        raise SessionMismatchError(
-            f"session {head.name!r} was begun with {before}, and now there is {now}: give it what "
-            f"it had, or take another name"
-        )
-
-
-def _in_use(name: str, holder: Holder | None) -> SessionInUseError:
-    who = "another process" if holder is None else str(holder)
-    return SessionInUseError(f"session {name!r} is held by {who}: shut that executor down first")

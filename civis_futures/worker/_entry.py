@@ -35,6 +35,8 @@ def run(order: str = "") -> int:
     folder = _private_folder()
     try:
         said = order or _variable(_wire.ORDER_VARIABLE)
+        # It holds a secret, and those who look for what went wrong print their environment.
+        os.environ.pop(_wire.ORDER_VARIABLE, None)
         what = read_order(said, lambda file: _content(file, folder).decode())
         WorkerLoop(what, _platform(what.url, max(what.lease, PATIENCE)), folder).run()
     except NoOrderError as error:

@@ -103,12 +103,12 @@ class Http:
         *,
         timeout: float = TIMEOUT,
         longest_wait: float = LONGEST_WAIT,
-        pauses: tuple[float, float] = PAUSES,
+        pauses: tuple[float, float] | None = None,
     ) -> None:
         self.patience = patience
         self._timeout = timeout
         self._longest_wait = longest_wait
-        self._pauses = pauses
+        self._pauses = pauses or PAUSES
         self.stalled = 0.0
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
 

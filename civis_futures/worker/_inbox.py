@@ -38,7 +38,9 @@ class InboxReader:
         self._poll = order.poll
         self.linger = order.linger
         self._content: Any = None
+        self._letter: _wire.Letter | None = None  # as it was last
         self.known = False  # whether it was ever read
+        self.holder = 0  # who had written it then
         self._refused = 0
         self._looked = time.monotonic()
         self._heard = self._listened()
@@ -64,7 +66,9 @@ class InboxReader:
         return max(0.0, self._looked + pause - time.monotonic())
 
     def look(self) -> _wire.Letter | None:
-        """The letter of this worker; None if the inbox holds none or is garbage."""
+        """The letter of this worker; None if the inbox holds none, is garbage, or if he who wrote
+        it had no right to: a process that has lost its session may not know that yet.
+        """
         self._pause = min(max(self._pause, _FIRST_PAUSE) * _GROWTH, self._poll)
         try:
             content = self._platform.json_value(self._id)
@@ -83,10 +87,19 @@ class InboxReader:
             inbox = _wire.inbox_from_json(content)
         except _wire.WireError:
             return None
-        self.known = True
+        letter = inbox.letters.get(self._worker)
+        # In this order: what was written before the session was lost, the next holder has read.
+        if self._is_news(inbox.holder, letter) and self._platform.is_taken(inbox.holder):
+            return None
+        self.known, self.holder, self._letter = True, inbox.holder, letter
         most = self._lease / _LOOKS_PER_LEASE
         if isinstance(inbox.poll, (int, float)) and inbox.poll > 0:
             self._poll = min(inbox.poll, most)
         if isinstance(inbox.linger, (int, float)) and inbox.linger > 0:
             self.linger = min(inbox.linger, most)
-        return inbox.letters.get(self._worker)
+        return letter
+
+    def _is_news(self, holder: int, letter: _wire.Letter | None) -> bool:
+        if not holder:  # nobody else writes it
+            return False
+        return (self.known, self.holder, self._letter) != (True, holder, letter)

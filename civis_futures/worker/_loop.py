@@ -77,9 +77,12 @@ class WorkerLoop:
         self._buffers = Buffers(platform, folder, order.disk)
         # The end of a run is news enough; only who goes on has to say that there are answers.
         stays = order.inbox is not None and not order.letter.stop
-        self._stays = stays
         self._outbox = Outbox(
-            platform, order.worker, order.name if stays else "", greets=order.greets
+            platform,
+            order.worker,
+            order.name if stays else "",
+            greets=order.greets,
+            key=order.key,
         )
         self._inbox = None if order.inbox is None else InboxReader(platform, order)
         self._stop = order.inbox is None
@@ -113,25 +116,50 @@ class WorkerLoop:
         """End if the platform has started this container before, within the same run.
 
         What that one had begun would run twice, and its letters have the numbers of ours. So this
-        one ends, and the client sees to the calls, as it does when a container dies.
+        one ends, and the client sees to the calls, as it does when a container dies. The log has
+        what began. Who answers one call alone does not say so there: it would be one more request
+        for each call.
         """
-        if not self._stays:  # who answers and ends has left no letter but the last
-            return
+        if not self._alone and self._was_here():
+            raise StartedAgainError(_wire.STARTED_AGAIN)
+
+    def _was_here(self) -> bool:
+        try:
+            lines = self._platform.first_lines()
+        except RefusedError:
+            pass
+        else:
+            return any(_wire.BEGIN_LINE.search(line.rstrip()) for line in lines)
         try:
             names = self._platform.newest_outputs()
         except RefusedError:  # nobody can tell, then
-            return
-        token = self._order.worker
-        if any(_wire.answers_number(name, token) is not None for name in names):
-            raise StartedAgainError(_wire.STARTED_AGAIN)
+            return False
+        return any(_wire.answers_number(name, self._order.worker) is not None for name in names)
+
+    def _take_first(self) -> None:
+        """Take in what the order says, as far as it still holds."""
+        order, inbox, letter = self._order, self._inbox, None
+        # What waited for this container may have been taken back meanwhile.
+        if inbox is not None and not (self._alone and self._is_from_holder()):
+            letter = self._look()
+            while not (inbox.known or inbox.silent):
+                time.sleep(inbox.due_in(eager=True))
+                letter = self._look()
+            if not inbox.known:
+                return
+            if letter is None and inbox.holder != order.holder:
+                # Another process has the session, and does not know of this worker.
+                calls = tuple((call.task, call.attempt) for call in order.letter.calls)
+                letter = _wire.Letter(stop=True, revoked=calls)
+        self._take(order.letter)
+        self._take(letter)
+
+    def _is_from_holder(self) -> bool:
+        """Whether who gave the order still has the session, if it is of one."""
+        return not (self._order.holder and self._platform.is_taken(self._order.holder))
 
     def _answer_all(self) -> None:
-        self._take(self._order.letter)
-        if self._inbox is not None and not self._alone:
-            self._look()  # what waited for this container may have been taken back meanwhile
-            while not self._inbox.known:
-                time.sleep(self._inbox.due_in(eager=True))
-                self._look()
+        self._take_first()
         while True:
             if self._inbox is not None and self._inbox.silent:
                 print(_wire.SILENCE, flush=True)
@@ -152,13 +180,14 @@ class WorkerLoop:
                 return
             else:
                 time.sleep(self._inbox.due_in(eager=True))
-                self._look()
+                self._take(self._look())
 
-    def _look(self) -> None:
+    def _look(self) -> _wire.Letter | None:
         """Read the inbox."""
         assert self._inbox is not None
-        self._take(self._inbox.look())
+        letter = self._inbox.look()
         self._outbox.longest = self._inbox.linger
+        return letter
 
     def _prepare(self) -> None:
         """Find out whether calls can be run here at all."""
@@ -288,7 +317,7 @@ class WorkerLoop:
             return
         if frame is None:
             if self._inbox is not None and self._inbox.due_in(bool(self._queue)) == 0:
-                self._look()
+                self._take(self._look())
             return
         header, body = frame
         if self._process.expired:  # the TERM has become an exception in user code

@@ -28,9 +28,12 @@ _UNFIT = (400, 413, 422)
 class Outbox:
     """Answers in the order in which the calls ended."""
 
-    def __init__(self, platform: PlatformRequests, worker: str, name: str, *, greets: bool) -> None:
+    def __init__(
+        self, platform: PlatformRequests, worker: str, name: str, *, greets: bool, key: str = ""
+    ) -> None:
         self._platform = platform
         self._worker = worker
+        self._key = key  # what answers are sealed with
         self._name = name  # of the script; empty if it is not to be changed
         self.greets = bool(name) and greets  # it shall say before its first answers that it can
         self._waiting: list[tuple[_wire.Answer, Outgoing | None]] = []
@@ -74,7 +77,7 @@ class Outbox:
         batch: list[_wire.Answer] = []
         size = 0
         while len(batch) < len(self._waiting):
-            answer = self._with_data(len(batch))
+            answer = _wire.sealed(self._with_data(len(batch)), self._worker, self._key)
             length = len(_wire.to_json(_wire.Answers(self._worker, (answer,))))
             if batch and size + length > _wire.JSON_VALUE_LIMIT:
                 self._send(batch)
@@ -122,7 +125,8 @@ class Outbox:
                 for answer in batch:
                     self._send([answer])
                 return
-            self._output([_without_what_it_says(batch[0], error)])
+            short = _without_what_it_says(batch[0], error)
+            self._output([_wire.sealed(short, self._worker, self._key)])
         self._posted += 1
         self._last = time.monotonic()
         del self._waiting[: len(batch)]

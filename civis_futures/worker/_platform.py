@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from .._wire import WireError
+from .._wire import TAKEN, WireError
 from ._http import Http, HttpError, RefusedError
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SINGLE_UPLOAD = 50 << 20
 SMALLEST_PART = 5 << 20
 _CHUNK = 1 << 20
-_NEWEST = 5
+_NEWEST, _FIRST_LINES = 5, 1000
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
 _KEEP_FOR = 30 * 86400.0  # seconds; as Files of the platform live, for those who come back late
 
@@ -69,21 +69,39 @@ class PlatformRequests:
         body = {"objectType": "JSONValue", "objectId": value["id"]}
         self._api("POST", f"{self._run}/outputs", "objectId", body)
 
+    def first_lines(self) -> list[str]:
+        """The first lines of this run's log, however often it was started."""
+        rows = self._list(f"{self._run}/logs?last_id=0&limit={_FIRST_LINES}")
+        return [str(row.get("message")) for row in rows]
+
     def newest_outputs(self) -> list[str]:
         """The names of the newest outputs of the run; of few, as each comes with its value."""
+        return [str(row.get("name")) for row in self._list(f"{self._run}/outputs?limit={_NEWEST}")]
 
-        def read(reply: HTTPResponse) -> list[str]:
+    def _list(self, path: str) -> list[dict[str, Any]]:
+        def read(reply: HTTPResponse) -> list[dict[str, Any]]:
             rows = json.loads(reply.read())
             if not isinstance(rows, list):
                 raise ValueError("not a list")
-            return [str(row.get("name")) for row in rows if isinstance(row, dict)]
+            return [row for row in rows if isinstance(row, dict)]
 
-        url = f"{self._url}{self._run}/outputs?limit={_NEWEST}"
-        return self.http.request("GET", url, read, self._headers)
+        return self.http.request("GET", self._url + path, read, self._headers)
 
     def rename(self, name: str) -> None:
         """Give the script of this run another name."""
         self._api("PATCH", self._job, "id", {"name": name})
+
+    def is_taken(self, script: int) -> bool:
+        """Whether the process that a script stands for has lost its session to another one.
+
+        Asked for by its id, it is as it is: lists may lag behind. Where nobody may read it, nobody
+        can tell.
+        """
+        try:
+            answer = self._api("GET", f"/scripts/containers/{script}", "name")
+        except RefusedError:
+            return False
+        return str(answer["name"]).endswith(TAKEN)
 
     def upload(self, name: str, source: Outgoing) -> int:
         """Put bytes into a new File that expires in 30 days; its id."""

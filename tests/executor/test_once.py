@@ -75,10 +75,49 @@ def test_lost_replies_cost_no_second_execution(tmp_path, reuse, tasks):
     run_with_lost_replies(tmp_path, tasks, reuse, bad_seconds=1)
 
 
+def test_a_lost_reply_while_lists_lag_costs_no_second_execution(tmp_path):
+    """The list of runs, and that of scripts, do not show yet what the lost request has made."""
+    lost = [Fault.drop(on, done=True, times=2) for on in (SCRIPTS, RUNS)]
+    lag = Fault.stale(0.5, "GET *")
+    with LocalPlatform(cores=64, faults=[*lost, lag]) as platform:
+        with cf.ContainerPoolExecutor(4, platform=platform, max_tasks_per_worker=1) as executor:
+            assert list(executor.map(leave_a_trace, [tmp_path] * 4, range(4))) == [0, 1, 2, 3]
+        assert [platform.faults.hits(fault) for fault in lost] == [2, 2]
+        assert executions(tmp_path) == dict.fromkeys(range(4), 1)
+        stats = platform.stats()
+        assert stats.runs_started == stats.count("POST", "/scripts/containers") == 4
+        assert len({each.url for each in platform.requests("PUT */archive")}) == 4
+        assert not stats.active
+
+
 @pytest.mark.stress
 @pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])
 def test_lost_replies_for_a_minute(tmp_path, reuse):
     run_with_lost_replies(tmp_path, 300, reuse, bad_seconds=60)
+
+
+# --- started again within a run ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"max_tasks_per_worker": 3}], ids=["goes on", "three"])
+def test_a_container_that_is_started_again_before_it_has_answered(tmp_path, options):
+    restart = Fault.restart(says="0 is marked", times=1)
+    with LocalPlatform(cores=64, faults=[restart]) as platform:
+        with cf.ContainerPoolExecutor(1, platform=platform, **options) as executor:
+            futures = [executor.submit(mark_and_wait, tmp_path, number) for number in range(3)]
+            error = futures[0].exception(60)
+            assert isinstance(error, cf.CallLostError)
+            assert "started it again" in str(error)
+            assert [future.result(60) for future in futures[1:]] == [1, 2]
+        assert platform.faults.hits(restart) == 1
+    assert executions(tmp_path) == dict.fromkeys(range(3), 1)
+
+
+def mark_and_wait(folder, number):
+    leave_a_trace(folder, number)
+    print(f"{number} is marked", flush=True)
+    time.sleep(0.5)
+    return number
 
 
 # --- an outage ---------------------------------------------------------------------------------

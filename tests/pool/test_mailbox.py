@@ -97,6 +97,40 @@ def test_a_run_that_was_not_started_is_started_again():
     assert stub.count("start_run") == 2
 
 
+def test_what_a_list_does_not_show_yet_is_waited_for():
+    script = {"create_script": [LOST], "start_run": [LOST]}
+    stub, answer = launch(**script, find_job=[None, JOB], latest_run=[None, RUN])
+    assert answer == (JOB, RUN)
+    asked = [name for name, *_ in stub.asked]
+    assert asked == [
+        "create_script", "find_job", "wait_out_lag", "find_job",
+        "start_run", "latest_run", "wait_out_lag", "latest_run",
+    ]  # fmt: skip
+
+
+def test_as_long_as_nobody_says_whether_a_run_was_started_none_is_started_again():
+    away = PlatformError("no answer", method="GET", sent=True)
+    stub, answer = launch(
+        create_script=[JOB], start_run=[LOST], latest_run=[away, away, away, away, away, RUN]
+    )
+    assert answer == (JOB, RUN)
+    assert stub.count("start_run") == 1
+
+
+def test_a_list_that_may_not_be_read_is_no_reason_to_wait_for_ever():
+    forbidden = PlatformError("no", method="GET", status=403)
+    stub, answer = launch(create_script=[JOB], start_run=[LOST], latest_run=[forbidden])
+    assert answer is forbidden
+    assert stub.asked[-1] == ("archive", JOB)
+
+
+def test_a_conflict_that_is_not_about_a_run_is_a_refusal():
+    other = PlatformError("the script is archived", method="POST", status=409)
+    stub, answer = launch(create_script=[JOB], start_run=[other], latest_run=[None])
+    assert answer is other
+    assert stub.count("start_run") == 1
+
+
 def test_a_script_whose_run_is_refused_is_archived():
     stub, answer = launch(create_script=[JOB], start_run=[REFUSED])
     assert answer is REFUSED

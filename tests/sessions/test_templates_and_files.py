@@ -22,9 +22,9 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(autouse=True)
-def nobody_else(monkeypatch):
-    """Nobody attaches at the same moment."""
-    monkeypatch.setattr("civis_futures._sessions.session.SETTLE", 0.0)
+def no_lag(paced):
+    """Lists show everything at once here."""
+    paced(lag=0.0)
 
 
 @pytest.fixture

@@ -44,6 +44,8 @@ class Stub:
         self.values, self.files, self.outputs, self.log = {}, {}, [], []
         self.value_names = {}
         self.names = []  # that the script was given
+        self.scripts = {}  # the names of other scripts
+        self.lines = []  # of the run's log
         self.faults = collections.defaultdict(collections.deque)  # (method, path prefix) -> faults
         self.expired = set()  # links that answer 403
         self.problems = []  # what a worker must never do
@@ -192,9 +194,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if (method, path) == ("GET", RUN + "/outputs"):
             names = [{"name": stub.value_names[number]} for number in reversed(stub.outputs)]
             return self.reply(200, names[:5])
+        if (method, path) == ("GET", RUN + "/logs") and stub.lines:
+            return self.reply(200, [{"id": n, "message": x} for n, x in enumerate(stub.lines)])
         if (method, path) == ("PATCH", "/scripts/containers/11"):
             stub.names.append(body["name"])
             return self.reply(200, {"id": 11, **body})
+        if method == "GET" and path.startswith("/scripts/") and int(parts[2]) in stub.scripts:
+            return self.reply(200, {"id": int(parts[2]), "name": stub.scripts[int(parts[2])]})
         if method == "GET" and parts[0] == "files":
             return self.get_file(int(parts[1]))
         if method == "POST" and parts[0] == "files":
@@ -391,10 +397,10 @@ def environment(stub):
 def order(stub):
     """order(calls, ...) -> Order; other fields of it as keywords."""
 
-    def order(calls=(), **fields):
+    def order(calls=(), stop=False, **fields):
         python = "{}.{}".format(*sys.version_info)
         fields = {"worker": "w", "url": stub.url, "python": python, **fields}
-        return _wire.Order(letter=_wire.Letter(tuple(calls)), **fields)
+        return _wire.Order(letter=_wire.Letter(tuple(calls), stop), **fields)
 
     return order
 

@@ -169,3 +169,22 @@ def test_if_nobody_can_tell_whether_it_was_started_before_it_works(stub, start, 
     inbox.write(stop=True)
     start(calls(os.getpid), inbox=inbox.id, poll=0.1).end()
     assert set(stub.answers()) == {1}
+
+
+def test_what_the_log_tells_of_an_earlier_life_is_enough(stub, start, calls, put_inbox, tmp_path):
+    """It had begun a call, and posted no answer yet."""
+    inbox = put_inbox()
+    made = calls((time.sleep, 1000), (leave_a_mark, str(tmp_path)))
+    stub.lines += ["fetching ...", "civis_futures: task 1 begins (attempt 1)"]
+    again = start(made, inbox=inbox.id, poll=0.1).end(1)
+    assert again.out().decode().splitlines() == [_wire.STARTED_AGAIN]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_that_had_begun_nothing_before_begins_now(stub, start, calls, put_inbox):
+    inbox = put_inbox()
+    inbox.write(stop=True)
+    stub.lines += ["fetching ...", "a line of setup_cmd"]
+    start(calls(os.getpid, os.getpid), inbox=inbox.id, poll=0.1).end()
+    assert set(stub.answers()) == {1, 2}
+    assert stub.count("GET", "/scripts/containers/11/runs/22/outputs") == 0

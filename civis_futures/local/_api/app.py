@@ -361,7 +361,7 @@ async def _perform(platform: Platform, route: Route, request: ApiRequest) -> Rep
 def _query(given: bytes) -> dict[str, str]:
     """Return the query in snake_case; `a[]=x&a[]=y` and `a=x,y` are the same."""
     found: dict[str, list[str]] = {}
-    for name, value in parse_qsl(given.decode(), keep_blank_values=True):
+    for name, value in parse_qsl(given.decode("latin-1"), keep_blank_values=True):
         if name.endswith("[]"):
             found.setdefault(snake(name[:-2]), []).append(value)
         else:

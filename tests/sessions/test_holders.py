@@ -1,0 +1,114 @@
+"""Who holds a session: one at a time, whatever is slow, asleep or lost on its way."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections import Counter
+
+import cloudpickle
+import pytest
+
+import civis_futures
+from civis_futures import SessionInUseError
+from civis_futures.testing import Fault
+
+# The container cannot import this module: its functions travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+LAG = 0.3
+
+
+@pytest.fixture(autouse=True)
+def short_lag(paced):
+    paced(lag=LAG)
+
+
+def note(folder, number):
+    import time
+
+    with open(folder / "runs", "a") as file:
+        file.write(f"{number}\n")
+    time.sleep(0.05)
+    return number
+
+
+def executions(folder):
+    return Counter(map(int, (folder / "runs").read_text("ascii").split()))
+
+
+def all_at_once(make_executor, platform, number, name):
+    """So many open the session at the same time; the executor of who gets it, and the others."""
+    start, got, refused = threading.Barrier(number), [], []
+
+    def attempt():
+        start.wait()
+        try:
+            got.append(make_executor(2, session=name, platform=platform))
+        except SessionInUseError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=attempt) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return got, refused
+
+
+SLOW = {
+    "nothing": (),
+    "every other request": (Fault.delay(3 * LAG, "*", every=2),),
+    "what is written": (Fault.delay(3 * LAG, "PATCH *"),),
+    "what is made": (Fault.delay(3 * LAG, "POST *", every=2),),
+    "lists": (Fault.stale(LAG * 0.8, "GET *"),),
+    "answers": (Fault.drop("POST *", done=True, every=3, origin="client"),),
+}
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_of_several_at_a_time_one_gets_it(make_executor, faulty, tmp_path, what):
+    name = f"at once {what}"
+    for fault in SLOW[what]:
+        faulty.faults.add(fault)
+    got, refused = all_at_once(make_executor, faulty, 3, name)
+    faulty.faults.clear()
+    assert (len(got), len(refused)) == (1, 2)
+    with got[0] as executor:
+        assert list(executor.map(note, [tmp_path] * 6, range(6))) == [0, 1, 2, 3, 4, 5]
+    assert executions(tmp_path) == dict.fromkeys(range(6), 1)
+    civis_futures.purge(name, faulty)
+
+
+def test_one_that_was_asleep_runs_nothing_twice(client, platform, until, monkeypatch, mine):
+    """A laptop is closed, and opened again when another machine has long taken over."""
+    options = {"session": "asleep", "max_workers": 3}
+    first = client.start(40, 0.05, **options)
+    until(lambda: len(client.runs) >= 8, 60)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = client.start(40, 0.05, functions=IMPATIENT, **options)
+        until(lambda: len(client.runs) >= 25, 60)
+        first.send_signal(signal.SIGCONT)
+        out, errors = second.communicate(timeout=60)
+        assert second.returncode == 0, errors
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert out == str([number * number for number in range(40)]) + "\n"
+    assert sorted(client.runs) == list(range(40))
+    client.kill(first)
+    civis_futures.purge("asleep", platform)
+    until(lambda: not mine())
+
+
+IMPATIENT = """
+from civis_futures._sessions import head
+head.Holder.gone = property(lambda self: True)  # as if it had given no sign of life for long
+
+def work(number):
+    with open(folder / "runs", "a") as file:
+        file.write(f"{number}\\n")
+    time.sleep(seconds)
+    return number * number
+"""

@@ -29,7 +29,7 @@ from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, Se
 
 from civis_futures import Container, ContainerPoolExecutor, WarmPool
 
-from ._pools import BoundedCalls, Pool, SessionCalls, UsersPool, check_executor
+from ._pools import BoundedCalls, LentPool, SessionCalls, UsersPool, check_executor
 
 #: What ``n_jobs=-1`` means unless `max_workers` says otherwise.
 ALL_JOBS = 50
@@ -91,7 +91,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._options, self._given = options, {**options, **own}
         self._lent: ContainerPoolExecutor | None = executor
         self._session = SessionCalls(options) if options.get("session") else None
-        self._pool: Pool | None = None
+        self._pool: LentPool | None = None
         self._calls = BoundedCalls()
         self._owned = False  # by one Parallel, see `configure`
         self._number = self._share = 1  # of containers: for tasks, and for each task's own

@@ -23,7 +23,7 @@ Ended = Callable[[Future[Any]], object]
 _sessions: dict[str, ContainerPoolExecutor] = {}
 
 
-class Pool(Protocol):
+class LentPool(Protocol):
     """An executor for a while."""
 
     @property

@@ -36,6 +36,7 @@ from ._futures.progress import progress
 from ._futures.tables import table
 from ._futures.waiting import as_completed, as_completed_async
 from ._public import publish as _publish
+from ._sessions.named import NamedFile, NamedFiles
 from ._sessions.registry import SessionInfo, purge, sessions
 from ._types import Attempt, LogLine, TaskState
 
@@ -52,6 +53,8 @@ __all__ = [
     "CredentialsError",
     "EnvironmentMismatchError",
     "LogLine",
+    "NamedFile",
+    "NamedFiles",
     "OutcomePicklingError",
     "OutcomeUnpicklingError",
     "PlatformError",

@@ -19,12 +19,14 @@ from ._factories import (
     using,
 )
 from ._pools import shutdown
+from ._store import register_store
 
 __all__ = [
     "infer_backend_factory",
     "make_backend_factory",
     "make_backend_template_factory",
     "register",
+    "register_store",
     "shutdown",
     "using",
 ]

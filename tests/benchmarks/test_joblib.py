@@ -11,7 +11,7 @@ from benchmarks import sklearn_fits
 from benchmarks.measure import spending
 from benchmarks.sklearn_fits import FITS, JOBS, measure
 
-pytestmark = pytest.mark.bench
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
 #: Seconds that a container takes to start.
 START = 5.0

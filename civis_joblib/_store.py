@@ -59,6 +59,7 @@ class PlatformStore(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         self._files = NamedFiles(options.get("platform", _default["platform"]))
         self._known: dict[str, NamedFile] = {}  # by name
         self._asked: dict[str, float] = {}  # when, for the names that begin so
+        self._sources: dict[int, str] = {}  # of functions, by File
         self._written: dict[str, BinaryIO] = {}
         self._folder: str | None = None
 
@@ -156,6 +157,16 @@ class PlatformStore(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
             os.replace(f"{here}.part", here)
         return load(here, mmap_mode=self.mmap_mode)
 
+    def get_cached_func_code(self, call_id: Any) -> str:
+        """The source of a function, for which joblib asks at each call; read once."""
+        file = self._find(os.path.join(self.location, *call_id, "func_code.py"))
+        if file is not None and file.file_id in self._sources:
+            return self._sources[file.file_id]
+        text: str = super().get_cached_func_code(call_id)
+        if file is not None:
+            self._sources[file.file_id] = text
+        return text
+
     def get_metadata(self, call_id: Any) -> Any:
         """What is known of a call. joblib asks at each call, and hardly ever looks into it."""
         return Metadata(lambda: super(PlatformStore, self).get_metadata(call_id))
@@ -188,9 +199,19 @@ class PlatformStore(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
             for folder, files in folders.items()
         ]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What is known may be of use elsewhere; what is being written, and copies, are not."""
-        return {**vars(self), "_asked": {}, "_written": {}, "_folder": None}
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its location. The platform stays here: elsewhere it is that of `register_store`, or of
+        the environment.
+        """
+        options = {"compress": self.compress, "mmap_mode": self.mmap_mode}
+        return _store, (self.location, self.verbose, options)
+
+
+def _store(location: str, verbose: int, options: dict[str, Any]) -> PlatformStore:
+    """One that was pickled."""
+    store = PlatformStore()
+    store.configure(location, verbose, options)
+    return store
 
 
 class Metadata(Mapping[str, Any]):

@@ -36,6 +36,7 @@ from ._futures.progress import progress
 from ._futures.tables import table
 from ._futures.waiting import as_completed, as_completed_async
 from ._public import publish as _publish
+from ._public import version as _version
 from ._sessions.named import NamedFile, NamedFiles
 from ._sessions.registry import SessionInfo, purge, sessions
 from ._types import Attempt, LogLine, TaskState
@@ -82,3 +83,9 @@ __all__ = [
 ]
 
 _publish(__name__, __all__)
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        return _version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

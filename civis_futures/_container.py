@@ -66,7 +66,8 @@ class Container:
         hidden: whether the scripts are hidden in the platform's lists.
 
     Raises:
-        ValueError: resources below the platform's minimum, or of an unknown name.
+        ValueError: resources below the platform's minimum, or of an unknown name; a tag in the
+            image's name.
         TypeError: a field is of the wrong type, or what is in `environment` is no text.
     """
 
@@ -97,6 +98,12 @@ class Container:
 
     def __post_init__(self) -> None:
         """Choose a tag, and take copies: a later change of the caller's dicts does not reach us."""
+        name, tag_in_name = image_and_tag(self.docker_image_name)
+        if tag_in_name:
+            raise ValueError(
+                f"docker_image_name is {self.docker_image_name!r}, with a tag in it: say "
+                f"docker_image_name={name!r}, docker_image_tag={tag_in_name!r}"
+            )
         if self.docker_image_tag is None:
             tag, is_known = _images.tag_of(self.docker_image_name)
             object.__setattr__(self, "docker_image_tag", tag)
@@ -180,6 +187,12 @@ class Template:
     def image(self) -> str:
         """What to call the image in a message: only the template knows it."""
         return f"the image of template {self.from_template_id}"
+
+
+def image_and_tag(image: str) -> tuple[str, str]:
+    """The name of an image and its tag, if it has one: ``host:5000/name:tag`` has both."""
+    name, colon, tag = image.rpartition(":")
+    return (name, tag) if colon and "/" not in tag else (image, "")
 
 
 def _check_mappings(of: object, *names: str) -> None:

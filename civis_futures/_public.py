@@ -21,3 +21,13 @@ def publish(package: str, names: Iterable[str]) -> None:
             # Text until now, to be evaluated in the module that the class names.
             value.__annotations__ = inspect.get_annotations(value, eval_str=True)
         value.__module__ = package
+
+
+def version() -> str:
+    """Of this package; "unknown" where it is not installed."""
+    import importlib.metadata  # slow, and seldom needed
+
+    try:
+        return importlib.metadata.version("civis-futures")
+    except importlib.metadata.PackageNotFoundError:  # the sources alone
+        return "unknown"

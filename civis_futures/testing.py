@@ -20,7 +20,7 @@ from contextlib import contextmanager as _contextmanager
 from civis_futures import _pacing
 from civis_futures._public import publish as _publish
 from civis_futures.local import LocalPlatform
-from civis_futures.local._faults.words import Fault
+from civis_futures.local._faults.fault import Fault
 from civis_futures.local._journal import Request
 from civis_futures.local._owner import Faults, Stats
 

@@ -16,6 +16,7 @@ This room must not know Civis Platform, nor anything of `civis_futures` that is 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -40,6 +41,14 @@ _NOT_FOR_US = {
     "context", "max_nbytes", "mmap_mode", "parallel", "prefer", "require", "temp_folder", "verbose",
 }  # fmt: skip
 
+
+def _all_jobs(platform: Any) -> int:
+    """What ``n_jobs=-1`` means on a platform."""
+    cores = os.cpu_count() if platform == "local" else None
+    cores = getattr(platform, "cores", cores)
+    return ALL_JOBS if cores is None else max(int(cores), 1)
+
+
 #: The backend with a cap that has an executor, if any; its one key is only set by `setdefault`,
 #: which is atomic: Parallels may begin on several threads.
 _capped: dict[str, CivisBackend] = {}
@@ -57,7 +66,8 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             are for tasks, and each task may have ``(n_jobs - s) // s`` more for its own tasks,
             which nest no further. With less than 6 there is nothing to share out: sequential.
         cap: there are never more containers than that, whatever `n_jobs` is.
-        max_workers: what ``n_jobs=-1`` means; 50 if None.
+        max_workers: what ``n_jobs=-1`` means. If None, 50; on a local platform, as many as that has
+            cores.
         executor: the user's own, for all calls, in place of one that is lent to each.
         **options: of `ContainerPoolExecutor`; with a `session`, all calls of one backend are its
             calls, one after the other, each with one task.
@@ -87,7 +97,8 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         known = sorted({"civis", *BACKENDS})
         if not isinstance(remote_backend, ParallelBackendBase) and remote_backend not in known:
             raise ValueError(f"remote_backend={remote_backend!r} is none of {', '.join(known)}")
-        self._remote, self._cap, self._all = remote_backend, cap, max_workers or ALL_JOBS
+        self._remote, self._cap = remote_backend, cap
+        self._all = max_workers or _all_jobs(options.get("platform"))
         self._options, self._given = options, {**options, **own}
         self._lent: ContainerPoolExecutor | None = executor
         self._session = SessionCalls(options) if options.get("session") else None

@@ -30,7 +30,8 @@ def register(**options: Any) -> None:
     """Make ``parallel_config("civis")`` and ``Parallel(backend="civis")`` run in containers.
 
     Args:
-        **options: of `ContainerPoolExecutor`; `max_workers` is what ``n_jobs=-1`` means (50).
+        **options: of `ContainerPoolExecutor`; `max_workers` is what ``n_jobs=-1`` means (50; on a
+            local platform, as many as that has cores).
             And `remote_backend`: what a `Parallel` within a task runs on; "sequential" by default.
             Or an `executor` of your own, with options of its own, for all calls.
 

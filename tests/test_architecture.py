@@ -32,7 +32,8 @@ MOST_IMPORTS = 70  # modules, besides ours, that `import civis_futures` loads
 # and no others; imports for types count.
 ARROWS = """
 civis_joblib -> __init__
-cli          -> _api _exceptions _futures _images _sessions _types _wire local
+__main__     -> cli
+cli          -> _api _exceptions _futures _images _public _sessions _types _wire local
 __init__     -> _container _data _exceptions _executor _futures _public _sessions _types
 testing      -> _pacing _public local
 
@@ -43,7 +44,7 @@ _pool        -> _api _container _data _exceptions _futures _images _scheduling _
 _data        -> _api _exceptions _wire
 _futures     -> _pacing _types _wire
 _scheduling  -> _exceptions _pacing _types _wire
-_api         -> _exceptions _pacing _types
+_api         -> _exceptions _pacing _public _types
 _container   -> _images _types
 
 worker       -> _wire

@@ -9,6 +9,7 @@ import base64
 import os
 
 from .._exceptions import CredentialsError
+from .._public import version
 
 DEFAULT_URL = "https://api.civisanalytics.com/"
 
@@ -60,7 +61,7 @@ def headers_for(key: str, auth: str) -> dict[str, str]:
     basic = "Basic " + base64.b64encode(f"{key}:".encode()).decode("ascii")
     headers = {
         "Authorization": basic if auth == "basic" else f"Bearer {key}",
-        "User-Agent": f"civis-futures/{_version()}",
+        "User-Agent": f"civis-futures/{version()}",
     }
     # Inside a container: so that the platform can say who asked.
     for name in ("Job", "Run"):
@@ -69,21 +70,16 @@ def headers_for(key: str, auth: str) -> dict[str, str]:
     return headers
 
 
-def _version() -> str:
-    import importlib.metadata  # slow, and not needed before the first client
-
-    try:
-        return importlib.metadata.version("civis-futures")
-    except importlib.metadata.PackageNotFoundError:  # the sources alone, not installed
-        return "unknown"
-
-
 def _text_attribute(platform: object, name: str) -> str:
     value = getattr(platform, name, None)
     if not isinstance(value, str):
         # The type only: a value in an unlucky place could be the key.
         raise TypeError(
             'platform must be None, "local", or an object with .url and .api_key, both str; '
-            f"the .{name} of this {type(platform).__name__} is {type(value).__name__}"
+            + (
+                "this is another str"
+                if isinstance(platform, str)
+                else f"the .{name} of this {type(platform).__name__} is {type(value).__name__}"
+            )
         )
     return value

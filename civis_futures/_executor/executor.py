@@ -10,7 +10,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from .._futures import display
 from .._futures.future import ContainerFuture
 from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
 from .._types import TaskState
-from .options import PoolOptions, RetryOn, whole
+from .options import PoolOptions, RetryOn, check_names, whole
 
 if TYPE_CHECKING:
     from .._pool.manager import Manager
@@ -46,8 +46,9 @@ class ContainerPoolExecutor(Executor):
     """A pool of containers on Civis Platform, used as the standard library's pools are.
 
     Args:
-        max_workers: how many containers there may be at any moment; 10 if None. They start when
-            there is work for them, and are reused.
+        max_workers: how many containers there may be at any moment. If None, 10; on a
+            `LocalPlatform`, as many as that has cores. They start when there is work for them, and
+            are reused.
         container: what each worker runs in: a `Container`, or a `Template`.
         platform: None for Civis Platform, by ``CIVIS_API_KEY`` (and ``CIVIS_API_ENDPOINT``);
             ``"local"`` for a local platform that lives as long as the executor; a
@@ -174,6 +175,7 @@ class ContainerPoolExecutor(Executor):
         """
         from .submission import WithOptions
 
+        check_names(changes, {field.name for field in fields(self._options)})
         return WithOptions(self, self._intake, replace(self._options, **changes))
 
     def submit_batch(

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-from .._container import DEFAULT_RESOURCES, Container, Template, checked_resources
+from .._container import (
+    DEFAULT_RESOURCES,
+    Container,
+    Template,
+    checked_resources,
+    image_and_tag,
+)
 from .._scheduling.state import Policy
 from .._sessions.registry import checked_name
 from .._types import ANY_RESOURCES, Resources, Terms
@@ -25,7 +32,7 @@ RetryOn = (
 #: What `memory_growth` may lead to unless told otherwise, in MB.
 MAX_MEMORY = 64_000.0
 
-#: `max_workers` unless told otherwise. Containers cost money: not the size of this machine.
+#: `max_workers` unless told otherwise. On another machine: the size of this one says nothing of it.
 DEFAULT_WORKERS = 10
 
 
@@ -92,6 +99,24 @@ class CallOptions:
         return lambda error: bool(wish(error))
 
 
+def check_names(given: Iterable[str], known: Collection[str]) -> None:
+    """Raise TypeError for the first of the given options that there is not."""
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, sorted(known), 1, 0.0)[0]
+            raise TypeError(f"there is no option {name!r}: did you mean {nearest!r}?")
+
+
+def _no_container(given: object) -> str:
+    """What to do about what is neither a Container nor a Template."""
+    said = f"container must be a Container or a Template, not {given!r}"
+    if not isinstance(given, str) or not given:
+        return said
+    name, tag = image_and_tag(given)
+    more = f", docker_image_tag={tag!r}" if tag else ""
+    return f"{said}: Container(docker_image_name={name!r}{more})"
+
+
 def _is_retry_on(wish: Any) -> bool:
     """Whether it is None, a type of exceptions, some of these, or a function."""
     if isinstance(wish, type):
@@ -153,7 +178,7 @@ class PoolOptions:
         if self.name is not None and not isinstance(self.name, str):
             raise TypeError("name must be a str")
         if self.container is not None and not isinstance(self.container, Container | Template):
-            raise TypeError("container must be a Container or a Template")
+            raise TypeError(_no_container(self.container))
         if self.requires is not None and not isinstance(self.requires, Mapping):
             raise TypeError("requires must be a mapping from modules to their least versions")
         if self.session is not None:
@@ -164,10 +189,7 @@ class PoolOptions:
     def check(cls, options: Mapping[str, Any], also: Collection[str]) -> None:
         """See `ContainerPoolExecutor.check_options`."""
         known = {field.name for field in fields(cls)}
-        for name in options:
-            if name not in known and name not in also:
-                nearest = difflib.get_close_matches(name, sorted({*known, *also}), 1, 0.0)[0]
-                raise TypeError(f"there is no option {name!r}: did you mean {nearest!r}?")
+        check_names(options, {*known, *also})
         cls(**{name: value for name, value in options.items() if name in known})
 
     @property
@@ -186,10 +208,19 @@ class PoolOptions:
         return CallOptions(self.max_retries, self.retry_on, memory_growth=self.memory_growth)
 
     @property
+    def _workers(self) -> int:
+        if self.max_workers is not None:
+            return self.max_workers
+        # A platform on this machine says how many cores there are: as in a process pool.
+        cores = os.cpu_count() if self.platform == "local" else None
+        cores = getattr(self.platform, "cores", cores)
+        return DEFAULT_WORKERS if cores is None else max(int(cores), 1)
+
+    @property
     def policy(self) -> Policy:
         """What the scheduler is told; times in seconds."""
         return Policy(
-            DEFAULT_WORKERS if self.max_workers is None else self.max_workers,
+            self._workers,
             self.max_tasks_per_worker,
             float(self.idle_timeout),
             float(self.lease),

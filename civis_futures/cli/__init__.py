@@ -8,15 +8,20 @@ never a traceback. The exit codes are in `_terms`.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from .._public import version
 from . import _image, _local, _runs, _sessions
 from ._terms import EXIT_CODES, MISTAKE, UNAVAILABLE, MistakeError, UnavailableError
 
 __all__ = ["main"]
+
+#: Why what is printed cannot be written: a reader that has gone, a full disk.
+_CANNOT_WRITE = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="concurrent.futures on Civis Platform",
         epilog=EXIT_CODES,
     )
+    parser.add_argument("--version", action="version", version=f"civis-futures {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for group in (_local, _runs, _sessions, _image):
         group.add(commands)
@@ -45,9 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISTAKE if isinstance(error, MistakeError) else UNAVAILABLE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # `| head` has seen enough; nor is there anything to flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is not None or error.errno not in _CANNOT_WRITE:
+            raise
+        _drop_output()
+        if error.errno == errno.EPIPE:  # `| head` has seen enough
+            return 128 + signal.SIGPIPE
+        print(f"civis-futures: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return MISTAKE
+
+
+def _drop_output() -> None:
+    """What is still to be written would be an error once more, at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _split(arguments: list[str]) -> tuple[list[str], bool, list[str]]:

@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--port", type=int, default=0, metavar="N", help="default: a free port")
     parser.add_argument("--state", metavar="DIR", help="keep scripts, runs, files and the key here")
-    parser.add_argument("--cores", type=float, metavar="X", help="default: those of this machine")
+    parser.add_argument("--cores", type=float, metavar="X", help="default: no limit")
     parser.add_argument("--memory", type=int, metavar="MB", help="default: no limit")
     parser.add_argument(
         "--start-delay", type=float, default=0.0, metavar="S", help="seconds that runs stay queued"

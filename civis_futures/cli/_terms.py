@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -32,9 +34,10 @@ class UnavailableError(Exception):
 
 def show_table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows in columns, the last one cut to fit; where they do not fit, each field on lines of
-    its own.
+    its own. What another program reads is never cut, unless COLUMNS says so.
     """
-    width = shutil.get_terminal_size().columns
+    shown = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = shutil.get_terminal_size().columns if shown else sys.maxsize
     texts = [[_plain(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(names, *texts, strict=True)]
     room = width - sum(widths[:-1]) - 2 * (len(names) - 1)

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 from typing import Any, Self
 
-from ._faults.words import Fault
+from ._faults.fault import Fault
 from ._schema.exchange import Origin
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
-from ._faults.words import Fault, fits
+from ._faults.fault import Fault, fits
 from ._journal import Request
 from ._schema.exchange import Origin
 from ._settings import MAX_FILE_BYTES, Settings
@@ -87,7 +87,7 @@ class LocalPlatform:
             that were active are then failed. The key is kept there too. Default: a temporary
             folder that goes with the platform.
         cores: How many cores the runs may use together, by `requiredResources.cpu`, of which up
-            to 1024 count as one core. Default: as many as the machine has. Runs that do not fit
+            to 1024 count as one core. Default: no limit, as in a process pool. Runs that do not fit
             wait, first come first; one that asks for more than there is runs alone.
         memory: How many MB the runs may use together, by `requiredResources.memory`. Default:
             no limit. (A single run's own limit is always enforced.)
@@ -167,6 +167,11 @@ class LocalPlatform:
         if self._url is None or self._key is None:
             raise RuntimeError("the local platform is not running: start() it, or use `with`")
         return self._key
+
+    @property
+    def cores(self) -> float:
+        """How many cores the runs may use together; those of this machine if there is no limit."""
+        return self._settings.cores or float(os.cpu_count() or 1)
 
     @property
     def running(self) -> bool:

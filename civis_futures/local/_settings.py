@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import math
 from typing import Any, Literal
 
 MEBIBYTE = 2**20
@@ -45,8 +45,7 @@ class Settings:
 
     def capacity_millicores(self) -> float:
         """Return how much `requiredResources.cpu` may be in use at once."""
-        cores = self.cores if self.cores is not None else float(os.cpu_count() or 1)
-        return cores * MILLICORES
+        return math.inf if self.cores is None else self.cores * MILLICORES
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that `from_json` understands."""

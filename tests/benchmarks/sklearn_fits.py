@@ -15,7 +15,7 @@ def sequential_feature_selector(x, y):
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.feature_selection import SequentialFeatureSelector
 
-    forest = RandomForestClassifier(30, random_state=0)
+    forest = RandomForestClassifier(12, random_state=0)
     SequentialFeatureSelector(forest, n_features_to_select=2, cv=4).fit(x, y)
 
 
@@ -25,7 +25,7 @@ def halving_grid_search(x, y):
     from sklearn.model_selection import HalvingGridSearchCV
 
     grid = {"max_depth": [1, 2, 3, 4], "min_samples_leaf": [1, 5]}
-    forest = RandomForestClassifier(30, random_state=0)
+    forest = RandomForestClassifier(12, random_state=0)
     HalvingGridSearchCV(forest, grid, cv=4, random_state=0).fit(x, y)
 
 
@@ -34,7 +34,7 @@ def recursive_elimination(x, y):
     from sklearn.feature_selection import RFECV
 
     for step in (1, 2):
-        RFECV(RandomForestClassifier(30, random_state=0), step=step, cv=4).fit(x, y)
+        RFECV(RandomForestClassifier(12, random_state=0), step=step, cv=4).fit(x, y)
 
 
 def cross_validation_in_a_loop(x, y):
@@ -42,7 +42,7 @@ def cross_validation_in_a_loop(x, y):
     from sklearn.model_selection import cross_val_score
 
     for depth in range(1, 11):
-        cross_val_score(RandomForestClassifier(30, max_depth=depth, random_state=0), x, y, cv=4)
+        cross_val_score(RandomForestClassifier(12, max_depth=depth, random_state=0), x, y, cv=4)
 
 
 FITS = {

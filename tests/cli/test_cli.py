@@ -13,6 +13,7 @@ import time
 import cloudpickle
 import pytest
 
+import civis_futures
 from civis_futures._types import LogLine
 from civis_futures.cli import _image, main
 from civis_futures.local import LocalPlatform
@@ -188,6 +189,45 @@ def test_a_pipe_that_is_closed_is_no_traceback(platform, busy):
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_what_another_program_reads_is_not_cut(platform, make_executor):
+    name = "a pool with a name that no terminal has room for " + 3 * "word " + "end"
+    future = make_executor(1, name=name).submit(time.sleep, 60)
+    env = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    command = [sys.executable, "-m", "civis_futures", "ps"]
+    while not future.running():
+        time.sleep(0.01)
+    done = subprocess.run(
+        command,
+        env={**env, **environment(platform)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    future.cancel()
+    assert name in done.stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_is_no_traceback(platform):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "civis_futures", "ps", "--json"],
+            env={**os.environ, **environment(platform)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "civis-futures: the output cannot be written: No space left on device\n"
+
+
+def test_the_version(cli):
+    code, out, _ = cli("--version")
+    assert (code, out) == (0, f"civis-futures {civis_futures.__version__}\n")
 
 
 def test_cancel_one(cli, busy, until):

@@ -24,6 +24,7 @@ from civis_joblib import (
     make_backend_factory,
     make_backend_template_factory,
 )
+from civis_joblib._backend import CivisBackend
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -417,3 +418,9 @@ def test_the_command_also_serves_those_who_still_use_civis_parallel(template, pl
 def test_no_such_template():
     with pytest.raises(cf.BrokenContainerPool, match="template"):
         run(make_backend_template_factory(999), delayed(square)(1))
+
+
+def test_all_jobs_on_a_local_platform_are_its_cores(platform):
+    assert CivisBackend(platform="local").effective_n_jobs(-1) == os.cpu_count()
+    assert CivisBackend(platform=platform).effective_n_jobs(-1) == int(platform.cores)
+    assert CivisBackend().effective_n_jobs(-1) == 50

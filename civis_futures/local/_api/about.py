@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from .._faults.words import LINK, Fault, fits
+from .._faults.fault import LINK, Fault, fits
 from .._schema import tables
 from .._schema.exchange import ApiError, ApiRequest, Reply
 from .._schema.fields import refuse

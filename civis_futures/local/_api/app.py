@@ -27,7 +27,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._faults import breakage
-from .._faults.words import LINK, Fault
+from .._faults.fault import LINK, Fault
 from .._journal import Request as JournalEntry
 from .._record import Recorder
 from .._schema.exchange import ApiError, ApiRequest, Origin, Reply, not_found
@@ -144,14 +144,12 @@ def make_app(platform: Platform, blob_port: int, recorder: Recorder) -> ASGIApp:
         request = Request(scope, receive)
         server = scope.get("server") or ("", 0)
         if _foreign(request):
-            answer = _encode(ApiError(403, "forbidden", "Only loopback is served here."))
-            await answer(scope, receive, send)
+            refusal = ApiError(403, "forbidden", "Only loopback is served here.")
+            await _encode(refusal)(scope, receive, send)
         elif server[1] == blob_port:
-            await _link(platform, request, recorder)(
-                scope, receive, _counting(platform, request, send)
-            )
+            await _answer_link(platform, recorder, request, _counting(platform, request, send))
         else:
-            await _api(platform, request, recorder)(scope, receive, send)
+            await _answer_api(platform, recorder, request, send)
 
     return app
 
@@ -185,44 +183,38 @@ def _counting(platform: Platform, request: Request, send: Send) -> Send:
     return counted
 
 
-def _link(platform: Platform, request: Request, recorder: Recorder) -> ASGIApp:
-    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        method, origin = request.method, origin_of(request.query_params)
-        fault = platform.rules.of_request(method, LINK, origin, None, time.monotonic())
-        response = await breakage.instead(fault) if fault and not fault.done else None
-        if response is None:
-            response = await transfers.serve(platform, request)
-            if fault is None:
-                recorder.link(request, response)
-        app, status = await breakage.on_the_way_out(fault, response)
-        platform.journal.add(
-            JournalEntry(method, LINK, request.scope["path"], origin, status, fault)
-        )
-        await app(scope, receive, send)
-
-    return respond
+async def _answer_link(
+    platform: Platform, recorder: Recorder, request: Request, send: Send
+) -> None:
+    method, origin = request.method, origin_of(request.query_params)
+    fault = platform.rules.of_request(method, LINK, origin, None, time.monotonic())
+    response = await breakage.instead(fault) if fault and not fault.done else None
+    if response is None:
+        response = await transfers.serve(platform, request)
+        if fault is None:
+            recorder.link(request, response)
+    app, status = await breakage.on_the_way_out(fault, response)
+    platform.journal.add(JournalEntry(method, LINK, request.scope["path"], origin, status, fault))
+    await app(request.scope, request.receive, send)
 
 
-def _api(platform: Platform, request: Request, recorder: Recorder) -> ASGIApp:
-    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
-        exchange = _Exchange(platform, request)
-        try:
-            body = await exchange.answer()
-        except ClientDisconnect:
-            return
-        response = _encode(body, exchange.headers)
-        response.headers["X-Runtime"] = f"{time.perf_counter() - started:.6f}"
-        if exchange.private:
-            await response(scope, receive, send)
-            return
-        if exchange.fault is None:
-            recorder.exchange(request, exchange.body, response)
-        app, status = await breakage.on_the_way_out(exchange.fault, exchange.instead or response)
-        platform.journal.add(exchange.entry(status))
-        await app(scope, receive, send)
-
-    return respond
+async def _answer_api(platform: Platform, recorder: Recorder, request: Request, send: Send) -> None:
+    started = time.perf_counter()
+    exchange = _Exchange(platform, request)
+    try:
+        body = await exchange.answer()
+    except ClientDisconnect:
+        return
+    response = _encode(body, exchange.headers)
+    response.headers["X-Runtime"] = f"{time.perf_counter() - started:.6f}"
+    if exchange.private:
+        await response(request.scope, request.receive, send)
+        return
+    if exchange.fault is None:
+        recorder.exchange(request, exchange.body, response)
+    app, status = await breakage.on_the_way_out(exchange.fault, exchange.instead or response)
+    platform.journal.add(exchange.entry(status))
+    await app(request.scope, request.receive, send)
 
 
 class _Exchange:

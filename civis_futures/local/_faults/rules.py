@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from .._schema.exchange import Origin
-from .words import BEFORE_THE_START, LINK, LISTS_ONLY, Fault, fits
+from .fault import BEFORE_THE_START, LINK, LISTS_ONLY, Fault, fits
 
 
 @dataclasses.dataclass(eq=False)
@@ -51,9 +51,8 @@ class Rules:
         self._seed = seed
         self._rules: list[Rule] = []
         self._added = 0
-        self._outage: tuple[Rule, float] | None = (
-            None  # and the time (monotonic, s) at which it ends
-        )
+        # The fault that has the platform down, and when that ends (time.monotonic()).
+        self._outage: tuple[Rule, float] | None = None
 
     def add(self, faults: Iterable[Fault]) -> list[Rule]:
         """Put these behind those that are there."""

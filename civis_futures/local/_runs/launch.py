@@ -60,7 +60,7 @@ def plan(platform: Platform, run_id: int) -> LaunchPlan:
     )
 
 
-def surroundings(folder: str, key: str) -> dict[str, str]:
+def process_environment(folder: str, key: str) -> dict[str, str]:
     """Return the variables that depend on the process: where it is at home, and its key."""
     here = os.path.dirname(sys.executable)
     return {

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+from .._faults.fault import Fault, Kind
 from .._faults.rules import Rule
-from .._faults.words import Fault, Kind
 from .._state import Platform
 from .process import Line
 

@@ -20,13 +20,13 @@ from pathlib import Path
 
 from .._api import documents
 from .._api.runs import begin
+from .._faults.fault import Fault
 from .._faults.rules import Rule
-from .._faults.words import Fault
 from .._schema.exchange import ApiError
 from .._state import Platform
 from .guard import kill_marked
 from .guard_process import GuardProcess
-from .launch import LaunchPlan, plan, surroundings
+from .launch import LaunchPlan, plan, process_environment
 from .meter import Sample, measure
 from .private import make as make_private
 from .private import may_install
@@ -211,7 +211,7 @@ class Runner:
 
     def _environment(self, active: ActiveRun, command: str) -> dict[str, str]:
         """The variables of a run; one that may install something gets a Python of its own."""
-        found = surroundings(active.folder, active.key)
+        found = process_environment(active.folder, active.key)
         if may_install(command):
             commands = Path(self._platform.store.work, "commands")
             found |= make_private(Path(_own_python(active)), commands, found["PATH"])

@@ -1,8 +1,8 @@
-"""What can be made to go wrong, and when: the words for it. Frozen values, no I/O, no counting.
+"""A fault: what is to go wrong, and when. A frozen value; no I/O, no counting.
 
-A leaf: the owner makes faults of these words, and the server, to which they travel as JSON, acts
-on them. Which request or run meets a fault is decided in `rules`; what happens then is done in
-`breakage` (requests) and `_runs.runner` (runs).
+The owner makes faults, and the server, to which they travel as JSON, lets them happen. Which
+request or run meets a fault is decided in `rules`; what happens then is done in `breakage`
+(requests) and `_runs.runner` (runs).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Which(TypedDict, total=False):
 
 
 class Whose(Which, total=False):
-    """The same for requests, which have somebody who asks."""
+    """The same for requests, which also have an origin."""
 
     origin: Origin | None
 
@@ -57,9 +57,9 @@ class Fault:
     the one to whom it was given.
 
     **Which runs.** ``script`` is a pattern for the script's name. ``after`` is how many seconds
-    after its start the run is struck. With ``says``, it is about lines that runs print and that
-    have this text (``print(..., flush=True)``), and the seconds count from there. A fault that is
-    added later strikes runs that are active already, too.
+    after the run's start the fault happens. With ``says``, it is about lines that runs print and
+    that have this text (``print(..., flush=True)``), and the seconds count from there. A fault that
+    is added later happens to runs that are active already, too.
 
     **How often.** Requests (runs, lines) that match are counted. The first ``skip`` pass; of those
     that follow, each ``every``-th meets the fault, with the probability ``chance``, until it has
@@ -83,11 +83,11 @@ class Fault:
     done: bool = False
     status: int | None = None
     retry_after: float | str | None = None
-    seconds: float = 0.0  # of a delay, of an outage, behind, ahead, after the start of a run
+    seconds: float = 0.0  # how long, how late, or how far ahead, as the kind of fault has it
     says: str | None = None
     keep: float = 0.5
     rows: int = 1
-    lasting: float | None = None  # seconds that a run is frozen
+    lasting: float | None = None  # seconds for which a run is frozen; None: until it is ended
 
     def __post_init__(self) -> None:
         """Refuse what can never be meant."""
@@ -150,9 +150,9 @@ class Fault:
     def late(
         cls, seconds: float, on: str = "*", *, status: int | None = None, **which: Unpack[Whose]
     ) -> Self:
-        """The request takes effect only so many seconds later, perhaps after newer ones.
+        """The request takes effect only after `seconds`, perhaps after newer ones.
 
-        Who asked is told at once that it failed: the connection is reset, or the answer is one of
+        The client is told at once that it failed: the connection is reset, or the answer is one of
         this `status` (504 is that of a gateway that waits no longer). It is about requests to the
         API that change something.
         """
@@ -170,24 +170,24 @@ class Fault:
 
     @classmethod
     def drip(cls, on: str = "*", *, seconds: float = 1.0, **which: Unpack[Whose]) -> Self:
-        """The body comes byte by byte, with so many seconds before each."""
+        """The body comes byte by byte, with a pause of `seconds` before each."""
         return cls("drip", on, seconds=seconds, **which)
 
     @classmethod
     def stale(cls, seconds: float, on: str = "GET *", **which: Unpack[Whose]) -> Self:
-        """A list as it was so many seconds ago: without newer rows, with older states."""
+        """A list is answered as it was `seconds` ago: without newer rows, with older states."""
         return cls("stale", on, seconds=seconds, **which)
 
     @classmethod
     def late_outputs(cls, seconds: float, **which: Unpack[Whose]) -> Self:
-        """Outputs of runs are listed only so many seconds after they were posted."""
+        """Outputs of runs are listed only `seconds` after they were posted."""
         return cls("stale", "GET */outputs", seconds=seconds, **which)
 
     @classmethod
     def shift(cls, rows: int = 1, on: str = "GET *", **which: Unpack[Whose]) -> Self:
         """Rows move while pages are turned: each page but the first misses `rows` rows.
 
-        If `rows` is negative, it repeats so many of the page before.
+        If `rows` is negative, it repeats as many of the page before.
         """
         return cls("shift", on, rows=rows, **which)
 
@@ -195,7 +195,7 @@ class Fault:
     def down(
         cls, seconds: float, on: str = "*", *, status: int | None = None, **which: Unpack[Whose]
     ) -> Self:
-        """From the first request that meets it on, the whole platform is down for so long.
+        """From the first request that meets it on, the whole platform is down for `seconds`.
 
         Every connection is reset, to API and links; or answered with `status`. Runs go on. It
         happens once if `times` does not say otherwise.
@@ -205,10 +205,10 @@ class Fault:
 
     @classmethod
     def clock(cls, seconds: float) -> Self:
-        """As long as it is there, the platform's clock is so many seconds ahead of this machine's.
+        """As long as it is there, the platform's clock is `seconds` ahead of this machine's.
 
-        Behind it, if negative. Its ``Date``, its times and its deadlines follow. More of them add
-        up, and each request that is answered meanwhile is a hit.
+        If `seconds` is negative, it is behind. Its ``Date``, its times and its deadlines follow.
+        Several such faults add up, and each request that is answered meanwhile is a hit.
         """
         return cls("clock", seconds=seconds)
 

@@ -1,0 +1,84 @@
+"""A mistake in what was asked for is an error at once that says what was given, and what to do."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from tasks import SECONDS, wait_at
+
+import civis_futures as cf
+import civis_futures.testing
+from civis_futures._container import image_and_tag
+from civis_futures._executor.options import PoolOptions
+
+
+@pytest.mark.parametrize(("given", "meant"), [("retries", "max_retries"), ("time_out", "timeout")])
+def test_an_option_that_there_is_not(make_executor, given, meant):
+    with pytest.raises(TypeError, match=f"no option '{given}': did you mean '{meant}'"):
+        make_executor(1).options(**{given: 3})
+
+
+def test_a_platform_that_is_another_word():
+    with pytest.raises(TypeError, match=r'"local", or an object .* this is another str'):
+        cf.ContainerPoolExecutor(platform="locl")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("python", "Container(docker_image_name='python')"),
+        ("python:3.11", "Container(docker_image_name='python', docker_image_tag='3.11')"),
+        (7, "not 7"),
+    ],
+)
+def test_a_container_that_is_none(given, said):
+    with pytest.raises(TypeError, match="must be a Container or a Template, not ") as caught:
+        cf.ContainerPoolExecutor(platform="local", container=given)
+    assert str(caught.value).endswith(said)
+
+
+def test_a_tag_in_the_name_of_an_image():
+    with pytest.raises(ValueError, match="docker_image_name='me/it', docker_image_tag='v2'"):
+        cf.Container(docker_image_name="me/it:v2")
+    assert cf.Container(docker_image_name="here:5000/it", docker_image_tag="v2").image.endswith(
+        "it:v2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "parts"),
+    [
+        ("a/b", ("a/b", "")),
+        ("a/b:c", ("a/b", "c")),
+        ("host:5000/b", ("host:5000/b", "")),
+        ("host:5000/b:c", ("host:5000/b", "c")),
+        ("", ("", "")),
+    ],
+)
+def test_the_parts_of_an_image(image, parts):
+    assert image_and_tag(image) == parts
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(None, os.cpu_count()), (3, 3), (0.5, 1)])
+def test_the_number_of_workers_is_that_of_a_local_platforms_cores(cores, workers):
+    on = PoolOptions(platform=cf.testing.LocalPlatform(cores=cores))
+    assert on.policy.max_workers == workers
+    assert PoolOptions(platform="local").policy.max_workers == os.cpu_count()
+    assert PoolOptions().policy.max_workers == 10
+
+
+def test_four_workers_are_four_however_many_cores_there_are(tmp_path):
+    with cf.ContainerPoolExecutor(4, platform="local") as executor:
+        futures = [executor.submit(wait_at, str(tmp_path), number) for number in range(4)]
+        while len(os.listdir(tmp_path)) < 4:
+            time.sleep(0.01)
+        (tmp_path / "open").touch()
+        assert [future.result(SECONDS) for future in futures] == [0, 1, 2, 3]
+
+
+def test_there_is_a_version():
+    assert cf.__version__[:1].isdigit()
+    with pytest.raises(AttributeError, match="has no attribute '__verzion__'"):
+        _ = cf.__verzion__

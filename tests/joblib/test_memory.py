@@ -75,8 +75,8 @@ def test_what_it_costs(memory, ran, spent):
     spent()
     cached(7)
     assert spent() <= 5  # a question, and two requests each for the result and for its metadata
-    again = memory().cache(double(ran))
     spent()
+    again = memory().cache(double(ran))
     assert [again(x) for x in range(6)] == [2 * x for x in range(6)]
     assert spent() == 1 + 1 + 1 + 6  # who asks; for all calls; the function's code; each result
     assert ran == [0, 1, 2, 3, 4, 5, 7]

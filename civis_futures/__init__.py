@@ -32,7 +32,7 @@ from ._executor.executor import ContainerPoolExecutor
 from ._executor.here import this_container
 from ._executor.warm import WarmPool
 from ._futures.future import ContainerFuture, Timings
-from ._futures.progress import progress
+from ._futures.progress import ProgressBar, progress
 from ._futures.tables import table
 from ._futures.waiting import as_completed, as_completed_async
 from ._public import publish as _publish
@@ -59,6 +59,7 @@ __all__ = [
     "OutcomePicklingError",
     "OutcomeUnpicklingError",
     "PlatformError",
+    "ProgressBar",
     "RemoteTraceback",
     "SerializationError",
     "SessionInUseError",

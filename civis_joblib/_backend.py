@@ -28,7 +28,7 @@ from joblib import parallel_config, register_parallel_backend
 from joblib.externals.loky.cloudpickle_wrapper import CloudpickledObjectWrapper as Wrapper
 from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, SequentialBackend
 
-from civis_futures import Container, ContainerPoolExecutor, WarmPool
+from civis_futures import Container, ContainerPoolExecutor, ProgressBar, WarmPool
 
 from ._pools import BoundedCalls, LentPool, SessionCalls, UsersPool, check_executor
 
@@ -68,6 +68,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         cap: there are never more containers than that, whatever `n_jobs` is.
         max_workers: what ``n_jobs=-1`` means. If None, 50; on a local platform, as many as that has
             cores.
+        progress: show a bar while a call runs.
         executor: the user's own, for all calls, in place of one that is lent to each.
         **options: of `ContainerPoolExecutor`; with a `session`, all calls of one backend are its
             calls, one after the other, each with one task.
@@ -85,11 +86,13 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         remote_backend: Any = "sequential",
         cap: int | None = None,
         max_workers: int | None = None,
+        progress: bool = False,
         executor: ContainerPoolExecutor | None = None,
         **options: Any,
     ) -> None:
         super().__init__(nesting_level, inner_max_num_threads)
         own = {"remote_backend": remote_backend, "cap": cap, "max_workers": max_workers}
+        own["progress"] = progress
         ContainerPoolExecutor.check_options({**options, **own}, also=own)
         if executor is not None:
             check_executor(executor, options, remote_backend, inner_max_num_threads)
@@ -104,6 +107,8 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._session = SessionCalls(options) if options.get("session") else None
         self._pool: LentPool | None = None
         self._calls = BoundedCalls()
+        self._progress = progress
+        self._bar: ProgressBar | None = None
         self._owned = False  # by one Parallel, see `configure`
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
         self._call = object()  # another one after each abort; guarded by joblib's lock
@@ -180,6 +185,14 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         """A call begins."""
         if self._executor is None or self._executor.broken:
             self._open()
+        if self._progress:
+            self._bar = ProgressBar(self._parallel.n_tasks or 0)
+
+    def stop_call(self) -> None:
+        """It has ended."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.close()
 
     def terminate(self) -> None:
         """The next call may have the containers. None of them runs anything of this one."""
@@ -239,10 +252,15 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         run_item = _item_runner(func.items[0][0], *self.get_nested_backend(), end)
         # joblib's wrapper pickles by itself, and what it sends has lost the names of its files.
         items = [(f._obj if isinstance(f, Wrapper) else f, *rest) for f, *rest in func.items]
-        return self._calls.submit(
-            partial(self._executor.submit_batch, run_item, items, first=first),
-            partial(self._ended, self._call, callback),
-        )
+        send = partial(self._send, run_item, items, first)
+        return self._calls.submit(send, partial(self._ended, self._call, callback))
+
+    def _send(self, run_item: Any, items: list[Any], first: int) -> Future[Any]:
+        assert self._executor is not None, "who submits has one"
+        future = self._executor.submit_batch(run_item, items, first=first)
+        if self._bar is not None:
+            self._bar.watch(future, len(items))
+        return future
 
     def _ended(self, call: object, callback: Any, batch: Future[Any]) -> None:
         """A batch of that call has ended: tell joblib, and let it read and send the next one.

@@ -23,7 +23,7 @@ import civis_joblib
 
 ROOT = Path(__file__).parents[1]
 LONGEST_FILE = 600  # lines
-THICKEST_ADAPTER = 560  # lines of code, that is, without docstrings, comments and empty lines
+THICKEST_ADAPTER = 600  # lines of code, that is, without docstrings, comments and empty lines
 LONGEST_FUNCTION = 45  # lines of the body, without its docstring
 MOST_MODULES = 8  # of a package, besides `__init__` and `__main__`
 MOST_IMPORTS = 70  # modules, besides ours, that `import civis_futures` loads

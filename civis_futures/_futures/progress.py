@@ -1,8 +1,9 @@
 """Bars: how many of some futures are done, failed, running and queued, while somebody waits.
 
-The one room that knows tqdm. It has no thread: the bar is drawn by the thread that waits. What the
-futures' callbacks do here is put a word into a queue, since they run where futures are settled,
-and a terminal may block. It knows futures of any kind.
+The one room that knows tqdm. The bar is drawn by the thread that waits; where that is not ours, as
+in joblib, by one of its own (`ProgressBar`). What the futures' callbacks do here is put a word into
+a queue, since they run where futures are settled, and a terminal may block. It knows futures of any
+kind.
 """
 
 from __future__ import annotations
@@ -53,16 +54,25 @@ class Meter:
         self._bar = _bar(expected)
         self._expected = expected
         self._watched = 0
-        self._open: set[Future[Any]] = set()
-        self._ends: queue.SimpleQueue[TaskState] = queue.SimpleQueue()
+        self._open: dict[Future[Any], int] = {}  # with their numbers of tasks
+        self._ends: queue.SimpleQueue[tuple[TaskState, int]] = queue.SimpleQueue()
         self._totals = Totals()
         self._drawn, self._cost = 0.0, 0.0
 
-    def watch(self, future: Future[Any]) -> None:
-        """Count this one too."""
-        self._watched += 1
-        self._open.add(future)
+    def watch(self, future: Future[Any], tasks: int = 1) -> None:
+        """Count this one too, as so many tasks."""
+        self._watched += tasks
+        self._open[future] = tasks
         future.add_done_callback(self._end)
+
+    def draw_until(self, over: threading.Event) -> None:
+        """Draw until that is set, and somebody has called `wake`."""
+        while not over.is_set():
+            self._step(MOST)
+
+    def wake(self) -> None:
+        """Let who waits look around."""
+        self._ends.put((TaskState.SUCCEEDED, 0))
 
     def wait(self, future: Future[Any], timeout: float | None = None) -> None:
         """Return when it is done, or after `timeout` seconds; draw meanwhile."""
@@ -90,8 +100,7 @@ class Meter:
         else:
             failed = future.exception(timeout=0) is not None
             state = TaskState.FAILED if failed else TaskState.SUCCEEDED
-        self._open.discard(future)
-        self._ends.put(state)
+        self._ends.put((state, self._open.pop(future, 1)))
 
     def _step(self, seconds: float) -> None:
         """Wait for the next end, but not longer than this; then draw if it is time."""
@@ -105,7 +114,8 @@ class Meter:
     def _count(self, seconds: float) -> None:
         try:
             while True:
-                self._totals.counts[self._ends.get(seconds > 0, seconds or None)] += 1
+                state, tasks = self._ends.get(seconds > 0, seconds or None)
+                self._totals.counts[state] += tasks
                 seconds = 0.0
         except queue.Empty:
             pass
@@ -120,7 +130,8 @@ class Meter:
     def _look(self) -> Totals:
         totals = self._totals.copy()
         undone = max(self._expected, self._watched) - totals.done
-        running = min(undone, sum(future.running() for future in list(self._open)))
+        open_ = list(self._open.items())
+        running = min(undone, sum(tasks for future, tasks in open_ if future.running()))
         totals.counts[TaskState.RUNNING] = running
         totals.counts[TaskState.QUEUED] = undone - running
         return totals
@@ -132,6 +143,36 @@ def meter_for_map(iterables: Iterable[Iterable[Any]], chunksize: int) -> Meter:
     known = [size for size in sizes if size is not None]
     expected = min(known) if known and len(known) == len(sizes) else 0
     return Meter(-(-expected // chunksize))
+
+
+class ProgressBar:
+    """A bar for futures that somebody else waits for, drawn by a thread of its own until `close`.
+
+    Args:
+        expected: how many tasks there will be, if that is known.
+
+    Raises:
+        ModuleNotFoundError: tqdm is not installed.
+    """
+
+    def __init__(self, expected: int = 0) -> None:
+        self._meter = Meter(expected)
+        self._over = threading.Event()
+        self._thread = threading.Thread(
+            target=self._meter.draw_until, args=(self._over,), name="civis-futures bar", daemon=True
+        )
+        self._thread.start()
+
+    def watch(self, future: Future[Any], tasks: int = 1) -> None:
+        """Count this one too, as so many tasks."""
+        self._meter.watch(future, tasks)
+
+    def close(self) -> None:
+        """Draw for the last time, and end the thread."""
+        self._over.set()
+        self._meter.wake()
+        self._thread.join()
+        self._meter.close()
 
 
 def progress(futures: Iterable[ContainerFuture[Any]]) -> Table:

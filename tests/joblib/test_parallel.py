@@ -233,6 +233,20 @@ def test_verbose(capsys):
     assert "Done   4 out of   4" in said
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_progress(capsys, fails):
+    with parallel_config("civis", n_jobs=2, progress=True):
+        tasks = [delayed(divide)(x, 0 if fails else 1) for x in range(6)]
+        if fails:
+            with pytest.raises(ZeroDivisionError):
+                Parallel(batch_size=3)(tasks)
+        else:
+            assert Parallel(batch_size=3)(tasks) == list(range(6))
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("civis_futures: 6 of 6 tasks done")
+    assert ("failed" in last) == fails
+
+
 def test_threads_of_numerical_libraries():
     with parallel_config("civis", n_jobs=2, inner_max_num_threads=3):
         found = Parallel()(delayed(variable)("OMP_NUM_THREADS") for _ in range(2))
@@ -446,5 +460,5 @@ def test_docstring():
     import doctest
 
     failures, tests = doctest.testmod(civis_joblib)
-    assert (failures, tests) == (0, 4)
+    assert (failures, tests) == (0, 8)
     assert Path(civis_joblib.__file__).exists()

@@ -8,6 +8,7 @@
 
 from ._container import Container, Template
 from ._data.contents import SharedData
+from ._data.named import NamedFile, NamedFiles
 from ._exceptions import (
     BrokenContainerPool,
     CallLostError,
@@ -37,7 +38,6 @@ from ._futures.tables import table
 from ._futures.waiting import as_completed, as_completed_async
 from ._public import publish as _publish
 from ._public import version as _version
-from ._sessions.named import NamedFile, NamedFiles
 from ._sessions.registry import SessionInfo, purge, sessions
 from ._types import Attempt, LogLine, TaskState
 

@@ -95,6 +95,11 @@ def digest(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def code_folder(digests: set[str]) -> str:
+    """What a worker calls the folder with the modules of these zips, as tracebacks tell."""
+    return f"code-{digest(' '.join(sorted(digests)).encode())[:16]}"
+
+
 def answers_name(worker: str, number: int) -> str:
     """The name of the JSON value with the `number`-th answers of a worker."""
     return f"civis_futures.answers.{worker}.{number}"
@@ -205,7 +210,8 @@ class Call:
     by the list of the results. `attempt` tells apart the times that a task was given away: the
     same worker may get it again after it was lost. `timeout`: seconds that it may run. `buffers`
     are Files with the pickle's out-of-band buffers, in its order; a worker keeps these for later
-    calls. `key` tells what is called, in a session; the answer says it again.
+    calls. `key` tells what is called, in a session; the answer says it again. The last `code` of
+    the buffers are zips with modules of the user's, to be found before those of the image.
     """
 
     task: int
@@ -214,6 +220,7 @@ class Call:
     timeout: float | None = None
     buffers: tuple[Blob, ...] = ()
     key: str = ""
+    code: int = 0
 
 
 @dataclass(frozen=True)
@@ -237,11 +244,12 @@ class Order:
     `url` is the base of the API; `name` that of the script; `python` the client's version
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
     `initializer` the pickled (function, args, kwargs) to run first in each process, with its
-    buffers; `disk` the container's disk, in MB; whoever `greets` shows in the name of the script at
-    once that it can change it; `holder` as in the inbox; `key` is what answers are sealed with, a
-    secret. In seconds: `poll` is the longest pause between two looks at the inbox, `linger` how
-    long an answer may wait for others before they are posted together, and `lease` how long the
-    inbox may stay as it is: then nobody is there.
+    buffers, of which the last `initializer_code` are modules as of a call; `disk` the container's
+    disk, in MB; whoever `greets` shows in the name of the script at once that it can change it;
+    `holder` as in the inbox; `key` is what answers are sealed with, a secret. In seconds: `poll` is
+    the longest pause between two looks at the inbox, `linger` how long an answer may wait for
+    others before they are posted together, and `lease` how long the inbox may stay as it is: then
+    nobody is there.
     """
 
     worker: str
@@ -259,6 +267,7 @@ class Order:
     greets: bool = False
     holder: int = 0
     key: str = field(default="", repr=False)
+    initializer_code: int = 0
     version: int = WIRE_VERSION
 
 
@@ -407,7 +416,13 @@ def is_sealed(answer: Answer, worker: str, key: str) -> bool:
 def to_json(letter: Order | Inbox | Answers) -> str:
     """A letter as JSON text (ASCII, no spaces)."""
     # `asdict` copies all of it first, which takes five times as long.
-    return json.dumps(letter, separators=(",", ":"), default=vars)
+    return json.dumps(letter, separators=(",", ":"), default=_fields)
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    """What is said of a part of a letter. The first workers cannot read one with `code`."""
+    said = vars(part)
+    return said if said.get("code") != 0 else {k: v for k, v in said.items() if k != "code"}
 
 
 def packed(letter: Order | Inbox) -> str:

@@ -44,9 +44,8 @@ _NOT_FOR_US = {
 
 def _all_jobs(platform: Any) -> int:
     """What ``n_jobs=-1`` means on a platform."""
-    cores = os.cpu_count() if platform == "local" else None
-    cores = getattr(platform, "cores", cores)
-    return ALL_JOBS if cores is None else max(int(cores), 1)
+    usual: Any = os.cpu_count() if platform == "local" else ALL_JOBS
+    return max(int(getattr(platform, "cores", usual)), 1)
 
 
 #: The backend with a cap that has an executor, if any; its one key is only set by `setdefault`,

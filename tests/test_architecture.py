@@ -41,7 +41,7 @@ _executor    -> _api _container _data _exceptions _futures _pacing _pool _schedu
              -> _types _wire local
 _sessions    -> _api _container _data _exceptions _pool _scheduling _types _wire
 _pool        -> _api _container _data _exceptions _futures _images _scheduling _types _wire
-_data        -> _api _exceptions _wire
+_data        -> _api _container _exceptions _types _wire
 _futures     -> _pacing _types _wire
 _scheduling  -> _exceptions _pacing _types _wire
 _api         -> _exceptions _pacing _public _types
@@ -56,8 +56,8 @@ _types _exceptions _wire _pacing _images _public local ->
 ONLY_IN = """
 httpx             in _api.client _api.discreet _api.transport
 tenacity          in _api.transport
-cloudpickle       in _data.pickling _sessions.identity worker
-pickle            in _data.pickling _exceptions _pool.outcomes _sessions.identity worker
+cloudpickle       in _data.pickling _sessions.identity _sessions.values worker
+pickle            in _data.pickling _exceptions _pool.outcomes _sessions.values worker
 threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
                   in _futures.tables _pool.ledger _pool.manager _pool.neighbours _pool.threads
                   in _sessions.session cli local
@@ -95,7 +95,7 @@ _store _limits _record _schema _settings ->
 # The rooms of the worker, each of which knows only rooms further down.
 WORKER = """
 __main__ __init__ _entry _loop _outbox _inbox _buffers _process _child _tracebacks _payload
-_surroundings _globals _frames _platform _http
+_surroundings _globals _code _frames _platform _http
 """
 
 

@@ -19,7 +19,15 @@ blobs = st.one_of(
 )
 seconds = st.floats(0, 1e10)
 buffers = st.lists(files, max_size=2).map(tuple)
-calls = st.builds(Call, st.integers(), blobs, st.integers(1, 9), st.none() | seconds, buffers)
+calls = st.builds(
+    Call,
+    st.integers(),
+    blobs,
+    st.integers(1, 9),
+    st.none() | seconds,
+    buffers,
+    code=st.integers(0, 2),
+)
 letters = st.builds(Letter, st.lists(calls, max_size=3).map(tuple), st.booleans())
 answers = st.builds(
     Answer,
@@ -53,6 +61,15 @@ def test_orders_there_and_back(order):
     assert _wire.order_from_json(text) == order
 
 
+def test_what_earlier_workers_do_not_know_is_said_only_where_it_says_something():
+    def said(code):
+        letter = Letter((Call(1, Blob.of(b"a"), code=code),))
+        return _wire.to_json(Inbox({"w": letter}))
+
+    assert "code" not in said(0)
+    assert '"code":2' in said(2)
+
+
 @given(st.builds(Inbox, st.dictionaries(st.text(), letters, max_size=3), seconds))
 def test_inboxes_there_and_back(inbox):
     text = _wire.to_json(inbox)
@@ -77,11 +94,14 @@ RUBBISH = [
     {"version": 1},
     {"version": 1, "letter": 3, "letters": 3, "answers": 3, "initializer": None},
     {"version": 1, "letter": {}, "letters": [], "answers": [{}], "initializer": None},
-    {"version": 1, "letters": {}, "surplus": 1},
     {"version": 1, "letters": {"w": None}, "answers": [None]},
     {"version": 1, "letters": {"w": {"calls": [{"task": 1}], "stop": 0}}, "answers": None},
     {"version": 1, "letters": {"w": {"calls": 3, "stop": 0}}, "worker": "w"},
 ]
+
+
+def test_what_a_later_version_adds_is_passed_over():
+    assert _wire.inbox_from_json({"version": 1, "letters": {}, "surplus": 1}) == _wire.Inbox({})
 
 
 @pytest.mark.parametrize("value", RUBBISH, ids=repr)

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -100,13 +100,13 @@ class ContentStore:
 
     def take(self, view: memoryview) -> Content:
         """The content with these bytes, of which a copy is made only if they are new."""
-        return self._find(_wire.digest(view)) or self.keep(bytes(view))
+        return self.find(_wire.digest(view)) or self.keep(bytes(view))
 
     def keep(self, data: bytes) -> Content:
         """The content with these bytes."""
         # Of the copy: what it was made from may be changing.
         sha256 = _wire.digest(data)
-        content = self._find(sha256)
+        content = self.find(sha256)
         if content is None:  # or one of which somebody knew no more than the name
             content = self._coming.setdefault(sha256, Content(sha256, len(data)))
             content.data = data
@@ -114,7 +114,7 @@ class ContentStore:
 
     def adopt(self, piece: Piece) -> Content:
         """The content with the bytes that this piece names."""
-        content = self._find(piece.sha256)
+        content = self.find(piece.sha256)
         if content is None:
             new = Content(piece.sha256, piece.size, piece.data, piece.file_id)
             content = self._coming.setdefault(piece.sha256, new)
@@ -154,7 +154,7 @@ class ContentStore:
             if self._ready.get(content.sha256) is content:
                 del self._ready[content.sha256]
 
-    def _find(self, sha256: str) -> Content | None:
+    def find(self, sha256: str) -> Content | None:
         """What can be used as it is: in a File, or with bytes to put there."""
         content = self._ready.get(sha256)
         if content is not None and (content.expires or 0.0) - time.time() > LEAST_LIFE:
@@ -239,14 +239,18 @@ class SharedData:
     _head: bytes
     _digests: tuple[str, ...]
     _pieces: tuple[Any, ...] = field(compare=False)
+    _modules: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
-    def _of(cls, platform: str, head: bytes, pieces: tuple[Any, ...]) -> SharedData:
+    def _of(
+        cls, platform: str, head: bytes, pieces: tuple[Any, ...], modules: Collection[str] = ()
+    ) -> SharedData:
         """The handle of a pickle, `head`, and its buffers; or if that is empty, with the pickle
-        as the first of the pieces.
+        as the first of the pieces. `modules` are those that the pickle names.
         """
         size = len(head) + sum(piece.size for piece in pieces)
-        return cls(platform, size, head, tuple(piece.sha256 for piece in pieces), pieces)
+        digests = tuple(piece.sha256 for piece in pieces)
+        return cls(platform, size, head, digests, pieces, tuple(sorted(modules)))
 
     def __post_init__(self) -> None:
         """Unpickled, a piece is a tuple: a pickle has no name of ours that is not public."""
@@ -256,7 +260,8 @@ class SharedData:
     def __reduce__(self) -> tuple[Any, ...]:
         """Names of the pieces; their bytes stay behind."""
         pieces = tuple((x.sha256, x.size, x.file_id) for x in self._pieces)
-        return SharedData, (self.platform, self.size, self._head, self._digests, pieces)
+        own = self.platform, self.size, self._head, self._digests, pieces, self._modules
+        return SharedData, own
 
     def __repr__(self) -> str:
         """How large it is, and where."""

@@ -10,7 +10,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
 
@@ -19,7 +19,9 @@ import cloudpickle
 from .. import _wire
 from .._exceptions import CallPicklingError
 from . import sources
+from .bundles import CodeError
 from .contents import Content, ContentStore, SharedData
+from .own import Library, References
 
 PROTOCOL = 5
 #: Buffers of at least this many bytes leave the pickle, to be uploaded once. Each costs a request
@@ -36,10 +38,14 @@ REASON = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A pickle, and the buffers that it refers to."""
+    """A pickle, and the buffers that it refers to; `modules` are those that it names, whosever they
+    are. The last `code` of the buffers are bundles with the user's modules, see `with_modules`.
+    """
 
     data: bytes
     buffers: tuple[Content, ...] = ()
+    modules: frozenset[str] = frozenset()
+    code: int = 0
 
     @property
     def ready(self) -> bool:
@@ -91,11 +97,26 @@ def payload(what: str, value: Any, contents: ContentStore) -> Payload:
     buffers = _Buffers(contents)
     target = io.BytesIO()
     try:
-        _Pickler(target, buffers).dump(value)
+        pickler = _Pickler(target, buffers)
+        pickler.dump(value)
     except Exception as error:
         message = f"{what} cannot be sent: {brief(error)}"
         raise CallPicklingError(message, task=what) from error
-    return Payload(target.getvalue(), tuple(buffers.out))
+    return Payload(target.getvalue(), tuple(buffers.out), frozenset(pickler.references.modules))
+
+
+def with_modules(what: str, made: Payload, library: Library) -> Payload:
+    """The same with bundles of the user's modules that it needs.
+
+    Raises:
+        CallPicklingError: these cannot be sent.
+    """
+    try:
+        bundles = library.bundles(made.modules)
+    except Exception as error:
+        reason = str(error) if isinstance(error, CodeError) else brief(error)
+        raise CallPicklingError(f"{what} cannot be sent: {reason}", task=what) from error
+    return replace(made, buffers=(*made.buffers, *bundles), code=len(bundles))
 
 
 def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Content, ...]]:
@@ -104,7 +125,7 @@ def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Conten
     head, pieces = made.data, made.buffers
     if len(head) > LARGEST_HEAD:
         head, pieces = b"", (contents.keep(made.data), *made.buffers)
-    return SharedData._of(contents.platform, head, pieces), pieces
+    return SharedData._of(contents.platform, head, pieces, made.modules), pieces
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -119,6 +140,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, target: io.BytesIO, buffers: _Buffers) -> None:
         super().__init__(target, PROTOCOL, buffers.take)
         self._buffers = buffers
+        self.references = References(cloudpickle.list_registry_pickle_by_value())
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
@@ -127,10 +149,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if array is not None:
                 return array
             reduced = super().reducer_override(value)
+            self.references.meet(value, reduced is not NotImplemented)
             if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value
                 sources.note(value)
             return reduced
         stand_ins = self._buffers.stand_ins(value)
+        self.references.modules.update(value._modules)
         first: Any = value._head or stand_ins.pop(0)
         load: Any = pickle.loads
         return functools.partial(load, buffers=stand_ins) if stand_ins else load, (first,)

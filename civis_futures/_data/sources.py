@@ -5,6 +5,9 @@ the lines of its file are kept when it is first sent, as `linecache` has them th
 a cell of a notebook, a doctest. A traceback tells which code a frame is of (`_wire.code_key`), and
 the frame is rendered here, by the standard library, from these lines.
 
+Modules that travel in a zip have their files there, whose paths are told as those that they were
+packed from.
+
 Nothing is asked of the disk for what has been sent before. No locks: of two threads that note the
 same, either may win.
 """
@@ -15,17 +18,22 @@ import contextlib
 import itertools
 import linecache
 import os
+import re
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import CodeType, FunctionType
 from typing import Any
 
 from .._wire import Answer, Frame, came_by_value, code_key
 
-#: So many pieces of code are remembered; of more than that, those that were sent last.
-MOST_CODE = 20_000
+#: So many pieces of code are remembered; of more than that, those that were sent last. And so many
+#: folders with modules.
+MOST_CODE, MOST_FOLDERS = 20_000, 100
+#: Where a traceback names a file of a zip; see `worker._code`.
+_IN_ZIP = re.compile(r'(?<=File ")[^"\n]*/(code-[0-9a-f]{16})/([^"\n]+)(?=", line (\d+))')
 
 
 def _begin() -> float:
@@ -71,6 +79,8 @@ _seen: dict[int, CodeType] = {}  # by their id
 #: By file and key; and by the key alone, for code that an earlier process has sent.
 _known: dict[tuple[str, str], tuple[_Text, str]] = {}
 _numbers = itertools.count()
+#: By the name of the folder that zips are unpacked into: the paths here, by the names there.
+_folders: dict[str, Mapping[str, str]] = {}
 
 
 def note(function: FunctionType) -> None:
@@ -99,7 +109,23 @@ def with_sources(answer: Answer) -> Answer:
             indent = text[frame.at : begin]
             shown = "\n".join(indent + line for line in _rendered(frame, *known))
             text = f"{text[: frame.at]}{shown}{text[end:]}"
-    return replace(answer, text=text, frames=())
+    return replace(answer, text=_IN_ZIP.sub(_path_here, text), frames=())
+
+
+def note_folder(name: str, paths: Mapping[str, str]) -> None:
+    """Zips with modules are sent: remember where their files are."""
+    _folders[name] = paths
+    _forget(_folders, MOST_FOLDERS)
+
+
+def own_place(answer: Answer) -> str:
+    """The file and line of the user's modules that the text of an answer names last, if any."""
+    found = _IN_ZIP.findall(answer.text)
+    return f"{found[-1][1]}, line {found[-1][2]}" if found else ""
+
+
+def _path_here(match: re.Match[str]) -> str:
+    return _folders.get(match[1], {}).get(match[2], match[0])
 
 
 def _all_in(code: CodeType) -> list[CodeType]:

@@ -6,12 +6,13 @@ stays cheap.
 
 from __future__ import annotations
 
+import os
 import shutil
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import fields, replace
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 from .._container import Container, Template
@@ -77,6 +78,10 @@ class ContainerPoolExecutor(Executor):
         session: the name of a session, kept on the platform. Another process that makes an
             executor with the same name, after this one has ended or died, and submits the same
             calls in the same order gets what there is of them. Opening it asks the platform.
+        include: modules (or their names), files and folders that go along with every call,
+            besides those of your own modules that it refers to.
+        exclude: modules, paths and patterns of names (``"*.parquet"``) that do not go along.
+        code: False to send no modules along; the image must have them all then.
 
     Raises:
         SessionInUseError: another process has the session open.
@@ -105,10 +110,14 @@ class ContainerPoolExecutor(Executor):
         name: str | None = None,
         requires: Mapping[str, str] | None = None,
         session: str | None = None,
+        include: Collection[ModuleType | str | os.PathLike[str]] = (),
+        exclude: Collection[ModuleType | str | os.PathLike[str]] = (),
+        code: bool = True,
     ) -> None:
         options = PoolOptions(
             max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
-            initargs, max_retries, retry_on, memory_growth, lease, name, requires, session,
+            initargs, max_retries, retry_on, memory_growth, lease, name, requires, session, include,
+            exclude, code,
         )  # fmt: skip
         from .opening import open_pool
         from .submission import Intake

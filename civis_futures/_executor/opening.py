@@ -13,7 +13,8 @@ from .._api.budget import RateBudget
 from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
-from .._data.pickling import Payload, call_payload, load_call
+from .._data.own import Library
+from .._data.pickling import Payload, call_payload, load_call, with_modules
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import LogAccess
 from .._pacing import default_pacing
@@ -35,6 +36,7 @@ class Opened:
     url: str
     logs: LogAccess
     load: Callable[[Call], Callable[[], Any]]
+    library: Library
     session: Session | None = None
 
 
@@ -52,7 +54,10 @@ def open_pool(options: PoolOptions) -> Opened:
     try:
         url, key = credentials(options.platform if owned is None else owned)
         contents = content_store(url, key)
+        library = Library(contents, options.include, options.exclude, options.code)
         initial = initializer_call(options, contents)
+        if initial.data:
+            initial = with_modules("the initializer", initial, library)
         client, attached = PlatformClient(url, key), None
         if isinstance(container, Container) and container.doubt and not client.is_local:
             warnings.warn(container.doubt, UserWarning, stacklevel=3)
@@ -78,7 +83,7 @@ def open_pool(options: PoolOptions) -> Opened:
     end_pools_on_term()
     reader = _Reader(url, key, container, client.budget)
     logs = LogAccess(reader.logs, reused=policy.max_tasks_per_worker != 1)
-    return Opened(manager, url, logs, reader.call, attached)
+    return Opened(manager, url, logs, reader.call, library, attached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,8 @@ class _Reader:
         """What a call would run, as a function without arguments."""
         with closing(PlatformClient(self.url, self.key)) as client:
             mailbox = Mailbox(client, self.container)
-            return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, call.buffers)])
+            buffers = call.buffers[: len(call.buffers) - call.code]  # the modules are here
+            return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, buffers)])
 
 
 def initializer_call(options: PoolOptions, contents: ContentStore) -> Payload:

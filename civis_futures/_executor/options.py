@@ -13,7 +13,8 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from .._container import (
     DEFAULT_RESOURCES,
@@ -25,6 +26,9 @@ from .._container import (
 from .._scheduling.state import Policy
 from .._sessions.registry import checked_name
 from .._types import ANY_RESOURCES, Resources, Terms
+
+if TYPE_CHECKING:
+    from .._data.own import Include
 
 RetryOn = (
     type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object] | None
@@ -159,6 +163,9 @@ class PoolOptions:
     name: str | None = None
     requires: Mapping[str, str] | None = None
     session: str | None = None
+    include: Collection[Include] = ()
+    exclude: Collection[Include] = ()
+    code: bool = True
 
     def __post_init__(self) -> None:
         """What is wrong is wrong here."""
@@ -183,6 +190,16 @@ class PoolOptions:
             raise TypeError("requires must be a mapping from modules to their least versions")
         if self.session is not None:
             checked_name(self.session)
+        for name in ("include", "exclude"):
+            items = getattr(self, name)
+            if isinstance(items, str) or not isinstance(items, Collection):
+                raise TypeError(f"{name} must be a list of modules, their names, or paths")
+            if not all(isinstance(item, ModuleType | str | os.PathLike) for item in items):
+                raise TypeError(f"{name} must have modules, their names, or paths in it")
+        if not isinstance(self.code, bool):
+            raise TypeError("code must be True or False")
+        if self.include and not self.code:
+            raise ValueError("include says what to send, and code=False that nothing is")
         _ = self.calls  # checks the rest
 
     @classmethod

@@ -1,7 +1,8 @@
 """From a function and its arguments to a task that the manager has, and its future.
 
-All in the caller's thread, and without I/O: what is pickled here is a snapshot. Shared by an
-executor and the views of it that have other options; it knows no executor.
+All in the caller's thread, and without a request: what is pickled here is a snapshot, and so are
+the user's modules, whose files are looked at. Shared by an executor and the views of it that have
+other options; it knows no executor.
 
 What the image must have for a call is checked in the container before the call is unpickled. The
 check travels with the call and is pickled by value, as a function within a function: nothing of
@@ -174,7 +175,7 @@ class Intake:
         if at_end is not None:
             future.add_done_callback(at_end)
         try:
-            payload = pickled(name)
+            payload = pickling.with_modules(name, pickled(name), self._opened.library)
             session = self._opened.session
             key, found = ("", None) if session is None else session.claim(task, *what)
         except (CallPicklingError, SessionMismatchError) as error:
@@ -187,7 +188,7 @@ class Intake:
         size = payload.extent + (self._novel(function, len(data)) if blob else 0)
         upload = not (inline and payload.ready)
         event = Submitted(task, upload, size, options.terms(self._resources), key, found)
-        attachment = blob, None if inline else data, payload.buffers, options.wants_retry
+        attachment = blob, None if inline else data, payload, options.wants_retry
         self._raise_if_shut_down()
         try:
             self.pool_futures.add(future)

@@ -33,6 +33,7 @@ class WorkItem:
     call: _wire.Blob | None  # None until it is uploaded
     data: bytes | None = None  # what to upload; dropped then
     buffers: tuple[Content, ...] = ()
+    code: int = 0  # so many of these, the last ones, are modules
     fetched: bytes | None = None  # the bytes of its answer, if these were in a File
     timeout: float | None = None
     retry_on: Callable[[BaseException], bool] | None = None
@@ -182,7 +183,7 @@ class Ledger:
         if item.call is None or not all(content.ready for content in item.buffers):
             return None
         buffers = tuple(content.blob for content in item.buffers)
-        return _wire.Call(item.id, item.call, attempt, item.timeout, buffers, item.key)
+        return _wire.Call(item.id, item.call, attempt, item.timeout, buffers, item.key, item.code)
 
     def not_fetched(self, command: e.Diagnose) -> set[Content]:
         """What calls refer to that a worker could not fetch, or not all of it."""

@@ -170,17 +170,21 @@ class Manager:
         future: ContainerFuture[Any],
         call: _wire.Blob | None,
         data: bytes | None,
-        buffers: tuple[Content, ...] = (),
+        payload: Payload,
         retry_on: Callable[[BaseException], bool] | None = None,
     ) -> None:
-        """Take in a task: its call, or else the bytes to upload; and what these refer to.
+        """Take in a task: its call, or else the bytes to upload; and what these refer to, as of the
+        payload.
 
         Raises:
             RuntimeError: the interpreter is about to exit.
             BrokenContainerPool: the pool can do no more work.
         """
         limit = event.terms.timeout
-        item = WorkItem(event.task, future, call, data, buffers, None, limit, retry_on, event.key)
+        buffers, code = payload.buffers, payload.code
+        item = WorkItem(
+            event.task, future, call, data, buffers, code, None, limit, retry_on, event.key
+        )
         self.raise_if_closed()
         self._events.put((event, item))
         if self._closed:  # perhaps nobody has read the queue since
@@ -403,6 +407,7 @@ class Manager:
             inbox=files.inbox_id,
             initializer=files.initializer,
             initializer_buffers=pool.initializer.blobs,
+            initializer_code=pool.initializer.code,
             poll=poll(readers, pace),
             linger=linger(readers, pace),
             lease=pool.lease,

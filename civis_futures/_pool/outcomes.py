@@ -91,10 +91,11 @@ def outcome_of(answer: _wire.Answer, data: bytes | None, place: CallPlace, pytho
     """The outcome that an answer tells; `data` are its checked bytes, `python` our version."""
     if answer.kind == _wire.RETURNED:
         return _returned(data, place)
+    own = sources.own_place(answer)
     answer = sources.with_sources(answer)
     if answer.kind == _wire.RAISED:
         return _raised(answer, data, place)
-    return Outcome(exception=_unfit(answer, place, python))
+    return Outcome(exception=_unfit(answer, place, python, own))
 
 
 def _returned(data: bytes | None, place: CallPlace) -> Outcome:
@@ -128,8 +129,10 @@ def _not_loaded(what: str, error: BaseException, place: CallPlace) -> OutcomeUnp
     return lost
 
 
-def _unfit(answer: _wire.Answer, place: CallPlace, python: str) -> TaskError:
-    """The error for a call that the worker could not run, or whose outcome it could not send."""
+def _unfit(answer: _wire.Answer, place: CallPlace, python: str, own: str) -> TaskError:
+    """The error for a call that the worker could not run, or whose outcome it could not send; `own`
+    is where in the user's modules.
+    """
     error: TaskError
     if answer.kind == _wire.PYTHON_MISMATCH:
         error = EnvironmentMismatchError(
@@ -143,7 +146,7 @@ def _unfit(answer: _wire.Answer, place: CallPlace, python: str) -> TaskError:
     elif answer.kind == _wire.CALL_UNPICKLING:
         error = CallUnpicklingError(
             f"{place} was not run: the function or its arguments cannot be unpickled there: "
-            f"{_last_line(answer.text)}",
+            f"{_last_line(answer.text)}" + (f" (in your {own})" if own else ""),
             **place.details,
         )
     elif answer.kind == _wire.OUTCOME_PICKLING:
@@ -174,8 +177,9 @@ def _lacking(answer: _wire.Answer, place: CallPlace) -> str:
         )
     return (
         f"{place} was not run: it needs the module {name!r}, which {place.image} does not have. "
-        f"Choose an image that has it or install it with setup_cmd='pip install ...'; if it is a "
-        f"module of your own, send it along: "
+        f"Choose an image that has it or install it with setup_cmd='pip install ...'. A module of "
+        f"your own goes along if it is imported by name, and neither exclude nor code=False keep "
+        f"it here; or else say include=[{name.partition('.')[0]!r}], or, if it has no file, "
         f"cloudpickle.register_pickle_by_value({name.partition('.')[0]})."
     )
 

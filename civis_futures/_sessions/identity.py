@@ -1,36 +1,56 @@
 """What is called, as a short text: equal in another process if the same cell is run again.
 
 A pickle does not do: that of a function from a notebook has the number of the kernel's process in
-it, and sets have another order in each process. So functions and classes are told by what they do
-(bytecode, constants, defaults, what they close over, functions of the same module that they use),
-and all else by its pickle, with sets in order.
+it, sets have another order in each process, and of what is pickled by name only the name would
+count. So a call is told by what its arguments consist of (`values`), and by all of the user's code
+that it reaches.
+
+Functions and classes refer to each other in circles. So each is told by a label where it is
+referred to, and described once: the digest of a value is that of the value, with labels in it, and
+of the descriptions of all that can be reached from there.
+
+What is installed counts by its name; so does what a module of the user's holds that is neither code
+nor plain data, since it may be new in each process (a connection, a random generator). What travels
+by value counts with all that it brings.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import io
-import pickle
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import cloudpickle
 
 from .._data.contents import SharedData
+from .._data.own import imports_of_code, is_own, own_place, resolved, source_of
+from .values import Values, atom, joined
 
 #: How much of a digest is kept, in hexadecimal digits: calls of one number are compared, no others.
 DIGITS = 16
-#: The opcodes that a pickle with a set or a frozenset in it surely has.
-_OF_SETS = (pickle.EMPTY_SET, pickle.FROZENSET)
-#: Globals of these types belong to what a function does.
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
-#: What says who makes a call and when, and not what it is: of these the type counts. scikit-learn
+#: What says who makes a call and when, and not what it is: of these the class counts. scikit-learn
 #: gives one to each fit of a search, with a random number and the time.
 _FLEETING = {("sklearn.callback._callback_context", "CallbackContext")}
-#: What a class says of where it was written.
-_WHERE = ("__module__", "__doc__", "__firstlineno__")
+#: What a class says of itself that is no code, or follows from the rest.
+_ASIDE = {"__module__", "__doc__", "__qualname__", "__firstlineno__", "_abc_impl", "__dict__",
+          "__weakref__", "__static_attributes__"}  # fmt: skip
+#: Instances of classes from these are plain data, wherever they are.
+_PLAIN = {
+    "builtins", "collections", "datetime", "decimal", "enum", "fractions", "functools", "numpy",
+    "operator", "pathlib", "re", "types", "uuid",
+}  # fmt: skip
+_DESCRIPTORS = (
+    types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
+    types.MethodDescriptorType, types.ClassMethodDescriptorType,
+)  # fmt: skip
+_CODE = (
+    types.FunctionType, types.MethodType, type, staticmethod, classmethod, property,
+    functools.cached_property, functools.partial, functools.partialmethod,
+    functools.singledispatchmethod, functools._lru_cache_wrapper,
+)  # fmt: skip
+_WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet, weakref.ref)
 
 
 def identity(fn: Callable[..., Any], arguments: Any) -> str:
@@ -43,7 +63,8 @@ def identity(fn: Callable[..., Any], arguments: Any) -> str:
     while hasattr(inner, "func"):  # a partial
         inner = inner.func
     name = str(getattr(inner, "__qualname__", type(inner).__qualname__)).replace("/", "_")
-    return f"{name[-60:]}/{_digest(fn)}/{_digest(arguments)}"
+    function, what = (_Reached().digest(each).hex()[:DIGITS] for each in (fn, arguments))
+    return f"{name[-60:]}/{function}/{what}"
 
 
 def difference(before: str, now: str) -> str:
@@ -57,146 +78,205 @@ def difference(before: str, now: str) -> str:
     return f"{name} is called with other arguments now"
 
 
-def _digest(value: Any) -> str:
-    sha = hashlib.sha256()
-    for piece in _pieces(value):
-        sha.update(piece)
-    return sha.hexdigest()[:DIGITS]
+class _Reached:
+    def __init__(self) -> None:
+        self._values = Values(self._told)
+        self._ahead: list[Any] = []
+        self._labels: dict[int, tuple[Any, bytes]] = {}  # of what is described, or is about to be
+        self._sources: dict[str, bytes] = {}
 
+    def digest(self, value: Any) -> bytes:
+        told = self._values.digest(value)
+        described = set()
+        while self._ahead:
+            each = self._ahead.pop()
+            parts = self._of_class(each) if isinstance(each, type) else self._of_function(each)
+            described.add(joined("described", *parts))
+        return joined("digest", told, *sorted(described), *sorted(self._sources.values()))
 
-def _pieces(value: Any) -> Iterator[Any]:
-    """The bytes that stand for a value."""
-    data, buffers = _pickled(value)
-    if any(code in data for code in _OF_SETS):
-        data, buffers = _pickled(_ordered(value))
-    yield data
-    for buffer in buffers:
-        yield b"buffer"
-        try:
-            yield buffer.raw()
-        except BufferError:  # not contiguous
-            yield memoryview(buffer).tobytes()
-
-
-def _pickled(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
-    # Without a memo: whether two equal texts are one object differs from process to process. Of
-    # what refers to itself there is no pickle then.
-    for fast in (True, False):
-        target, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
-        pickler = _IdentityPickler(target, 5, lambda buffer, out=buffers: bool(out.append(buffer)))
-        pickler.fast = fast
-        try:
-            pickler.dump(value)
-        except (ValueError, RecursionError):
-            if not fast:
-                raise
-        else:
-            break
-    return target.getvalue(), buffers
-
-
-def _ordered(value: Any) -> Any:
-    """The same with lists in place of sets, as far as builtin containers go."""
-    kind = type(value)
-    if kind in (set, frozenset):
-        return (kind.__name__, sorted(_digest(each) for each in value))
-    if kind in (list, tuple):
-        return kind(_ordered(each) for each in value)
-    if kind is functools.partial:
-        return ("partial", value.func, _ordered(value.args), _ordered(value.keywords))
-    if kind is dict:
-        return {key: _ordered(each) for key, each in value.items()}
-    return value
-
-
-class _IdentityPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Tells functions, classes and shared data by what they are."""
-
-    def reducer_override(self, value: Any) -> Any:
-        """How to pickle this."""
-        if isinstance(value, types.FunctionType):
-            return str, (f"function {_of_function(value, ())}",)
-        if isinstance(value, type) and not _importable(value):
-            return str, (f"class {_of_class(value, ())}",)
-        if type(value) is SharedData:
-            return str, (f"shared {value._head.hex()} {value._digests}",)
+    def _told(self, value: Any) -> bytes | None:
+        """How code is told where it is referred to; None if it is no code."""
+        match value:
+            case types.FunctionType() | type():
+                return self._label(value)
+            case types.ModuleType():
+                return joined("module", value.__name__.encode())
+            case functools._lru_cache_wrapper():
+                return joined(
+                    "cache",
+                    *map(self._values.digest, (value.__wrapped__, value.cache_parameters())),
+                )
+            case staticmethod() | classmethod():
+                return joined(type(value).__name__, self._values.digest(value.__func__))
+            case property():
+                return joined("property", *map(self._loose, (value.fget, value.fset, value.fdel)))
+            case functools.cached_property():
+                return joined("cached_property", self._loose(value.func))
+            case functools.singledispatchmethod():
+                return joined("dispatch", self._loose(value.dispatcher), self._loose(value.func))
+            case types.CodeType():
+                return joined("code", *_of_code(value))
+            case types.CellType():
+                return joined("cell", *self._of_cell(value))
+            case SharedData():
+                return joined("shared", value._head, repr(value._digests).encode())
         kind = type(value)
         if (kind.__module__, kind.__qualname__) in _FLEETING:
-            return str, (f"any {kind.__qualname__}",)
-        if isinstance(value, types.ModuleType):
-            return str, (f"module {value.__name__}",)
-        return super().reducer_override(value)
+            return joined("any", kind.__qualname__.encode())
+        if isinstance(value, _DESCRIPTORS):
+            return joined("descriptor", value.__qualname__.encode())
+        return joined("weak", type(value).__name__.encode()) if isinstance(value, _WEAK) else None
+
+    def _label(self, code: Any) -> bytes:
+        """The name of a function or class; of one that is described, with as much as needs no other
+        code to be told.
+        """
+        if id(code) in self._labels:
+            return self._labels[id(code)][1]
+        label = name = f"{code.__module__}.{code.__qualname__}".encode("utf-8", "surrogatepass")
+        if is_own(code.__module__) or (
+            isinstance(code, types.FunctionType) and "<locals>" in code.__qualname__
+        ):
+            self._labels[id(code)] = code, name  # for who refers to itself
+            label = joined("label", name, *self._of_near(code))
+            self._labels[id(code)] = code, label
+            self._ahead.append(code)
+        return label
+
+    def _of_near(self, code: Any) -> Iterator[bytes]:
+        if isinstance(code, type):
+            for key, value in sorted(vars(code).items()):
+                if isinstance(value, types.FunctionType):
+                    yield joined(key, *_of_code(value.__code__))
+                elif key not in _ASIDE and (told := atom(value)) is not None:
+                    yield joined(key, told)
+            return
+        yield from _of_code(code.__code__)
+        for value in (*(code.__defaults__ or ()), *_contents(code)):
+            if isinstance(value, types.FunctionType):
+                yield self._label(value)
+            elif (told := atom(value)) is not None:
+                yield told
+
+    def _of_function(self, function: Any) -> Iterator[bytes]:
+        yield self._label(function)
+        yield from map(self._loose, function.__defaults__ or ())
+        for key, value in sorted((function.__kwdefaults__ or {}).items()):
+            yield joined(key, self._loose(value))
+        registry = getattr(function, "registry", None)
+        if isinstance(registry, types.MappingProxyType) and hasattr(function, "dispatch"):
+            yield self._loose(dict(registry))  # of `functools.singledispatch`, which has caches too
+            return
+        for cell in function.__closure__ or ():
+            yield from self._of_cell(cell)
+        for key, value in sorted(vars(function).items()):
+            yield joined(key, self._loose(value))
+        if is_own(function.__globals__.get("__name__")):  # of a wrapper, that is where it is from
+            yield from self._of_names(function)
+
+    def _of_cell(self, cell: types.CellType) -> list[bytes]:
+        try:
+            return [self._loose(cell.cell_contents)]
+        except ValueError:
+            return [b"empty"]
+
+    def _of_names(self, function: types.FunctionType) -> Iterator[bytes]:
+        """What the names in a function stand for, and what it imports when it runs."""
+        names = _names(function.__code__)
+        variables, by_value = function.__globals__, _travels_by_value(function)
+        for key in sorted(names & variables.keys()):
+            yield joined(key, *self._of_variable(variables[key], names, by_value, set()))
+        for name in resolved(imports_of_code(function.__code__), variables.get("__package__")):
+            self._read(name)
+
+    def _of_variable(
+        self, value: Any, names: set[str], by_value: bool, seen: set[int]
+    ) -> Iterator[bytes]:
+        """What is behind a name; of a module, what is behind those names that it has."""
+        if not isinstance(value, types.ModuleType):
+            yield self._loose(value, by_value)
+        elif is_own(value.__name__) and id(value) not in seen:
+            seen.add(id(value))
+            for key in sorted(names & vars(value).keys()):
+                yield joined(key, *self._of_variable(vars(value)[key], names, False, seen))
+        else:
+            yield joined("module", value.__name__.encode())
+
+    def _of_class(self, kind: type) -> Iterator[bytes]:
+        yield self._label(kind)
+        yield from map(self._label, (type(kind), *kind.__mro__[1:]))
+        for key, value in sorted(vars(kind).items()):
+            special = key.startswith("__") and key.endswith("__") and key != "__slots__"
+            if key in _ASIDE or (special and not _is_code(value)):
+                continue
+            yield joined(key, self._loose(value))
+
+    def _loose(self, value: Any, whole: bool = False) -> bytes:
+        """The digest of what code refers to. What is neither code nor plain data may be anything:
+        then its class counts, unless the `whole` of it travels.
+        """
+        kind = type(value)
+        if whole or _is_code(value) or kind.__module__ in _PLAIN or is_own(kind.__module__):
+            try:
+                return self._values.digest(value)
+            except Exception:  # it cannot be pickled, and does not travel
+                return joined("some", self._label(kind))
+        return joined("some", self._label(kind))
+
+    def _read(self, name: str) -> None:
+        """A module is imported when a function runs, and may be unknown here till then: its source
+        counts, and that of what it imports.
+        """
+        if name in self._sources or not is_own(name):
+            return
+        self._sources[name] = b""
+        source, package = source_of(name)
+        try:
+            code = compile(source, name, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError):
+            self._sources[name] = joined("source", name.encode(), source)
+            return
+        if source:
+            self._sources[name] = joined("source", name.encode(), *_of_code(code))
+        for inner in resolved(imports_of_code(code), package):
+            self._read(inner)
 
 
-def _importable(value: Any) -> bool:
-    return value.__module__ != "__main__" and "<locals>" not in value.__qualname__
+def _travels_by_value(function: types.FunctionType) -> bool:
+    module = function.__module__ or ""
+    above = {module[:end] for end, char in enumerate(module + ".") if char == "."}
+    registered = not above.isdisjoint(cloudpickle.list_registry_pickle_by_value())
+    return registered or own_place(module.partition(".")[0]) is None
 
 
-def _of_function(function: types.FunctionType, seen: tuple[Any, ...]) -> str:
-    """What a function does, as a text; `seen` are those whose text it will be part of."""
-    name = f"{function.__module__}.{function.__qualname__}"
-    if function.__code__ in seen:
-        return name
-    seen = (*seen, function.__code__)
-    parts = [name, *_of_code(function.__code__)]
-    parts += [_text(each, seen) for each in function.__defaults__ or ()]
-    defaults = function.__kwdefaults__ or {}
-    parts += [f"{key}={_text(defaults[key], seen)}" for key in sorted(defaults)]
+def _is_code(value: Any) -> bool:
+    return isinstance(value, _CODE)
+
+
+def _contents(function: types.FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
         try:
-            parts.append(_text(cell.cell_contents, seen))
+            yield cell.cell_contents
         except ValueError:  # empty as yet
-            parts.append("empty")
-    for key in sorted(_names(function.__code__)):
-        if key in function.__globals__:
-            used = function.__globals__[key]
-            if isinstance(used, _PLAIN):
-                parts.append(f"{key}={used!r}")
-            elif getattr(used, "__module__", None) == function.__module__:
-                is_code = isinstance(used, types.FunctionType | type)
-                parts.append(f"{key}={_text(used, seen) if is_code else ''}")
-    return hashlib.sha256("\n".join(parts).encode("utf-8", "backslashreplace")).hexdigest()
+            yield None
 
 
-def _of_class(kind: type, seen: tuple[Any, ...]) -> str:
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    if kind in seen:
-        return name
-    seen = (*seen, kind)
-    parts = [name, *(f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__[1:])]
-    for key, value in sorted(vars(kind).items()):
-        inner = getattr(value, "__func__", value)
-        if isinstance(inner, (types.FunctionType, *_PLAIN)) and key not in _WHERE:
-            parts.append(f"{key}={_text(inner, seen)}")
-    return hashlib.sha256("\n".join(parts).encode("utf-8", "backslashreplace")).hexdigest()
-
-
-def _text(value: Any, seen: tuple[Any, ...]) -> str:
-    if isinstance(value, types.FunctionType):
-        return _of_function(value, seen)
-    if isinstance(value, type):
-        known = f"{value.__module__}.{value.__qualname__}"
-        return known if _importable(value) else _of_class(value, seen)
-    if isinstance(value, _PLAIN):
-        return repr(value)
-    return _digest(value)
-
-
-def _of_code(code: types.CodeType) -> list[str]:
+def _of_code(code: types.CodeType) -> list[bytes]:
     """All of it but where it was written."""
-    parts = [code.co_name, code.co_code.hex(), repr(code.co_names), repr(code.co_varnames)]
-    parts += [repr(code.co_freevars), str(code.co_flags), str(code.co_argcount)]
-    return parts + [_of_constant(each) for each in code.co_consts]
+    names = code.co_name, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
+    numbers = code.co_flags, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount
+    constants = map(_of_constant, code.co_consts)
+    return [repr((names, numbers)).encode("utf-8", "backslashreplace"), code.co_code, *constants]
 
 
-def _of_constant(value: Any) -> str:
+def _of_constant(value: Any) -> bytes:
     if isinstance(value, types.CodeType):
-        return repr(_of_code(value))
+        return joined("code", *_of_code(value))
     if isinstance(value, frozenset):
-        return f"frozenset {sorted(map(_of_constant, value))}"
+        return joined("frozenset", *sorted(map(_of_constant, value)))
     if isinstance(value, tuple):
-        return f"tuple {[_of_constant(each) for each in value]}"
-    return repr(value)
+        return joined("tuple", *map(_of_constant, value))
+    return atom(value) or repr(value).encode("utf-8", "backslashreplace")
 
 
 def _names(code: types.CodeType) -> set[str]:

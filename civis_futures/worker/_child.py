@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     Header = dict[str, Any]
-    Payload = tuple[bytes, str | None, Sequence[str]]  # bytes, or the path of these; buffers' paths
+    # Bytes, or the path of these; the paths of buffers; those of folders with modules.
+    Payload = tuple[bytes, str | None, Sequence[str], list[str]]
 
 #: The exit code of a child that could not write its answer; see `DiedError`.
 PIPE_LOST = 74
@@ -118,8 +119,11 @@ class Child:
         self._send({**answer, "name": header["name"], "last": not fit}, data)
         return fit
 
-    def _initialize(self, body: bytes, path: str | None, buffers: Sequence[str]) -> Header | None:
+    def _initialize(
+        self, body: bytes, path: str | None, buffers: Sequence[str], modules: list[str]
+    ) -> Header | None:
         """What went wrong, if anything did."""
+        _use(modules)
         if path is not None:  # not by `load`, which would remove it: later processes need it too
             with open(path, "rb") as file:
                 body = file.read()
@@ -142,6 +146,7 @@ class Child:
         _forget_peak()
         started = _time()
         try:
+            _use(header.get("modules", []))
             call, importing = load(body, header["path"], header["buffers"])
             _show_levels()
         except BaseException as error:
@@ -332,6 +337,14 @@ def _run_exit_hooks() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+
+
+def _use(modules: list[str]) -> None:
+    """Find the user's modules in these folders."""
+    if modules:
+        from ._code import use  # most workers have none
+
+        use(modules)
 
 
 def _show_levels() -> None:

@@ -6,7 +6,6 @@ holds no order; 143 a TERM.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -149,10 +148,14 @@ def _private_folder() -> str:
 
 
 def _remove(folder: str) -> None:
-    with contextlib.suppress(OSError):  # user code may have removed it, or put a folder into it
+    try:
         for name in os.listdir(folder):
             os.unlink(os.path.join(folder, name))
         os.rmdir(folder)
+    except OSError:  # the user's modules are folders in it; user code may have made or removed some
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _complain(message: str, code: int) -> int:

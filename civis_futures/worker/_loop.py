@@ -41,7 +41,8 @@ class StartedAgainError(Exception):
 class FetchedCall:
     """A call whose bytes are here, in memory or in a file; or the reason why they are not.
 
-    `buffers` are the paths of what it refers to.
+    `buffers` are the paths of what it refers to, `code` digests of zips with the user's modules,
+    and `modules` the folder that these are in.
     """
 
     def __init__(self, body: bytes = b"", path: str | None = None, problem: str = "") -> None:
@@ -49,12 +50,14 @@ class FetchedCall:
         self.path = path
         self.problem = problem
         self.buffers: list[str] = []
+        self.code: set[str] = set()
+        self.modules: list[str] = []
 
     @property
     def here(self) -> bool:
         """Whether its files are still there: they lie where user code can remove them."""
-        paths = self.buffers if self.path is None else [self.path, *self.buffers]
-        return all(map(os.path.exists, paths))
+        paths = [*self.buffers, *self.modules]
+        return all(map(os.path.exists, paths if self.path is None else [self.path, *paths]))
 
 
 class Refusal:
@@ -203,7 +206,10 @@ class WorkerLoop:
         blob = self._order.initializer
         if blob is None or (self._initializer is not None and self._initializer.here):
             return
-        fetched = self._fetch("initializer", blob, self._order.initializer_buffers)
+        order = self._order
+        fetched = self._fetch(
+            "initializer", blob, order.initializer_buffers, order.initializer_code
+        )
         self._initializer = fetched
         if fetched.problem:
             self._refusal = Refusal(_wire.CALL_NOT_FETCHED, fetched.problem)
@@ -258,12 +264,14 @@ class WorkerLoop:
 
     def _begin(self, call: _wire.Call, fetched: FetchedCall) -> None:
         """Hand a call to the child, which says so in the log if there may be others in there."""
-        process = self._living_process()
+        process = self._living_process(fetched)
         self._running, self._since = call, time.time()
         if self._ready:
             process.limit(call.timeout)
         header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
         header["buffers"] = fetched.buffers
+        if fetched.modules:
+            header["modules"] = fetched.modules
         if not self._alone:
             # On a line of its own: what was before may have ended without a newline, and been
             # written by anything, so nobody knows.
@@ -272,17 +280,31 @@ class WorkerLoop:
         self._printed = True
         process.send(header, fetched.body)
 
-    def _living_process(self) -> Process:
-        if self._process is not None and not self._process.alive():
-            self._process.end()
+    def _living_process(self, call: FetchedCall) -> Process:
+        """The child, or a new one if the call has another version of the user's modules: a process
+        that has imported the old one cannot forget it.
+        """
+        process = self._process
+        if process is not None and not (process.alive() and process.takes(call.code)):
+            process.end()
             self._process = None
+            if call.modules:
+                from ._code import tidy
+
+                tidy(self._folder, self._modules(call))
         if self._process is None:
             self._ready = self._initializer is None
-            first = self._initializer
-            payload = None if first is None else (first.body, first.path, first.buffers)
-            self._process = Process(self._folder, payload)
+            first, payload = self._initializer, None
+            if first is not None:  # what the call brings too is the call's
+                payload = first.body, first.path, first.buffers, self._modules(call)
+            code = call.code or (first.code if first is not None else set())
+            self._process = Process(self._folder, payload, code)
             self._process.start(self._platform.http.close)
         return self._process
+
+    def _modules(self, call: FetchedCall) -> list[str]:
+        """The folders with modules that a new process may need."""
+        return [*call.modules, *([] if self._initializer is None else self._initializer.modules)]
 
     def _fetch_ahead(self) -> None:
         """Fetch the next call while the child works on this one."""
@@ -290,12 +312,23 @@ class WorkerLoop:
             self._fetched[_name(self._queue[0])] = self._fetch_call(self._queue[0])
 
     def _fetch_call(self, call: _wire.Call) -> FetchedCall:
-        return self._fetch(f"call-{_name(call)}", call.data, call.buffers)
+        return self._fetch(f"call-{_name(call)}", call.data, call.buffers, call.code)
 
-    def _fetch(self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...]) -> FetchedCall:
+    def _fetch(
+        self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...], code: int
+    ) -> FetchedCall:
+        """`code`: so many of the buffers, the last ones, are zips with modules."""
         try:
             fetched = FetchedCall(path=os.path.join(self._folder, name))
-            fetched.buffers = self._buffers.hold(name, buffers)
+            paths = self._buffers.hold(name, buffers)
+            fetched.buffers = paths[: len(paths) - code]
+            if code:
+                from ._code import unpacked  # most workers have none
+
+                fetched.code = {blob.sha256 for blob in buffers[-code:]}
+                folder = os.path.join(self._folder, _wire.code_folder(fetched.code))
+                fetched.modules = [folder]
+                unpacked(paths[-code:], folder)
             if blob.file_id is None:
                 fetched.body, fetched.path = blob.inline_data(), None
             else:
@@ -303,7 +336,7 @@ class WorkerLoop:
             return fetched
         except UnreachableError:
             raise
-        except (HttpError, ValueError, TypeError) as error:
+        except (HttpError, OSError, ValueError, TypeError) as error:
             return FetchedCall(problem=str(error))
 
     def _await_answer(self) -> None:

@@ -18,7 +18,7 @@ from ._frames import Frames, high_pipe, new_mark, packed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 #: Seconds between two looks at whether the child still lives. Its end usually closes the pipe,
@@ -62,13 +62,17 @@ class DiedError(Exception):
 
 
 class Process:
-    """A child. `folder` is for bytes too large for a pipe; `initializer` what it runs first.
+    """A child. `folder` is for bytes too large for a pipe; `initializer` what it runs first; `code`
+    the digests of zips with the user's modules that it begins with.
 
     `expired` says whether it was ended because its time was over; see `limit`.
     """
 
-    def __init__(self, folder: str, initializer: _child.Payload | None) -> None:
+    def __init__(
+        self, folder: str, initializer: _child.Payload | None, code: Iterable[str] = ()
+    ) -> None:
         self._folder = folder
+        self._code = set(code)
         self._initializer = initializer
         self._mark = new_mark()
         self._frames = Frames(self._mark)
@@ -124,6 +128,15 @@ class Process:
                     return
             except BrokenPipeError:
                 return
+
+    def takes(self, code: set[str]) -> bool:
+        """Whether it may run a call with these modules: those that it has, and perhaps more.
+
+        (A call has all that calls before it had needed, unless one was changed.)
+        """
+        if self._code <= code:
+            self._code = set(code)
+        return code <= self._code
 
     @property
     def begun(self) -> bool:

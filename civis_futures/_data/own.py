@@ -1,0 +1,425 @@
+"""The user's own modules: which ones a call needs, and the bundles that bring them to the worker.
+
+Own is what is neither of the standard library nor of an installed distribution: modules next to
+the script, in folders on ``sys.path``, of editable installs. A call needs those that its pickle
+names, and those that these import, as far as their source tells. Each goes whole, under the name
+by which it is imported.
+
+What counts is what is on disk when the call is submitted, as for a process that starts then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import importlib.util
+import json
+import os
+import re
+import sys
+import sysconfig
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from .. import _wire
+from .bundles import Excluded, Listing, Member, Place, listing, packed, read
+from .contents import Content, ContentStore
+from .sources import note_folder
+
+#: Looking for changes may take so many seconds for each call.
+SHORT = 0.001
+#: Modules of so many bytes have a bundle of their own, so that an edit elsewhere moves them not.
+LARGE = 1_000_000
+#: Never the user's own. (We may be an editable install; then the image has us or has us not.)
+_MAIN = {"__main__", "__mp_main__"}
+_NOT_OWN = {*_MAIN, "civis_futures", "civis_joblib", "cloudpickle"}
+_INSTALLED = {"site-packages", "dist-packages"}
+_STDLIB = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+
+#: Imports in source: it need not be correct, and words in texts that look like one do no harm.
+_IMPORT = re.compile(
+    r"(?:^|[;:])[ \t]*(?:from[ \t]+(\w[\w.]*)[ \t]+import\b|import[ \t]+([^;#\n]+))"
+    r"|(?:import_module|__import__)\([ \t]*[\"'](\w[\w.]*)[\"']",
+    re.MULTILINE,
+)
+
+#: Modules, or paths of modules and folders.
+Include = ModuleType | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """Some modules as they were when they were packed."""
+
+    listings: tuple[Listing, ...]
+    content: Content
+
+    @property
+    def tops(self) -> frozenset[str]:
+        """The names by which they are imported."""
+        return frozenset(each.place.top for each in self.listings)
+
+
+class References:
+    """Which modules a pickle refers to; filled in while it is made. `by_value` are those of which
+    nothing is imported.
+    """
+
+    def __init__(self, by_value: Collection[str] = ()) -> None:
+        self.modules: set[str] = set()
+        self._by_value = by_value
+
+    def meet(self, value: Any, by_value: bool) -> None:
+        """Something is pickled that has no way of its own in `pickle`: a module, class, function or
+        instance. Functions `by_value` bring their code, and need what that imports.
+        """
+        if isinstance(value, ModuleType):
+            self._add(value.__name__)
+        elif by_value and isinstance(value, FunctionType):
+            self.modules.update(_imports_of_function(value))
+        elif not (by_value and isinstance(value, type)):  # of an instance, that of its class
+            self._add(_module_of(value))
+
+    def _add(self, name: object) -> None:
+        if isinstance(name, str) and name not in self.modules and not self._comes_by_value(name):
+            self.modules.add(name)
+
+    def _comes_by_value(self, name: str) -> bool:
+        parts = name.split(".")
+        return any(".".join(parts[: n + 1]) in self._by_value for n in range(len(parts)))
+
+
+class Library:
+    """The own modules of one pool, as far as calls have needed them.
+
+    All that was needed so far goes with each call that needs any: so what one call may import from
+    here is what the next one may, and one process of a worker serves both.
+
+    No lock: of two threads that submit at the same time either may win, and what the other one has
+    added is added again. `on`: False if nothing is to be sent.
+    """
+
+    def __init__(
+        self,
+        contents: ContentStore,
+        include: Iterable[Include] = (),
+        exclude: Iterable[Include] = (),
+        on: bool = True,
+    ) -> None:
+        self._contents = contents
+        self._on = on
+        self._excluded = Excluded(map(_excluded_name, exclude))
+        self._included = {place.top: place for place in map(_included_place, include)}
+        self._imports: dict[Member, frozenset[str]] = {}
+        self._bundles: tuple[_Bundle, ...] = ()
+        # Until when these names need not be looked for on disk again.
+        self._fresh: tuple[float, frozenset[str]] = (0.0, frozenset())
+
+    def bundles(self, modules: Iterable[str]) -> tuple[Content, ...]:
+        """What a call needs whose pickle names these modules.
+
+        Raises:
+            CodeError: it cannot be sent.
+        """
+        if not self._on:
+            return ()
+        names = frozenset(name for name in modules if self._place(name))
+        if not names and not self._included:
+            return ()
+        begin = time.perf_counter()
+        until, known = self._fresh
+        if begin > until or not names <= known:
+            closure = self._closure(names)
+            end = time.perf_counter()
+            bundles = self._renewed(closure)
+            if bundles != self._bundles:
+                self._bundles = bundles
+                _note(bundles)
+            # Where there is much to look at, half of the time goes to it at most.
+            self._fresh = (end + max(end - begin - SHORT, 0.0), names)
+        return tuple(bundle.content for bundle in self._bundles)
+
+    def _closure(self, names: Iterable[str]) -> dict[str, Listing]:
+        """What is to be sent for these: they, what is included, and what all of it imports."""
+        found: dict[str, Listing] = {}
+        ahead = list(self._included.values())
+        ahead += [place for name in names if (place := self._place(name))]
+        while ahead:
+            place = ahead.pop()
+            if place.top in found:
+                continue
+            found[place.top] = made = listing(place, self._excluded)
+            imported = {name for member in made.members for name in self._imported_by(member)}
+            ahead += [at for name in sorted(imported) if (at := self._place(name))]
+        return found
+
+    def _renewed(self, needed: dict[str, Listing]) -> tuple[_Bundle, ...]:
+        """The bundles with what is needed as it is now, and with what was needed before."""
+        bundles = []
+        missing = dict(needed)
+        for bundle in self._bundles:
+            now = tuple(missing.pop(each.place.top, each) for each in bundle.listings)
+            bundles += [bundle] if self._is_current(bundle, now) else self._made(now)
+        large = [each for each in missing.values() if each.size > LARGE]
+        small = [each for each in missing.values() if each.size <= LARGE]
+        for group in (small, *([each] for each in large)):
+            bundles += self._made(group)
+        return tuple(bundles)
+
+    def _is_current(self, bundle: _Bundle, now: tuple[Listing, ...]) -> bool:
+        same = bundle.listings == now and all(each.settled for each in bundle.listings)
+        return same and self._contents.find(bundle.content.sha256) is not None
+
+    def _made(self, listings: Iterable[Listing]) -> list[_Bundle]:
+        places = [each.place for each in listings]
+        data, packed_as = packed(places, self._excluded)
+        packed_as = tuple(each for each in packed_as if each.members)  # else it is gone
+        if not packed_as:
+            return []
+        return [_Bundle(packed_as, self._contents.keep(data))]
+
+    def _imported_by(self, member: Member) -> frozenset[str]:
+        """The modules that a file imports, by their whole names."""
+        if not member.name.endswith(".py"):
+            return frozenset()
+        known = self._imports.get(member)
+        if known is None:
+            if len(self._imports) > _MOST_CODE:  # of files that were edited, most of them
+                self._imports.clear()
+            text = read(member).decode("utf-8", "replace").replace("\\\n", " ")
+            known = self._imports[member] = frozenset(_imports_in(text))
+        return known
+
+    def _place(self, name: str) -> Place | None:
+        """Where the top of a module is, if it is own."""
+        top = name.partition(".")[0]
+        if top in self._included:
+            return self._included[top]
+        place = own_place(top)
+        return None if place is None or (top, "") in self._excluded else place
+
+
+def _note(bundles: Iterable[_Bundle]) -> None:
+    """So that tracebacks name the files here."""
+    listings = [each for bundle in bundles for each in bundle.listings]
+    paths = {member.name: member.where for each in listings for member in each.members}
+    note_folder(_wire.code_folder({bundle.content.sha256 for bundle in bundles}), paths)
+
+
+def _excluded_name(item: Include) -> str:
+    return item.__name__ if isinstance(item, ModuleType) else os.fspath(item)
+
+
+def _included_place(item: Include) -> Place:
+    """Where something is that goes along because the user says so.
+
+    Raises:
+        ValueError: there is no such thing.
+    """
+    name = item.__name__ if isinstance(item, ModuleType) else os.fspath(item)
+    if not isinstance(item, ModuleType) and os.path.exists(name):
+        path = os.path.abspath(name)
+        return Place(os.path.basename(path).removesuffix(".py"), ((os.path.basename(path), path),))
+    # In a container that a path does not lead to, what came along is a module.
+    module = name if isinstance(item, ModuleType) else Path(name).name.removesuffix(".py")
+    place = _place_of(module.partition(".")[0])
+    if place is None:
+        raise ValueError(f"include: {name!r} is no module that can be found here, and no path")
+    return place
+
+
+#: What is known of modules: what was loaded then, and where it is. Single operations, no lock.
+_places: dict[str, tuple[object, Place | None]] = {}
+
+
+def own_place(top: str) -> Place | None:
+    """Where a module or package is, if it is the user's own."""
+    module, known = sys.modules.get(top), _places.get(top)
+    place = None if known is None or known[0] is not module else known[1]
+    if place is None or (module is None and place.roots):  # what is not loaded may be elsewhere now
+        place = _found(top)
+        _places[top] = (module, place)
+    return place if place is not None and place.roots else None
+
+
+def is_own(name: object) -> bool:
+    """Whether a module is the user's: also the script, and those that are no files."""
+    if not isinstance(name, str):
+        return False
+    top = name.partition(".")[0]
+    if top in _MAIN or own_place(top) is not None:
+        return True
+    return _places[top][1] is None
+
+
+def _found(top: str) -> Place | None:
+    """Where a module is, as far as it is the user's own; None if it is nowhere."""
+    if top in _NOT_OWN or top in sys.builtin_module_names:
+        return Place(top, ())
+    if top in sys.stdlib_module_names and top not in sys.modules:
+        return Place(top, ())
+    place = _place_of(top)
+    if place is None:
+        return Place(top, ()) if top in sys.stdlib_module_names else None
+    own = [(name, path) for name, path in place.roots if not _is_installed(path, top)]
+    return Place(top, (*own, *_metadata(path for _, path in own)))
+
+
+def _metadata(paths: Iterable[str]) -> set[tuple[str, str]]:
+    """What tells of the editable installs that these are of: packages ask for their version."""
+    above = [path + os.sep for path in paths]
+    return {
+        (os.path.basename(info), info)
+        for info, project in _editables()
+        if any(path.startswith(project) for path in above)
+    }
+
+
+@cache
+def _editables() -> tuple[tuple[str, str], ...]:
+    """The metadata and the project folder of each editable install (PEP 610)."""
+    found = []
+    for folder in filter(os.path.isdir, sys.path):
+        for file in sorted(Path(folder).glob("*.dist-info/direct_url.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                told = json.loads(file.read_text("utf-8"))
+                url = urlsplit(told["url"])
+                if told["dir_info"]["editable"] and url.scheme == "file":
+                    found.append((str(file.parent), unquote(url.path).rstrip("/") + "/"))
+    return tuple(x for x in found if not os.path.basename(x[0]).startswith("civis_futures-"))
+
+
+def _place_of(top: str) -> Place | None:
+    """The files and folders of a module or package, loaded or not; None if it has none."""
+    module = sys.modules.get(top)
+    if module is not None:
+        file, folders = getattr(module, "__file__", None), getattr(module, "__path__", None)
+    else:
+        try:
+            spec = importlib.util.find_spec(top)
+        except (ImportError, ValueError, AttributeError):
+            return None
+        if spec is None:
+            return None
+        file = spec.origin if spec.has_location else None
+        folders = spec.submodule_search_locations
+    if folders is not None:
+        roots = [(top, os.path.abspath(folder)) for folder in folders if isinstance(folder, str)]
+    elif isinstance(file, str):
+        roots = [(top + file.removeprefix(os.path.splitext(file)[0]), os.path.abspath(file))]
+    else:
+        roots = []
+    return Place(top, tuple(roots)) if roots else _place_of_parts(top)
+
+
+def _place_of_parts(top: str) -> Place | None:
+    """Where the modules of a package are that nobody can find; pytest may load its files so."""
+    roots = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.startswith(top + ".") and isinstance(file, str) and file.endswith(".py"):
+            inner = "/__init__.py" if hasattr(module, "__path__") else ".py"
+            roots.append((name.replace(".", "/") + inner, os.path.abspath(file)))
+    return Place(top, tuple(sorted(roots))) if roots else None
+
+
+@cache
+def _is_installed(path: str, top: str) -> bool:
+    """Whether a module at this path is of the standard library, or of a distribution."""
+    folder = os.path.dirname(path)
+    if not _INSTALLED.isdisjoint(Path(path).parts):
+        return True
+    if path.startswith(_STDLIB):
+        return True
+    try:
+        infos = [entry for entry in os.listdir(folder) if entry.endswith(".dist-info")]
+    except OSError:  # a zip, say
+        return False
+    for info in infos:  # of ``pip install --target``
+        try:
+            record = Path(folder, info, "RECORD").read_text("utf-8", "replace")
+        except OSError:
+            continue
+        if re.search(rf"^{re.escape(top)}[./]", record, re.MULTILINE):
+            return True
+    return False
+
+
+def _module_of(value: Any) -> Any:
+    try:
+        return value.__module__
+    except Exception:  # it may do anything
+        return None
+
+
+def _imports_in(text: str) -> Iterator[str]:
+    for match in _IMPORT.finditer(text):
+        one, some, by_name = match.groups()
+        if some is None:
+            yield one or by_name
+        else:
+            yield from (part.split()[0] for part in some.split(",") if part.strip())
+
+
+def _imports_of_function(function: FunctionType) -> Iterator[str]:
+    """What the code of a function imports when it runs."""
+    return resolved(imports_of_code(function.__code__), function.__globals__.get("__package__"))
+
+
+def resolved(imports: Iterable[tuple[str, int]], package: object) -> Iterator[str]:
+    """The whole names of what is imported in a package."""
+    for name, level in imports:
+        if not level:
+            yield name
+        elif isinstance(package, str) and package:
+            above = package.split(".")[: len(package.split(".")) - level + 1]
+            yield ".".join([*above, *([name] if name else [])])
+
+
+#: So many pieces of code are remembered.
+_MOST_CODE = 20_000
+_by_code: dict[int, tuple[CodeType, tuple[tuple[str, int], ...]]] = {}
+
+
+def imports_of_code(code: CodeType) -> tuple[tuple[str, int], ...]:
+    """What code imports when it runs: modules, and what is taken from them, which may be modules
+    too; each with the number of dots before it.
+    """
+    known = _by_code.get(id(code))
+    if known is not None and known[0] is code:
+        return known[1]
+    found: list[tuple[str, int]] = []
+    if bytes([dis.opmap["IMPORT_NAME"]]) in code.co_code:
+        before: list[Any] = [0, None]
+        for each in dis.get_instructions(code):
+            if each.opname == "IMPORT_NAME":
+                name, level, taken = str(each.argval), before[0] or 0, before[1] or ()
+                found += [(name, level)] if name else []
+                found += [(f"{name}.{part}".lstrip("."), level) for part in taken if part != "*"]
+            before = [before[1], each.argval]
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found += imports_of_code(constant)
+    while len(_by_code) >= _MOST_CODE:
+        _by_code.pop(next(iter(_by_code)), None)
+    _by_code[id(code)] = (code, tuple(found))
+    return tuple(found)
+
+
+def source_of(name: str) -> tuple[bytes, str]:
+    """The source of a module of the user's, and the package that it is in; empty if none."""
+    place = own_place(name.partition(".")[0])
+    whole = name.replace(".", "/")
+    for root, path in () if place is None else place.roots:
+        for inner, package in ((".py", name.rpartition(".")[0]), ("/__init__.py", name)):
+            if f"{whole}{inner}".startswith(root):
+                file = Path(path + f"{whole}{inner}"[len(root) :])
+                with contextlib.suppress(OSError):
+                    return file.read_bytes(), package
+    return b"", ""

@@ -1,0 +1,246 @@
+"""Modules as bytes: the same files give the same zip; what cannot be packed is refused by name."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import zipfile
+
+import pytest
+
+from civis_futures._data import bundles, own
+from civis_futures._data.bundles import CodeError, Excluded, Place, listing, packed
+from civis_futures._data.contents import ContentStore
+from civis_futures._data.own import Library
+
+NOTHING = Excluded()
+
+
+@pytest.fixture
+def package(tmp_path):
+    """package(files) -> the place of a package with these files, by name and content."""
+
+    def make(files, top="pack"):
+        for name, data in files.items():
+            path = tmp_path / top / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return Place(top, ((top, str(tmp_path / top)),))
+
+    return make
+
+
+def names_in(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return archive.namelist()
+
+
+def test_the_same_files_give_the_same_bytes(package, tmp_path):
+    place = package({"b.py": b"1", "a.py": b"2", "deep/c.txt": b"3" * 100})
+    data, _ = packed([place], NOTHING)
+    shutil.copytree(tmp_path / "pack", tmp_path / "copy")
+    for path in (tmp_path / "copy").rglob("*"):
+        os.utime(path, (1, 1))
+    assert packed([Place("pack", (("pack", str(tmp_path / "copy")),))], NOTHING)[0] == data
+    assert names_in(data) == ["pack/a.py", "pack/b.py", "pack/deep/c.txt"]
+
+
+@pytest.mark.parametrize("change", ["content", "length", "new", "gone", "moved over", "executable"])
+def test_a_change_is_seen(package, tmp_path, change):
+    place = package({"a.py": b"1", "b.py": b"2"})
+    path = tmp_path / "pack/a.py"
+    os.utime(path, (1, 1))
+    before = listing(place, NOTHING)
+    assert listing(place, NOTHING) == before
+    match change:
+        case "content":
+            path.write_bytes(b"3")
+            os.utime(path, (1, 1))  # as some tools do
+        case "length":
+            path.write_bytes(b"33")
+        case "new":
+            (tmp_path / "pack/c.py").touch()
+        case "gone":
+            path.unlink()
+        case "moved over":
+            (tmp_path / "pack/b.py").replace(path)
+        case "executable":
+            path.chmod(0o755)
+    assert listing(place, NOTHING) != before
+
+
+def test_what_was_changed_just_now_is_not_settled(package, tmp_path, monkeypatch):
+    """A second change may look the same within one tick of the file system's clock."""
+    place = package({"a.py": b"1"})
+    assert not listing(place, NOTHING).settled
+    monkeypatch.setattr(bundles, "_TICK", -3600)
+    assert listing(place, NOTHING).settled
+
+
+@pytest.mark.parametrize("meanwhile", ["grows", "changes", "vanishes"])
+def test_files_that_change_while_they_are_packed(package, tmp_path, monkeypatch, meanwhile):
+    place = package({"a.py": b"1", "b.py": b"2"})
+    path, times = tmp_path / "pack/a.py", []
+
+    def changing(*args, real=listing):
+        made = real(*args)
+        if len(times) < most:
+            times.append(1)
+            match meanwhile:
+                case "grows":
+                    path.write_bytes(b"1" + b"3" * len(times))
+                case "changes":
+                    path.write_bytes(b"%d" % (3 + len(times)))
+                case "vanishes":
+                    path.unlink(missing_ok=True)
+        return made
+
+    monkeypatch.setattr(bundles, "listing", changing)
+    most = 1
+    data, (made,) = packed([place], NOTHING)
+    assert [member.name for member in made.members] == names_in(data)
+    assert len(names_in(data)) == (1 if meanwhile == "vanishes" else 2)
+    if meanwhile != "vanishes":
+        most = 1000
+        with pytest.raises(CodeError, match=r"a\.py changes while it is packed"):
+            packed([place], NOTHING)
+
+
+def test_a_folder_is_not_read_beyond_the_limits(package, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundles, "MOST_FILES", 50)
+    looked = []
+    mark = bundles._mark
+    monkeypatch.setattr(bundles, "_mark", lambda *about: looked.append(1) or mark(*about))
+    place = package({f"d{n}/{m}": b"" for n in range(20) for m in range(20)})
+    with pytest.raises(CodeError, match=r"'pack' .* 50 files.*exclude="):
+        listing(place, NOTHING)
+    assert len(looked) == 51
+    for n in range(100):
+        (tmp_path / f"bare/{n}").mkdir(parents=True)
+    with pytest.raises(CodeError, match="exclude="):
+        listing(Place("bare", (("bare", str(tmp_path / "bare")),)), NOTHING)
+
+
+def test_how_deep(tmp_path):
+    (tmp_path / "/".join(["deep"] + ["x"] * 80)).mkdir(parents=True)
+    with pytest.raises(CodeError, match=r"deep.*'deep.*exclude="):
+        listing(Place("deep", (("deep", str(tmp_path / "deep")),)), NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        ("pack.sub", {"a.py", "x.csv", "data/y.csv"}),
+        ("pack/sub/", {"a.py", "x.csv", "data/y.csv"}),
+        ("pack.a", {"x.csv", "data/y.csv", "sub/b.py", "sub/x.csv"}),
+        ("pack/a.py", {"x.csv", "data/y.csv", "sub/b.py", "sub/x.csv"}),
+        ("*.csv", {"a.py", "sub/b.py"}),
+        ("*/x.csv", {"a.py", "data/y.csv", "sub/b.py"}),
+        ("pack/data/*", {"a.py", "x.csv", "sub/b.py", "sub/x.csv"}),
+        ("pack", set()),
+        ("{}/pack/data", {"a.py", "x.csv", "sub/b.py", "sub/x.csv"}),
+        ("*/sub", {"a.py", "x.csv", "data/y.csv"}),
+        ("sub", {"a.py", "x.csv", "data/y.csv", "sub/b.py", "sub/x.csv"}),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_what_exclude_says(package, tmp_path, exclude, left, zipped):
+    files = dict.fromkeys(["a.py", "x.csv", "data/y.csv", "sub/b.py", "sub/x.csv"], b"")
+    place = package(files)
+    if zipped:
+        if "{}" in exclude:
+            pytest.skip("in a zip there are no paths")
+        with zipfile.ZipFile(tmp_path / "lib.zip", "w") as archive:
+            for name in files:
+                archive.writestr(f"pack/{name}", b"")
+        place = Place("pack", (("pack", str(tmp_path / "lib.zip/pack")),))
+    found = listing(place, Excluded([exclude.format(tmp_path)])).members
+    assert {member.name.removeprefix("pack/") for member in found} == left
+
+
+def test_what_is_made_from_source_stays(package):
+    place = package({"a.py": b"", "a.pyc": b"", "only.pyc": b""})
+    found = [member.name for member in listing(place, NOTHING).members]
+    assert found == ["pack/a.py", "pack/only.pyc"]
+
+
+def test_a_file_that_cannot_be_read(package, monkeypatch):
+    place = package({"a.py": b"1"})
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(CodeError, match=r"a\.py cannot be read.*exclude=\['pack/a\.py'\]"):
+        packed([place], NOTHING)
+
+
+# --- the library of a pool -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    monkeypatch.setattr(own, "LARGE", 1000)
+    monkeypatch.setattr(own, "SHORT", 3600)
+    monkeypatch.setattr(bundles, "_TICK", -3600)  # all is settled
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return Library(ContentStore("somewhere"))
+
+
+def needed(library, *modules):
+    return [content.sha256 for content in library.bundles(modules)]
+
+
+def test_bundles_stay_as_they_are_while_nothing_changes(library, tmp_path):
+    (tmp_path / "one_m.py").write_text("import two_m\n")
+    (tmp_path / "two_m.py").write_text("")
+    (tmp_path / "big_m.py").write_text("#" * 2000)
+    (tmp_path / "more_m.py").write_text("import big_m, one_m\n")
+    first = needed(library, "one_m", "json", "numpy.linalg")
+    assert len(first) == 1
+    assert needed(library, "two_m") == first
+    more = needed(library, "more_m")
+    assert more[:1] == first
+    assert len(more) == 3, "one with the small ones that are new, one for the large one"
+    assert needed(library, "one_m") == more, "so that one process serves both"
+    assert needed(library, "json") == []
+    (tmp_path / "two_m.py").write_text("x = 1\n")
+    edited = needed(library, "more_m")
+    assert edited[0] != more[0]
+    assert edited[1:] == more[1:]
+    (tmp_path / "two_m.py").write_text("")
+    assert needed(library, "one_m") == more, "what was there before is known"
+
+
+def test_a_module_that_comes_late_or_goes(library, tmp_path):
+    (tmp_path / "early_m.py").write_text("try:\n    import late_m\nexcept ImportError:\n    pass\n")
+    first = needed(library, "early_m")
+    (tmp_path / "late_m.py").write_text("")
+    both = needed(library, "early_m")
+    assert len(both) == 2
+    (tmp_path / "late_m.py").unlink()
+    assert needed(library, "early_m")[:1] == first
+    (tmp_path / "early_m.py").unlink()
+    assert needed(library, "early_m") in ([], both), "what is gone cannot be packed"
+
+
+def test_imports_are_found_in_any_source(library, tmp_path):
+    text = """
+        import aa_m, bb_m as b; import cc_m
+        if True: from dd_m import (
+            x)
+        def broken(:
+            from ee_m.inner import y
+            importlib.import_module("ff_m")
+        import gg_m, \\
+            hh_m
+        from . import nothing_m
+        """
+    names = [f"{letter}{letter}_m" for letter in "abcdefgh"]
+    for name in (*names, "nothing_m"):
+        (tmp_path / f"{name}.py").write_text("")
+    (tmp_path / "root_m.py").write_text(text)
+    needed(library, "root_m")
+    found = {each.place.top for bundle in library._bundles for each in bundle.listings}
+    assert found == {"root_m", *names}

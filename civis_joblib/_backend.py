@@ -215,6 +215,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self.terminate()
         if self._lent is not None:
             self._pool = UsersPool(self._lent)
+            self._lent.reset_batch_size()  # it may have had tasks of another kind
             self._calls = BoundedCalls(self._lent, self._number)
             return
         options = {**self._options, "container": self._container()}

@@ -214,6 +214,10 @@ class ContainerPoolExecutor(Executor):
         """
         return self._intake.batches.items
 
+    def reset_batch_size(self) -> None:
+        """Forget how long rows took: those that come now are of another kind."""
+        self._intake.reset_batches()
+
     @property
     def broken(self) -> Exception | None:
         """Why the pool can do no more work, or None if it can."""

@@ -46,7 +46,7 @@ class Intake:
 
     def __init__(self, opened: Opened, options: PoolOptions) -> None:
         self.pool_futures = PoolFutures()
-        self.batches = BatchSize(default_pacing().batch)
+        self.reset_batches()
         self._opened = opened
         self._manager = opened.manager
         self._contents = opened.manager.contents
@@ -59,6 +59,10 @@ class Intake:
         self.closed = False
         self._ids = itertools.count()
         self._least: dict[str, int] = {}  # the smallest call of each function; a guess will do
+
+    def reset_batches(self) -> None:
+        """How many rows make a batch is to be learned anew."""
+        self.batches = BatchSize(default_pacing().batch)
 
     def resize(self, max_workers: int) -> None:
         """There may be so many workers from now on, and they share the room in the inbox."""

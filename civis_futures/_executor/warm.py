@@ -101,18 +101,24 @@ class WarmPool:
         asked = PoolOptions(max_workers, **options)
         if asked.session is not None:
             raise ValueError("a session is for one executor: it has its calls in their order")
-        self._ends = _ends[0]
+        self._ends, self._over = _ends[0], False
         self._kind = PoolKind.of(asked)
         executor = _take(self._kind)
         if executor is None:
             executor = ContainerPoolExecutor(max_workers, **options)
         else:
             executor.resize(asked.policy.max_workers)
+            executor.reset_batch_size()
         self.executor: ContainerPoolExecutor = executor
 
     def give_back(self) -> None:
-        """The executor is for others now. Waits until its containers run none of your calls."""
-        executor = self.executor
+        """The executor is for others now. Waits until its containers run none of your calls. Twice
+        is no harm.
+        """
+        executor, over = self.executor, self._over
+        self._over = True
+        if over:
+            return
         executor.cancel_all(wait=True)
         if self._ends == _ends[0] and _is_usable(executor):
             _kept.append((self._kind, executor))

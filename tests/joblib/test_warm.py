@@ -191,6 +191,28 @@ def test_calls_at_the_same_time_have_each_their_own(started, most):
     assert started() == before
 
 
+def test_batches_of_the_next_call_begin_with_one_task():
+    sizes = []
+    for _ in range(2):
+        with Parallel(2, backend="civis") as parallel:
+            sizes.append(parallel._backend.compute_batch_size())
+            parallel(delayed(square)(x) for x in range(40))
+            sizes.append(parallel._backend.compute_batch_size())
+    assert sizes[0] == sizes[2] == 1
+    assert min(sizes[1], sizes[3]) > 1
+
+
+def test_one_that_is_given_back_twice_has_one_user(platform):
+    pool = cf.WarmPool(1, platform=platform)
+    pool.give_back()
+    pool.give_back()
+    first, second = cf.WarmPool(1, platform=platform), cf.WarmPool(1, platform=platform)
+    assert first.executor is pool.executor
+    assert second.executor is not first.executor
+    first.give_back()
+    second.give_back()
+
+
 # --- failures ----------------------------------------------------------------------------------
 
 

@@ -182,7 +182,6 @@ def test_a_file_that_cannot_be_read(package, monkeypatch):
 @pytest.fixture
 def library(tmp_path, monkeypatch):
     monkeypatch.setattr(own, "LARGE", 1000)
-    monkeypatch.setattr(own, "SHORT", 3600)
     monkeypatch.setattr(bundles, "_TICK", -3600)  # all is settled
     monkeypatch.syspath_prepend(str(tmp_path))
     return Library(ContentStore("somewhere"))
@@ -223,6 +222,32 @@ def test_a_module_that_comes_late_or_goes(library, tmp_path):
     assert needed(library, "early_m")[:1] == first
     (tmp_path / "early_m.py").unlink()
     assert needed(library, "early_m") in ([], both), "what is gone cannot be packed"
+
+
+def test_of_many_files_not_each_call_looks_at_all(library, tmp_path, monkeypatch):
+    looked, now = [], [100.0]
+    real = own.listing
+    monkeypatch.setattr(own, "FEW_FILES", 2)
+    monkeypatch.setattr(own.time, "monotonic", lambda: now[0])
+
+    def slow(*args):
+        looked.append(1)
+        now[0] += 1.0
+        return real(*args)
+
+    monkeypatch.setattr(own, "listing", slow)
+    for name in ("few_m", "many_m"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    (tmp_path / "many_m/a.py").touch()
+    (tmp_path / "many_m/b.py").touch()
+    for _ in range(3):
+        needed(library, "few_m")
+    assert len(looked) == 3
+    for seconds in (0.0, 0.5, 0.4, 0.2, 0.9):
+        now[0] += seconds
+        needed(library, "many_m")
+    assert len(looked) == 3 + 2, "as long as it took"
 
 
 def test_imports_are_found_in_any_source(library, tmp_path):

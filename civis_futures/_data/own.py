@@ -32,8 +32,8 @@ from .bundles import Excluded, Listing, Member, Place, listing, packed, read
 from .contents import Content, ContentStore
 from .sources import note_folder
 
-#: Looking for changes may take so many seconds for each call.
-SHORT = 0.001
+#: So many files are looked at for each call. Of more, as often as takes half of the time at most.
+FEW_FILES = 500
 #: Modules of so many bytes have a bundle of their own, so that an edit elsewhere moves them not.
 LARGE = 1_000_000
 #: Never the user's own. (We may be an editable install; then the image has us or has us not.)
@@ -132,17 +132,17 @@ class Library:
         names = frozenset(name for name in modules if self._place(name))
         if not names and not self._included:
             return ()
-        begin = time.perf_counter()
+        begin = time.monotonic()
         until, known = self._fresh
         if begin > until or not names <= known:
             closure = self._closure(names)
-            end = time.perf_counter()
+            end = time.monotonic()
+            many = sum(len(each.members) for each in closure.values()) > FEW_FILES
             bundles = self._renewed(closure)
             if bundles != self._bundles:
                 self._bundles = bundles
                 _note(bundles)
-            # Where there is much to look at, half of the time goes to it at most.
-            self._fresh = (end + max(end - begin - SHORT, 0.0), names)
+            self._fresh = (2 * end - begin if many else 0.0, names)
         return tuple(bundle.content for bundle in self._bundles)
 
     def _closure(self, names: Iterable[str]) -> dict[str, Listing]:

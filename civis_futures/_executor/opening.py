@@ -21,7 +21,7 @@ from .._pacing import default_pacing
 from .._pool.mailbox import Mailbox
 from .._pool.manager import Manager, Pool
 from .._pool.threads import end_pools_on_term
-from .._scheduling.events import Attached, TerminateRequested
+from .._scheduling.events import Attached, InboxInDoubt, TerminateRequested
 from .._scheduling.scheduler import Scheduler
 from .._sessions.session import Session, attach
 from .._wire import Call, pool_name
@@ -124,7 +124,7 @@ def _hand_over(session: Session, manager: Manager) -> None:
     def lost(error: Exception) -> None:
         manager.post(TerminateRequested(BrokenContainerPool(str(error)), leave=True))
 
-    session.start(lost)
+    session.start(lost, lambda: manager.post(InboxInDoubt()))
 
 
 def _enders(session: Session | None, owned: Any) -> Callable[[], None]:

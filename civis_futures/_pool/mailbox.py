@@ -255,9 +255,9 @@ class Mailbox:
 
     def archive(self, worker_run: WorkerRun) -> None:
         """Archive the script of a worker."""
-        if self._book is not None:
-            self._book.forget(worker_run.token, worker_run.run_id)
         self._client.archive(worker_run.job)
+        if self._book is not None:  # not before: who comes after us archives what is not over
+            self._book.forget(worker_run.token, worker_run.run_id)
 
     def _archive_quietly(self, job: Job) -> None:
         try:

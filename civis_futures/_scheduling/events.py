@@ -190,6 +190,11 @@ class OthersWait:
 
 
 @dataclass(frozen=True, slots=True)
+class InboxInDoubt:
+    """What workers read may have been overwritten by others: it is written again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
@@ -205,6 +210,7 @@ Event = (
     | Resized
     | CancelsAwaited
     | OthersWait
+    | InboxInDoubt
     | Tick
 )
 

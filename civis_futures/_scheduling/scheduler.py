@@ -79,6 +79,7 @@ class Scheduler:
             e.Resized: lambda event: self.fleet.resize(event.max_workers),
             e.CancelsAwaited: self._await_cancels,
             e.OthersWait: self._others_wait,
+            e.InboxInDoubt: lambda _: self.fleet.write_failed(),
             e.Tick: lambda _: None,
         }
         self._done: dict[type, Callable[[Any, Any], None]] = {

@@ -41,12 +41,13 @@ Heads = dict[Anchor, Head]
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A session that is ours: our anchor; our head, which is yet to be written; and the anchors of
-    those before us, which are of no use once it is.
+    those before us, which are of no use once it is. It is `seized` from one that may still write.
     """
 
     anchor: Anchor
     head: Head
     before: tuple[Anchor, ...]
+    seized: bool
 
 
 def heads(client: PlatformClient, found: Iterable[Anchor]) -> Heads:
@@ -84,7 +85,8 @@ def claim(client: PlatformClient, name: str, container: Container | Template) ->
     mine, others = _anchored(client, container, draft)
     try:
         before = _take_over(client, mine, others, kind)
-        found = latest(heads(client, before))
+        known = heads(client, before)
+        found = latest(known)
         _check_kind(found, kind, name)
         if found is None:
             inbox = client.create_json_value(
@@ -97,7 +99,7 @@ def claim(client: PlatformClient, name: str, container: Container | Template) ->
     except BaseException:
         withdraw(client, mine, kind)
         raise
-    return Claim(mine, head, before)
+    return Claim(mine, head, before, any(head.holder is not None for head in known.values()))
 
 
 def withdraw(client: PlatformClient, anchor: Anchor, kind: JobKind) -> None:

@@ -95,6 +95,7 @@ def remove(client: PlatformClient, name: str) -> None:
     """As `purge`, over a client."""
     from .anchor import anchors
     from .holding import heads, latest, raise_if_held
+    from .session import newest_workers
 
     known = heads(client, anchors(client, name))
     if not known:
@@ -107,6 +108,8 @@ def remove(client: PlatformClient, name: str) -> None:
         for entry in last.workers:
             if not entry.over:
                 _end(client, Job(entry.job, last.kind))
+        for _, row in newest_workers(client, last):  # such as nobody knows of
+            _end(client, Job(row.job_id, last.kind))
     for anchor, head in known.items():
         client.archive(Job(anchor.number, head.kind))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ from .._container import Container, Template
 from .._exceptions import PlatformError, Recalled, SessionInUseError, SessionMismatchError
 from .._pool.mailbox import Mailbox, WorkerRun
 from .._scheduling.events import FoundTask
-from .._types import Job, Resources, TaskId, WorkerId
+from .._types import Job, JobRow, Resources, TaskId, WorkerId
 from .anchor import anchors
 from .head import BEAT, Entry, Head
 from .holding import Claim, claim, in_use, withdraw
@@ -39,7 +39,7 @@ class Session:
     def __init__(self, client: PlatformClient, claimed: Claim) -> None:
         self._client = client
         self._anchor = claimed.anchor
-        self._before = claimed.before
+        self._before, self._seized = claimed.before, claimed.seized
         self.head = claimed.head
         self.findings = Findings()
         self._refused: SessionMismatchError | None = None
@@ -52,13 +52,16 @@ class Session:
         self._adopted: set[str] = set()
         self._closing = threading.Event()
         self._lost: Callable[[Exception], object] = lambda _: None
+        self._in_doubt: Callable[[], object] = lambda: None
         self._seen = time.time()  # when it was seen that we hold it
 
     # --- holding it ----------------------------------------------------------------------------
 
-    def start(self, lost: Callable[[Exception], object]) -> None:
-        """Give signs of life from now on; `lost` is told if somebody else takes it over."""
-        self._lost = lost
+    def start(self, lost: Callable[[Exception], object], in_doubt: Callable[[], object]) -> None:
+        """Give signs of life from now on; `lost` is told if somebody else takes it over, and
+        `in_doubt` is called now and then if who had it before may overwrite the inbox.
+        """
+        self._lost, self._in_doubt = lost, in_doubt
         name = f"civis-futures session {self.head.name}"
         threading.Thread(target=self._beat, name=name, daemon=True).start()
 
@@ -95,6 +98,8 @@ class Session:
                 with self._turn:
                     self.head.holder = replace(self.head.holder, beat=time.time())
                 self._write()
+                if self._seized:
+                    self._in_doubt()
             except SessionInUseError as error:
                 self._lose(error)
             except (PlatformError, ValueError) as error:
@@ -169,11 +174,9 @@ class Session:
                 self._client.archive(Job(entry.job, self.head.kind))
                 worker_run = self.findings.inheritance.worker_runs.get(WorkerId(number))
                 self.forget(entry.token, 0 if worker_run is None else worker_run.run_id)
-        for row in self._client.newest_jobs(self.head.kind):
-            ours = _wire.ScriptName.parsed(row.name)
-            if ours is None or ours.session != self.head.name:
-                continue
-            if row.run is None and ours.token not in self._entries:  # died in between
+        for token, row in newest_workers(self._client, self.head):
+            # Who launched it has died in between, or had lost the session.
+            if token not in self._entries and (row.run is None or row.run.state.over):
                 self._client.archive(Job(row.job_id, self.head.kind))
 
     def claim(
@@ -240,6 +243,14 @@ class Session:
             entry = self._entries.get(token)
             if entry is not None:
                 entry.over, entry.first, entry.run = True, [], run_id
+
+
+def newest_workers(client: PlatformClient, head: Head) -> Iterator[tuple[str, JobRow]]:
+    """Tokens and scripts of the session's workers, be they in the head or not; of my newest."""
+    for row in client.newest_jobs(head.kind):
+        ours = _wire.ScriptName.parsed(row.name)
+        if ours is not None and ours.session == head.name:
+            yield ours.token, row
 
 
 def gather(client: PlatformClient, head: Head, mailbox: Mailbox) -> tuple[Findings, _wire.Inbox]:

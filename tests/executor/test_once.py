@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cloudpickle
 import psutil
 import pytest
+from mishaps import HARMLESS, LATER, LOSSY, RESTARTS
 
 import civis_futures as cf
 from civis_futures.testing import Fault, LocalPlatform
@@ -166,34 +167,6 @@ def test_the_platform_is_down_for_a_minute(tmp_path, until, reuse):
 
 # --- histories ---------------------------------------------------------------------------------
 
-#: What may go wrong at any time; each at a low rate. With these no call is executed twice.
-HARMLESS = (
-    Fault.answer(500, "GET /*", chance=0.05),
-    Fault.answer(503, "/*", chance=0.05),
-    Fault.answer(429, "/*", chance=0.05),
-    Fault.drop("GET *", chance=0.05),
-    Fault.drop("POST *", done=True, chance=0.05),
-    Fault.drop("POST *", chance=0.05),
-    Fault.drop("PATCH *", done=True, chance=0.05),
-    Fault.drop("PUT *", done=True, chance=0.05),
-    Fault.garbage("GET /*", chance=0.05),
-    Fault.garbage("POST /*", done=True, chance=0.05),
-    Fault.delay(0.3, "*", chance=0.05),
-    Fault.cut("GET *", chance=0.05),
-    Fault.stale(0.5, "GET */scripts", chance=0.2),
-    Fault.late_outputs(0.7, chance=0.3),
-    Fault.shift(1, "GET *", chance=0.05),
-    Fault.down(0.3, "GET *", chance=0.01, times=2),
-)
-#: What costs attempts.
-LOSSY = (
-    Fault.kill(0.5, chance=0.1),
-    Fault.kill(says="begins", chance=0.05),
-    Fault.out_of_memory(0.7, chance=0.05),
-    Fault.lose_node(0.5, chance=0.05, times=1),
-    Fault.corrupt("GET link", origin="client", chance=0.1),
-)
-
 
 def large(folder, number):
     leave_a_trace(folder, number)
@@ -265,12 +238,12 @@ def history(platform, folder, chance, tasks, lossy):
             assert done[number] <= 1, number
 
 
-def histories(folder, seed, tasks, pools):
+def histories(folder, seed, tasks, pools, harmless=HARMLESS, costly=LOSSY):
     """Pools that work at the same time on a platform with some faults."""
     chance = random.Random(seed)
     lossy = chance.random() < 0.4
-    faults = chance.sample(HARMLESS, chance.choice([1, 3, 6]))
-    faults += chance.sample(LOSSY, 2) if lossy else []
+    faults = chance.sample(harmless, chance.choice([1, 3, 6]))
+    faults += chance.sample(costly, 2) if lossy else []
     with (
         LocalPlatform(cores=64, seed=seed, faults=faults) as platform,
         ThreadPoolExecutor(pools) as threads,
@@ -299,7 +272,8 @@ def test_histories_for_long(tmp_path):
     while time.monotonic() < end:
         seed += 1
         (tmp_path / str(seed)).mkdir()
-        histories(tmp_path / str(seed), seed, tasks=30, pools=4)
+        folder = tmp_path / str(seed)
+        histories(folder, seed, 30, 4, (*HARMLESS, *LATER), (*LOSSY, *RESTARTS))
 
 
 # --- the soak ----------------------------------------------------------------------------------

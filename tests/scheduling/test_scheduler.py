@@ -636,6 +636,12 @@ def test_idle_containers_make_room_for_other_pools():
     assert write.letters == (e.LetterContent(launches[0].worker, stop=True),)
 
 
+def test_an_inbox_that_others_may_have_overwritten_is_written_again():
+    table, launches = shared(3)
+    running(table, launches)
+    assert "WriteInbox" in kinds(table(e.InboxInDoubt()))
+
+
 def test_cancelling_one_of_many_calls_of_a_worker_ends_that_one_alone():
     table, launches = shared(8)
     running(table, launches)
@@ -1193,6 +1199,7 @@ class World:
 
     def crowd(self) -> None:
         self.send(e.OthersWait(self.chance.choice([None, 0.0, self.now])))
+        self.send(e.InboxInDoubt())
 
     def cancel(self) -> None:
         if self.submitted:

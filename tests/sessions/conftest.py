@@ -87,7 +87,19 @@ class Client:
 
 
 @pytest.fixture
-def client(platform, tmp_path):
-    client = Client(platform, tmp_path)
-    yield client
-    client.end()
+def make_client():
+    """make_client(platform, folder): where tasks leave a line for each execution."""
+    made = []
+
+    def make(platform, folder):
+        made.append(Client(platform, folder))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.end()
+
+
+@pytest.fixture
+def client(make_client, platform, tmp_path):
+    return make_client(platform, tmp_path)

@@ -6,12 +6,15 @@ import signal
 import sys
 import threading
 from collections import Counter
+from contextlib import closing
 
 import cloudpickle
 import pytest
 
 import civis_futures
-from civis_futures import SessionInUseError
+from civis_futures import BrokenContainerPool, SessionInUseError, _wire
+from civis_futures._api.client import PlatformClient
+from civis_futures._types import JobKind
 from civis_futures.testing import Fault
 
 # The container cannot import this module: its functions travel by value.
@@ -112,3 +115,55 @@ def work(number):
     time.sleep(seconds)
     return number * number
 """
+
+
+def test_an_inbox_that_the_one_before_has_overwritten_is_mended(
+    make_executor, platform, until, monkeypatch, tmp_path
+):
+    """A write that was under way when a laptop fell asleep is sent when it wakes up."""
+    monkeypatch.setattr("civis_futures._sessions.session.BEAT", 0.2)
+    first = make_executor(1, session="overwritten")
+    assert first.submit(note, tmp_path, 0).result(30) == 0
+    ours = first._intake._opened.session
+    inbox = ours.signed(_wire.Inbox())
+    with monkeypatch.context() as patch:
+        patch.setattr("civis_futures._sessions.head.Holder.gone", True)
+        second = make_executor(1, session="overwritten")
+    assert second.submit(note, tmp_path, 0).result(30) == 0
+    with closing(PlatformClient(platform.url, platform.api_key)) as api:
+        now = second._intake._opened.session.holder
+        for _ in range(3):  # once it may be written anyway
+            api.update_json_value(ours.inbox, _wire.to_json(inbox))
+            until(lambda: _wire.inbox_from_json(api.get_json_value(ours.inbox)).holder == now, 10)
+    assert second.submit(note, tmp_path, 1).result(30) == 1
+    first.shutdown()
+    second.shutdown()
+    assert executions(tmp_path) == dict.fromkeys(range(2), 1)
+    civis_futures.purge("overwritten", platform)
+
+
+def test_after_a_long_pause_it_is_asked_before_anything_is_written(
+    make_executor, platform, monkeypatch, tmp_path
+):
+    first = make_executor(1, session="long pause")
+    ours = first._intake._opened.session
+    with monkeypatch.context() as patch:
+        patch.setattr("civis_futures._sessions.head.Holder.gone", True)
+        second = make_executor(1, session="long pause")
+    ours._seen -= 100.0  # seconds that it was asleep
+    future = first.submit(note, tmp_path, 0)
+    with pytest.raises(BrokenContainerPool, match="is held by process"):
+        future.result(30)
+    first.shutdown()
+    named = [script for script in scripts(platform) if "session long pause, worker" in script]
+    assert named == []
+    assert second.submit(note, tmp_path, 0).result(30) == 0
+    second.shutdown()
+    civis_futures.purge("long pause", platform)
+
+
+def scripts(platform):
+    """The names of those that had a run."""
+    with closing(PlatformClient(platform.url, platform.api_key)) as api:
+        rows, _ = api.list_jobs(JobKind.CONTAINER, hidden=True, archived=True)
+        return [row.name for row in rows if row.run is not None]

@@ -159,8 +159,12 @@ class PlatformClient:
         return self._page(path, params, replies.job_row)[0]
 
     def search_jobs(self, text: str, page: int = 1) -> tuple[list[JobRow], bool]:
-        """Hidden jobs with this text in their names, and whether more pages follow. GET /jobs."""
+        """My hidden jobs with this text in their names, and whether more pages follow. GET /jobs.
+
+        Mine only: anybody can call a job what he likes, and what these names say is believed.
+        """
         params = {"q": text, "hidden": True, "limit": PAGE_SIZE, "page_num": page}
+        params["author"] = self.me()
         return self._page("jobs", params, replies.job_row)
 
     def list_jobs(

@@ -208,13 +208,16 @@ def test_what_differs_is_told(name, tmp_path):
                     Parallel()(tasks)
 
 
-def test_one_call_after_the_other(name):
+def test_one_call_after_the_other(name, gates):
+    gate = gates()
     with parallel_config("civis", n_jobs=2, session=name):
-        output = Parallel(return_as="generator")(calls())
-        assert next(output) == 0
+        tasks = [delayed(square)(2), delayed(wait_at)(gate.path)]
+        output = Parallel(return_as="generator")(tasks)
+        assert next(output) == 4
         with pytest.raises(RuntimeError, match="one Parallel runs after the other"):
             Parallel()(calls())
-        assert list(output) == [1, 4, 9]
+        gate.open()
+        assert list(output) == ["through"]
         assert Parallel()(calls()) == [0, 1, 4, 9]
 
 

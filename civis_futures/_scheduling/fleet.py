@@ -360,6 +360,7 @@ class Fleet:
             ):
                 calls = worker.revoked_at_look & self._taken_back(worker)
                 worker.revoked_in_inbox -= calls
+                worker.freed |= calls
                 free += sorted(calls)
         return free
 
@@ -467,11 +468,12 @@ class Fleet:
     def has_unwanted_calls(self) -> bool:
         """Whether a container may still run a call that nobody wants."""
         return any(
-            worker.open
-            and (
-                worker.cancelled or not all(self.tasks.holds(call, worker) for call in worker.calls)
+            worker.cancelled
+            or not all(
+                self.tasks.holds(call, worker) or call in worker.freed for call in worker.calls
             )
             for worker in self.workers.values()
+            if worker.open
         )
 
     def _room_wanted(self) -> list[float]:

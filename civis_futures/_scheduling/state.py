@@ -271,6 +271,8 @@ class Worker:
     revoked_in_inbox: frozenset[Given] = frozenset()
     revoked_at_look: frozenset[Given] = frozenset()
     calls_given: int = 0  # in all its life
+    #: Those revoked that surely never begin in it.
+    freed: set[Given] = field(default_factory=set)
     phase: WorkerPhase = WorkerPhase.LAUNCHING
     state: RunState = RunState.QUEUED
     launched: float = 0.0  # when its launch began

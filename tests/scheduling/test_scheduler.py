@@ -947,7 +947,8 @@ class World:
             self.cancels_awaited = False
             known = self.scheduler.fleet.workers.keys()  # others are another process's now
             going = [name for name in known & self.runs.keys() if not self.runs[name].over]
-            calls = {call[0] for worker in going for call in self.todo[worker]}
+            freed = set().union(*(w.freed for w in self.scheduler.fleet.workers.values()))
+            calls = {c[0] for worker in going for c in self.todo[worker] if c not in freed}
             assert calls <= self.scheduler.tasks.known.keys(), "invariant 10"
         elif not isinstance(command, e.Break | e.Again):
             if isinstance(command, e.Launch):

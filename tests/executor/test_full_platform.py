@@ -65,6 +65,7 @@ def over_joblib(platform, workers, calls):
     with joblib.parallel_config("civis", n_jobs=workers, platform=platform):
         run = joblib.Parallel()
         results = run(joblib.delayed(pause)(0.2, number) for number in range(calls))
+    civis_joblib.shutdown()
     assert results == list(range(calls))
 
 

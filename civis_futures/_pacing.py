@@ -18,9 +18,11 @@ class Pacing:
             further one, up to `longest_backoff`. Both before jitter.
         request_backoff: the most that is waited after the first failure of one request; the bound
             doubles with each further one, up to `longest_request_backoff`.
-        last_patience: when only the end of containers is waited for, the longest time in which the
-            platform does not answer before the waiting ends; `last_patience_refused` if it refuses
-            our key.
+        outage: how long a kind of command may fail, without being refused, before the pool breaks.
+        last_patience: when only the end of containers is waited for, the longest time for which
+            the platform cannot be asked before the waiting ends; `last_patience_refused` if it
+            refuses what is asked.
+        frozen: how long after the `timeout` of a call its worker may say nothing.
         proof: a worker that has run for this long, and said nothing, has reached the user's code.
         batch: how much compute a batch of `map` should have: some ten times what a call costs
             besides.
@@ -34,13 +36,19 @@ class Pacing:
     longest_backoff: float = 60.0
     request_backoff: float = 1.0
     longest_request_backoff: float = 30.0
+    outage: float = 3600.0
     last_patience: float = 75.0
     last_patience_refused: float = 8.0
+    frozen: float = 120.0
     proof: float = 2.0
     batch: float = 2.0
     log_pause: float = 0.2
     log_grace: float = 3.0
     lag: float = 2.0
+
+    def last_words(self, refused: bool) -> float:
+        """How long the end of containers is waited for in vain."""
+        return self.last_patience_refused if refused else self.last_patience
 
     def backoff(self, failures: int, chance: float) -> float:
         """Seconds to wait after so many failures in a row; `chance` in [0, 1) spreads them."""

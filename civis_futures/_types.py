@@ -166,7 +166,9 @@ class Standing:
     one could not be started, which is tried again at `again_at`; `next_start` is when the rate
     limit allows one. `room_wanted_since` is when the first of the queued ones with calls was
     launched, `idle` are those of the running ones without calls, and `probing` says that more will
-    be started once one has shown that it can do the work.
+    be started once one has shown that it can do the work. Looks have been in vain since
+    `unseen_since`, because of `unseen`; `troubles` are all that fails just now: what cannot be
+    done, and the last error.
     """
 
     containers: int = 0
@@ -174,7 +176,8 @@ class Standing:
     queued: int = 0
     running: int = 0
     queued_since: float = 0.0
-    unanswered_since: float | None = None
+    unseen_since: float | None = None
+    unseen: str = ""
     refused: str = ""
     again_at: float = 0.0
     next_start: float = 0.0
@@ -182,6 +185,7 @@ class Standing:
     room_wanted_since: float | None = None
     tasks_wait: bool = False
     probing: bool = False
+    troubles: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ _SHORT = _pacing.Pacing(
     longest_request_backoff=1.0,
     last_patience=10.0,
     last_patience_refused=1.0,
+    frozen=10.0,
     lag=0.8,
 )
 

@@ -54,7 +54,7 @@ _types _exceptions _wire _pacing _images _public local ->
 
 # Each of these is imported in these rooms, or modules of them, and nowhere else.
 ONLY_IN = """
-httpx             in _api.client _api.discreet _api.transport
+httpx             in _api.client _api.discreet _api.routes _api.transport
 tenacity          in _api.transport
 cloudpickle       in _data.pickling _sessions.identity _sessions.values worker
 pickle            in _data.pickling _exceptions _pool.outcomes _sessions.values worker

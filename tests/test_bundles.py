@@ -267,5 +267,5 @@ def test_imports_are_found_in_any_source(library, tmp_path):
         (tmp_path / f"{name}.py").write_text("")
     (tmp_path / "root_m.py").write_text(text)
     needed(library, "root_m")
-    found = {each.place.top for bundle in library._bundles for each in bundle.listings}
+    found = {each.place.top for bundle in library._known[0] for each in bundle.listings}
     assert found == {"root_m", *names}

@@ -1,4 +1,5 @@
-"""What we may ask of the platform, and when: a log of what was sent, and what it said of its limit.
+"""What we may ask of the platform, and when: a log of what was sent, and what it said of its limit;
+and what time it is there.
 
 Arithmetic only. This room must not know what a request is, send one, or wait: it says how long.
 """
@@ -22,6 +23,8 @@ UNLIMITED = 1_000_000
 LEAST_WAIT = 0.001
 #: Seconds that a ``Retry-After`` is obeyed at the most, whatever it says.
 LONGEST_RETRY_AFTER = 3600.0
+#: A platform that says that it is after this time, the year 2200, is not believed.
+LAST_TIME = 7_258_118_400.0
 
 
 class Kind(Enum):
@@ -148,8 +151,47 @@ class RateBudget:
         return missing * pace
 
 
-def retry_after(headers: Mapping[str, str]) -> float:
-    """The seconds that ``Retry-After`` asks for, by a number or a date; 0.0 if there is none.
+class PlatformClock:
+    """What time it is on a platform, in seconds since the epoch: by the ``Date`` of its answers.
+
+    This machine's own clock may be wrong by any time, or stand still in a test. It is asked only as
+    long as no answer has had a date. Threads may share one.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        here: Callable[[], float] = lambda: time.time(),
+    ) -> None:
+        self._clock = clock
+        self._here = here
+        self._seen: tuple[float, float] | None = None  # replaced as a whole: no lock needed
+
+    def observe(self, headers: Mapping[str, str]) -> None:
+        """Learn from the headers of an answer that has just come."""
+        date = _http_date(headers.get("Date", ""))
+        if date is not None and 0.0 < date < LAST_TIME:
+            self._seen = date, self._clock()
+
+    def now(self) -> float:
+        """The time there; right to a second or two."""
+        if self._seen is None:
+            return self._here()
+        date, at = self._seen
+        return date + self._clock() - at
+
+
+_clocks: dict[str, PlatformClock] = {}
+
+
+def platform_clock(url: str) -> PlatformClock:
+    """The clock of the platform at this address, for all of this process."""
+    return _clocks.setdefault(url, PlatformClock())
+
+
+def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float:
+    """The seconds that ``Retry-After`` asks for, by a number or a date; 0.0 if there is none. A
+    date is compared with the answer's own, or else with `now`.
 
     What asks for more is obeyed for `LONGEST_RETRY_AFTER`.
     """
@@ -157,17 +199,9 @@ def retry_after(headers: Mapping[str, str]) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        seconds = _seconds_until(text, headers.get("Date", ""))
+        then, date = _http_date(text), _http_date(headers.get("Date", ""))
+        seconds = 0.0 if then is None else then - (now() if date is None else date)
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if math.isfinite(seconds) else 0.0
-
-
-def _seconds_until(text: str, now: str) -> float:
-    """From `now` (the platform's own clock, if it says so) to the date in `text`."""
-    then = _http_date(text)
-    if then is None:
-        return 0.0
-    here = _http_date(now)
-    return then - (time.time() if here is None else here)
 
 
 def _http_date(text: str) -> float | None:

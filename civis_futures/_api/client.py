@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,10 +21,11 @@ from .._exceptions import PlatformError
 from .._pacing import Pacing, default_pacing
 from .._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run, StoredFile
 from . import replies
+from .budget import platform_clock
 from .credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
 from .discreet import discreet, ours, without_links
-from .section import Bytes, Section
-from .transport import FileLinks, Kind, RateBudget, Sender, is_json
+from .routes import Routes
+from .transport import Bytes, FileLinks, Kind, RateBudget, Section, Sender, is_json
 
 __all__ = [
     "DEFAULT_URL",
@@ -76,24 +76,34 @@ class PlatformClient:
         self._single_upload, self._least_part = single_upload, least_part
         self.url = with_slash(url)
         self.budget = budget or RateBudget()
+        self.clock = platform_clock(self.url)
         key = checked_key(api_key)
         self._me: int | None = None
         self._pacing = pacing or default_pacing()
         self._closing = threading.Event()
         #: Whether it is on this machine.
         self.is_local = _host(self.url) in ("127.0.0.1", "localhost", "::1")
-        options: dict[str, Any] = {
-            "timeout": httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-            # A proxy of this machine leads away from it.
-            "trust_env": not self.is_local,
-            "verify": _tls(),
-        }
+        # A proxy of this machine leads away from it.
+        routes = Routes(direct=self.is_local), Routes(direct=self.is_local)
+        routes[0].way(httpx.URL(self.url))  # what cannot be done is told at once
+        limits = httpx.Timeout(timeout, connect=min(timeout, 10.0))
         headers = headers_for(key, auth)
         self._secrets = (key, headers["Authorization"].split()[1])
-        self._http = httpx.Client(base_url=self.url, headers=headers, **options)
-        self._links_http = httpx.Client(**options)
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=limits,
+            transport=routes[0],
+            trust_env=False,
+        )
+        self._links_http = httpx.Client(timeout=limits, transport=routes[1], trust_env=False)
         self._sender = Sender(
-            self._http, self.budget, self._closing, seconds=patience, pacing=self._pacing
+            self._http,
+            self.budget,
+            self._closing,
+            self.clock,
+            seconds=patience,
+            pacing=self._pacing,
         )
         self._links = FileLinks(self._links_http, self._closing, pacing=self._pacing)
 
@@ -240,8 +250,14 @@ class PlatformClient:
         try:
             self._send("DELETE", _path(job, run_id))
         except PlatformError as error:
-            if error.status not in (404, 409):
+            if error.status != 409 and not (error.status == 404 and self._is_gone(job, run_id)):
                 raise
+
+    def _is_gone(self, job: Job, run_id: int) -> bool:
+        try:
+            return self.get_run(job, run_id).state.over
+        except PlatformError as error:
+            return error.status == 404
 
     def list_outputs(
         self,
@@ -325,7 +341,8 @@ class PlatformClient:
         if not 0 <= size <= FILE_SIZE_LIMIT:
             raise ValueError(f"a file has 0 to {FILE_SIZE_LIMIT:,} bytes, not {size:,}")
         section = Section(source, size)
-        body = {"name": name, "expiresAt": replies.moment(datetime.now(UTC) + expires_in)}
+        expires = datetime.fromtimestamp(self.clock.now(), UTC) + expires_in
+        body = {"name": name, "expiresAt": replies.moment(expires)}
         if size > self._single_upload:
             return self._upload_parts(section, body)
         file_id, url, fields = self._ask(
@@ -439,12 +456,6 @@ class PlatformClient:
         return PlatformError(
             message, method=request.method, path=path, status=status, request_id=request_id
         )
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """One for all clients: reading the certificates takes longer than all else in making one."""
-    return httpx.create_ssl_context()
 
 
 def _host(url: str) -> str:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import ssl
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, BinaryIO, cast
 
 import httpx
@@ -26,11 +26,10 @@ import tenacity
 
 from .._exceptions import PlatformError, Recalled
 from .._pacing import Pacing, default_pacing
-from .budget import Kind, RateBudget, retry_after
+from .budget import Kind, PlatformClock, RateBudget, retry_after
 from .discreet import discreet, each_ours, ours, without_links
-from .section import Section
 
-__all__ = ["FileLinks", "Kind", "RateBudget", "Sender", "is_json"]
+__all__ = ["Bytes", "FileLinks", "Kind", "RateBudget", "Section", "Sender", "is_json"]
 
 _log = logging.getLogger("civis_futures")
 
@@ -46,6 +45,8 @@ _BROKEN_STATUSES = frozenset({500, 502, 503, 504})
 _NEVER_OPENED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 #: Errors that another attempt would meet again; see `_is_hopeless`.
 _HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, ssl.SSLCertVerificationError)
+#: After so many failed attempts of one request a warning says why nothing moves.
+_TELL_AFTER = 3
 #: Seconds that one answer may take to be read, however many bytes it has and however they drip.
 _LONGEST_ANSWER = 120.0
 #: A download gets _DOWNLOAD_SECONDS, and one more for each _SLOWEST bytes.
@@ -127,6 +128,7 @@ class Sender:
     waiting request waits by itself, so none delays another; `closing` ends all waits at once.
 
     Args:
+        platform_clock: it is set by each answer.
         attempts, seconds: the bounds of one request; time spent waiting for the budget or as told
             by a 429 does not count.
         look_attempts, look_seconds: the same for looks. They give up soon: the next one comes
@@ -141,6 +143,7 @@ class Sender:
         client: httpx.Client,
         budget: RateBudget,
         closing: threading.Event,
+        platform_clock: PlatformClock | None = None,
         *,
         attempts: int = 10,
         seconds: float = 120.0,
@@ -154,6 +157,7 @@ class Sender:
         self._client = client
         self._budget = budget
         self._closing = closing
+        self._platform_clock = platform_clock or PlatformClock()
         self._bounds = (attempts, seconds)
         self._look_bounds = (look_attempts, look_seconds)
         self._first_seconds = first_seconds
@@ -187,7 +191,7 @@ class Sender:
         trial = _Trial(request, kind, safe, wants_json, wanted, self._clock())
         retrying = tenacity.Retrying(
             retry=lambda state: _is_worth_another(state, trial),
-            wait=partial(_pause_before_next, _backoff(self._pacing)),
+            wait=self._pause_before_next,
             stop=lambda state: self._is_enough(state, trial),
             before_sleep=lambda state: self._before_sleep(state, trial),
             sleep=lambda seconds: self._pause(seconds, trial),
@@ -219,6 +223,8 @@ class Sender:
         trial.readable = not (response.is_success and trial.wants_json) or is_json(response)
         self._reached |= trial.readable
         trial.arrived |= response.status_code != 429
+        if trial.readable:
+            self._platform_clock.observe(response.headers)
         self._learn(trial.kind, response.headers)
         return response
 
@@ -248,7 +254,16 @@ class Sender:
         if (status := _status(state)) == 429:
             trial.excused += state.upcoming_sleep
         reason = (status if trial.readable else "garbage") or _said(_failure(state))
-        _log.info("%s: %s; again in %.1f s", trial.name, reason, state.upcoming_sleep)
+        level = logging.WARNING if state.attempt_number == _TELL_AFTER else logging.INFO
+        _log.log(level, "%s: %s; again in %.1f s", trial.name, reason, state.upcoming_sleep)
+
+    def _pause_before_next(self, state: tenacity.RetryCallState) -> float:
+        """Jittered and growing, on top of what the answer asked for."""
+        asked = 0.0
+        if _status(state) is not None and state.outcome is not None:
+            headers = state.outcome.result().headers
+            asked = retry_after(headers, self._platform_clock.now)
+        return asked + _backoff(self._pacing)(state)
 
     def _pause(self, seconds: float, trial: _Trial) -> None:
         self._wait(seconds)
@@ -309,14 +324,58 @@ def _backoff(pacing: Pacing) -> tenacity.wait_random_exponential:
     )
 
 
-def _pause_before_next(
-    backoff: tenacity.wait_random_exponential, state: tenacity.RetryCallState
-) -> float:
-    """Jittered and growing, on top of what the answer asked for."""
-    asked = 0.0
-    if _status(state) is not None and state.outcome is not None:
-        asked = retry_after(state.outcome.result().headers)
-    return asked + backoff(state)
+#: What is uploaded from memory; anything else is a file object, which can seek.
+Bytes = bytes | bytearray | memoryview
+
+_CHUNK = 65_536
+
+
+class Section:
+    """`size` bytes of `source` from `start` on, by default from where it stands; a file object.
+
+    Sections of one file share its position: they are read one after another, each from its start.
+    """
+
+    def __init__(self, source: Bytes | BinaryIO, size: int, start: int | None = None) -> None:
+        self._source = source
+        if start is None:
+            start = 0 if isinstance(source, Bytes) else source.tell()
+        self._start = start
+        self.size = size
+        self._position = self.seek(0)
+
+    def part(self, start: int, size: int) -> Section:
+        """`size` bytes of this section from `start` on."""
+        return Section(self._source, size, self._start + start)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file; relative to the start or (os.SEEK_END) to the end of the section."""
+        self._position = offset + (self.size if whence == os.SEEK_END else 0)
+        if not isinstance(self._source, Bytes):
+            self._source.seek(self._start + self._position)
+        return self._position
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._position
+
+    def read(self, size: int) -> bytes:
+        """As of a file; but a source that ends before the section does is a ValueError."""
+        size = min(size, self.size - self._position)
+        first = self._start + self._position
+        if isinstance(self._source, Bytes):
+            chunk = bytes(memoryview(self._source).cast("B")[first : first + size])
+        else:
+            chunk = self._source.read(size)
+        if size and not chunk:
+            raise ValueError(f"the source ended {self.size - self._position:,} bytes too early")
+        self._position += len(chunk)
+        return chunk
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Chunks, from the position to the end."""
+        while chunk := self.read(_CHUNK):
+            yield chunk
 
 
 class _LinkError(Exception):

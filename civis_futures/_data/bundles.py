@@ -232,7 +232,10 @@ def _in_folder(name: str, path: str, excluded: Excluded) -> Iterator[Member]:
         try:
             entries = sorted(os.listdir(path))
         except OSError as error:
-            raise CodeError(f"the folder {path} cannot be read: {error}") from error
+            raise CodeError(
+                f"the folder {path} cannot be read ({error}): leave it out with "
+                f"exclude=[{name!r}], if the call can do without"
+            ) from error
         if above and not _SIGNS_OF_NO_CODE.isdisjoint(entries):
             return
         above.append(here)
@@ -285,9 +288,10 @@ def _check(place: Place, member: Member) -> None:
     try:
         member.name.encode()
     except UnicodeEncodeError:
+        pattern = "".join("?" if "\udc80" <= char <= "\udcff" else char for char in member.name)
         raise CodeError(
             f"the name of {member.path!a} is not UTF-8: rename it, or leave it out with "
-            f"exclude=[{os.path.dirname(member.name) + '/*'!r}] or the like"
+            f"exclude=[{pattern!r}]"
         ) from None
 
 

@@ -89,8 +89,9 @@ class ContentStore:
     that is that the same bytes go up twice.
     """
 
-    def __init__(self, platform: str) -> None:
+    def __init__(self, platform: str, now: Callable[[], float] = time.time) -> None:
         self.platform = platform
+        self._now = now  # by the platform's clock, in seconds since the epoch
         # Guards who carries what, and who waits for it. Under it there is no I/O, hashing or
         # copying, and of others' code only the queue of a lane.
         self._lock = threading.Lock()
@@ -157,7 +158,7 @@ class ContentStore:
     def find(self, sha256: str) -> Content | None:
         """What can be used as it is: in a File, or with bytes to put there."""
         content = self._ready.get(sha256)
-        if content is not None and (content.expires or 0.0) - time.time() > LEAST_LIFE:
+        if content is not None and (content.expires or 0.0) - self._now() > LEAST_LIFE:
             return content
         content = self._coming.get(sha256)
         return content if content is not None and (content.ready or content.data) else None
@@ -207,9 +208,11 @@ def _told(
 _stores: dict[tuple[int, str, str], ContentStore] = {}
 
 
-def content_store(platform: str, key: str) -> ContentStore:
-    """The store of all pools of this process with this key; a fork begins with an empty one."""
-    return _stores.setdefault((os.getpid(), platform, key), ContentStore(platform))
+def content_store(platform: str, key: str, now: Callable[[], float] = time.time) -> ContentStore:
+    """The store of all pools of this process with this key; a fork begins with an empty one. `now`
+    is the platform's clock.
+    """
+    return _stores.setdefault((os.getpid(), platform, key), ContentStore(platform, now))
 
 
 @dataclass(frozen=True, slots=True)

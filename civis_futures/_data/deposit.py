@@ -103,7 +103,7 @@ class Deposit:
         if content.data is None:
             raise PlatformError(f"the shared data of {size:,} bytes is no longer on the platform")
         file_id = self._client.upload(content.data, size, _name(content), expires_in=LIFE)
-        expires = time.time() + LIFE.total_seconds()
+        expires = self._client.clock.now() + LIFE.total_seconds()
         index.note(sha256, size, file_id, expires)
         return file_id, expires
 
@@ -113,7 +113,9 @@ class Deposit:
 
     def _open(self) -> Index:
         if self._index is None:
-            self._index = Index(cache_folder(), self._client.url, self._client.me())
+            client = self._client
+            # Once the user is known, so is the platform's time.
+            self._index = Index(cache_folder(), client.url, client.me(), client.clock.now)
         return self._index
 
     def _alive(self, file_id: int, content: Content) -> float | None:
@@ -125,13 +127,14 @@ class Deposit:
             file = self._client.get_file(file_id)
             if not file.stored or file.name != _name(content) or file.size != content.size:
                 return None
-            now = datetime.now(UTC)
+            now = self._client.clock.now()
             if file.expires is None:
-                return (now + 100 * LIFE).timestamp()
-            if file.expires - now.timestamp() > LEAST_LIFE:
+                return now + 100 * LIFE.total_seconds()
+            if file.expires - now > LEAST_LIFE:
                 return file.expires
-            self._client.set_file_expiry(file_id, now + LIFE)
-            return (now + LIFE).timestamp()
+            expires = now + LIFE.total_seconds()
+            self._client.set_file_expiry(file_id, datetime.fromtimestamp(expires, UTC))
+            return expires
         except PlatformError as error:
             if error.status in _GONE:
                 return None
@@ -174,10 +177,13 @@ def _trusted(root: Path | None) -> Path | None:
 
 
 class Index:
-    """The entries of one account on one platform, below the folder `root`."""
+    """The entries of one account on one platform, below the folder `root`; `now` is its clock."""
 
-    def __init__(self, root: Path | None, platform: str, account: int) -> None:
+    def __init__(
+        self, root: Path | None, platform: str, account: int, now: Callable[[], float] = time.time
+    ) -> None:
         self._root = root = _trusted(root)
+        self._now = now
         whose = _wire.digest(f"{platform} {account}".encode())[:32]
         self._folder = None if root is None else root / "files" / whose
         self._swept = False
@@ -190,7 +196,7 @@ class Index:
             entry = json.loads((self._folder / sha256).read_bytes())
             file_id, expires = entry["file_id"], entry["expires"]
             whole = type(file_id) is int and type(expires) in (int, float)
-            fits = whole and entry["size"] == size and file_id > 0 and expires > time.time()
+            fits = whole and entry["size"] == size and file_id > 0 and expires > self._now()
         except (OSError, ValueError, TypeError, LookupError, RecursionError):
             return None
         return file_id if fits else None
@@ -210,7 +216,7 @@ class Index:
         except OSError:  # a home that cannot be written, a full disk
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
-        self._sweep()
+        self._sweep(self._folder / sha256)
 
     def forget(self, sha256: str) -> None:
         """These bytes are in no File any more."""
@@ -218,13 +224,15 @@ class Index:
             with contextlib.suppress(OSError):
                 (self._folder / sha256).unlink(missing_ok=True)
 
-    def _sweep(self) -> None:
-        """Remove what nobody will use again, of all platforms; once in the life of an index."""
+    def _sweep(self, newest: Path) -> None:
+        """Remove what nobody will use again, of all platforms; once in the life of an index. What
+        was just written tells the time, by the clock of the disk.
+        """
         if self._swept or self._root is None:
             return
         self._swept = True
-        before = time.time() - KEEP
         with contextlib.suppress(OSError):
+            before = newest.stat().st_mtime - KEEP
             for folder in (self._root / "files").iterdir():
                 with contextlib.suppress(OSError):
                     for entry in folder.iterdir():

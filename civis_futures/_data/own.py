@@ -117,9 +117,9 @@ class Library:
         self._excluded = Excluded(map(_excluded_name, exclude))
         self._included = {place.top: place for place in map(_included_place, include)}
         self._imports: dict[Member, frozenset[str]] = {}
-        self._bundles: tuple[_Bundle, ...] = ()
-        # Until when these names need not be looked for on disk again.
-        self._fresh: tuple[float, frozenset[str]] = (0.0, frozenset())
+        # The bundles, and until when these names need not be looked for on disk again. One value,
+        # so that they fit together whoever has set it.
+        self._known: tuple[tuple[_Bundle, ...], float, frozenset[str]] = ((), 0.0, frozenset())
 
     def bundles(self, modules: Iterable[str]) -> tuple[Content, ...]:
         """What a call needs whose pickle names these modules.
@@ -133,17 +133,16 @@ class Library:
         if not names and not self._included:
             return ()
         begin = time.monotonic()
-        until, known = self._fresh
+        bundles, until, known = self._known
         if begin > until or not names <= known:
             closure = self._closure(names)
             end = time.monotonic()
             many = sum(len(each.members) for each in closure.values()) > FEW_FILES
-            bundles = self._renewed(closure)
-            if bundles != self._bundles:
-                self._bundles = bundles
+            before, bundles = bundles, self._renewed(bundles, closure)
+            if bundles != before:
                 _note(bundles)
-            self._fresh = (2 * end - begin if many else 0.0, names)
-        return tuple(bundle.content for bundle in self._bundles)
+            self._known = bundles, 2 * end - begin if many else 0.0, names
+        return tuple(bundle.content for bundle in bundles)
 
     def _closure(self, names: Iterable[str]) -> dict[str, Listing]:
         """What is to be sent for these: they, what is included, and what all of it imports."""
@@ -159,11 +158,13 @@ class Library:
             ahead += [at for name in sorted(imported) if (at := self._place(name))]
         return found
 
-    def _renewed(self, needed: dict[str, Listing]) -> tuple[_Bundle, ...]:
+    def _renewed(
+        self, before: tuple[_Bundle, ...], needed: dict[str, Listing]
+    ) -> tuple[_Bundle, ...]:
         """The bundles with what is needed as it is now, and with what was needed before."""
         bundles = []
         missing = dict(needed)
-        for bundle in self._bundles:
+        for bundle in before:
             now = tuple(missing.pop(each.place.top, each) for each in bundle.listings)
             bundles += [bundle] if self._is_current(bundle, now) else self._made(now)
         large = [each for each in missing.values() if each.size > LARGE]
@@ -297,18 +298,10 @@ def _editables() -> tuple[tuple[str, str], ...]:
 
 def _place_of(top: str) -> Place | None:
     """The files and folders of a module or package, loaded or not; None if it has none."""
-    module = sys.modules.get(top)
-    if module is not None:
-        file, folders = getattr(module, "__file__", None), getattr(module, "__path__", None)
-    else:
-        try:
-            spec = importlib.util.find_spec(top)
-        except (ImportError, ValueError, AttributeError):
-            return None
-        if spec is None:
-            return None
-        file = spec.origin if spec.has_location else None
-        folders = spec.submodule_search_locations
+    try:
+        file, folders = _file_and_folders(top)
+    except Exception:  # what stands for a module may be anything, and so may who finds it
+        return None
     if folders is not None:
         roots = [(top, os.path.abspath(folder)) for folder in folders if isinstance(folder, str)]
     elif isinstance(file, str):
@@ -316,6 +309,19 @@ def _place_of(top: str) -> Place | None:
     else:
         roots = []
     return Place(top, tuple(roots)) if roots else _place_of_parts(top)
+
+
+def _file_and_folders(top: str) -> tuple[str | None, list[str] | None]:
+    """The file of a module, or the folders of a package."""
+    module = sys.modules.get(top)
+    if module is None:
+        spec = importlib.util.find_spec(top)
+        if spec is None:
+            return None, None
+        file, folders = spec.origin if spec.has_location else None, spec.submodule_search_locations
+    else:
+        file, folders = getattr(module, "__file__", None), getattr(module, "__path__", None)
+    return file, None if folders is None else list(folders)
 
 
 def _place_of_parts(top: str) -> Place | None:

@@ -5,6 +5,7 @@ The only room that pickles what goes out. What comes back is unpickled in `_pool
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import io
 import pickle
@@ -144,6 +145,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
+        if type(value) is _Bytes:
+            return bytes, (pickle.PickleBuffer(value.data),)
         if type(value) is not SharedData:
             array = _as_buffer(value)
             if array is not None:
@@ -168,16 +171,39 @@ def _as_buffer(value: Any) -> tuple[Any, ...] | None:
     imported for this: who has an array has done so.
     """
     numpy = sys.modules.get("numpy")
-    kinds = (getattr(numpy, "ndarray", None), getattr(numpy, "memmap", None))
-    if numpy is None or type(value) not in kinds:
+    array = getattr(numpy, "ndarray", None)
+    if numpy is None or array is None or not isinstance(value, array):
         return None
     if value.nbytes < LEAST_BUFFER or value.dtype.hasobject:
         return None
+    if type(value) not in (array, numpy.memmap):
+        return _bytes_apart(value)
     order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
     whole = numpy.asarray(value, order=order).view(numpy.ndarray)
     data = whole.reshape(-1, order=order).view(numpy.uint8)  # no copy: it is contiguous
     shape, dtype = value.shape, value.dtype
     return numpy.ndarray, (shape, dtype, pickle.PickleBuffer(data), 0, None, order)
+
+
+class _Bytes:
+    """Many bytes of a pickle that can leave it; there they are bytes again."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+def _bytes_apart(value: Any) -> tuple[Any, ...] | None:
+    """How a subclass of NumPy's array wants to be pickled, with its bytes apart."""
+    if type(value) in copyreg.dispatch_table:
+        return None
+    reduced = value.__reduce_ex__(PROTOCOL)
+
+    def apart(part: Any) -> Any:
+        if type(part) is bytes and len(part) >= LEAST_BUFFER:
+            return _Bytes(part)
+        return tuple(map(apart, part)) if type(part) is tuple else part
+
+    return apart(reduced) if type(reduced) is tuple else None
 
 
 class _Buffers:

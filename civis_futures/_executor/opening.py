@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._api.budget import RateBudget
+from .._api.budget import RateBudget, platform_clock
 from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
@@ -53,7 +53,7 @@ def open_pool(options: PoolOptions) -> Opened:
     owned = _local_platform(session) if options.platform == "local" else None
     try:
         url, key = credentials(options.platform if owned is None else owned)
-        contents = content_store(url, key)
+        contents = content_store(url, key, platform_clock(url).now)
         library = Library(contents, options.include, options.exclude, options.code)
         initial = initializer_call(options, contents)
         if initial.data:

@@ -29,7 +29,7 @@ from .._futures.future import ContainerFuture, Timings, View
 from .._futures.tables import PoolFutures
 from .._pacing import default_pacing
 from .._scheduling.events import CancelRequested, Submitted
-from .._types import ANY_RESOURCES, Resources, TaskId
+from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms
 from .map import BatchSize, Watcher, flat, results
 from .options import CallOptions, PoolOptions, check_function, number, whole
 
@@ -53,7 +53,12 @@ class Intake:
         self._resources = resources_of(options.runs_in)
         self.resize(options.policy.max_workers)
         self._requires = dict(options.requires or {})
+        # Made once: what each future has of its own is work for the garbage collector, and that is
+        # half of what a submit costs.
+        self._cancel = partial(_cancel, self._manager)
+        self._count, self._why_waiting = self.pool_futures.count, self._manager.why_waiting
         self._process = os.getpid()
+        self._terms: tuple[CallOptions | None, Terms] = None, PLAIN_TERMS  # those of the last call
         # No lock: a signal's handler may use the pool while `submit` is at any line. What is posted
         # at the moment of the shutdown is work like other work, or the manager refuses it.
         self.closed = False
@@ -168,13 +173,13 @@ class Intake:
         future: ContainerFuture[Any] = ContainerFuture(
             name,
             View(Timings(time.time())),
-            partial(_cancel, self._manager, task),
+            self._cancel,
             self._opened.logs,
             self._opened.load,
             options.label,
             task,
-            self.pool_futures.count,
-            self._manager.why_waiting,
+            self._count,
+            self._why_waiting,
         )
         if at_end is not None:
             future.add_done_callback(at_end)
@@ -191,7 +196,11 @@ class Intake:
         blob = _wire.Blob.of(data) if inline else None
         size = payload.extent + (self._novel(function, len(data)) if blob else 0)
         upload = not (inline and payload.ready)
-        event = Submitted(task, upload, size, options.terms(self._resources), key, found)
+        known, terms = self._terms
+        if options is not known:
+            terms = options.terms(self._resources)
+            self._terms = options, terms
+        event = Submitted(task, upload, size, terms, key, found)
         attachment = blob, None if inline else data, payload, options.wants_retry
         self._raise_if_shut_down()
         try:
@@ -255,8 +264,8 @@ class WithOptions:
         return f"<{type(self).__name__} {self._options}>"
 
 
-def _cancel(manager: Manager, task: TaskId) -> None:
-    manager.post(CancelRequested(task))
+def _cancel(manager: Manager, task: int) -> None:
+    manager.post(CancelRequested(TaskId(task)))
 
 
 def _learn(batches: BatchSize, rows: int, future: Any) -> None:

@@ -71,7 +71,7 @@ class ContainerFuture(Future[T]):
         self,
         task: str,
         view: View,
-        cancelled: Callable[[], None],
+        cancelled: Callable[[int], None],
         logs: _logs.LogAccess,
         load: Callable[[Call], Callable[[], T]],
         label: str | None = None,
@@ -86,9 +86,6 @@ class ContainerFuture(Future[T]):
         self._number = number
         self._count = count
         self._why_waiting = why_waiting
-        # What to call at the end, and can be taken back; the standard callbacks cannot. One
-        # operation of a set is atomic, so it needs no lock.
-        self._watchers: set[Callable[[], None]] = set()
         self._end_state: TaskState | None = None
         self._ended: float | None = None  # by this machine's clock, as `Timings.submitted`
         self._view = view
@@ -171,7 +168,7 @@ class ContainerFuture(Future[T]):
         self._check_process()
         cancelled = super().cancel()
         if cancelled:
-            self._on_cancel()
+            self._on_cancel(self._number)
         return cancelled
 
     def result(self, timeout: float | None = None) -> T:
@@ -209,7 +206,11 @@ class ContainerFuture(Future[T]):
         if not self.done():
             from .awaiting import ended
 
-            yield from ended(self.done, self._watchers).__await__()
+            # What to call at the end, and can be taken back; the standard callbacks cannot. Only
+            # those that are awaited have it. Single operations of a dict and of a set are atomic,
+            # so this needs no lock.
+            watchers = self.__dict__.setdefault("_watchers", set())
+            yield from ended(self.done, watchers).__await__()
         return self.result(timeout=0)
 
     def set_result(self, result: T) -> None:
@@ -368,5 +369,5 @@ def _note_end(future: Future[Any]) -> None:
     assert isinstance(future, ContainerFuture)
     if future.cancelled():
         future._end(TaskState.CANCELLED)
-    for watcher in list(future._watchers):
+    for watcher in list(future.__dict__.get("_watchers", ())):
         watcher()

@@ -5,24 +5,24 @@ from __future__ import annotations
 from .._types import Standing
 from .display import duration
 
-#: Seconds without an answer after which users are told that the platform does not answer.
-UNANSWERED = 10.0
+#: Seconds after which users are told that nothing can be seen of the containers.
+UNSEEN = 10.0
 
 
 def why_waiting(standing: Standing, now: float) -> str:
     """What the waiting tasks of a pool wait for at `now` (monotonic, seconds)."""
-    reasons = [_unreachable(standing, now), _unstarted(standing, now), _queued(standing, now)]
+    reasons = [_unseen(standing, now), _unstarted(standing, now), _queued(standing, now)]
     said = [reason for reason in reasons if reason] or [_busy(standing)]
     if standing.probing:
         said.append("more are started once one has shown that it can do the work")
     return "; ".join(said)
 
 
-def _unreachable(standing: Standing, now: float) -> str:
-    since = standing.unanswered_since
-    if since is None or now - since < UNANSWERED:
+def _unseen(standing: Standing, now: float) -> str:
+    since = standing.unseen_since
+    if since is None or now - since < UNSEEN:
         return ""
-    return f"the platform has not answered for {duration(now - since)}"
+    return f"for {duration(now - since)} the containers could not be seen: {standing.unseen}"
 
 
 def _unstarted(standing: Standing, now: float) -> str:

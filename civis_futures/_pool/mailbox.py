@@ -46,6 +46,8 @@ GARBLED_LOOKS = 3
 TRIES = 3
 #: How much of a log is read to find out why a run ended, and which call it was at.
 LOG_LINES = 1000
+#: What is said of a run that the platform does not know any more.
+GONE = "not found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,17 +345,23 @@ class Mailbox:
 
     def _row(self, worker_run: WorkerRun) -> JobRow:
         """What a list would say of a worker, asked for directly. A run that is gone is over."""
+        job, run_id = worker_run.job, worker_run.run_id
         try:
-            row = self._client.get_row(worker_run.job)
-            if row.run is None or row.run.id != worker_run.run_id:  # others have run it again
-                run = self._client.get_run(worker_run.job, worker_run.run_id, low_priority=True)
-                row = replace(row, run=run)
+            row = self._client.get_row(job)
+            if row.run is not None and row.run.id == run_id:
+                return row
+            # Others have run it again.
         except PlatformError as error:
             if error.status != 404:
                 raise
-            run = Run(worker_run.run_id, RunState.UNKNOWN, "not found", finished=0.0)
-            row = JobRow(worker_run.job.id, "", run)
-        return row
+            row = JobRow(job.id, "", None)
+        try:
+            run = self._client.get_run(job, run_id, low_priority=True)
+        except PlatformError as error:
+            if error.status != 404:
+                raise
+            run = Run(run_id, RunState.UNKNOWN, GONE, finished=0.0)
+        return replace(row, run=run)
 
     def _list(self, worker_runs: Sequence[WorkerRun], found: dict[WorkerId, JobRow]) -> int:
         """Read the list of jobs, newest change first, while it brings news of these workers."""
@@ -401,8 +409,11 @@ class Mailbox:
                 # Newest first: what is older than the newest one we know, we know.
                 more = more and not any(number < worker_run.read for number in numbers)
         except PlatformError as error:
+            if error.status == 404 and report.run is not None and report.run.said == GONE:
+                return report, worker_run  # nobody will ever read them
             _log.info("the answers of run %s could not be read: %s", worker_run.run_id, error)
-            return replace(report, complete=False), worker_run
+            hopeless = is_hopeless(error)
+            return replace(report, complete=False, error=error, hopeless=hopeless), worker_run
         answers: list[_wire.Answer] = []
         for number in sorted(found):
             if number >= worker_run.read and (letter := found[number]) is not None:
@@ -437,17 +448,19 @@ class Mailbox:
         self, worker_run: WorkerRun, calls: Sequence[e.Given], answer: _wire.Answer | None
     ) -> e.Diagnosis:
         """Why calls of this worker were lost, and which of them it was at."""
-        run, lines = None, []
+        run, lines, unknown = None, [], ""
         try:
             run = self._client.get_run(worker_run.job, worker_run.run_id)
             lines = self._client.list_logs(worker_run.job, worker_run.run_id, limit=LOG_LINES)
         except PlatformError as error:
+            unknown = f" (why, cannot be looked into: {error})"
             _log.warning("run %s cannot be looked into: %s", worker_run.run_id, error)
         said = [line.message.rstrip() for line in lines]
         if answer is not None:
             return e.Diagnosis(told_by_worker(answer, run, part_of(said, calls[0])))
         at = reached(calls, said)
-        return e.Diagnosis(told_by_run(run, said, self._container.image, calls[at]), at)
+        verdict = told_by_run(run, said, self._container.image, calls[at])
+        return e.Diagnosis(replace(verdict, reason=verdict.reason + unknown), at)
 
 
 def _numbered(

@@ -52,13 +52,15 @@ from .threads import Lane, interpreter_exit
 
 _log = logging.getLogger(__name__)
 
-#: The most tasks that are taken in together, when many come at once.
+#: The most tasks, or cancels, that are taken in together, when many come at once.
 MOST_AT_ONCE = 1000
 #: Seconds that containers must have been queued before the log says so; again when it is twice as
 #: long.
 LONG_WAIT = 30.0
 
 _FAILURES = (PlatformError, _wire.WireError, Recalled)
+#: Events of which thousands may come at once.
+_MANY = (e.Submitted, e.CancelRequested)
 #: What belongs to an event, and is no business of the scheduler's: bytes, runs, futures.
 _Attachment = Any
 #: What a lane has to do for a command: it returns what belongs to the event that tells of it; of a
@@ -106,9 +108,8 @@ class Manager:
         self._ahead: tuple[Any, _Attachment] | None = None  # the manager thread's, one event
         self._beat = 0  # the manager thread's
         self.standing = Standing()  # replaced as a whole by the manager thread
-        self._said = (
-            0.0  # the manager thread's: after how many seconds the log was letters_posted of a wait
-        )
+        self._said = 0.0  # the manager thread's: after how many seconds the log was told of a wait
+        self._troubles: frozenset[str] = frozenset()  # the manager thread's: of which it was told
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"civis-futures manager of {self.pool.name}", daemon=True
@@ -232,7 +233,7 @@ class Manager:
                 if isinstance(event, _Defect):
                     raise event.error
                 self._ledger.take_in(event, attachment)
-                more = self._more_tasks() if isinstance(event, e.Submitted) else ()
+                more = self._more_from_users() if isinstance(event, _MANY) else ()
                 now = time.monotonic()
                 for command in self.scheduler.advance(event, now, more):
                     self._here.get(type(command), self._begin)(command)
@@ -255,6 +256,10 @@ class Manager:
         """To futures, to other pools, and to the log if tasks wait for long."""
         standing = self.scheduler.standing(now)
         self.standing = replace(standing, next_start=now + self.client.budget.next_start)
+        troubles = dict(standing.troubles)
+        for what in troubles.keys() - self._troubles:
+            _log.warning("%s: %s: %s", self.pool.name, what, troubles[what])
+        self._troubles = frozenset(troubles)
         self._place.update(standing.room_wanted_since, now, self.scheduler.fleet.startup)
         if not standing.tasks_wait or not standing.queued:
             self._said = 0.0
@@ -275,15 +280,15 @@ class Manager:
         except queue.Empty:
             return e.Tick(), None
 
-    def _more_tasks(self) -> list[e.Event]:
-        """The tasks that have come meanwhile: taken in one by one, thousands would be slow."""
+    def _more_from_users(self) -> list[e.Event]:
+        """What users have done meanwhile: taken in one by one, thousands would be slow."""
         more: list[e.Event] = []
         while len(more) < MOST_AT_ONCE:
             try:
                 event, attachment = self._events.get_nowait()
             except queue.Empty:
                 break
-            if not isinstance(event, e.Submitted):
+            if not isinstance(event, _MANY):
                 self._ahead = event, attachment
                 break
             self._ledger.take_in(event, attachment)
@@ -514,10 +519,15 @@ class Manager:
         self._settlements.put(lambda: settle(item.future, make))
 
     def _finish(self, command: e.Finish) -> None:
-        known = self._ledger.worker_runs
-        runs = [known[worker].run_id for worker in command.abandoned if worker in known]
-        if runs:
-            _log.warning("%s does not answer: these runs may go on: %s", self.pool.url, runs)
+        known, pool = self._ledger.worker_runs, self.pool.name
+        left = {worker: known[worker].run_id for worker in command.abandoned if worker in known}
+        ending = [left.pop(worker) for worker in command.cancelled if worker in left]
+        if ending:
+            said = "%s: runs that were cancelled have not been seen to end: %s (%s)"
+            _log.warning(said, pool, ending, command.reason)
+        if left:
+            said = "%s: these runs may go on: %s (%s)"
+            _log.warning(said, pool, list(left.values()), command.reason)
         self.deposit.finish(self.broken)
         self._close()
 

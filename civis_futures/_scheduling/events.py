@@ -66,6 +66,7 @@ class Report:
     `garbled` that the next answers are there, and cannot be read however often one tries.
     `letters_posted` is how many letters with answers the worker says that it has posted, if it
     does; `asked_directly` says that the run was asked for by itself: a list may be out of date.
+    `error` is why the answers could not be read, `hopeless` if trying again cannot help.
     """
 
     worker: WorkerId
@@ -76,6 +77,8 @@ class Report:
     read: bool = False
     letters_posted: int | None = None
     asked_directly: bool = False
+    error: Exception | None = None
+    hopeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,11 +386,13 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Nothing is left to do, and no more will come; `abandoned` are workers whose end nobody can
-    see, since the platform does not answer any more.
+    """Nothing is left to do, and no more will come; `abandoned` are workers whose end nobody has
+    seen, for this `reason`. Of these, the platform has taken the request to end the `cancelled`.
     """
 
     abandoned: tuple[WorkerId, ...] = ()
+    cancelled: tuple[WorkerId, ...] = ()
+    reason: str = ""
 
 
 Command = (

@@ -63,6 +63,7 @@ class Fleet:
     launching: RetriedRequest = field(default_factory=RetriedRequest)
     starting: RetriedRequest = field(default_factory=RetriedRequest)  # fails by false starts
     writing: RetriedRequest = field(default_factory=RetriedRequest)
+    cancelling: RetriedRequest = field(default_factory=RetriedRequest)
     _stale: bool = False  # the inbox on the platform is not what it should be
     # Which calls the inbox that is being written revokes.
     _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)
@@ -503,9 +504,15 @@ class Fleet:
     def cancel(self, step: Step, worker: Worker) -> None:
         """Stop its run; if the launch is still under way, then so that it starts none."""
         worker.cancelled = True
+        worker.cancel_asked = step.now
         worker.cancel_at = step.now + CANCEL_AGAIN
         self.looks.soon(step)
         step.do(e.CancelRun(worker.id))
+
+    def cancel_taken(self, worker: Worker) -> None:
+        """The platform has taken the request to end its run."""
+        worker.cancel_taken = True
+        self.cancelling = RetriedRequest()
 
     def cancel_again(self, step: Step) -> None:
         """Repeat the cancels that show no effect; cancel where asking shows none."""

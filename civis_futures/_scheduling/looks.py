@@ -44,6 +44,7 @@ class Looks:
 
     pause: Pause = field(default_factory=lambda: Pause(saved=SAVED_LOOKS))
     looking: RetriedRequest = field(default_factory=RetriedRequest)
+    reading: RetriedRequest = field(default_factory=RetriedRequest)  # of answers
     pace: float = 0.0
     _next: float = 0.0  # no look before this monotonic time
     _heard: bool | None = None  # whether workers tell of their answers in the list
@@ -103,6 +104,16 @@ class Looks:
         self.pause.after(step.now, news=news, cost=event.cost, pace=event.pace)
         self._next = step.now + self.pause.first(self.pause.shortest)
         return seen
+
+    def unread(self, step: Step, event: Looked) -> Report | None:
+        """One whose answers could not be read, if none could; once for each pause after that."""
+        asked = [report for report in event.reports if report.read]
+        failed = [report for report in asked if report.error is not None]
+        if len(failed) < len(asked):
+            self.reading = RetriedRequest()
+        elif failed and self.reading.not_before <= step.now:
+            return failed[0]
+        return None
 
     def horizon(self, readers: int) -> float:
         """About how many seconds pass until a worker without calls gets more; `readers` share."""

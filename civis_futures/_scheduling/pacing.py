@@ -27,12 +27,10 @@ SAVED_LOOKS, QUICK_LOOK, QUICK_GROWTH = 40.0, 0.1, 1.5
 #: While nothing happens each pause is longer than the last by this factor, until it is this many
 #: times as long as the first.
 LOOK_GROWTH, LOOK_STRETCH = 1.25, 15.0
-#: The failures in a row of one kind of command that break the pool.
+#: The failures in a row of one kind of command that break the pool: refusals, where others go on.
 HOPE = 5
 #: The containers in a row that end without having started, before any has started, that break it.
 FALSE_STARTS = 2
-#: Seconds without an answer to any look after which the platform counts as gone for good.
-OUTAGE = 3600.0
 #: The workers' reads of the inbox may spend one part in INBOX_SHARE of the budget, their answers
 #: one part in ANSWER_SHARE.
 INBOX_SHARE, ANSWER_SHARE = 4, 4
@@ -72,15 +70,26 @@ class RetriedRequest:
     failures: int = 0
     not_before: float = 0.0
     failed_at: float = 0.0
+    since: float = 0.0  # when the first one was
+    what: str = ""  # cannot be done
     error: str = ""  # what the last failure said
 
-    def fail(self, now: float, pacing: Pacing, chance: float, error: str = "") -> None:
+    def fail(
+        self, now: float, pacing: Pacing, chance: float, what: str = "", error: str = ""
+    ) -> None:
         """It failed: the next one waits, longer each time."""
         self.busy = False
-        self.error = error
+        self.what, self.error = what, error
         self.failed_at = now
+        self.since = self.since if self.failures else now
         self.failures += 1
         self.not_before = now + pacing.backoff(self.failures, chance)
+
+    def in_vain(self, pacing: Pacing, refused: bool) -> bool:
+        """Whether it makes no sense to go on, now that one has failed again, or was `refused`."""
+        if self.failures < HOPE:
+            return False
+        return refused or self.failed_at - self.since >= pacing.outage
 
 
 @dataclass(slots=True)

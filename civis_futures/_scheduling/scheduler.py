@@ -38,12 +38,13 @@ from typing import Any
 
 from .._exceptions import BrokenContainerPool
 from .._pacing import Pacing
-from .._types import RunState, Standing, TaskId
+from .._types import Standing, TaskId
 from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
 from .balance import even_out, may_even_out
 from .fleet import Fleet
-from .pacing import FALSE_STARTS, HOPE, OUTAGE, RetriedRequest
+from .limits import TimeLimits
+from .pacing import FALSE_STARTS, HOPE, RetriedRequest
 from .state import LOST, Policy, Step, Task, TaskPhase, Tasks, Worker, WorkerPhase
 
 
@@ -59,13 +60,14 @@ class Scheduler:
         """Start with nothing: no task, no worker, and a platform that does not know us."""
         self.tasks = Tasks()
         self.fleet = Fleet(self.policy, self.tasks, self.pacing)
-        self.limits = TimeLimits(self.tasks, self.fleet, self._give_up)
+        self.limits = TimeLimits(self.tasks, self.fleet, self.pacing, self._give_up, self._lost)
         self.deadline: float | None = None  # when to send a Tick, at the latest
         self._known = False  # bundle and inbox are on the platform
         self._preparing = RetriedRequest()
         self._closing = self._finished = False
         self._cancels_awaited = False
         self._broken: Exception | None = None
+        self._broken_at = 0.0
         self._last_look = 0.0
         self._step = Step(0.0)
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -101,7 +103,7 @@ class Scheduler:
             e.WriteInbox: self._inbox_failed,
             e.Look: self._look_failed,
             e.Fetch: self._fetch_failed,
-            e.CancelRun: self._run_cancelled,  # it is asked for again as long as the run goes on
+            e.CancelRun: self._cancel_failed,
         }
 
     def advance(self, event: e.Event, now: float, more: Iterable[e.Event] = ()) -> list[e.Command]:
@@ -307,20 +309,13 @@ class Scheduler:
         self.fleet.opened(self._step)
 
     def _prepare_failed(self, _: e.Prepare, failure: e.Failed) -> None:
-        self._count(
-            self._preparing,
-            failure.error,
-            failure.hopeless,
-            "the platform cannot be used",
-            patient=False,
-        )
+        over = _is_enough(self._preparing, failure.hopeless)
+        self._count(self._preparing, failure, "the platform cannot be used", over)
 
     def _inbox_failed(self, _: e.WriteInbox, failure: e.Failed) -> None:
         self.fleet.write_failed()
-        patient = not failure.refused and self._step.now - self._last_look < OUTAGE
-        self._count(
-            self.fleet.writing, failure.error, failure.hopeless, "calls cannot be sent", patient
-        )
+        over = True if failure.refused else None
+        self._count(self.fleet.writing, failure, "calls cannot be sent", over)
 
     def _launched(self, command: e.Launch, _: object) -> None:
         self._last_look = self._step.now
@@ -337,14 +332,10 @@ class Scheduler:
         unwanted = worker.cancelled or worker.recalled
         if not unwanted and worker.at_call_since >= self.fleet.launching.failed_at:
             # As long as containers run, their calls go on, and so may the rest later.
+            launching = self.fleet.launching
             patient = any(other.alive for other in self.fleet.workers.values())
-            self._count(
-                self.fleet.launching,
-                failure.error,
-                failure.hopeless,
-                "no container can be started",
-                patient,
-            )
+            over = _is_enough(launching, failure.hopeless) and not patient
+            self._count(launching, failure, "no container can be started", over)
         for name in held:
             if name in self.tasks.known:
                 self._again(name)
@@ -363,18 +354,14 @@ class Scheduler:
                 self._conclude(each.worker, each.report.complete)
         for call in self.fleet.freed(seen):
             self._again(call[0])
+        self.limits.looked(self._step, seen)
+        if (unread := self.fleet.looks.unread(self._step, looked)) is not None:
+            self._count(self.fleet.looks.reading, unread, "answers cannot be read")
 
     def _look_failed(self, _: e.Look, failure: e.Failed) -> None:
-        # A failed look says nothing of any task: an outage passes, unless the key is refused.
-        looking = self.fleet.looks.looking
-        refused = failure.hopeless and looking.failures + 1 >= HOPE
-        patient = not refused and self._step.now - self._last_look < OUTAGE
-        self._count(looking, failure.error, failure.hopeless, "runs cannot be watched", patient)
-        pacing = self.pacing
-        patience = pacing.last_patience_refused if failure.hopeless else pacing.last_patience
-        silent = self._step.now - self._last_look >= patience
-        if self._closing and not self.tasks.known and silent:
-            self._finish()
+        # A failed look says nothing of any task.
+        self._count(self.fleet.looks.looking, failure, "runs cannot be watched")
+        self._wait_no_longer(self._last_look, failure.hopeless)
 
     def _conclude(self, worker: Worker, complete: bool) -> None:
         """A run is over. Answers may show up late: read again before a call counts as lost."""
@@ -383,15 +370,19 @@ class Scheduler:
             self.fleet.archive(self._step, worker)
         elif not worker.has_said_all(complete, self._step.now):
             return
-        elif worker.cancelled and not worker.garbled:  # for the sake of another call
+        elif worker.cancelled and not worker.garbled:  # for the sake of another call, or too late
             for name, _ in held:
-                self._again(name)
+                if (verdict := self.limits.begun_late(self._step, name, worker)) is not None:
+                    self._lost(name, verdict)
+                else:
+                    self._again(name)
             self.fleet.archive(self._step, worker)
         else:
             if not worker.state.over:  # a state nobody knows, for too long: make sure
                 self._step.do(e.CancelRun(worker.id))
             worker.phase = WorkerPhase.CONCLUDING
             text = "what its container has answered cannot be read, or is nowhere to be found"
+            text += f": {worker.unread}" if worker.unread else ""
             answer = Answer(held[0][0], e.CORRUPT, text=text) if worker.garbled else None
             self._step.do(e.Diagnose(worker.id, tuple(held), answer))
 
@@ -404,11 +395,13 @@ class Scheduler:
     def _diagnosed(self, command: e.Diagnose, found: e.Diagnosis) -> None:
         worker = self.fleet.workers.get(command.worker)
         if found.verdict.unstarted and worker is not None:
-            self._false_start(found.verdict)
+            self._false_start(command, found.verdict)
         for number, (name, given) in enumerate(command.calls):
             task = self.tasks.known.get(name)
             if task is None or (task.worker, task.given) != (command.worker, given):
                 continue
+            if number < found.at:
+                task.expires = None  # it had ended, so it had begun
             if number == found.at and not found.verdict.unstarted:
                 self._lost(name, found.verdict)
             else:
@@ -416,17 +409,40 @@ class Scheduler:
         if worker is not None and worker.phase is WorkerPhase.CONCLUDING:
             self.fleet.archive(self._step, worker)
 
-    def _false_start(self, verdict: e.Verdict) -> None:
+    def _false_start(self, command: e.Diagnose, verdict: e.Verdict) -> None:
         """A container that never ran the worker. If none has, then none will."""
         starting = self.fleet.starting
         lines = "".join(f"\n  {line}" for line in verdict.log_tail)
         error = BrokenContainerPool(f"{verdict.reason}{lines}")
         hopeless = not self.fleet.ramp.proven and starting.failures + 1 >= FALSE_STARTS
         patient = any(other.running for other in self.fleet.workers.values())
-        self._count(starting, error, hopeless, "no container can be started", patient)
+        over = _is_enough(starting, hopeless) and not patient
+        self._count(
+            starting, e.Failed(command, error, hopeless), "no container can be started", over
+        )
 
-    def _run_cancelled(self, _: e.CancelRun, __: object) -> None:
+    def _run_cancelled(self, command: e.CancelRun, _: object) -> None:
         self.fleet.looks.soon(self._step)
+        if (worker := self.fleet.workers.get(command.worker)) is not None:
+            self.fleet.cancel_taken(worker)
+
+    def _cancel_failed(self, command: e.CancelRun, failure: e.Failed) -> None:
+        """It is asked for again as long as the run goes on."""
+        self.fleet.looks.soon(self._step)
+        worker, cancelling = self.fleet.workers.get(command.worker), self.fleet.cancelling
+        if worker is None:
+            return
+        # Of a wave of them, one counts.
+        if not cancelling.failures or worker.cancel_asked > cancelling.failed_at:
+            self._count(cancelling, failure, "runs cannot be cancelled")
+        worker.cancel_at = cancelling.not_before
+        self._wait_no_longer(max(cancelling.since, self._broken_at), failure.hopeless)
+
+    def _wait_no_longer(self, since: float, refused: bool) -> None:
+        """For the end of containers, if that is all, and asking has been in vain `since` then."""
+        in_vain = self._step.now - since >= self.pacing.last_words(refused)
+        if self._closing and not self.tasks.known and in_vain:
+            self._finish()
 
     def _archived(self, command: e.Archive, _: object) -> None:
         self.fleet.workers.pop(command.worker, None)
@@ -446,12 +462,15 @@ class Scheduler:
         """What tasks wait for, if any do."""
         count = self.tasks.count
         found = self.fleet.standing(now, bool(count[TaskPhase.READY]))
-        looking = self.fleet.looks.looking
-        tried = (self._preparing, self.fleet.launching, self.fleet.starting, self.fleet.writing)
+        looks, fleet = self.fleet.looks, self.fleet
+        tried = (self._preparing, fleet.launching, fleet.starting, fleet.writing)
         failed = max(tried, key=lambda attempts: attempts.not_before)
+        every = (*tried, looks.looking, looks.reading, fleet.cancelling)
         return replace(
             found,
-            unanswered_since=self._last_look if looking.failures else None,
+            troubles=tuple((each.what, each.error) for each in every if each.failures),
+            unseen_since=self._last_look if looks.looking.failures else None,
+            unseen=looks.looking.error,
             refused=failed.error if failed.not_before > now else "",
             again_at=failed.not_before,
         )
@@ -473,7 +492,11 @@ class Scheduler:
     def _finish(self) -> None:
         if not self._finished:
             self._finished = True
-            self._step.do(e.Finish(tuple(self.fleet.workers)))
+            left = [worker for worker in self.fleet.workers.values() if not worker.state.over]
+            asked = tuple(worker.id for worker in left if worker.cancel_taken)
+            troubles = self.standing(self._step.now).troubles if left else ()
+            reason = "; ".join(map(": ".join, troubles))
+            self._step.do(e.Finish(tuple(worker.id for worker in left), asked, reason))
             self.fleet.workers.clear()
 
     def _shutdown_requested(self, _: e.ShutdownRequested) -> None:
@@ -491,7 +514,7 @@ class Scheduler:
         if self._broken is not None:
             return
         self._broken, self._closing = error, True
-        self._last_look = self._step.now  # the cancels below have time to be seen
+        self._broken_at = self._last_look = self._step.now  # the cancels below have time to be seen
         self._step.do(e.Break(error))
         for name, task in list(self.tasks.known.items()):
             self._end(e.Lose(name, task.worker, error))
@@ -503,19 +526,23 @@ class Scheduler:
     def _count(
         self,
         request: RetriedRequest,
-        error: Exception,
-        hopeless: bool,
+        failed: e.Failed | e.Report,
         what: str,
-        patient: bool,
+        over: bool | None = None,
     ) -> None:
-        """It will be tried again; unless that is hopeless, or has been for too often: then the pool
-        breaks, if it need not be `patient`.
+        """It will be tried again, unless it is `over` with the pool, which then breaks. If not
+        told, that is so after many refusals, or a long outage.
         """
-        request.fail(self._step.now, self.pacing, self.jitter(), str(error))
-        if (hopeless or request.failures >= HOPE) and not patient:
-            broken = BrokenContainerPool(f"{what}: {error}")
-            broken.__cause__ = error
+        request.fail(self._step.now, self.pacing, self.jitter(), what, str(failed.error))
+        if request.in_vain(self.pacing, failed.hopeless) if over is None else over:
+            broken = BrokenContainerPool(f"{what}: {failed.error}")
+            broken.__cause__ = failed.error
             self._break(broken)
+
+
+def _is_enough(request: RetriedRequest, hopeless: bool) -> bool:
+    """Whether one more failure is one too many where nothing is at work yet."""
+    return hopeless or request.failures + 1 >= HOPE
 
 
 def take_over(fleet: Fleet, tasks: Tasks, step: Step, event: e.Attached) -> None:
@@ -543,41 +570,3 @@ def claim(tasks: Tasks, event: e.Submitted, found: e.FoundTask, wish: Task) -> T
     task = tasks.claim(event.task, wish)
     task.unsent = event.upload
     return task
-
-
-@dataclass(frozen=True, slots=True)
-class TimeLimits:
-    """The limits of all tasks; `give_up` ends a task before its call has ended."""
-
-    tasks: Tasks
-    fleet: Fleet
-    give_up: Callable[[e.Lose], None]
-
-    def expire(self, step: Step) -> None:
-        """End the tasks that should have begun by now and have not."""
-        names, at = self.tasks.expired(step.now)
-        if at is not None:
-            step.wake(at)
-        for name in names:
-            self.expire_if_due(step, name)
-
-    def expire_if_due(self, step: Step, name: TaskId) -> None:
-        """End this one, if it should have begun by now and has not."""
-        task = self.tasks.known[name]
-        if task.expires is None or task.expires > step.now or task.attempts:
-            return
-        if task.phase is TaskPhase.HELD and task.worker is not None:
-            call, worker = (name, task.given), self.fleet.workers[task.worker]
-            begun = worker.state is not RunState.QUEUED and (
-                worker.one_shot or worker.calls[0] == call
-            )
-            if begun or not worker.open:
-                task.expires = None  # it has begun, or what has become of it will be known
-                return
-            if not worker.one_shot:  # ask the worker: it may begin it at any moment
-                self.fleet.take_back(step, call, worker)
-                return
-        elif task.phase not in (TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED):
-            return
-        reason = f"it had not begun after its queue_timeout of {task.terms.queue_timeout:g} s"
-        self.give_up(e.Lose(name, None, e.Verdict(None, reason, timed_out=True)))

@@ -42,8 +42,9 @@ UNKNOWN_STATE_PATIENCE = 300.0
 #: How often the answers of a run that is over are read again before one counts as missing; and for
 #: how many seconds if the run succeeded, since outputs may be listed late.
 REREADS, LATE_ANSWERS = 2, 30.0
-#: Seconds in which no look could read a worker's answers, after which the worker is given up.
-UNREADABLE = 600.0
+#: Seconds in which no look could read a worker's answers, after which the worker is given up; fewer
+#: if they are refused (True).
+UNREADABLE = {False: 600.0, True: 30.0}
 #: The calls of a worker that has not started may move to others once PASSED_OVER looks have found
 #: others running. It is overdue when it waits for STARTS times as long as a start takes; one whose
 #: launch is under way, when that takes SLOW_LAUNCH seconds.
@@ -58,6 +59,7 @@ class Policy:
     max_tasks_per_worker: int | None = None
     idle_timeout: float = 60.0
     lease: float = 3600.0
+    setup: bool = False  # containers may have something to do before their first call
 
     @property
     def letter_bytes(self) -> int:
@@ -279,15 +281,20 @@ class Worker:
     at_call_since: float = 0.0  # when it got to its present call, as far as looks tell
     idle_since: float = 0.0
     running_since: float | None = None  # when a look first found it running
+    begun: bool = False  # whether its run has started, for all we know
+    late: Given | None = None  # the call that should long have ended
     reads: Pause = field(default_factory=Pause)  # until its answers are read without any news
     stop: bool = False  # it is told to end after its calls
     cancelled: bool = False  # its run was asked to end
+    cancel_asked: float = 0.0  # when it was asked last
     cancel_at: float = 0.0  # when to ask again, if it goes on
+    cancel_taken: bool = False  # the platform has taken that
     must_end_by: float | None = None  # when its run is cancelled for a call that does not end
     garbled: bool = False  # its answers cannot be read, so it was given up
     rereads: int = 0  # how often its answers were read after its run was over
     over_since: float | None = None  # when they were read so for the first time
     unread_since: float | None = None  # since when its answers cannot be read
+    unread: str = ""  # and why
     unknown_since: float | None = None  # since when its run is in a state that we do not know
     looks_passed: int = 0  # looks that found others running, and this one not started
     overdue: bool = False  # it has waited for longer than a start takes
@@ -406,7 +413,9 @@ class Worker:
             self.unread_since = None
         elif report.read and self.unread_since is None:
             self.unread_since = now
-        too_long = self.unread_since is not None and now - self.unread_since >= UNREADABLE
+        self.unread = self.unread if report.error is None else str(report.error)
+        since = self.unread_since
+        too_long = since is not None and now - since >= UNREADABLE[report.hopeless]
         return report.garbled or too_long
 
     def is_over(self, run: Run, now: float) -> bool:
@@ -416,6 +425,7 @@ class Worker:
         not know is taken for final only if the run has an end, or stays in it: a state such as
         "pending" would not stay.
         """
+        self.begun = self.begun or run.started is not None or run.state is RunState.RUNNING
         if run.state is not RunState.UNKNOWN:
             if run.state is RunState.RUNNING and self.running_since is None:
                 self.running_since = self.at_call_since = now

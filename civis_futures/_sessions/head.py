@@ -25,7 +25,8 @@ BEAT, MISSING = 30.0, 3
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that has a session open; times in seconds since the epoch.
+    """The process that has a session open; times in seconds since the epoch, by the platform's
+    clock, since those of two machines need not agree.
 
     `place` tells apart what may have equal process ids: machines, their boots, and containers.
     """
@@ -39,18 +40,17 @@ class Holder:
     beat: float
 
     @classmethod
-    def here(cls) -> Holder:
+    def here(cls, now: float) -> Holder:
         """The process that we are in."""
-        pid, now = os.getpid(), time.time()
+        pid = os.getpid()
         token = secrets.token_hex(8)
         return cls(token, socket.gethostname(), _place(), pid, _process_start(pid), now, now)
 
-    @property
-    def gone(self) -> bool:
+    def gone(self, now: float) -> bool:
         """Whether it surely has ended, or has given no sign of life for long."""
         if self.place == _place() and self.started != _process_start(self.pid):
             return True
-        return time.time() - self.beat > BEAT * MISSING
+        return now - self.beat > BEAT * MISSING
 
     def __str__(self) -> str:
         """For people."""

@@ -61,10 +61,12 @@ def latest(known: Heads) -> Head | None:
     return known[max(ready)] if ready else None
 
 
-def raise_if_held(name: str, known: Heads) -> None:
-    """Raise SessionInUseError if a process may hold the session, or is about to."""
+def raise_if_held(name: str, known: Heads, now: float) -> None:
+    """Raise SessionInUseError if a process may hold the session, or is about to; `now` is by the
+    platform's clock.
+    """
     for anchor, head in known.items():
-        if not (anchor.taken or head.holder is None or head.holder.gone):
+        if not (anchor.taken or head.holder is None or head.holder.gone(now)):
             raise in_use(name, head.holder)
 
 
@@ -78,9 +80,10 @@ def claim(client: PlatformClient, name: str, container: Container | Template) ->
     """
     kind = job_kind(container)
     known = heads(client, anchors(client, name))
-    raise_if_held(name, known)
+    now = client.clock.now()  # of an answer: anchors have been looked for
+    raise_if_held(name, known, now)
     _check_kind(latest(known), kind, name)
-    holder = Holder.here()
+    holder = Holder.here(now)
     draft = Head(name, holder.since, kind, holder=holder)
     mine, others = _anchored(client, container, draft)
     try:
@@ -141,7 +144,7 @@ def _take_over(
     same = [anchor for anchor in others if anchor.value == mine.value]
     known = heads(client, (anchor for anchor in others if anchor not in same))
     older = {anchor: head for anchor, head in known.items() if anchor.number < mine.number}
-    raise_if_held(mine.session, older)
+    raise_if_held(mine.session, older, client.clock.now())
     newer = {anchor: head for anchor, head in known.items() if anchor not in older}
     overtaken = latest(newer)
     if mine.taken or overtaken is not None:

@@ -17,6 +17,7 @@ by value counts with all that it brings.
 from __future__ import annotations
 
 import functools
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ DIGITS = 16
 #: What says who makes a call and when, and not what it is: of these the class counts. scikit-learn
 #: gives one to each fit of a search, with a random number and the time.
 _FLEETING = {("sklearn.callback._callback_context", "CallbackContext")}
+#: So many more frames are needed for what can just be pickled: eight for each object of a chain.
+_DEEPER = 8_000
 #: What a class says of itself that is no code, or follows from the rest.
 _ASIDE = {"__module__", "__doc__", "__qualname__", "__firstlineno__", "_abc_impl", "__dict__",
           "__weakref__", "__static_attributes__"}  # fmt: skip
@@ -63,8 +66,7 @@ def identity(fn: Callable[..., Any], arguments: Any) -> str:
     while hasattr(inner, "func"):  # a partial
         inner = inner.func
     name = str(getattr(inner, "__qualname__", type(inner).__qualname__)).replace("/", "_")
-    function, what = (_Reached().digest(each).hex()[:DIGITS] for each in (fn, arguments))
-    return f"{name[-60:]}/{function}/{what}"
+    return f"{name[-60:]}/{_digest(fn)}/{_digest(arguments)}"
 
 
 def difference(before: str, now: str) -> str:
@@ -76,6 +78,19 @@ def difference(before: str, now: str) -> str:
     if function != new_function:
         return f"{name} does something else now: its code, a default or what it refers to changed"
     return f"{name} is called with other arguments now"
+
+
+def _digest(value: Any) -> str:
+    try:
+        told = _Reached().digest(value)
+    except RecursionError:  # a chain of some hundred objects, which `pickle` can follow in C
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(limit + _DEEPER)
+        try:
+            told = _Reached().digest(value)
+        finally:
+            sys.setrecursionlimit(limit)
+    return told.hex()[:DIGITS]
 
 
 class _Reached:

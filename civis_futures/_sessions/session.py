@@ -96,7 +96,7 @@ class Session:
                 self._check()
                 assert self.head.holder is not None
                 with self._turn:
-                    self.head.holder = replace(self.head.holder, beat=time.time())
+                    self.head.holder = replace(self.head.holder, beat=self._client.clock.now())
                 self._write()
                 if self._seized:
                     self._in_doubt()

@@ -88,7 +88,7 @@ def _ps(options: argparse.Namespace, _: list[str]) -> int:
     if not found:
         print("No run is active." if not options.all else "There is no run.")
         return 0
-    now = time.time()
+    now = client.clock.now()
     show_table(
         ("RUN", "JOB", "STATE", "FOR", "SESSION", "WORKER", "POOL"),
         [

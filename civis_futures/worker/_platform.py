@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import time
+from email.utils import parsedate_to_datetime  # which http.client has imported
 
 from .._wire import TAKEN, WireError
 from ._http import Http, HttpError, RefusedError
@@ -29,6 +30,7 @@ SMALLEST_PART = 5 << 20
 _CHUNK = 1 << 20
 _NEWEST, _FIRST_LINES = 5, 1000
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
+_MOST_WRONG = 50 * 365 * 86400.0  # seconds; no clock is as wrong, and no year after 9999 is meant
 _KEEP_FOR = 30 * 86400.0  # seconds; as Files of the platform live, for those who come back late
 
 
@@ -56,6 +58,7 @@ class PlatformRequests:
         self._url = url.rstrip("/")
         self._job = f"/scripts/containers/{job_id}"
         self._run = f"{self._job}/runs/{run_id}"
+        self._ahead = 0.0  # seconds by which its clock is ahead of this machine's
         secret = base64.b64encode(f"{key}:".encode()).decode()
         self._headers = {"Authorization": f"Basic {secret}", "User-Agent": "civis-futures-worker"}
 
@@ -108,7 +111,8 @@ class PlatformRequests:
         send = self._upload_parts if source.size > self._single_upload else self._upload_form
         for attempt in range(1, _LINKS + 1):
             try:
-                return send({"name": name, "expiresAt": _timestamp(_KEEP_FOR)}, source)
+                expires = _timestamp(self._ahead + _KEEP_FOR)
+                return send({"name": name, "expiresAt": expires}, source)
             except RefusedError:  # a link may have expired while we tried; a new File has a new one
                 if attempt == _LINKS:
                     raise
@@ -143,6 +147,7 @@ class PlatformRequests:
             value = json.loads(reply.read())
             if not isinstance(value, dict) or expected not in value:
                 raise ValueError(f"not an answer with {expected!r}")
+            self._ahead = _ahead(reply.headers.get("Date"), self._ahead)
             return value
 
         if body is None:
@@ -280,6 +285,15 @@ def _store(file: FileIO, piece: bytes) -> None:
             view = view[file.write(view) :]
     except OSError as error:  # as above
         raise NoRoomError(f"no room for the bytes of a call: {error}") from error
+
+
+def _ahead(date: str | None, otherwise: float) -> float:
+    """By how many seconds the clock is ahead of ours that gave an answer this date."""
+    try:
+        ahead = parsedate_to_datetime(date or "").timestamp() - time.time()
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return otherwise
+    return ahead if abs(ahead) < _MOST_WRONG else otherwise
 
 
 def _timestamp(from_now: float) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 from pytest_httpx import HTTPXMock
@@ -165,7 +166,8 @@ def test_a_proxy_leads_away_from_this_machine(monkeypatch: pytest.MonkeyPatch) -
     for url, proxied in ((BASE, True), ("http://127.0.0.1:9/", False), ("http://[::1]:9", False)):
         client = PlatformClient(url, KEY)
         for http in (client._http, client._links_http):
-            assert bool(http._mounts) is proxied
+            pool = http._transport.way(httpx.URL(url))._pool
+            assert isinstance(pool, httpcore.HTTPProxy) is proxied
         client.close()
 
 

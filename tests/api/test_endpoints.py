@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -328,10 +329,23 @@ def test_pages_for_people() -> None:
     client.close()
 
 
-@pytest.mark.parametrize("code", [404, 409])
-def test_cancelling_what_is_over(client: PlatformClient, httpx_mock: HTTPXMock, code: int) -> None:
-    httpx_mock.add_response(code, json={"error": "not_found", "code": code})
+@pytest.mark.parametrize("codes", [[409], [404, 404]])
+def test_cancelling_what_is_over(
+    client: PlatformClient, httpx_mock: HTTPXMock, codes: list[int]
+) -> None:
+    for code in codes:  # what is not found there is asked for
+        httpx_mock.add_response(code, json={"error": "not_found", "code": code})
     client.cancel_run(CONTAINER, 9)
+
+
+@pytest.mark.parametrize(("state", "over"), [("running", False), ("failed", True)])
+def test_a_run_that_is_there_cannot_be_cancelled(
+    client: PlatformClient, httpx_mock: HTTPXMock, state: str, over: bool
+) -> None:
+    httpx_mock.add_response(404, json={"error": "not_found", "code": 404})
+    httpx_mock.add_response(json={"id": 9, "state": state})
+    with nullcontext() if over else pytest.raises(PlatformError, match="DELETE"):
+        client.cancel_run(CONTAINER, 9)
 
 
 # What a request spends, and when it is repeated.

@@ -18,7 +18,7 @@ import pytest
 import python_multipart
 
 from civis_futures._api.client import FILE_SIZE_LIMIT, SINGLE_UPLOAD_LIMIT, PlatformClient
-from civis_futures._api.section import Section
+from civis_futures._api.transport import Section
 from civis_futures._exceptions import PlatformError
 
 API, STORE = "api.civis.test", "store.test"

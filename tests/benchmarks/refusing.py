@@ -11,13 +11,17 @@ _OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "host", "
 
 
 class Refusing:
-    """Use it in place of the platform: it has a `url`; `api_key` is to be set."""
+    """Use it in place of the platform: it has a `url`; `api_key` is to be set.
+
+    Below `prefix`, a path, is all of the platform, and nothing beside it.
+    """
 
     api_key = ""
 
-    def __init__(self, url: str, path: str, retry_after: int) -> None:
+    def __init__(self, url: str, path: str, retry_after: int, prefix: str = "") -> None:
         self._address = url.removeprefix("http://").rstrip("/")
         self._path = path
+        self._prefix = prefix
         self._retry_after = retry_after
         self._lock = threading.Lock()  # guards the next two
         self.refused = 0
@@ -28,7 +32,7 @@ class Refusing:
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="proxy"
         )
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}{prefix}"
 
     def __enter__(self) -> Refusing:
         self._thread.start()
@@ -61,7 +65,11 @@ class Refusing:
                     return
                 connection = http.client.HTTPConnection(proxy._address, timeout=60)
                 headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
-                connection.request(self.command, self.path, body, headers)
+                if not self.path.startswith(f"{proxy._prefix}/"):
+                    self.reply(404, {}, b"{}")
+                    return
+                path = self.path.removeprefix(proxy._prefix)
+                connection.request(self.command, path, body, headers)
                 response = connection.getresponse()
                 self.reply(response.status, dict(response.getheaders()), response.read())
                 connection.close()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from benchmarks.measure import done_within, no_op, pool, running, submit_all
 
 pytestmark = pytest.mark.bench
 
-NUMBER = 10_000
+NUMBER, MANY = 10_000, 20_000
 
 
 class Silent:
@@ -52,6 +53,31 @@ def test_submit_to_nobody(row):
     """`submit` of a small call, to a platform that does not answer"""
     with Silent() as silent, pool(silent, 10, patience=2) as executor:
         _submit(row, executor)
+
+
+def test_submit_beside_a_process_pool(row):
+    """20,000 `submit`s of a no-op in a row, beside ProcessPoolExecutor; then `status()` of them"""
+
+    def submit_many(executor):
+        began, cpu = time.perf_counter(), time.thread_time()
+        futures = [executor.submit(abs, number) for number in range(MANY)]
+        row_of = time.perf_counter() - began, (time.thread_time() - cpu) / MANY * 1e6
+        return futures, *row_of
+
+    with running(start_delay=600) as platform, pool(platform, 2) as executor:
+        _held, seconds, each = submit_many(executor)
+        row.add("here", seconds, "s")
+        row.add("here, the caller's CPU for one", each, "µs")
+        began, cpu = time.perf_counter(), time.thread_time()
+        executor.status()
+        row.add("status() of all", time.perf_counter() - began, "s")
+        row.add("status() of all, its CPU for one", (time.thread_time() - cpu) / MANY * 1e6, "µs")
+    with ProcessPoolExecutor(2) as processes:
+        others, seconds, each = submit_many(processes)
+        row.add("ProcessPoolExecutor", seconds, "s")
+        row.add("ProcessPoolExecutor, the caller's CPU for one", each, "µs")
+        for future in others:
+            future.cancel()
 
 
 def test_cpu_of_one_call(row):

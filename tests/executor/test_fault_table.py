@@ -302,6 +302,7 @@ def by_joblib(return_as, options, calls):
             found.append(result)
     except BaseException as error:
         found.append(error)
+    civis_joblib.shutdown()  # the faults are for the containers of one call
     return found
 
 
@@ -318,6 +319,7 @@ def faulty():
 def civis():
     civis_joblib.register()
     yield
+    civis_joblib.shutdown()
     BACKENDS.pop("civis", None)
 
 

@@ -151,7 +151,7 @@ def test_the_roll_forgets_tasks_but_not_their_numbers():
         future = ContainerFuture(
             f"f{number}",
             View(Timings(time.time())),
-            lambda: None,
+            lambda _: None,
             None,
             None,
             None,

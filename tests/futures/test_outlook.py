@@ -39,13 +39,13 @@ NOW = 1000.0
             "the last try has failed, the next one is in 12 s: POST /scripts: 500: oops",
         ),
         (
-            Standing(2, running=2, unanswered_since=930.0),
-            "the platform has not answered for 1:10",
+            Standing(2, running=2, unseen_since=930.0, unseen="GET /scripts: 503"),
+            "for 1:10 the containers could not be seen: GET /scripts: 503",
         ),
-        (Standing(2, running=2, unanswered_since=995.0), "the 2 containers that run are busy"),
+        (Standing(2, running=2, unseen_since=995.0), "the 2 containers that run are busy"),
         (
-            Standing(2, queued=2, queued_since=997.0, unanswered_since=970.0),
-            "the platform has not answered for 30 s; "
+            Standing(2, queued=2, queued_since=997.0, unseen_since=970.0, unseen="no answer"),
+            "for 30 s the containers could not be seen: no answer; "
             "all 2 containers are queued on the platform for 3 s",
         ),
         (

@@ -334,7 +334,7 @@ def test_answers_that_cannot_be_read_leave_the_look_incomplete():
     [report], [after], _ = look(stub, worker_run(1))
     succeeded = Run(10, RunState.SUCCEEDED)
     assert report == e.Report(
-        WorkerId(1), succeeded, (), complete=False, read=True, asked_directly=True
+        WorkerId(1), succeeded, (), complete=False, read=True, asked_directly=True, error=LOST
     )
     assert after == worker_run(1)
 
@@ -387,7 +387,8 @@ def test_the_verdict_on_a_run():
 def test_a_verdict_without_a_platform():
     stub = Stub(get_run=[LOST])
     found = Mailbox(stub, Container()).diagnose(worker_run(1), [(TaskId(1), 1)], None)
-    assert found == e.Diagnosis(e.Verdict(None, "its container ended"))
+    reason = f"its container ended (why, cannot be looked into: {LOST})"
+    assert found == e.Diagnosis(e.Verdict(None, reason))
 
 
 EXITED = "Error on job: Process ended with an error, exiting: {}."

@@ -312,7 +312,8 @@ def test_a_platform_that_is_gone_does_not_hold_up_the_end():
     while not commands:
         table.tick()
         commands = table(look_failed(ERROR, hopeless=False))
-    assert commands == [e.Finish(abandoned=(WorkerId(1),))]
+    reason = f"runs cannot be watched: {ERROR}"
+    assert commands == [e.Finish(abandoned=(WorkerId(1),), reason=reason)]
     assert 75 <= table.now < 150
 
 
@@ -396,6 +397,85 @@ def test_a_key_that_is_refused_for_good_breaks_the_pool():
         commands = table(look_failed(ERROR, hopeless=True))
     assert kinds(commands) == ["Break", "Lose", "CancelRun"]
     assert isinstance(commands[0].error, BrokenContainerPool)
+
+
+def unread(state, hopeless):
+    report = e.Report(WorkerId(1), run_in(state), complete=False)
+    return replace(report, error=ERROR, hopeless=hopeless)
+
+
+@pytest.mark.parametrize("state", [RunState.RUNNING, RunState.SUCCEEDED])
+def test_answers_that_are_refused_for_good_break_the_pool(state):
+    table = started(2, max_workers=1)
+    since = table.now
+    commands = table.until("Break", unread(state, hopeless=True), within=60.0)
+    [broken] = [command.error for command in commands if isinstance(command, e.Break)]
+    assert str(broken) == f"answers cannot be read: {ERROR}"
+    assert broken.__cause__ is ERROR
+    assert table.now - since > 5, "what is refused once may not be refused again"
+
+
+def test_answers_of_one_worker_that_are_refused_cost_its_calls_alone():
+    table = started()
+    [launch] = table.submit(1)
+    table(launched(launch.worker))
+    other = e.Report(WorkerId(2), run_in(RunState.RUNNING))
+    commands = table.until("CancelRun", unread(RunState.RUNNING, hopeless=True), other)
+    assert e.CancelRun(WorkerId(1)) in commands
+    over = unread(RunState.CANCELLED, hopeless=True)
+    [diagnose] = [c for c in table.until("Diagnose", over, other) if isinstance(c, e.Diagnose)]
+    assert str(ERROR) in diagnose.answer.text
+
+
+@pytest.mark.parametrize("hopeless", [True, False])
+def test_runs_that_cannot_be_cancelled_break_the_pool(hopeless):
+    table = started(max_workers=1)
+    running = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    cancel = e.CancelRun(WorkerId(1))
+    commands = table(e.CancelRequested(TaskId(0)))
+    table(e.Submitted(TaskId(1)))
+    while "Break" not in kinds(commands):
+        assert cancel in commands
+        commands = table(e.Failed(cancel, ERROR, hopeless))
+        if "Break" not in kinds(commands):
+            assert (str(ERROR)) in [error for _, error in table.scheduler.standing(0).troubles]
+            commands = table.until("CancelRun", running, within=120.0)
+    assert e.Lose(TaskId(1), None, commands[0].error) in commands
+    assert (table.now < 60) if hopeless else (3_600 <= table.now < 4_000)
+    # All that is left is its end, which is not waited for any longer.
+    while "Finish" not in kinds(commands):
+        commands = table.until("CancelRun", running, within=120.0)
+        commands = table(e.Failed(cancel, ERROR, hopeless))
+    reason = f"runs cannot be cancelled: {ERROR}"
+    assert commands == [e.Finish((WorkerId(1),), (), reason)]
+
+
+def test_a_wave_of_refusals_counts_as_one():
+    table = Table(max_workers=6)
+    table.submit(*range(6))
+    launches = [c for c in table(PREPARED) if isinstance(c, e.Launch)]
+    for launch in launches:
+        table(launched(launch.worker))
+    for launch in launches:
+        table(e.CancelRequested(launch.calls[0][0]), after=0.1)
+    for launch in launches:
+        commands = table(e.Failed(e.CancelRun(launch.worker), ERROR, hopeless=True))
+        assert "Break" not in kinds(commands)
+    assert table.scheduler.fleet.cancelling.failures == 1
+
+
+def test_calls_that_cannot_be_sent_for_long_break_the_pool_though_runs_can_be_watched():
+    table = started()
+    running = e.Report(WorkerId(1), run_in(RunState.RUNNING), read=True)
+    commands: list[e.Command] = []
+    while "Break" not in kinds(commands):
+        commands = table.tick()
+        for command in list(commands):
+            if isinstance(command, e.Look):
+                commands += table(looked((running,), 1, 0.3))
+            elif isinstance(command, e.WriteInbox):
+                commands += table(e.Failed(command, ERROR, hopeless=True))
+    assert table.now < 3_000, "a lease is 3,600 s: it is written four times in one"
 
 
 def test_a_failed_initializer_breaks_the_pool():
@@ -732,6 +812,69 @@ def test_a_call_that_has_not_begun_in_time_never_begins(phase):
     assert table.now == pytest.approx(5.0, abs=0.5)
     [lose] = [command for command in commands if isinstance(command, e.Lose)]
     assert lose.cause.timed_out
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_cannot_be_taken_back_is_told_as_what_it_was(begun):
+    table = Table(max_tasks_per_worker=1)
+    table.submit(0, queue_timeout=5.0)
+    table(PREPARED)
+    table(launched(WorkerId(1)))
+    queued = e.Report(WorkerId(1), run_in(RunState.QUEUED))
+    commands = table.until("CancelRun", queued)
+    assert "Lose" not in kinds(commands), "it may have begun since the last look"
+    run = replace(run_in(RunState.CANCELLED), started=5.0 if begun else None)
+    commands = table.until("Lose", e.Report(WorkerId(1), run))
+    [lose] = [command for command in commands if isinstance(command, e.Lose)]
+    assert lose.cause.timed_out
+    assert ("had not begun" in lose.cause.reason) is not begun
+
+
+def test_what_had_ended_in_a_lost_container_is_not_said_to_have_not_begun():
+    table = started(2, terms={"queue_timeout": 20.0}, max_workers=1)
+    calls = ((TaskId(0), 1), (TaskId(1), 1))
+    commands = table.until("Diagnose", e.Report(WorkerId(1), run_in(RunState.FAILED)))
+    assert e.Diagnose(WorkerId(1), calls) in commands
+    table.now += 30.0
+    lost = e.Verdict(run_in(RunState.FAILED), "gone")
+    commands = table(diagnosed(WorkerId(1), calls, lost, at=1))
+    assert kinds(commands)[:2] == ["Again", "Lose"]
+    assert e.Again(TaskId(0)) in commands
+
+
+@pytest.mark.parametrize("one_shot", [False, True])
+def test_a_call_of_a_frozen_worker_ends_here(one_shot):
+    limit = 1 if one_shot else None
+    table = started(terms={"timeout": 10.0}, max_tasks_per_worker=limit)
+    frozen = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    commands = table.until("Lose", frozen, within=400.0)
+    [lose] = [command for command in commands if isinstance(command, e.Lose)]
+    assert lose.cause.timed_out
+    assert "its timeout of 10 seconds" in lose.cause.reason
+    assert e.CancelRun(WorkerId(1)) in commands
+    assert 130 < table.now < 200
+
+
+def test_a_call_is_not_late_whose_answer_could_not_be_read():
+    table = started(terms={"timeout": 10.0})
+    unread = e.Report(WorkerId(1), run_in(RunState.RUNNING), complete=False)
+    while table.now < 500:
+        for command in table.tick():
+            if isinstance(command, e.Look):
+                reading = command.workers[0][1] is e.Reading.RUNNING
+                commands = table(looked((replace(unread, read=reading),), 1, 0.3))
+                assert "Lose" not in kinds(commands)
+    late = e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),))
+    assert "Settle" in kinds(table.until("Settle", late))
+
+
+def test_a_container_that_is_set_up_first_has_more_time():
+    table = Table(setup=True)
+    table.submit(0, timeout=10.0)
+    table(PREPARED)
+    table(launched(WorkerId(1)))
+    table.until("Lose", e.Report(WorkerId(1), run_in(RunState.RUNNING)), within=2_000.0)
+    assert 1_000 < table.now < 1_200
 
 
 def test_a_call_that_has_begun_in_time_is_left_alone():
@@ -1130,9 +1273,12 @@ class World:
             garbled = complete and wanted and self.fails(0.005)
             run = run_in(state)
             sure = worker in command.ask_directly
-            reports.append(
-                e.Report(worker, run, answers, complete, garbled, read=wanted, asked_directly=sure)
+            report = e.Report(
+                worker, run, answers, complete, garbled, read=wanted, asked_directly=sure
             )
+            if not complete and self.chance.random() < 0.5:
+                report = replace(report, error=ERROR, hopeless=self.chance.random() < 0.1)
+            reports.append(report)
         pace = self.chance.choice([0.0, 0.3])
         self.send(e.Done(command, e.Looked(tuple(reports), len(reports), pace)))
 

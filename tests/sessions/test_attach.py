@@ -262,7 +262,7 @@ def test_who_loses_the_session_leaves_the_containers(make_executor, purged, gate
     while not future.running():
         time.sleep(0.01)
     with monkeypatch.context() as patch:  # as if it had given no sign of life
-        patch.setattr("civis_futures._sessions.head.Holder.gone", True)
+        patch.setattr("civis_futures._sessions.head.Holder.gone", lambda holder, now: True)
         second = None
         while second is None:  # the first one lives, and the last to write wins: it is told so
             with contextlib.suppress(SessionInUseError):

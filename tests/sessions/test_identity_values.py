@@ -113,7 +113,7 @@ def containers(inner):
 
 VALUES = st.recursive(KEYS, containers, max_leaves=12)
 MODEST = settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -162,6 +162,19 @@ class Tags(set):
 def test_what_is_not_equal_is_told_apart(tellers, one, other):
     if not eval(f"[{one}] == [{other}]", NAMES):
         assert tellers[0](one) != tellers[0](other)
+
+
+@pytest.mark.parametrize("kind", ["[x]", "Data(x)"])
+def test_long_chains(tellers, kind):
+    """Of so many objects, each within the one before, that pickle can just follow."""
+    for length in (50, 200):
+        chain = f"__import__('functools').reduce(lambda x, _: {kind}, range({length}), {{}})"
+        one, same, other = (
+            teller(chain.format(end))
+            for teller, end in ((tellers[0], 1), (tellers[1], 1), (tellers[1], 2))
+        )
+        assert one == same
+        assert one != other
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""By which way requests leave this machine: directly or through a proxy, and whom TLS believes.
+
+The environment says, as it does for `requests`, which the civis package uses: ``HTTPS_PROXY``,
+``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``; ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``; and
+``SSL_CERT_FILE``, ``SSL_CERT_DIR``. What it says and cannot be done is an error that names the
+variable; and nothing is set up before a request needs it.
+
+This module must not know what a request is about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import ipaddress
+import os
+import ssl
+from collections.abc import Iterator
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from .._exceptions import PlatformError
+from .discreet import without_links
+
+#: What names certificates to believe, the first one that is set.
+CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+class Routes(httpx.BaseTransport):
+    """Sends each request the way that the environment says; `direct`: without any proxy."""
+
+    def __init__(self, *, direct: bool = False) -> None:
+        self._direct = direct
+        self._ways: dict[tuple[bool, str | None], httpx.HTTPTransport] = {}
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """As of any transport.
+
+        Raises:
+            PlatformError: what the environment says cannot be done.
+        """
+        return self.way(request.url).handle_request(request)
+
+    def way(self, url: httpx.URL) -> httpx.HTTPTransport:
+        """The connections that lead to this address; PlatformError as above."""
+        name, proxy = (None, None) if self._direct else proxy_for(url)
+        key = url.scheme == "https", proxy
+        if key not in self._ways:
+            # Two threads may both come here: the first one counts.
+            self._ways.setdefault(key, _transport(key[0], name, proxy))
+        return self._ways[key]
+
+    def close(self) -> None:
+        """Close all connections."""
+        for way in list(self._ways.values()):
+            way.close()
+
+
+def proxy_for(url: httpx.URL) -> tuple[str | None, str | None]:
+    """The proxy that leads to this address, and the variable that names it; twice None if none."""
+    proxies = getproxies()  # of the environment, or else of the system
+    scheme = url.scheme if url.scheme in proxies else "all"
+    proxy = proxies.get(scheme)
+    if not proxy or _is_exempt(proxies.get("no", ""), url) or proxy_bypass(url.host):
+        return None, None
+    names = (f"{scheme}_proxy", f"{scheme}_PROXY".upper())
+    name = next((name for name in names if os.environ.get(name)), "the system's proxy settings")
+    return name, proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_exempt(no_proxy: str, url: httpx.URL) -> bool:
+    """Whether the list names this address: by name, domain, IP address or network; ``*`` is all."""
+    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    for entry in no_proxy.lower().replace(",", " ").split():
+        name, _, ending = entry.rpartition(":")
+        if not ending.isdigit() or (":" in name and not name.endswith("]")):  # no port, or IPv6
+            name, ending = entry, ""
+        if name == "*" or ((not ending or int(ending) == port) and _names(name, url.host)):
+            return True
+    return False
+
+
+def _names(name: str, host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        domain = name.removeprefix("*").removeprefix(".")
+        return bool(domain) and f".{host.lower()}".endswith(f".{domain}")
+    try:
+        return address in ipaddress.ip_network(name.replace("[", "").replace("]", ""), strict=False)
+    except ValueError:
+        return False
+
+
+def _transport(tls: bool, name: str | None, proxy: str | None) -> httpx.HTTPTransport:
+    # Without TLS, a context that knows nobody: httpx would read all certificates for its own.
+    verify = _tls() if tls else _nobody()
+    with _named(f"{name}={without_links(proxy or '')}"):
+        through = None if proxy is None else httpx.Proxy(proxy)
+        return httpx.HTTPTransport(verify=verify, trust_env=False, proxy=through)
+
+
+@contextlib.contextmanager
+def _named(setting: str) -> Iterator[None]:
+    """Errors name what the environment says."""
+    try:
+        yield
+    except ImportError as error:
+        said = f"{setting} needs another package: pip install 'httpx[socks]'"
+        raise PlatformError(said, sent=False) from error
+    except (OSError, ValueError, httpx.InvalidURL) as error:
+        said = f"{setting} cannot be used: {without_links(str(error))}"
+        raise PlatformError(said, sent=False) from None
+
+
+def _tls() -> ssl.SSLContext:
+    for name in CERTIFICATES:
+        if value := os.environ.get(name):
+            return _believing(name, value)
+    return _believing("", "")
+
+
+@functools.cache
+def _believing(name: str, path: str) -> ssl.SSLContext:
+    """One for all clients: reading the certificates takes longer than all else in making one."""
+    if not path:
+        return httpx.create_ssl_context(trust_env=False)
+    with _named(f"{name}={path}"):
+        if os.path.isdir(path):
+            return ssl.create_default_context(capath=path)
+        return ssl.create_default_context(cafile=path)
+
+
+@functools.cache
+def _nobody() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,0 +1,118 @@
+"""The limits of calls that the client keeps: `queue_timeout`, and `timeout` if a worker does not.
+
+Pure, as the scheduler is. A worker keeps the `timeout` of its calls itself, by a timer. But it may
+be frozen, with its machine, and say nothing any more; then its call ends here, some time later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from .._pacing import Pacing
+from .._types import RunState, TaskId
+from . import events as e
+from .fleet import Fleet
+from .looks import Observation
+from .state import Step, TaskPhase, Tasks, Worker
+
+#: Seconds more for the first call of a container that is set up by a command, which may take long:
+#: nobody sees when the call begins.
+SETUP = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """The limits of all tasks; `give_up` ends a task before its call has ended, `lost` ends the
+    attempt that such a verdict is about.
+    """
+
+    tasks: Tasks
+    fleet: Fleet
+    pacing: Pacing
+    give_up: Callable[[e.Lose], None]
+    lost: Callable[[TaskId, e.Verdict], None]
+
+    def expire(self, step: Step) -> None:
+        """End the tasks that should have begun by now and have not; see to calls that are late."""
+        names, at = self.tasks.expired(step.now)
+        if at is not None:
+            step.wake(at)
+        for name in names:
+            self.expire_if_due(step, name)
+        for worker in self.fleet.workers.values():
+            late_at = self._late_at(worker)
+            if late_at is None or worker.late == worker.calls[0]:
+                continue
+            if late_at > step.now:
+                step.wake(late_at)
+                continue
+            worker.late = worker.calls[0]  # unless its answer is there, and was not read yet
+            worker.reads.at = step.now
+            self.fleet.looks.soon(step)
+
+    # --- begun too late ------------------------------------------------------------------------
+
+    def expire_if_due(self, step: Step, name: TaskId) -> None:
+        """End this one, if it should have begun by now and has not."""
+        task = self.tasks.known[name]
+        if task.expires is None or task.expires > step.now or task.attempts:
+            return
+        if task.phase is TaskPhase.HELD and task.worker is not None:
+            call, worker = (name, task.given), self.fleet.workers[task.worker]
+            begun = worker.state is not RunState.QUEUED and (
+                worker.one_shot or worker.calls[0] == call
+            )
+            if begun or not worker.open:
+                task.expires = None  # it has begun, or what has become of it will be known
+            elif not worker.one_shot:  # ask the worker: it may begin it at any moment
+                self.fleet.take_back(step, call, worker)
+            elif not worker.cancelled:  # it may begin until its run has ended: see `begun_late`
+                self.fleet.cancel(step, worker)
+            return
+        if task.phase not in (TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED):
+            return
+        reason = f"it had not begun after its queue_timeout of {task.terms.queue_timeout:g} s"
+        self.give_up(e.Lose(name, None, e.Verdict(None, reason, timed_out=True)))
+
+    def begun_late(self, step: Step, name: TaskId, worker: Worker) -> e.Verdict | None:
+        """The end of a call whose worker was cancelled as it had not begun, and then had."""
+        task = self.tasks.known[name]
+        due = task.expires is not None and task.expires <= step.now
+        if not due or not worker.begun or not worker.one_shot:
+            return None
+        limit = f"its queue_timeout of {task.terms.queue_timeout:g} s"
+        reason = f"it began when {limit} had just passed, and its run was cancelled for that"
+        return e.Verdict(None, reason, timed_out=True)
+
+    # --- ended too late ------------------------------------------------------------------------
+
+    def looked(self, step: Step, seen: Iterable[Observation]) -> None:
+        """End the late calls of which a look has brought nothing either."""
+        for worker, report in ((each.worker, each.report) for each in seen):
+            read = (report.read and report.complete) or not worker.owes_answers
+            if worker.calls and worker.late == worker.calls[0] and worker.running and read:
+                self._end_late(step, worker, worker.calls[0])
+
+    def _late_at(self, worker: Worker) -> float | None:
+        """When it should long have told the end of the first of its calls, if that has a limit."""
+        if not worker.running or worker.cancelled or not worker.calls:
+            return None
+        call = worker.calls[0]
+        if not self.tasks.holds(call, worker):
+            return None
+        limit = self.tasks.known[call[0]].terms.timeout
+        if limit is None:
+            return None
+        first = worker.calls_given == len(worker.calls)  # it has not answered any
+        setup = SETUP if first and self.fleet.policy.setup else 0.0
+        return worker.at_call_since + limit + setup + self.pacing.frozen + 2 * self.fleet.horizon()
+
+    def _end_late(self, step: Step, worker: Worker, call: e.Given) -> None:
+        terms = self.tasks.known[call[0]].terms
+        reason = (
+            f"it ran for longer than its timeout of {terms.timeout:g} seconds, and its container "
+            "has not ended it, nor said anything since: it may be frozen, or lost"
+        )
+        self.lost(call[0], e.Verdict(None, reason, timed_out=True))
+        self.fleet.release(step, call, worker)

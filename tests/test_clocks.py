@@ -1,0 +1,142 @@
+"""Clocks that are wrong, this machine's or the platform's: whoever comes for the first day sees
+nothing of it. What expires is reckoned by the platform's time, and so is who holds a session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import numpy
+import pytest
+
+import civis_futures as cf
+from civis_futures._api.budget import PlatformClock
+from civis_futures.testing import Fault
+
+HOUR, MONTH = 3600.0, 31 * 86400.0
+real = time.time
+
+
+# --- the platform's time -----------------------------------------------------------------------
+
+
+class Watch:
+    def __init__(self):
+        self.seconds = 100.0
+
+    def __call__(self):
+        return self.seconds
+
+
+def test_the_time_of_the_last_answer_goes_on():
+    here = Watch()
+    clock = PlatformClock(here, lambda: 5.0)
+    assert clock.now() == 5.0  # nobody else has said anything
+    clock.observe({"Date": "Thu, 01 Jan 2026 00:00:00 GMT"})
+    here.seconds += 7
+    assert clock.now() == 1767225607.0
+    clock.observe({"Date": "Wed, 31 Dec 2025 00:00:00 GMT"})  # the last one counts
+    assert clock.now() == 1767139200.0
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["", "now", "1767225600", "Fri, 31 Dec 9999 23:59:59 GMT",
+     "Fri, 32 Dec 2025 00:00:00 GMT", "\u0661"],
+)  # fmt: skip
+def test_a_date_that_makes_no_sense_says_nothing(date):
+    clock = PlatformClock(Watch(), lambda: 5.0)
+    clock.observe({"Date": date})
+    assert clock.now() == 5.0
+
+
+# --- the first day -----------------------------------------------------------------------------
+
+
+def large(number):
+    return bytes([number]) * 100_000
+
+
+def total(array):
+    return float(array.sum())
+
+
+def fail(_):
+    print("about to fail")
+    raise ValueError("on purpose")
+
+
+def first_day(platform, name):
+    """What people do on their first day, once each."""
+    array = numpy.random.default_rng().random(200_000)
+    with cf.ContainerPoolExecutor(2, platform=platform, session=name) as executor:
+        assert list(executor.map(abs, [-1, -2, 3])) == [1, 2, 3]
+        assert executor.submit(large, 7).result(60) == bytes([7]) * 100_000
+        futures = [executor.submit(total, array) for _ in range(3)]
+        assert {future.result(60) for future in futures} == {array.sum()}
+        assert executor.submit(total, executor.put(array)).result(60) == array.sum()
+        failed = executor.submit(fail, 1)
+        assert type(failed.exception(60)) is ValueError
+        assert "about to fail" in [line.message for line in failed.logs()]
+        assert executor._repr_html_()
+        with pytest.raises(cf.SessionInUseError):
+            cf.ContainerPoolExecutor(2, platform=platform, session=name)
+    uploads = platform.stats().count("POST", "/files", "client")
+    with cf.ContainerPoolExecutor(2, platform=platform) as another:  # it is there already
+        assert another.submit(total, array).result(60) == array.sum()
+    sent = platform.stats().count("POST", "/files", "client") - uploads
+    assert sent == 1, "the bundle, and not the array again"
+    with cf.ContainerPoolExecutor(2, platform=platform, session=name) as executor:
+        runs = platform.stats().runs_started
+        assert list(executor.map(abs, [-1, -2, 3])) == [1, 2, 3]
+        assert platform.stats().runs_started == runs
+    cf.purge(name, platform)
+
+
+HOURS = [pytest.param(each, marks=pytest.mark.stress) for each in (HOUR, -HOUR)]
+
+
+@pytest.mark.parametrize("ahead", [MONTH, -MONTH, *HOURS])
+def test_the_first_day_with_a_platform_whose_clock_is_another(faulty, ahead):
+    faulty.faults.add(Fault.clock(ahead))
+    first_day(faulty, f"clock {ahead:.0f}")
+
+
+@pytest.mark.parametrize("ahead", [MONTH, -MONTH, *HOURS])
+def test_the_first_day_with_a_clock_that_is_wrong(faulty, monkeypatch, ahead):
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    first_day(faulty, f"wrong {ahead:.0f}")
+
+
+def test_the_first_day_with_a_clock_that_stands_still(faulty, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1_400_000_000.0)
+    first_day(faulty, "frozen")
+
+
+# --- sessions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR, MONTH, -MONTH])
+def test_a_session_that_is_held_is_held_for_all_clocks(faulty, monkeypatch, ahead):
+    """Who opens it has another clock than its holder, and is on another machine."""
+    name = f"held {ahead:.0f}"
+    with cf.ContainerPoolExecutor(1, platform=faulty, session=name):
+        monkeypatch.setattr(time, "time", lambda: real() + ahead)
+        monkeypatch.setattr("civis_futures._sessions.head._place", lambda: "elsewhere")
+        with pytest.raises(cf.SessionInUseError):
+            cf.ContainerPoolExecutor(1, platform=faulty, session=name)
+        assert [each.holder for each in cf.sessions(faulty) if each.name == name] != [None]
+    with contextlib.suppress(LookupError):
+        cf.purge(name, faulty)
+
+
+def test_a_holder_who_is_gone_is_gone_for_all_clocks(faulty, monkeypatch):
+    monkeypatch.setattr("civis_futures._sessions.head.MISSING", -1)
+    with cf.ContainerPoolExecutor(1, platform=faulty, session="gone") as first:
+        monkeypatch.setattr(time, "time", lambda: real() - MONTH)
+        monkeypatch.setattr("civis_futures._sessions.head._place", lambda: "elsewhere")
+        with cf.ContainerPoolExecutor(1, platform=faulty, session="gone") as second:
+            assert second.submit(abs, -1).result(60) == 1
+        first.shutdown(cancel_futures=True)
+    cf.purge("gone", faulty)

@@ -64,11 +64,9 @@ class Scheduler:
         self.deadline: float | None = None  # when to send a Tick, at the latest
         self._known = False  # bundle and inbox are on the platform
         self._preparing = RetriedRequest()
-        self._closing = self._finished = False
-        self._cancels_awaited = False
+        self._closing = self._finished = self._cancels_awaited = False
         self._broken: Exception | None = None
-        self._broken_at = 0.0
-        self._last_look = 0.0
+        self._broken_at = self._last_look = 0.0
         self._step = Step(0.0)
         self._handlers: dict[type, Callable[[Any], None]] = {
             e.Submitted: self._submitted,

@@ -5,17 +5,19 @@ Knows which image has which Python, and nothing of what is sent to the platform.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from . import _images
-from ._types import JobKind, Resources
+from ._types import JobKind, Resources, make_plain, number, whole
 
 #: What Platform accepts at the least (api contract, section 2): millicores, MB.
 MINIMUM_RESOURCES = {"cpu": 2, "memory": 4}
 #: What a container asks for unless told otherwise: millicores, MB, GB.
 DEFAULT_RESOURCES = {"cpu": 1000, "memory": 2048, "disk_space": 1.0}
+_IDS = ("target_project_id", "running_as_id")
 _RESOURCE_NAMES = ("cpu", "memory", "disk_space")
 
 
@@ -29,8 +31,7 @@ def checked_resources(given: Mapping[str, float] | None) -> dict[str, float]:
             raise ValueError(
                 f"required_resources has no {name!r}; it takes {', '.join(_RESOURCE_NAMES)}"
             )
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"required_resources[{name!r}] must be a number, not {value!r}")
+        resources[name] = number(f"required_resources[{name!r}]", value)
         least = MINIMUM_RESOURCES.get(name, 0)
         if value < least:
             raise ValueError(
@@ -115,14 +116,14 @@ class Container:
             raise TypeError(f"params must be mappings, not {self.params!r}")
         object.__setattr__(self, "required_resources", resources)
         object.__setattr__(self, "params", tuple(dict(param) for param in params))
-        object.__setattr__(self, "arguments", dict(self.arguments))
+        object.__setattr__(self, "arguments", _with_plain_numbers(self.arguments))
         object.__setattr__(self, "notifications", dict(self.notifications))
         object.__setattr__(self, "environment", dict(self.environment))
         for name, value in self.environment.items():
             if not isinstance(name, str) or not isinstance(value, str):
                 raise TypeError(f"environment must be of text only, not {name!r}: {value!r}")
-        if not isinstance(self.cancel_timeout, int | float):
-            raise TypeError(f"cancel_timeout must be a number, not {self.cancel_timeout!r}")
+        make_plain(self, ("cancel_timeout",), number)
+        make_plain(self, (*_IDS, "git_credential_id", "remote_host_credential_id"), whole, least=0)
         if self.cancel_timeout < 0:
             raise ValueError("cancel_timeout must not be negative")
 
@@ -177,8 +178,11 @@ class Template:
     def __post_init__(self) -> None:
         """Take copies, so that a later change of the caller's dicts does not reach us."""
         _check_mappings(self, "arguments", "notifications")
-        object.__setattr__(self, "arguments", dict(self.arguments))
+        object.__setattr__(self, "arguments", _with_plain_numbers(self.arguments))
         object.__setattr__(self, "notifications", dict(self.notifications))
+        make_plain(
+            self, ("from_template_id", *_IDS, "remote_host_id", "credential_id"), whole, least=0
+        )
         if self.required_resources is not None:
             resources = checked_resources(self.required_resources)
             object.__setattr__(self, "required_resources", resources)
@@ -187,6 +191,16 @@ class Template:
     def image(self) -> str:
         """What to call the image in a message: only the template knows it."""
         return f"the image of template {self.from_template_id}"
+
+
+def _with_plain_numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of these, with numbers as JSON takes them."""
+    return {
+        name: number(name, value)
+        if isinstance(value, numbers.Real) and not isinstance(value, bool)
+        else value
+        for name, value in arguments.items()
+    }
 
 
 def image_and_tag(image: str) -> tuple[str, str]:

@@ -1,13 +1,16 @@
-"""The frozen values that cross rooms. Knows no other room.
+"""The frozen values that cross rooms, and what becomes of users' numbers. Knows no other room.
 
 What users see of it: `TaskState`, `Attempt` and `LogLine`.
 """
 
 from __future__ import annotations
 
+import numbers
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any, NewType
+from typing import Any, NewType, SupportsIndex
 
 #: One submitted call, from submit to result; unique within an executor.
 TaskId = NewType("TaskId", int)
@@ -243,3 +246,39 @@ class LogPage:
 
     lines: list[LogLine]
     complete: bool
+
+
+def whole(name: str, value: SupportsIndex, *, least: int = 1) -> int:
+    """`value` as an int if it is a whole number of at least `least`, of NumPy's too; TypeError or
+    ValueError otherwise.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        plain = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {value!r}") from None
+    if plain < least:
+        raise ValueError(f"{name} must be {least} or more, not {value}")
+    return plain
+
+
+def number(name: str, value: Any) -> float:
+    """`value` as an int or a float if it is a number, of NumPy's too; TypeError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def seconds(timeout: Any) -> float | None:
+    """How long to wait at the most; None: without end."""
+    return None if timeout is None else number("timeout", timeout)
+
+
+def make_plain(
+    frozen: Any, names: Iterable[str], check: Callable[..., float], **options: Any
+) -> None:
+    """Put what `whole` or `number` gives in the place of these fields, unless they are None."""
+    for name in names:
+        if (value := getattr(frozen, name)) is not None:
+            object.__setattr__(frozen, name, check(name, value, **options))

@@ -34,6 +34,8 @@ ORDER_VARIABLE = "CIVIS_FUTURES_ORDER"
 #: The script parameter of type `file` that names the bundle; Platform adds ``_URL`` for its link.
 BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
 
+#: A variable of the modules that are made of what came by value; see `came_by_value`.
+BY_VALUE = "__civis_futures_by_value__"
 #: The attribute of a ModuleNotFoundError that says what is required of the module: "numpy>=2.1".
 REQUIREMENT = "civis_futures_requirement"
 #: The line in a reused worker's log at which a call begins (`begin_line`): its task and attempt.
@@ -527,6 +529,8 @@ def came_by_value(variables: dict[str, Any]) -> bool:
     """Whether these may be the globals of functions that were unpickled by value: not those of any
     module, nor of one that was loaded here and has been replaced.
     """
+    if BY_VALUE in variables:
+        return True
     name = variables.get("__name__")
     if variables.get("__loader__") is not None:
         return False

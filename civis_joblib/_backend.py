@@ -109,6 +109,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._progress = progress
         self._bar: ProgressBar | None = None
         self._owned = False  # by one Parallel, see `configure`
+        self._share_arrays: Any = None
         self._number = self._share = 1  # of containers: for tasks, and for each task's own
         self._call = object()  # another one after each abort; guarded by joblib's lock
 
@@ -164,6 +165,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             options = {name: value for name, value in given.items() if name not in _NOT_FOR_US}
             raise FallbackToBackend(self._copy(**options))
         self._parallel = given["parallel"]
+        # Read-only in tasks are the arrays that loky would map so.
+        own, least = self._options.get("share_arrays", 0), given.get("max_nbytes")
+        mapped = None not in (own, least) and given.get("mmap_mode") == "r"
+        self._share_arrays = max(own, least) if mapped else None
         self._open()
         return self._number
 
@@ -219,6 +224,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             self._calls = BoundedCalls(self._lent, self._number)
             return
         options = {**self._options, "container": self._container()}
+        options["share_arrays"] = self._share_arrays
         options["requires"] = {"joblib": "1.5", **(options.get("requires") or {})}
         begin = WarmPool if self._session is None else self._session.begin
         self._pool = begin(self._number, **options)

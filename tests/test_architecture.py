@@ -41,13 +41,15 @@ _executor    -> _api _container _data _exceptions _futures _pacing _pool _schedu
              -> _types _wire local
 _sessions    -> _api _container _data _exceptions _pool _scheduling _types _wire
 _pool        -> _api _container _data _exceptions _futures _images _scheduling _types _wire
-_data        -> _api _container _exceptions _types _wire
+_data        -> _api _container _exceptions _pickles _types _wire
 _futures     -> _pacing _types _wire
 _scheduling  -> _exceptions _pacing _types _wire
 _api         -> _exceptions _pacing _public _types
 _container   -> _images _types
 
-worker       -> _wire
+worker       -> _pickles _wire
+
+_pickles     -> _wire
 
 _types _exceptions _wire _pacing _images _public local ->
 """
@@ -56,8 +58,9 @@ _types _exceptions _wire _pacing _images _public local ->
 ONLY_IN = """
 httpx             in _api.client _api.discreet _api.routes _api.transport
 tenacity          in _api.transport
-cloudpickle       in _data.pickling _sessions.identity _sessions.values worker
-pickle            in _data.pickling _exceptions _pool.outcomes _sessions.values worker
+cloudpickle       in _data.pickling _data.unpickling _pickles.by_value _sessions.identity
+                  in _sessions.values worker
+pickle            in _data.pickling _data.unpickling _exceptions _sessions.values worker
 threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
                   in _futures.tables _pool.ledger _pool.manager _pool.neighbours _pool.threads
                   in _sessions.session cli local
@@ -95,7 +98,7 @@ _store _limits _record _schema _settings ->
 # The rooms of the worker, each of which knows only rooms further down.
 WORKER = """
 __main__ __init__ _entry _loop _outbox _inbox _buffers _process _child _tracebacks _payload
-_surroundings _globals _code _frames _platform _http
+_script _surroundings _code _frames _platform _http
 """
 
 
@@ -235,7 +238,7 @@ def uses(module: str, name: str) -> bool:
 
 def test_the_worker_needs_the_standard_library_and_cloudpickle_only():
     for module in MODULES:
-        if room(module) in ("worker", "_wire"):
+        if room(module) in ("worker", "_pickles", "_wire"):
             foreign = {name.partition(".")[0] for name in imported(module) - MODULES.keys()}
             assert foreign <= sys.stdlib_module_names | {"cloudpickle"}, module
 
@@ -244,7 +247,8 @@ def test_the_rooms_of_the_worker_know_only_those_below():
     order = [f"civis_futures.worker.{name}".removesuffix(".__init__") for name in WORKER.split()]
     assert set(order) == {module for module in MODULES if room(module) == "worker"}
     for place, module in enumerate(order):
-        assert own(module) - {"civis_futures._wire"} <= set(order[place + 1 :]), module
+        inside = {name for name in own(module) if room(name) not in ("_pickles", "_wire")}
+        assert inside <= set(order[place + 1 :]), module
 
 
 def test_joblib_uses_public_names_only():

@@ -1,24 +1,28 @@
 """A call becomes bytes, and large buffers beside them; what is shared by hand does, too.
 
-The only room that pickles what goes out. What comes back is unpickled in `_pool.outcomes`.
+The only room that pickles what goes out. What comes back is unpickled in `unpickling`.
 """
 
 from __future__ import annotations
 
 import copyreg
-import functools
 import io
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import FunctionType
+from functools import partial
+from types import FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 import cloudpickle
 
 from .. import _wire
 from .._exceptions import CallPicklingError
+from .._pickles.by_value import reduction, variables_of
+from .._pickles.unpicklable import of_batch, of_call, way_to
 from . import sources
 from .bundles import CodeError
 from .contents import Content, ContentStore, SharedData
@@ -33,6 +37,15 @@ MOST_BUFFERS = 16
 #: The pickle of shared data (what is left of it without its buffers) travels with each call up to
 #: this size, which spares a request to upload it, and one of each worker.
 LARGEST_HEAD = 8_000
+#: A function whose pickle is larger than this is uploaded once, and not with each call.
+LARGE_FUNCTION = _wire.INLINE_LIMIT // 2
+_FUNCTIONS = FunctionType, MethodType, partial
+#: What a call consists of, by names for people; the function comes first.
+Parts = Callable[[], Iterator[tuple[str, Any]]]
+#: Functions that were so large when they were last sent.
+_large: weakref.WeakSet[FunctionType] = weakref.WeakSet()
+#: Of these types equal values may be one object by chance.
+_PLAIN = (int, float, complex, str, bytes, bool, tuple, type(None))
 #: Characters of what another error says, in the message of one of ours.
 REASON = 2_000
 
@@ -70,13 +83,37 @@ def call_payload(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     contents: ContentStore,
+    shared_from: float = 0,
 ) -> Payload:
-    """A snapshot of a call.
+    """A snapshot of a call. Arrays of fewer bytes than `shared_from` can be written in the task.
 
     Raises:
         CallPicklingError: the function or an argument cannot be pickled.
     """
-    return payload(task, (fn, tuple(args), dict(kwargs)), contents)
+    parts = partial(of_call, fn, args, kwargs)
+    return payload(task, (fn, tuple(args), dict(kwargs)), contents, parts, Manner(shared_from))
+
+
+def initial_payload(
+    fn: Callable[..., Any], args: Sequence[Any], contents: ContentStore, shared_from: float = 0
+) -> Payload:
+    """A snapshot of an initializer.
+
+    What it is given may be known to the script by a name as well: a dict, an instance whose method
+    it is. So it is in the container, where the functions of the script look for it by that name.
+
+    Raises:
+        CallPicklingError: the function or an argument cannot be pickled.
+    """
+    given = [*args]
+    inner: Any = fn
+    while isinstance(inner, partial):
+        given += [*inner.args, *inner.keywords.values()]
+        inner = inner.func
+    given.append(getattr(inner, "__self__", None))
+    manner = Manner(shared_from, {id(each) for each in given if type(each) not in _PLAIN})
+    parts = partial(of_call, fn, args, {})
+    return payload("the initializer", (fn, tuple(args), {}), contents, parts, manner)
 
 
 def chunk_payload(
@@ -85,24 +122,78 @@ def chunk_payload(
     rows: Sequence[Sequence[Any]],
     first: int,
     contents: ContentStore,
+    shared_from: float = 0,
 ) -> Payload:
     """A snapshot of one call per row of arguments, to be answered by the list of their results.
 
     `first` is the number of the first row, for who reads of a failure.
     """
-    return payload(task, (fn, (first, [tuple(row) for row in rows])), contents)
+    parts = partial(of_batch, fn, rows)
+    value = fn, (first, [tuple(row) for row in rows])
+    return payload(task, value, contents, parts, Manner(shared_from))
 
 
-def payload(what: str, value: Any, contents: ContentStore) -> Payload:
-    """A snapshot of a value; `what` names it in an error."""
-    buffers = _Buffers(contents)
-    target = io.BytesIO()
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a pickle differs from others.
+
+    Arrays of fewer bytes than `shared_from` can be written where they arrive. Global variables go
+    along that have an object whose id is in `named`.
+    """
+
+    shared_from: float = 0
+    named: Collection[int] = ()
+
+
+def payload(
+    what: str,
+    value: Any,
+    contents: ContentStore,
+    parts: Parts,
+    manner: Manner,
+) -> Payload:
+    """A snapshot of a value; `what` names it in an error, and `parts` are what it consists of."""
+    with _explained(what, parts, contents):
+        apart = {}
+        if _large:
+            known = (each for _, each in parts() if type(each) is FunctionType and each in _large)
+            apart = _apart(known, contents, manner)
+        made = _pickled(value, contents, manner, apart)
+        if len(made.data) > _wire.INLINE_LIMIT:
+            large = _apart(_callables(parts()), contents, manner)
+            made = _pickled(value, contents, manner, large) if large else made
+    return made
+
+
+@contextmanager
+def _explained(what: str, parts: Parts, contents: ContentStore) -> Iterator[None]:
+    """What is raised here becomes an error that says what it is about."""
     try:
-        pickler = _Pickler(target, buffers)
-        pickler.dump(value)
+        yield
     except Exception as error:
         message = f"{what} cannot be sent: {brief(error)}"
+        if way := way_to(parts(), partial(_pickles, contents)):
+            message += f": {way}"
         raise CallPicklingError(message, task=what) from error
+
+
+def _callables(parts: Iterable[tuple[str, Any]]) -> Iterator[Any]:
+    """What is called, and functions among its arguments: joblib's are there."""
+    for number, (_, value) in enumerate(parts):
+        if number == 0 or isinstance(value, _FUNCTIONS):
+            yield value
+
+
+def _pickled(
+    value: Any,
+    contents: ContentStore,
+    manner: Manner,
+    apart: Mapping[int, SharedData] = MappingProxyType({}),
+) -> Payload:
+    """The pickle of a value, with handles in place of the objects with these ids."""
+    target, buffers = io.BytesIO(), _Buffers(contents)
+    pickler = _Pickler(target, buffers, manner, apart)
+    pickler.dump(value)
     return Payload(target.getvalue(), tuple(buffers.out), frozenset(pickler.references.modules))
 
 
@@ -120,9 +211,36 @@ def with_modules(what: str, made: Payload, library: Library) -> Payload:
     return replace(made, buffers=(*made.buffers, *bundles), code=len(bundles))
 
 
+def _pickles(contents: ContentStore, value: Any) -> bool:
+    try:
+        _pickled(value, contents, Manner())
+    except Exception:
+        return False
+    return True
+
+
+def _apart(
+    functions: Iterable[Any], contents: ContentStore, manner: Manner
+) -> dict[int, SharedData]:
+    """Handles of those functions that are large, by what they refer to or are bound to: each of
+    their calls has that in common, and would have to be uploaded.
+    """
+    handles = {}
+    for function in {id(each): each for each in functions}.values():
+        made = _pickled(function, contents, manner)
+        if len(made.data) > LARGE_FUNCTION:
+            pieces = contents.keep(made.data), *made.buffers
+            handles[id(function)] = SharedData._of(contents.platform, b"", pieces, made.modules)
+            if type(function) is FunctionType:
+                _large.add(function)
+    return handles
+
+
 def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Content, ...]]:
     """The handle of a value, and what must be uploaded for it."""
-    made = payload(f"the {type(value).__qualname__} to share", value, contents)
+    kind = type(value).__qualname__
+    with _explained(f"the {kind} to share", partial(iter, [(kind, value)]), contents):
+        made = _pickled(value, contents, Manner())
     head, pieces = made.data, made.buffers
     if len(head) > LARGEST_HEAD:
         head, pieces = b"", (contents.keep(made.data), *made.buffers)
@@ -138,34 +256,62 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     #: Of the class, since the pickler reads it when it is made.
     dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table)
 
-    def __init__(self, target: io.BytesIO, buffers: _Buffers) -> None:
+    def __init__(
+        self,
+        target: io.BytesIO,
+        buffers: _Buffers,
+        manner: Manner,
+        apart: Mapping[int, SharedData],
+    ) -> None:
         super().__init__(target, PROTOCOL, buffers.take)
-        self._buffers = buffers
+        self._buffers, self._apart = buffers, apart
+        self._shared_from, self._named = manner.shared_from, manner.named
+        self._cells: dict[int, Any] = {}
         self.references = References(cloudpickle.list_registry_pickle_by_value())
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
+        value = self._apart.get(id(value), value)
         if type(value) is _Bytes:
             return bytes, (pickle.PickleBuffer(value.data),)
         if type(value) is not SharedData:
-            array = _as_buffer(value)
+            array = _as_buffer(value, self._shared_from)
             if array is not None:
                 return array
-            reduced = super().reducer_override(value)
+            reduced = reduction(value, super().reducer_override, self._cells)
             self.references.meet(value, reduced is not NotImplemented)
             if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value
                 sources.note(value)
-            return reduced
+            return self._with_named(value, reduced) if self._named else reduced
         stand_ins = self._buffers.stand_ins(value)
         self.references.modules.update(value._modules)
         first: Any = value._head or stand_ins.pop(0)
         load: Any = pickle.loads
-        return functools.partial(load, buffers=stand_ins) if stand_ins else load, (first,)
+        return partial(load, buffers=stand_ins) if stand_ins else load, (first,)
+
+    def _with_named(self, value: Any, how: Any) -> Any:
+        """How to pickle a function or class, with more global variables of its module."""
+        if isinstance(how, tuple) and len(how) == 6 and "__globals__" in how[2][1]:
+            variables = variables_of(value)
+            more = {name: each for name, each in variables.items() if id(each) in self._named}
+            how[2][1]["__globals__"].update(more)
+        return how
 
 
-def _as_buffer(value: Any) -> tuple[Any, ...] | None:
+class _Reduced:
+    """Stands for something in a pickle that is made in this way."""
+
+    def __init__(self, how: tuple[Any, ...]) -> None:
+        self._how = how
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._how
+
+
+def _as_buffer(value: Any, shared_from: float) -> tuple[Any, ...] | None:
     """How to pickle a large array of NumPy so that its bytes can leave the pickle, if its own way
-    would keep them there: strided views, dates, memory-mapped files.
+    would keep them there: strided views, dates, memory-mapped files. One of fewer bytes than
+    `shared_from` is copied when it has arrived, so that it can be written.
 
     As with NumPy's own pickles, what is not contiguous becomes so, in C order. NumPy is not
     imported for this: who has an array has done so.
@@ -182,7 +328,8 @@ def _as_buffer(value: Any) -> tuple[Any, ...] | None:
     whole = numpy.asarray(value, order=order).view(numpy.ndarray)
     data = whole.reshape(-1, order=order).view(numpy.uint8)  # no copy: it is contiguous
     shape, dtype = value.shape, value.dtype
-    return numpy.ndarray, (shape, dtype, pickle.PickleBuffer(data), 0, None, order)
+    how = numpy.ndarray, (shape, dtype, pickle.PickleBuffer(data), 0, None, order)
+    return how if value.nbytes >= shared_from else (numpy.array, (_Reduced(how),))
 
 
 class _Bytes:
@@ -241,16 +388,6 @@ class _Buffers:
         made = [(pickle.PickleBuffer(b""), self._contents.adopt(x)) for x in handle._pieces]
         self._stand_ins.update((id(buffer), (buffer, content)) for buffer, content in made)
         return [buffer for buffer, _ in made]
-
-
-def load_call(data: bytes, buffers: Sequence[bytes]) -> Callable[[], Any]:
-    """The call that these bytes are, to be made here."""
-    parts = pickle.loads(data, buffers=buffers)
-    if len(parts) == 2:
-        each, (_, rows) = parts
-        return lambda: [_wire.finished(each(*row)) for row in rows]
-    function, args, kwargs = parts
-    return lambda: _wire.finished(function(*args, **kwargs))
 
 
 def brief(error: BaseException) -> str:

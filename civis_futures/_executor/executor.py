@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import fields, replace
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from .._container import Container, Template
 from .._data.contents import SharedData
@@ -21,14 +21,15 @@ from .._exceptions import BrokenContainerPool
 from .._futures import display
 from .._futures.future import ContainerFuture
 from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
-from .._types import TaskState
-from .options import PoolOptions, RetryOn, check_names, whole
+from .._types import TaskState, whole
+from .options import PoolOptions, RetryOn, check_names
 
 if TYPE_CHECKING:
     from .._pool.manager import Manager
     from .submission import WithOptions
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class PlatformAddress(Protocol):
@@ -82,6 +83,9 @@ class ContainerPoolExecutor(Executor):
             besides those of your own modules that it refers to.
         exclude: modules, paths and patterns of names (``"*.parquet"``) that do not go along.
         code: False to send no modules along; the image must have them all then.
+        share_arrays: arrays of NumPy of so many bytes (and of 1 MB at the least) are shared by the
+            calls of a container, and read-only there. Of smaller ones, or of all if None, each
+            call has its own, which it can write.
 
     Raises:
         SessionInUseError: another process has the session open.
@@ -113,11 +117,12 @@ class ContainerPoolExecutor(Executor):
         include: Collection[ModuleType | str | os.PathLike[str]] = (),
         exclude: Collection[ModuleType | str | os.PathLike[str]] = (),
         code: bool = True,
+        share_arrays: float | None = 1_000_000,
     ) -> None:
         options = PoolOptions(
             max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
             initargs, max_retries, retry_on, memory_growth, lease, name, requires, session, include,
-            exclude, code,
+            exclude, code, share_arrays,
         )  # fmt: skip
         from .opening import open_pool
         from .submission import Intake
@@ -147,7 +152,17 @@ class ContainerPoolExecutor(Executor):
 
     # --- work ----------------------------------------------------------------------------------
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> ContainerFuture[T]:
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    @overload
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ContainerFuture[Any]:
         """Call ``fn(*args, **kwargs)`` in a container; returns at once with its future.
 
         Function and arguments are pickled here and now: what is changed later does not reach the

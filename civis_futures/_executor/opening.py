@@ -14,7 +14,8 @@ from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
 from .._data.own import Library
-from .._data.pickling import Payload, call_payload, load_call, with_modules
+from .._data.pickling import Payload, initial_payload, with_modules
+from .._data.unpickling import loaded_call
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import LogAccess
 from .._pacing import default_pacing
@@ -105,7 +106,7 @@ class _Reader:
         with closing(PlatformClient(self.url, self.key)) as client:
             mailbox = Mailbox(client, self.container)
             buffers = call.buffers[: len(call.buffers) - call.code]  # the modules are here
-            return load_call(mailbox.fetch(call.data), [*map(mailbox.fetch, buffers)])
+            return loaded_call(mailbox.fetch(call.data), [*map(mailbox.fetch, buffers)])
 
 
 def initializer_call(options: PoolOptions, contents: ContentStore) -> Payload:
@@ -113,7 +114,7 @@ def initializer_call(options: PoolOptions, contents: ContentStore) -> Payload:
     if options.initializer is None:
         return Payload(b"")
     arguments = tuple(options.initargs)
-    return call_payload("the initializer", options.initializer, arguments, {}, contents)
+    return initial_payload(options.initializer, arguments, contents, options.shared_from)
 
 
 def _hand_over(session: Session, manager: Manager) -> None:

@@ -25,7 +25,7 @@ from .._container import (
 )
 from .._scheduling.state import Policy
 from .._sessions.registry import checked_name
-from .._types import ANY_RESOURCES, Resources, Terms
+from .._types import ANY_RESOURCES, Resources, Terms, make_plain, number, whole
 
 if TYPE_CHECKING:
     from .._data.own import Include
@@ -36,6 +36,8 @@ RetryOn = (
 #: What `memory_growth` may lead to unless told otherwise, in MB.
 MAX_MEMORY = 64_000.0
 
+#: Bytes; smaller arrays are part of each call.
+LEAST_SHARED = 1_000_000
 #: `max_workers` unless told otherwise. On another machine: the size of this one says nothing of it.
 DEFAULT_WORKERS = 10
 
@@ -59,15 +61,16 @@ class CallOptions:
 
     def __post_init__(self) -> None:
         """What is wrong is wrong here."""
-        whole("max_retries", self.max_retries, least=0)
+        make_plain(self, ("max_retries",), whole, least=0)
+        make_plain(self, ("timeout", "queue_timeout", "memory_growth", "max_memory"), number)
         for name in ("timeout", "queue_timeout"):
             value = getattr(self, name)
-            if value is not None and not 0 < number(name, value) < float("inf"):
+            if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a finite number of seconds, above 0")
         # The other way round, what is not a number (nan) would pass.
-        if self.memory_growth is not None and not number("memory_growth", self.memory_growth) > 1:
+        if self.memory_growth is not None and not self.memory_growth > 1:
             raise ValueError("memory_growth must be above 1, for example 2.0")
-        if not number("max_memory", self.max_memory) > 0:
+        if not self.max_memory > 0:
             raise ValueError("max_memory must be a positive number of MB")
         if self.label is not None and not isinstance(self.label, str):
             raise TypeError("label must be a str")
@@ -175,16 +178,16 @@ class PoolOptions:
     include: Collection[Include] = ()
     exclude: Collection[Include] = ()
     code: bool = True
+    share_arrays: float | None = LEAST_SHARED
 
     def __post_init__(self) -> None:
         """What is wrong is wrong here."""
-        if self.max_workers is not None:
-            whole("max_workers", self.max_workers)
-        if self.max_tasks_per_worker is not None:
-            whole("max_tasks_per_worker", self.max_tasks_per_worker)
-        if not 0 <= number("idle_timeout", self.idle_timeout) < float("inf"):
+        make_plain(self, ("max_workers", "max_tasks_per_worker"), whole)
+        make_plain(self, ("share_arrays",), number)
+        make_plain(self, ("idle_timeout", "lease"), number)
+        if not 0 <= self.idle_timeout < float("inf"):
             raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
-        if not 0 < number("lease", self.lease) < float("inf"):
+        if not 0 < self.lease < float("inf"):
             raise ValueError("lease must be a finite number of seconds, above 0")
         if self.initializer is not None and not callable(self.initializer):
             raise TypeError("initializer must be a callable")
@@ -229,6 +232,11 @@ class PoolOptions:
         return self.name or f"civis_futures on {socket.gethostname()}"
 
     @property
+    def shared_from(self) -> float:
+        """Arrays of so many bytes are shared."""
+        return float("inf") if self.share_arrays is None else self.share_arrays
+
+    @property
     def calls(self) -> CallOptions:
         """The options of each call, unless it has others."""
         return CallOptions(self.max_retries, self.retry_on, memory_growth=self.memory_growth)
@@ -252,19 +260,3 @@ class PoolOptions:
             float(self.lease),
             setup=bool(getattr(self.runs_in, "setup_cmd", True)),  # a template may do anything
         )
-
-
-def whole(name: str, value: int, *, least: int = 1) -> int:
-    """`value` if it is a whole number of at least `least`; TypeError or ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}")
-    return value
-
-
-def number(name: str, value: float) -> float:
-    """`value` if it is a number; TypeError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    return value

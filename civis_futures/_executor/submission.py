@@ -15,10 +15,10 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from .. import _wire
 from .._container import DEFAULT_RESOURCES, Container, Template
@@ -29,9 +29,9 @@ from .._futures.future import ContainerFuture, Timings, View
 from .._futures.tables import PoolFutures
 from .._pacing import default_pacing
 from .._scheduling.events import CancelRequested, Submitted
-from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms
+from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms, seconds, whole
 from .map import BatchSize, Watcher, flat, results
-from .options import CallOptions, PoolOptions, check_function, number, whole
+from .options import CallOptions, PoolOptions, check_function
 
 if TYPE_CHECKING:
     from .._data.pickling import Payload
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .opening import Opened
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Intake:
@@ -53,6 +54,7 @@ class Intake:
         self._resources = resources_of(options.runs_in)
         self.resize(options.policy.max_workers)
         self._requires = dict(options.requires or {})
+        self._shared_from = options.shared_from
         # Made once: what each future has of its own is work for the garbage collector, and that is
         # half of what a submit costs.
         self._cancel = partial(_cancel, self._manager)
@@ -89,6 +91,7 @@ class Intake:
             args=args,
             kwargs=kwargs,
             contents=self._contents,
+            shared_from=self._shared_from,
         )
         what = fn, (args, kwargs)
         future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, item)
@@ -106,10 +109,11 @@ class Intake:
         progress: bool = False,
     ) -> Iterator[T]:
         """As `ContainerPoolExecutor.map`."""
-        if timeout is not None and number("timeout", timeout) < 0:
+        timeout = seconds(timeout)
+        if timeout is not None and timeout < 0:
             raise ValueError("timeout must not be negative")
         if buffersize is not None:
-            whole("buffersize", buffersize)
+            buffersize = whole("buffersize", buffersize)
         check_function(fn)
         size = 1 if chunksize == "auto" else whole("chunksize", chunksize)
         self._check_open()
@@ -140,8 +144,9 @@ class Intake:
             pickling.chunk_payload,
             fn=self._with_requirements(fn),
             rows=rows,
-            first=first,
+            first=whole("first", first, least=0),
             contents=self._contents,
+            shared_from=self._shared_from,
         )
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         name = _name_of(fn) + more
@@ -247,13 +252,39 @@ class WithOptions:
         self._intake = intake
         self._options = options
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> ContainerFuture[T]:
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    @overload
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ContainerFuture[Any]:
         """As `ContainerPoolExecutor.submit`, with these options."""
         return self._intake.submit(self._options, fn, args, kwargs)
 
-    def map(self, fn: Callable[..., T], *iterables: Iterable[Any], **given: Any) -> Iterator[T]:
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[T]:
         """As `ContainerPoolExecutor.map`, with these options."""
-        return self._intake.map(self._options, fn, iterables, **given)
+        return self._intake.map(
+            self._options,
+            fn,
+            iterables,
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            progress=progress,
+        )
 
     def options(self, **changes: Any) -> WithOptions:
         """The same view, with some options changed."""
@@ -293,12 +324,12 @@ class Requiring:
     """
 
     def __init__(self, function: Callable[..., Any], modules: Mapping[str, str]) -> None:
-        self.function = function
+        self.__wrapped__ = function  # as `functools.wraps` calls it
         self.modules = dict(modules)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The check comes first: of these two it is what is unpickled first."""
-        return _Check(self.modules), (self.function,)
+        return _Check(self.modules), (self.__wrapped__,)
 
 
 class _Check:

@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, overload
 
-from .._types import Attempt, LogLine, TaskState
+from .._types import Attempt, LogLine, TaskState, seconds, whole
 from .._wire import Call
 from . import display
 from . import logs as _logs
@@ -175,7 +175,7 @@ class ContainerFuture(Future[T]):
         """As of any future; the CancelledError names the call."""
         self._check_process()
         try:
-            return super().result(timeout)
+            return super().result(seconds(timeout))
         except CancelledError:
             if not self.cancelled():
                 raise
@@ -184,7 +184,7 @@ class ContainerFuture(Future[T]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As of any future."""
         self._check_process()
-        return super().exception(timeout)
+        return super().exception(seconds(timeout))
 
     def _check_process(self) -> None:
         """In a fork nobody would ever settle it, or hear that it is cancelled."""
@@ -255,10 +255,8 @@ class ContainerFuture(Future[T]):
             TypeError, ValueError: `tail` is no number of lines.
         """
         self._check_process()
-        if tail is not None and (isinstance(tail, bool) or not isinstance(tail, int)):
-            raise TypeError(f"tail must be an integer, not {tail!r}")
-        if tail is not None and tail < 0:
-            raise ValueError(f"tail must be 0 or more, not {tail}")
+        if tail is not None:
+            tail = whole("tail", tail, least=0)
         call = _logs.LoggedCall(self._number, self._where, self.done, self._await_end)
         return (_logs.follow if follow else _logs.read)(self._log_access, call, tail)
 

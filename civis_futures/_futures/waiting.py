@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from .._types import seconds
+
 F = TypeVar("F", bound=Future[Any])
 
 
@@ -24,7 +26,7 @@ def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
         TimeoutError: they are not.
     """
     pending = set(fs)
-    completed: Iterator[Any] = concurrent.futures.as_completed(pending, timeout)
+    completed: Iterator[Any] = concurrent.futures.as_completed(pending, seconds(timeout))
     return _interruptible(completed, pending)
 
 

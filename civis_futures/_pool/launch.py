@@ -13,17 +13,20 @@ of some tens of kB.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import io
 import json
 import marshal
 import os
 import shlex
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
+from types import CodeType
 from typing import Any
 
 from .. import _wire
@@ -122,6 +125,11 @@ PARENT_VARIABLES = {
 }
 #: Fields of `Container` and `Template` that are not sent as they are.
 _OURS = {"setup_cmd", "params", "arguments", "environment", "order_param", "order_in_file"}
+#: The attributes of code that others may refer to as well.
+_OF_CODE = (
+    "co_consts", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_filename", "co_name",
+    "co_qualname", "co_linetable", "co_exceptiontable",
+)  # fmt: skip
 _REPOSITORY_SETUP = "cd /app && pip install . && cd /"
 
 
@@ -179,9 +187,10 @@ def _files() -> Iterator[tuple[str, bytes]]:
         f"{PACKAGE}/__init__.py": b'"""A worker of civis_futures."""\n',
         f"{PACKAGE}/_wire.py": ours.joinpath("_wire.py").read_bytes(),
     }
-    for file in ours.joinpath("worker").iterdir():
-        if file.name.endswith(".py"):
-            modules[f"{PACKAGE}/worker/{file.name}"] = file.read_bytes()
+    for folder in ("_pickles", "worker"):
+        for file in ours.joinpath(folder).iterdir():
+            if file.name.endswith(".py"):
+                modules[f"{PACKAGE}/{folder}/{file.name}"] = file.read_bytes()
     for file in resources.files("cloudpickle").iterdir():
         if file.name.endswith(".py"):
             modules[f"cloudpickle/{file.name}"] = file.read_bytes()
@@ -191,15 +200,33 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 
 def _compiled(name: str, source: bytes) -> bytes:
-    """A .pyc for this Python; another one passes it over and compiles the source."""
-    code = compile(source, name, "exec", dont_inherit=True, optimize=0)
-    try:
-        # Version 2 writes no back references, which depend on what else is in memory.
-        content = marshal.dumps(code, 2)
-    except ValueError:  # it cannot hold a constant that newer Pythons make
-        content = marshal.dumps(code)
+    """A .pyc for this Python, without what nobody reads there: docstrings, assertions, annotations
+    of functions. Another Python passes it over and compiles the source.
+    """
+    tree = ast.parse(source, name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+    code = compile(tree, name, "exec", dont_inherit=True, optimize=2)
+    # What only one thing refers to is written without a mark that others may refer to it. So that
+    # this does not depend on what else is in memory, we refer to all of it.
+    held = list(_all_in(code))
+    content = marshal.dumps(code)
+    del held
     check = importlib.util.source_hash(source)
     return importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH + check + content
+
+
+def _all_in(value: Any) -> Iterator[Any]:
+    """All that code consists of, as far as it can be had."""
+    # There is one text of each single character, and it is written as interned if it was.
+    yield sys.intern(value) if type(value) is str and len(value) == 1 else value
+    if isinstance(value, CodeType):
+        value = [getattr(value, name) for name in _OF_CODE]
+    for each in value if isinstance(value, (list, tuple, frozenset)) else ():
+        yield from _all_in(each)
 
 
 def script_body(

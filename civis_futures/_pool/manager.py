@@ -48,7 +48,7 @@ from .ledger import Ledger, WorkItem
 from .mailbox import Mailbox, PoolFiles, WorkerRun
 from .neighbours import neighbours
 from .outcomes import Outcome, ask_user, outcome_from, settle
-from .threads import Lane, interpreter_exit
+from .threads import Lane, SettleLane, interpreter_exit
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Manager:
         )
         lanes = Lane("launch", 3), Lane("look", 1), Lane("post", 2), Lane("transfer", 4)
         launches, looks, posts, transfers = lanes
-        self._settlements = Lane("settle", 1)
+        self._settlements = SettleLane("settle")
         self._lanes = (*lanes, self._settlements)
         self.deposit = Deposit(self.contents, self.client, transfers.put)
         self._program = self._worker_program()  # the manager thread's
@@ -257,8 +257,10 @@ class Manager:
         standing = self.scheduler.standing(now)
         self.standing = replace(standing, next_start=now + self.client.budget.next_start)
         troubles = dict(standing.troubles)
+        # If that has broken the pool, each future says so.
+        level = logging.WARNING if self.broken is None else logging.INFO
         for what in troubles.keys() - self._troubles:
-            _log.warning("%s: %s: %s", self.pool.name, what, troubles[what])
+            _log.log(level, "%s: %s: %s", self.pool.name, what, troubles[what])
         self._troubles = frozenset(troubles)
         self._place.update(standing.room_wanted_since, now, self.scheduler.fleet.startup)
         if not standing.tasks_wait or not standing.queued:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from .. import _wire
 from .._data import sources
 from .._data.pickling import brief
+from .._data.unpickling import loaded
 from .._exceptions import (
     BrokenContainerPool,
     CallLostError,
@@ -38,6 +38,12 @@ from .._types import Attempt
 from .._wire import PYTHON, Answer
 
 _log = logging.getLogger(__name__)
+
+_READ_ONLY = (
+    "Arrays of 1 MB and more are shared by the calls of a container, and read-only there. Work on "
+    "a copy (x = x.copy()), or give each call its own: ContainerPoolExecutor(share_arrays=None), "
+    "with joblib Parallel(max_nbytes=None)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +106,14 @@ def outcome_of(answer: _wire.Answer, data: bytes | None, place: CallPlace, pytho
 
 def _returned(data: bytes | None, place: CallPlace) -> Outcome:
     try:
-        return Outcome(result=pickle.loads(data or b""))
+        return Outcome(result=loaded(data or b""))
     except BaseException as error:
         return Outcome(exception=_not_loaded("result", error, place))
 
 
 def _raised(answer: _wire.Answer, data: bytes | None, place: CallPlace) -> Outcome:
     try:
-        exception = pickle.loads(data or b"")
+        exception = loaded(data or b"")
         if not issubclass(type(exception), BaseException):  # its class may claim to be another
             raise TypeError(f"not an exception: {type(exception).__name__}")
     except BaseException as error:
@@ -119,6 +125,8 @@ def _raised(answer: _wire.Answer, data: bytes | None, place: CallPlace) -> Outco
         exception.__cause__ = RemoteTraceback(answer.text)
     with contextlib.suppress(BaseException):
         exception.add_note(f"Raised by {place}.{place.history}{_tail(answer.log)}")
+        if type(exception) is ValueError and "read-only" in str(exception):
+            exception.add_note(_READ_ONLY)
     return Outcome(exception=exception)
 
 

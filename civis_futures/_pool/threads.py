@@ -11,6 +11,7 @@ post to and to wait for.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import queue
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 #: How long an exit that was interrupted, or a TERM, waits for the containers to be cancelled, in
 #: seconds.
 LAST_SECONDS = 10.0
+#: After how many seconds another thread settles futures in place of one that is in a callback.
+RELIEF = 0.2
 
 
 class Lane:
@@ -64,12 +67,110 @@ class Lane:
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
-            try:
-                work()
-            except BaseException:
-                # A callback of the user's, most likely: the standard library logs those, too.
-                _log.exception("exception in %s", threading.current_thread().name)
+            _run(work)
             del work  # or the last call's arguments would live until the next one comes
+
+
+class SettleLane(Lane):
+    """One thread that runs what is `put`; while a callback of the user's holds it up, another one.
+
+    For the callback may wait for a future that nobody else would settle. Who stands in may be held
+    up too, so each has somebody who watches him. The first two are there from the beginning, since
+    at the interpreter's exit no thread can be started.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, 0)
+        self._name = name
+        self._news = threading.Event()  # something was put since those who watch saw nothing left
+        first = _Seat()
+        for run in (self._serve, self._stand_by):
+            self.threads = (*self.threads, self._thread(partial(run, first)))
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Run `work` soon."""
+        super().put(work)
+        if not self._news.is_set():
+            self._news.set()
+
+    def stop(self) -> None:
+        """As of any lane."""
+        self._work.put(None)  # whoever takes it puts it back, for the others
+        self._news.set()
+        ended = {threading.current_thread()}
+        while left := set(self.threads) - ended:  # the last one may start another one meanwhile
+            for thread in left:
+                thread.join()
+            ended |= left
+
+    def _thread(self, run: Callable[[], None]) -> threading.Thread:
+        name = f"civis-futures {self._name} {len(self.threads)}"
+        return threading.Thread(target=run, name=name, daemon=True)
+
+    def _serve(self, seat: _Seat) -> None:
+        while (work := self._work.get()) is not None:
+            self._do(work, seat)
+            del work
+        self._work.put(None)
+        seat.left.set()
+
+    def _do(self, work: Callable[[], None], seat: _Seat) -> None:
+        seat.turn = next(seat.turns)
+        try:
+            _run(work)
+        finally:
+            seat.turn = 0
+
+    def _stand_by(self, watched: _Seat) -> None:
+        seat, alone = _Seat(), True
+        while not watched.left.is_set():
+            self._news.wait()
+            turn = watched.turn
+            watched.left.wait(RELIEF)
+            if self._work.empty():
+                self._news.clear()
+                if not self._work.empty():
+                    self._news.set()
+            elif turn and watched.turn == turn:
+                if alone:
+                    with contextlib.suppress(RuntimeError):  # at the interpreter's exit
+                        thread = self._thread(partial(self._stand_by, seat))
+                        thread.start()
+                        self.threads = (*self.threads, thread)
+                        alone = False
+                self._stand_in(watched, turn, seat)
+        seat.left.set()
+
+    def _stand_in(self, watched: _Seat, turn: int, seat: _Seat) -> None:
+        while watched.turn == turn:
+            try:
+                work = self._work.get(timeout=RELIEF)
+            except queue.Empty:
+                continue
+            if work is None:
+                self._work.put(None)
+                return
+            self._do(work, seat)
+            del work
+
+
+class _Seat:
+    """At which piece of its work a thread is, as others see it, if at any (0: none); and whether it
+    has left for good.
+    """
+
+    def __init__(self) -> None:
+        self.turn = 0
+        self.turns = itertools.count(1)
+        self.left = threading.Event()
+
+
+def _run(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except BaseException:
+        # A callback of the user's, most likely: the standard library logs those, too.
+        _log.exception("exception in %s", threading.current_thread().name)
 
 
 class PoolOwner(Protocol):

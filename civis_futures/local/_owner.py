@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import numbers
 import os
 import secrets
 import shlex
@@ -270,7 +271,7 @@ class LocalPlatform:
 
         connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=10)
         with contextlib.closing(connection):
-            sent = None if body is None else json.dumps(body)
+            sent = None if body is None else json.dumps(body, default=_plain_number)
             headers = {"Authorization": f"Bearer {self.api_key}"}
             connection.request(method, path, sent, headers)
             response = connection.getresponse()
@@ -306,6 +307,13 @@ def _rate_limit(given: RateLimit) -> tuple[int, int, float] | None:
         general, runs, *seconds = given
         return int(general), int(runs), float(seconds[0]) if seconds else CIVIS_LIMIT[2]
     raise ValueError(f'rate_limit must be "civis" or (requests, runs[, seconds]), not {given!r}')
+
+
+def _plain_number(value: Any) -> float:
+    """One of NumPy's as JSON takes it."""
+    if isinstance(value, numbers.Real):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    raise TypeError(f"not JSON: {value!r}")
 
 
 def _check_installed() -> None:
@@ -374,7 +382,9 @@ def _launch(settings: Settings, key: str, log: Path | None) -> tuple[subprocess.
         )
         first_line = {"key": key, "owner": os.getpid(), "settings": settings.to_json()}
         try:
-            line = _first_answer(process, json.dumps(first_line).encode() + b"\n")
+            line = _first_answer(
+                process, json.dumps(first_line, default=_plain_number).encode() + b"\n"
+            )
         except BaseException:  # Ctrl-C, while we wait
             _end(process, os.getpid())
             raise

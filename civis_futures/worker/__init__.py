@@ -12,7 +12,7 @@ for ``python -m``. The rooms, each of which knows only rooms below it::
     _child     the child: runs user code
     _payload   from the bytes of a call to what is to be called
     _surroundings  what a call may change that would harm others, put back
-    _globals   what an initializer assigns, for the calls after it
+    _script    the functions, classes and variables of the client's script
     _frames    what passes between the two over a pipe
     _platform  the requests that a worker makes
     _http      a request, repeated until it is answered

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import copyreg
 import io
 import os
-import pickle
 import resource
 import signal
 import sys
@@ -23,8 +21,8 @@ from time import time as _time
 
 from .. import _wire
 from ._frames import BODY_LIMIT, Frames, high_copy, packed, plain
-from ._globals import Globals
-from ._payload import load
+from ._payload import dumped, load, way_to_trouble
+from ._script import Script
 from ._surroundings import Surroundings
 
 TYPE_CHECKING = False
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
 #: The exit code of a child that could not write its answer; see `DiedError`.
 PIPE_LOST = 74
-_PROTOCOL = 5
 #: What is kept of the output of a call: lines, and characters of one print.
 _TAIL, _TAIL_TEXT = 15, 10_000
 #: Characters of the name of a type or module, and of why there is no pickle.
@@ -86,6 +83,7 @@ class Child:
         self._tail = Tail()
         self._streams = (Stream("stdout", 1, self._tail), Stream("stderr", 2, self._tail))
         self._pid = os.getpid()
+        self._script = Script()
 
     def serve(self, initializer: Payload | None) -> None:
         """Run the initializer, then calls until no more can come."""
@@ -127,9 +125,8 @@ class Child:
         if path is not None:  # not by `load`, which would remove it: later processes need it too
             with open(path, "rb") as file:
                 body = file.read()
-        variables = Globals(body)
         try:
-            call, _ = load(body, None, buffers)
+            call, _ = load(body, None, buffers, self._script)
             del body
             _show_levels()
             call()
@@ -137,7 +134,6 @@ class Child:
             self._end_if_forked(error)
             return _traceback(error)
         self._end_if_forked(None)
-        variables.keep()
         self._restore_streams()
         return None
 
@@ -147,7 +143,7 @@ class Child:
         started = _time()
         try:
             _use(header.get("modules", []))
-            call, importing = load(body, header["path"], header["buffers"])
+            call, importing = load(body, header["path"], header["buffers"], self._script)
             _show_levels()
         except BaseException as error:
             self._end_if_forked(error)
@@ -381,20 +377,22 @@ def _missing(error: BaseException) -> str:
 
 def _returned(result: Any) -> tuple[Header, bytes | None]:
     try:
-        return _answer(_wire.RETURNED), _pickled(result)
+        return _answer(_wire.RETURNED), dumped(result)
     except BaseException as error:
         before = f"the result, of type {_type_of(result)}, cannot be pickled\n\n"
-        return _answer(_wire.OUTCOME_PICKLING, detail="result", **_traceback(error, before)), None
+        told = _traceback(error, before)
+        told["text"] = told["text"].rstrip("\n") + way_to_trouble("result", result)
+        return _answer(_wire.OUTCOME_PICKLING, detail="result", **told), None
 
 
 def _raised(error: BaseException) -> tuple[Header, bytes | None]:
     told = _traceback(error)
     try:
-        return _answer(_wire.RAISED, **told), _pickled(error)
+        return _answer(_wire.RAISED, **told), dumped(error)
     except BaseException as problem:
         why = f"{_type_of(problem).rpartition('.')[2]}: {_said(problem)}"
         name = _type_of(error).rpartition(".")[2]
-        told["text"] += f"\nThis {name} cannot be pickled: {why}"
+        told["text"] += f"\nThis {name} cannot be pickled: {why}{way_to_trouble(name, error)}"
         return _answer(_wire.OUTCOME_PICKLING, detail="exception", **told), None
 
 
@@ -412,39 +410,6 @@ def _type_of(value: Any) -> str:
     )
     name = f"{module}.{name}" if type(module) is str else name
     return plain(_wire.clipped(name, _NAME))
-
-
-def _pickled(value: Any) -> bytes:
-    own = _own_arrays()
-    with contextlib.suppress(Exception):
-        target = io.BytesIO()
-        pickler = pickle.Pickler(target, _PROTOCOL)
-        if own:
-            pickler.dispatch_table = {**copyreg.dispatch_table, **own}
-        pickler.dump(value)
-        return target.getvalue()
-    import cloudpickle  # by value, then: what is local, or was defined in the client's __main__
-
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table).new_child(own)
-
-    target = io.BytesIO()
-    Pickler(target, _PROTOCOL).dump(value)
-    return target.getvalue()
-
-
-def _own_arrays() -> dict[Any, Any]:
-    """How arrays are pickled so that the caller may write into hers.
-
-    An array that is read-only here, as a part of one that is mapped is, would be so there as well.
-    """
-    array: Any = getattr(sys.modules.get("numpy"), "ndarray", None)
-
-    def reduce(value: Any) -> Any:
-        own = value if value.flags.writeable else value.copy(order="K")
-        return own.__reduce_ex__(_PROTOCOL)
-
-    return {array: reduce} if isinstance(array, type) else {}
 
 
 def _answer(

@@ -1,41 +1,58 @@
-"""From the bytes of a call to what is to be called, and the seconds that its imports took.
+"""From the bytes of a call to what is to be called, and the seconds that its imports took; and from
+what it gave to bytes.
 
-Part of the child: payloads are unpickled here, and nowhere else. It does not know where they come
-from, nor what becomes of the results.
+Part of the child: payloads are unpickled here, and results pickled, and nowhere else. It does not
+know where they come from, nor where they go.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import io
 import os
 import pickle
+import sys
 from time import perf_counter  # user code may leave that of the module mocked
 
-from .._wire import finished
+from .._pickles.by_value import reduction
+from .._wire import clipped, finished, with_file_names
+from ._frames import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import IO, Any
 
+    from ._script import Script
+
 #: What a module becomes that a function travelling by value refers to, say ``np``.
 _MODULE = "cloudpickle.cloudpickle", "subimport"
+#: What unpickles a pickle that is within another one.
+_INNER = pickle.loads.__module__, "loads"
+_PROTOCOL = 5
 
 
-def load(body: bytes, path: str | None, buffers: Sequence[str]) -> tuple[Callable[[], Any], float]:
+def load(
+    body: bytes, path: str | None, buffers: Sequence[str], script: Script
+) -> tuple[Callable[[], Any], float]:
     """The call that a payload holds, of one function once or for each of many rows; and the
     seconds of the imports that it took to get it.
     """
-    views = [_mapped(buffer) for buffer in buffers]
-    if path is None:
-        loader = _Loader(io.BytesIO(body), views)
-        parts = loader.load()
-    else:
-        with open(path, "rb") as file:
-            os.unlink(path)  # its room is free again as soon as it is read
-            loader = _Loader(file, views)
+    views = [_mapped(buffer, script) for buffer in buffers]
+    try:
+        if path is None:
+            loader = _Loader(io.BytesIO(body), views, script)
             parts = loader.load()
+        else:
+            with open(path, "rb") as file:
+                os.unlink(path)  # its room is free again as soon as it is read
+                loader = _Loader(file, views, script)
+                parts = loader.load()
+        script.settle()
+    except BaseException:
+        script.give_up()
+        raise
     if len(parts) == 2:
         each, (first, rows) = parts
         return lambda: _in_turn(each, rows, first), loader.importing
@@ -46,15 +63,29 @@ def load(body: bytes, path: str | None, buffers: Sequence[str]) -> tuple[Callabl
 class _Loader(pickle.Unpickler):
     """Unpickles, and tells how long that was for want of a module."""
 
-    def __init__(self, file: IO[bytes], views: Iterable[memoryview]) -> None:
+    def __init__(self, file: IO[bytes], views: Iterable[Any], script: Script) -> None:
         super().__init__(file, buffers=views)
         self.importing = 0.0
+        self._script = script
 
     def find_class(self, module: str, name: str) -> Any:
         """A global that the payload names; its module is imported if it is not yet."""
         found = self._timed(super().find_class, module, name)
         if (module, name) == _MODULE:
             return lambda *args: self._timed(found, *args)
+        if (module, name) == _INNER:
+            return self._inner
+        return self._script.stand_in(module, name) or found
+
+    def _inner(self, data: Any, *, buffers: Iterable[Any] = ()) -> Any:
+        """What is a pickle of its own within the payload: it may be in a file that is known."""
+        file = self._script.of_files.get(id(memoryview(data).obj))
+        found = self._script.recall(file)
+        if found is None:
+            loader = _Loader(io.BytesIO(data), buffers, self._script)
+            found = loader.load()
+            self.importing += loader.importing
+            self._script.note(file, found)
         return found
 
     def _timed(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -63,6 +94,67 @@ class _Loader(pickle.Unpickler):
             return function(*args)
         finally:
             self.importing += perf_counter() - begin
+
+
+def dumped(value: Any) -> bytes:
+    """The pickle of what a call has returned or raised.
+
+    By value is what is local or of the client's ``__main__``: there it may be another one by now.
+    """
+    own = _own_arrays()
+    with contextlib.suppress(Exception):
+        target = io.BytesIO()
+        pickler = pickle.Pickler(target, _PROTOCOL)
+        if own:
+            pickler.dispatch_table = {**copyreg.dispatch_table, **own}
+        pickler.dump(value)
+        data = target.getvalue()
+        if b"__main__" not in data:
+            return data
+    import cloudpickle
+
+    cells: dict[int, Any] = {}
+
+    class OutcomePickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = with_file_names(cloudpickle.Pickler.dispatch_table).new_child(own)
+
+        def reducer_override(self, value: Any) -> Any:
+            return reduction(value, super().reducer_override, cells, keyed=True)
+
+    target = io.BytesIO()
+    OutcomePickler(target, _PROTOCOL).dump(value)
+    return target.getvalue()
+
+
+def way_to_trouble(name: str, value: Any) -> str:
+    """Which part of what a call gave has no pickle: the end of a message, or empty."""
+    from .._pickles.unpicklable import way_to  # few calls need it
+
+    def pickles(part: Any) -> bool:
+        try:
+            dumped(part)
+        except BaseException:
+            return False
+        return True
+
+    with contextlib.suppress(BaseException):  # it is the user's, and may be anything
+        way = way_to(iter([(name, value)]), pickles)
+        return f": {plain(clipped(way, 1000))}" if way else ""
+    return ""
+
+
+def _own_arrays() -> dict[Any, Any]:
+    """How arrays are pickled so that the caller may write into hers.
+
+    An array that is read-only here, as a part of one that is mapped is, would be so there as well.
+    """
+    array: Any = getattr(sys.modules.get("numpy"), "ndarray", None)
+
+    def reduce(value: Any) -> Any:
+        own = value if value.flags.writeable else value.copy(order="K")
+        return own.__reduce_ex__(_PROTOCOL)
+
+    return {array: reduce} if isinstance(array, type) else {}
 
 
 def _in_turn(each: Callable[..., Any], rows: list[Any], first: int) -> list[Any]:
@@ -84,12 +176,14 @@ def _in_turn(each: Callable[..., Any], rows: list[Any], first: int) -> list[Any]
     return results
 
 
-def _mapped(path: str) -> memoryview:
+def _mapped(path: str, script: Script) -> memoryview:
     """A file in memory, read-only: other calls, and other processes, are given the same bytes."""
     import mmap  # few calls need it
 
     with open(path, "rb") as file:
         try:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, ValueError):  # a disk that cannot map, or an empty file
-            return memoryview(file.read())
+            view = memoryview(file.read())
+    script.of_files[id(view.obj)] = path
+    return view

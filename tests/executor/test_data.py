@@ -5,6 +5,7 @@ Counts do not flicker. Arrays are of 3 MB here; `make bench` has them of 100 MB.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -311,6 +312,65 @@ def test_an_initializer_may_have_both(counted, pool, array):
     assert counted.stats().upload_bytes <= 1.05 * SIZE + REST
 
 
+# --- what a function carries ---------------------------------------------------------------------
+
+TABLE = {f"key {number}": list(range(number, number + 20)) for number in range(15_000)}
+
+
+def of_global(number):
+    return len(TABLE[f"key {number}"]), id(TABLE)
+
+
+def closure():
+    table = list(TABLE.values())
+    return lambda number: (len(table[number]), 0)
+
+
+def default(number, table=TABLE):
+    return len(table[f"key {number}"]), 0
+
+
+class Looking:
+    def __init__(self):
+        self.table = TABLE
+
+    def look(self, number):
+        return len(self.table[f"key {number}"]), 0
+
+    __call__ = look
+
+
+CARRIERS = {
+    "global": of_global, "closure": closure(), "default": default, "method": Looking().look,
+    "callable": Looking(), "partial": functools.partial(default, table=TABLE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_what_each_call_of_a_function_carries_goes_up_once(counted, pool, new_process, carrier):
+    size = len(pickle.dumps(TABLE))
+    with pool(2) as executor:
+        futures = [executor.submit(CARRIERS[carrier], n) for n in range(8)]
+        assert [future.result(60)[0] for future in futures] == [20] * 8
+        assert list(executor.map(CARRIERS[carrier], range(8), chunksize=4))
+    assert size > 1_000_000
+    stats = counted.stats()
+    assert stats.upload_bytes < 1.2 * size + REST
+    assert (
+        stats.count("POST", "/files", "client") + stats.count("POST", "/files/multipart", "client")
+        == 2
+    )
+
+
+def test_such_a_global_is_unpickled_once_in_a_process_and_again_if_it_changes(pool, monkeypatch):
+    executor = pool(1)
+    assert len(set(executor.map(of_global, range(4)))) == 1
+    monkeypatch.setitem(TABLE, "key 1", [1])
+    assert executor.submit(of_global, 1).result(60)[0] == 1
+    monkeypatch.undo()
+    assert executor.submit(of_global, 1).result(60)[0] == 20
+
+
 # --- what is remembered may be wrong -------------------------------------------------------------
 
 
@@ -518,3 +578,55 @@ def test_what_cannot_be_put(pool):
     executor.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.put(1)
+
+
+# --- arrays that can be written ------------------------------------------------------------------
+
+
+def written(array):
+    array[0] = -1.0
+    return float(array[0]), array.flags.owndata, array.flags.f_contiguous
+
+
+LAYOUTS = {
+    "plain": lambda: np.arange(300_000.0),
+    "fortran": lambda: np.asfortranarray(np.ones((1000, 200))),
+    "strided": lambda: np.arange(600_000.0)[::2],
+    "read-only": lambda: np.broadcast_to(np.float64(1), (200_000,)),
+}
+
+
+@pytest.mark.parametrize("share_arrays", [None, 10**9])
+def test_each_call_has_its_own_that_it_can_write(counted, pool, new_process, share_arrays):
+    executor = pool(1, share_arrays=share_arrays)
+    arrays = {name: make() for name, make in LAYOUTS.items()}
+    for array in arrays.values():
+        for _ in range(2):
+            found = executor.submit(lambda a: (a[0].tolist(), a.flags.writeable), array).result(60)
+            assert found == (array[0].tolist(), True)
+            if array.ndim == 1:
+                assert executor.submit(written, array).result(60)[0] == -1.0
+    assert executor.submit(written, {"a": arrays["plain"]}["a"]).result(60)[1]
+    assert counted.stats().upload_bytes < 1.1 * sum(a.nbytes for a in arrays.values()) + REST
+
+
+def test_an_initializer_and_globals_have_such_arrays_too(pool, array):
+    executor = pool(1, initializer=keep, initargs=(array, None), share_arrays=None)
+    assert executor.submit(lambda: written(kept[0])).result(60)[0] == -1.0
+    assert executor.submit(lambda: first(kept[0])).result(60) == -1.0
+
+
+def test_so_many_bytes_are_shared(pool):
+    executor = pool(1, share_arrays=2_000_000)
+    assert executor.submit(kind, np.zeros(249_000)).result(60)[0]
+    assert not executor.submit(kind, np.zeros(250_000)).result(60)[0]
+
+
+@pytest.mark.parametrize(
+    "work", [poke, lambda array: array.sort(), lambda array: np.add(array, 1, array)]
+)
+def test_the_error_says_what_to_do(pool, array, work):
+    error = pool().submit(work, array).exception(60)
+    assert type(error) is ValueError
+    assert "share_arrays=None" in error.__notes__[-1]
+    assert "max_nbytes=None" in error.__notes__[-1]

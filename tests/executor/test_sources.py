@@ -248,10 +248,13 @@ def test_a_module_that_is_loaded_again(executor, modules, tmp_path):
 GIVING = "def give_back(function):\n    return function\n"
 
 
-def test_what_came_by_value_is_not_of_the_file_that_is_here(executor, modules, tmp_path):
+def test_what_came_by_value_is_not_of_the_file_that_is_here(
+    executor, modules, tmp_path, monkeypatch
+):
     """As in a container that has an executor itself: its own file may be another one."""
     module, gate = modules("waiting", WAITING), tmp_path / "gate"
     gate.touch()
+    monkeypatch.delitem(sys.modules, "waiting")  # or it would come back as what it is here
     came = executor.submit(modules("giving", GIVING).give_back, module.wait).result(SECONDS)
     sources._known.clear()
     path = tmp_path / "waiting.py"

@@ -127,7 +127,7 @@ def test_an_inbox_that_the_one_before_has_overwritten_is_mended(
     ours = first._intake._opened.session
     inbox = ours.signed(_wire.Inbox())
     with monkeypatch.context() as patch:
-        patch.setattr("civis_futures._sessions.head.Holder.gone", True)
+        patch.setattr("civis_futures._sessions.head.Holder.gone", lambda *_: True)
         second = make_executor(1, session="overwritten")
     assert second.submit(note, tmp_path, 0).result(30) == 0
     with closing(PlatformClient(platform.url, platform.api_key)) as api:
@@ -148,7 +148,7 @@ def test_after_a_long_pause_it_is_asked_before_anything_is_written(
     first = make_executor(1, session="long pause")
     ours = first._intake._opened.session
     with monkeypatch.context() as patch:
-        patch.setattr("civis_futures._sessions.head.Holder.gone", True)
+        patch.setattr("civis_futures._sessions.head.Holder.gone", lambda *_: True)
         second = make_executor(1, session="long pause")
     ours._seen -= 100.0  # seconds that it was asleep
     future = first.submit(note, tmp_path, 0)

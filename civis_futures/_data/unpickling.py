@@ -1,0 +1,114 @@
+"""From bytes that a worker has sent to what the caller gets, without harm to what she has.
+
+A function or class that came by value there and comes back is the caller's own, if that is still
+here with the same code: the very thing that was sent, or one of that name. Cloudpickle would make a
+copy of a function, and put the container's attributes into the caller's class.
+
+The only room that unpickles what comes back; whether the bytes may be trusted is known before.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import Any
+
+import cloudpickle.cloudpickle as ways
+
+from .._pickles.by_value import class_key, found
+from .._wire import BY_VALUE, finished
+
+
+def loaded(data: bytes, buffers: Sequence[bytes] = ()) -> Any:
+    """What these bytes are the pickle of.
+
+    Raises:
+        Exception: whatever unpickling raises.
+    """
+    return _Unpickler(io.BytesIO(data), buffers=buffers).load()
+
+
+def loaded_call(data: bytes, buffers: Sequence[bytes]) -> Callable[[], Any]:
+    """The call that these bytes are, to be made here."""
+    parts = loaded(data, buffers)
+    if len(parts) == 2:
+        each, (_, rows) = parts
+        return lambda: [finished(each(*row)) for row in rows]
+    function, args, kwargs = parts
+    return lambda: finished(function(*args, **kwargs))
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows what is the caller's own."""
+
+    def __init__(self, file: io.BytesIO, *, buffers: Sequence[bytes]) -> None:
+        super().__init__(file, buffers=buffers)
+        self._own: dict[int, Any] = {}
+        self._of_modules: list[dict[str, Any]] = []  # globals
+        self._stand_ins: dict[str, Callable[..., Any]] = {
+            "_make_function": self._function,
+            "_make_skeleton_class": self._class,
+            "_make_skeleton_enum": self._enum,
+            "_function_setstate": self._fill_function,
+            "_class_setstate": self._fill_class,
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a pickle names."""
+        if module == ways.__name__ and name in self._stand_ins:
+            return self._stand_ins[name]
+        return super().find_class(module, name)
+
+    def _function(
+        self, code: Any, variables: dict[str, Any], name: str | None, *rest: Any
+    ) -> FunctionType:
+        if variables.pop(BY_VALUE, False):  # a copy that stays here is of no module
+            self._of_modules.append(variables)
+        if name is not None and any(known is variables for known in self._of_modules):
+            here = _here(variables["__name__"], name)
+            if type(here) is FunctionType and here.__code__ == code:
+                self._own[id(here)] = here
+                return here
+        made: FunctionType = ways._make_function(code, variables, None, *rest)
+        return made
+
+    def _class(self, *given: Any) -> Any:
+        kind, _, _, options, tracker, extra = given
+        module = options.get("__module__")
+        own = self._own_class(kind, module, tracker, extra)
+        return ways._make_skeleton_class(*given) if own is None else own
+
+    def _enum(self, *given: Any) -> Any:
+        bases, _, _, _, module, tracker, extra = given
+        own = self._own_class(type(bases[-1]), module, tracker, extra)
+        return ways._make_skeleton_enum(*given) if own is None else own
+
+    def _own_class(self, kind: Any, module: Any, tracker: str, extra: Any) -> Any:
+        """The class that was sent; or one of that name with the same code, if the sender says what
+        that is.
+        """
+        own = ways._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
+        if own is None and extra and extra.get("key"):
+            here = _here(module, extra["name"])
+            if type(here) is kind and class_key(here) == extra["key"]:
+                own = here
+        if own is not None:
+            self._own[id(own)] = own
+        return own
+
+    def _fill_function(self, function: Any, state: Any) -> None:
+        if id(function) not in self._own:
+            ways._function_setstate(function, state)
+
+    def _fill_class(self, kind: Any, state: Any) -> Any:
+        if id(kind) not in self._own:
+            ways._class_setstate(kind, state)
+        return kind
+
+
+def _here(module: Any, name: str) -> Any:
+    loaded = sys.modules.get(module) if isinstance(module, str) else None
+    return found(getattr(loaded, "__dict__", {}), name)

@@ -1,0 +1,1 @@
+"""What client and worker both need to know to pickle for each other; it travels with the worker."""

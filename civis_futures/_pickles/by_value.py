@@ -1,0 +1,235 @@
+"""Functions and classes that travel by value: what is said of them beyond what cloudpickle says.
+
+Client and worker both pickle them, each for the other, and both need to know which of its own a
+thing is that has come. So each says by which name it is found in its module, and that its globals
+are those of the module. All of this is said in places that a reader without this module ignores.
+
+And what the standard library makes of functions, and cloudpickle cannot pickle: functions with a
+cache, cached properties, functions that choose by a type. Standard library only, as `_wire`;
+cloudpickle is imported where somebody has done so before.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from .._wire import BY_VALUE, code_key, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+#: Functions with a cache, as `functools.lru_cache` makes them.
+Cached: Any = type(functools.lru_cache(len))
+#: The code that all functions share which `functools.singledispatch` makes.
+_DISPATCH = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
+#: How many wrappers there may be around a function that is found by the name of the outermost.
+_DEEPEST = 4
+_METHODS = functools.cached_property, functools.partialmethod, functools.singledispatchmethod
+#: What may stand in a class or module in a function's place, with the attributes that lead to it.
+_WRAPPERS: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    ((FunctionType, Cached), ("__wrapped__",)),
+    ((classmethod, staticmethod), ("__func__",)),
+    (property, ("fget", "fset", "fdel")),
+    (_METHODS, ("func",)),
+)
+
+
+def found(variables: Mapping[str, Any], name: str) -> Any:
+    """What has this name among the variables of a module: of a function ("f"), a method ("C.f"), or
+    what is within a wrapper ("f.__wrapped__"). None if there is none.
+    """
+    first, *rest = name.split(".")
+    value = variables.get(first)
+    for part in rest:
+        value = vars(value).get(part) if isinstance(value, type) else getattr(value, part, None)
+    return value
+
+
+def name_of(thing: Any, variables: Mapping[str, Any]) -> str | None:
+    """By which name `found` gives just this function or class, if it is there at all."""
+    name = thing.__qualname__
+    if not isinstance(name, str) or "<" in name:
+        return None
+    return next(_leading_to(thing, found(variables, name), name, _DEEPEST), None)
+
+
+def _leading_to(thing: Any, here: Any, name: str, depth: int) -> Iterator[str]:
+    if here is thing:
+        yield name
+    elif depth:
+        for kinds, parts in _WRAPPERS:
+            if isinstance(here, kinds):
+                for part in parts:
+                    inner = getattr(here, part, None)
+                    yield from _leading_to(thing, inner, f"{name}.{part}", depth - 1)
+
+
+def reduction(
+    value: Any, usual: Callable[[Any], Any], cells: dict[int, Any], keyed: bool = False
+) -> Any:
+    """How to pickle a value: `usual` is cloudpickle's way, to which a name is added; or another way
+    where it has none. With `keyed`, classes say what their code is.
+
+    `cells` is empty at the beginning of a pickle: cells of closures as they will be there, by the
+    ids of those that are here. So functions that share a variable share it there, too.
+    """
+    kind = type(value)
+    if kind is FunctionType:
+        how = usual(value)
+        if how is NotImplemented:
+            return how
+        if value.__code__ is _DISPATCH:
+            return _dispatcher(value)
+        make, (*given, closure), *state = how
+        if closure is not None:
+            pairs = zip(value.__closure__, closure, strict=True)
+            closure = tuple(cells.setdefault(id(cell), empty) for cell, empty in pairs)
+        return _named_function(value, (make, (*given, closure), *state))
+    if issubclass(kind, type):
+        how = usual(value)
+        made_anew = isinstance(how, tuple) and len(how) == 6
+        return _named_class(value, how, keyed) if made_anew else how
+    if kind is Cached:
+        return NotImplemented if _importable(value) else _cached(value)
+    if kind is functools.cached_property:  # before Python 3.12 it has a lock
+        state = {name: part for name, part in vars(value).items() if name != "lock"}
+        return kind, (value.func,), state
+    return usual(value)
+
+
+def _named_function(function: FunctionType, how: Any) -> Any:
+    make, (code, variables, _, *rest), (attributes, slots), *more = how
+    if not _of_its_module(function.__globals__):
+        return how
+    variables[BY_VALUE] = True
+    slots["__globals__"].update(_annotated(function.__annotations__, function.__globals__))
+    name = name_of(function, function.__globals__)
+    return make, (code, variables, name, *rest), (attributes, slots), *more
+
+
+def _named_class(kind: type, how: Any, keyed: bool) -> Any:
+    make, (*given, tracker, _), (attributes, slots), *more = how
+    options = given[-1] if type(given[-1]) is dict else {}  # enumerations have none
+    if vars(kind).get("__slots__"):  # or instances would not fit into this class when they are back
+        options["__slots__"] = kind.__slots__  # type: ignore[attr-defined]
+    variables = variables_of(kind)
+    name = name_of(kind, variables)
+    if name is None:
+        return how
+    options["__qualname__"] = name
+    slots = {**slots, "__globals__": _annotated(vars(kind).get("__annotations__"), variables)}
+    extra = {"name": name, "key": class_key(kind) if keyed else ""}
+    return make, (*given, tracker, extra), (attributes, slots), *more
+
+
+def variables_of(thing: Any) -> dict[str, Any]:
+    """The variables of the module that a function or class is of."""
+    if type(thing) is FunctionType:
+        return thing.__globals__
+    variables: dict[str, Any] = getattr(sys.modules.get(thing.__module__), "__dict__", {})
+    return variables
+
+
+def _of_its_module(variables: dict[str, Any]) -> bool:
+    """Whether these are all the variables of a module, and not those of a piece of code that was
+    executed by itself and says that it is of one.
+    """
+    if BY_VALUE in variables:
+        return True
+    name = variables.get("__name__")
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return getattr(module, "__dict__", None) is variables
+
+
+def _annotated(annotations: Any, variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables that annotations name in texts, for `typing.get_type_hints`."""
+    if type(annotations) is not dict:
+        return {}
+    names = {name for each in annotations.values() for name in _names_in(each)}
+    return {name: variables[name] for name in sorted(names) if name in variables}
+
+
+def _names_in(annotation: Any) -> Iterator[str]:
+    text = getattr(annotation, "__forward_arg__", annotation)
+    if isinstance(text, str):
+        yield from _names_in_text(text)
+    for inner in getattr(annotation, "__args__", None) or ():
+        if inner is not annotation:
+            yield from _names_in(inner)
+
+
+@functools.lru_cache(1000)
+def _names_in_text(text: str) -> tuple[str, ...]:
+    try:
+        return compile(text, "<annotation>", "eval", dont_inherit=True).co_names
+    except (SyntaxError, ValueError):  # a text for people
+        return ()
+
+
+def class_key(kind: type) -> str:
+    """What tells a class from another one of the same name, the same in client and worker: its
+    bases, and the code of its methods.
+    """
+    parts = [f"{base.__module__}.{base.__qualname__}" for base in kind.__bases__]
+    for name, value in sorted(vars(kind).items()):
+        if not name.startswith("__annotate"):  # since Python 3.14, made anew by each class
+            parts += [f"{name} {key}" for key in _keys_in(value, _DEEPEST)]
+    return digest("\n".join(parts).encode("utf-8", "backslashreplace"))[:16]
+
+
+def _keys_in(value: Any, depth: int) -> Iterator[str]:
+    """The keys of the code of a method, also within what it is wrapped in."""
+    code = getattr(value, "__code__", None)
+    if isinstance(code, CodeType):
+        for each in all_code(code):
+            yield code_key(each)
+    for kinds, parts in _WRAPPERS if depth else ():
+        if isinstance(value, kinds):
+            for part in parts:
+                yield from _keys_in(getattr(value, part, None), depth - 1)
+
+
+def all_code(code: CodeType) -> list[CodeType]:
+    """Some code, and that of the functions and classes within it."""
+    found = [code]
+    for each in found:
+        found += [constant for constant in each.co_consts if isinstance(constant, CodeType)]
+    return found
+
+
+# --- what the standard library makes of functions ------------------------------------------------
+
+
+def _importable(cached: Any) -> bool:
+    """Whether a function with a cache is found by its name where it arrives."""
+    import cloudpickle.cloudpickle as ways
+
+    place = ways._lookup_module_and_qualname(cached)
+    return place is not None and not ways._is_registered_pickle_by_value(place[0])
+
+
+def _cached(cached: Any) -> Any:
+    """A function with a cache, without what is in the cache."""
+    given = cached.cache_parameters()
+    make = cached.__wrapped__, given["maxsize"], given["typed"], functools._CacheInfo
+    return Cached, make, vars(cached)
+
+
+def _dispatcher(function: Any) -> Any:
+    """A function that chooses an implementation by the type of its first argument."""
+    kinds = dict(function.registry)
+    add = _adder()
+    return functools.singledispatch, (kinds.pop(object),), kinds, None, None, add
+
+
+def _adder() -> Callable[[Any, Mapping[type, Any]], None]:
+    """By value, since where it arrives there may be no such module."""
+
+    def add(function: Any, kinds: Mapping[type, Any]) -> None:
+        for kind, implementation in kinds.items():
+            function.register(kind, implementation)
+
+    return add

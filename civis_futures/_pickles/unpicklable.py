@@ -1,0 +1,138 @@
+"""The way to what cannot be pickled: which variable, attribute or argument holds it.
+
+Pickle's own error says what type it cannot pickle, and not where in a call or a result such a thing
+is. Asked when pickling has failed, by client and worker; each says how it pickles. Standard library
+only, as `_wire`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from itertools import islice
+from types import CodeType, FunctionType, MethodType
+from typing import TYPE_CHECKING, Any
+
+from .. import _wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: So many steps are told, and looked at, of a way: each costs a pickle of all that is on it.
+_LONGEST = 12
+#: So many elements of a list, say, are looked at.
+_MOST = 10_000
+#: Characters of a key.
+_KEY = 40
+
+
+def way_to(parts: Iterator[tuple[str, Any]], pickles: Callable[[Any], bool]) -> str:
+    """The way to the first thing that cannot be pickled, "f -> closure 'lock' -> _thread.lock";
+    `parts` are what to begin with, by their names. Empty if each of them can be.
+    """
+    steps: list[str] = []
+    seen: set[int] = set()
+    kind = ""
+    while len(steps) < _LONGEST:
+        left = (part for part in parts if id(part[1]) not in seen and not pickles(part[1]))
+        name, value = next(left, ("", None))
+        if not name:
+            break
+        seen.add(id(value))
+        steps.append(name)
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        parts = _parts(value)
+    return " -> ".join([*steps, kind.removeprefix("builtins.")]) if steps else ""
+
+
+def of_call(function: Any, arguments: Any, keywords: Any) -> Iterator[tuple[str, Any]]:
+    """What a call consists of."""
+    if not isinstance(function, FunctionType):
+        function = getattr(function, "__wrapped__", function)
+    yield _name(function), function
+    for number, value in enumerate(arguments, 1):
+        yield f"argument {number}", value
+    for name, value in keywords.items():
+        yield f"argument {name!r}", value
+
+
+def of_batch(function: Any, rows: Any) -> Iterator[tuple[str, Any]]:
+    """The same of a call with many rows of arguments."""
+    yield from of_call(function, (), {})
+    for number, row in enumerate(rows):
+        for place, value in enumerate(row, 1):
+            yield f"argument {place} of item {number}", value
+
+
+def _name(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a thing is made of when it is pickled."""
+    if isinstance(value, FunctionType):
+        yield from _of_function(value)
+    elif isinstance(value, MethodType):
+        yield "the method's object", value.__self__
+        yield value.__func__.__qualname__, value.__func__
+    elif isinstance(value, functools.partial):
+        yield from of_call(value.func, value.args, value.keywords)
+    elif isinstance(value, (staticmethod, classmethod)):
+        yield value.__func__.__qualname__, value.__func__
+    elif isinstance(value, type):
+        yield from ((f"attribute {name!r}", each) for name, each in vars(value).items())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from ((f"[{number}]", each) for number, each in enumerate(islice(value, _MOST)))
+    elif isinstance(value, dict):
+        for key, each in islice(value.items(), _MOST):
+            yield f"[{_wire.clipped(repr(key), _KEY)}]", each
+            yield f"key {_wire.clipped(repr(key), _KEY)}", key
+    else:
+        yield from _of_instance(value)
+
+
+def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    code = function.__code__
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # an empty one
+            yield f"closure {name!r}", cell.cell_contents
+    for name in dict.fromkeys(_globals_in(code)):
+        if name in function.__globals__:
+            yield f"global {name!r}", function.__globals__[name]
+    names = code.co_varnames[: code.co_argcount]
+    defaults = function.__defaults__ or ()
+    given = zip(names[len(names) - len(defaults) :], defaults, strict=True)
+    for name, each in [*given, *(function.__kwdefaults__ or {}).items()]:
+        yield f"default of {name!r}", each
+    for name, each in vars(function).items():
+        yield f"attribute {name!r}", each
+
+
+def _globals_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _globals_in(each)
+
+
+def _of_instance(value: Any) -> Iterator[tuple[str, Any]]:
+    try:
+        how = value.__reduce_ex__(4)
+    except Exception:  # this is what cannot be pickled
+        return
+    if not isinstance(how, tuple):
+        return
+    made, given, state, elements, items = (*how, None, None, None)[:5]
+    for each in state if isinstance(state, tuple) else (state,):
+        if isinstance(each, dict):
+            yield from ((f"attribute {name!r}", part) for name, part in each.items())
+        else:
+            yield "its state", each
+    for number, part in enumerate(given, 1):
+        yield f"part {number}", part
+    yield from ((f"[{number}]", part) for number, part in enumerate(islice(elements or (), _MOST)))
+    for key, part in islice(items or (), _MOST):
+        yield f"[{_wire.clipped(repr(key), _KEY)}]", part
+    yield "its type", made

@@ -1,0 +1,440 @@
+"""What is here of the client's script: functions, classes and variables that came by value.
+
+A function that travels by value brings copies of all that it uses, with each call. In a process of
+the standard library's pools these things are there once: what an initializer puts into them stays,
+``if model is None: model = load()`` loads once, and they are found by their names. So here is a
+module for each one that things come from by value, ``__main__`` above all, whose variables are the
+globals of all functions of it; and a function or class with a name there is made once for each
+version of its code.
+
+What has come is put in its *place*: a variable of such a module, an attribute of such a class or
+function, a cell of a closure. If the same was sent for that place before, what is there now stays,
+whatever has become of it since; if the client has changed it, it is replaced. So each call finds
+what it was submitted with, but for what the process itself has done to it.
+
+The same: a function or class of which there is one here is compared as such, plain values by their
+value, and all else by a digest of its pickle, taken before anybody could change it.
+
+Part of the child. It knows what cloudpickle's pickles are made of, and not where they come from.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import functools
+import io
+import itertools
+import sys
+from types import BuiltinFunctionType, FunctionType, ModuleType
+
+from .. import _wire
+from .._pickles.by_value import reduction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_CLOUDPICKLE = "cloudpickle.cloudpickle"
+#: Values of these types are compared as they are.
+_PLAIN = (int, str, bytes, bool, type(None), type(Ellipsis))
+#: Characters or bytes.
+_SHORT = 1000
+#: What a module says of itself that its functions bring along.
+_MODULE_NAMES = ("__file__", "__package__", "__path__")
+#: What every module has from its beginning.
+_NAMES = frozenset(vars(ModuleType("")))
+#: What a function has besides its attributes, and may be changed.
+_OF_FUNCTIONS = ("__defaults__", "__kwdefaults__")
+
+
+class MainModule(ModuleType):
+    """The ``__main__`` of a child.
+
+    Its functions may ask for `__file__`, as far as they know. Who starts other processes must not:
+    he would run the script in them, if it is here, or else would miss it.
+    """
+
+    @property
+    def __file__(self) -> str:  # type: ignore[override]
+        """None that could be run."""
+        raise AttributeError("this module has come by value")
+
+
+class _Home:
+    """A module, class or function that has places, with what was sent for each of them."""
+
+    def __init__(self, thing: Any) -> None:
+        self.thing = thing
+        self.sent: dict[str, Any] = {}
+        self.number = next(_numbers)
+
+
+_numbers = itertools.count()
+
+
+class Script:
+    """All of it in this process. While a call is unpickled, its functions stand in for those of
+    cloudpickle; when that is done, `settle`.
+    """
+
+    def __init__(self) -> None:
+        main = MainModule("__main__")
+        vars(main)[_wire.BY_VALUE] = True
+        sys.modules["__main__"] = main
+        self._modules = {"__main__": _Home(main)}
+        self._named: dict[tuple[str, str], _Home] = {}  # by module and name: what came last
+        self._homes: dict[int, _Home] = {}  # of the same, by the id of the function or class
+        self._wrapped: dict[tuple[Any, ...], Any] = {}
+        self._fresh: list[_Place] = []
+        self._doubtful: list[_Place] = []
+        self._changes = 0  # so often has something in a place given way to what was sent
+        self._recalled: dict[str, tuple[int, Any]] = {}
+        #: The ids of what is of a file, and its name: buffers, and what was unpickled from them.
+        self.of_files: dict[int, str] = {}
+
+    def stand_in(self, module: str, name: str) -> Any:
+        """What to call in place of such a function; None if it is that one."""
+        if module == _CLOUDPICKLE and name in _STAND_INS:
+            stand_in: Any = _STAND_INS[name]
+            return functools.partial(stand_in, self)
+        if module == "functools" and name in ("_lru_cache_wrapper", "singledispatch"):
+            make: Any = getattr(functools, name)
+            return functools.partial(self._wrap, make)
+        return None
+
+    def settle(self) -> None:
+        """All of a call is here: what is the same as before gives way to what it has become."""
+        own: dict[int, Any] = {}
+        for place in self._doubtful:
+            key = self._digest(place.value)
+            if place.home.sent[place.name] != key:
+                self._replace(place, key)
+            else:
+                own[id(place.value)] = place.get()
+        for place in self._fresh:
+            key = self._plain(place.value)
+            place.home.sent[place.name] = self._digest(place.value) if key is None else key
+            value = _with_own(place.value, own)
+            if value is not place.value and place.get() is place.value:
+                place.put(value)
+        self.drop()
+
+    def give_up(self) -> None:
+        """A call could not be unpickled: what it has changed is not known any more."""
+        self._changes += 1
+        self.drop()
+
+    def drop(self) -> None:
+        """What is left of a call that has been unpickled, or could not be."""
+        self._doubtful, self._fresh = [], []
+        self.of_files = {}
+
+    def recall(self, file: str | None) -> Any:
+        """The function of a module that was unpickled from this file, if all is still as it was
+        sent then; None if not.
+        """
+        changes, function = self._recalled.get(file or "", (-1, None))
+        return function if changes == self._changes else None
+
+    def note(self, file: str | None, value: Any) -> None:
+        """A value was unpickled from a file."""
+        if file is None:
+            return
+        self.of_files[id(value)] = file
+        if id(value) in self._homes and type(value) is FunctionType:
+            self._recalled[file] = self._changes, value
+
+    # --- instead of cloudpickle's ----------------------------------------------------------------
+
+    def make_function(
+        self, code: Any, variables: dict[str, Any], name: str | None, defaults: Any, closure: Any
+    ) -> Any:
+        """A function without its state: the one that is here, if it has that code."""
+        if _wire.BY_VALUE not in variables:
+            return _way("_make_function")(code, variables, name, defaults, closure)
+        module = self._module(variables)
+        known = self._named.get((module.__name__, name or ""))
+        if known is not None and type(known.thing) is FunctionType and known.thing.__code__ == code:
+            if known.thing.__code__.co_filename != code.co_filename:  # which is not compared
+                known.thing.__code__ = code
+            return known.thing
+        made = FunctionType(code, vars(module), None, defaults, closure)
+        if name is not None:
+            self._settle_down(module.__name__, name, made)
+        return made
+
+    def fill_function(self, function: Any, state: Any) -> None:
+        """Its state: what it refers to, and its own attributes."""
+        attributes, slots = state
+        variables = function.__globals__
+        if _wire.BY_VALUE not in variables:
+            _way("_function_setstate")(function, state)
+            return
+        self._put_variables(variables["__name__"], slots["__globals__"])
+        home = self._homes.get(id(function))
+        fresh = home is None or not home.sent
+        own = {**attributes, **{name: slots[name] for name in _OF_FUNCTIONS}}
+        name = slots["__qualname__"]
+        cells = [*zip(function.__closure__ or (), slots["__closure__"] or (), strict=True)]
+        if fresh:
+            _way("_function_setstate")(function, (attributes, {**slots, "__globals__": {}}))
+        if home is None:
+            return
+        for part, value in own.items():
+            self._put(home, _Place(home, part, function, part, value), fresh)
+        for number, (cell, came) in enumerate(cells):
+            with contextlib.suppress(ValueError):  # an empty one
+                value = came.cell_contents
+                place = _Place(home, f"cell {number}", cell, "cell_contents", value)
+                self._put(home, place, fresh)
+        self._bind(function, name)
+
+    def make_class(
+        self, kind: Any, name: str, bases: Any, options: Any, tracker: str, extra: Any
+    ) -> Any:
+        """A class without its state: the one that is here, if it has the same bases."""
+        make = functools.partial(
+            _way("_make_skeleton_class"), kind, name, bases, options, tracker, None
+        )
+        return self._class(make, options.get("__module__"), extra, tracker, (kind, bases))
+
+    def make_enum(self, bases: Any, *given: Any) -> Any:
+        """The same for an enumeration: if it has the same members."""
+        _, _, members, module, tracker, extra = given
+        make = functools.partial(_way("_make_skeleton_enum"), bases, *given)
+        return self._class(make, module, extra, tracker, (type(bases[-1]), bases, members))
+
+    def _class(
+        self, make: Callable[[], Any], module: Any, extra: Any, tracker: str, shape: Any
+    ) -> Any:
+        if not extra or "name" not in extra:
+            return make()
+        self._module({"__name__": module})
+        known = self._named.get((module, extra["name"]))
+        if known is not None and isinstance(known.thing, type):
+            with contextlib.suppress(Exception):  # members compare as the user likes
+                if _shape(known.thing, len(shape)) == shape:
+                    made = _way("_lookup_class_or_track")(tracker, known.thing)
+                    if made is known.thing:
+                        return made
+        made = make()
+        self._settle_down(module, extra["name"], made)
+        return made
+
+    def fill_class(self, kind: Any, state: Any) -> Any:
+        """Its attributes; methods among them."""
+        attributes, slots = state
+        home = self._homes.get(id(kind))
+        if home is None:
+            return _way("_class_setstate")(kind, state)
+        self._put_variables(kind.__module__, slots["__globals__"])
+        fresh = not home.sent
+        if fresh:
+            _way("_class_setstate")(kind, (attributes, {}))
+        for name in home.sent.keys() - attributes.keys():  # the client has deleted it
+            del home.sent[name]
+            with contextlib.suppress(AttributeError):  # gone already
+                delattr(kind, name)
+        for name, value in attributes.items():
+            if name != "_abc_impl":
+                self._put(home, _Place(home, name, kind, name, value), fresh)
+            elif not fresh:
+                for each in value:
+                    kind.register(each)
+        self._bind(kind, kind.__qualname__)
+        return kind
+
+    def _wrap(self, make: Any, function: Any, *given: Any) -> Any:
+        """A function with a cache, or one that chooses: the same again for the same function."""
+        if id(function) not in self._homes:
+            return make(function, *given)
+        key = make, function, *given
+        if key not in self._wrapped:
+            self._wrapped[key] = make(function, *given)
+        return self._wrapped[key]
+
+    # --- places ----------------------------------------------------------------------------------
+
+    def _module(self, variables: dict[str, Any]) -> Any:
+        name = variables["__name__"]
+        if name not in self._modules:
+            self._modules[name] = _Home(ModuleType(name))
+        module = self._modules[name].thing
+        own = vars(module)
+        own.update({part: variables[part] for part in _MODULE_NAMES if part in variables})
+        own[_wire.BY_VALUE] = True
+        own.setdefault("__builtins__", builtins)
+        return module
+
+    def _settle_down(self, module: str, name: str, thing: Any) -> None:
+        before = self._named.get((module, name))
+        if before is not None and type(before.thing) is FunctionType:
+            del self._homes[id(before.thing)]  # classes may come back, see `make_class`
+        home = self._homes.get(id(thing)) or _Home(thing)
+        self._homes[id(thing)] = self._named[module, name] = home
+
+    def _bind(self, thing: Any, name: str) -> None:
+        """What has a name of its own in its module is found there."""
+        named = self._named.get((thing.__module__, name))
+        if "." not in name and named is not None and named.thing is thing:
+            self._put_variables(thing.__module__, {name: thing})
+
+    def _put_variables(self, module: str, variables: dict[str, Any]) -> None:
+        home = self._modules[module]
+        for name, value in variables.items():
+            # What is there although nobody has sent it, the process has put there.
+            own = name not in home.sent and name in vars(home.thing) and name not in _NAMES
+            self._put(home, _Place(home, name, home.thing, name, value), done=own)
+
+    def _put(self, home: _Home, place: _Place, done: bool = False) -> None:
+        """Something was sent for a place; `done` if it need not be put there the first time."""
+        if place.name not in home.sent:
+            home.sent[place.name] = None
+            if not done:
+                place.put(place.value)
+            self._fresh.append(place)
+            return
+        key = self._plain(place.value)
+        if key is None:
+            self._doubtful.append(place)
+        elif key != home.sent[place.name]:
+            self._replace(place, key)
+
+    def _replace(self, place: _Place, key: Any) -> None:
+        place.home.sent[place.name] = key
+        place.put(place.value)
+        self._changes += 1
+
+    # --- what is the same ------------------------------------------------------------------------
+
+    def _plain(self, value: Any) -> Any:
+        """What tells a value from others at once; None if nothing does."""
+        kind = type(value)
+        if kind in _PLAIN:
+            # What is long is not kept for that.
+            return None if kind in (str, bytes) and len(value) > _SHORT else (kind, value)
+        if kind in (float, complex):
+            return kind, repr(value)
+        if id(value) in self._homes or kind is ModuleType or kind is BuiltinFunctionType:
+            return _Same(value)
+        if kind is tuple and len(value) < 10:
+            keys = tuple(map(self._plain, value))
+            return None if None in keys else (kind, keys)
+        if kind in (staticmethod, classmethod) and id(value.__func__) in self._homes:
+            return kind, _Same(value.__func__)
+        return None
+
+    def _digest(self, value: Any) -> Any:
+        """The same for what is told by its pickle; of what has none, nothing equals it."""
+        if id(value) in self.of_files:
+            return self.of_files[id(value)]
+        target = io.BytesIO()
+        buffers: list[Any] = []
+        try:
+            _pickler()(target, buffers.append, self).dump(value)
+            parts = [target.getvalue(), *(each.raw() for each in buffers)]
+            return " ".join(map(_wire.digest, parts))
+        except Exception:
+            return object()
+
+    def stand_for(self, value: Any) -> Any:
+        """What a value is in a digest: something else to pickle, or None."""
+        if id(value) in self._homes:
+            return str, (f"{self._homes[id(value)].number}",)
+        if id(value) in self.of_files:
+            return str, (self.of_files[id(value)],)
+        return None
+
+
+class _Same:
+    """Equal if it is the same object."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._value is self._value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Place:
+    """Where something was sent to: an attribute of an owner, and by what name its home knows it."""
+
+    __slots__ = ("attribute", "home", "name", "owner", "value")
+
+    def __init__(self, home: _Home, name: str, owner: Any, attribute: str, value: Any) -> None:
+        self.home, self.name, self.owner = home, name, owner
+        self.attribute, self.value = attribute, value
+
+    def put(self, value: Any) -> None:
+        """Put it there."""
+        if isinstance(self.owner, ModuleType):
+            vars(self.owner)[self.attribute] = value
+        else:
+            setattr(self.owner, self.attribute, value)
+
+    def get(self) -> Any:
+        """What is there; if nothing is any more, what was sent."""
+        if isinstance(self.owner, (type, ModuleType)):
+            return vars(self.owner).get(self.attribute, self.value)
+        return getattr(self.owner, self.attribute, self.value)
+
+
+def _with_own(value: Any, own: dict[int, Any]) -> Any:
+    """What has just come, with what is here in place of its copies; as far as a glance shows."""
+    if id(value) in own:
+        return own[id(value)]
+    if type(value) is tuple and any(id(each) in own for each in value):
+        return tuple(own.get(id(each), each) for each in value)
+    if type(value) is dict and any(id(each) in own for each in value.values()):
+        return {key: own.get(id(each), each) for key, each in value.items()}
+    return value
+
+
+def _shape(kind: Any, parts: int) -> tuple[Any, ...]:
+    """What cannot be changed in a class: of an enumeration, its members too."""
+    bases = vars(kind).get("__orig_bases__", kind.__bases__)
+    shape = type(kind), bases
+    return shape if parts == 2 else (*shape, {each.name: each.value for each in kind})
+
+
+def _way(name: str) -> Any:
+    from cloudpickle import cloudpickle
+
+    return getattr(cloudpickle, name)
+
+
+@functools.cache
+def _pickler() -> Any:
+    """The class of picklers for digests. Whoever needs it has cloudpickle."""
+    import cloudpickle
+
+    class DigestPickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table)
+
+        def __init__(self, target: Any, take: Callable[[Any], None], script: Script) -> None:
+            super().__init__(target, 5, take)
+            self._script = script
+
+        def reducer_override(self, value: Any) -> Any:
+            how = self._script.stand_for(value)
+            how = how or reduction(value, super().reducer_override, {})
+            if type(value) is FunctionType and how is not NotImplemented:
+                # Without its globals: these have places of their own.
+                own = value.__defaults__, value.__kwdefaults__, value.__closure__, value.__dict__
+                return FunctionType, (value.__code__,), own
+            return how
+
+    return DigestPickler
+
+
+_STAND_INS = {
+    "_make_function": Script.make_function,
+    "_function_setstate": Script.fill_function,
+    "_make_skeleton_class": Script.make_class,
+    "_make_skeleton_enum": Script.make_enum,
+    "_class_setstate": Script.fill_class,
+}

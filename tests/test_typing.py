@@ -1,0 +1,71 @@
+"""What a type checker says of code that uses a pool: what it says of the standard library's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# An error that is not there is an error itself: an ignore that is not needed.
+SNIPPET = """
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from typing import assert_type
+
+from civis_futures import ContainerFuture, ContainerPoolExecutor
+
+
+def work(x: int, *, scale: float = 1.0) -> str:
+    return str(x * scale)
+
+
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+class Model:
+    def fit(self, rows: list[int]) -> float:
+        return float(sum(rows))
+
+
+def use(executor: ContainerPoolExecutor, general: Executor) -> None:
+    assert_type(executor.submit(work, 1), ContainerFuture[str])
+    assert_type(executor.submit(work, 1, scale=2.0).result(), str)
+    assert_type(executor.submit(lambda: 3), ContainerFuture[int])
+    assert_type(executor.submit(Model().fit, [1]), ContainerFuture[float])
+    assert_type(executor.submit(Model), ContainerFuture[Model])
+    assert_type(executor.submit(fetch, "x"), ContainerFuture[bytes])
+    assert_type(executor.options(timeout=3).submit(work, 1), ContainerFuture[str])
+    assert_type(executor.options(timeout=3).submit(fetch, "x"), ContainerFuture[bytes])
+    assert_type(executor.map(work, range(3)), Iterator[str])
+    assert_type(executor.map(work, range(3), timeout=1, chunksize=3), Iterator[str])
+    assert_type(executor.options().map(work, [1], buffersize=3, progress=True), Iterator[str])
+    assert_type(executor.submit_batch(work, [(1,)]).result(), list[str])
+    use(executor, general=executor)
+    assert_type(general.submit(work, 1), Future[str])
+
+    executor.submit(work, "one")  # type: ignore
+    executor.submit(work, 1, 2)  # type: ignore
+    executor.submit(work)  # type: ignore
+    executor.submit(work, 1, scales=2.0)  # type: ignore
+    executor.submit(fetch, 1)  # type: ignore
+    executor.submit(3)  # type: ignore
+    executor.options().submit(work, "one")  # type: ignore
+    executor.map(work, 3)  # type: ignore
+    executor.map(work, [1], chunk=3)  # type: ignore
+    executor.options().map(work, [1], chunksize="many")  # type: ignore
+"""
+
+
+def test_mypy(tmp_path):
+    pytest.importorskip("mypy", reason="the lowest versions are tested without it")
+    path = tmp_path / "snippet.py"
+    path.write_text(SNIPPET)
+    cache = Path(__file__).parents[1] / ".mypy_cache"  # that of `make types`, if it is there
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", cache, path],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout

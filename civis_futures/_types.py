@@ -278,7 +278,10 @@ def seconds(timeout: Any) -> float | None:
 def make_plain(
     frozen: Any, names: Iterable[str], check: Callable[..., float], **options: Any
 ) -> None:
-    """Put what `whole` or `number` gives in the place of these fields, unless they are None."""
+    """Put what `whole` or `number` gives in the place of these fields, unless they are None, and
+    that is their default.
+    """
     for name in names:
-        if (value := getattr(frozen, name)) is not None:
+        value = getattr(frozen, name)
+        if value is not None or frozen.__dataclass_fields__[name].default is not None:
             object.__setattr__(frozen, name, check(name, value, **options))

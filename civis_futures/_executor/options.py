@@ -183,7 +183,8 @@ class PoolOptions:
     def __post_init__(self) -> None:
         """What is wrong is wrong here."""
         make_plain(self, ("max_workers", "max_tasks_per_worker"), whole)
-        make_plain(self, ("share_arrays",), number)
+        if self.share_arrays is not None:
+            make_plain(self, ("share_arrays",), number)
         make_plain(self, ("idle_timeout", "lease"), number)
         if not 0 <= self.idle_timeout < float("inf"):
             raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")

@@ -238,6 +238,7 @@ class Manager:
                 for command in self.scheduler.advance(event, now, more):
                     self._here.get(type(command), self._begin)(command)
                 self._say_how_it_stands(now)
+                del event, attachment, more  # or a task's would live until the next event comes
         except BaseException as error:
             _log.critical("the pool %s has a defect", self.pool.name, exc_info=True)
             self._collapse(error)

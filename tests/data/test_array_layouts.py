@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from civis_futures._data import pickling
 from civis_futures._data.contents import ContentStore
-from civis_futures._data.pickling import LEAST_BUFFER, payload
+from civis_futures._data.pickling import LEAST_BUFFER, Manner, Payload
 
 np = pytest.importorskip("numpy")
 
@@ -32,9 +33,13 @@ LAYOUTS = {
 }
 
 
+def payload(value: Any, store: ContentStore) -> Payload:
+    return pickling.payload("it", value, store, tuple, Manner())
+
+
 def sent(value: Any) -> tuple[Any, int, int]:
     """What arrives, the bytes that travel with each call, and those that go up once."""
-    made = payload("it", value, ContentStore("here"))
+    made = payload(value, ContentStore("here"))
     buffers = [content.data for content in made.buffers]
     arrived = pickle.loads(made.data, buffers=buffers)
     return arrived, len(made.data), sum(content.size for content in made.buffers)
@@ -90,7 +95,7 @@ def test_a_subclass_leaves_the_pickle_as_what_it_is(kind: str, layout: str) -> N
     value = LAYOUTS[layout](KINDS[kind](raw))
     if kind == "marked":
         value.mark = "mine"
-    first, *others = [payload("it", value, store) for _ in range(5)]
+    first, *others = [payload(value, store) for _ in range(5)]
     arrived = pickle.loads(first.data, buffers=[content.data for content in first.buffers])
     assert type(arrived) is type(value)
     assert arrived.dtype == value.dtype
@@ -139,7 +144,7 @@ def test_arrow_tables_and_columns_go_up_once() -> None:
     columns = [pd.Series(words, dtype="string[pyarrow]"), pd.Series(range(300_000), dtype="Int64")]
     for value in (table, table.select(["n"]), *columns, columns[0][::2]):
         store = ContentStore("here")
-        first, second = payload("it", value, store), payload("it", value, store)
+        first, second = payload(value, store), payload(value, store)
         assert len(first.data) < LEAST_BUFFER
         assert list(map(id, first.buffers)) == list(map(id, second.buffers))
         buffers = [content.data for content in first.buffers]

@@ -41,8 +41,9 @@ def test_a_hundred_no_ops_on_eight_workers():
         assert done_within(submit_all(executor, 100, no_op), 60) == 100
         executor.shutdown()
     assert spent.starts <= 8
-    # Some 90 in the two seconds that a quiet machine takes; while it takes longer, looks go on.
-    assert spent.count() <= 100 + 2 * max(0.0, spent.seconds - 4.0), spent.requests
+    # Some 105 in the 1.3 seconds that a quiet machine takes; while it takes longer, looks go on,
+    # the client's and those of eight workers.
+    assert spent.count() <= 110 + 12 * max(0.0, spent.seconds - 1.5), spent.requests
 
 
 def test_short_tasks_after_a_long_start():

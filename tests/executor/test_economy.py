@@ -31,7 +31,7 @@ from civis_futures.local import LocalPlatform
 
 #: The goals of one container for each task: requests of both sides, looks not counted.
 MOST_REQUESTS = 6
-MOST_THREADS = 12
+MOST_THREADS = 13
 MOST_BYTES = 5_000
 
 

@@ -20,6 +20,7 @@ import pytest
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
+from civis_futures._data import contents
 from civis_futures._pacing import Pacing, default_pacing, set_default_pacing
 from civis_futures._types import Job
 from civis_futures.testing import Fault
@@ -137,6 +138,13 @@ def tidy(faulty):
         while LEFT:
             job = LEFT.pop()
             client.cancel_run(job, client.latest_run(job).id)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known(monkeypatch, tmp_path):
+    """Each pool has to upload the worker's program."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(contents, "_stores", {})
 
 
 @pytest.fixture

@@ -112,7 +112,12 @@ class SettleLane(Lane):
             self._do(work, seat)
             del work
         self._work.put(None)
+        self._leave(seat)
+
+    def _leave(self, seat: _Seat) -> None:
+        """For good. Who watches may have found the queue empty meanwhile, and wait for news."""
         seat.left.set()
+        self._news.set()
 
     def _do(self, work: Callable[[], None], seat: _Seat) -> None:
         seat.turn = next(seat.turns)
@@ -139,7 +144,7 @@ class SettleLane(Lane):
                         self.threads = (*self.threads, thread)
                         alone = False
                 self._stand_in(watched, turn, seat)
-        seat.left.set()
+        self._leave(seat)
 
     def _stand_in(self, watched: _Seat, turn: int, seat: _Seat) -> None:
         while watched.turn == turn:

@@ -97,6 +97,9 @@ def reduction(
     if kind is functools.cached_property:  # before Python 3.12 it has a lock
         state = {name: part for name, part in vars(value).items() if name != "lock"}
         return kind, (value.func,), state
+    if kind is functools.partialmethod:  # since Python 3.14 it cannot be made without its function
+        method: Any = kind
+        return functools.partial(method, value.func, *value.args, **value.keywords), ()
     return usual(value)
 
 

@@ -58,7 +58,7 @@ def test_a_large_array_leaves_the_pickle(dtype: Any, layout: str, writable: bool
     assert type(arrived) is np.ndarray
     assert (arrived.dtype, arrived.shape) == (value.dtype, value.shape)
     assert arrived.tobytes() == value.tobytes()
-    own = pickle.loads(pickle.dumps(value))  # as a process pool sends it
+    own = pickle.loads(pickle.dumps(value, protocol=4))  # as a process pool sends it before 3.14
     assert arrived.flags.c_contiguous == own.flags.c_contiguous
     assert arrived.flags.f_contiguous == own.flags.f_contiguous
     assert beside == value.nbytes

@@ -16,8 +16,11 @@ SECONDS = 60
 
 PRELUDE = """
 import sys
-if sys.argv[1] == "processes":
-    from concurrent.futures import ProcessPoolExecutor as Pool
+if sys.argv[1] == "processes":  # which are forks, as they are by default before Python 3.14
+    from concurrent.futures import ProcessPoolExecutor
+    from functools import partial as _partial
+    from multiprocessing import get_context
+    Pool = _partial(ProcessPoolExecutor, mp_context=get_context("fork"))
 else:
     from civis_futures import ContainerPoolExecutor as Pool
 
@@ -426,7 +429,7 @@ N = collections.namedtuple("N", "a b")
 counts = collections.defaultdict(lambda: 0)
 tally = collections.Counter()
 queue = collections.deque(maxlen=3)
-number = itertools.count(5)
+number = iter(range(5, 1000))
 rng = random.Random(3)
 step = functools.partial(max, 3)
 stack = Stack()

@@ -216,6 +216,18 @@ def _check_mappings(of: object, *names: str) -> None:
             raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
 
 
+def script_that_is_never_run(title: str, container: Container, purpose: str) -> dict[str, Any]:
+    """The body of a hidden container script that is there to be found by its name."""
+    return {
+        "name": title,
+        "docker_image_name": container.docker_image_name,
+        "docker_image_tag": container.docker_image_tag,
+        "docker_command": f"echo This script {purpose}, and does nothing.",
+        "required_resources": {"cpu": 256, "memory": 256, "disk_space": 1.0},
+        "hidden": True,
+    }
+
+
 def disk_space(resources: Resources) -> float:
     """The disk that a container may use, in MB; a guess where only its template knows."""
     return 1000.0 * (resources.disk_space or DEFAULT_RESOURCES["disk_space"])

@@ -15,6 +15,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 #: Seconds that a test waits for what takes a moment: only a hang takes so long.
 SECONDS = 60
+#: Seconds that a task sleeps which must not be waited for: the test's time limit is shorter.
+HOUR = 3600.0
 
 
 def identity(value):
@@ -28,6 +30,13 @@ def square(x):
 def slept(seconds, value=None):
     time.sleep(seconds)
     return seconds if value is None else value
+
+
+def raise_or_sleep(error):
+    """Raise it, or sleep for so many seconds."""
+    if isinstance(error, BaseException):
+        raise error
+    time.sleep(error)
 
 
 def wait_at(gate, value=None):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .._container import Container
+from .._container import Container, script_that_is_never_run
 from .._exceptions import PlatformError
 from .._types import Job, JobKind
 
@@ -99,7 +99,8 @@ class NamedFiles:
         user, now = client.me(), round(time.time() * 1000)
         file_id = client.upload(source, size, "civis_futures.named", expires_in=LIFE)
         title = f"civis_futures file {name} [user {user}, file {file_id}, {size} bytes, at {now}]"
-        job = client.create_script(JobKind.CONTAINER, _body(title))
+        body = script_that_is_never_run(title, Container(), "says what a File is called")
+        job = client.create_script(JobKind.CONTAINER, body)
         return NamedFile(name, file_id, size, now / 1000, job.id)
 
     def read(self, file: NamedFile, target: BinaryIO) -> None:
@@ -150,15 +151,3 @@ class NamedFiles:
 def _close(process: int, client: PlatformClient) -> None:
     if os.getpid() == process:
         client.close()
-
-
-def _body(title: str) -> dict[str, Any]:
-    container = Container()
-    return {
-        "name": title,
-        "docker_image_name": container.docker_image_name,
-        "docker_image_tag": container.docker_image_tag,
-        "docker_command": "echo This script says what a File is called, and does nothing.",
-        "required_resources": {"cpu": 256, "memory": 256, "disk_space": 1.0},
-        "hidden": True,
-    }

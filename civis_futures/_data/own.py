@@ -95,7 +95,7 @@ class References:
         return any(".".join(parts[: n + 1]) in self._by_value for n in range(len(parts)))
 
 
-class Library:
+class OwnModules:
     """The own modules of one pool, as far as calls have needed them.
 
     All that was needed so far goes with each call that needs any: so what one call may import from

@@ -26,7 +26,7 @@ from .._pickles.unpicklable import of_batch, of_call, way_to
 from . import sources
 from .bundles import CodeError
 from .contents import Content, ContentStore, SharedData
-from .own import Library, References
+from .own import OwnModules, References
 
 PROTOCOL = 5
 #: Buffers of at least this many bytes leave the pickle, to be uploaded once. Each costs a request
@@ -197,14 +197,14 @@ def _pickled(
     return Payload(target.getvalue(), tuple(buffers.out), frozenset(pickler.references.modules))
 
 
-def with_modules(what: str, made: Payload, library: Library) -> Payload:
+def with_modules(what: str, made: Payload, own_modules: OwnModules) -> Payload:
     """The same with bundles of the user's modules that it needs.
 
     Raises:
         CallPicklingError: these cannot be sent.
     """
     try:
-        bundles = library.bundles(made.modules)
+        bundles = own_modules.bundles(made.modules)
     except Exception as error:
         reason = str(error) if isinstance(error, CodeError) else brief(error)
         raise CallPicklingError(f"{what} cannot be sent: {reason}", task=what) from error

@@ -11,7 +11,6 @@ import shutil
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import fields, replace
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
@@ -22,7 +21,7 @@ from .._futures import display
 from .._futures.future import ContainerFuture
 from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
 from .._types import TaskState, whole
-from .options import PoolOptions, RetryOn, check_names
+from .options import PoolOptions, RetryOn
 
 if TYPE_CHECKING:
     from .._pool.manager import Manager
@@ -199,8 +198,7 @@ class ContainerPoolExecutor(Executor):
         """
         from .submission import WithOptions
 
-        check_names(changes, {field.name for field in fields(self._options)})
-        return WithOptions(self, self._intake, replace(self._options, **changes))
+        return WithOptions(self, self._intake, self._options.changed(changes))
 
     def submit_batch(
         self, fn: Callable[..., T], rows: Sequence[Sequence[Any]], *, first: int = 0

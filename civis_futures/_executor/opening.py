@@ -13,7 +13,7 @@ from .._api.budget import RateBudget, platform_clock
 from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
-from .._data.own import Library
+from .._data.own import OwnModules
 from .._data.pickling import Payload, initial_payload, with_modules
 from .._data.unpickling import loaded_call
 from .._exceptions import BrokenContainerPool
@@ -37,7 +37,7 @@ class Opened:
     url: str
     logs: LogAccess
     load: Callable[[Call], Callable[[], Any]]
-    library: Library
+    own_modules: OwnModules
     session: Session | None = None
 
 
@@ -55,10 +55,10 @@ def open_pool(options: PoolOptions) -> Opened:
     try:
         url, key = credentials(options.platform if owned is None else owned)
         contents = content_store(url, key, platform_clock(url).now)
-        library = Library(contents, options.include, options.exclude, options.code)
+        own_modules = OwnModules(contents, options.include, options.exclude, options.code)
         initial = initializer_call(options, contents)
         if initial.data:
-            initial = with_modules("the initializer", initial, library)
+            initial = with_modules("the initializer", initial, own_modules)
         client, attached = PlatformClient(url, key), None
         if isinstance(container, Container) and container.doubt and not client.is_local:
             warnings.warn(container.doubt, UserWarning, stacklevel=3)
@@ -84,7 +84,7 @@ def open_pool(options: PoolOptions) -> Opened:
     end_pools_on_term()
     reader = _Reader(url, key, container, client.budget)
     logs = LogAccess(reader.logs, reused=policy.max_tasks_per_worker != 1)
-    return Opened(manager, url, logs, reader.call, library, attached)
+    return Opened(manager, url, logs, reader.call, own_modules, attached)
 
 
 @dataclass(frozen=True, slots=True)

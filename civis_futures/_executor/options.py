@@ -78,6 +78,15 @@ class CallOptions:
             raise TypeError("retry_on must be exception types, or a function of an exception")
         checked_resources(self.required_resources)
 
+    def changed(self, changes: Mapping[str, Any]) -> CallOptions:
+        """These options, but for some.
+
+        Raises:
+            TypeError, ValueError: there is no such option, or it is out of range.
+        """
+        check_names(changes, {field.name for field in fields(self)})
+        return replace(self, **changes)
+
     def terms(self, base: Resources) -> Terms:
         """What is agreed with the scheduler; `base` is what a container of the pool has."""
         resources = base

@@ -16,7 +16,6 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
@@ -175,21 +174,11 @@ class Intake:
     ) -> Any:
         task = TaskId(next(self._ids))
         function, name = name, f"{options.label or name} (task {task}{item})"
-        future: ContainerFuture[Any] = ContainerFuture(
-            name,
-            View(Timings(time.time())),
-            self._cancel,
-            self._opened.logs,
-            self._opened.load,
-            options.label,
-            task,
-            self._count,
-            self._why_waiting,
-        )
+        future = self._future(name, task, options.label)
         if at_end is not None:
             future.add_done_callback(at_end)
         try:
-            payload = pickling.with_modules(name, pickled(name), self._opened.library)
+            payload = pickling.with_modules(name, pickled(name), self._opened.own_modules)
             session = self._opened.session
             key, found = ("", None) if session is None else session.claim(task, *what)
         except (CallPicklingError, SessionMismatchError) as error:
@@ -215,6 +204,19 @@ class Intake:
         except BaseException:  # a Ctrl-C, perhaps after it was sent: nobody will have this future
             future.cancel()
             raise
+
+    def _future(self, name: str, task: TaskId, label: str | None) -> ContainerFuture[Any]:
+        return ContainerFuture(
+            name,
+            View(Timings(time.time())),
+            self._cancel,
+            self._opened.logs,
+            self._opened.load,
+            label,
+            task,
+            self._count,
+            self._why_waiting,
+        )
 
     def _novel(self, function: str, size: int) -> int:
         """How much of a pickled call is new, as text: letters are packed, and the rest of it has
@@ -288,7 +290,7 @@ class WithOptions:
 
     def options(self, **changes: Any) -> WithOptions:
         """The same view, with some options changed."""
-        return WithOptions(self._executor, self._intake, replace(self._options, **changes))
+        return WithOptions(self._executor, self._intake, self._options.changed(changes))
 
     def __repr__(self) -> str:
         """Its options."""

@@ -82,6 +82,10 @@ class Scheduler:
             e.InboxInDoubt: lambda _: self.fleet.write_failed(),
             e.Tick: lambda _: None,
         }
+        self._know_replies()
+
+    def _know_replies(self) -> None:
+        """What follows when a command is done, and when it has failed."""
         self._done: dict[type, Callable[[Any, Any], None]] = {
             e.Prepare: self._prepared,
             e.Upload: self._uploaded,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._api.client import PlatformClient
-from .._container import Container, Template
+from .._container import Container, Template, script_that_is_never_run
 from .._exceptions import PlatformError
 from .._types import Job, JobKind
 from .._wire import TAKEN
@@ -98,11 +98,4 @@ def _body(container: Container | Template, title: str) -> dict[str, Any]:
             "arguments": {**container.arguments, **given},
             "hidden": True,
         }
-    return {
-        "name": title,
-        "docker_image_name": container.docker_image_name,
-        "docker_image_tag": container.docker_image_tag,
-        "docker_command": "echo This script keeps a session of civis_futures, and does nothing.",
-        "required_resources": {"cpu": 256, "memory": 256, "disk_space": 1.0},
-        "hidden": True,
-    }
+    return script_that_is_never_run(title, container, "keeps a session of civis_futures")

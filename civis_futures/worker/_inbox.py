@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from ._platform import PlatformRequests
 
-# Seconds, of a worker that looks often; others start at a part of `poll`. A smaller part would
-# spend on idle looks, between two calls, what the client needs for its own.
+# The first pause between two reads, in seconds, or if that is longer a part of `poll`; each further
+# one is longer by the factor _GROWTH, up to `poll`. With a longer first one, short calls one after
+# the other took twice the time, and no request less.
 _FIRST_PAUSE = 0.05
 _PART_OF_POLL = 1 / 12
 _GROWTH = 2.0

@@ -12,7 +12,7 @@ import pytest
 from civis_futures._data import bundles, own
 from civis_futures._data.bundles import CodeError, Excluded, Place, listing, packed
 from civis_futures._data.contents import ContentStore
-from civis_futures._data.own import Library
+from civis_futures._data.own import OwnModules
 
 NOTHING = Excluded()
 
@@ -184,7 +184,7 @@ def library(tmp_path, monkeypatch):
     monkeypatch.setattr(own, "LARGE", 1000)
     monkeypatch.setattr(bundles, "_TICK", -3600)  # all is settled
     monkeypatch.syspath_prepend(str(tmp_path))
-    return Library(ContentStore("somewhere"))
+    return OwnModules(ContentStore("somewhere"))
 
 
 def needed(library, *modules):

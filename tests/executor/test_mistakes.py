@@ -18,6 +18,8 @@ from civis_futures._executor.options import PoolOptions
 def test_an_option_that_there_is_not(make_executor, given, meant):
     with pytest.raises(TypeError, match=f"no option '{given}': did you mean '{meant}'"):
         make_executor(1).options(**{given: 3})
+    with pytest.raises(TypeError, match=f"did you mean '{meant}'"):
+        make_executor(1).options(max_retries=1).options(**{given: 3})
 
 
 def test_a_platform_that_is_another_word():

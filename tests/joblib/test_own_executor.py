@@ -12,23 +12,12 @@ import time
 import cloudpickle
 import pytest
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
+from tasks import HOUR, raise_or_sleep, square
 
 import civis_futures as cf
 import civis_joblib
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-HOUR = 3600.0
-
-
-def square(x):
-    return x * x
-
-
-def raise_or_sleep(error):
-    if isinstance(error, BaseException):
-        raise error
-    time.sleep(error)
 
 
 def calls(n=4):

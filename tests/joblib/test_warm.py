@@ -6,31 +6,18 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import cloudpickle
 import numpy as np
 import pytest
 from joblib import Parallel, delayed, parallel_config
+from tasks import HOUR, raise_or_sleep, square
 
 import civis_futures as cf
 import civis_joblib
 from civis_futures._data import contents
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-#: How long a task sleeps that must not be waited for, in seconds: the test's time limit is shorter.
-HOUR = 3600.0
-
-
-def square(x):
-    return x * x
-
-
-def raise_or_sleep(error):
-    if isinstance(error, BaseException):
-        raise error
-    time.sleep(error)
 
 
 def where():

@@ -123,13 +123,21 @@ def chunk_payload(
     first: int,
     contents: ContentStore,
     shared_from: float = 0,
+    catch: bool = False,
+    seed: int | None = None,
 ) -> Payload:
     """A snapshot of one call per row of arguments, to be answered by the list of their results.
 
-    `first` is the number of the first row, for who reads of a failure.
+    `first` is the number of the first row, for who reads of a failure. With `catch`, what a row
+    raises is its outcome; with a `seed`, each has a generator of its own: see `_pickles.rows`.
     """
     parts = partial(of_batch, fn, rows)
-    value = fn, (first, [tuple(row) for row in rows])
+    generators = None
+    if seed is not None:
+        generators = [SeededGenerator(seed, item) for item in range(first, first + len(rows))]
+    # Workers of earlier versions know neither, and are not told if it is not asked for.
+    how = [(catch, generators)] if catch or generators else []
+    value = fn, (first, [tuple(row) for row in rows], *how)
     return payload(task, value, contents, parts, Manner(shared_from))
 
 
@@ -296,6 +304,21 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             more = {name: each for name, each in variables.items() if id(each) in self._named}
             how[2][1]["__globals__"].update(more)
         return how
+
+
+class SeededGenerator:
+    """Stands in a call for the generator of random numbers of this item of a map: NumPy's default
+    one, made where it arrives. Items have independent streams, by `SeedSequence`.
+    """
+
+    def __init__(self, seed: int, item: int) -> None:
+        self._seed, self._item = seed, item
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from numpy.random import SeedSequence, default_rng
+
+        seeds = partial(SeedSequence, spawn_key=(self._item,))
+        return default_rng, (_Reduced((seeds, (self._seed,))),)
 
 
 class _Reduced:

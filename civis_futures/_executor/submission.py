@@ -12,6 +12,7 @@ need those modules.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import time
@@ -24,12 +25,13 @@ from .._container import DEFAULT_RESOURCES, Container, Template
 from .._data import pickling
 from .._data.contents import SharedData
 from .._exceptions import CallPicklingError, SessionMismatchError
+from .._futures.display import TaskSummary
 from .._futures.future import ContainerFuture, Timings, View
-from .._futures.tables import PoolFutures
+from .._futures.tables import EndedTasks, PoolFutures
 from .._pacing import default_pacing
 from .._scheduling.events import CancelRequested, Submitted
 from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms, seconds, whole
-from .map import BatchSize, Watcher, flat, results
+from .map import BatchSize, MapPlace, MapResult, Pending, Watcher
 from .options import CallOptions, PoolOptions, check_function
 
 if TYPE_CHECKING:
@@ -79,21 +81,27 @@ class Intake:
         self.closed = True
 
     def submit(
-        self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any, item: str = ""
+        self,
+        options: CallOptions,
+        fn: Callable[..., T],
+        args: Any,
+        kwargs: Any,
+        place: MapPlace | None = None,
     ) -> ContainerFuture[T]:
-        """One call; `item` tells it from the others of a map, in its name."""
+        """One call; `place` is its place in a map, if it has one."""
         self._check_open()
         check_function(fn)
+        seeded = {} if place is None else place.seeded
         pickled = partial(
             pickling.call_payload,
             fn=self._with_requirements(fn),
             args=args,
-            kwargs=kwargs,
+            kwargs={**kwargs, **seeded} if seeded else kwargs,
             contents=self._contents,
             shared_from=self._shared_from,
         )
-        what = fn, (args, kwargs)
-        future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, item)
+        what = fn, (args, kwargs) if place is None else place.identified(args, kwargs)
+        future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, place)
         return future
 
     def map(
@@ -106,7 +114,10 @@ class Intake:
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
         progress: bool = False,
-    ) -> Iterator[T]:
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        seed: int | None = None,
+    ) -> MapResult[T]:
         """As `ContainerPoolExecutor.map`."""
         timeout = seconds(timeout)
         if timeout is not None and timeout < 0:
@@ -115,30 +126,65 @@ class Intake:
             buffersize = whole("buffersize", buffersize)
         check_function(fn)
         size = 1 if chunksize == "auto" else whole("chunksize", chunksize)
+        seed = checked_seed(seed)
+        for name, value in (("ordered", ordered), ("return_exceptions", return_exceptions)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False")
         self._check_open()
         watcher: Watcher | None = None
         if progress:
             from .._futures.progress import meter_for_map
 
             watcher = meter_for_map(iterables, size)
+        ended = EndedTasks()
+        place = MapPlace(
+            _both(ended.count, self._count), None, seed, return_exceptions and size > 1
+        )
         rows = zip(*iterables, strict=False)
-        if size == 1:
-            calls = (
-                self.submit(options, fn, row, {}, f", item {item}") for item, row in enumerate(rows)
-            )
-            return results(calls, timeout, buffersize, watcher)
+        pending = Pending(
+            self._single(options, fn, rows, place)
+            if size == 1
+            else self._chunks(options, fn, rows, place, size),
+            ordered=ordered,
+            batches=size > 1,
+            catch=return_exceptions,
+            watcher=watcher,
+        )
+        return MapResult(_name_of(fn), pending, ended, timeout, buffersize)
+
+    def _single(
+        self, options: CallOptions, fn: Callable[..., Any], rows: Iterator[Any], place: MapPlace
+    ) -> Iterator[tuple[ContainerFuture[Any], int]]:
+        """Each item is a call."""
+        for item, row in enumerate(rows):
+            yield self.submit(options, fn, row, {}, place.at(item)), 1
+
+    def _chunks(
+        self,
+        options: CallOptions,
+        fn: Callable[..., Any],
+        rows: Iterator[Any],
+        place: MapPlace,
+        size: int,
+    ) -> Iterator[tuple[ContainerFuture[Any], int]]:
+        """So many items are a call."""
         chunks = iter(lambda: list(itertools.islice(rows, size)), [])
-        numbered = zip(chunks, itertools.count(0, size), strict=False)
-        futures = (self.submit_batch(options, fn, chunk, first) for chunk, first in numbered)
-        lists: Iterator[list[T]] = results(futures, timeout, buffersize, watcher)
-        return flat(lists)
+        for first, chunk in zip(itertools.count(0, size), chunks, strict=False):
+            future = self.submit_batch(options, fn, chunk, first, place)
+            yield future, len(chunk)
 
     def submit_batch(
-        self, options: CallOptions, fn: Callable[..., T], rows: Sequence[Sequence[Any]], first: int
+        self,
+        options: CallOptions,
+        fn: Callable[..., T],
+        rows: Sequence[Sequence[Any]],
+        first: int,
+        place: MapPlace | None = None,
     ) -> ContainerFuture[list[T]]:
         """As `ContainerPoolExecutor.submit_batch`."""
         self._check_open()
         check_function(fn)
+        catch, seed = (False, None) if place is None else (place.catch, place.seed)
         pickled = partial(
             pickling.chunk_payload,
             fn=self._with_requirements(fn),
@@ -146,12 +192,16 @@ class Intake:
             first=whole("first", first, least=0),
             contents=self._contents,
             shared_from=self._shared_from,
+            catch=catch,
+            seed=seed,
         )
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         name = _name_of(fn) + more
         learn = partial(_learn, self.batches, len(rows))
+        differs = catch or seed is not None
+        what = fn, (rows, first, catch, seed) if differs else rows
         future: ContainerFuture[list[T]] = self._post(
-            options, name, pickled, (fn, rows), at_end=learn
+            options, name, pickled, what, place, at_end=learn
         )
         return future
 
@@ -169,12 +219,14 @@ class Intake:
         name: str,
         pickled: Callable[[str], Payload],
         what: tuple[Callable[..., Any], Any],
-        item: str = "",
+        place: MapPlace | None = None,
         at_end: Callable[[Any], None] | None = None,
     ) -> Any:
         task = TaskId(next(self._ids))
+        item = "" if place is None else place.said
         function, name = name, f"{options.label or name} (task {task}{item})"
-        future = self._future(name, task, options.label)
+        count = self._count if place is None else place.count
+        future = self._future(name, task, options.label, count)
         if at_end is not None:
             future.add_done_callback(at_end)
         try:
@@ -205,7 +257,9 @@ class Intake:
             future.cancel()
             raise
 
-    def _future(self, name: str, task: TaskId, label: str | None) -> ContainerFuture[Any]:
+    def _future(
+        self, name: str, task: TaskId, label: str | None, count: Callable[[TaskSummary], None]
+    ) -> ContainerFuture[Any]:
         return ContainerFuture(
             name,
             View(Timings(time.time())),
@@ -214,7 +268,7 @@ class Intake:
             self._opened.load,
             label,
             task,
-            self._count,
+            count,
             self._why_waiting,
         )
 
@@ -276,7 +330,10 @@ class WithOptions:
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
         progress: bool = False,
-    ) -> Iterator[T]:
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        seed: int | None = None,
+    ) -> MapResult[T]:
         """As `ContainerPoolExecutor.map`, with these options."""
         return self._intake.map(
             self._options,
@@ -286,6 +343,9 @@ class WithOptions:
             chunksize=chunksize,
             buffersize=buffersize,
             progress=progress,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            seed=seed,
         )
 
     def options(self, **changes: Any) -> WithOptions:
@@ -295,6 +355,31 @@ class WithOptions:
     def __repr__(self) -> str:
         """Its options."""
         return f"<{type(self).__name__} {self._options}>"
+
+
+def checked_seed(seed: Any) -> int | None:
+    """What a map was given as its seed.
+
+    Raises:
+        TypeError, ValueError: it is no whole number from 0 on.
+        ModuleNotFoundError: NumPy is not installed here, whose generators are asked for.
+    """
+    if seed is None:
+        return None
+    checked = whole("seed", seed, least=0)
+    if importlib.util.find_spec("numpy") is None:
+        raise ModuleNotFoundError("seed= gives generators of NumPy, which is missing", name="numpy")
+    return checked
+
+
+def _both(
+    first: Callable[[TaskSummary], None], second: Callable[[TaskSummary], None]
+) -> Callable[[TaskSummary], None]:
+    def count(summary: TaskSummary) -> None:
+        first(summary)
+        second(summary)
+
+    return count
 
 
 def _cancel(manager: Manager, task: int) -> None:

@@ -39,6 +39,8 @@ MOST_BUFFERS = 16
 LARGEST_HEAD = 8_000
 #: A function whose pickle is larger than this is uploaded once, and not with each call.
 LARGE_FUNCTION = _wire.INLINE_LIMIT // 2
+#: Characters of a call that has succeeded, which its future keeps: as much as it takes itself.
+MOST_KEPT = 4_000
 _FUNCTIONS = FunctionType, MethodType, partial
 #: What a call consists of, by names for people; the function comes first.
 Parts = Callable[[], Iterator[tuple[str, Any]]]
@@ -75,6 +77,36 @@ class Payload:
     def extent(self) -> int:
         """So many bytes does a letter need to name the buffers."""
         return _wire.BUFFER_NAME * len(self.buffers)
+
+
+@dataclass(slots=True)
+class SentCall:
+    """A call on its way, and what is kept of it for who runs it again: it has neither `blob` nor
+    `data` if that was too large. The pool's own thread alone changes it.
+
+    `blob` is what containers are told, or `data` what is still to be uploaded for that. `retry_on`
+    is the user's word on which exceptions are a reason to try again.
+    """
+
+    blob: _wire.Blob | None
+    data: bytes | None
+    buffers: tuple[Content, ...] = ()
+    code: int = 0  # so many of these, the last ones, are modules
+    key: str = ""
+    timeout: float | None = None
+    retry_on: Callable[[BaseException], bool] | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it can be sent again."""
+        return self.blob is not None or self.data is not None
+
+    def shrink(self) -> None:
+        """It has succeeded, and is seldom run again: it is kept if it costs little."""
+        inline = "" if self.blob is None else self.blob.inline or ""
+        if len(inline) > MOST_KEPT or self.data is not None:
+            self.blob = self.data = None
+            self.buffers = ()
 
 
 def call_payload(

@@ -24,12 +24,13 @@ from .. import _wire
 from .._container import DEFAULT_RESOURCES, Container, Template
 from .._data import pickling
 from .._data.contents import SharedData
+from .._data.pickling import SentCall
 from .._exceptions import CallPicklingError, SessionMismatchError
 from .._futures.display import TaskSummary
 from .._futures.future import ContainerFuture, Timings, View
 from .._futures.tables import EndedTasks, PoolFutures
 from .._pacing import default_pacing
-from .._scheduling.events import CancelRequested, Submitted
+from .._scheduling.events import CancelRequested, FoundTask, Submitted
 from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms, seconds, whole
 from .map import BatchSize, MapPlace, MapResult, Pending, Watcher
 from .options import CallOptions, PoolOptions, check_function
@@ -226,7 +227,7 @@ class Intake:
         item = "" if place is None else place.said
         function, name = name, f"{options.label or name} (task {task}{item})"
         count = self._count if place is None else place.count
-        future = self._future(name, task, options.label, count)
+        future = self._future(name, task, options, count)
         if at_end is not None:
             future.add_done_callback(at_end)
         try:
@@ -234,31 +235,75 @@ class Intake:
             session = self._opened.session
             key, found = ("", None) if session is None else session.claim(task, *what)
         except (CallPicklingError, SessionMismatchError) as error:
-            future.set_running_or_notify_cancel()
-            future.set_exception(error)
-            self.pool_futures.add(future)
-            return future
-        data, inline = payload.data, len(payload.data) <= self._inline
+            return self._unsent(future, error)
+        data = payload.data
+        inline = len(data) <= self._inline
         blob = _wire.Blob.of(data) if inline else None
         size = payload.extent + (self._novel(function, len(data)) if blob else 0)
-        upload = not (inline and payload.ready)
+        sent = SentCall(blob, None if inline else data, payload.buffers, payload.code, key)
+        return self._send(future, options, sent, size, found)
+
+    def _unsent(self, future: ContainerFuture[Any], error: Exception) -> ContainerFuture[Any]:
+        """The future of a call that cannot be sent."""
+        future.set_running_or_notify_cancel()
+        future.set_exception(error)
+        self.pool_futures.add(future)
+        return future
+
+    def _send(
+        self,
+        future: ContainerFuture[Any],
+        options: CallOptions,
+        sent: SentCall,
+        size: int,
+        found: FoundTask | None,
+    ) -> ContainerFuture[Any]:
+        """Give it to the manager; `size` as of `Submitted`."""
+        future._sent, sent.timeout, sent.retry_on = sent, options.timeout, options.wants_retry
         known, terms = self._terms
         if options is not known:
             terms = options.terms(self._resources)
             self._terms = options, terms
-        event = Submitted(task, upload, size, terms, key, found)
-        attachment = blob, None if inline else data, payload, options.wants_retry
+        upload = sent.blob is None or not all(content.ready for content in sent.buffers)
+        event = Submitted(TaskId(future._number), upload, size, terms, sent.key, found)
         self._raise_if_shut_down()
         try:
             self.pool_futures.add(future)
-            self._manager.submit(event, future, *attachment)
+            self._manager.submit(event, future, sent)
             return future
         except BaseException:  # a Ctrl-C, perhaps after it was sent: nobody will have this future
             future.cancel()
             raise
 
+    def resubmit(
+        self, future: ContainerFuture[T], changes: Mapping[str, Any]
+    ) -> ContainerFuture[T]:
+        """As `ContainerFuture.resubmit`, of one that is done and has a call."""
+        self._check_open()
+        before, sent = future._options, future._sent
+        assert isinstance(before, CallOptions), "it is of this pool"
+        assert isinstance(sent, SentCall), "it was sent"
+        options, task = before.changed(changes), TaskId(next(self._ids))
+        name = options.label or future.task.rpartition(" (task ")[0]
+        again = self._future(f"{name} (task {task})", task, options, self._count)
+        session = self._opened.session
+        try:
+            found = None if session is None else session.claim_again(task, sent.key)
+        except SessionMismatchError as error:
+            return self._unsent(again, error)
+        # A File may have expired since; of content it is looked at, and other bytes are sent anew.
+        buffers = tuple(map(self._contents.adopt, sent.buffers))
+        copy = SentCall(sent.blob, sent.data, buffers, sent.code, sent.key)
+        inline = "" if sent.blob is None else sent.blob.inline or ""
+        size = len(inline) + _wire.BUFFER_NAME * len(buffers)
+        return self._send(again, options, copy, size, found)
+
     def _future(
-        self, name: str, task: TaskId, label: str | None, count: Callable[[TaskSummary], None]
+        self,
+        name: str,
+        task: TaskId,
+        options: CallOptions,
+        count: Callable[[TaskSummary], None],
     ) -> ContainerFuture[Any]:
         return ContainerFuture(
             name,
@@ -266,10 +311,12 @@ class Intake:
             self._cancel,
             self._opened.logs,
             self._opened.load,
-            label,
+            options.label,
             task,
             count,
             self._why_waiting,
+            self,
+            options,
         )
 
     def _novel(self, function: str, size: int) -> int:

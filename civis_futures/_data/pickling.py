@@ -5,13 +5,13 @@ The only room that pickles what goes out. What comes back is unpickled in `unpic
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import io
 import pickle
 import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, MappingProxyType, MethodType
@@ -46,6 +46,14 @@ _FUNCTIONS = FunctionType, MethodType, partial
 Parts = Callable[[], Iterator[tuple[str, Any]]]
 #: Functions that were so large when they were last sent.
 _large: weakref.WeakSet[FunctionType] = weakref.WeakSet()
+#: How the state of a generator of random numbers is read; by the names of their types, as nobody is
+#: to import NumPy for it.
+_STATES: dict[str, Callable[[Any], Any]] = {
+    "random.Random": lambda value: value.getstate(),
+    "numpy.random._generator.Generator": lambda value: value.bit_generator.state,
+    "numpy.random.mtrand.RandomState": lambda value: value.get_state(legacy=False),
+}
+_GENERATORS = {name.rpartition(".")[2] for name in _STATES}
 #: Of these types equal values may be one object by chance.
 _PLAIN = (int, float, complex, str, bytes, bool, tuple, type(None))
 #: Characters of what another error says, in the message of one of ours.
@@ -53,15 +61,36 @@ REASON = 2_000
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """A generator of random numbers in a call: what it is, and a digest of its state."""
+
+    kind: str
+    state: str
+
+    @classmethod
+    def of(cls, value: Any) -> Carried | None:
+        """The state of a generator; None if it is none, or has none."""
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        read = _STATES.get(kind)
+        with contextlib.suppress(Exception):  # a bit generator of somebody's own
+            return read and cls(kind, _wire.digest(pickle.dumps(read(value))))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
     """A pickle, and the buffers that it refers to; `modules` are those that it names, whosever they
     are. The last `code` of the buffers are bundles with the user's modules, see `with_modules`.
+    `carried` are the generators of random numbers in it, and `parts` what it consists of
+    if there are any.
     """
 
     data: bytes
     buffers: tuple[Content, ...] = ()
     modules: frozenset[str] = frozenset()
     code: int = 0
+    carried: tuple[Carried, ...] = ()
+    parts: Parts | None = None
 
     @property
     def ready(self) -> bool:
@@ -194,18 +223,30 @@ def payload(
 ) -> Payload:
     """A snapshot of a value; `what` names it in an error, and `parts` are what it consists of."""
     with _explained(what, parts, contents):
-        apart = {}
+        apart, carried = {}, set[Carried]()
         if _large:
             known = (each for _, each in parts() if type(each) is FunctionType and each in _large)
-            apart = _apart(known, contents, manner)
+            apart = _apart(known, contents, manner, carried)
         made = _pickled(value, contents, manner, apart)
         if len(made.data) > _wire.INLINE_LIMIT:
-            large = _apart(_callables(parts()), contents, manner)
+            large = _apart(_callables(parts()), contents, manner, carried)
             made = _pickled(value, contents, manner, large) if large else made
-    return made
+    carried.update(made.carried)
+    return replace(made, carried=tuple(carried), parts=parts) if carried else made
 
 
-@contextmanager
+def way_to_carried(carried: Carried, made: Payload, contents: ContentStore) -> str:
+    """Where in a call a generator of random numbers is."""
+
+    def is_elsewhere(value: Any) -> bool:
+        with contextlib.suppress(Exception):
+            return carried not in _pickled(value, contents, Manner()).carried
+        return True
+
+    return way_to(made.parts(), is_elsewhere) if made.parts is not None else ""
+
+
+@contextlib.contextmanager
 def _explained(what: str, parts: Parts, contents: ContentStore) -> Iterator[None]:
     """What is raised here becomes an error that says what it is about."""
     try:
@@ -234,7 +275,8 @@ def _pickled(
     target, buffers = io.BytesIO(), _Buffers(contents)
     pickler = _Pickler(target, buffers, manner, apart)
     pickler.dump(value)
-    return Payload(target.getvalue(), tuple(buffers.out), frozenset(pickler.references.modules))
+    modules = frozenset(pickler.references.modules)
+    return Payload(target.getvalue(), tuple(buffers.out), modules, 0, tuple(pickler.carried))
 
 
 def with_modules(what: str, made: Payload, own_modules: OwnModules) -> Payload:
@@ -260,7 +302,7 @@ def _pickles(contents: ContentStore, value: Any) -> bool:
 
 
 def _apart(
-    functions: Iterable[Any], contents: ContentStore, manner: Manner
+    functions: Iterable[Any], contents: ContentStore, manner: Manner, carried: set[Carried]
 ) -> dict[int, SharedData]:
     """Handles of those functions that are large, by what they refer to or are bound to: each of
     their calls has that in common, and would have to be uploaded.
@@ -270,6 +312,7 @@ def _apart(
         made = _pickled(function, contents, manner)
         if len(made.data) > LARGE_FUNCTION:
             pieces = contents.keep(made.data), *made.buffers
+            carried.update(made.carried)
             handles[id(function)] = SharedData._of(contents.platform, b"", pieces, made.modules)
             if type(function) is FunctionType:
                 _large.add(function)
@@ -307,6 +350,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._buffers, self._apart = buffers, apart
         self._shared_from, self._named = manner.shared_from, manner.named
         self._cells: dict[int, Any] = {}
+        self.carried: list[Carried] = []
         self.references = References(cloudpickle.list_registry_pickle_by_value())
 
     def reducer_override(self, value: Any) -> Any:
@@ -318,6 +362,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             array = _as_buffer(value, self._shared_from)
             if array is not None:
                 return array
+            if type(value).__name__ in _GENERATORS and (found := Carried.of(value)) is not None:
+                self.carried.append(found)
             reduced = reduction(value, super().reducer_override, self._cells)
             self.references.meet(value, reduced is not NotImplemented)
             if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value

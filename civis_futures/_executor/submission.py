@@ -15,7 +15,9 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import sys
 import time
+import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
@@ -36,11 +38,14 @@ from .map import BatchSize, MapPlace, MapResult, Pending, Watcher
 from .options import CallOptions, PoolOptions, check_function
 
 if TYPE_CHECKING:
+    from .._data.contents import ContentStore
     from .._data.pickling import Payload
     from .._pool.manager import Manager
     from .opening import Opened
 
 T = TypeVar("T")
+#: So many states of generators are remembered; then all are forgotten.
+MOST_STATES = 10_000
 P = ParamSpec("P")
 
 
@@ -67,6 +72,7 @@ class Intake:
         # at the moment of the shutdown is work like other work, or the manager refuses it.
         self.closed = False
         self._ids = itertools.count()
+        self._clones = Clones()
         self._least: dict[str, int] = {}  # the smallest call of each function; a guess will do
 
     def reset_batches(self) -> None:
@@ -232,6 +238,8 @@ class Intake:
             future.add_done_callback(at_end)
         try:
             payload = pickling.with_modules(name, pickled(name), self._opened.own_modules)
+            if payload.carried:
+                self._clones.meet(name, function, payload, self._contents)
             session = self._opened.session
             key, found = ("", None) if session is None else session.claim(task, *what)
         except (CallPicklingError, SessionMismatchError) as error:
@@ -342,6 +350,50 @@ class Intake:
     def _raise_if_shut_down(self) -> None:
         if self.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
+
+
+class Clones:
+    """Which generators of random numbers calls have carried, and in what state: in a second call,
+    one in that state draws the same numbers once more.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[pickling.Carried, str] = {}
+        self._told: set[tuple[str, str]] = set()
+
+    def meet(
+        self,
+        task: str,
+        function: str,
+        payload: Payload,
+        contents: ContentStore,
+    ) -> None:
+        """A call of that function is about to be sent. Warns, once for each function and kind."""
+        if len(self._tasks) > MOST_STATES:
+            self._tasks.clear()
+        for each in payload.carried:
+            before = self._tasks.setdefault(each, task)
+            if before is task or (function, each.kind) in self._told:
+                continue
+            self._told.add((function, each.kind))
+            where = pickling.way_to_carried(each, payload, contents)
+            warnings.warn(
+                f"{task} carries a generator of random numbers in the state in which {before} has "
+                f"carried it, so both may draw the same numbers ({where}). Give each call its own: "
+                "map(..., seed=42) does, as the argument `rng`; or pass a number to make one of. "
+                "If the same numbers are meant, filter this warning.",
+                UserWarning,
+                stacklevel=_levels_up(),
+            )
+
+
+def _levels_up() -> int:
+    """How far up the stack, from who asks, the user's line is."""
+    level, frame = 0, sys._getframe(1)
+    ours = __name__.partition(".")[0]
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(ours):
+        level, frame = level + 1, frame.f_back
+    return level + 1
 
 
 class WithOptions:

@@ -66,7 +66,7 @@ class Sent(Protocol):
         """Whether it can be sent again."""
 
 
-class Pool(Protocol):
+class Origin(Protocol):
     """What a future's executor does for it later."""
 
     def resubmit(
@@ -93,7 +93,7 @@ class ContainerFuture(Future[T]):
         number: int = 0,
         count: Callable[[display.TaskSummary], None] | None = None,
         why_waiting: Callable[[], str] = str,
-        pool: Pool | None = None,
+        pool: Origin | None = None,
         options: Any = None,
     ) -> None:
         super().__init__()

@@ -91,9 +91,10 @@ _state       -> _faults _journal _limits _schema _settings _store
 
 _journal     -> _faults _schema
 _faults      -> _schema
+_engines     -> _places _settings
 _places      -> _settings
 
-_store _limits _record _schema _settings _engines ->
+_store _limits _record _schema _settings ->
 """
 
 # The rooms of the worker, each of which knows only rooms further down.

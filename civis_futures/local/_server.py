@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -84,7 +85,8 @@ def _run(settings: Settings, key: str, owner: int) -> None:
     folder = Path(settings.state or tempfile.mkdtemp(prefix="civis-local-"))
     keys = Keys(key)
     # First, while nothing runs yet: it starts up beside us.
-    guard = GuardProcess(keys.mark, str(folder) if temporary else None)
+    last = _last_command(settings, keys.mark)
+    guard = GuardProcess(keys.mark, str(folder) if temporary else None, last)
     try:
         sockets = _listen(settings.port)
         try:
@@ -146,9 +148,8 @@ async def _serve(
 
     api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)
     platform = Platform(settings, store, keys, Budget(settings.rate_limit), api, blob)
-    place = _place(settings, guard, keys.mark, store.work, umask)
     try:
-        place.check()
+        place = _place(settings, guard, keys.mark, store.work, umask, sockets)
         recorder = Recorder(settings.record)
     except UnusableError as error:
         raise StartError(str(error)) from None
@@ -165,16 +166,49 @@ async def _serve(
         recorder.close()
 
 
-def _place(settings: Settings, guard: Any, mark: str, work: Path, umask: int) -> RunPlace:
-    """Return where the runs run."""
-    from ._engines.options import Processes, from_json
+def _place(
+    settings: Settings, guard: Any, mark: str, work: Path, umask: int, sockets: list[socket.socket]
+) -> RunPlace:
+    """Return where the runs run, if it is usable; adds sockets, where they reach us by others."""
+    from ._engines.options import Docker, Podman, Processes, from_json
     from ._places.here import Here
     from ._places.place import Capacity
+    from ._places.plain import Plain
 
     wanted = from_json(settings.engine)
+    capacity = Capacity(settings.cores, settings.memory)
+    if isinstance(wanted, Podman | Docker):
+        from ._engines.containers import Containers
+
+        ports = [listener.getsockname()[1] for listener in sockets]
+        containers = Containers(wanted, _tag(mark), umask, ports)
+        place = Here(containers, capacity, guard, mark, work)
+        place.check()
+        if containers.enclosure is not None:
+            sockets += containers.enclosure.sockets
+        return place
     if not isinstance(wanted, Processes):
         raise StartError(f"the engine {wanted.name} is not there yet")
-    return Here(Capacity(settings.cores, settings.memory), guard, mark, work, umask)
+    place = Here(Plain(work, umask), capacity, guard, mark, work)
+    place.check()
+    return place
+
+
+def _tag(mark: str) -> str:
+    """Return what the names of containers have in common: of the mark, which is part of keys."""
+    return hashlib.sha256(mark.encode()).hexdigest()[:10]
+
+
+def _last_command(settings: Settings, mark: str) -> str | None:
+    """Return what the guard does, if this process is killed, besides ending processes."""
+    from ._engines.options import Docker, Podman, from_json
+
+    wanted = from_json(settings.engine)
+    if not isinstance(wanted, Podman | Docker):
+        return None
+    from ._engines.containers import leftovers
+
+    return leftovers(wanted, _tag(mark))
 
 
 async def _until_owner_goes(

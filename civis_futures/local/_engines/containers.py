@@ -9,6 +9,7 @@ platform.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import resource
@@ -75,14 +76,16 @@ class ContainerProcess(RunProcess):
         group: Group | None,
         spent: Callable[[Group], None],
         killing: Sequence[str],
+        removing: Sequence[str],
     ) -> None:
-        """Start it, in a group, which is `spent` at its end, or else to be ended by `killing`."""
+        """Start it, in a group, which is `spent` at its end, or else ended by these commands."""
         self._print = lines
         self._tell_begun = begun
         self._group = group
         self._spent = spent
         self._killing = killing
-        self._killers: list[subprocess.Popen[bytes]] = []
+        self._removing = removing
+        self._commands: list[subprocess.Popen[bytes]] = []
         self._folder = folder
         self._begun: float | None = None  # when, by the monotonic clock
         self._unwanted = False
@@ -127,11 +130,12 @@ class ContainerProcess(RunProcess):
         if self._group is not None:
             self._group.signal(signal.SIGKILL)
         else:
-            self._killers.append(
-                subprocess.Popen(
-                    self._killing, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-                )
-            )
+            self._command(self._killing)
+
+    def _command(self, arguments: Sequence[str]) -> None:
+        """Let a command run, which is reaped some time after."""
+        null = subprocess.DEVNULL
+        self._commands.append(subprocess.Popen(arguments, stdin=null, stdout=null, stderr=null))
 
     def stop(self) -> bool:
         """Stop all processes in the container, where they are known."""
@@ -157,17 +161,15 @@ class ContainerProcess(RunProcess):
     def ending(self) -> Ending:
         """Return how the container ended."""
         group, code = self._group, self.exit_code
-        if self.signalled and group is None:
-            self._kill_container()
-        for killer in self._killers:
-            killer.poll()
+        if self.signalled and group is None:  # nobody has removed it
+            self._command(self._removing)
         if self._begun is None:
             if group is not None:
                 self._spent(group)
             return Ending(why=f"The container could not be started (exit code {code}).")
         killed = code == 137 and not self._unwanted
         if group is None:
-            return Ending(code, out_of_memory=killed and self._engine_says_memory())
+            return Ending(code, out_of_memory=killed and self._says_memory())
         wall = max(time.monotonic() - self._begun, 0.001)
         ending = Ending(
             code,
@@ -178,7 +180,7 @@ class ContainerProcess(RunProcess):
         self._spent(group)
         return ending
 
-    def _engine_says_memory(self) -> bool:
+    def _says_memory(self) -> bool:
         try:
             return Path(self._folder, "memory").read_text().strip() == "true"
         except OSError:
@@ -238,7 +240,6 @@ class Containers:
         if plan.image is None:
             raise ValueError("the script has no dockerImageName")
         self._started += 1
-        self._clear()
         run_id, name = plan.run_id, f"{LABEL}-{self._tag}-{plan.run_id}-{self._started}"
         os.makedirs(folder, mode=0o700)
         variables = {KEY_VARIABLE: key, **plan.environment}
@@ -254,27 +255,39 @@ class Containers:
         group = None
         if self._own_groups:
             group = Group(f"{LABEL}-{self._tag}/run-{run_id}-{self._started}", plan.memory)
-        mount = "CIVIS_LOCAL_REPOSITORY" in environment
         options = [*self._options_of(plan, name, group), *_names(environment)]
-        options += ["--volume", f"{folder}/app:/app"] if mount else []
-        command = [*self._client, *(["--cgroup-manager=cgroupfs"] if group else []), "run"]
+        if "CIVIS_LOCAL_REPOSITORY" in environment:
+            options += ["--volume", f"{folder}/app:/app"]
         image = [plan.image] if wrapper is None else ["--entrypoint=sh", plan.image, "-c", wrapper]
-        remove, ask = _removing(self._options), f"{self._options.command} inspect"
-        own = ["sh", "-c", _CLIENT, "sh", folder, name, remove, "" if group else ask]
-        process = ContainerProcess(
-            [*own, *command, *options, *self._options.extra, *image],
-            {**os.environ, "GIT_TERMINAL_PROMPT": "0", **environment},
-            folder,
-            self._umask,
-            lambda lines: told.printed(run_id, lines),
-            lambda: told.begun(run_id, None),
-            group,
-            self._spent.append,
-            [*shlex.split(remove), name],
-        )
+        try:
+            process = ContainerProcess(
+                self._arguments(name, folder, group, [*options, *self._options.extra, *image]),
+                {**os.environ, "GIT_TERMINAL_PROMPT": "0", **environment},
+                folder,
+                self._umask,
+                lambda lines: told.printed(run_id, lines),
+                lambda: told.begun(run_id, None),
+                group,
+                self._spend,
+                [*self._client, "kill", name],
+                [*shlex.split(_removing(self._options)), name],
+            )
+        except BaseException:
+            if group is not None:
+                group.remove()
+            raise
         if wrapper is None:  # it cannot say so
             process.begin()
         return process
+
+    def _arguments(
+        self, name: str, folder: str, group: Group | None, options: list[str]
+    ) -> list[str]:
+        """Return the command line of the client and what is around it."""
+        ask = "" if group else f"{self._options.command} inspect"
+        around = ["sh", "-c", _CLIENT, "sh", folder, name, _removing(self._options), ask]
+        manager = ["--cgroup-manager=cgroupfs"] if group else []
+        return [*around, *self._client, *manager, "run", *options]
 
     def _options_of(self, plan: LaunchPlan, name: str, group: Group | None) -> list[str]:
         options = ["--rm"] if group else []
@@ -296,16 +309,25 @@ class Containers:
             options.append(f"--user={self._options.user}")
         return options
 
+    def _spend(self, group: Group) -> None:
+        """Remove a group: a moment later, since what watches over a container outlives it."""
+        self._spent.append(group)
+        if len(self._spent) == 1:
+            self._clear_later(0.1)
+
+    def _clear_later(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._clear_again, seconds)
+
+    def _clear_again(self, seconds: float) -> None:
+        self._clear()
+        if self._spent:
+            self._clear_later(min(2 * seconds, 5.0))
+
     def _clear(self) -> None:
-        left = [group for group in self._spent if not group.remove()]
-        self._spent.clear()  # and not another list: processes append to this one
-        self._spent.extend(left)
+        self._spent = [group for group in self._spent if not group.remove()]
 
     def close(self) -> bool:
-        """Let go of the network; return whether nothing is left, some moments later at the latest.
-
-        What watches over a container ends a moment after its client.
-        """
+        """Let go of the network; return whether no group is left, after a moment."""
         latest = time.monotonic() + CLEAR_SECONDS
         self._clear()
         while self._spent and time.monotonic() < latest:

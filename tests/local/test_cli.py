@@ -181,6 +181,6 @@ def test_help_names_the_command():
     ],
 )
 def test_an_engine_that_is_not_there(arguments, message):
-    done = run("local", *arguments)
+    done = cli(*arguments)
     assert done.returncode == 2
     assert message in done.stderr

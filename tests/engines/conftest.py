@@ -163,7 +163,8 @@ def api(kit, own):
 @pytest.fixture
 def pool(kit, own):
     """pool(max_workers, ...): executors on it, which end with the test."""
-    ready(kit, kit.no_pool)
+    if kit.no_pool is not None:  # its runs are tested all the same
+        pytest.skip(kit.no_pool)
     with contextlib.ExitStack() as made:
 
         def make(max_workers=1, **options):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import time
 from concurrent.futures import as_completed
@@ -101,6 +103,15 @@ def test_killed_by_somebody_else(kit, own, api):
     assert not any("memory" in line for line in api.logs(job, run))
 
 
+def test_restarted_in_its_place(own, api):
+    job = api.create("echo here; exec sleep 1", name="again")
+    with own.fault(Fault.restart(says="here", script="again", times=1)) as fault:
+        run = api.start(job)
+        assert api.wait(job, run, seconds=SECONDS)["state"] == "succeeded"
+        assert own.faults.hits(fault) == 1
+    assert api.logs(job, run, "info") == ["here", "here"]
+
+
 def test_frozen(kit, own, api):
     if not kit.freezes:
         pytest.skip(f"{kit.name} cannot freeze a run")
@@ -166,3 +177,40 @@ def test_joblib(pool):
         assert joblib.Parallel()(joblib.delayed(square)(n) for n in range(10)) == [
             n * n for n in range(10)
         ]
+
+
+CLIENT = """
+import json, os, sys, time
+from civis_futures import Container, ContainerPoolExecutor
+
+def work(number):
+    print("working", flush=True)
+    time.sleep(3)
+    return number * number
+
+fields = json.loads(sys.argv[2])
+with ContainerPoolExecutor(1, container=Container(**fields), session="contract") as executor:
+    future = executor.submit(work, 7)
+    if sys.argv[1] == "dies":
+        while not future.running():
+            time.sleep(0.01)
+        os.kill(os.getpid(), 9)
+    print(future.result(60), [line.message for line in future.logs()].count("working"))
+"""
+
+
+def test_a_session_goes_on_when_its_client_is_killed(kit, own, pool):
+    container = kit.container()
+    names = ("docker_image_name", "docker_image_tag", "required_resources")
+    fields = json.dumps({name: getattr(container, name) for name in names})
+    surroundings = {**os.environ, "CIVIS_API_ENDPOINT": own.url, "CIVIS_API_KEY": own.api_key}
+
+    def client(how):
+        command = [sys.executable, "-c", CLIENT, how, fields]
+        return subprocess.run(
+            command, env=surroundings, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+
+    assert client("dies").returncode == -9
+    again = client("lives")
+    assert again.stdout == "49 1\n", again.stderr

@@ -180,8 +180,8 @@ def _place(
     if isinstance(wanted, Podman | Docker):
         from ._engines.containers import Containers
 
-        ports = [listener.getsockname()[1] for listener in sockets]
-        containers = Containers(wanted, _tag(mark), umask, ports)
+        addresses = [listener.getsockname() for listener in sockets]
+        containers = Containers(wanted, _tag(mark), umask, addresses)
         place = Here(containers, capacity, guard, mark, work)
         place.check()
         if containers.enclosure is not None:

@@ -87,7 +87,7 @@ class ContainerProcess(RunProcess):
         self._removing = removing
         self._commands: list[subprocess.Popen[bytes]] = []
         self._folder = folder
-        self._begun: float | None = None  # when, by the monotonic clock
+        self._begun: float | None = None  # when it has, by the monotonic clock
         self._unwanted = False
         super().__init__(arguments, environment, folder, umask, self._take)
 
@@ -107,6 +107,11 @@ class ContainerProcess(RunProcess):
         self._tell_begun()
         if self._unwanted:
             self._kill_container()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the container runs, or has run."""
+        return self._begun is not None
 
     def terminate(self) -> None:
         """Send TERM to the container, by its client; do not let it begin, if it has not."""
@@ -191,13 +196,13 @@ class Containers:
     """Starts runs as containers. `tag` is in their names; their files have the mask `umask`."""
 
     def __init__(
-        self, options: Podman | Docker, tag: str, umask: int, ports: Sequence[int]
+        self, options: Podman | Docker, tag: str, umask: int, addresses: Sequence[tuple[str, int]]
     ) -> None:
         self._options = options
         self._client = shlex.split(options.command)
         self._tag = tag
         self._umask = umask
-        self._ports = ports
+        self._addresses = addresses
         self._started = 0
         self._spent: list[Group] = []  # to be removed
         self._enclosure: Enclosure | None = None
@@ -223,7 +228,7 @@ class Containers:
             raise UnusableError(f"{name} cannot be used: {done.stderr.strip()}")
         if self._options.network == ONLY_US:
             try:
-                self._enclosure = Enclosure(self._ports)
+                self._enclosure = Enclosure(self._addresses)
             except OSError as error:
                 raise UnusableError(
                     f'network="{ONLY_US}" needs Linux and root ({error.strerror}); '

@@ -108,9 +108,9 @@ class Here:
             self._meter_soon(METER_SECONDS)
 
     def alive(self, run_id: int) -> bool:
-        """Return whether its process has not been reaped."""
+        """Return whether it has begun, and its process has not been reaped."""
         child = self._children.get(run_id)
-        return child is not None and child.alive
+        return child is not None and child.alive and child.process.begun
 
     def terminate(self, run_id: int) -> None:
         """Send TERM, and KILL after its `cancel_timeout`."""
@@ -134,7 +134,11 @@ class Here:
 
     def pids(self) -> dict[int, list[int]]:
         """Return the pids of each run, as far as they are known."""
-        return {run_id: child.process.pids() for run_id, child in self._children.items()}
+        return {
+            run_id: child.process.pids()
+            for run_id, child in self._children.items()
+            if child.process.begun
+        }
 
     def adopt(self, *_: object) -> bool:
         """Refuse: what a server has started ends with it."""
@@ -214,6 +218,8 @@ class Here:
         for child in self._children.values():
             while not child.process.reap() and time.monotonic() < latest:
                 time.sleep(0.002)  # it has been sent KILL
+                for pipe in child.process.pipes:
+                    pipe.drain()  # a client may have more to pass on than a pipe holds
             if child.alive:
                 self._guard.finish_later()
             child.process.close()

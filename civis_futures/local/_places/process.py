@@ -125,6 +125,11 @@ class RunProcess:
         """Return the pid, which is also the process group's and the session's."""
         return self._popen.pid
 
+    @property
+    def begun(self) -> bool:
+        """Whether what was ordered runs, or has run: a process does at once."""
+        return True
+
     def terminate(self) -> None:
         """Ask the whole group to end."""
         if self.exit_code is None:

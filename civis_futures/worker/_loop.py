@@ -24,10 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._pacing import WorkerPacing
     from ._platform import PlatformRequests
-
-#: Seconds for the answers that wait when a TERM comes: the platform kills soon after it.
-_LAST_POST = 3.0
 
 
 class Terminated(SystemExit):
@@ -73,8 +71,11 @@ class Refusal:
 class WorkerLoop:
     """Answers the calls of an order, in processes of its own."""
 
-    def __init__(self, order: _wire.Order, platform: PlatformRequests, folder: str) -> None:
+    def __init__(
+        self, order: _wire.Order, platform: PlatformRequests, folder: str, pacing: WorkerPacing
+    ) -> None:
         self._order = order
+        self._pacing = pacing
         self._platform = platform
         self._folder = folder
         self._buffers = Buffers(platform, folder, order.disk)
@@ -87,7 +88,7 @@ class WorkerLoop:
             greets=order.greets,
             key=order.key,
         )
-        self._inbox = None if order.inbox is None else InboxReader(platform, order)
+        self._inbox = None if order.inbox is None else InboxReader(platform, order, pacing)
         self._stop = order.inbox is None
         self._alone = len(order.letter.calls) == 1 and (self._stop or order.letter.stop)
         self._taken: set[str] = set()  # every call ever seen: an inbox names them again
@@ -298,7 +299,7 @@ class WorkerLoop:
             if first is not None:  # what the call brings too is the call's
                 payload = first.body, first.path, first.buffers, self._modules(call)
             code = call.code or (first.code if first is not None else set())
-            self._process = Process(self._folder, payload, code)
+            self._process = Process(self._folder, payload, code, self._pacing)
             self._process.start(self._platform.http.close)
         return self._process
 
@@ -470,7 +471,8 @@ class WorkerLoop:
         """On a TERM: the child gets it too, finished answers go out, then the child's end."""
         if self._process is not None:
             self._process.terminate()
-        self._platform.http = Http(patience=_LAST_POST)  # the old one may be in mid-request
+        last_post = Http(self._pacing.last_post, pacing=self._pacing)
+        self._platform.http = last_post  # the old one may be in mid-request
         try:
             self._outbox.post()
         except (HttpError, OSError) as error:

@@ -67,7 +67,7 @@ def test_a_platform_that_stumbles(stub, start, calls, inbox):
     stub.fault("GET", path, (503, {"Retry-After": "soon"}), 404, 403)
     stub.fault("POST", "/json_values", limited)
     stub.fault("POST", "/scripts", "drop", 504, b"<html>", 503)
-    worker = start((), inbox=inbox.id, poll=0.05, impatient="_http.PAUSES = 0.03, 30")
+    worker = start((), inbox=inbox.id, poll=0.05, pacing={"first_pause": 0.03})
     stub.until(lambda: not stub.faults["GET", path])
     inbox.write(calls(os.getpid), stop=True)
     worker.end()
@@ -108,7 +108,7 @@ def test_an_outage_is_no_silence(stub, start, calls, inbox):
 
     worker = start(
         calls((time.sleep, 0.5)), inbox=inbox.id, poll=0.05, lease=1.0,
-        impatient="_http.PAUSES = 0.03, 30; _http.PATIENCE = 0.1",
+        pacing={"first_pause": 0.03, "request": 0.1},
     )  # fmt: skip
     stub.until(inbox.looks)
     stub.fault("GET", f"/json_values/{inbox.id}", *[down] * 2)

@@ -33,7 +33,7 @@ MOST_IMPORTS = 70  # modules, besides ours, that `import civis_futures` loads
 ARROWS = """
 civis_joblib -> __init__
 __main__     -> cli
-cli          -> _api _exceptions _futures _images _public _sessions _types _wire local
+cli          -> _api _exceptions _futures _images _pacing _public _sessions _types _wire local
 __init__     -> _container _data _exceptions _executor _futures _public _sessions _types
 testing      -> _pacing _public local
 

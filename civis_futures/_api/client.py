@@ -79,7 +79,7 @@ class PlatformClient:
         self.clock = platform_clock(self.url)
         key = checked_key(api_key)
         self._me: int | None = None
-        self._pacing = pacing or default_pacing()
+        self.pacing = pacing or default_pacing()
         self._closing = threading.Event()
         #: Whether it is on this machine.
         self.is_local = _host(self.url) in ("127.0.0.1", "localhost", "::1")
@@ -103,9 +103,9 @@ class PlatformClient:
             self._closing,
             self.clock,
             seconds=patience,
-            pacing=self._pacing,
+            pacing=self.pacing,
         )
-        self._links = FileLinks(self._links_http, self._closing, pacing=self._pacing)
+        self._links = FileLinks(self._links_http, self._closing, pacing=self.pacing)
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -132,7 +132,7 @@ class PlatformClient:
         Raises:
             PlatformError: the client was closed meanwhile.
         """
-        if self._closing.wait(self._pacing.lag):
+        if self._closing.wait(self.pacing.lag):
             raise PlatformError("the client was closed")
 
     def me(self) -> int:

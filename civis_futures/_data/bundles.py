@@ -116,8 +116,9 @@ class Excluded:
         return any(fnmatch.fnmatch(name, x) or fnmatch.fnmatch(last, x) for x in self._wild)
 
 
-def listing(place: Place, excluded: Excluded) -> Listing:
-    """The files of a place, as they are now.
+def listing(place: Place, excluded: Excluded, most_files: int = MOST_FILES) -> Listing:
+    """The files of a place, as they are now; of a folder with more than `most_files`, not all are
+    read.
 
     Raises:
         CodeError: there are too many, they are too large, or one cannot travel.
@@ -128,14 +129,14 @@ def listing(place: Place, excluded: Excluded) -> Listing:
     for name, path in place.roots:
         inside_zip = not os.path.lexists(path) and _zip_of(path)
         walked = _in_zip(name, path, inside_zip, excluded) if inside_zip else _in_folder(
-            name, path, excluded
+            name, path, excluded, most_files
         )  # fmt: skip
         for member in walked:
             _check(place, member)
             found.setdefault(member.name, member)
             size += member.size
-            if size > MOST_BYTES or len(found) > MOST_FILES:
-                raise _too_large(place, found.values())
+            if size > MOST_BYTES or len(found) > most_files:
+                raise _too_large(place, found.values(), most_files)
     members = tuple(member for _, member in sorted(found.items()) if not _is_stale(member, found))
     newest = max((member.mark[2] for member in members), default=0)
     return Listing(place, members, newest < begin - _TICK * 1e9)
@@ -209,7 +210,7 @@ def _mark(about: os.stat_result, size: int | None = None) -> tuple[int, ...]:
     return own, about.st_mtime_ns, about.st_ctime_ns, about.st_ino, executable
 
 
-def _in_folder(name: str, path: str, excluded: Excluded) -> Iterator[Member]:
+def _in_folder(name: str, path: str, excluded: Excluded, most_files: int) -> Iterator[Member]:
     """The file that is there, or all that is in the folder; what links lead to as well.
 
     A folder that a link in it leads back to is not gone into again; what is no file is left out.
@@ -227,7 +228,7 @@ def _in_folder(name: str, path: str, excluded: Excluded) -> Iterator[Member]:
         here = about.st_dev, about.st_ino
         if not stat.S_ISDIR(about.st_mode) or here in above:
             return
-        if next(seen) > MOST_FILES or len(above) > _DEEPEST:
+        if next(seen) > most_files or len(above) > _DEEPEST:
             raise CodeError(f"too many folders, or too deep: leave {name!r} out with exclude=[...]")
         try:
             entries = sorted(os.listdir(path))
@@ -295,12 +296,12 @@ def _check(place: Place, member: Member) -> None:
         ) from None
 
 
-def _too_large(place: Place, members: Iterable[Member]) -> CodeError:
+def _too_large(place: Place, members: Iterable[Member], most_files: int) -> CodeError:
     largest = sorted(members, key=lambda member: -member.size)[:_NAMED]
     files = ", ".join(f"{member.name} ({member.size:,} bytes)" for member in largest)
     return CodeError(
         f"your module {place.top!r} ({place.roots[0][1]}) is more than {MOST_BYTES:,} bytes or "
-        f"{MOST_FILES:,} files, and travels whole. Leave out what no call needs, with "
+        f"{most_files:,} files, and travels whole. Leave out what no call needs, with "
         f"exclude=[...]; send large data with executor.put(); or install it in the image, and say "
         f"exclude=[{place.top!r}]. The largest files up to there: {files}"
     )

@@ -83,8 +83,8 @@ _numbers = itertools.count()
 _folders: dict[str, Mapping[str, str]] = {}
 
 
-def note(function: FunctionType) -> None:
-    """A function is sent by value: remember where its source is."""
+def note(function: FunctionType, most: int = MOST_CODE) -> None:
+    """A function is sent by value: remember where its source is, and that of `most` in all."""
     code = function.__code__
     if _seen.get(id(code)) is code:
         return
@@ -95,8 +95,8 @@ def note(function: FunctionType) -> None:
         for each in parts:
             key = code_key(each)
             _known[each.co_filename, key] = _known["", key] = text, each.co_name
-        _forget(_seen, MOST_CODE)
-        _forget(_known, 2 * MOST_CODE)
+        _forget(_seen, most)
+        _forget(_known, 2 * most)
 
 
 def with_sources(answer: Answer) -> Answer:

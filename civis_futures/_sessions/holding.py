@@ -61,12 +61,12 @@ def latest(known: Heads) -> Head | None:
     return known[max(ready)] if ready else None
 
 
-def raise_if_held(name: str, known: Heads, now: float) -> None:
+def raise_if_held(name: str, known: Heads, now: float, silence: float) -> None:
     """Raise SessionInUseError if a process may hold the session, or is about to; `now` is by the
-    platform's clock.
+    platform's clock. A holder that has given no sign of life for `silence` seconds is gone.
     """
     for anchor, head in known.items():
-        if not (anchor.taken or head.holder is None or head.holder.gone(now)):
+        if not (anchor.taken or head.holder is None or head.holder.gone(now, silence)):
             raise in_use(name, head.holder)
 
 
@@ -81,7 +81,7 @@ def claim(client: PlatformClient, name: str, container: Container | Template) ->
     kind = job_kind(container)
     known = heads(client, anchors(client, name))
     now = client.clock.now()  # of an answer: anchors have been looked for
-    raise_if_held(name, known, now)
+    raise_if_held(name, known, now, client.pacing.holder_gone)
     _check_kind(latest(known), kind, name)
     holder = Holder.here(now)
     draft = Head(name, holder.since, kind, holder=holder)
@@ -144,7 +144,7 @@ def _take_over(
     same = [anchor for anchor in others if anchor.value == mine.value]
     known = heads(client, (anchor for anchor in others if anchor not in same))
     older = {anchor: head for anchor, head in known.items() if anchor.number < mine.number}
-    raise_if_held(mine.session, older, client.clock.now())
+    raise_if_held(mine.session, older, client.clock.now(), client.pacing.holder_gone)
     newer = {anchor: head for anchor, head in known.items() if anchor not in older}
     overtaken = latest(newer)
     if mine.taken or overtaken is not None:

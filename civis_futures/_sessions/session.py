@@ -22,7 +22,7 @@ from .._pool.mailbox import Mailbox, WorkerRun
 from .._scheduling.events import FoundTask
 from .._types import Job, JobRow, Resources, TaskId, WorkerId
 from .anchor import anchors
-from .head import BEAT, Entry, Head
+from .head import Entry, Head
 from .holding import Claim, claim, in_use, withdraw
 from .identity import difference, identity
 from .recovery import Findings, FoundWorker, findings
@@ -38,6 +38,7 @@ class Session:
 
     def __init__(self, client: PlatformClient, claimed: Claim) -> None:
         self._client = client
+        self._sign_of_life = client.pacing.sign_of_life
         self._anchor = claimed.anchor
         self._before, self._seized = claimed.before, claimed.seized
         self.head = claimed.head
@@ -79,7 +80,7 @@ class Session:
         A machine that sleeps does not know for how long, except by its clock. Workers would not
         obey us anyway; but none would be started in vain, nor the inbox overwritten.
         """
-        if abs(time.time() - self._seen) > 2 * BEAT:
+        if abs(time.time() - self._seen) > 2 * self._sign_of_life:
             try:
                 self._check()
             except SessionInUseError as error:
@@ -91,7 +92,7 @@ class Session:
         self._lost(error)
 
     def _beat(self) -> None:
-        while not self._closing.wait(BEAT):
+        while not self._closing.wait(self._sign_of_life):
             try:
                 self._check()
                 assert self.head.holder is not None

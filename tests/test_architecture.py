@@ -77,6 +77,15 @@ joblib            in civis_joblib
 tqdm              in _futures.progress
 """
 
+# What modules use of objects whose class is in another one, though its name begins with an
+# underscore: of public classes, on which users should not find it. (joblib's lock is joblib's.)
+PRIVATE = """
+_data.pickling        uses _of _modules _head _pieces
+_executor.warm        uses _intake
+_sessions.identity    uses _head _digests
+civis_joblib._backend uses _lock
+"""
+
 # The same for the rooms of the local platform.
 LOCAL = """
 __init__     -> _owner
@@ -217,6 +226,31 @@ def test_no_two_classes_have_the_same_name():
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(module)
     assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
+def private(tree: ast.AST) -> set[str]:
+    """Names with an underscore that belong to the objects of a module."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls"):
+            own.add(node.attr)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            own.add(node.target.id)
+    own = {name for name in own if name.startswith("_") and not name.startswith("__")}
+    return own - {"_replace"}  # which all named tuples have
+
+
+def test_what_is_private_is_used_where_it_is_made():
+    """In one module, that is, but for what is in the table."""
+    made = {module: private(tree) for module, tree in TREES.items()}
+    everything = set[str]().union(*made.values())
+    found: dict[str, set[str]] = {}
+    for module, tree in TREES.items():
+        foreign = everything - made[module]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in foreign:
+                found.setdefault(module.removeprefix("civis_futures."), set()).add(node.attr)
+    assert lines(table(PRIVATE, " uses ")) == lines(found)
 
 
 def test_dangerous_imports_stay_in_their_modules():

@@ -359,6 +359,39 @@ class ContainerFuture(Future[T]):
         return display.html(display.panel_of(self._task, [self._summary()], time.time()))
 
 
+# For the pool, and for what shows many at once: no methods, since users hold futures.
+
+
+def view_of(future: ContainerFuture[Any]) -> View:
+    """What is known of its task."""
+    return future._view
+
+
+def show(future: ContainerFuture[Any], **changes: Any) -> None:
+    """Replace fields of its view. For the manager's thread alone."""
+    future._view = future._view._replace(**changes)
+
+
+def number_of(future: ContainerFuture[Any]) -> int:
+    """That of its task."""
+    return future._number
+
+
+def summary_of(future: ContainerFuture[Any]) -> display.TaskSummary:
+    """How it is now, from memory."""
+    return future._summary()
+
+
+def state_soon_of(future: ContainerFuture[Any]) -> TaskState:
+    """Its state, some microseconds ahead at the end; it takes no lock."""
+    return future._state_soon
+
+
+def has_ended(future: ContainerFuture[Any]) -> bool:
+    """Whether it has counted itself among those that have ended."""
+    return future._ended is not None
+
+
 def _last(reasons: list[str]) -> str:
     return next((reason for reason in reversed(reasons) if reason), "")
 

@@ -20,7 +20,6 @@ import pytest
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
-from civis_futures._data import contents
 from civis_futures._types import Job
 from civis_futures.testing import Fault
 
@@ -140,10 +139,8 @@ def tidy(faulty):
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_known(monkeypatch, tmp_path):
+def nothing_is_known(new_user):
     """Each pool has to upload the worker's program."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(contents, "_stores", {})
 
 
 @pytest.fixture

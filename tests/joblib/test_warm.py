@@ -15,7 +15,6 @@ from tasks import HOUR, raise_or_sleep, square
 
 import civis_futures as cf
 import civis_joblib
-from civis_futures._data import contents
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -41,10 +40,8 @@ def started(platform):
 
 
 @pytest.fixture
-def uploads(platform, tmp_path, monkeypatch):
+def uploads(platform, new_user):
     """uploads(): how many Files have been uploaded since the test began, as by a new user."""
-    monkeypatch.setattr(contents, "_stores", {})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = platform.stats().uploads
     return lambda: platform.stats().uploads - before
 

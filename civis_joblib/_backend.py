@@ -67,7 +67,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         cap: there are never more containers than that, whatever `n_jobs` is.
         max_workers: what ``n_jobs=-1`` means. If None, 50; on a local platform, as many as that has
             cores.
-        progress: show a bar while a call runs.
+        progress: show a bar while a call runs; in a notebook, the table of its batches, too.
         executor: the user's own, for all calls, in place of one that is lent to each.
         **options: of `ContainerPoolExecutor`; with a `session`, all calls of one backend are its
             calls, one after the other, each with one task.
@@ -190,7 +190,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._executor is None or self._executor.broken:
             self._open()
         if self._progress:
-            self._bar = ProgressBar(self._parallel.n_tasks or 0)
+            self._bar = ProgressBar(self._parallel.n_tasks or 0, table=True)
 
     def stop_call(self) -> None:
         """It has ended."""

@@ -108,6 +108,11 @@ class Panel:
     summaries: tuple[TaskSummary, ...]
     elapsed: float = 0.0
     waiting: str = ""  # what its waiting tasks wait for
+    rows: int | None = None  # how many there are to choose from, if not one for each task
+
+    def unlisted(self, listed: int) -> int:
+        """How many rows are left out."""
+        return (self.totals.tasks if self.rows is None else self.rows) - listed
 
 
 def panel_of(title: str, summaries: Iterable[TaskSummary], now: float) -> Panel:
@@ -195,7 +200,7 @@ def text(panel: Panel, width: int = 80) -> str:
             lines.append(shortened(f"    {summary.reason}", width))
         if summary.state is TaskState.FAILED and summary.job_url:
             lines.append(f"    {_visible(summary.job_url)}")
-    lines += [f"  and {more:,} more"] if (more := panel.totals.tasks - len(listed)) else []
+    lines += [f"  and {more:,} more"] if (more := panel.unlisted(len(listed))) else []
     return "\n".join(lines)
 
 
@@ -303,7 +308,7 @@ def html(panel: Panel) -> str:
         if (count := totals.counts[state])
     )
     sums = "".join(f"<span>{_escaped(f'{name} {value}')}</span>" for name, value in _sums(panel))
-    more = totals.tasks - len(listed)
+    more = panel.unlisted(len(listed))
     return (
         f'<div class="civis-futures"><style>{_STYLE}</style>'
         f'<div class="cf-title">{_escaped(panel.title)}</div>'

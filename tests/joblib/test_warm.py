@@ -293,7 +293,30 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize(("more", "starts"), [("", 2), (FORK, 4), (INTERRUPT, 2)])
+LOKY = """
+from joblib.externals.loky import get_reusable_executor
+def within():
+    civis_joblib.register()
+    return call(), call()
+pool = get_reusable_executor(max_workers=1)
+assert pool.submit(within).result() == ([1, 2], [1, 2])
+pool.shutdown()
+assert call() == [1, 2]
+"""
+#: Its children end by themselves. Of those that are killed, containers are left for a `lease`.
+POOL = """
+import multiprocessing
+pool = multiprocessing.get_context("fork").Pool(1)
+assert pool.apply(call) == pool.apply(call) == [1, 2]
+pool.close()
+pool.join()
+assert call() == [1, 2]
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "starts"), [("", 2), (FORK, 4), (INTERRUPT, 2), (LOKY, 4), (POOL, 4)]
+)
 def test_nothing_is_left_at_the_exit(more, starts, platform, started, tmp_path):
     before = set(platform.stats().active)
     done = subprocess.run(
@@ -303,3 +326,34 @@ def test_nothing_is_left_at_the_exit(more, starts, platform, started, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert set(platform.stats().active) <= before
     assert started() == starts
+
+
+SUITE = """
+import os
+import civis_joblib, pytest
+from joblib import Parallel, delayed
+civis_joblib.register()
+
+@pytest.mark.parametrize("n", range(6))
+def test_one(n):
+    assert Parallel(2, backend="civis")(delayed(abs)(x) for x in (-n, n)) == [n, n]
+    with open(f"worker {os.environ['PYTEST_XDIST_WORKER']}", "a") as file:
+        file.write(f"{n}\\n")
+"""
+
+
+def test_each_process_of_xdist_has_its_own(platform, started, tmp_path):
+    before = set(platform.stats().active)
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    command = "-m pytest -q -n 2 -W error -p no:cacheprovider --dist loadgroup test_suite.py"
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=tmp_path, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 passed" in done.stdout
+    assert "warning" not in done.stdout + done.stderr
+    assert set(platform.stats().active) <= before
+    used = [path.read_text().split() for path in tmp_path.glob("worker *")]
+    assert sorted(number for each in used for number in each) == list("012345")
+    assert started() == 2 * len(used)

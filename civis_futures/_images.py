@@ -4,7 +4,7 @@ From the changelog of the image's repository, https://github.com/civisanalytics/
 up to its release 8.4.0 of March 2, 2026: read in a copy, and not tried on Civis Platform. For each
 minor version of Python it is the newest image that has it. To add a new image is to add a line.
 
-This room knows no other room.
+This module knows no other module.
 """
 
 from __future__ import annotations

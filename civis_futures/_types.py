@@ -1,4 +1,6 @@
-"""The frozen values that cross rooms, and what becomes of users' numbers. Knows no other room.
+"""The frozen values that pass between modules, and the checks of users' numbers.
+
+It knows no other module.
 
 What users see of it: `TaskState`, `Attempt` and `LogLine`.
 """

@@ -10,7 +10,7 @@ from there, which is allowed: `submit_batch` pickles, and never waits.
 joblib keeps what it knows of a call in its `Parallel`, which the next call uses again. So an abort
 is a fence: no callback of the call before it has any effect after it.
 
-This room must not know Civis Platform, nor anything of `civis_futures` that is not public.
+This module must not know Civis Platform, nor anything of `civis_futures` that is not public.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where the executor of a call comes from, if it is not lent to it: the user, or a session. And how
 many batches of a call are under way.
 
-This room must not know joblib, nor anything of `civis_futures` that is not public.
+This module must not know joblib, nor anything of `civis_futures` that is not public.
 """
 
 from __future__ import annotations

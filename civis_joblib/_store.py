@@ -4,7 +4,7 @@ joblib thinks in folders: one for each function, in it one for each call, with t
 is known of it. Here these are the beginnings of names. What was found is remembered: the first
 question is for all calls of a function, and later ones are for those that were not there then.
 
-This room must not know Civis Platform, nor anything of `civis_futures` that is not public.
+This module must not know Civis Platform, nor anything of `civis_futures` that is not public.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What we may ask of the platform, and when: a log of what was sent, and what it said of its limit;
 and what time it is there.
 
-Arithmetic only. This room must not know what a request is, send one, or wait: it says how long.
+Arithmetic only. This module must not know what a request is, send one, or wait: it says how long.
 """
 
 from __future__ import annotations

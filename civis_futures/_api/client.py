@@ -1,7 +1,7 @@
 """The platform's API: `PlatformClient`, one method for each endpoint in use; and `LogSource`, the
 logs of one kind of jobs over such a client.
 
-This room must not know why it is asked: whether to try again later, look elsewhere or tell the
+This module must not know why it is asked: whether to try again later, look elsewhere or tell the
 user is decided by others. When a request may go, and what is tried again on its way, is
 `transport`'s business.
 """

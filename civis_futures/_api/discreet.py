@@ -8,7 +8,7 @@ with httpx in this process are logged as ever.
 
 Errors are told as they are, but for links, and for the requests that httpx attaches to them.
 
-This room knows no other room of ours.
+This module knows no other module of ours.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Pure. A body that lacks what is needed raises AttributeError, LookupError, TypeError or ValueError,
 of which the client makes an error of ours. Where the platform may add words (run states), any is
-taken. This room must not know HTTP.
+taken. This module must not know HTTP.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Two parts. `Sender` sends API requests as the `RateBudget` allows, again and aga
 safe. `FileLinks` moves bytes by the links of Files, which lead elsewhere: no key is sent there, and
 nothing there counts against the budget.
 
-This room must not know what a request is about: it knows verbs, statuses, and whether an answer is
-JSON.
+This module must not know what a request is about: it knows verbs, statuses, and whether an answer
+is JSON.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 One `ContentStore` for each platform and key serves all pools of this process, so that the same
 bytes go up once, whoever has use for them. It decides who uploads what and tells who waits; how,
-is told to it by a `Carrier`: this room knows neither HTTP nor pickles.
+is told to it by a `Carrier`: this module knows neither HTTP nor pickles.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ It knows the platform, and nothing of calls; who else wants the same is the stor
 The index is one small file for each content, in the user's cache folder, and so remembered from
 process to process. Threads and processes share it without a lock: an entry is written aside and
 then renamed into its place, the last one counts, and what cannot be read is not there. Nothing
-depends on it but how much is uploaded: no error of it leaves this room, and what it finds is asked
-of the platform before it is used.
+depends on it but how much is uploaded: no error of it leaves this module, and the platform is asked
+about what it finds before that is used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A call becomes bytes, and large buffers beside them; what is shared by hand does, too.
 
-The only room that pickles what goes out. What comes back is unpickled in `unpickling`.
+The only module that pickles what goes out. What comes back is unpickled in `unpickling`.
 """
 
 from __future__ import annotations

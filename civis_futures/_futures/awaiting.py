@@ -1,6 +1,6 @@
 """Futures in an event loop: waiting for one, and for many as they complete.
 
-The only room of the client that knows asyncio, so it is imported when somebody waits in a loop.
+The only module of the client that knows asyncio, so it is imported when somebody waits in a loop.
 Cancelling a wait leaves the futures alone: they are nobody's in particular.
 """
 

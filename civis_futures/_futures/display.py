@@ -1,6 +1,6 @@
 """What people see of tasks: frozen summaries in, plain data, text or HTML out.
 
-Pure: no clock, no terminal, no I/O. This room must not know futures, executors or notebooks. What
+Pure: no clock, no terminal, no I/O. This module must not know futures, executors or notebooks. What
 comes from the user (names, messages of exceptions, addresses) is escaped in HTML, and has its
 control characters shown in text.
 """

@@ -1,8 +1,8 @@
-"""Bars: how many of some futures are done, failed, running and queued, while somebody waits.
+"""Bars: how many of some futures are done, failed, running and queued, while the caller waits.
 
-The one room that knows tqdm. The bar is drawn by the thread that waits; where that is not ours, as
-in joblib, by one of its own (`ProgressBar`). What the futures' callbacks do here is put a word into
-a queue, since they run where futures are settled, and a terminal may block. It knows futures of any
+The one module that knows tqdm. The bar is drawn by the thread that waits; where that is not ours,
+as in joblib, by one of its own (`ProgressBar`). The futures' callbacks only put a word into a
+queue, since they run where futures are settled, and a terminal may block. It knows futures of any
 kind.
 """
 

@@ -1,6 +1,6 @@
 """What the scheduler and the manager say to each other: events in, commands out, all frozen.
 
-This room knows only the leaves. A command names tasks and workers by id; what belongs to an id
+This module knows only the leaves. A command names tasks and workers by id; what belongs to an id
 (bytes, futures, runs) stays with the manager.
 """
 

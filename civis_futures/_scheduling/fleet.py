@@ -4,7 +4,7 @@ A worker is one container run::
 
     LAUNCHING ──> ALIVE ──> CONCLUDING (over, with calls unanswered) ──> ARCHIVING ──> gone
 
-This room decides which worker gets which calls and when to write and look; what becomes of a task
+This module decides which worker gets which calls and when to write and look; what becomes of a task
 is the scheduler's. Calls run in the order in which a worker has them.
 """
 

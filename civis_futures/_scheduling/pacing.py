@@ -5,7 +5,7 @@ A request costs more than many a call, so a worker gets as many calls as keep it
 get more, and not more than its share of what is left, so that all end together. That is a guess;
 where it was wrong, workers that run out take over what others have not begun.
 
-Time and chance are arguments; this room knows no other.
+Time and chance are arguments; this module knows no other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The program inside a container: it answers the calls of its order, then those of its inbox.
 
 The way in is `main`: for the bundle's bootstrap, for the console script `civis-futures-worker` and
-for ``python -m``. The rooms, each of which knows only rooms below it::
+for ``python -m``. The modules, each of which knows only those below it::
 
     _entry     environment -> order; exit codes
     _loop      the parent: which call next, when to post, when to look, when to end

@@ -1,6 +1,6 @@
 """HTTP for the worker: one request at a time over kept connections, repeated until it is answered.
 
-Standard library only, and of it `http.client`: `urllib.request` takes longer to import. This room
+Standard library only, and of it `http.client`: `urllib.request` takes longer to import. This module
 knows nothing of the platform but how a server refuses (429 with Retry-After) and stumbles (5xx).
 
 Every request is repeated after a lost reply, POSTs too. That is safe here, because each POST of a

@@ -1,4 +1,4 @@
-"""The worker's smaller rooms, from within: requests, transfers, orders, frames."""
+"""The worker's smaller modules, from within: requests, transfers, orders, frames."""
 
 import contextlib
 import os

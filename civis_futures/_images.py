@@ -28,9 +28,10 @@ def python_here() -> str:
 
 
 def tag_of(name: str) -> tuple[str, bool]:
-    """The tag for an image of which only the name was said; and whether it is surely the right one.
+    """The tag for an image of which only the name was given; and whether it is certain to be the
+    right one.
 
-    Of the official image it is one with this Python; of any other, nobody here knows what it has.
+    Of the official image it is one with this Python; what any other has is not known here.
     """
     if name != OFFICIAL:
         return LATEST, True

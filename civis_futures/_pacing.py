@@ -33,8 +33,8 @@ class Pacing:
             or is taken for one that has.
         command: how long a command of the command line tries to reach the platform, while its user
             waits.
-        lag: after how long a list surely shows what was made before. No source says how far lists
-            lag behind; what is asked for by its id is taken to be as it is.
+        lag: after how long a list is certain to show what was made before. No source says how far
+            lists lag behind; what is asked for by its id is taken to be as it is.
     """
 
     first_backoff: float = 1.0
@@ -59,7 +59,7 @@ class Pacing:
         return self.last_patience_refused if refused else self.last_patience
 
     def backoff(self, failures: int, chance: float) -> float:
-        """Seconds to wait after so many failures in a row; `chance` in [0, 1) spreads them."""
+        """Seconds to wait after this many failures in a row; `chance` in [0, 1) spreads them."""
         pause = min(self.first_backoff * 2.0 ** (failures - 1), self.longest_backoff)
         return float(pause) * (0.5 + chance)
 

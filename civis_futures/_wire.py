@@ -241,7 +241,7 @@ class Letter:
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker is told at its launch.
+    """What a worker is given at its launch.
 
     `url` is the base of the API; `name` that of the script; `python` the client's version
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
@@ -278,9 +278,9 @@ class Inbox:
     """The client's one JSON value: worker token -> letter. A worker not named has no news.
 
     `poll` and `linger` replace those of the order; `beat` changes with each version: a sign of
-    life. `holder` is the script that stands for who has written this, if others may want to: once
-    its name ends in `TAKEN`, nothing that he says counts any more. A worker whose order is from
-    another holder may go on if it is named.
+    life. `holder` is the script that stands for the process that wrote this, if others may want to:
+    once its name ends in `TAKEN`, nothing that it says counts any more. A worker whose order is
+    from another holder may go on if it is named.
     """
 
     letters: dict[str, Letter] = field(default_factory=dict)
@@ -291,7 +291,7 @@ class Inbox:
     version: int = WIRE_VERSION
 
 
-#: How a call ended. The first two are the function's own doing; the rest is told in `Answer.text`.
+#: How a call ended. The first two are the function's own doing; `Answer.text` explains the others.
 RETURNED = "returned"
 RAISED = "raised"
 CALL_NOT_FETCHED = "call not fetched"

@@ -74,7 +74,7 @@ class SessionCalls:
         return self._executor
 
     def begin(self, number: int, **options: Any) -> SessionCalls:
-        """A call begins, with so many containers at the most.
+        """A call begins, with at most this many containers.
 
         Raises:
             RuntimeError: another one runs: their tasks would be another sequence each time.

@@ -27,7 +27,7 @@ from joblib._store_backends import CacheItemInfo, StoreBackendBase, StoreBackend
 
 from civis_futures import NamedFile, NamedFiles
 
-#: For so many seconds it is not asked again for what was not there.
+#: For this many seconds the platform is not asked again for what was not there.
 MEMORY = 2.0
 #: The end of the name of a folder with the result of a call.
 _CALL = re.compile(r"[a-f0-9]{32}")
@@ -215,7 +215,7 @@ def _store(location: str, verbose: int, options: dict[str, Any]) -> PlatformStor
 
 
 class Metadata(Mapping[str, Any]):
-    """What is known of a call, read when somebody looks into it."""
+    """What is known of a call, read when it is looked at."""
 
     def __init__(self, read: Callable[[], dict[str, Any]]) -> None:
         self._read = read

@@ -85,7 +85,7 @@ class PlatformClient:
         self.is_local = _host(self.url) in ("127.0.0.1", "localhost", "::1")
         # A proxy of this machine leads away from it.
         routes = Routes(direct=self.is_local), Routes(direct=self.is_local)
-        routes[0].way(httpx.URL(self.url))  # what cannot be done is told at once
+        routes[0].way(httpx.URL(self.url))  # what cannot be done is reported at once
         limits = httpx.Timeout(timeout, connect=min(timeout, 10.0))
         headers = headers_for(key, auth)
         self._secrets = (key, headers["Authorization"].split()[1])
@@ -171,7 +171,7 @@ class PlatformClient:
     def search_jobs(self, text: str, page: int = 1) -> tuple[list[JobRow], bool]:
         """My hidden jobs with this text in their names, and whether more pages follow. GET /jobs.
 
-        Mine only: anybody can call a job what he likes, and what these names say is believed.
+        Mine only: anybody can give a job any name, and what these names say is believed.
         """
         params = {"q": text, "hidden": True, "limit": PAGE_SIZE, "page_num": page}
         params["author"] = self.me()
@@ -311,7 +311,7 @@ class PlatformClient:
         may_grow = response.headers.get("civis-cache-control", "no-store")
         return LogPage(lines, "no-store" not in may_grow)
 
-    # JSON values. One that was made twice, or in vain, harms nobody: so all of these are repeated.
+    # JSON values. One that was made twice, or in vain, does no harm: so all of these are repeated.
 
     def create_json_value(self, name: str, text: str) -> int:
         """POST /json_values; `text` is JSON."""

@@ -1,7 +1,7 @@
 """Modules of the user's as a zip: which files belong to one, whether they have changed, the bytes.
 
 The same files give the same bytes. It knows files and names, and neither imports nor pickles; which
-modules are the user's own, and when they are needed, is told to it.
+modules are the user's own, and when they are needed, is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _DEEPEST = 50
 _NAMED = 3
 #: How often a package is read again because it has changed meanwhile.
 _TRIES = 3
-#: A file that was changed less than so many seconds ago may change again and look the same: clocks
-#: of file systems tick some hundred times a second.
+#: A file that was changed less than this many seconds ago may change again and look the same:
+#: clocks of file systems tick some hundred times a second.
 _TICK = 0.1
 
 _NO_CODE = {
@@ -82,7 +82,9 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of a place. `settled`: if one changes from now on, its `mark` surely will, too."""
+    """The files of a place. `settled`: if one changes from now on, its `mark` is certain to change,
+    too.
+    """
 
     place: Place
     members: tuple[Member, ...]

@@ -88,7 +88,7 @@ class Deposit:
     def deposit(self, content: Content) -> tuple[int, float]:
         """The id of a File with this content, and its end, in seconds since the epoch.
 
-        A File that we have from hearsay is looked at first, once: it may have expired, or be
+        A File that only the index knows is asked for first, once: it may have expired, or be
         another platform's.
 
         Raises:
@@ -225,7 +225,7 @@ class Index:
                 (self._folder / sha256).unlink(missing_ok=True)
 
     def _sweep(self, newest: Path) -> None:
-        """Remove what nobody will use again, of all platforms; once in the life of an index. What
+        """Remove what will not be used again, of all platforms; once in the life of an index. What
         was just written tells the time, by the clock of the disk.
         """
         if self._swept or self._root is None:

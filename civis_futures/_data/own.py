@@ -32,9 +32,10 @@ from .bundles import Excluded, Listing, Member, Place, listing, packed, read
 from .contents import Content, ContentStore
 from .sources import note_folder
 
-#: So many files are looked at for each call. Of more, as often as takes half of the time at most.
+#: This many files are looked at for each call. Of more, as often as takes half of the time at most.
 FEW_FILES = 500
-#: Modules of so many bytes have a bundle of their own, so that an edit elsewhere moves them not.
+#: Modules of this many bytes have a bundle of their own: an edit elsewhere does not send them
+#: again.
 LARGE = 1_000_000
 #: Never the user's own. (We may be an editable install; then the image has us or has us not.)
 _MAIN = {"__main__", "__mp_main__"}
@@ -325,7 +326,7 @@ def _file_and_folders(top: str) -> tuple[str | None, list[str] | None]:
 
 
 def _place_of_parts(top: str) -> Place | None:
-    """Where the modules of a package are that nobody can find; pytest may load its files so."""
+    """Where the modules of a package are that import cannot find; pytest may load its files so."""
     roots = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
@@ -388,7 +389,7 @@ def resolved(imports: Iterable[tuple[str, int]], package: object) -> Iterator[st
             yield ".".join([*above, *([name] if name else [])])
 
 
-#: So many pieces of code are remembered.
+#: How many pieces of code are remembered.
 _MOST_CODE = 20_000
 _by_code: dict[int, tuple[CodeType, tuple[tuple[str, int], ...]]] = {}
 

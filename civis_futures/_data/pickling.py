@@ -73,7 +73,7 @@ class Payload:
 
     @property
     def extent(self) -> int:
-        """So many bytes does a letter need to name the buffers."""
+        """How many bytes a letter needs to name the buffers."""
         return _wire.BUFFER_NAME * len(self.buffers)
 
 
@@ -314,7 +314,7 @@ def _as_buffer(value: Any, shared_from: float) -> tuple[Any, ...] | None:
     `shared_from` is copied when it has arrived, so that it can be written.
 
     As with NumPy's own pickles, what is not contiguous becomes so, in C order. NumPy is not
-    imported for this: who has an array has done so.
+    imported for this: users who have an array have done so.
     """
     numpy = sys.modules.get("numpy")
     array = getattr(numpy, "ndarray", None)

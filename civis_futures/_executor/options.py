@@ -243,7 +243,7 @@ class PoolOptions:
 
     @property
     def shared_from(self) -> float:
-        """Arrays of so many bytes are shared."""
+        """Arrays of this many bytes or more are shared."""
         return float("inf") if self.share_arrays is None else self.share_arrays
 
     @property
@@ -262,7 +262,7 @@ class PoolOptions:
 
     @property
     def policy(self) -> Policy:
-        """What the scheduler is told; times in seconds."""
+        """What the scheduler goes by; times in seconds."""
         return Policy(
             self._workers,
             self.max_tasks_per_worker,

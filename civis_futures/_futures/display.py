@@ -45,7 +45,7 @@ _BAR = 24
 
 @dataclass(frozen=True, slots=True)
 class TaskSummary:
-    """One task at one moment. Times are in seconds, memory in MB; None: nobody knows."""
+    """One task at one moment. Times are in seconds, memory in MB; None: not known."""
 
     task: str
     number: int

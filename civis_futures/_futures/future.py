@@ -187,7 +187,7 @@ class ContainerFuture(Future[T]):
         return super().exception(seconds(timeout))
 
     def _check_process(self) -> None:
-        """In a fork nobody would ever settle it, or hear that it is cancelled."""
+        """In a fork nothing would ever settle it, or learn that it is cancelled."""
         if os.getpid() != self._process and self._ended is None:
             raise RuntimeError(
                 f"{self._task} belongs to process {self._process}, of which this one is a fork: "

@@ -72,18 +72,18 @@ class Meter:
         self._drawn, self._cost = 0.0, 0.0
 
     def watch(self, future: Future[Any], tasks: int = 1) -> None:
-        """Count this one too, as so many tasks."""
+        """Count this one too, as this many tasks."""
         self._watched += tasks
         self._open[future] = tasks
         future.add_done_callback(self._end)
 
     def draw_until(self, over: threading.Event) -> None:
-        """Draw until that is set, and somebody has called `wake`."""
+        """Draw until that is set and `wake` was called."""
         while not over.is_set():
             self._step(MOST)
 
     def wake(self) -> None:
-        """Let who waits look around."""
+        """Let the thread that waits look at what has changed."""
         self._ends.put((TaskState.SUCCEEDED, 0, None))
 
     def wait(self, future: Future[Any], timeout: float | None = None) -> None:
@@ -189,7 +189,7 @@ class ProgressBar:
         self._thread.start()
 
     def watch(self, future: Future[Any], tasks: int = 1) -> None:
-        """Count this one too, as so many tasks."""
+        """Count this one too, as this many tasks."""
         self._meter.watch(future, tasks)
 
     def close(self) -> None:

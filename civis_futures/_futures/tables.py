@@ -1,5 +1,5 @@
 """Futures that are shown together: in a `table`, as they are whenever it is shown; and all those of
-an executor, of which it knows the ones that somebody holds, and sums of the others.
+an executor, of which it knows those that the user holds, and sums of the others.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Table(Sequence[ContainerFuture[Any]]):
 def table(futures: Iterable[ContainerFuture[Any]]) -> Table:
     """Futures to look at: counts, a bar, times, peak memory, and failures with their reason.
 
-    Looking asks nobody, so it returns at once. The table is a sequence of the futures, too.
+    Looking makes no request, so it returns at once. The table is a sequence of the futures, too.
 
     Raises:
         TypeError: one of them is not a `ContainerFuture`.
@@ -119,13 +119,13 @@ class PoolFutures:
             self._counting = False
 
     def futures(self) -> list[ContainerFuture[Any]]:
-        """Those that somebody holds, in the order of their submission."""
+        """Those that the user holds, in the order of their submission."""
         held = (reference() for reference in self._futures.valuerefs())
         found = [future for future in held if future is not None]
         return sorted(found, key=number_of)
 
     def summaries(self) -> list[TaskSummary]:
-        """How those are that somebody holds, one by one."""
+        """How those are that the user holds, one by one."""
         return list(map(summary_of, self.futures()))
 
     def totals(self) -> Totals:
@@ -133,7 +133,7 @@ class PoolFutures:
         return self.panel("").totals
 
     def panel(self, title: str, waiting: str = "") -> Panel:
-        """All tasks in numbers, and some of those that somebody holds one by one; `waiting` is what
+        """All tasks in numbers, and some of those that the user holds one by one; `waiting` is what
         those wait for that no container has begun.
         """
         now = time.time()

@@ -23,7 +23,7 @@ from .outcomes import CallPlace
 
 @dataclass(slots=True)
 class WorkItem:
-    """A task at home: its future, and its call until nobody can ask for it any more.
+    """A task at home: its future, and its call until it cannot be sent any more.
 
     `retry_on` is the user's word on which exceptions are a reason to try again.
     """
@@ -33,7 +33,7 @@ class WorkItem:
     call: _wire.Blob | None  # None until it is uploaded
     data: bytes | None = None  # what to upload; dropped then
     buffers: tuple[Content, ...] = ()
-    code: int = 0  # so many of these, the last ones, are modules
+    code: int = 0  # how many of these, the last ones, are modules
     fetched: bytes | None = None  # the bytes of its answer, if these were in a File
     timeout: float | None = None
     retry_on: Callable[[BaseException], bool] | None = None

@@ -175,14 +175,14 @@ class TerminateRequested:
 
 @dataclass(frozen=True, slots=True)
 class Resized:
-    """There may be so many workers from now on."""
+    """There may be this many workers from now on."""
 
     max_workers: int
 
 
 @dataclass(frozen=True, slots=True)
 class CancelsAwaited:
-    """Somebody waits until no call runs any more that nobody wants."""
+    """A caller waits until no call runs any more that was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +374,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class CancelsDone:
-    """No call runs any more that nobody wants: tell who waits for that."""
+    """No call runs any more that was cancelled: wake those who wait for that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ class Ramp:
     """How many containers a pool may have while none has shown that it can do the work.
 
     An image without the needed module fails each call in the same way, and the first two tell.
-    But who waits for an answer before starting the rest makes everybody wait twice for a start;
+    But to wait for an answer before the rest is started costs everybody two starts;
     so the width grows with time, too.
     """
 

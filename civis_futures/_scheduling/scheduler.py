@@ -16,17 +16,17 @@ What workers do is in `fleet`. What always holds, after every event of the rando
    lowered, no worker is launched until it is so.
 3. A task ends once; the pool finishes once, with no task and no worker left.
 4. There is never a second look, inbox write or preparation in flight.
-5. A worker that is told to stop, or cancelled, is given no call; one that is to end after its
+5. A worker that has to stop, or is cancelled, is given no call; one that is to end after its
    first calls gets only those; none gets more than `max_tasks_per_worker`; and none gets a call
    that needs a larger container.
 6. No task is attempted more often than 1 + `max_retries` times, not counting what surely never
    began, nor those that got more memory.
 7. While a task that was submitted, or a worker, is left, a command is in flight or `deadline` is
    set: no waiting for nothing.
-8. A call that is given to a second worker surely never begins in the first one any more.
+8. A call that is given to a second worker is certain not to begin in the first one any more.
 9. Each idle worker has a call on its way to it, if any that it could do is tied to a worker that
    two looks have found waiting for its start while others run.
-10. Who waits for the end of what was cancelled is told, once none of it can run any more.
+10. `CancelsDone` comes once nothing that was cancelled can run any more.
 """
 
 from __future__ import annotations
@@ -380,7 +380,7 @@ class Scheduler:
                     self._again(name)
             self.fleet.archive(self._step, worker)
         else:
-            if not worker.state.over:  # a state nobody knows, for too long: make sure
+            if not worker.state.over:  # an unknown state, for too long: make sure
                 self._step.do(e.CancelRun(worker.id))
             worker.phase = WorkerPhase.CONCLUDING
             text = "what its container has answered cannot be read, or is nowhere to be found"

@@ -45,7 +45,7 @@ class Holder:
         return cls(token, socket.gethostname(), _place(), pid, _process_start(pid), now, now)
 
     def gone(self, now: float, silence: float) -> bool:
-        """Whether it surely has ended, or has given no sign of life for `silence` seconds."""
+        """Whether it has ended, or has given no sign of life for `silence` seconds."""
         if self.place == _place() and self.started != _process_start(self.pid):
             return True
         return now - self.beat > silence
@@ -62,7 +62,7 @@ class Entry:
     """A worker: its token, its script, and its first calls as (task, attempt, key).
 
     `over`: nothing more will come of it, and what it has not answered counts as never sent. Its run
-    was `run` then, or 0 if it never had one or nobody knows.
+    was `run` then, or 0 if it never had one, or that is not known.
     """
 
     token: str
@@ -90,7 +90,7 @@ class Entry:
 class Head:
     """All of it. `created` is in seconds since the epoch; `key` is what answers are sealed with.
 
-    One that is not `ready` says no more than who wants to hold the session: what there was before
+    One that is not `ready` only says which process wants to hold the session: what there was before
     is not in it yet.
     """
 

@@ -1,8 +1,9 @@
 """Who holds a session: one process after another, though there is no compare-and-swap.
 
 What the platform has is this: ids in the order in which things were made, lists that show
-everything after a while, and what is asked for by its id is as it is. So who wants a session makes
-an anchor of his own, waits for as long as lists may lag behind, and then sees all that are older:
+everything after a while, and what is asked for by its id is as it is. So a process that wants a
+session makes an anchor of its own, waits for as long as lists may lag behind, and then sees all
+that are older:
 
 * If the holder of an older one may be there, that one has the session. Of several who come at the
   same time, the first one gets it.

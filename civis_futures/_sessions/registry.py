@@ -110,7 +110,7 @@ def remove(client: PlatformClient, name: str) -> None:
         for entry in last.workers:
             if not entry.over:
                 _end(client, Job(entry.job, last.kind))
-        for _, row in newest_workers(client, last):  # such as nobody knows of
+        for _, row in newest_workers(client, last):  # such as no head knows of
             _end(client, Job(row.job_id, last.kind))
     for anchor, head in known.items():
         client.archive(Job(anchor.number, head.kind))

@@ -29,7 +29,7 @@ from .recovery import Findings, FoundWorker, findings
 
 _log = logging.getLogger(__name__)
 
-#: So many workers are read at a time.
+#: How many workers are read at a time.
 READERS = 4
 
 
@@ -59,7 +59,7 @@ class Session:
     # --- holding it ----------------------------------------------------------------------------
 
     def start(self, lost: Callable[[Exception], object], in_doubt: Callable[[], object]) -> None:
-        """Give signs of life from now on; `lost` is told if somebody else takes it over, and
+        """Give signs of life from now on; `lost` is called if another process takes it over, and
         `in_doubt` is called now and then if who had it before may overwrite the inbox.
         """
         self._lost, self._in_doubt = lost, in_doubt
@@ -107,12 +107,12 @@ class Session:
                 _log.warning("no sign of life for session %s: %s", self.head.name, error)
 
     def close(self) -> None:
-        """Nobody holds it any more, and the client is closed."""
+        """Let go of it, and close the client."""
         self.release()
         self._client.close()
 
     def release(self) -> None:
-        """Nobody holds it any more."""
+        """Let go of it."""
         taken = self._closing.is_set()
         self._closing.set()
         if not taken and not self.head.ready:  # what there is, is with those before us
@@ -158,7 +158,8 @@ class Session:
         found = self.findings.workers
         tokens = {worker.id: self.head.workers[worker.id - 1].token for worker in found}
         self._adopted = {tokens[worker.id] for worker in found if not worker.state.over}
-        # What those had in hand that are over must stay there, for who comes if we are killed now.
+        # What those had in hand that are over must stay there, for the next process if we are
+        # killed now.
         letters = {token: inbox.letters.get(token, _wire.Letter()) for token in tokens.values()}
         mailbox.write_inbox(self.head.inbox, self.signed(replace(inbox, letters=letters)))
         self._tidy()

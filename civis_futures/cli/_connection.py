@@ -32,7 +32,7 @@ def connected() -> Iterator[PlatformClient]:
         raise MistakeError(_line(error)) from None
     with contextlib.closing(client):
         try:
-            client.me()  # so that a wrong address or key is told as such, by all commands
+            client.me()  # so that all commands report a wrong address or key as such
             yield client
         except PlatformError as error:
             raise _named(error, client.url) from None

@@ -60,7 +60,7 @@ class InboxReader:
         return self._listened() - self._heard > self._lease
 
     def _listened(self) -> float:
-        """A clock that stands still while the platform cannot be reached: then nobody is silent."""
+        """A clock that stands still while the platform cannot be reached: that is no silence."""
         return time.monotonic() - self._platform.http.stalled
 
     def due_in(self, eager: bool) -> float:
@@ -70,8 +70,8 @@ class InboxReader:
         return max(0.0, self._looked + pause - time.monotonic())
 
     def look(self) -> _wire.Letter | None:
-        """The letter of this worker; None if the inbox holds none, is garbage, or if he who wrote
-        it had no right to: a process that has lost its session may not know that yet.
+        """The letter of this worker; None if the inbox holds none, is garbage, or if the process
+        that wrote it had no right to: a process that has lost its session may not know that yet.
         """
         self._pause = min(max(self._pause, _FIRST_PAUSE) * _GROWTH, self._poll)
         try:

@@ -136,7 +136,7 @@ class WorkerLoop:
             return any(_wire.BEGIN_LINE.search(line.rstrip()) for line in lines)
         try:
             names = self._platform.newest_outputs()
-        except RefusedError:  # nobody can tell, then
+        except RefusedError:  # then it cannot be known
             return False
         return any(_wire.answers_number(name, self._order.worker) is not None for name in names)
 
@@ -318,7 +318,7 @@ class WorkerLoop:
     def _fetch(
         self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...], code: int
     ) -> FetchedCall:
-        """`code`: so many of the buffers, the last ones, are zips with modules."""
+        """`code`: how many of the buffers, the last ones, are zips with modules."""
         try:
             fetched = FetchedCall(path=os.path.join(self._folder, name))
             paths = self._buffers.hold(name, buffers)

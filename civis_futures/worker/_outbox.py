@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Seconds that the first answers wait for company while further calls are run.
 FIRST_LINGER = 0.5
-#: Outcomes of so many bytes do not wait: the next call may need the memory, or the disk.
+#: Outcomes of this many bytes do not wait: the next call may need the memory, or the disk.
 _MOST_WAITING = 10_000_000
 #: Statuses that say something of what was sent, and not of who sends it, or where to.
 _UNFIT = (400, 413, 422)

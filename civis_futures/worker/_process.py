@@ -148,7 +148,7 @@ class Process:
         return self._flag[0] == 1
 
     def limit(self, seconds: float | None) -> None:
-        """End it, unless it says something within so many seconds; None: there is no limit.
+        """End it, unless it says something within this many seconds; None: there is no limit.
 
         By a signal to ourselves, as we may be in a request then that takes long. It breaks nothing
         off: Python goes on with what it was waiting for.
@@ -161,7 +161,7 @@ class Process:
             self._kill_all()
         elif self._answers < 0 or not self.alive():
             return
-        elif _ready(self._answers, select.POLLIN, 0) & select.POLLIN:  # its answer, surely
+        elif _ready(self._answers, select.POLLIN, 0) & select.POLLIN:  # its answer, most likely
             signal.setitimer(signal.ITIMER_REAL, _LOOK)
         else:
             self.expired = True

@@ -284,7 +284,7 @@ class Script:
     def _put_variables(self, module: str, variables: dict[str, Any]) -> None:
         home = self._modules[module]
         for name, value in variables.items():
-            # What is there although nobody has sent it, the process has put there.
+            # What is there and was not sent, the process itself has put there.
             own = name not in home.sent and name in vars(home.thing) and name not in _NAMES
             self._put(home, _Place(home, name, home.thing, name, value), done=own)
 
@@ -327,7 +327,7 @@ class Script:
         return None
 
     def _digest(self, value: Any) -> Any:
-        """The same for what is told by its pickle; of what has none, nothing equals it."""
+        """The same for what is compared by its pickle; what has none is equal to nothing."""
         if id(value) in self.of_files:
             return self.of_files[id(value)]
         target = io.BytesIO()

@@ -184,7 +184,7 @@ ROWS = [
     ),
     Row(
         "the machine is lost", (doomed, "lose me"), cf.CallLostError,
-        "its container failed, and nobody says why: perhaps its machine was lost",
+        "its container failed, and the reason is not known: perhaps its machine was lost",
         (Fault.lose_node(says="lose me", times=None),), alone=True,
     ),
     Row(

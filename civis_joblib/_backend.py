@@ -30,7 +30,14 @@ from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, Se
 
 from civis_futures import Container, ContainerPoolExecutor, ProgressBar, WarmPool
 
-from ._pools import BoundedCalls, LentPool, SessionCalls, UsersPool, check_executor
+from ._pools import (
+    BoundedCalls,
+    LentPool,
+    SessionCalls,
+    UsersPool,
+    check_call_options,
+    check_executor,
+)
 
 #: What ``n_jobs=-1`` means unless `max_workers` says otherwise.
 ALL_JOBS = 50
@@ -92,6 +99,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         super().__init__(nesting_level, inner_max_num_threads)
         own = {"remote_backend": remote_backend, "cap": cap, "max_workers": max_workers}
         own["progress"] = progress
+        check_call_options(cap, progress)
         ContainerPoolExecutor.check_options({**options, **own}, also=own)
         if executor is not None:
             check_executor(executor, options, remote_backend, inner_max_num_threads)

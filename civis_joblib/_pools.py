@@ -57,6 +57,16 @@ def check_executor(executor: object, options: Mapping[str, Any], remote: Any, th
         )
 
 
+def check_call_options(cap: object, progress: object) -> None:
+    """Raise what is wrong with the options that are joblib's calls' own."""
+    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int)):
+        raise TypeError(f"cap must be None or an integer, not {cap!r}")
+    if cap is not None and cap < 1:
+        raise ValueError(f"cap must be 1 or more, not {cap}")
+    if not isinstance(progress, bool):
+        raise TypeError(f"progress must be True or False, not {progress!r}")
+
+
 class SessionCalls:
     """The calls of one session, one after the other, in one executor. It ends when nobody has this
     any more, that is, with the block of its `parallel_config`.

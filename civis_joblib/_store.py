@@ -276,6 +276,13 @@ def register_store(platform: Any = None) -> None:
 
     Args:
         platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+
+    Raises:
+        TypeError, ValueError: it is none.
     """
+    if platform == "local":
+        raise ValueError('platform="local" ends with its executor, and results shall stay')
+    if platform is not None:
+        NamedFiles(platform)  # what is wrong is wrong here, not at the first use
     _default["platform"] = platform
     register_store_backend("civis", PlatformStore)

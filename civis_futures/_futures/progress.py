@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sized
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from .._types import TaskState
+from .._types import TaskState, whole
 from .display import (
     Panel,
     TaskSummary,
@@ -181,7 +181,7 @@ class ProgressBar:
     """
 
     def __init__(self, expected: int = 0, *, table: bool = False) -> None:
-        self._meter = Meter(expected, table)
+        self._meter = Meter(whole("expected", expected, least=0), table)
         self._over = threading.Event()
         self._thread = threading.Thread(
             target=self._meter.draw_until, args=(self._over,), name="civis-futures bar", daemon=True

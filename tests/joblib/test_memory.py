@@ -253,6 +253,13 @@ def test_names_of_any_kind(memory, platform):
     assert not memory().cache(odd).check_call_in_cache(1)
 
 
+def test_what_is_no_place(memory):
+    with pytest.raises(TypeError, match="platform must be"):
+        civis_joblib.register_store(platform=3)
+    with pytest.raises(ValueError, match="ends with its executor"):
+        civis_joblib.register_store(platform="local")
+
+
 def test_without_a_key(monkeypatch):
     monkeypatch.delenv("CIVIS_API_KEY")
     civis_joblib.register_store()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -136,6 +137,42 @@ def test_what_an_initializer_is_given_is_looked_at(started):
         value[0] = text
         runs(initializer=remember, initargs=(value,))
         assert started() == expected
+
+
+LARGE = np.arange(250_000.0)  # 2 MB: content
+
+
+def test_a_large_initializer_is_uploaded_once(started, uploads):
+    for retries in (0, 1, 2):  # other options: an executor of its own each time
+        runs(initializer=len, initargs=(LARGE,), max_retries=retries)
+    assert started() == 6
+    assert uploads() == 2, "the worker's program, and the array"
+
+
+def test_an_idle_pool_ends_after_a_minute():
+    default = inspect.signature(cf.ContainerPoolExecutor).parameters["idle_timeout"].default
+    assert default == 60.0
+
+
+def test_blocks_with_other_options_at_the_same_time(started):
+    """Each has its containers, and keeps them for as long as it has calls."""
+    barrier, found = threading.Barrier(2), {}
+
+    def block(retries):
+        with parallel_config("civis", n_jobs=2, max_retries=retries):
+            for number in range(3):
+                with Parallel() as parallel:
+                    parallel(delayed(square)(x) for x in range(4))
+                    barrier.wait()  # both have containers now
+                    found[retries, number] = parallel(delayed(square)(x) for x in range(4))
+                barrier.wait()
+
+    threads = [threading.Thread(target=block, args=(retries,)) for retries in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(found.values()) == [[0, 1, 4, 9]] * 6
 
 
 def test_one_fresh_container_for_each_batch(started):

@@ -227,6 +227,18 @@ def test_no_two_classes_have_the_same_name():
     assert {name: found for name, found in homes.items() if len(found) > 1} == {}
 
 
+def test_no_test_changes_a_constant():
+    """Times, sizes and counts are given to what uses them: as arguments, or as `Pacing`."""
+    found = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
+                texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                names = [text.rpartition(".")[2] for text in texts if isinstance(text, str)]
+                found += [f"{path.name}: {name}" for name in names if name.isupper()]
+    assert found == []
+
+
 def private(tree: ast.AST) -> set[str]:
     """Names with an underscore that belong to the objects of a module."""
     own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}

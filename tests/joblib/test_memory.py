@@ -15,6 +15,7 @@ from joblib import Memory, Parallel, delayed, expires_after, parallel_config
 
 import civis_futures as cf
 import civis_joblib
+from civis_futures.testing import Fault
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -216,16 +217,15 @@ def test_several_writers_at_once(memory, ran):
     assert ran == []
 
 
-def test_half_of_an_item_is_never_found(memory, ran, monkeypatch):
-    def fail(*_):
-        raise cf.PlatformError("the connection is gone")
-
+def test_half_of_an_item_is_never_found(memory, ran, platform):
     cached = memory().cache(double(ran))
     cached(4)
-    with monkeypatch.context() as patch:
-        patch.setattr("civis_futures._api.client.PlatformClient.create_script", fail)
-        with pytest.warns(Warning, match="the connection is gone"):
+    platform.faults.add(refused := Fault.answer(403, "POST /scripts/containers"))
+    try:
+        with pytest.warns(Warning, match="403"):
             assert cached(5) == 10
+    finally:
+        platform.faults.remove(refused)
     assert not memory().cache(double(ran)).check_call_in_cache(5)
 
 

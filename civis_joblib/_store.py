@@ -281,7 +281,7 @@ def register_store(platform: Any = None) -> None:
         TypeError, ValueError: it is none.
     """
     if platform == "local":
-        raise ValueError('platform="local" ends with its executor, and results shall stay')
+        raise ValueError('platform="local" ends with its executor, and all results with it')
     if platform is not None:
         NamedFiles(platform)  # what is wrong is wrong here, not at the first use
     _default["platform"] = platform

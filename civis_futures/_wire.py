@@ -60,11 +60,11 @@ JSON_VALUE_LIMIT = 900_000
 INLINE_LIMIT = 64_000
 #: The calls that travel inline may take this much if each worker has one.
 INLINE_TOTAL = 600_000
-#: What the calls of all workers in the inbox may take, and those in one order.
+#: How many bytes the calls of all workers in the inbox may take, and those in one order.
 INBOX_CALLS, ORDER_CALLS = 800_000, 80_000
 #: An order above this size travels as a File.
 ORDER_LIMIT = 100_000
-#: What a call takes in a packed letter besides the bytes that it does not share with others, and
+#: How many bytes a call takes in a packed letter besides those that it shares with no others, and
 #: what each buffer that it names takes: a digest, a size and a File.
 CALL_OVERHEAD, BUFFER_NAME = 150, 160
 #: Characters of one line of output in an error.

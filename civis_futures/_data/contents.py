@@ -84,9 +84,9 @@ class _Wish:
 class ContentStore:
     """All content of one platform and key in this process; any thread may call.
 
-    Who pickles a call takes no lock: a signal's handler may interrupt him at any line, and wait for
-    the threads that upload. He reads and writes these tables in single operations. What may come of
-    that is that the same bytes go up twice.
+    A thread that pickles a call takes no lock: a signal's handler may interrupt it anywhere, and
+    wait for the threads that upload. It reads and writes these tables in single operations. At
+    worst the same bytes go up twice.
     """
 
     def __init__(self, platform: str, now: Callable[[], float] = time.time) -> None:
@@ -169,7 +169,7 @@ class ContentStore:
             carrier.run(lambda: self._carry(content, carrier))
 
     def _carry(self, content: Content, carrier: Carrier) -> None:
-        """On a thread of the carrier's: bring content to its File, and tell who waits."""
+        """On a thread of the carrier's: bring content to its File, and wake those who wait."""
         error: BaseException | None = None
         try:
             file_id, expires = carrier.deposit(content)

@@ -274,7 +274,7 @@ def _found(top: str) -> Place | None:
 
 
 def _metadata(paths: Iterable[str]) -> set[tuple[str, str]]:
-    """What tells of the editable installs that these are of: packages ask for their version."""
+    """The metadata of the editable installs that these are of: packages ask for their version."""
     above = [path + os.sep for path in paths]
     return {
         (os.path.basename(info), info)

@@ -99,7 +99,7 @@ def initial_payload(
 ) -> Payload:
     """A snapshot of an initializer.
 
-    What it is given may be known to the script by a name as well: a dict, an instance whose method
+    The script may know its arguments by a name as well: a dict, an instance whose method
     it is. So it is in the container, where the functions of the script look for it by that name.
 
     Raises:
@@ -167,7 +167,7 @@ def payload(
 
 @contextmanager
 def _explained(what: str, parts: Parts, contents: ContentStore) -> Iterator[None]:
-    """What is raised here becomes an error that says what it is about."""
+    """An exception in here becomes an error that says what it is about."""
     try:
         yield
     except Exception as error:

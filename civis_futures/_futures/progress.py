@@ -15,19 +15,12 @@ import time
 import warnings
 from collections.abc import Iterable, Sized
 from concurrent.futures import Future
+from heapq import nsmallest
 from typing import Any, Protocol
 
 from .._types import TaskState, whole
-from .display import (
-    Panel,
-    TaskSummary,
-    Totals,
-    chosen,
-    duration,
-    html,
-    text,
-)
-from .future import ContainerFuture, summary_of
+from .display import MOST_ROWS, Panel, TaskSummary, Totals, chosen, duration, html, rank, text
+from .future import ContainerFuture, number_of, state_soon_of, summary_of
 from .tables import Table
 
 #: Seconds between two drawings: the least, and the most when nothing ends (what runs may change).
@@ -42,7 +35,7 @@ class Bar(Protocol):
     """Something that shows counts."""
 
     def show(self, totals: Totals, expected: int, waiting: str) -> None:
-        """Show them now, or not: that is for the bar to know. `waiting` is what tasks wait for."""
+        """Show them if it is time: the bar decides. `waiting` is what tasks wait for."""
 
     def close(self, totals: Totals, expected: int) -> None:
         """Show the last ones and end."""
@@ -277,7 +270,10 @@ class _LiveTable:
     def show(self, futures: list[Future[Any]], totals: Totals, waiting: str) -> None:
         """These have not ended yet."""
         ours = [future for future in futures if isinstance(future, ContainerFuture)]
-        self._draw([*self._ended, *map(summary_of, ours)], totals, waiting, self._others)
+        # Without a summary of each: there may be many thousands.
+        first = nsmallest(MOST_ROWS, ours, lambda each: rank(state_soon_of(each), number_of(each)))
+        others = self._others + len(ours) - len(first)
+        self._draw([*self._ended, *map(summary_of, first)], totals, waiting, others)
 
     def close(self, totals: Totals) -> None:
         """Leave what has failed, or nothing: the bar says the rest."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _LONGEST = 12
 #: How many elements of a list, say, are looked at.
 _MOST = 10_000
-#: What a class has that is not sent, since there it is made anew.
+#: Attributes of a class that are not sent, since they are made anew there.
 _NOT_SENT = {"__dict__", "__weakref__", "__annotate_func__"}
 #: Characters of a key.
 _KEY = 40

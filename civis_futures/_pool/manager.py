@@ -284,7 +284,7 @@ class Manager:
             return e.Tick(), None
 
     def _more_from_users(self) -> list[e.Event]:
-        """What users have done meanwhile: taken in one by one, thousands would be slow."""
+        """Take in all that users have done meanwhile: one by one, thousands would be slow."""
         more: list[e.Event] = []
         while len(more) < MOST_AT_ONCE:
             try:

@@ -194,7 +194,7 @@ class OthersWait:
 
 @dataclass(frozen=True, slots=True)
 class InboxInDoubt:
-    """What workers read may have been overwritten by others: it is written again."""
+    """Another process may have overwritten the inbox: it is written again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Scheduler:
         self._know_replies()
 
     def _know_replies(self) -> None:
-        """What follows when a command is done, and when it has failed."""
+        """The handlers for a command that is done, and for one that has failed."""
         self._done: dict[type, Callable[[Any, Any], None]] = {
             e.Prepare: self._prepared,
             e.Upload: self._uploaded,
@@ -265,7 +265,7 @@ class Scheduler:
             return
         if verdict.timed_out and self._judge(name, verdict):
             return
-        # Who cancels a run on the platform does not want it to come back.
+        # Users who cancel a run on the platform do not want it to come back.
         final = verdict.outside or verdict.timed_out or task.attempts >= task.terms.max_retries
         if final:
             self._end(e.Lose(name, task.worker, verdict))
@@ -280,7 +280,7 @@ class Scheduler:
         self._wait(again, self._step.now + pause)
 
     def _again(self, name: TaskId) -> None:
-        """What happened was no fault of this call: it never began, or had ended before."""
+        """The call is not to blame: it never began, or had ended before."""
         if self.tasks.keep(name, None):
             return
         self._wait(e.Again(name), self._step.now)

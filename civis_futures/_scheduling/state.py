@@ -63,7 +63,7 @@ class Policy:
 
     @property
     def letter_bytes(self) -> int:
-        """What the calls in the letter of one worker may take."""
+        """How many bytes the calls in one worker's letter may take."""
         return min(INBOX_CALLS // self.max_workers, ORDER_CALLS)
 
 

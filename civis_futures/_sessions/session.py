@@ -177,7 +177,7 @@ class Session:
                 worker_run = self.findings.inheritance.worker_runs.get(WorkerId(number))
                 self.forget(entry.token, 0 if worker_run is None else worker_run.run_id)
         for token, row in newest_workers(self._client, self.head):
-            # Who launched it has died in between, or had lost the session.
+            # The process that launched it has died in between, or had lost the session.
             if token not in self._entries and (row.run is None or row.run.state.over):
                 self._client.archive(Job(row.job_id, self.head.kind))
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: What a module becomes that a function travelling by value refers to, say ``np``.
 _MODULE = "cloudpickle.cloudpickle", "subimport"
-#: What unpickles a pickle that is within another one.
+#: The function that unpickles a pickle within another one.
 _INNER = pickle.loads.__module__, "loads"
 _PROTOCOL = 5
 
@@ -160,7 +160,7 @@ def _own_arrays() -> dict[Any, Any]:
 def _in_turn(each: Callable[..., Any], rows: list[Any], first: int) -> list[Any]:
     """The results for all rows; `first` is the number of the first one, for who reads of failures.
 
-    What fails says for which it was: the others of the batch would do as well.
+    A failure says for which item it was: the others of the batch would work.
     """
     results = []
     for number, row in enumerate(rows):

@@ -127,7 +127,7 @@ class Script:
         self.drop()
 
     def drop(self) -> None:
-        """What is left of a call that has been unpickled, or could not be."""
+        """The rest of a call after it was unpickled, or could not be."""
         self._doubtful, self._fresh = [], []
         self.of_files = {}
 
@@ -276,7 +276,7 @@ class Script:
         self._homes[id(thing)] = self._named[module, name] = home
 
     def _bind(self, thing: Any, name: str) -> None:
-        """What has a name of its own in its module is found there."""
+        """Things with a name of their own in their module are found there."""
         named = self._named.get((thing.__module__, name))
         if "." not in name and named is not None and named.thing is thing:
             self._put_variables(thing.__module__, {name: thing})
@@ -313,7 +313,7 @@ class Script:
         """What tells a value from others at once; None if nothing does."""
         kind = type(value)
         if kind in _PLAIN:
-            # What is long is not kept for that.
+            # Long values are not kept for that.
             return None if kind in (str, bytes) and len(value) > _SHORT else (kind, value)
         if kind in (float, complex):
             return kind, repr(value)

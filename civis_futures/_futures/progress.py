@@ -287,7 +287,7 @@ class _LiveTable:
         totals.queue, totals.compute = self._sums.queue, self._sums.compute
         totals.peak_memory = self._sums.peak_memory
         title, elapsed = f"{totals.tasks:,} tasks", time.monotonic() - self._begun
-        panel = Panel(title, totals, tuple(rows), elapsed, waiting, len(rows) + others)
+        panel = Panel(title, totals, tuple(rows), elapsed, waiting, rows=len(rows) + others)
         self._handle.update({"text/html": html(panel), "text/plain": text(panel)}, raw=True)
 
 

@@ -66,6 +66,9 @@ def add(commands: Any) -> None:
     logs.add_argument("--tail", type=int, metavar="N", help="the last lines only")
     logs.add_argument("--follow", action="store_true", help="go on until the run is over")
     logs.add_argument("--json", action="store_true", help="an object for each line")
+    logs.add_argument(
+        "--container", action="store_true", help="with the lines that say where a call begins"
+    )
     logs.set_defaults(run=_print_logs, takes_command=False)
     cancel = commands.add_parser("cancel", help="stop runs that this package has started for you")
     cancel.add_argument("which", metavar="RUN|JOB", nargs="*")
@@ -220,7 +223,7 @@ def _print_logs(options: argparse.Namespace, _: list[str]) -> int:
     with connected() as client:
         found = _finder(client)(options.which)
         for line in _lines(client, found, options.tail, options.follow):
-            if _logs.is_echo(line):
+            if _logs.is_echo(line) and not options.container:
                 continue
             text = json.dumps(asdict(line)) if options.json else line.message
             print(text, flush=options.follow)

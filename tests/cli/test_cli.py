@@ -160,6 +160,9 @@ def test_logs(cli, busy, way):
     assert {"oh": "error", "word 0": "info"}.items() <= {
         line["message"]: line["level"] for line in lines
     }.items()
+    begins = "civis_futures: task 0 begins (attempt 1)"
+    assert cli("logs", which)[1].count(begins) == 1
+    assert cli("logs", which, "--container")[1].count(begins) == 2  # on both of its streams
 
 
 def test_logs_follow_until_the_run_is_over(platform, busy):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import importlib.machinery
 import io
-import itertools
 import os
 import stat
 import time
@@ -27,7 +26,7 @@ _NAMED = 3
 _TRIES = 3
 #: A file that was changed less than this many seconds ago may change again and look the same:
 #: clocks of file systems tick some hundred times a second.
-_TICK = 0.1
+TICK = 0.1
 
 _NO_CODE = {
     "__pycache__", ".git", ".hg", ".svn", ".ipynb_checkpoints", ".tox", ".nox", "node_modules",
@@ -80,15 +79,20 @@ class Member:
         return os.path.join(self.path, self.inside) if self.inside else self.path
 
 
+#: What changes when what is at a path does, or what is in a folder; None if nothing is there.
+Glance = tuple[int, ...] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of a place. `settled`: if one changes from now on, its `mark` is certain to change,
-    too.
+    """The files of a place. `seen`: all paths that were looked at, as they were then. `settled`: if
+    something changes from now on, one of these is certain to change, too.
     """
 
     place: Place
     members: tuple[Member, ...]
     settled: bool = field(compare=False)
+    seen: tuple[tuple[str, Glance], ...] = field(compare=False, default=())
 
     @property
     def size(self) -> int:
@@ -118,7 +122,9 @@ class Excluded:
         return any(fnmatch.fnmatch(name, x) or fnmatch.fnmatch(last, x) for x in self._wild)
 
 
-def listing(place: Place, excluded: Excluded, most_files: int = MOST_FILES) -> Listing:
+def listing(
+    place: Place, excluded: Excluded, *, tick: float = TICK, most_files: int = MOST_FILES
+) -> Listing:
     """The files of a place, as they are now; of a folder with more than `most_files`, not all are
     read.
 
@@ -127,12 +133,15 @@ def listing(place: Place, excluded: Excluded, most_files: int = MOST_FILES) -> L
     """
     begin = time.time_ns()
     found: dict[str, Member] = {}
+    seen: dict[str, Glance] = {}
     size = 0
     for name, path in place.roots:
         inside_zip = not os.path.lexists(path) and _zip_of(path)
-        walked = _in_zip(name, path, inside_zip, excluded) if inside_zip else _in_folder(
-            name, path, excluded, most_files
-        )  # fmt: skip
+        if inside_zip:
+            seen[path], seen[inside_zip] = None, glance(inside_zip)
+            walked = _in_zip(name, path, inside_zip, excluded)
+        else:
+            walked = _in_folder(name, path, excluded, seen, most_files)
         for member in walked:
             _check(place, member)
             found.setdefault(member.name, member)
@@ -140,11 +149,26 @@ def listing(place: Place, excluded: Excluded, most_files: int = MOST_FILES) -> L
             if size > MOST_BYTES or len(found) > most_files:
                 raise _too_large(place, found.values(), most_files)
     members = tuple(member for _, member in sorted(found.items()) if not _is_stale(member, found))
-    newest = max((member.mark[2] for member in members), default=0)
-    return Listing(place, members, newest < begin - _TICK * 1e9)
+    return Listing(place, members, are_settled(seen.values(), begin, tick), tuple(seen.items()))
 
 
-def packed(places: Iterable[Place], excluded: Excluded) -> tuple[bytes, tuple[Listing, ...]]:
+def glance(path: str) -> Glance:
+    """What is at a path, so far as one question to the system tells."""
+    try:
+        about = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return _glance(about)
+
+
+def are_settled(glances: Iterable[Glance], now: int, tick: float) -> bool:
+    """Whether these will be others if something changes from now on; `now` in nanoseconds."""
+    return max((seen[0] for seen in glances if seen), default=0) < now - tick * 1e9
+
+
+def packed(
+    places: Iterable[Place], excluded: Excluded, tick: float = TICK
+) -> tuple[bytes, tuple[Listing, ...]]:
     """A zip with all files of these places, and what is in it.
 
     Raises:
@@ -152,7 +176,7 @@ def packed(places: Iterable[Place], excluded: Excluded) -> tuple[bytes, tuple[Li
     """
     places = tuple(places)
     for _ in range(_TRIES):
-        listings = tuple(listing(place, excluded) for place in places)
+        listings = tuple(listing(place, excluded, tick=tick) for place in places)
         try:
             return _zipped(listings), listings
         except _ChangedError as error:
@@ -212,25 +236,34 @@ def _mark(about: os.stat_result, size: int | None = None) -> tuple[int, ...]:
     return own, about.st_mtime_ns, about.st_ctime_ns, about.st_ino, executable
 
 
-def _in_folder(name: str, path: str, excluded: Excluded, most_files: int) -> Iterator[Member]:
-    """The file that is there, or all that is in the folder; what links lead to as well.
+def _glance(about: os.stat_result) -> Glance:
+    # The first of them cannot be set: it tells of all changes.
+    return about.st_ctime_ns, about.st_mtime_ns, about.st_size, about.st_ino
+
+
+def _in_folder(
+    name: str, path: str, excluded: Excluded, seen: dict[str, Glance], most_files: int
+) -> Iterator[Member]:
+    """The file that is there, or all that is in the folder; what links lead to as well. All paths
+    that are looked at are put into `seen`.
 
     A folder that a link in it leads back to is not gone into again; what is no file is left out.
     """
     above: list[tuple[int, int]] = []
-    seen = itertools.count()
 
     def walk(name: str, path: str) -> Iterator[Member]:
         try:
             about = os.stat(path)
         except OSError:  # it has vanished, or is a link to nowhere
+            seen[path] = None
             return
+        seen[path] = _glance(about)
         if stat.S_ISREG(about.st_mode):
             yield Member(name, path, _mark(about))
         here = about.st_dev, about.st_ino
         if not stat.S_ISDIR(about.st_mode) or here in above:
             return
-        if next(seen) > most_files or len(above) > _DEEPEST:
+        if len(seen) > 2 * most_files or len(above) > _DEEPEST:
             raise CodeError(f"too many folders, or too deep: leave {name!r} out with exclude=[...]")
         try:
             entries = sorted(os.listdir(path))

@@ -73,6 +73,7 @@ def add(commands: Any) -> None:
     cancel = commands.add_parser("cancel", help="stop runs that this package has started for you")
     cancel.add_argument("which", metavar="RUN|JOB", nargs="*")
     cancel.add_argument("--all", action="store_true", help="all that are active")
+    cancel.add_argument("--dry-run", action="store_true", help="only say what would be stopped")
     cancel.add_argument("--json", action="store_true", help="for programs")
     cancel.set_defaults(run=_cancel, takes_command=False)
 
@@ -259,15 +260,16 @@ def _cancel(options: argparse.Namespace, _: list[str]) -> int:
             find = _finder(client)
             chosen = [find(text) for text in options.which]  # all, before anything is stopped
         for found in chosen:
-            if found.active:
+            if found.active and not options.dry_run:
                 client.cancel_run(found.job, found.run.id)
-            records.append({**found.record(), "cancelled": found.active})
+            records.append({**found.record(), "cancelled": found.active and not options.dry_run})
     if options.json:
         show_json(records)
     else:
-        for record in records:
-            said = "asked to stop" if record["cancelled"] else f"is over: {record['state']}"
+        for record, found in zip(records, chosen, strict=True):
+            stopped = "would be asked to stop" if options.dry_run else "asked to stop"
+            said = stopped if found.active else f"is over: {record['state']}"
             print(f"run {record['run_id']} of {record['pool']}: {said}")
         if not records:
             print("No run is active.")
-    return 0 if all(record["cancelled"] for record in records) else DIFFERS
+    return 0 if all(found.active for found in chosen) else DIFFERS

@@ -234,6 +234,18 @@ def test_the_version(cli):
     assert (code, out) == (0, f"civis-futures {civis_futures.__version__}\n")
 
 
+def test_cancel_on_trial(cli, busy):
+    said = f"run {busy.run_id} of busy pool: would be asked to stop\n"
+    for which in (busy.run_id, "--all"):
+        code, out, _ = cli("cancel", which, "--dry-run")
+        assert code == 0
+        assert said in out
+    records = json.loads(cli("cancel", busy.run_id, "--dry-run", "--json")[1])
+    assert [record["cancelled"] for record in records] == [False]
+    assert busy.running()
+    assert str(busy.run_id) in cli("ps")[1]
+
+
 def test_cancel_one(cli, busy, until):
     code, out, _ = cli("cancel", busy.run_id)
     assert (code, out) == (0, f"run {busy.run_id} of busy pool: asked to stop\n")

@@ -31,6 +31,13 @@ SHARE = 0.05
 STEP, SILENCE = 0.1, 60.0
 
 
+class Awaited(Protocol):
+    """What may be done: a future, or the next result of a map."""
+
+    def done(self) -> bool:
+        """Whether it is there."""
+
+
 class Bar(Protocol):
     """Something that shows counts."""
 
@@ -79,7 +86,7 @@ class Meter:
         """Let the thread that waits look at what has changed."""
         self._ends.put((TaskState.SUCCEEDED, 0, None))
 
-    def wait(self, future: Future[Any], timeout: float | None = None) -> None:
+    def wait(self, future: Awaited, timeout: float | None = None) -> None:
         """Return when it is done, or after `timeout` seconds; draw meanwhile."""
         end = None if timeout is None else time.monotonic() + timeout
         self._step(0.0)

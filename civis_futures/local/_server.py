@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -17,10 +18,13 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._settings import Settings
 from ._state import Keys
+
+if TYPE_CHECKING:
+    from ._places.place import RunPlace
 
 HTTP_SERVER: dict[str, Any] = {
     "ws": "none",
@@ -72,7 +76,7 @@ def _say(what: dict[str, Any]) -> None:
 
 
 def _run(settings: Settings, key: str, owner: int) -> None:
-    from ._runs.guard_process import GuardProcess
+    from ._places.guard_process import GuardProcess
     from ._store import StateInUseError, Store
 
     # What this process writes is its own alone; what runs write is as their user has it.
@@ -81,7 +85,8 @@ def _run(settings: Settings, key: str, owner: int) -> None:
     folder = Path(settings.state or tempfile.mkdtemp(prefix="civis-local-"))
     keys = Keys(key)
     # First, while nothing runs yet: it starts up beside us.
-    guard = GuardProcess(keys.mark, str(folder) if temporary else None)
+    last = _last_command(settings, keys.mark)
+    guard = GuardProcess(keys.mark, str(folder) if temporary else None, last)
     try:
         sockets = _listen(settings.port)
         try:
@@ -89,11 +94,9 @@ def _run(settings: Settings, key: str, owner: int) -> None:
         except (OSError, StateInUseError) as error:
             raise StartError(f"cannot use {folder}: {error}") from None
         try:
-            store.fail_unfinished()
             _clear(store.work)
             asyncio.run(_serve(settings, keys, store, guard, sockets, owner, umask))
         finally:
-            store.fail_unfinished()
             _clear(store.work)
             store.close()
     finally:
@@ -138,18 +141,22 @@ async def _serve(
     from ._api.app import make_app
     from ._faults.breakage import OpenConnection
     from ._limits import Budget
+    from ._places.place import UnusableError
     from ._record import Recorder
     from ._runs.runner import Runner
     from ._state import Platform
 
     api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)
     platform = Platform(settings, store, keys, Budget(settings.rate_limit), api, blob)
-    runner = Runner(platform, guard, umask)
-    platform.attach(runner)
     try:
+        place = _place(settings, guard, keys.mark, store.work, umask, sockets)
         recorder = Recorder(settings.record)
+    except UnusableError as error:
+        raise StartError(str(error)) from None
     except OSError as error:
         raise StartError(f"cannot record: {error}") from None
+    runner = Runner(platform, place)
+    platform.attach(runner)
     app = make_app(platform, sockets[1].getsockname()[1], recorder)
     server = uvicorn.Server(uvicorn.Config(app, http=OpenConnection, **HTTP_SERVER))
     try:
@@ -157,6 +164,51 @@ async def _serve(
     finally:
         runner.close()
         recorder.close()
+
+
+def _place(
+    settings: Settings, guard: Any, mark: str, work: Path, umask: int, sockets: list[socket.socket]
+) -> RunPlace:
+    """Return where the runs run, if it is usable; adds sockets, where they reach us by others."""
+    from ._engines.options import Docker, Podman, Processes, from_json
+    from ._places.here import Here
+    from ._places.place import Capacity
+    from ._places.plain import Plain
+
+    wanted = from_json(settings.engine)
+    capacity = Capacity(settings.cores, settings.memory)
+    if isinstance(wanted, Podman | Docker):
+        from ._engines.containers import Containers
+
+        addresses = [listener.getsockname() for listener in sockets]
+        containers = Containers(wanted, _tag(mark), umask, addresses)
+        place = Here(containers, capacity, guard, mark, work)
+        place.check()
+        if containers.enclosure is not None:
+            sockets += containers.enclosure.sockets
+        return place
+    if not isinstance(wanted, Processes):
+        raise StartError(f"the engine {wanted.name} is not there yet")
+    place = Here(Plain(work, umask), capacity, guard, mark, work)
+    place.check()
+    return place
+
+
+def _tag(mark: str) -> str:
+    """Return what the names of containers have in common: of the mark, which is part of keys."""
+    return hashlib.sha256(mark.encode()).hexdigest()[:10]
+
+
+def _last_command(settings: Settings, mark: str) -> str | None:
+    """Return what the guard does, if this process is killed, besides ending processes."""
+    from ._engines.options import Docker, Podman, from_json
+
+    wanted = from_json(settings.engine)
+    if not isinstance(wanted, Podman | Docker):
+        return None
+    from ._engines.containers import leftovers
+
+    return leftovers(wanted, _tag(mark))
 
 
 async def _until_owner_goes(

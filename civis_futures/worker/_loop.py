@@ -87,6 +87,7 @@ class WorkerLoop:
             order.name if stays else "",
             greets=order.greets,
             key=order.key,
+            naming=pacing.naming,
         )
         self._inbox = None if order.inbox is None else InboxReader(platform, order, pacing)
         self._stop = order.inbox is None

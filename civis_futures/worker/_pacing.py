@@ -18,6 +18,8 @@ class WorkerPacing(NamedTuple):
     #: longest.
     first_pause: float = 0.2
     longest_pause: float = 30.0
+    #: For changing the script's name, which only saves the client requests.
+    naming: float = 20.0
     #: For posting the answers that are left when a TERM comes: the platform kills soon after it.
     last_post: float = 3.0
     #: For a child to end by itself: its exit hooks may wait for threads, or a pool of their own.

@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 
 import pytest
-from mishaps import HARMLESS
+from mishaps import CLOCKS, HARMLESS
 
 import civis_futures
 from civis_futures._api.client import PlatformClient
@@ -105,6 +105,7 @@ def test_sessions_for_long(tmp_path, make_client, until):
         seed += 1
         chance = random.Random(seed)
         faults = chance.sample(HARMLESS, chance.choice([0, 1, 3]))
+        faults += chance.sample(CLOCKS, chance.choice([0, 1]))
         folder = tmp_path / str(seed)
         folder.mkdir()
         with LocalPlatform(cores=64, seed=seed, faults=faults) as platform:

@@ -1,4 +1,4 @@
-"""The errors of civis_futures, and nothing else: this room knows no other room.
+"""The errors of civis_futures, and nothing else: this module knows no other module.
 
 ::
 

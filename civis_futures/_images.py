@@ -4,7 +4,7 @@ From the changelog of the image's repository, https://github.com/civisanalytics/
 up to its release 8.4.0 of March 2, 2026: read in a copy, and not tried on Civis Platform. For each
 minor version of Python it is the newest image that has it. To add a new image is to add a line.
 
-This room knows no other room.
+This module knows no other module.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ def python_here() -> str:
 
 
 def tag_of(name: str) -> tuple[str, bool]:
-    """The tag for an image of which only the name was said; and whether it is surely the right one.
+    """The tag for an image of which only the name was given; and whether it is certain to be the
+    right one.
 
-    Of the official image it is one with this Python; of any other, nobody here knows what it has.
+    Of the official image it is one with this Python; what any other has is not known here.
     """
     if name != OFFICIAL:
         return LATEST, True

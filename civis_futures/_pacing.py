@@ -28,8 +28,13 @@ class Pacing:
             besides.
         log_pause: the shortest pause between two reads of a log that grows.
         log_grace: after the end of a call, how long its last lines may still arrive.
-        lag: after how long a list surely shows what was made before. No source says how far lists
-            lag behind; what is asked for by its id is taken to be as it is.
+        sign_of_life: the pause between two signs of life of a session's holder.
+        holder_gone: the holder of a session that has given no sign of life for this long has ended,
+            or is taken for one that has.
+        command: how long a command of the command line tries to reach the platform, while its user
+            waits.
+        lag: after how long a list is certain to show what was made before. No source says how far
+            lists lag behind; what is asked for by its id is taken to be as it is.
     """
 
     first_backoff: float = 1.0
@@ -44,6 +49,9 @@ class Pacing:
     batch: float = 2.0
     log_pause: float = 0.2
     log_grace: float = 3.0
+    sign_of_life: float = 30.0
+    holder_gone: float = 90.0
+    command: float = 10.0
     lag: float = 2.0
 
     def last_words(self, refused: bool) -> float:
@@ -51,7 +59,7 @@ class Pacing:
         return self.last_patience_refused if refused else self.last_patience
 
     def backoff(self, failures: int, chance: float) -> float:
-        """Seconds to wait after so many failures in a row; `chance` in [0, 1) spreads them."""
+        """Seconds to wait after this many failures in a row; `chance` in [0, 1) spreads them."""
         pause = min(self.first_backoff * 2.0 ** (failures - 1), self.longest_backoff)
         return float(pause) * (0.5 + chance)
 

@@ -1,4 +1,6 @@
-"""The frozen values that cross rooms, and what becomes of users' numbers. Knows no other room.
+"""The frozen values that pass between modules, and the checks of users' numbers.
+
+It knows no other module.
 
 What users see of it: `TaskState`, `Attempt` and `LogLine`.
 """
@@ -124,7 +126,7 @@ class Attempt:
     after a success. `started` and `finished` are seconds since the epoch by the container's
     clock; `peak_memory` is in MB: what the process that ran it had at the most meanwhile, modules
     and globals from before included (where the container's kernel cannot tell that: at the most so
-    far). None: nobody knows.
+    far). None: not known.
     """
 
     worker: int
@@ -213,7 +215,7 @@ class Output:
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """A File; `stored` says that its bytes are there. `size` is in bytes, and `expires` in seconds
-    since the epoch; None: nobody knows, or never.
+    since the epoch; None: not known, or never.
     """
 
     name: str

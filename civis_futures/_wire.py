@@ -59,11 +59,11 @@ JSON_VALUE_LIMIT = 900_000
 INLINE_LIMIT = 64_000
 #: The calls that travel inline may take this much if each worker has one.
 INLINE_TOTAL = 600_000
-#: What the calls of all workers in the inbox may take, and those in one order.
+#: How many bytes the calls of all workers in the inbox may take, and those in one order.
 INBOX_CALLS, ORDER_CALLS = 800_000, 80_000
 #: An order above this size travels as a File.
 ORDER_LIMIT = 100_000
-#: What a call takes in a packed letter besides the bytes that it does not share with others, and
+#: How many bytes a call takes in a packed letter besides those that it shares with no others, and
 #: what each buffer that it names takes: a digest, a size and a File.
 CALL_OVERHEAD, BUFFER_NAME = 150, 160
 #: Characters of one line of output in an error.
@@ -238,7 +238,7 @@ class Letter:
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker is told at its launch.
+    """What a worker is given at its launch.
 
     `url` is the base of the API; `name` that of the script; `python` the client's version
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
@@ -275,9 +275,9 @@ class Inbox:
     """The client's one JSON value: worker token -> letter. A worker not named has no news.
 
     `poll` and `linger` replace those of the order; `beat` changes with each version: a sign of
-    life. `holder` is the script that stands for who has written this, if others may want to: once
-    its name ends in `TAKEN`, nothing that he says counts any more. A worker whose order is from
-    another holder may go on if it is named.
+    life. `holder` is the script that stands for the process that wrote this, if others may want to:
+    once its name ends in `TAKEN`, nothing that it says counts any more. A worker whose order is
+    from another holder may go on if it is named.
     """
 
     letters: dict[str, Letter] = field(default_factory=dict)
@@ -288,7 +288,7 @@ class Inbox:
     version: int = WIRE_VERSION
 
 
-#: How a call ended. The first two are the function's own doing; the rest is told in `Answer.text`.
+#: How a call ended. The first two are the function's own doing; `Answer.text` explains the others.
 RETURNED = "returned"
 RAISED = "raised"
 CALL_NOT_FETCHED = "call not fetched"

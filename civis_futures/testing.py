@@ -8,7 +8,7 @@
         ...
 
 With pytest, ask for the fixture ``civis_platform``; it is there as soon as the package is
-installed. This room only gathers names: faults happen at the platform's edge, in
+installed. This module only gathers names: faults happen at the platform's edge, in
 `civis_futures.local`, and the client knows nothing of them.
 """
 

@@ -7,7 +7,7 @@
 ...     print(Parallel()(delayed(pow)(2, n) for n in range(5)))
 [1, 2, 4, 8, 16]
 
-The three factories are those of `civis.parallel`, with the same parameters. The rooms in here use
+The three factories are those of `civis.parallel`, with the same parameters. The modules in here use
 public names of `civis_futures` only: what they lack there is a gap in that API.
 """
 

@@ -10,7 +10,7 @@ from there, which is allowed: `submit_batch` pickles, and never waits.
 joblib keeps what it knows of a call in its `Parallel`, which the next call uses again. So an abort
 is a fence: no callback of the call before it has any effect after it.
 
-This room must not know Civis Platform, nor anything of `civis_futures` that is not public.
+This module must not know Civis Platform, nor anything of `civis_futures` that is not public.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, Se
 
 from civis_futures import Container, ContainerPoolExecutor, ProgressBar, WarmPool
 
-from ._pools import BoundedCalls, LentPool, SessionCalls, UsersPool, check_executor
+from ._pools import (
+    BoundedCalls,
+    LentPool,
+    SessionCalls,
+    UsersPool,
+    check_call_options,
+    check_executor,
+)
 
 #: What ``n_jobs=-1`` means unless `max_workers` says otherwise.
 ALL_JOBS = 50
@@ -67,7 +74,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         cap: there are never more containers than that, whatever `n_jobs` is.
         max_workers: what ``n_jobs=-1`` means. If None, 50; on a local platform, as many as that has
             cores.
-        progress: show a bar while a call runs.
+        progress: show a bar while a call runs; in a notebook, the table of its batches, too.
         executor: the user's own, for all calls, in place of one that is lent to each.
         **options: of `ContainerPoolExecutor`; with a `session`, all calls of one backend are its
             calls, one after the other, each with one task.
@@ -92,6 +99,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         super().__init__(nesting_level, inner_max_num_threads)
         own = {"remote_backend": remote_backend, "cap": cap, "max_workers": max_workers}
         own["progress"] = progress
+        check_call_options(cap, progress)
         ContainerPoolExecutor.check_options({**options, **own}, also=own)
         if executor is not None:
             check_executor(executor, options, remote_backend, inner_max_num_threads)
@@ -190,7 +198,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._executor is None or self._executor.broken:
             self._open()
         if self._progress:
-            self._bar = ProgressBar(self._parallel.n_tasks or 0)
+            self._bar = ProgressBar(self._parallel.n_tasks or 0, table=True)
 
     def stop_call(self) -> None:
         """It has ended."""

@@ -13,6 +13,7 @@ import joblib
 from civis_futures import Container, ContainerPoolExecutor, Template, this_container
 
 from ._backend import CivisBackend
+from ._pools import check_executor
 
 Factory = Callable[..., CivisBackend]
 #: What parameters of civis.parallel were for, where there is nothing left to set.
@@ -63,6 +64,7 @@ def using(executor: ContainerPoolExecutor, *, n_jobs: int = -1, **given: Any) ->
         **given: more of joblib's `parallel_config`; and `remote_backend`, as in `register`.
     """
     remote = {name: given.pop(name) for name in ("remote_backend",) if name in given}
+    check_executor(executor, {}, remote.get("remote_backend"), None)  # None would be no executor
     return joblib.parallel_config(CivisBackend(executor=executor, **remote), n_jobs=n_jobs, **given)
 
 

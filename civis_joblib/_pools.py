@@ -1,7 +1,7 @@
 """Where the executor of a call comes from, if it is not lent to it: the user, or a session. And how
 many batches of a call are under way.
 
-This room must not know joblib, nor anything of `civis_futures` that is not public.
+This module must not know joblib, nor anything of `civis_futures` that is not public.
 """
 
 from __future__ import annotations
@@ -57,6 +57,16 @@ def check_executor(executor: object, options: Mapping[str, Any], remote: Any, th
         )
 
 
+def check_call_options(cap: object, progress: object) -> None:
+    """Raise what is wrong with the options that are joblib's calls' own."""
+    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int)):
+        raise TypeError(f"cap must be None or an integer, not {cap!r}")
+    if cap is not None and cap < 1:
+        raise ValueError(f"cap must be 1 or more, not {cap}")
+    if not isinstance(progress, bool):
+        raise TypeError(f"progress must be True or False, not {progress!r}")
+
+
 class SessionCalls:
     """The calls of one session, one after the other, in one executor. It ends when nobody has this
     any more, that is, with the block of its `parallel_config`.
@@ -74,7 +84,7 @@ class SessionCalls:
         return self._executor
 
     def begin(self, number: int, **options: Any) -> SessionCalls:
-        """A call begins, with so many containers at the most.
+        """A call begins, with at most this many containers.
 
         Raises:
             RuntimeError: another one runs: their tasks would be another sequence each time.

@@ -4,7 +4,7 @@ joblib thinks in folders: one for each function, in it one for each call, with t
 is known of it. Here these are the beginnings of names. What was found is remembered: the first
 question is for all calls of a function, and later ones are for those that were not there then.
 
-This room must not know Civis Platform, nor anything of `civis_futures` that is not public.
+This module must not know Civis Platform, nor anything of `civis_futures` that is not public.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from joblib._store_backends import CacheItemInfo, StoreBackendBase, StoreBackend
 
 from civis_futures import NamedFile, NamedFiles
 
-#: For so many seconds it is not asked again for what was not there.
+#: For this many seconds the platform is not asked again for what was not there.
 MEMORY = 2.0
 #: The end of the name of a folder with the result of a call.
 _CALL = re.compile(r"[a-f0-9]{32}")
@@ -215,7 +215,7 @@ def _store(location: str, verbose: int, options: dict[str, Any]) -> PlatformStor
 
 
 class Metadata(Mapping[str, Any]):
-    """What is known of a call, read when somebody looks into it."""
+    """What is known of a call, read when it is looked at."""
 
     def __init__(self, read: Callable[[], dict[str, Any]]) -> None:
         self._read = read
@@ -276,6 +276,13 @@ def register_store(platform: Any = None) -> None:
 
     Args:
         platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+
+    Raises:
+        TypeError, ValueError: it is none.
     """
+    if platform == "local":
+        raise ValueError('platform="local" ends with its executor, and all results with it')
+    if platform is not None:
+        NamedFiles(platform)  # what is wrong is wrong here, not at the first use
     _default["platform"] = platform
     register_store_backend("civis", PlatformStore)

@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from civis_futures import ContainerPoolExecutor
+from civis_futures._data import contents
 from civis_futures._pacing import default_pacing, set_default_pacing
 from civis_futures._wire import ScriptName, pool_name
 from civis_futures.local import LocalPlatform
@@ -153,6 +154,24 @@ def paced():
     before = default_pacing()
     yield lambda **times: set_default_pacing(replace(default_pacing(), **times))
     set_default_pacing(before)
+
+
+@pytest.fixture
+def new_process(monkeypatch):
+    """new_process(): from now on nothing is known but what the cache folder knows."""
+
+    def begin():
+        # The one table of this process that outlives its executors.
+        monkeypatch.setattr(contents, "_stores", {})
+
+    begin()
+    return begin
+
+
+@pytest.fixture
+def new_user(new_process, tmp_path, monkeypatch):
+    """From now on nothing is known at all: nothing was ever uploaded."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Who may know whom. The tables below are also in docs/design.md, where the rooms are explained."""
+"""What may import what. The tables are also in docs/design.md, where the packages are explained."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ LONGEST_FUNCTION = 45  # lines of the body, without its docstring
 MOST_MODULES = 8  # of a package, besides `__init__` and `__main__`
 MOST_IMPORTS = 70  # modules, besides ours, that `import civis_futures` loads
 
-# A room is a package, or a module beside them. One on the left knows the rooms on its right,
-# and no others; imports for types count.
+# What a package, or a module beside the packages, may import; imports for types count.
 ARROWS = """
 civis_joblib -> __init__
 __main__     -> cli
-cli          -> _api _exceptions _futures _images _public _sessions _types _wire local
+cli          -> _api _exceptions _futures _images _pacing _public _sessions _types _wire local
 __init__     -> _container _data _exceptions _executor _futures _public _sessions _types
 testing      -> _pacing _public local
 
@@ -54,7 +53,7 @@ _pickles     -> _wire
 _types _exceptions _wire _pacing _images _public local ->
 """
 
-# Each of these is imported in these rooms, or modules of them, and nowhere else.
+# Each of these is imported in these packages and modules, and nowhere else.
 ONLY_IN = """
 httpx             in _api.client _api.discreet _api.routes _api.transport
 tenacity          in _api.transport
@@ -77,7 +76,18 @@ joblib            in civis_joblib
 tqdm              in _futures.progress
 """
 
-# The same for the rooms of the local platform.
+# What modules use of objects whose class is in another one, though its name begins with an
+# underscore: of public classes, on which users should not find it. (joblib's lock is joblib's.)
+PRIVATE = """
+_data.pickling        uses _of _modules _head _pieces
+_executor.map         uses _check_process
+_executor.submission  uses _number _sent
+_executor.warm        uses _intake
+_sessions.identity    uses _head _digests
+civis_joblib._backend uses _lock
+"""
+
+# The same within the local platform.
 LOCAL = """
 __init__     -> _engines _owner
 __main__     -> _server
@@ -98,10 +108,10 @@ _places      -> _settings
 _store _limits _record _schema _settings ->
 """
 
-# The rooms of the worker, each of which knows only rooms further down.
+# The modules of the worker, each of which knows only those further down.
 WORKER = """
 __main__ __init__ _entry _loop _outbox _inbox _buffers _process _child _tracebacks _payload
-_script _surroundings _code _frames _platform _http
+_script _surroundings _code _frames _platform _http _pacing
 """
 
 
@@ -126,17 +136,17 @@ MODULES = modules()
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
 
 
-def room(module: str, package: str = "civis_futures") -> str:
-    """The room of the tables that a module is, or is part of."""
+def package_of(module: str, package: str = "civis_futures") -> str:
+    """The package that a module is in, or itself if it is beside the packages."""
     if module == package:
         return "__init__"
     return module.removeprefix(f"{package}.").partition(".")[0]
 
 
 def place(module: str) -> str:
-    """The room of a module; with its own name if that has one without an underscore there."""
+    """The package of a module, or its own name if that is private."""
     inner = module.removeprefix("civis_futures.")
-    return inner if inner.startswith("_") else room(module)
+    return inner if inner.startswith("_") else package_of(module)
 
 
 @cache
@@ -184,18 +194,18 @@ def lines(parsed: dict[str, set[str]]) -> list[str]:
 @pytest.mark.parametrize(
     ("arrows", "package"), [(ARROWS, "civis_futures"), (LOCAL, "civis_futures.local")]
 )
-def test_every_room_knows_what_the_table_says(arrows, package):
+def test_every_package_knows_what_the_table_says(arrows, package):
     inside = [name for name in MODULES if package == "civis_futures" or name.startswith(package)]
-    actual: dict[str, set[str]] = {room(module, package): set() for module in inside}
+    actual: dict[str, set[str]] = {package_of(module, package): set() for module in inside}
     for module in inside:
-        known = {room(name, package) for name in own(module)}
-        actual[room(module, package)] |= known - {room(module, package)}
+        known = {package_of(name, package) for name in own(module)}
+        actual[package_of(module, package)] |= known - {package_of(module, package)}
     assert lines(table(arrows, "->")) == lines(actual)
 
 
 @pytest.mark.parametrize("arrows", [ARROWS, LOCAL])
 def test_arrows_go_down(arrows):
-    """So there are no cycles between rooms."""
+    """So there are no cycles between packages."""
     parsed = table(arrows, "->")
     rows = list(parsed)
     for number, name in enumerate(rows, 1):
@@ -222,6 +232,43 @@ def test_no_two_classes_have_the_same_name():
     assert {name: found for name, found in homes.items() if len(found) > 1} == {}
 
 
+def test_no_test_changes_a_constant():
+    """Times, sizes and counts are given to what uses them: as arguments, or as `Pacing`."""
+    found = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
+                texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                names = [text.rpartition(".")[2] for text in texts if isinstance(text, str)]
+                found += [f"{path.name}: {name}" for name in names if name.isupper()]
+    assert set(found) == {"test_groups.py: ROOT"}  # a place, and no number
+
+
+def private(tree: ast.AST) -> set[str]:
+    """Names with an underscore that belong to the objects of a module."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls"):
+            own.add(node.attr)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            own.add(node.target.id)
+    own = {name for name in own if name.startswith("_") and not name.startswith("__")}
+    return own - {"_replace"}  # which all named tuples have
+
+
+def test_what_is_private_is_used_where_it_is_made():
+    """In one module, that is, but for what is in the table."""
+    made = {module: private(tree) for module, tree in TREES.items()}
+    everything = set[str]().union(*made.values())
+    found: dict[str, set[str]] = {}
+    for module, tree in TREES.items():
+        foreign = everything - made[module]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in foreign:
+                found.setdefault(module.removeprefix("civis_futures."), set()).add(node.attr)
+    assert lines(table(PRIVATE, " uses ")) == lines(found)
+
+
 def test_dangerous_imports_stay_in_their_modules():
     allowed = table(ONLY_IN, " in ")
     actual = {name: {place(m) for m in MODULES if uses(m, name)} for name in allowed}
@@ -241,22 +288,22 @@ def uses(module: str, name: str) -> bool:
 
 def test_the_worker_needs_the_standard_library_and_cloudpickle_only():
     for module in MODULES:
-        if room(module) in ("worker", "_pickles", "_wire"):
+        if package_of(module) in ("worker", "_pickles", "_wire"):
             foreign = {name.partition(".")[0] for name in imported(module) - MODULES.keys()}
             assert foreign <= sys.stdlib_module_names | {"cloudpickle"}, module
 
 
-def test_the_rooms_of_the_worker_know_only_those_below():
+def test_the_modules_of_the_worker_know_only_those_below():
     order = [f"civis_futures.worker.{name}".removesuffix(".__init__") for name in WORKER.split()]
-    assert set(order) == {module for module in MODULES if room(module) == "worker"}
+    assert set(order) == {module for module in MODULES if package_of(module) == "worker"}
     for place, module in enumerate(order):
-        inside = {name for name in own(module) if room(name) not in ("_pickles", "_wire")}
+        inside = {name for name in own(module) if package_of(name) not in ("_pickles", "_wire")}
         assert inside <= set(order[place + 1 :]), module
 
 
 def test_joblib_uses_public_names_only():
     for module in MODULES:
-        if room(module) == "civis_joblib":
+        if package_of(module) == "civis_joblib":
             for node in ast.walk(TREES[module]):
                 if isinstance(node, ast.ImportFrom) and node.module == "civis_futures":
                     assert {alias.name for alias in node.names} <= set(civis_futures.__all__)
@@ -267,7 +314,7 @@ def test_joblib_uses_public_names_only():
 def test_the_adapter_of_joblib_stays_thin():
     code = 0
     for module in MODULES:
-        if room(module) == "civis_joblib":
+        if package_of(module) == "civis_joblib":
             # Without comments, and each statement as it is written there.
             source = MODULES[module].read_text("utf-8")
             tokens = tokenize.generate_tokens(io.StringIO(source).readline)

@@ -1,7 +1,7 @@
 """What we may ask of the platform, and when: a log of what was sent, and what it said of its limit;
 and what time it is there.
 
-Arithmetic only. This room must not know what a request is, send one, or wait: it says how long.
+Arithmetic only. This module must not know what a request is, send one, or wait: it says how long.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
     """The seconds that ``Retry-After`` asks for, by a number or a date; 0.0 if there is none. A
     date is compared with the answer's own, or else with `now`.
 
-    What asks for more is obeyed for `LONGEST_RETRY_AFTER`.
+    If an answer asks for more, `LONGEST_RETRY_AFTER` is obeyed.
     """
     text = headers.get("Retry-After", "").strip()
     try:

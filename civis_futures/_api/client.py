@@ -1,7 +1,7 @@
 """The platform's API: `PlatformClient`, one method for each endpoint in use; and `LogSource`, the
 logs of one kind of jobs over such a client.
 
-This room must not know why it is asked: whether to try again later, look elsewhere or tell the
+This module must not know why it is asked: whether to try again later, look elsewhere or tell the
 user is decided by others. When a request may go, and what is tried again on its way, is
 `transport`'s business.
 """
@@ -79,13 +79,13 @@ class PlatformClient:
         self.clock = platform_clock(self.url)
         key = checked_key(api_key)
         self._me: int | None = None
-        self._pacing = pacing or default_pacing()
+        self.pacing = pacing or default_pacing()
         self._closing = threading.Event()
         #: Whether it is on this machine.
         self.is_local = _host(self.url) in ("127.0.0.1", "localhost", "::1")
         # A proxy of this machine leads away from it.
         routes = Routes(direct=self.is_local), Routes(direct=self.is_local)
-        routes[0].way(httpx.URL(self.url))  # what cannot be done is told at once
+        routes[0].way(httpx.URL(self.url))  # what cannot be done is reported at once
         limits = httpx.Timeout(timeout, connect=min(timeout, 10.0))
         headers = headers_for(key, auth)
         self._secrets = (key, headers["Authorization"].split()[1])
@@ -103,9 +103,9 @@ class PlatformClient:
             self._closing,
             self.clock,
             seconds=patience,
-            pacing=self._pacing,
+            pacing=self.pacing,
         )
-        self._links = FileLinks(self._links_http, self._closing, pacing=self._pacing)
+        self._links = FileLinks(self._links_http, self._closing, pacing=self.pacing)
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -132,7 +132,7 @@ class PlatformClient:
         Raises:
             PlatformError: the client was closed meanwhile.
         """
-        if self._closing.wait(self._pacing.lag):
+        if self._closing.wait(self.pacing.lag):
             raise PlatformError("the client was closed")
 
     def me(self) -> int:
@@ -171,7 +171,7 @@ class PlatformClient:
     def search_jobs(self, text: str, page: int = 1) -> tuple[list[JobRow], bool]:
         """My hidden jobs with this text in their names, and whether more pages follow. GET /jobs.
 
-        Mine only: anybody can call a job what he likes, and what these names say is believed.
+        Mine only: anybody can give a job any name, and what these names say is believed.
         """
         params = {"q": text, "hidden": True, "limit": PAGE_SIZE, "page_num": page}
         params["author"] = self.me()
@@ -311,7 +311,7 @@ class PlatformClient:
         may_grow = response.headers.get("civis-cache-control", "no-store")
         return LogPage(lines, "no-store" not in may_grow)
 
-    # JSON values. One that was made twice, or in vain, harms nobody: so all of these are repeated.
+    # JSON values. One that was made twice, or in vain, does no harm: so all of these are repeated.
 
     def create_json_value(self, name: str, text: str) -> int:
         """POST /json_values; `text` is JSON."""

@@ -1,4 +1,4 @@
-"""Which platform, with which key, and how the key is shown. This room must not speak to one.
+"""Which platform, with which key, and how the key is shown. This module must not speak to one.
 
 It imports nothing slow, as an executor resolves its credentials long before its first request.
 """

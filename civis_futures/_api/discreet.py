@@ -1,4 +1,4 @@
-"""What nobody shall read of our requests: links that give access, and keys.
+"""What must not be read of our requests: links that give access, and keys.
 
 httpx logs each request at INFO, its address included, and httpcore each step at DEBUG, with the
 headers of the answers. The address of a File's content is signed: whoever has it can read the
@@ -6,9 +6,9 @@ File. So of requests made within `ours` these libraries log nothing, unless some
 by giving their loggers a level of their own; and then without links. Requests that others make
 with httpx in this process are logged as ever.
 
-Errors are told as they are, but for links, and for the requests that httpx attaches to them.
+Errors stay as they are, but for links, and for the requests that httpx attaches to them.
 
-This room knows no other room of ours.
+This module knows no other module of ours.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _bare(request: httpx.Request) -> httpx.Request:
 
 
 class _Discretion(logging.Filter):
-    """Passes what others do, and what somebody has asked for."""
+    """Passes what others do, and what the user has asked for."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record may be seen; if so and it is ours, it is shortened."""

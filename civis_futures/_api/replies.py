@@ -2,7 +2,7 @@
 
 Pure. A body that lacks what is needed raises AttributeError, LookupError, TypeError or ValueError,
 of which the client makes an error of ours. Where the platform may add words (run states), any is
-taken. This room must not know HTTP.
+taken. This module must not know HTTP.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def seconds(moment: Any) -> float | None:
 
 
 def moment(when: datetime) -> str:
-    """`when` as the platform is told: always with its offset, as it takes a bare time for UTC."""
+    """`when` as the platform gets it: always with its offset, as it takes a bare time for UTC."""
     if when.tzinfo is None:
         raise ValueError("a time without a zone does not say when it is")
     return when.astimezone(UTC).isoformat(timespec="seconds")

@@ -94,7 +94,7 @@ def _names(name: str, host: str) -> bool:
 
 
 def _transport(tls: bool, name: str | None, proxy: str | None) -> httpx.HTTPTransport:
-    # Without TLS, a context that knows nobody: httpx would read all certificates for its own.
+    # Without TLS, a context without certificates: httpx would read all certificates for its own.
     verify = _tls() if tls else _nobody()
     with _named(f"{name}={without_links(proxy or '')}"):
         through = None if proxy is None else httpx.Proxy(proxy)

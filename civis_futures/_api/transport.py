@@ -4,8 +4,8 @@ Two parts. `Sender` sends API requests as the `RateBudget` allows, again and aga
 safe. `FileLinks` moves bytes by the links of Files, which lead elsewhere: no key is sent there, and
 nothing there counts against the budget.
 
-This room must not know what a request is about: it knows verbs, statuses, and whether an answer is
-JSON.
+This module must not know what a request is about: it knows verbs, statuses, and whether an answer
+is JSON.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _log = logging.getLogger("civis_futures")
 _LONGEST_PAUSE = 5.0
 
 _IDEMPOTENT_VERBS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
-#: So many answers that make no sense, before any that does, are no platform's.
+#: This many answers that make no sense, before any that does, are no platform's.
 _STRANGE = 3
 _BROKEN_STATUSES = frozenset({500, 502, 503, 504})
 #: Errors of a connection that never came about: the platform cannot have seen the request.
 _NEVER_OPENED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 #: Errors that another attempt would meet again; see `_is_hopeless`.
 _HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, ssl.SSLCertVerificationError)
-#: After so many failed attempts of one request a warning says why nothing moves.
+#: After this many failed attempts of one request a warning says why nothing moves.
 _TELL_AFTER = 3
 #: Seconds that one answer may take to be read, however many bytes it has and however they drip.
 _LONGEST_ANSWER = 120.0
@@ -299,7 +299,7 @@ def _said(error: BaseException | None) -> str:
 
 def _is_hopeless(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, _HOPELESS):
-        error = error.__cause__  # what httpx says of a certificate is told by its cause alone
+        error = error.__cause__  # only the cause says what httpx found wrong with a certificate
     return error is not None
 
 

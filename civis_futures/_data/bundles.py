@@ -1,7 +1,7 @@
 """Modules of the user's as a zip: which files belong to one, whether they have changed, the bytes.
 
 The same files give the same bytes. It knows files and names, and neither imports nor pickles; which
-modules are the user's own, and when they are needed, is told to it.
+modules are the user's own, and when they are needed, is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _DEEPEST = 50
 _NAMED = 3
 #: How often a package is read again because it has changed meanwhile.
 _TRIES = 3
-#: A file that was changed less than so many seconds ago may change again and look the same: clocks
-#: of file systems tick some hundred times a second.
-_TICK = 0.1
+#: A file that was changed less than this many seconds ago may change again and look the same:
+#: clocks of file systems tick some hundred times a second.
+TICK = 0.1
 
 _NO_CODE = {
     "__pycache__", ".git", ".hg", ".svn", ".ipynb_checkpoints", ".tox", ".nox", "node_modules",
@@ -86,7 +86,7 @@ Glance = tuple[int, ...] | None
 @dataclass(frozen=True, slots=True)
 class Listing:
     """The files of a place. `seen`: all paths that were looked at, as they were then. `settled`: if
-    something changes from now on, one of these surely will, too.
+    something changes from now on, one of these is certain to change, too.
     """
 
     place: Place
@@ -122,8 +122,11 @@ class Excluded:
         return any(fnmatch.fnmatch(name, x) or fnmatch.fnmatch(last, x) for x in self._wild)
 
 
-def listing(place: Place, excluded: Excluded) -> Listing:
-    """The files of a place, as they are now.
+def listing(
+    place: Place, excluded: Excluded, *, tick: float = TICK, most_files: int = MOST_FILES
+) -> Listing:
+    """The files of a place, as they are now; of a folder with more than `most_files`, not all are
+    read.
 
     Raises:
         CodeError: there are too many, they are too large, or one cannot travel.
@@ -138,15 +141,15 @@ def listing(place: Place, excluded: Excluded) -> Listing:
             seen[path], seen[inside_zip] = None, glance(inside_zip)
             walked = _in_zip(name, path, inside_zip, excluded)
         else:
-            walked = _in_folder(name, path, excluded, seen)
+            walked = _in_folder(name, path, excluded, seen, most_files)
         for member in walked:
             _check(place, member)
             found.setdefault(member.name, member)
             size += member.size
-            if size > MOST_BYTES or len(found) > MOST_FILES:
-                raise _too_large(place, found.values())
+            if size > MOST_BYTES or len(found) > most_files:
+                raise _too_large(place, found.values(), most_files)
     members = tuple(member for _, member in sorted(found.items()) if not _is_stale(member, found))
-    return Listing(place, members, are_settled(seen.values(), begin), tuple(seen.items()))
+    return Listing(place, members, are_settled(seen.values(), begin, tick), tuple(seen.items()))
 
 
 def glance(path: str) -> Glance:
@@ -158,12 +161,14 @@ def glance(path: str) -> Glance:
     return _glance(about)
 
 
-def are_settled(glances: Iterable[Glance], now: int) -> bool:
+def are_settled(glances: Iterable[Glance], now: int, tick: float) -> bool:
     """Whether these will be others if something changes from now on; `now` in nanoseconds."""
-    return max((seen[0] for seen in glances if seen), default=0) < now - _TICK * 1e9
+    return max((seen[0] for seen in glances if seen), default=0) < now - tick * 1e9
 
 
-def packed(places: Iterable[Place], excluded: Excluded) -> tuple[bytes, tuple[Listing, ...]]:
+def packed(
+    places: Iterable[Place], excluded: Excluded, tick: float = TICK
+) -> tuple[bytes, tuple[Listing, ...]]:
     """A zip with all files of these places, and what is in it.
 
     Raises:
@@ -171,7 +176,7 @@ def packed(places: Iterable[Place], excluded: Excluded) -> tuple[bytes, tuple[Li
     """
     places = tuple(places)
     for _ in range(_TRIES):
-        listings = tuple(listing(place, excluded) for place in places)
+        listings = tuple(listing(place, excluded, tick=tick) for place in places)
         try:
             return _zipped(listings), listings
         except _ChangedError as error:
@@ -237,10 +242,10 @@ def _glance(about: os.stat_result) -> Glance:
 
 
 def _in_folder(
-    name: str, path: str, excluded: Excluded, seen: dict[str, Glance]
+    name: str, path: str, excluded: Excluded, seen: dict[str, Glance], most_files: int
 ) -> Iterator[Member]:
-    """The file that is there, or all that is in the folder; what links lead to as well. What is
-    looked at comes into `seen`.
+    """The file that is there, or all that is in the folder; what links lead to as well. All paths
+    that are looked at are put into `seen`.
 
     A folder that a link in it leads back to is not gone into again; what is no file is left out.
     """
@@ -258,7 +263,7 @@ def _in_folder(
         here = about.st_dev, about.st_ino
         if not stat.S_ISDIR(about.st_mode) or here in above:
             return
-        if len(seen) > 2 * MOST_FILES or len(above) > _DEEPEST:
+        if len(seen) > 2 * most_files or len(above) > _DEEPEST:
             raise CodeError(f"too many folders, or too deep: leave {name!r} out with exclude=[...]")
         try:
             entries = sorted(os.listdir(path))
@@ -326,12 +331,12 @@ def _check(place: Place, member: Member) -> None:
         ) from None
 
 
-def _too_large(place: Place, members: Iterable[Member]) -> CodeError:
+def _too_large(place: Place, members: Iterable[Member], most_files: int) -> CodeError:
     largest = sorted(members, key=lambda member: -member.size)[:_NAMED]
     files = ", ".join(f"{member.name} ({member.size:,} bytes)" for member in largest)
     return CodeError(
         f"your module {place.top!r} ({place.roots[0][1]}) is more than {MOST_BYTES:,} bytes or "
-        f"{MOST_FILES:,} files, and travels whole. Leave out what no call needs, with "
+        f"{most_files:,} files, and travels whole. Leave out what no call needs, with "
         f"exclude=[...]; send large data with executor.put(); or install it in the image, and say "
         f"exclude=[{place.top!r}]. The largest files up to there: {files}"
     )

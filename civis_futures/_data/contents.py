@@ -1,9 +1,9 @@
-"""Bytes that are known by their digest: which are in a File, or on their way, and who waits. And
-`SharedData`, the handle of what was uploaded by hand, which names some of them.
+"""Bytes that are known by their digest: which are in a File, or on their way, and which pools wait.
+And `SharedData`, the handle of what was uploaded by hand, which names some of them.
 
 One `ContentStore` for each platform and key serves all pools of this process, so that the same
-bytes go up once, whoever has use for them. It decides who uploads what and tells who waits; how,
-is told to it by a `Carrier`: this room knows neither HTTP nor pickles.
+bytes go up once, however many pools use them. It decides which pool uploads what; how,
+is the affair of a `Carrier`: this module knows neither HTTP nor pickles.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Carrier:
 
 @dataclass(eq=False, slots=True)
 class _Wish:
-    """Somebody waits for so much content; `done` is called once, with the error if there is one."""
+    """A wait for this much content; `done` is called once, with the error if there is one."""
 
     carrier: Carrier
     done: Callable[[BaseException | None], None] | None
@@ -84,16 +84,16 @@ class _Wish:
 class ContentStore:
     """All content of one platform and key in this process; any thread may call.
 
-    Who pickles a call takes no lock: a signal's handler may interrupt him at any line, and wait for
-    the threads that upload. He reads and writes these tables in single operations. What may come of
-    that is that the same bytes go up twice.
+    A thread that pickles a call takes no lock: a signal's handler may interrupt it anywhere, and
+    wait for the threads that upload. It reads and writes these tables in single operations. At
+    worst the same bytes go up twice.
     """
 
     def __init__(self, platform: str, now: Callable[[], float] = time.time) -> None:
         self.platform = platform
         self._now = now  # by the platform's clock, in seconds since the epoch
-        # Guards who carries what, and who waits for it. Under it there is no I/O, hashing or
-        # copying, and of others' code only the queue of a lane.
+        # Guards which pool uploads what, and which wait for it. Under it there is no I/O, hashing
+        # or copying, and of others' code only the queue of a lane.
         self._lock = threading.Lock()
         self._ready: dict[str, Content] = {}
         # Those on their way live as long as a call, a handle or an upload has use for them.
@@ -108,7 +108,7 @@ class ContentStore:
         # Of the copy: what it was made from may be changing.
         sha256 = _wire.digest(data)
         content = self.find(sha256)
-        if content is None:  # or one of which somebody knew no more than the name
+        if content is None:  # or one of which no more than the name was known
             content = self._coming.setdefault(sha256, Content(sha256, len(data)))
             content.data = data
         return content
@@ -129,7 +129,7 @@ class ContentStore:
     ) -> None:
         """Call `done` once all of this is in Files, or with the error if it cannot be.
 
-        What nobody else brings there yet, `carrier` does. `done` may be called here and now, or on
+        What is not on its way there yet, `carrier` brings. `done` may be called here and now, or on
         any thread later; after `leave` it may never be.
         """
         wish = _Wish(carrier, done)
@@ -169,7 +169,7 @@ class ContentStore:
             carrier.run(lambda: self._carry(content, carrier))
 
     def _carry(self, content: Content, carrier: Carrier) -> None:
-        """On a thread of the carrier's: bring content to its File, and tell who waits."""
+        """On a thread of the carrier's: bring content to its File, and wake those who wait."""
         error: BaseException | None = None
         try:
             file_id, expires = carrier.deposit(content)

@@ -5,8 +5,8 @@ It knows the platform, and nothing of calls; who else wants the same is the stor
 The index is one small file for each content, in the user's cache folder, and so remembered from
 process to process. Threads and processes share it without a lock: an entry is written aside and
 then renamed into its place, the last one counts, and what cannot be read is not there. Nothing
-depends on it but how much is uploaded: no error of it leaves this room, and what it finds is asked
-of the platform before it is used.
+depends on it but how much is uploaded: no error of it leaves this module, and the platform is asked
+about what it finds before that is used.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Deposit:
     def deposit(self, content: Content) -> tuple[int, float]:
         """The id of a File with this content, and its end, in seconds since the epoch.
 
-        A File that we have from hearsay is looked at first, once: it may have expired, or be
+        A File that only the index knows is asked for first, once: it may have expired, or be
         another platform's.
 
         Raises:
@@ -225,7 +225,7 @@ class Index:
                 (self._folder / sha256).unlink(missing_ok=True)
 
     def _sweep(self, newest: Path) -> None:
-        """Remove what nobody will use again, of all platforms; once in the life of an index. What
+        """Remove what will not be used again, of all platforms; once in the life of an index. What
         was just written tells the time, by the clock of the disk.
         """
         if self._swept or self._root is None:

@@ -3,7 +3,7 @@
 The platform has no list of Files. So each has a script beside it that is never run: its name says
 what the File is called, which one it is, and when it was put there. Scripts are found by a part of
 their name. One is made in one request, so there is no table that writers would have to share; and
-it is made when the File is there, so that nobody finds half of one.
+it is made when the File is there, so that half of one is never found.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class NamedFiles:
                 client.archive(Job(file.script_id, JobKind.CONTAINER))
                 client.set_file_expiry(file.file_id, datetime.now(UTC) + timedelta(seconds=1))
             except PlatformError as error:
-                if error.status not in (404, 410):  # somebody else was quicker
+                if error.status not in (404, 410):  # another process was quicker
                     raise
 
     def _client(self) -> PlatformClient:

@@ -29,6 +29,7 @@ from urllib.parse import unquote, urlsplit
 
 from .. import _wire
 from .bundles import (
+    TICK,
     Excluded,
     Glance,
     Listing,
@@ -43,11 +44,12 @@ from .bundles import (
 from .contents import Content, ContentStore
 from .sources import note_folder
 
-#: So many files are looked at for each call. Of more, as often as takes half of the time at most.
+#: This many files are looked at for each call. Of more, as often as takes half of the time at most.
 FEW_FILES = 500
-#: For so many sets of modules is remembered what calls need that name them.
+#: For this many sets of modules it is remembered what calls need that name them.
 _MOST_LOOKS = 1_000
-#: Modules of so many bytes have a bundle of their own, so that an edit elsewhere moves them not.
+#: Modules of this many bytes have a bundle of their own: an edit elsewhere does not send them
+#: again.
 LARGE = 1_000_000
 #: Never the user's own. (We may be an editable install; then the image has us or has us not.)
 _MAIN = {"__main__", "__mp_main__"}
@@ -136,6 +138,7 @@ class OwnModules:
 
     No lock: of two threads that submit at the same time either may win, and what the other one has
     added is added again. `on`: False if nothing is to be sent.
+    `tick`: for how many seconds a file that was changed may change again and look the same.
     """
 
     def __init__(
@@ -144,8 +147,10 @@ class OwnModules:
         include: Iterable[Include] = (),
         exclude: Iterable[Include] = (),
         on: bool = True,
+        tick: float = TICK,
     ) -> None:
         self._contents = contents
+        self._tick = tick
         self._on = on
         self._excluded = Excluded(map(_excluded_name, exclude))
         self._included = {place.top: place for place in map(_included_place, include)}
@@ -191,7 +196,7 @@ class OwnModules:
         seen = [each for listed in closure.values() for each in listed.seen]
         certain = all(map(_is_certain, asked))
         seen += [] if certain else folders
-        settled = are_settled((each for _, each in seen), clock)
+        settled = are_settled((each for _, each in seen), clock, self._tick)
         settled = settled and not any(map(_is_in_pieces, asked))
         many = sum(len(each.members) for each in closure.values()) > FEW_FILES
         look = _Look(
@@ -230,7 +235,7 @@ class OwnModules:
             place = ahead.pop()
             if place.top in found:
                 continue
-            found[place.top] = made = listing(place, self._excluded)
+            found[place.top] = made = listing(place, self._excluded, tick=self._tick)
             imported = {name for member in made.members for name in self._imported_by(member)}
             ahead += [at for name in sorted(imported) if (at := self._place(name, asked))]
         return found
@@ -258,7 +263,7 @@ class OwnModules:
         places = [each.place for each in listings]
         if not places:
             return []
-        data, packed_as = packed(places, self._excluded)
+        data, packed_as = packed(places, self._excluded, self._tick)
         packed_as = tuple(each for each in packed_as if each.members)  # else it is gone
         if not packed_as:
             return []
@@ -365,7 +370,7 @@ def _found(top: str) -> Place | None:
 
 
 def _metadata(paths: Iterable[str]) -> set[tuple[str, str]]:
-    """What tells of the editable installs that these are of: packages ask for their version."""
+    """The metadata of the editable installs that these are of: packages ask for their version."""
     above = [path + os.sep for path in paths]
     return {
         (os.path.basename(info), info)
@@ -417,7 +422,7 @@ def _file_and_folders(top: str) -> tuple[str | None, list[str] | None]:
 
 
 def _place_of_parts(top: str) -> Place | None:
-    """Where the modules of a package are that nobody can find; pytest may load its files so."""
+    """Where the modules of a package are that import cannot find; pytest may load its files so."""
     roots = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
@@ -480,7 +485,7 @@ def resolved(imports: Iterable[tuple[str, int]], package: object) -> Iterator[st
             yield ".".join([*above, *([name] if name else [])])
 
 
-#: So many pieces of code are remembered.
+#: How many pieces of code are remembered.
 _MOST_CODE = 20_000
 _by_code: dict[int, tuple[CodeType, tuple[tuple[str, int], ...]]] = {}
 

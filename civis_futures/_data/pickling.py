@@ -1,6 +1,6 @@
 """A call becomes bytes, and large buffers beside them; what is shared by hand does, too.
 
-The only room that pickles what goes out. What comes back is unpickled in `unpickling`.
+The only module that pickles what goes out. What comes back is unpickled in `unpickling`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Payload:
 
     @property
     def extent(self) -> int:
-        """So many bytes does a letter need to name the buffers."""
+        """How many bytes a letter needs to name the buffers."""
         return _wire.BUFFER_NAME * len(self.buffers)
 
 
@@ -162,7 +162,7 @@ def initial_payload(
 ) -> Payload:
     """A snapshot of an initializer.
 
-    What it is given may be known to the script by a name as well: a dict, an instance whose method
+    The script may know its arguments by a name as well: a dict, an instance whose method
     it is. So it is in the container, where the functions of the script look for it by that name.
 
     Raises:
@@ -426,7 +426,7 @@ def _as_buffer(value: Any, shared_from: float) -> tuple[Any, ...] | None:
     `shared_from` is copied when it has arrived, so that it can be written.
 
     As with NumPy's own pickles, what is not contiguous becomes so, in C order. NumPy is not
-    imported for this: who has an array has done so.
+    imported for this: users who have an array have done so.
     """
     numpy = sys.modules.get("numpy")
     array = getattr(numpy, "ndarray", None)

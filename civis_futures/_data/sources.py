@@ -5,7 +5,7 @@ the lines of its file are kept when it is first sent, as `linecache` has them th
 a cell of a notebook, a doctest. A traceback tells which code a frame is of (`_wire.code_key`), and
 the frame is rendered here, by the standard library, from these lines.
 
-Modules that travel in a zip have their files there, whose paths are told as those that they were
+Modules that travel in a zip have their files there, whose paths are shown as those that they were
 packed from.
 
 Nothing is asked of the disk for what has been sent before. No locks: of two threads that note the
@@ -29,15 +29,15 @@ from typing import Any
 
 from .._wire import Answer, Frame, came_by_value, code_key
 
-#: So many pieces of code are remembered; of more than that, those that were sent last. And so many
-#: folders with modules.
+#: How many pieces of code are remembered: of more than that, those that were sent last. And how
+#: many folders with modules.
 MOST_CODE, MOST_FOLDERS = 20_000, 100
 #: Where a traceback names a file of a zip; see `worker._code`.
 _IN_ZIP = re.compile(r'(?<=File ")[^"\n]*/(code-[0-9a-f]{16})/([^"\n]+)(?=", line (\d+))')
 
 
 def _begin() -> float:
-    """When this process began, in seconds since the epoch; this moment, where nobody tells."""
+    """When this process began, in seconds since the epoch; now, where it cannot be known."""
     try:
         with open("/proc/self/stat") as file:
             ticks = int(file.read().rpartition(")")[2].split()[19])
@@ -83,8 +83,8 @@ _numbers = itertools.count()
 _folders: dict[str, Mapping[str, str]] = {}
 
 
-def note(function: FunctionType) -> None:
-    """A function is sent by value: remember where its source is."""
+def note(function: FunctionType, most: int = MOST_CODE) -> None:
+    """A function is sent by value: remember where its source is, and that of `most` in all."""
     code = function.__code__
     if _seen.get(id(code)) is code:
         return
@@ -95,8 +95,8 @@ def note(function: FunctionType) -> None:
         for each in parts:
             key = code_key(each)
             _known[each.co_filename, key] = _known["", key] = text, each.co_name
-        _forget(_seen, MOST_CODE)
-        _forget(_known, 2 * MOST_CODE)
+        _forget(_seen, most)
+        _forget(_known, 2 * most)
 
 
 def with_sources(answer: Answer) -> Answer:

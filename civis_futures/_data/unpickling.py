@@ -4,7 +4,7 @@ A function or class that came by value there and comes back is the caller's own,
 here with the same code: the very thing that was sent, or one of that name. Cloudpickle would make a
 copy of a function, and put the container's attributes into the caller's class.
 
-The only room that unpickles what comes back; whether the bytes may be trusted is known before.
+The only module that unpickles what comes back; whether the bytes may be trusted is known before.
 """
 
 from __future__ import annotations

@@ -141,11 +141,11 @@ class ContainerPoolExecutor(Executor):
     def check_options(cls, options: Mapping[str, Any], also: Collection[str] = ()) -> None:
         """Raise what the constructor would for these arguments, but open no pool.
 
-        For those who are told now what pool to open later. `also` are names that mean something
-        to them: these are let through.
+        For callers that get the options now and open the pool later. `also` are names that mean
+        something to them: these are let through.
 
         Raises:
-            TypeError: no argument has that name, and the nearest one that there is is told; or
+            TypeError: no argument has that name (the message has the nearest one that there is); or
                 one is of the wrong type.
             ValueError: one is out of range.
         """
@@ -302,7 +302,7 @@ class ContainerPoolExecutor(Executor):
         return self._intake.put(value)
 
     def resize(self, max_workers: int) -> None:
-        """Have up to so many containers from now on.
+        """Have up to this many containers from now on.
 
         More start when there is work for them. Those that are too many get no more calls, and end
         when they have done what they have.

@@ -94,7 +94,7 @@ def open_pool(options: PoolOptions) -> Opened:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """What is read after the pool is gone, too, hence over clients of their own."""
+    """Reads logs and calls, also after the pool is gone, hence over clients of its own."""
 
     url: str
     key: str = field(repr=False)
@@ -131,7 +131,7 @@ def initializer_call(options: PoolOptions, contents: ContentStore) -> Payload:
 
 
 def _hand_over(session: Session, manager: Manager) -> None:
-    """What earlier processes have left is the manager's now, as long as the session is ours."""
+    """Give the manager what earlier processes have left, for as long as the session is ours."""
     found = session.findings
     manager.post(Attached(found.workers, found.highest_id), found.inheritance)
 

@@ -60,7 +60,7 @@ class CallOptions:
     max_memory: float = MAX_MEMORY
 
     def __post_init__(self) -> None:
-        """What is wrong is wrong here."""
+        """Check the fields, and raise here what is wrong with them."""
         make_plain(self, ("max_retries",), whole, least=0)
         make_plain(self, ("timeout", "queue_timeout", "memory_growth", "max_memory"), number)
         for name in ("timeout", "queue_timeout"):
@@ -124,7 +124,7 @@ def check_names(given: Iterable[str], known: Collection[str]) -> None:
 
 
 def _no_container(given: object) -> str:
-    """What to do about what is neither a Container nor a Template."""
+    """The advice to those who gave neither a Container nor a Template."""
     said = f"container must be a Container or a Template, not {given!r}"
     if not isinstance(given, str) or not given:
         return said
@@ -190,7 +190,7 @@ class PoolOptions:
     share_arrays: float | None = LEAST_SHARED
 
     def __post_init__(self) -> None:
-        """What is wrong is wrong here."""
+        """Check the fields, and raise here what is wrong with them."""
         make_plain(self, ("max_workers", "max_tasks_per_worker"), whole)
         if self.share_arrays is not None:
             make_plain(self, ("share_arrays",), number)
@@ -243,7 +243,7 @@ class PoolOptions:
 
     @property
     def shared_from(self) -> float:
-        """Arrays of so many bytes are shared."""
+        """Arrays of this many bytes or more are shared."""
         return float("inf") if self.share_arrays is None else self.share_arrays
 
     @property
@@ -262,7 +262,7 @@ class PoolOptions:
 
     @property
     def policy(self) -> Policy:
-        """What the scheduler is told; times in seconds."""
+        """What the scheduler goes by; times in seconds."""
         return Policy(
             self._workers,
             self.max_tasks_per_worker,

@@ -80,7 +80,7 @@ class Intake:
         self.batches = BatchSize(default_pacing().batch)
 
     def resize(self, max_workers: int) -> None:
-        """There may be so many workers from now on, and they share the room in the inbox."""
+        """From now on there may be this many workers, which share the room in the inbox."""
         self._inline = min(_wire.INLINE_LIMIT, _wire.INLINE_TOTAL // max_workers)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Executors that outlive their use: who asks for one with the same options gets it warm.
+"""Executors that outlive their use: the next user with the same options gets one that is warm.
 
-One is used by one at a time, and so nobody has to share out its containers, nor to tell whose calls
-are whose: two who ask at the same time get two. What is kept, and of what kind it is, is here; when
-its containers end is the executor's own affair, by its `idle_timeout`.
+One has one user at a time, so its containers need not be shared out, nor need it be known whose
+calls are whose: two who ask at the same time get two. What is kept, and of what kind it is, is
+here; when its containers end is the executor's own affair, by its `idle_timeout`.
 """
 
 from __future__ import annotations

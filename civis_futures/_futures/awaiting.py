@@ -1,7 +1,7 @@
 """Futures in an event loop: waiting for one, and for many as they complete.
 
-The only room of the client that knows asyncio, so it is imported when somebody waits in a loop.
-Cancelling a wait leaves the futures alone: they are nobody's in particular.
+The only module of the client that knows asyncio, so it is imported when somebody waits in a loop.
+Cancelling a wait leaves the futures alone: others may wait for them.
 """
 
 from __future__ import annotations

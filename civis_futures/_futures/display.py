@@ -1,6 +1,6 @@
 """What people see of tasks: frozen summaries in, plain data, text or HTML out.
 
-Pure: no clock, no terminal, no I/O. This room must not know futures, executors or notebooks. What
+Pure: no clock, no terminal, no I/O. This module must not know futures, executors or notebooks. What
 comes from the user (names, messages of exceptions, addresses) is escaped in HTML, and has its
 control characters shown in text.
 """
@@ -45,7 +45,7 @@ _BAR = 24
 
 @dataclass(frozen=True, slots=True)
 class TaskSummary:
-    """One task at one moment. Times are in seconds, memory in MB; None: nobody knows."""
+    """One task at one moment. Times are in seconds, memory in MB; None: not known."""
 
     task: str
     number: int
@@ -109,6 +109,11 @@ class Panel:
     elapsed: float = 0.0
     waiting: str = ""  # what its waiting tasks wait for
     page: str = ""  # a link to the platform's page
+    rows: int | None = None  # how many there are to choose from, if not one for each task
+
+    def unlisted(self, listed: int) -> int:
+        """How many rows are left out."""
+        return (self.totals.tasks if self.rows is None else self.rows) - listed
 
 
 def panel_of(title: str, summaries: Iterable[TaskSummary], now: float) -> Panel:
@@ -196,7 +201,7 @@ def text(panel: Panel, width: int = 80) -> str:
             lines.append(shortened(f"    {summary.reason}", width))
         if summary.state is TaskState.FAILED and summary.job_url:
             lines.append(f"    {_visible(summary.job_url)}")
-    lines += [f"  and {more:,} more"] if (more := panel.totals.tasks - len(listed)) else []
+    lines += [f"  and {more:,} more"] if (more := panel.unlisted(len(listed))) else []
     lines += [f"runs and logs: {panel.page}"] if panel.page else []
     return "\n".join(lines)
 
@@ -305,7 +310,7 @@ def html(panel: Panel) -> str:
         if (count := totals.counts[state])
     )
     sums = "".join(f"<span>{_escaped(f'{name} {value}')}</span>" for name, value in _sums(panel))
-    more = totals.tasks - len(listed)
+    more = panel.unlisted(len(listed))
     return (
         f'<div class="civis-futures"><style>{_STYLE}</style>'
         f'<div class="cf-title">{_escaped(panel.title)}{_page(panel)}</div>'

@@ -206,7 +206,7 @@ class ContainerFuture(Future[T]):
         return super().exception(seconds(timeout))
 
     def _check_process(self) -> None:
-        """In a fork nobody would ever settle it, or hear that it is cancelled."""
+        """In a fork nothing would ever settle it, or learn that it is cancelled."""
         if os.getpid() != self._process and self._ended is None:
             raise RuntimeError(
                 f"{self._task} belongs to process {self._process}, of which this one is a fork: "
@@ -417,6 +417,39 @@ class ContainerFuture(Future[T]):
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""
         return display.html(display.panel_of(self._task, [self._summary()], time.time()))
+
+
+# For the pool, and for what shows many at once: no methods, since users hold futures.
+
+
+def view_of(future: ContainerFuture[Any]) -> View:
+    """What is known of its task."""
+    return future._view
+
+
+def show(future: ContainerFuture[Any], **changes: Any) -> None:
+    """Replace fields of its view. For the manager's thread alone."""
+    future._view = future._view._replace(**changes)
+
+
+def number_of(future: ContainerFuture[Any]) -> int:
+    """That of its task."""
+    return future._number
+
+
+def summary_of(future: ContainerFuture[Any]) -> display.TaskSummary:
+    """How it is now, from memory."""
+    return future._summary()
+
+
+def state_soon_of(future: ContainerFuture[Any]) -> TaskState:
+    """Its state, some microseconds ahead at the end; it takes no lock."""
+    return future._state_soon
+
+
+def has_ended(future: ContainerFuture[Any]) -> bool:
+    """Whether it has counted itself among those that have ended."""
+    return future._ended is not None
 
 
 def _last(reasons: list[str]) -> str:

@@ -3,7 +3,7 @@
 A reused worker has one log for all of its calls. Where each begins it prints a line, on both of its
 streams, and there the log is cut: each stream by its own, since which of them comes first is not
 certain. Lines come in pages from a `Source`, never more of them in memory than are asked for.
-This room must not know clients, futures or threads.
+This module must not know clients, futures or threads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Bars: how many of some futures are done, failed, running and queued, while somebody waits.
+"""Bars: how many of some futures are done, failed, running and queued, while the caller waits.
 
-The one room that knows tqdm. The bar is drawn by the thread that waits; where that is not ours, as
-in joblib, by one of its own (`ProgressBar`). What the futures' callbacks do here is put a word into
-a queue, since they run where futures are settled, and a terminal may block. It knows futures of any
+The one module that knows tqdm. The bar is drawn by the thread that waits; where that is not ours,
+as in joblib, by one of its own (`ProgressBar`). The futures' callbacks only put a word into a
+queue, since they run where futures are settled, and a terminal may block. It knows futures of any
 kind.
 """
 
@@ -15,11 +15,12 @@ import time
 import warnings
 from collections.abc import Iterable, Sized
 from concurrent.futures import Future
+from heapq import nsmallest
 from typing import Any, Protocol
 
-from .._types import TaskState
-from .display import Totals, duration
-from .future import ContainerFuture
+from .._types import TaskState, whole
+from .display import MOST_ROWS, Panel, TaskSummary, Totals, chosen, duration, html, rank, text
+from .future import ContainerFuture, number_of, state_soon_of, summary_of
 from .tables import Table
 
 #: Seconds between two drawings: the least, and the most when nothing ends (what runs may change).
@@ -30,7 +31,7 @@ SHARE = 0.05
 STEP, SILENCE = 0.1, 60.0
 
 
-class Ending(Protocol):
+class Awaited(Protocol):
     """What may be done: a future, or the next result of a map."""
 
     def done(self) -> bool:
@@ -41,7 +42,7 @@ class Bar(Protocol):
     """Something that shows counts."""
 
     def show(self, totals: Totals, expected: int, waiting: str) -> None:
-        """Show them now, or not: that is for the bar to know. `waiting` is what tasks wait for."""
+        """Show them if it is time: the bar decides. `waiting` is what tasks wait for."""
 
     def close(self, totals: Totals, expected: int) -> None:
         """Show the last ones and end."""
@@ -52,36 +53,40 @@ class Meter:
 
     Args:
         expected: how many there will be, if that is known before all are watched.
+        table: in a notebook, show their table below the bar while somebody waits; what is left
+            there in the end are failures.
 
     Raises:
         ModuleNotFoundError: tqdm is not installed.
     """
 
-    def __init__(self, expected: int = 0) -> None:
+    def __init__(self, expected: int = 0, table: bool = False) -> None:
         self._bar = _bar(expected)
+        self._table = _LiveTable() if table and _is_notebook(sys.stderr) else None
         self._expected = expected
         self._watched = 0
         self._open: dict[Future[Any], int] = {}  # with their numbers of tasks
-        self._ends: queue.SimpleQueue[tuple[TaskState, int]] = queue.SimpleQueue()
+        self._ends: queue.SimpleQueue[tuple[TaskState, int, TaskSummary | None]]
+        self._ends = queue.SimpleQueue()
         self._totals = Totals()
         self._drawn, self._cost = 0.0, 0.0
 
     def watch(self, future: Future[Any], tasks: int = 1) -> None:
-        """Count this one too, as so many tasks."""
+        """Count this one too, as this many tasks."""
         self._watched += tasks
         self._open[future] = tasks
         future.add_done_callback(self._end)
 
     def draw_until(self, over: threading.Event) -> None:
-        """Draw until that is set, and somebody has called `wake`."""
+        """Draw until that is set and `wake` was called."""
         while not over.is_set():
             self._step(MOST)
 
     def wake(self) -> None:
-        """Let who waits look around."""
-        self._ends.put((TaskState.SUCCEEDED, 0))
+        """Let the thread that waits look at what has changed."""
+        self._ends.put((TaskState.SUCCEEDED, 0, None))
 
-    def wait(self, future: Ending, timeout: float | None = None) -> None:
+    def wait(self, future: Awaited, timeout: float | None = None) -> None:
         """Return when it is done, or after `timeout` seconds; draw meanwhile."""
         end = None if timeout is None else time.monotonic() + timeout
         self._step(0.0)
@@ -99,7 +104,10 @@ class Meter:
     def close(self) -> None:
         """Draw for the last time."""
         self._count(0.0)
-        self._bar.close(self._look(), max(self._expected, self._watched))
+        totals = self._look()
+        self._bar.close(totals, max(self._expected, self._watched))
+        if self._table is not None:
+            self._table.close(totals)
 
     def _end(self, future: Future[Any]) -> None:
         if future.cancelled():
@@ -107,22 +115,30 @@ class Meter:
         else:
             failed = future.exception(timeout=0) is not None
             state = TaskState.FAILED if failed else TaskState.SUCCEEDED
-        self._ends.put((state, self._open.pop(future, 1)))
+        row = None
+        if self._table is not None and isinstance(future, ContainerFuture):
+            row = summary_of(future)
+        self._ends.put((state, self._open.pop(future, 1), row))
 
     def _step(self, seconds: float) -> None:
         """Wait for the next end, but not longer than this; then draw if it is time."""
         self._count(seconds)
         now = time.monotonic()
         if now - self._drawn >= max(LEAST, self._cost / SHARE):
-            self._bar.show(self._look(), max(self._expected, self._watched), self._waiting())
+            totals, waiting = self._look(), self._waiting()
+            self._bar.show(totals, max(self._expected, self._watched), waiting)
+            if self._table is not None:
+                self._table.show(list(self._open), totals, waiting)
             self._drawn = time.monotonic()
             self._cost = self._drawn - now
 
     def _count(self, seconds: float) -> None:
         try:
             while True:
-                state, tasks = self._ends.get(seconds > 0, seconds or None)
+                state, tasks, row = self._ends.get(seconds > 0, seconds or None)
                 self._totals.counts[state] += tasks
+                if row is not None and self._table is not None:
+                    self._table.add(row)
                 seconds = 0.0
         except queue.Empty:
             pass
@@ -157,13 +173,15 @@ class ProgressBar:
 
     Args:
         expected: how many tasks there will be, if that is known.
+        table: in a notebook, show the table of the tasks below the bar, as they are; what is left
+            there in the end are failures.
 
     Raises:
         ModuleNotFoundError: tqdm is not installed.
     """
 
-    def __init__(self, expected: int = 0) -> None:
-        self._meter = Meter(expected)
+    def __init__(self, expected: int = 0, *, table: bool = False) -> None:
+        self._meter = Meter(whole("expected", expected, least=0), table)
         self._over = threading.Event()
         self._thread = threading.Thread(
             target=self._meter.draw_until, args=(self._over,), name="civis-futures bar", daemon=True
@@ -171,7 +189,7 @@ class ProgressBar:
         self._thread.start()
 
     def watch(self, future: Future[Any], tasks: int = 1) -> None:
-        """Count this one too, as so many tasks."""
+        """Count this one too, as this many tasks."""
         self._meter.watch(future, tasks)
 
     def close(self) -> None:
@@ -219,12 +237,65 @@ def _bar(expected: int) -> Bar:
 
 def _is_looked_at(stream: Any) -> bool:
     """Whether it is a terminal, or the output of a notebook's cell."""
-    if type(stream).__module__.startswith("ipykernel"):
+    if _is_notebook(stream):
         return True
     try:
         return bool(stream.isatty())
     except (AttributeError, ValueError):  # None, or closed
         return False
+
+
+def _is_notebook(stream: Any) -> bool:
+    """Whether it is the output of a notebook's cell."""
+    return type(stream).__module__.startswith("ipykernel")
+
+
+class _LiveTable:
+    """A table in a notebook that changes where it is: the tasks of a bar, while somebody waits.
+
+    It keeps rows of those that have ended, no futures: as many as are listed, and how many others
+    there were.
+    """
+
+    def __init__(self) -> None:
+        import IPython.display  # who draws in a notebook has it
+
+        self._begun = time.monotonic()
+        self._ended: list[TaskSummary] = []
+        self._others = 0
+        self._sums = Totals()
+        display: Any = IPython.display.display
+        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def add(self, row: TaskSummary) -> None:
+        """One has ended like this."""
+        self._sums.add(row)
+        before = len(self._ended) + 1
+        self._ended = chosen([*self._ended, row])
+        self._others += before - len(self._ended)
+
+    def show(self, futures: list[Future[Any]], totals: Totals, waiting: str) -> None:
+        """These have not ended yet."""
+        ours = [future for future in futures if isinstance(future, ContainerFuture)]
+        # Without a summary of each: there may be many thousands.
+        first = nsmallest(MOST_ROWS, ours, lambda each: rank(state_soon_of(each), number_of(each)))
+        others = self._others + len(ours) - len(first)
+        self._draw([*self._ended, *map(summary_of, first)], totals, waiting, others)
+
+    def close(self, totals: Totals) -> None:
+        """Leave what has failed, or nothing: the bar says the rest."""
+        failed = [row for row in self._ended if row.state is TaskState.FAILED]
+        if failed:
+            self._draw(failed, totals, "", totals.counts[TaskState.FAILED] - len(failed))
+        else:
+            self._handle.update({"text/plain": ""}, raw=True)
+
+    def _draw(self, rows: list[TaskSummary], totals: Totals, waiting: str, others: int) -> None:
+        totals.queue, totals.compute = self._sums.queue, self._sums.compute
+        totals.peak_memory = self._sums.peak_memory
+        title, elapsed = f"{totals.tasks:,} tasks", time.monotonic() - self._begun
+        panel = Panel(title, totals, tuple(rows), elapsed, waiting, rows=len(rows) + others)
+        self._handle.update({"text/html": html(panel), "text/plain": text(panel)}, raw=True)
 
 
 class _Drawn:

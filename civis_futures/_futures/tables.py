@@ -1,5 +1,5 @@
 """Futures that are shown together: in a `table`, as they are whenever it is shown; and all those of
-an executor, of which it knows the ones that somebody holds, and sums of the others.
+an executor, of which it knows those that the user holds, and sums of the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, overload
 
 from . import display
 from .display import MOST_ROWS, WAITING, Panel, TaskSummary, Totals, rank
-from .future import ContainerFuture
+from .future import ContainerFuture, has_ended, number_of, state_soon_of, summary_of, view_of
 
 #: Futures that have ended are added up when the sums are asked for, or when there are this many.
 MOST_UNCOUNTED = 1000
@@ -50,7 +50,7 @@ class Table(Sequence[ContainerFuture[Any]]):
         return display.records(self._panel().summaries)
 
     def _panel(self) -> display.Panel:
-        summaries = [future._summary() for future in self._futures]
+        summaries = list(map(summary_of, self._futures))
         return display.panel_of(f"{len(summaries):,} futures", summaries, time.time())
 
     def __repr__(self) -> str:
@@ -65,7 +65,7 @@ class Table(Sequence[ContainerFuture[Any]]):
 def table(futures: Iterable[ContainerFuture[Any]]) -> Table:
     """Futures to look at: counts, a bar, times, peak memory, and failures with their reason.
 
-    Looking asks nobody, so it returns at once. The table is a sequence of the futures, too.
+    Looking makes no request, so it returns at once. The table is a sequence of the futures, too.
 
     Raises:
         TypeError: one of them is not a `ContainerFuture`.
@@ -130,24 +130,24 @@ class PoolFutures:
 
     def add(self, future: ContainerFuture[Any]) -> None:
         """Take in a new one. The pool holds it until it has ended; we do not."""
-        self._futures[future._number] = future
+        self._futures[number_of(future)] = future
 
     def futures(self) -> list[ContainerFuture[Any]]:
-        """Those that somebody holds, in the order of their submission."""
+        """Those that the user holds, in the order of their submission."""
         held = (reference() for reference in self._futures.valuerefs())
         found = [future for future in held if future is not None]
-        return sorted(found, key=lambda future: future._number)
+        return sorted(found, key=number_of)
 
     def summaries(self) -> list[TaskSummary]:
-        """How those are that somebody holds, one by one."""
-        return [future._summary() for future in self.futures()]
+        """How those are that the user holds, one by one."""
+        return list(map(summary_of, self.futures()))
 
     def totals(self) -> Totals:
         """All tasks in numbers."""
         return self.panel("").totals
 
     def panel(self, title: str, waiting: str = "") -> Panel:
-        """All tasks in numbers, and some of those that somebody holds one by one; `waiting` is what
+        """All tasks in numbers, and some of those that the user holds one by one; `waiting` is what
         those wait for that no container has begun.
         """
         return panel_of(title, self._ended, self.futures(), waiting)
@@ -163,14 +163,14 @@ def panel_of(
     totals, span = ended.sums()
     begin, end = span or (now, now)
     for future in futures:
-        if future._ended is None:  # without a summary each: there may be many thousands
-            state, submitted = future._state_soon, future._view.timings.submitted
+        if not has_ended(future):  # without a summary each: there may be many thousands
+            state, submitted = state_soon_of(future), view_of(future).timings.submitted
             totals.counts[state] += 1
             totals.queue += now - submitted if state in WAITING else 0.0
             begin, end = min(begin, submitted), now
     listed = nsmallest(
-        MOST_ROWS, futures, key=lambda future: rank(future._state_soon, future._number)
+        MOST_ROWS, futures, key=lambda future: rank(state_soon_of(future), number_of(future))
     )
-    summaries = tuple(future._summary() for future in listed)
+    summaries = tuple(map(summary_of, listed))
     waiting = waiting if any(totals.counts[state] for state in WAITING) else ""
     return Panel(title, totals, summaries, max(0.0, end - begin), waiting)

@@ -6,7 +6,7 @@ are those of the module. All of this is said in places that a reader without thi
 
 And what the standard library makes of functions, and cloudpickle cannot pickle: functions with a
 cache, cached properties, functions that choose by a type. Standard library only, as `_wire`;
-cloudpickle is imported where somebody has done so before.
+cloudpickle is used only where it was imported before.
 """
 
 from __future__ import annotations

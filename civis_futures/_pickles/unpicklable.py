@@ -18,11 +18,11 @@ from .. import _wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: So many steps are told, and looked at, of a way: each costs a pickle of all that is on it.
+#: How many steps of a way are looked at, and named: each costs a pickle of all that is on it.
 _LONGEST = 12
-#: So many elements of a list, say, are looked at.
+#: How many elements of a list, say, are looked at.
 _MOST = 10_000
-#: What a class has that is not sent, since there it is made anew.
+#: Attributes of a class that are not sent, since they are made anew there.
 _NOT_SENT = {"__dict__", "__weakref__", "__annotate_func__"}
 #: Characters of a key.
 _KEY = 40

@@ -3,7 +3,7 @@
 The bundle is the worker packed into one file that any image with Python can run. In it the package
 is called `civis_futures_worker`, so that it never shadows a `civis_futures` installed in the image;
 beside it lies the client's own cloudpickle, since pickles are best read by the version that wrote
-them. This room knows file names, a zip's format and the API's field names; it sends nothing, and
+them. This module knows file names, a zip's format and the API's field names; it sends nothing, and
 does not know what the worker does.
 
 What is assumed of Platform without evidence is here: that a parameter of type `file` gives its link

@@ -15,7 +15,7 @@ from typing import Any
 from .. import _wire
 from .._data.contents import Content
 from .._data.pickling import SentCall
-from .._futures.future import ContainerFuture, Timings
+from .._futures.future import ContainerFuture, Timings, show, view_of
 from .._scheduling import events as e
 from .._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId
 from .mailbox import PoolFiles, WorkerRun
@@ -73,7 +73,7 @@ class Ledger:
             case e.Done(e.Upload(task)) if task in self.items:
                 item = self.items[task]
                 item.blob, item.data = attachment, None
-                self._view(task, note="")
+                self._show(task, note="")
             case e.Done(e.Fetch(task)) if task in self.items:
                 self.fetched[task] = attachment
             case e.Done(e.Prepare()):
@@ -105,7 +105,7 @@ class Ledger:
 
     def uploading(self, task: TaskId) -> None:
         """Its function or arguments are on their way to the platform."""
-        self._view(task, note="what it was called with is being uploaded")
+        self._show(task, note="what it was called with is being uploaded")
 
     def launch(self, worker: WorkerId, calls: tuple[e.Given, ...]) -> list[object]:
         """A worker is about to be started with these calls; what its launch looks at."""
@@ -123,7 +123,7 @@ class Ledger:
             self.take_back(task)
             self.holder[task] = worker
             self.held[worker].tasks[task] = None
-            self._view(task, worker=int(worker))
+            self._show(task, worker=int(worker))
             if worker_run is not None:
                 self._arrive(task, worker_run)
         self._show_first(worker)
@@ -133,7 +133,7 @@ class Ledger:
         if found.worker in self.held:
             self.give(found.worker, ((task, found.attempt),))
         elif found.worker in self.inheritance.worker_runs:  # else it never had a run
-            self._view(task, worker=int(found.worker))
+            self._show(task, worker=int(found.worker))
             self._arrive(task, self.worker_run(found.worker))
 
     def worker_run(self, worker: WorkerId) -> WorkerRun:
@@ -186,7 +186,7 @@ class Ledger:
         future = self.futures.get(task)
         if future is None or worker is None:
             return
-        view = future._view
+        view = view_of(future)
         place = (int(worker), view.job_id, view.run_id, view.job_url)
         if isinstance(cause, _wire.Answer):
             good = cause.kind == _wire.RETURNED
@@ -208,7 +208,7 @@ class Ledger:
                 peak_memory=cause.peak_memory,
                 reason=reason,
             )
-        self._view(task, attempts=(*view.attempts, attempt))
+        self._show(task, attempts=(*view.attempts, attempt))
 
     def again(self, command: e.Again) -> None:
         """The task waits again."""
@@ -217,7 +217,7 @@ class Ledger:
             self.attempted(command.task, command.worker, command.cause, reason)
         self.fetched.pop(command.task, None)  # of that attempt
         self.take_back(command.task)
-        self._view(command.task, state=TaskState.PENDING)
+        self._show(command.task, state=TaskState.PENDING)
 
     def settle(self, command: e.Settle) -> tuple[ContainerFuture[Any], CallPlace]:
         """The task has ended with this answer."""
@@ -233,7 +233,7 @@ class Ledger:
             answer.unpickling,
             answer.upload,
         )
-        self._view(command.task, timings=timings)
+        self._show(command.task, timings=timings)
         self.attempted(command.task, command.worker, answer, reason_of(answer))
         if answer.kind == _wire.RETURNED:
             item.shrink()
@@ -257,7 +257,7 @@ class Ledger:
     def place(self, task: TaskId) -> CallPlace:
         """Where a task is, for messages."""
         future = self.futures[task]
-        view = future._view
+        view = view_of(future)
         return CallPlace(
             future.task, self.image, view.job_id, view.run_id, view.job_url, view.attempts
         )
@@ -275,7 +275,7 @@ class Ledger:
         """The task is held by this worker, which has a run."""
         future = self.futures.get(task)
         if future is not None:
-            self._view(
+            self._show(
                 task,
                 job_id=worker_run.job.id,
                 run_id=worker_run.run_id,
@@ -289,12 +289,12 @@ class Ledger:
         held = self.held[worker]
         first = next(iter(held.tasks), None)
         if first is not None and held.state is RunState.RUNNING:
-            self._view(first, state=TaskState.RUNNING)
+            self._show(first, state=TaskState.RUNNING)
 
-    def _view(self, task: TaskId, **changes: Any) -> None:
+    def _show(self, task: TaskId, **changes: Any) -> None:
         future = self.futures.get(task)
         if future is not None:
-            future._view = future._view._replace(**changes)
+            show(future, **changes)
 
 
 def reason_of(cause: _wire.Answer | e.Verdict | Exception) -> str:

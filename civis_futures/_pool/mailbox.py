@@ -223,11 +223,12 @@ class Mailbox:
         raise failure
 
     def _look_up(self, find: Callable[[], _T | None]) -> _T | None:
-        """What a request whose reply was lost has made; None only if it surely has made nothing.
+        """What a request whose reply was lost has made; None only if it is certain that it has made
+        nothing.
 
         Taking it for nothing when the platform could not be asked would have calls run twice.
         """
-        for shown in (False, True):  # whether lists surely show it
+        for shown in (False, True):  # whether lists are certain to show it
             if shown:
                 self._client.wait_out_lag()
             while True:

@@ -108,8 +108,8 @@ class Manager:
         self._ahead: tuple[Any, _Attachment] | None = None  # the manager thread's, one event
         self._beat = 0  # the manager thread's
         self.standing = Standing()  # replaced as a whole by the manager thread
-        self._said = 0.0  # the manager thread's: after how many seconds the log was told of a wait
-        self._troubles: frozenset[str] = frozenset()  # the manager thread's: of which it was told
+        self._said = 0.0  # the manager thread's: after how many seconds a wait was logged last
+        self._troubles: frozenset[str] = frozenset()  # the manager thread's: those that were logged
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"civis-futures manager of {self.pool.name}", daemon=True
@@ -313,7 +313,7 @@ class Manager:
             return e.Tick(), None
 
     def _more_from_users(self) -> list[e.Event]:
-        """What users have done meanwhile: taken in one by one, thousands would be slow."""
+        """Take in all that users have done meanwhile: one by one, thousands would be slow."""
         more: list[e.Event] = []
         while len(more) < MOST_AT_ONCE:
             try:
@@ -366,7 +366,7 @@ class Manager:
     # --- commands that a lane performs ---------------------------------------------------------
 
     def _begin(self, command: e.Command) -> None:
-        """Give a command to its lane; what comes of it is told as `Done` or `Failed`."""
+        """Give a command to its lane, which posts `Done` or `Failed`."""
         lane, prepare = self._on_lanes[type(command)]
         work = prepare(command)
         if work is None:

@@ -1,4 +1,5 @@
-"""Pools of this process that share a platform: who waits there for room, and who could make some.
+"""Pools of this process that share a platform: which wait there for room, and which could make
+some.
 
 Containers without work keep their place for the `idle_timeout` of their pool. Where the platform is
 full, that keeps others out; so a pool whose containers wait for their start says so to the others,

@@ -298,7 +298,7 @@ def settle(future: ContainerFuture[Any], make: Callable[[], Outcome]) -> None:
     try:
         outcome = make()
     except BaseException as error:  # nothing may keep a future from its end
-        _log.exception("the outcome of %s cannot be told", future.task)
+        _log.exception("the outcome of %s cannot be set", future.task)
         outcome = Outcome(exception=error)
     if not future.set_running_or_notify_cancel():
         return

@@ -74,9 +74,9 @@ class Lane:
 class SettleLane(Lane):
     """One thread that runs what is `put`; while a callback of the user's holds it up, another one.
 
-    For the callback may wait for a future that nobody else would settle. Who stands in may be held
-    up too, so each has somebody who watches him. The first two are there from the beginning, since
-    at the interpreter's exit no thread can be started.
+    For the callback may wait for a future that no other thread would settle. The second may be held
+    up too, so each thread is watched by another one. The first two are there from the beginning,
+    since at the interpreter's exit no thread can be started.
     """
 
     def __init__(self, name: str) -> None:
@@ -95,7 +95,7 @@ class SettleLane(Lane):
 
     def stop(self) -> None:
         """As of any lane."""
-        self._work.put(None)  # whoever takes it puts it back, for the others
+        self._work.put(None)  # the thread that takes it puts it back, for the others
         self._news.set()
         ended = {threading.current_thread()}
         while left := set(self.threads) - ended:  # the last one may start another one meanwhile

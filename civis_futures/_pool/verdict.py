@@ -132,6 +132,8 @@ def _end_of_run(run: Run | None, memory: bool, exit_code: int | None, image: str
     code = "" if exit_code is None else f" with exit code {exit_code}"
     error = f" ({run.error})" if run.error else ""
     if run.state is RunState.FAILED:
-        silence = "" if code or error else ", and nobody says why: perhaps its machine was lost"
+        silence = (
+            "" if code or error else ", and the reason is not known: perhaps its machine was lost"
+        )
         return f"its container failed{code}{error}{silence}"
     return f"its container ended ({run.said or run.state}){code}{error} without an answer"

@@ -3,7 +3,7 @@
 Workers get calls ahead of time: with their launch, and then as many as keep them busy. Both are
 guesses. Calls move where a guess was wrong: from a worker that runs and has many to one that has
 none; and from a worker that has not started, though others have, to any that has room. What a
-worker was given is taken back through the inbox; it moves once it surely never begins there.
+worker was given is taken back through the inbox; it moves once it is certain never to begin there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the scheduler and the manager say to each other: events in, commands out, all frozen.
 
-This room knows only the leaves. A command names tasks and workers by id; what belongs to an id
+This module knows only the leaves. A command names tasks and workers by id; what belongs to an id
 (bytes, futures, runs) stays with the manager.
 """
 
@@ -175,14 +175,14 @@ class TerminateRequested:
 
 @dataclass(frozen=True, slots=True)
 class Resized:
-    """There may be so many workers from now on."""
+    """There may be this many workers from now on."""
 
     max_workers: int
 
 
 @dataclass(frozen=True, slots=True)
 class CancelsAwaited:
-    """Somebody waits until no call runs any more that nobody wants."""
+    """A caller waits until no call runs any more that was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ class OthersWait:
 
 @dataclass(frozen=True, slots=True)
 class InboxInDoubt:
-    """What workers read may have been overwritten by others: it is written again."""
+    """Another process may have overwritten the inbox: it is written again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +374,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class CancelsDone:
-    """No call runs any more that nobody wants: tell who waits for that."""
+    """No call runs any more that was cancelled: wake those who wait for that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ A worker is one container run::
 
     LAUNCHING ──> ALIVE ──> CONCLUDING (over, with calls unanswered) ──> ARCHIVING ──> gone
 
-This room decides which worker gets which calls and when to write and look; what becomes of a task
+This module decides which worker gets which calls and when to write and look; what becomes of a task
 is the scheduler's. Calls run in the order in which a worker has them.
 """
 
@@ -456,7 +456,7 @@ class Fleet:
             self._let(step, worker)
 
     def resize(self, max_workers: int) -> None:
-        """There may be so many from now on."""
+        """There may be this many from now on."""
         self.policy = replace(self.policy, max_workers=max_workers)
 
     def _surplus(self) -> set[WorkerId]:
@@ -467,7 +467,7 @@ class Fleet:
         return {worker.id for worker in leaving}
 
     def has_unwanted_calls(self) -> bool:
-        """Whether a container may still run a call that nobody wants."""
+        """Whether a container may still run a call that was cancelled."""
         return any(
             worker.cancelled
             or not all(

@@ -28,7 +28,7 @@ MOST_SURE = 20
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a look told of a worker that is alive: `over` if its run is, `changed` if it was in
+    """What a look showed of a worker that is alive: `over` if its run is, `changed` if it was in
     another state before.
     """
 

@@ -5,7 +5,7 @@ A request costs more than many a call, so a worker gets as many calls as keep it
 get more, and not more than its share of what is left, so that all end together. That is a guess;
 where it was wrong, workers that run out take over what others have not begun.
 
-Time and chance are arguments; this room knows no other.
+Time and chance are arguments; this module knows no other.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Ramp:
     """How many containers a pool may have while none has shown that it can do the work.
 
     An image without the needed module fails each call in the same way, and the first two tell.
-    But who waits for an answer before starting the rest makes everybody wait twice for a start;
+    But to wait for an answer before the rest is started costs everybody two starts;
     so the width grows with time, too.
     """
 

@@ -16,17 +16,17 @@ What workers do is in `fleet`. What always holds, after every event of the rando
    lowered, no worker is launched until it is so.
 3. A task ends once; the pool finishes once, with no task and no worker left.
 4. There is never a second look, inbox write or preparation in flight.
-5. A worker that is told to stop, or cancelled, is given no call; one that is to end after its
+5. A worker that has to stop, or is cancelled, is given no call; one that is to end after its
    first calls gets only those; none gets more than `max_tasks_per_worker`; and none gets a call
    that needs a larger container.
 6. No task is attempted more often than 1 + `max_retries` times, not counting what surely never
    began, nor those that got more memory.
 7. While a task that was submitted, or a worker, is left, a command is in flight or `deadline` is
    set: no waiting for nothing.
-8. A call that is given to a second worker surely never begins in the first one any more.
+8. A call that is given to a second worker is certain not to begin in the first one any more.
 9. Each idle worker has a call on its way to it, if any that it could do is tied to a worker that
    two looks have found waiting for its start while others run.
-10. Who waits for the end of what was cancelled is told, once none of it can run any more.
+10. `CancelsDone` comes once nothing that was cancelled can run any more.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Scheduler:
         self._know_replies()
 
     def _know_replies(self) -> None:
-        """What follows when a command is done, and when it has failed."""
+        """The handlers for a command that is done, and for one that has failed."""
         self._done: dict[type, Callable[[Any, Any], None]] = {
             e.Prepare: self._prepared,
             e.Upload: self._uploaded,
@@ -265,7 +265,7 @@ class Scheduler:
             return
         if verdict.timed_out and self._judge(name, verdict):
             return
-        # Who cancels a run on the platform does not want it to come back.
+        # Users who cancel a run on the platform do not want it to come back.
         final = verdict.outside or verdict.timed_out or task.attempts >= task.terms.max_retries
         if final:
             self._end(e.Lose(name, task.worker, verdict))
@@ -280,7 +280,7 @@ class Scheduler:
         self._wait(again, self._step.now + pause)
 
     def _again(self, name: TaskId) -> None:
-        """What happened was no fault of this call: it never began, or had ended before."""
+        """The call is not to blame: it never began, or had ended before."""
         if self.tasks.keep(name, None):
             return
         self._wait(e.Again(name), self._step.now)
@@ -380,7 +380,7 @@ class Scheduler:
                     self._again(name)
             self.fleet.archive(self._step, worker)
         else:
-            if not worker.state.over:  # a state nobody knows, for too long: make sure
+            if not worker.state.over:  # an unknown state, for too long: make sure
                 self._step.do(e.CancelRun(worker.id))
             worker.phase = WorkerPhase.CONCLUDING
             text = "what its container has answered cannot be read, or is nowhere to be found"

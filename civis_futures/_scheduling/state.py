@@ -63,7 +63,7 @@ class Policy:
 
     @property
     def letter_bytes(self) -> int:
-        """What the calls in the letter of one worker may take."""
+        """How many bytes the calls in one worker's letter may take."""
         return min(INBOX_CALLS // self.max_workers, ORDER_CALLS)
 
 
@@ -273,7 +273,7 @@ class Worker:
     revoked_in_inbox: frozenset[Given] = frozenset()
     revoked_at_look: frozenset[Given] = frozenset()
     calls_given: int = 0  # in all its life
-    #: Those revoked that surely never begin in it.
+    #: Those revoked that are certain never to begin in it.
     freed: set[Given] = field(default_factory=set)
     phase: WorkerPhase = WorkerPhase.LAUNCHING
     state: RunState = RunState.QUEUED
@@ -284,7 +284,7 @@ class Worker:
     begun: bool = False  # whether its run has started, for all we know
     late: Given | None = None  # the call that should long have ended
     reads: Pause = field(default_factory=Pause)  # until its answers are read without any news
-    stop: bool = False  # it is told to end after its calls
+    stop: bool = False  # it has to end after its calls
     cancelled: bool = False  # its run was asked to end
     cancel_asked: float = 0.0  # when it was asked last
     cancel_at: float = 0.0  # when to ask again, if it goes on

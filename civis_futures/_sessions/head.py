@@ -19,8 +19,6 @@ from .._types import ANY_RESOURCES, JobKind, Resources
 from .._wire import Order
 
 VERSION = 2
-#: The holder gives a sign of life every so many seconds; after so many that are missing it is gone.
-BEAT, MISSING = 30.0, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +44,11 @@ class Holder:
         token = secrets.token_hex(8)
         return cls(token, socket.gethostname(), _place(), pid, _process_start(pid), now, now)
 
-    def gone(self, now: float) -> bool:
-        """Whether it surely has ended, or has given no sign of life for long."""
+    def gone(self, now: float, silence: float) -> bool:
+        """Whether it has ended, or has given no sign of life for `silence` seconds."""
         if self.place == _place() and self.started != _process_start(self.pid):
             return True
-        return now - self.beat > BEAT * MISSING
+        return now - self.beat > silence
 
     def __str__(self) -> str:
         """For people."""
@@ -64,7 +62,7 @@ class Entry:
     """A worker: its token, its script, and its first calls as (task, attempt, key).
 
     `over`: nothing more will come of it, and what it has not answered counts as never sent. Its run
-    was `run` then, or 0 if it never had one or nobody knows.
+    was `run` then, or 0 if it never had one, or that is not known.
     """
 
     token: str
@@ -92,7 +90,7 @@ class Entry:
 class Head:
     """All of it. `created` is in seconds since the epoch; `key` is what answers are sealed with.
 
-    One that is not `ready` says no more than who wants to hold the session: what there was before
+    One that is not `ready` only says which process wants to hold the session: what there was before
     is not in it yet.
     """
 

@@ -1,8 +1,9 @@
 """Who holds a session: one process after another, though there is no compare-and-swap.
 
 What the platform has is this: ids in the order in which things were made, lists that show
-everything after a while, and what is asked for by its id is as it is. So who wants a session makes
-an anchor of his own, waits for as long as lists may lag behind, and then sees all that are older:
+everything after a while, and what is asked for by its id is as it is. So a process that wants a
+session makes an anchor of its own, waits for as long as lists may lag behind, and then sees all
+that are older:
 
 * If the holder of an older one may be there, that one has the session. Of several who come at the
   same time, the first one gets it.
@@ -61,12 +62,12 @@ def latest(known: Heads) -> Head | None:
     return known[max(ready)] if ready else None
 
 
-def raise_if_held(name: str, known: Heads, now: float) -> None:
+def raise_if_held(name: str, known: Heads, now: float, silence: float) -> None:
     """Raise SessionInUseError if a process may hold the session, or is about to; `now` is by the
-    platform's clock.
+    platform's clock. A holder that has given no sign of life for `silence` seconds is gone.
     """
     for anchor, head in known.items():
-        if not (anchor.taken or head.holder is None or head.holder.gone(now)):
+        if not (anchor.taken or head.holder is None or head.holder.gone(now, silence)):
             raise in_use(name, head.holder)
 
 
@@ -81,7 +82,7 @@ def claim(client: PlatformClient, name: str, container: Container | Template) ->
     kind = job_kind(container)
     known = heads(client, anchors(client, name))
     now = client.clock.now()  # of an answer: anchors have been looked for
-    raise_if_held(name, known, now)
+    raise_if_held(name, known, now, client.pacing.holder_gone)
     _check_kind(latest(known), kind, name)
     holder = Holder.here(now)
     draft = Head(name, holder.since, kind, holder=holder)
@@ -144,7 +145,7 @@ def _take_over(
     same = [anchor for anchor in others if anchor.value == mine.value]
     known = heads(client, (anchor for anchor in others if anchor not in same))
     older = {anchor: head for anchor, head in known.items() if anchor.number < mine.number}
-    raise_if_held(mine.session, older, client.clock.now())
+    raise_if_held(mine.session, older, client.clock.now(), client.pacing.holder_gone)
     newer = {anchor: head for anchor, head in known.items() if anchor not in older}
     overtaken = latest(newer)
     if mine.taken or overtaken is not None:

@@ -2,10 +2,10 @@
 
 A pickle does not do: that of a function from a notebook has the number of the kernel's process in
 it, sets have another order in each process, and of what is pickled by name only the name would
-count. So a call is told by what its arguments consist of (`values`), and by all of the user's code
+count. So a call is known by what its arguments consist of (`values`), and by all of the user's code
 that it reaches.
 
-Functions and classes refer to each other in circles. So each is told by a label where it is
+Functions and classes refer to each other in circles. So each is described by a label where it is
 referred to, and described once: the digest of a value is that of the value, with labels in it, and
 of the descriptions of all that can be reached from there.
 
@@ -34,7 +34,7 @@ DIGITS = 16
 #: What says who makes a call and when, and not what it is: of these the class counts. scikit-learn
 #: gives one to each fit of a search, with a random number and the time.
 _FLEETING = {("sklearn.callback._callback_context", "CallbackContext")}
-#: So many more frames are needed for what can just be pickled: eight for each object of a chain.
+#: How many more frames are needed for what can just be pickled: eight for each object of a chain.
 _DEEPER = 8_000
 #: What a class says of itself that is no code, or follows from the rest.
 _ASIDE = {"__module__", "__doc__", "__qualname__", "__firstlineno__", "_abc_impl", "__dict__",
@@ -110,7 +110,7 @@ class _Reached:
         return joined("digest", told, *sorted(described), *sorted(self._sources.values()))
 
     def _told(self, value: Any) -> bytes | None:
-        """How code is told where it is referred to; None if it is no code."""
+        """How code is described where it is referred to; None if it is no code."""
         match value:
             case types.FunctionType() | type():
                 return self._label(value)
@@ -144,7 +144,7 @@ class _Reached:
 
     def _label(self, code: Any) -> bytes:
         """The name of a function or class; of one that is described, with as much as needs no other
-        code to be told.
+        code to be described.
         """
         if id(code) in self._labels:
             return self._labels[id(code)][1]

@@ -2,7 +2,7 @@
 
 A task's last attempt decides. It was answered: that is its end, if the function returned or raised.
 A worker has it in hand: it stays there, also if the container has ended meanwhile, which the
-scheduler will see. Anything else was never sent, or nobody wanted it any more: it is sent again.
+scheduler will see. Anything else was never sent, or was taken back: it is sent again.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _note_all(result: Findings, past: _Past) -> None:
         answer = past.answers.get((task, attempt))
         key = answer.key if answer is not None else keys.get((task, attempt), "")
         good = answer if answer is not None and answer.kind in _FINISHED else None
-        # What will be run again may be another call: somebody has mended it.
+        # What will be run again may be another call: the user may have mended it.
         _note(result, e.FoundTask(past.number, attempt, good), task, key if good is answer else "")
 
 

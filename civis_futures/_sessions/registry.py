@@ -86,9 +86,9 @@ def _info(client: PlatformClient, name: str) -> SessionInfo | None:
     if head is None:  # removed meanwhile
         return None
     found, _ = gather(client, head, Mailbox(client, Container(), key=head.key))
-    held_by = (
-        None if head.holder is None or head.holder.gone(client.clock.now()) else str(head.holder)
-    )
+    holder, now = head.holder, client.clock.now()
+    gone = holder is None or holder.gone(now, client.pacing.holder_gone)
+    held_by = None if gone else str(holder)
     alive = sum(not worker.state.over for worker in found.workers)
     return SessionInfo(name, head.created, held_by, found.answered, found.held, alive)
 
@@ -102,7 +102,7 @@ def remove(client: PlatformClient, name: str) -> None:
     known = heads(client, anchors(client, name))
     if not known:
         raise LookupError(f"there is no session {name!r}")
-    raise_if_held(name, known, client.clock.now())
+    raise_if_held(name, known, client.clock.now(), client.pacing.holder_gone)
     for anchor, head in known.items():
         anchor.take(client, head.kind)
     last = latest(heads(client, known))  # nothing is added to it any more
@@ -110,7 +110,7 @@ def remove(client: PlatformClient, name: str) -> None:
         for entry in last.workers:
             if not entry.over:
                 _end(client, Job(entry.job, last.kind))
-        for _, row in newest_workers(client, last):  # such as nobody knows of
+        for _, row in newest_workers(client, last):  # such as no head knows of
             _end(client, Job(row.job_id, last.kind))
     for anchor, head in known.items():
         client.archive(Job(anchor.number, head.kind))

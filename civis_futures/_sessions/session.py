@@ -22,14 +22,14 @@ from .._pool.mailbox import Mailbox, WorkerRun
 from .._scheduling.events import FoundTask
 from .._types import Job, JobRow, Resources, TaskId, WorkerId
 from .anchor import anchors
-from .head import BEAT, Entry, Head
+from .head import Entry, Head
 from .holding import Claim, claim, in_use, withdraw
 from .identity import difference, identity
 from .recovery import Findings, FoundWorker, findings
 
 _log = logging.getLogger(__name__)
 
-#: So many workers are read at a time.
+#: How many workers are read at a time.
 READERS = 4
 
 
@@ -38,6 +38,7 @@ class Session:
 
     def __init__(self, client: PlatformClient, claimed: Claim) -> None:
         self._client = client
+        self._sign_of_life = client.pacing.sign_of_life
         self._anchor = claimed.anchor
         self._before, self._seized = claimed.before, claimed.seized
         self.head = claimed.head
@@ -58,7 +59,7 @@ class Session:
     # --- holding it ----------------------------------------------------------------------------
 
     def start(self, lost: Callable[[Exception], object], in_doubt: Callable[[], object]) -> None:
-        """Give signs of life from now on; `lost` is told if somebody else takes it over, and
+        """Give signs of life from now on; `lost` is called if another process takes it over, and
         `in_doubt` is called now and then if who had it before may overwrite the inbox.
         """
         self._lost, self._in_doubt = lost, in_doubt
@@ -79,7 +80,7 @@ class Session:
         A machine that sleeps does not know for how long, except by its clock. Workers would not
         obey us anyway; but none would be started in vain, nor the inbox overwritten.
         """
-        if abs(time.time() - self._seen) > 2 * BEAT:
+        if abs(time.time() - self._seen) > 2 * self._sign_of_life:
             try:
                 self._check()
             except SessionInUseError as error:
@@ -91,7 +92,7 @@ class Session:
         self._lost(error)
 
     def _beat(self) -> None:
-        while not self._closing.wait(BEAT):
+        while not self._closing.wait(self._sign_of_life):
             try:
                 self._check()
                 assert self.head.holder is not None
@@ -106,12 +107,12 @@ class Session:
                 _log.warning("no sign of life for session %s: %s", self.head.name, error)
 
     def close(self) -> None:
-        """Nobody holds it any more, and the client is closed."""
+        """Let go of it, and close the client."""
         self.release()
         self._client.close()
 
     def release(self) -> None:
-        """Nobody holds it any more."""
+        """Let go of it."""
         taken = self._closing.is_set()
         self._closing.set()
         if not taken and not self.head.ready:  # what there is, is with those before us
@@ -157,7 +158,8 @@ class Session:
         found = self.findings.workers
         tokens = {worker.id: self.head.workers[worker.id - 1].token for worker in found}
         self._adopted = {tokens[worker.id] for worker in found if not worker.state.over}
-        # What those had in hand that are over must stay there, for who comes if we are killed now.
+        # What those had in hand that are over must stay there, for the next process if we are
+        # killed now.
         letters = {token: inbox.letters.get(token, _wire.Letter()) for token in tokens.values()}
         mailbox.write_inbox(self.head.inbox, self.signed(replace(inbox, letters=letters)))
         self._tidy()
@@ -175,7 +177,7 @@ class Session:
                 worker_run = self.findings.inheritance.worker_runs.get(WorkerId(number))
                 self.forget(entry.token, 0 if worker_run is None else worker_run.run_id)
         for token, row in newest_workers(self._client, self.head):
-            # Who launched it has died in between, or had lost the session.
+            # The process that launched it has died in between, or had lost the session.
             if token not in self._entries and (row.run is None or row.run.state.over):
                 self._client.archive(Job(row.job_id, self.head.kind))
 

@@ -1,7 +1,7 @@
 """What a value consists of, as a digest: the same in each process, whatever the hash seed.
 
-Equal containers are told alike: sets and dicts whatever their order, an `OrderedDict` in its order.
-Types count: 1 is not True. All else is taken apart as `pickle` would do it.
+Equal containers are described alike: sets and dicts whatever their order, an `OrderedDict` in its
+order. Types count: 1 is not True. All else is taken apart as `pickle` would do it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ATOMS = {bool, int, float, complex, str, bytes, type(None), type(...)}
 #: The last format of `marshal` in which it makes no difference whether two things are one.
 _MARSHAL = 2
 _NOWHERE = sys.maxsize
-#: Parts of what refers to itself are told anew from each way that leads there, so many times.
+#: Parts of what refers to itself are described anew on each way that leads there, this many times.
 _PATIENCE = 10_000
 
 
@@ -52,7 +52,7 @@ class Values:
     def __init__(self, special: Callable[[Any], bytes | None]) -> None:
         self._special = special
         self._path: dict[int, int] = {}  # the ids of what is being told, by how deep it lies
-        self._lowest = _NOWHERE  # how far up what was told last refers to
+        self._lowest = _NOWHERE  # how far up what was described last refers to
         self._known: dict[int, tuple[Any, bytes]] = {}
         self._patience = _PATIENCE
 

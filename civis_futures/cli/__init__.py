@@ -1,6 +1,6 @@
 """The command `civis-futures`: arguments in, exit code out. What a command does is done elsewhere.
 
-Each group of commands has a room of its own, with a function `add` that adds their parsers, and
+Each group of commands has a module of its own, with a function `add` that adds their parsers, and
 one function for each that runs it. A user's mistake is one line on standard error and exit code 2,
 never a traceback. The exit codes are in `_terms`.
 """

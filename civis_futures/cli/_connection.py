@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .._exceptions import CredentialsError, PlatformError
+from .._pacing import default_pacing
 from ._terms import MistakeError, UnavailableError
 
 if TYPE_CHECKING:
     from .._api.client import PlatformClient
-
-#: Seconds for which a command tries to reach the platform, while its user waits.
-PATIENCE = 10.0
 
 
 @contextlib.contextmanager
@@ -29,12 +27,12 @@ def connected() -> Iterator[PlatformClient]:
     if not os.environ.get("CIVIS_API_KEY", "").strip():
         raise MistakeError("there is no API key: set CIVIS_API_KEY")
     try:
-        client = PlatformClient(*credentials(), patience=PATIENCE)
+        client = PlatformClient(*credentials(), patience=default_pacing().command)
     except (CredentialsError, ValueError) as error:
         raise MistakeError(_line(error)) from None
     with contextlib.closing(client):
         try:
-            client.me()  # so that a wrong address or key is told as such, by all commands
+            client.me()  # so that all commands report a wrong address or key as such
             yield client
         except PlatformError as error:
             raise _named(error, client.url) from None

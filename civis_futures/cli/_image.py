@@ -29,10 +29,10 @@ from ._terms import DIFFERS, MistakeError, UnavailableError, show_json, show_tab
 if TYPE_CHECKING:
     from .._api.client import PlatformClient
 
-#: Packages whose version is nobody's business: they only install others, or are sent along.
+#: Packages whose version does not matter: they only install others, or are sent along.
 _IRRELEVANT = {"pip", "setuptools", "wheel", "civis-futures", "cloudpickle"}
 _LINE = re.compile(r"civis_futures: image (\d+) (.*)")
-#: It runs on any Python 3. Lines are short, as nobody says how long one in a log may be.
+#: It runs on any Python 3. Lines are short, as it is not documented how long one in a log may be.
 _PROGRAM = """
 import json, sys
 packages = []

@@ -1,7 +1,7 @@
 """The program inside a container: it answers the calls of its order, then those of its inbox.
 
 The way in is `main`: for the bundle's bootstrap, for the console script `civis-futures-worker` and
-for ``python -m``. The rooms, each of which knows only rooms below it::
+for ``python -m``. The modules, each of which knows only those below it::
 
     _entry     environment -> order; exit codes
     _loop      the parent: which call next, when to post, when to look, when to end
@@ -16,6 +16,7 @@ for ``python -m``. The rooms, each of which knows only rooms below it::
     _frames    what passes between the two over a pipe
     _platform  the requests that a worker makes
     _http      a request, repeated until it is answered
+    _pacing    how long is waited for what
 
 All of it runs on Python 3.8 and up, although the client needs 3.11: on an older Python the worker
 must still be able to say that it is older. It imports the standard library, `_wire` and, where a

@@ -64,7 +64,7 @@ def live(
         _run_exit_hooks()
         code = 0
     except BrokenPipeError:
-        pass  # the parent ended first, or has closed the pipes because it is told to end
+        pass  # the parent ended first, or has closed the pipes because it has to end
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -239,7 +239,7 @@ class Child:
 
 
 class Tail:
-    """The last lines of what a call printed, for whoever reads of its failure."""
+    """The last lines of what a call printed, for the error that the user gets."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=_TAIL)
@@ -353,9 +353,9 @@ def _use(modules: list[str]) -> None:
 def _show_levels() -> None:
     """Where user code sets up no logging, records are printed as `basicConfig` would.
 
-    The interpreter prints the bare message then, and none below WARNING, so that nobody could tell
-    an error from a warning. It is not imported for this, which takes longer than a small call: what
-    needs it has imported it once it is unpickled.
+    The interpreter prints the bare message then, and none below WARNING, so that it could not be
+    seen an error from a warning. It is not imported for this, which takes longer than a small call:
+    what needs it has imported it once it is unpickled.
     """
     logging = sys.modules.get("logging")
     handler = getattr(logging, "lastResort", None)

@@ -11,8 +11,9 @@ import signal
 import sys
 
 from .. import _wire
-from ._http import PATIENCE, Http, HttpError
+from ._http import Http, HttpError
 from ._loop import StartedAgainError, Terminated, WorkerLoop
+from ._pacing import WorkerPacing
 from ._platform import PlatformRequests
 
 TYPE_CHECKING = False
@@ -27,17 +28,18 @@ class NoOrderError(Exception):
     """The environment does not say what to do."""
 
 
-def run(order: str = "") -> int:
+def run(order: str = "", pacing: WorkerPacing | None = None) -> int:
     """Be a worker, as the environment (or `order`, as it would be there) says; the exit code."""
     # As process 1 of a container, a process without this would not even notice a TERM.
     signal.signal(signal.SIGTERM, _terminate)
-    folder = _private_folder()
+    folder, pacing = _private_folder(), pacing or WorkerPacing()
     try:
         said = order or _variable(_wire.ORDER_VARIABLE)
         # It holds a secret, and those who look for what went wrong print their environment.
         os.environ.pop(_wire.ORDER_VARIABLE, None)
         what = read_order(said, lambda file: _content(file, folder).decode())
-        WorkerLoop(what, _platform(what.url, max(what.lease, PATIENCE)), folder).run()
+        patience = max(what.lease, pacing.request)
+        WorkerLoop(what, _platform(what.url, pacing, patience), folder, pacing).run()
     except NoOrderError as error:
         return _complain(f"there is nothing to do: {error}", 2)
     except (_wire.WireError, UnicodeDecodeError) as error:
@@ -115,9 +117,9 @@ def read_order(text: str, fetch: Callable[[int], str]) -> _wire.Order:
     return _wire.order_from_json(text)
 
 
-def _platform(url: str, patience: float = PATIENCE) -> PlatformRequests:
+def _platform(url: str, pacing: WorkerPacing, patience: float) -> PlatformRequests:
     key, job, run = (_variable(f"CIVIS_{name}") for name in ("API_KEY", "JOB_ID", "RUN_ID"))
-    return PlatformRequests(url, key, job, run, Http(patience))
+    return PlatformRequests(url, key, job, run, Http(patience, pacing=pacing))
 
 
 def _variable(name: str) -> str:
@@ -129,7 +131,8 @@ def _variable(name: str) -> str:
 
 def _content(file_id: int, folder: str) -> bytes:
     path = os.path.join(folder, "order")
-    _platform(os.environ.get("CIVIS_API_ENDPOINT") or _PUBLIC_API).download(file_id, path)
+    url, pacing = os.environ.get("CIVIS_API_ENDPOINT") or _PUBLIC_API, WorkerPacing()
+    _platform(url, pacing, pacing.request).download(file_id, path)
     with open(path, "rb") as file:
         return file.read()
 

@@ -1,6 +1,6 @@
 """HTTP for the worker: one request at a time over kept connections, repeated until it is answered.
 
-Standard library only, and of it `http.client`: `urllib.request` takes longer to import. This room
+Standard library only, and of it `http.client`: `urllib.request` takes longer to import. This module
 knows nothing of the platform but how a server refuses (429 with Retry-After) and stumbles (5xx).
 
 Every request is repeated after a lost reply, POSTs too. That is safe here, because each POST of a
@@ -18,6 +18,8 @@ import sys
 import time
 from urllib.parse import urlsplit
 
+from ._pacing import WorkerPacing
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     Body = Callable[[], Iterable[bytes]]
     Reader = Callable[[http.client.HTTPResponse], T]
 
-#: Seconds that one request may take, all its attempts and pauses included, unless told otherwise.
-PATIENCE = 600.0
 #: Seconds without a byte after which an attempt has failed.
 TIMEOUT = 60.0
 
@@ -37,7 +37,6 @@ SLOWEST = 10_000.0
 #: Seconds that a server can make us wait at the most: Platform's limits are for 300.
 LONGEST_WAIT = 600.0
 
-PAUSES = (0.2, 30.0)  # seconds between attempts: the first, and the longest
 _TELL_AFTER = 4  # failed attempts, before a line in the log says why nothing moves
 _STUMBLES = (429, 500, 502, 503, 504)
 
@@ -99,16 +98,16 @@ class Http:
 
     def __init__(
         self,
-        patience: float = PATIENCE,
+        patience: float = WorkerPacing().request,
         *,
         timeout: float = TIMEOUT,
         longest_wait: float = LONGEST_WAIT,
-        pauses: tuple[float, float] | None = None,
+        pacing: WorkerPacing = WorkerPacing(),  # noqa: B008 (a tuple)
     ) -> None:
         self.patience = patience
         self._timeout = timeout
         self._longest_wait = longest_wait
-        self._pauses = pauses or PAUSES
+        self._first_pause, self._longest_pause = pacing.first_pause, pacing.longest_pause
         self.stalled = 0.0
         self.date: str | None = None  # what the newest answer calls the time
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
@@ -177,7 +176,7 @@ class Http:
         """Sleep before the next attempt; UnreachableError if there is no time for one."""
         import random
 
-        growing = min(self._pauses[0] * 2.0 ** (attempt - 1), self._pauses[1])
+        growing = min(self._first_pause * 2.0 ** (attempt - 1), self._longest_pause)
         pause = max(at_least, growing * random.uniform(0.5, 1.0))
         if time.monotonic() + pause > deadline:
             raise UnreachableError(f"{problem} (gave up after attempt {attempt})")

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._pacing import WorkerPacing
     from ._platform import PlatformRequests
 
 # The first pause between two reads, in seconds, or if that is longer a part of `poll`; each further
@@ -23,15 +24,17 @@ _FIRST_PAUSE = 0.05
 _PART_OF_POLL = 1 / 12
 _GROWTH = 2.0
 _LOOKS_PER_LEASE = 4.0
-_CALM = 10.0  # while the only call runs: the client may want it to end
 _REFUSALS = 5  # in a row, after which the inbox is taken for lost
 
 
 class InboxReader:
     """One worker's view of the JSON value that the order names."""
 
-    def __init__(self, platform: PlatformRequests, order: _wire.Order) -> None:
+    def __init__(
+        self, platform: PlatformRequests, order: _wire.Order, pacing: WorkerPacing
+    ) -> None:
         assert order.inbox is not None
+        self._calm = pacing.calm
         self._platform = platform
         self._id = order.inbox
         self._worker = order.worker
@@ -57,18 +60,18 @@ class InboxReader:
         return self._listened() - self._heard > self._lease
 
     def _listened(self) -> float:
-        """A clock that stands still while the platform cannot be reached: then nobody is silent."""
+        """A clock that stands still while the platform cannot be reached: that is no silence."""
         return time.monotonic() - self._platform.http.stalled
 
     def due_in(self, eager: bool) -> float:
         """Seconds until the next look; if not `eager`, there is hardly any news to expect."""
-        calm = min(self._lease / _LOOKS_PER_LEASE, max(self._poll, _CALM))
+        calm = min(self._lease / _LOOKS_PER_LEASE, max(self._poll, self._calm))
         pause = min(self._pause, self._poll) if eager else calm
         return max(0.0, self._looked + pause - time.monotonic())
 
     def look(self) -> _wire.Letter | None:
-        """The letter of this worker; None if the inbox holds none, is garbage, or if he who wrote
-        it had no right to: a process that has lost its session may not know that yet.
+        """The letter of this worker; None if the inbox holds none, is garbage, or if the process
+        that wrote it had no right to: a process that has lost its session may not know that yet.
         """
         self._pause = min(max(self._pause, _FIRST_PAUSE) * _GROWTH, self._poll)
         try:

@@ -24,10 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._pacing import WorkerPacing
     from ._platform import PlatformRequests
-
-#: Seconds for the answers that wait when a TERM comes: the platform kills soon after it.
-_LAST_POST = 3.0
 
 
 class Terminated(SystemExit):
@@ -73,8 +71,11 @@ class Refusal:
 class WorkerLoop:
     """Answers the calls of an order, in processes of its own."""
 
-    def __init__(self, order: _wire.Order, platform: PlatformRequests, folder: str) -> None:
+    def __init__(
+        self, order: _wire.Order, platform: PlatformRequests, folder: str, pacing: WorkerPacing
+    ) -> None:
         self._order = order
+        self._pacing = pacing
         self._platform = platform
         self._folder = folder
         self._buffers = Buffers(platform, folder, order.disk)
@@ -86,8 +87,9 @@ class WorkerLoop:
             order.name if stays else "",
             greets=order.greets,
             key=order.key,
+            naming=pacing.naming,
         )
-        self._inbox = None if order.inbox is None else InboxReader(platform, order)
+        self._inbox = None if order.inbox is None else InboxReader(platform, order, pacing)
         self._stop = order.inbox is None
         self._alone = len(order.letter.calls) == 1 and (self._stop or order.letter.stop)
         self._taken: set[str] = set()  # every call ever seen: an inbox names them again
@@ -135,7 +137,7 @@ class WorkerLoop:
             return any(_wire.BEGIN_LINE.search(line.rstrip()) for line in lines)
         try:
             names = self._platform.newest_outputs()
-        except RefusedError:  # nobody can tell, then
+        except RefusedError:  # then it cannot be known
             return False
         return any(_wire.answers_number(name, self._order.worker) is not None for name in names)
 
@@ -298,7 +300,7 @@ class WorkerLoop:
             if first is not None:  # what the call brings too is the call's
                 payload = first.body, first.path, first.buffers, self._modules(call)
             code = call.code or (first.code if first is not None else set())
-            self._process = Process(self._folder, payload, code)
+            self._process = Process(self._folder, payload, code, self._pacing)
             self._process.start(self._platform.http.close)
         return self._process
 
@@ -317,7 +319,7 @@ class WorkerLoop:
     def _fetch(
         self, name: str, blob: _wire.Blob, buffers: tuple[_wire.Blob, ...], code: int
     ) -> FetchedCall:
-        """`code`: so many of the buffers, the last ones, are zips with modules."""
+        """`code`: how many of the buffers, the last ones, are zips with modules."""
         try:
             fetched = FetchedCall(path=os.path.join(self._folder, name))
             paths = self._buffers.hold(name, buffers)
@@ -470,7 +472,8 @@ class WorkerLoop:
         """On a TERM: the child gets it too, finished answers go out, then the child's end."""
         if self._process is not None:
             self._process.terminate()
-        self._platform.http = Http(patience=_LAST_POST)  # the old one may be in mid-request
+        last_post = Http(self._pacing.last_post, pacing=self._pacing)
+        self._platform.http = last_post  # the old one may be in mid-request
         try:
             self._outbox.post()
         except (HttpError, OSError) as error:

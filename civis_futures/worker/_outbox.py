@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from .. import _wire
 from ._http import RefusedError, UnreachableError
+from ._pacing import WorkerPacing
 from ._platform import Outgoing
 
 TYPE_CHECKING = False
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 #: Seconds that the first answers wait for company while further calls are run.
 FIRST_LINGER = 0.5
-#: Outcomes of so many bytes do not wait: the next call may need the memory, or the disk.
+#: Outcomes of this many bytes do not wait: the next call may need the memory, or the disk.
 _MOST_WAITING = 10_000_000
-#: How long the script's name is tried to be changed, in seconds, and how often in a row in vain: it
-#: saves the client requests, and answers are there without it.
-_NAMING, _NAMINGS = 20.0, 3
+#: After this many failures in a row the script's name is left as it is: to change it only saves the
+#: client requests.
+_NAMINGS = 3
 #: Statuses that say something of what was sent, and not of who sends it, or where to.
 _UNFIT = (400, 413, 422)
 
@@ -32,8 +33,16 @@ class Outbox:
     """Answers in the order in which the calls ended."""
 
     def __init__(
-        self, platform: PlatformRequests, worker: str, name: str, *, greets: bool, key: str = ""
+        self,
+        platform: PlatformRequests,
+        worker: str,
+        name: str,
+        *,
+        greets: bool,
+        key: str = "",
+        naming: float = WorkerPacing().naming,
     ) -> None:
+        self._naming = naming
         self._platform = platform
         self._worker = worker
         self._key = key  # what answers are sealed with
@@ -146,7 +155,7 @@ class Outbox:
         self.greets = False
         if self._name:
             try:
-                self._platform.rename(_wire.counted(self._name, self._posted), _NAMING)
+                self._platform.rename(_wire.counted(self._name, self._posted), self._naming)
                 self._unnamed = 0
             except RefusedError:  # the client looks for itself, then, if less often
                 self._name = ""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: What a module becomes that a function travelling by value refers to, say ``np``.
 _MODULE = "cloudpickle.cloudpickle", "subimport"
-#: What unpickles a pickle that is within another one.
+#: The function that unpickles a pickle within another one.
 _INNER = pickle.loads.__module__, "loads"
 _PROTOCOL = 5
 

@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from ._pacing import WorkerPacing
+
 #: Seconds between two looks at whether the child still lives. Its end usually closes the pipe,
 #: which is seen at once; but a process that it left behind may hold the pipe open.
 _LOOK = 0.25
 #: Seconds: no run lasts as long, and the kernel's timers take no more than they can count.
 _LONGEST = 1e8
-#: Seconds that a child may take to end by itself (its exit hooks may wait for threads, or for a
-#: pool of their own), and then after a TERM.
-_PATIENCE = (30.0, 2.0)
 #: Where the kernel counts the processes that it killed for want of memory (cgroup v2, v1).
 _OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 
@@ -69,9 +68,14 @@ class Process:
     """
 
     def __init__(
-        self, folder: str, initializer: _child.Payload | None, code: Iterable[str] = ()
+        self,
+        folder: str,
+        initializer: _child.Payload | None,
+        code: Iterable[str],
+        pacing: WorkerPacing,
     ) -> None:
         self._folder = folder
+        self._pacing = pacing
         self._code = set(code)
         self._initializer = initializer
         self._mark = new_mark()
@@ -144,7 +148,7 @@ class Process:
         return self._flag[0] == 1
 
     def limit(self, seconds: float | None) -> None:
-        """End it, unless it says something within so many seconds; None: there is no limit.
+        """End it, unless it says something within this many seconds; None: there is no limit.
 
         By a signal to ourselves, as we may be in a request then that takes long. It breaks nothing
         off: Python goes on with what it was waiting for.
@@ -157,12 +161,12 @@ class Process:
             self._kill_all()
         elif self._answers < 0 or not self.alive():
             return
-        elif _ready(self._answers, select.POLLIN, 0) & select.POLLIN:  # its answer, surely
+        elif _ready(self._answers, select.POLLIN, 0) & select.POLLIN:  # its answer, most likely
             signal.setitimer(signal.ITIMER_REAL, _LOOK)
         else:
             self.expired = True
             self._signal(signal.SIGTERM)
-            signal.setitimer(signal.ITIMER_REAL, _PATIENCE[1])
+            signal.setitimer(signal.ITIMER_REAL, self._pacing.child_term)
 
     def receive(self, timeout: float | None) -> tuple[dict[str, Any], bytes] | None:
         """The next frame, or None after `timeout` seconds. DiedError if there will be none."""
@@ -199,13 +203,13 @@ class Process:
     def end(self) -> None:
         """Let it end by itself: it sees that no more calls come. Then less kindly."""
         self._close()
-        if not self._gone(_PATIENCE[0]):
+        if not self._gone(self._pacing.child_end):
             self.stop()
 
     def stop(self) -> None:
         """End it now: a TERM, and soon a KILL; and a KILL for all that it has started."""
         self.terminate()
-        self._gone(_PATIENCE[1])
+        self._gone(self._pacing.child_term)
         self._kill_all()
         self._gone(None)
 

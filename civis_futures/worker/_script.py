@@ -127,7 +127,7 @@ class Script:
         self.drop()
 
     def drop(self) -> None:
-        """What is left of a call that has been unpickled, or could not be."""
+        """The rest of a call after it was unpickled, or could not be."""
         self._doubtful, self._fresh = [], []
         self.of_files = {}
 
@@ -276,7 +276,7 @@ class Script:
         self._homes[id(thing)] = self._named[module, name] = home
 
     def _bind(self, thing: Any, name: str) -> None:
-        """What has a name of its own in its module is found there."""
+        """Things with a name of their own in their module are found there."""
         named = self._named.get((thing.__module__, name))
         if "." not in name and named is not None and named.thing is thing:
             self._put_variables(thing.__module__, {name: thing})
@@ -284,7 +284,7 @@ class Script:
     def _put_variables(self, module: str, variables: dict[str, Any]) -> None:
         home = self._modules[module]
         for name, value in variables.items():
-            # What is there although nobody has sent it, the process has put there.
+            # What is there and was not sent, the process itself has put there.
             own = name not in home.sent and name in vars(home.thing) and name not in _NAMES
             self._put(home, _Place(home, name, home.thing, name, value), done=own)
 
@@ -313,7 +313,7 @@ class Script:
         """What tells a value from others at once; None if nothing does."""
         kind = type(value)
         if kind in _PLAIN:
-            # What is long is not kept for that.
+            # Long values are not kept for that.
             return None if kind in (str, bytes) and len(value) > _SHORT else (kind, value)
         if kind in (float, complex):
             return kind, repr(value)
@@ -327,7 +327,7 @@ class Script:
         return None
 
     def _digest(self, value: Any) -> Any:
-        """The same for what is told by its pickle; of what has none, nothing equals it."""
+        """The same for what is compared by its pickle; what has none is equal to nothing."""
         if id(value) in self.of_files:
             return self.of_files[id(value)]
         target = io.BytesIO()

@@ -1,7 +1,8 @@
-"""An exception as text, for whoever is not here: the traceback, with what is known of its source.
+"""An exception as text, for users who are elsewhere: the traceback, with what is known of its
+source.
 
 The source of code that travelled by value is the client's. A file of the same name may lie here as
-well, and be another: so its lines are left out, and it is told where they are missing.
+well, and be another: so its lines are left out, and the answer says where they are missing.
 
 What is rendered is the user's, and may be anything: an exception may refuse to be looked at, and
 rendering may raise by itself. Part of the child, and imported when something has failed.

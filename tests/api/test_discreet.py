@@ -276,9 +276,13 @@ def storage():
         thread.join()
 
 
-def test_links_of_many_kinds_are_in_no_error(storage, faulty, client, file, monkeypatch):
-    monkeypatch.setattr(client._links, "_attempts", 2)
-    client._links._wait = lambda seconds: None
+@pytest.fixture
+def hasty(paced):
+    """Before the client is made."""
+    paced(request_backoff=0.001, longest_request_backoff=0.001)
+
+
+def test_links_of_many_kinds_are_in_no_error(hasty, storage, faulty, client, file, monkeypatch):
     for link in (
         f"{storage}/elsewhere?signature=abc",
         f"{storage}/denied?signature=abc",

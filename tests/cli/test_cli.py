@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -310,8 +311,8 @@ def test_mistakes(cli, arguments, said):
         ({"CIVIS_API_ENDPOINT": "ftp://x/"}, 2, "must begin with http"),
     ],
 )
-def test_wrong_keys_and_addresses_are_one_line(cli, monkeypatch, changes, code, said):
-    monkeypatch.setattr("civis_futures.cli._connection.PATIENCE", 0.5)
+def test_wrong_keys_and_addresses_are_one_line(cli, monkeypatch, paced, changes, code, said):
+    paced(command=0.5)
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
     for command in (["ps"], ["check-image", "x"]):
@@ -339,9 +340,9 @@ def test_a_holder_is_told_whole_in_a_narrow_terminal(cli, make_executor):
     assert cli("purge", "narrow")[0] == 0
 
 
-def test_trouble_of_the_platform_is_not_the_users(cli, monkeypatch, httpx_mock):
+def test_trouble_of_the_platform_is_not_the_users(cli, monkeypatch, paced, httpx_mock):
+    paced(command=0.0)
     monkeypatch.setenv("CIVIS_API_ENDPOINT", "http://trouble.test/")
-    monkeypatch.setattr("civis_futures.cli._connection.PATIENCE", 0.0)
     httpx_mock.add_response(status_code=503, is_reusable=True)
     code, out, err = cli("ps")
     assert (code, out, err.count("\n")) == (69, "", 1)
@@ -380,20 +381,35 @@ def test_an_image_that_differs(cli, monkeypatch):
     assert record["packages"] == [{"name": "httpx", "here": "0.0.1", "there": there}]
 
 
-def test_an_image_without_python(cli, monkeypatch):
-    monkeypatch.setattr(_image, "_PROGRAM", "raise SystemExit('no such thing')")
+@pytest.fixture
+def odd_image(tmp_path, monkeypatch, cli):
+    """odd_image(source): from now on the platform's Python runs this before anything else."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(source):
+            (tmp_path / "sitecustomize.py").write_text(source)
+            odd = LocalPlatform(environment={"PYTHONPATH": str(tmp_path)})
+            for name, value in environment(stack.enter_context(odd)).items():
+                monkeypatch.setenv(name, value)
+            return odd
+
+        yield begin
+
+
+def test_an_image_without_python(cli, odd_image):
+    odd_image("import os; os.write(2, b'no such thing\\n'); os._exit(127)")
     code, out, err = cli("check-image", "x")
     assert (code, out) == (1, "")
     assert "told nothing" in err
     assert "no such thing" in err
 
 
-def test_an_image_that_takes_too_long_is_stopped(cli, monkeypatch, mine, until):
-    monkeypatch.setattr(_image, "_PROGRAM", "import time; time.sleep(60)")
+def test_an_image_that_takes_too_long_is_stopped(cli, odd_image, until):
+    platform = odd_image("import time; time.sleep(60)")
     code, out, err = cli("check-image", "x", "--timeout", "0.3")
     assert (code, out) == (69, "")
     assert "after 0.3 seconds" in err
-    until(lambda: not mine())
+    until(lambda: not platform.stats().active)
 
 
 @pytest.mark.parametrize(

@@ -73,12 +73,12 @@ def test_a_change_is_seen(package, tmp_path, change):
     assert listing(place, NOTHING) != before
 
 
-def test_what_was_changed_just_now_is_not_settled(package, tmp_path, monkeypatch):
+def test_what_was_changed_just_now_is_not_settled(package, tmp_path, until):
     """A second change may look the same within one tick of the file system's clock."""
     place = package({"a.py": b"1"})
+    (tmp_path / "pack/a.py").write_bytes(b"2")
     assert not listing(place, NOTHING).settled
-    monkeypatch.setattr(bundles, "_TICK", -3600)
-    assert listing(place, NOTHING).settled
+    until(lambda: listing(place, NOTHING).settled)
 
 
 @pytest.mark.parametrize("meanwhile", ["grows", "changes", "vanishes"])
@@ -86,8 +86,8 @@ def test_files_that_change_while_they_are_packed(package, tmp_path, monkeypatch,
     place = package({"a.py": b"1", "b.py": b"2"})
     path, times = tmp_path / "pack/a.py", []
 
-    def changing(*args, real=listing):
-        made = real(*args)
+    def changing(*args, real=listing, **options):
+        made = real(*args, **options)
         if len(times) < most:
             times.append(1)
             match meanwhile:
@@ -111,18 +111,17 @@ def test_files_that_change_while_they_are_packed(package, tmp_path, monkeypatch,
 
 
 def test_a_folder_is_not_read_beyond_the_limits(package, tmp_path, monkeypatch):
-    monkeypatch.setattr(bundles, "MOST_FILES", 50)
     looked = []
     mark = bundles._mark
     monkeypatch.setattr(bundles, "_mark", lambda *about: looked.append(1) or mark(*about))
     place = package({f"d{n}/{m}": b"" for n in range(20) for m in range(20)})
     with pytest.raises(CodeError, match=r"'pack' .* 50 files.*exclude="):
-        listing(place, NOTHING)
+        listing(place, NOTHING, most_files=50)
     assert len(looked) == 51
     for n in range(100):
         (tmp_path / f"bare/{n}").mkdir(parents=True)
     with pytest.raises(CodeError, match="exclude="):
-        listing(Place("bare", (("bare", str(tmp_path / "bare")),)), NOTHING)
+        listing(Place("bare", (("bare", str(tmp_path / "bare")),)), NOTHING, most_files=50)
 
 
 def test_how_deep(tmp_path):
@@ -184,10 +183,8 @@ def test_a_file_that_cannot_be_read(package, monkeypatch):
 
 @pytest.fixture
 def library(tmp_path, monkeypatch):
-    monkeypatch.setattr(own, "LARGE", 1000)
-    monkeypatch.setattr(bundles, "_TICK", -3600)  # all is settled
     monkeypatch.syspath_prepend(str(tmp_path))
-    return OwnModules(ContentStore("somewhere"))
+    return OwnModules(ContentStore("somewhere"), tick=-3600)  # all is settled
 
 
 def needed(library, *modules):
@@ -197,7 +194,7 @@ def needed(library, *modules):
 def test_bundles_stay_as_they_are_while_nothing_changes(library, tmp_path):
     (tmp_path / "one_m.py").write_text("import two_m\n")
     (tmp_path / "two_m.py").write_text("")
-    (tmp_path / "big_m.py").write_text("#" * 2000)
+    (tmp_path / "big_m.py").write_text("#" * (own.LARGE + 1))
     (tmp_path / "more_m.py").write_text("import big_m, one_m\n")
     first = needed(library, "one_m", "json", "numpy.linalg")
     assert len(first) == 1
@@ -230,7 +227,6 @@ def test_a_module_that_comes_late_or_goes(library, tmp_path):
 def test_of_many_files_not_each_call_looks_at_all(library, tmp_path, monkeypatch):
     looked, now = [], [100.0]
     real = own.OwnModules._holds, own.OwnModules._closure
-    monkeypatch.setattr(own, "FEW_FILES", 2)
     monkeypatch.setattr(own.time, "monotonic", lambda: now[0])
 
     def slow(how):
@@ -246,8 +242,8 @@ def test_of_many_files_not_each_call_looks_at_all(library, tmp_path, monkeypatch
     for name in ("few_m", "many_m"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").touch()
-    (tmp_path / "many_m/a.py").touch()
-    (tmp_path / "many_m/b.py").touch()
+    for n in range(own.FEW_FILES):
+        (tmp_path / f"many_m/a{n}.py").touch()
     for _ in range(3):
         needed(library, "few_m")
     assert len(looked) == 3
@@ -337,10 +333,11 @@ def project(tmp_path, monkeypatch):
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_a_quick_look_sees(project, monkeypatch, until, change):
     """All that a thorough one would: who has just been asked asks no more than for each path."""
-    monkeypatch.setattr(bundles, "_TICK", 0.01)  # so that files are settled soon
-    library, whole = OwnModules(ContentStore("somewhere")), []
+    library, whole = OwnModules(ContentStore("somewhere"), tick=0.01), []
     real = own.listing
-    monkeypatch.setattr(own, "listing", lambda *args: whole.append(1) or real(*args))
+    monkeypatch.setattr(
+        own, "listing", lambda *args, **options: whole.append(1) or real(*args, **options)
+    )
 
     def files(library):
         archives = [zipfile.ZipFile(io.BytesIO(x.data)) for x in library.bundles(NAMES)]

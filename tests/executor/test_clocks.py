@@ -5,6 +5,7 @@ nothing of it. What expires is reckoned by the platform's time, and so is who ho
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 
 import numpy
@@ -136,7 +137,7 @@ def test_a_session_that_is_held_is_held_for_all_clocks(faulty, monkeypatch, ahea
     name = f"held {ahead:.0f}"
     with cf.ContainerPoolExecutor(1, platform=faulty, session=name):
         monkeypatch.setattr(time, "time", lambda: real() + ahead)
-        monkeypatch.setattr("civis_futures._sessions.head._place", lambda: "elsewhere")
+        monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
         with pytest.raises(cf.SessionInUseError):
             cf.ContainerPoolExecutor(1, platform=faulty, session=name)
         assert [each.holder for each in cf.sessions(faulty) if each.name == name] != [None]
@@ -144,11 +145,11 @@ def test_a_session_that_is_held_is_held_for_all_clocks(faulty, monkeypatch, ahea
         cf.purge(name, faulty)
 
 
-def test_a_holder_who_is_gone_is_gone_for_all_clocks(faulty, monkeypatch):
-    monkeypatch.setattr("civis_futures._sessions.head.MISSING", -1)
+def test_a_holder_who_is_gone_is_gone_for_all_clocks(faulty, monkeypatch, paced):
+    paced(holder_gone=-30.0)
     with cf.ContainerPoolExecutor(1, platform=faulty, session="gone") as first:
         monkeypatch.setattr(time, "time", lambda: real() - MONTH)
-        monkeypatch.setattr("civis_futures._sessions.head._place", lambda: "elsewhere")
+        monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
         with cf.ContainerPoolExecutor(1, platform=faulty, session="gone") as second:
             assert second.submit(abs, -1).result(60) == 1
         first.shutdown(cancel_futures=True)

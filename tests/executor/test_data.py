@@ -20,7 +20,6 @@ import pytest
 from by_hand import ask, get
 
 import civis_futures as cf
-from civis_futures._data import contents
 from civis_futures._pool.launch import bundle
 from civis_futures.local import LocalPlatform
 
@@ -56,17 +55,6 @@ def cache(tmp_path, monkeypatch):
 def array(cache, new_process):
     """One that no test has uploaded."""
     return np.random.default_rng().random(LENGTH)
-
-
-@pytest.fixture
-def new_process(monkeypatch):
-    """new_process(): from now on nothing is known but what the cache folder knows."""
-
-    def begin():
-        monkeypatch.setattr(contents, "_stores", {})
-
-    begin()
-    return begin
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from joblib.parallel import BACKENDS
 
 import civis_futures as cf
 import civis_joblib
-from civis_futures._data import contents
 from civis_futures.testing import Fault, LocalPlatform
 
 # The container cannot import this module: its functions travel by value.
@@ -185,7 +184,7 @@ ROWS = [
     ),
     Row(
         "the machine is lost", (doomed, "lose me"), cf.CallLostError,
-        "its container failed, and nobody says why: perhaps its machine was lost",
+        "its container failed, and the reason is not known: perhaps its machine was lost",
         (Fault.lose_node(says="lose me", times=None),), alone=True,
     ),
     Row(
@@ -325,11 +324,8 @@ def civis():
 
 
 @pytest.fixture
-def meet(faulty, max_tasks_per_worker, tmp_path, monkeypatch):
+def meet(faulty, max_tasks_per_worker, tmp_path, new_user):
     """meet(row): what each surface gives, by its name; all of them at the same time."""
-    # As for a new user, whose client has uploaded nothing yet.
-    monkeypatch.setattr(contents, "_stores", {})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def meet(row):
         options = {"platform": faulty, "max_tasks_per_worker": max_tasks_per_worker}

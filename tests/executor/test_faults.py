@@ -324,14 +324,24 @@ def test_a_missing_module_is_named(platform):
         assert part in str(error)
 
 
-def test_another_python_version_is_named(platform, monkeypatch):
-    monkeypatch.setattr("civis_futures._pool.manager.PYTHON", "3.99")
-    monkeypatch.setattr("civis_futures._pool.outcomes.PYTHON", "3.99")
-    with cf.ContainerPoolExecutor(1, platform=platform) as executor:
+#: A Python that says that it is a later one.
+OTHER_PYTHON = """
+import collections, sys
+names = "major minor micro releaselevel serial"
+sys.version_info = collections.namedtuple("version_info", names)(3, 99, 0, "final", 0)
+"""
+
+
+def test_another_python_version_is_named(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(OTHER_PYTHON)
+    with (
+        LocalPlatform(environment={"PYTHONPATH": str(tmp_path)}) as platform,
+        cf.ContainerPoolExecutor(1, platform=platform) as executor,
+    ):
         error = executor.submit(identity, 1).exception(60)
     assert type(error) is cf.EnvironmentMismatchError
-    assert f"has Python {_wire.PYTHON}" in str(error)
-    assert "this is Python 3.99" in str(error)
+    assert "has Python 3.99" in str(error)
+    assert f"this is Python {_wire.PYTHON}" in str(error)
 
 
 def nest(values):

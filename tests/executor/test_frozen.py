@@ -9,7 +9,6 @@ import cloudpickle
 import pytest
 
 import civis_futures as cf
-from civis_futures._pacing import Pacing, default_pacing, set_default_pacing
 from civis_futures.testing import Fault
 
 # The container cannot import this module: its functions travel by value.
@@ -21,16 +20,9 @@ def doomed(seconds):
     time.sleep(seconds)
 
 
-@pytest.fixture
-def impatient():
-    before = default_pacing()
-    set_default_pacing(Pacing(frozen=0.5))
-    yield
-    set_default_pacing(before)
-
-
 @pytest.mark.parametrize("tasks", [1, pytest.param(2, marks=pytest.mark.stress)])
-def test_a_frozen_container_costs_its_call_alone(faulty, impatient, max_tasks_per_worker, tasks):
+def test_a_frozen_container_costs_its_call_alone(faulty, paced, max_tasks_per_worker, tasks):
+    paced(frozen=0.5)
     faulty.faults.add(freeze := Fault.freeze(says="freeze me", times=1))
     with cf.ContainerPoolExecutor(
         1, platform=faulty, max_tasks_per_worker=max_tasks_per_worker

@@ -18,7 +18,6 @@ from tasks import identity
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
-from civis_futures._data import contents
 from civis_futures._pool import launch
 from civis_futures.local import LocalPlatform
 
@@ -34,10 +33,8 @@ def quiet():
 
 
 @pytest.fixture
-def counted(quiet, tmp_path, monkeypatch):
+def counted(quiet, new_user):
     """It has seen no executor yet, as far as this process and the cache folder know."""
-    monkeypatch.setattr(contents, "_stores", {})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     quiet.reset()
     return quiet
 

@@ -20,8 +20,6 @@ import pytest
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
-from civis_futures._data import contents
-from civis_futures._pacing import Pacing, default_pacing, set_default_pacing
 from civis_futures._types import Job
 from civis_futures.testing import Fault
 
@@ -141,23 +139,17 @@ def tidy(faulty):
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_known(monkeypatch, tmp_path):
+def nothing_is_known(new_user):
     """Each pool has to upload the worker's program."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(contents, "_stores", {})
 
 
 @pytest.fixture
-def hasty():
+def hasty(paced):
     """All pauses and patience are short."""
-    short = Pacing(
+    paced(
         first_backoff=0.02, request_backoff=0.01, longest_request_backoff=0.02, outage=0.2,
         last_patience=0.5, last_patience_refused=0.2,
     )  # fmt: skip
-    before = default_pacing()
-    set_default_pacing(short)
-    yield
-    set_default_pacing(before)
 
 
 CELLS = [

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import traceback
+from types import FunctionType
 
 import cloudpickle
 import pytest
@@ -268,13 +269,15 @@ def test_what_came_by_value_is_not_of_the_file_that_is_here(
     assert "as it was sent" in text_of(executor.submit(again, str(gate)))
 
 
-def test_only_so_much_is_remembered(executor, modules, monkeypatch):
-    monkeypatch.setattr(sources, "MOST_CODE", 5)
+def test_only_so_much_is_remembered(executor, modules):
     shop = modules("shop", SHOP)
     for kind in KINDS[:6]:
         text_of(executor.submit(getattr(shop, kind)))
-    assert len(sources._seen) <= 5
-    assert len(sources._known) <= 10
+    for function in (shop.helper, shop.call_a_helper):
+        code = function.__code__.replace()  # as if it was never seen
+        sources.note(FunctionType(code, function.__globals__), most=5)
+        assert len(sources._seen) <= 5
+        assert len(sources._known) <= 10
     text = text_of(executor.submit(modules("others", OTHERS).raise_odd))
     assert "raise Odd()  # in raise_odd" in text
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 import cloudpickle
 import pytest
 
-from civis_futures import progress
+from civis_futures import ProgressBar, progress
 from civis_futures._futures.progress import MOST, Meter
 from civis_futures._types import TaskState
 
@@ -55,6 +55,12 @@ def test_a_bar_in_a_terminal(shared, stderr):
     assert "6/6" in last
     assert "3 failed" in last
     assert not [t for t in threading.enumerate() if "TMonitor" in type(t).__name__]
+
+
+@pytest.mark.parametrize(("expected", "error"), [("x", TypeError), (-1, ValueError)])
+def test_how_many_is_a_number(expected, error):
+    with pytest.raises(error, match="expected must be"):
+        ProgressBar(expected)
 
 
 def test_map_with_a_bar(shared, stderr):

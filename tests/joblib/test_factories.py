@@ -19,6 +19,7 @@ import civis_futures as cf
 import civis_joblib
 from civis_futures import _wire
 from civis_futures._api.client import PlatformClient, credentials
+from civis_futures.testing import Fault
 from civis_joblib import (
     infer_backend_factory,
     make_backend_factory,
@@ -254,22 +255,18 @@ def test_in_a_custom_script(inside, ask):
     assert container.arguments["SHAPE"] == "round"
 
 
-def test_a_template_whose_script_cannot_be_read(inside, ask, monkeypatch):
+def test_a_template_whose_script_cannot_be_read(inside, ask, platform):
     backing = ask("POST", "/scripts/containers", {"name": "backing", **PARENT})
     template = ask("POST", "/templates/scripts", {"scriptId": backing["id"], "name": "template"})
     custom = inside("/scripts/custom", {"fromTemplateId": template["id"]})
-    from civis_futures._api.client import PlatformClient
-
-    real = PlatformClient.get_script
-
-    def refuse(self, job):
-        if job.id == backing["id"]:
-            raise cf.PlatformError("GET: 404: not found", status=404)
-        return real(self, job)
-
-    monkeypatch.setattr(PlatformClient, "get_script", refuse)
-    with pytest.raises(RuntimeError, match=f"job {custom['id']} .*whose script {backing['id']}"):
-        infer_backend_factory()
+    platform.faults.add(gone := Fault.answer(404, "GET /scripts/containers/*", skip=1))
+    try:
+        with pytest.raises(
+            RuntimeError, match=f"job {custom['id']} .*whose script {backing['id']}"
+        ):
+            infer_backend_factory()
+    finally:
+        platform.faults.remove(gone)
 
 
 def test_not_in_a_container():

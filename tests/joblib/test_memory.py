@@ -15,6 +15,7 @@ from joblib import Memory, Parallel, delayed, expires_after, parallel_config
 
 import civis_futures as cf
 import civis_joblib
+from civis_futures.testing import Fault
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -216,16 +217,15 @@ def test_several_writers_at_once(memory, ran):
     assert ran == []
 
 
-def test_half_of_an_item_is_never_found(memory, ran, monkeypatch):
-    def fail(*_):
-        raise cf.PlatformError("the connection is gone")
-
+def test_half_of_an_item_is_never_found(memory, ran, platform):
     cached = memory().cache(double(ran))
     cached(4)
-    with monkeypatch.context() as patch:
-        patch.setattr("civis_futures._api.client.PlatformClient.create_script", fail)
-        with pytest.warns(Warning, match="the connection is gone"):
+    platform.faults.add(refused := Fault.answer(403, "POST /scripts/containers"))
+    try:
+        with pytest.warns(Warning, match="403"):
             assert cached(5) == 10
+    finally:
+        platform.faults.remove(refused)
     assert not memory().cache(double(ran)).check_call_in_cache(5)
 
 
@@ -251,6 +251,13 @@ def test_names_of_any_kind(memory, platform):
     assert memory().cache(odd).check_call_in_cache(1)
     memory().reduce_size(items_limit=0)
     assert not memory().cache(odd).check_call_in_cache(1)
+
+
+def test_what_is_no_place(memory):
+    with pytest.raises(TypeError, match="platform must be"):
+        civis_joblib.register_store(platform=3)
+    with pytest.raises(ValueError, match="ends with its executor"):
+        civis_joblib.register_store(platform="local")
 
 
 def test_without_a_key(monkeypatch):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cloudpickle
 import pytest
@@ -135,6 +136,12 @@ def gates(tmp_path):
 def test_what_does_not_go_with_it(pool, options, error, text):
     with pytest.raises(error, match=text):
         civis_joblib.register(**{"executor": pool, **options})
+
+
+@pytest.mark.parametrize("other", [None, "local", ThreadPoolExecutor], ids=str)
+def test_what_is_none(other):
+    with pytest.raises(TypeError, match="executor must be a ContainerPoolExecutor, not"):
+        civis_joblib.using(other)
 
 
 def test_one_that_is_over(pool):

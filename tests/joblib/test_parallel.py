@@ -191,6 +191,11 @@ def test_what_is_not_known():
         pass
     with pytest.raises(TypeError, match="'plattform': did you mean 'platform'"):
         Parallel(2, backend="civis", plattform=1)(delayed(square)(x) for x in range(3))
+    for cap, error in ((0, ValueError), (-1, ValueError), ("2", TypeError), (True, TypeError)):
+        with pytest.raises(error, match="cap must be"), parallel_config("civis", cap=cap):
+            pass
+    with pytest.raises(TypeError, match="progress must be"):
+        civis_joblib.register(progress="yes")
     # Values as well as names, and before anything is run.
     with pytest.raises(TypeError, match="max_tasks_per_worker must be an integer"):
         civis_joblib.register(max_tasks_per_worker="1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from tasks import HOUR, raise_or_sleep, square
 
 import civis_futures as cf
 import civis_joblib
-from civis_futures._data import contents
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -41,10 +41,8 @@ def started(platform):
 
 
 @pytest.fixture
-def uploads(platform, tmp_path, monkeypatch):
+def uploads(platform, new_user):
     """uploads(): how many Files have been uploaded since the test began, as by a new user."""
-    monkeypatch.setattr(contents, "_stores", {})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = platform.stats().uploads
     return lambda: platform.stats().uploads - before
 
@@ -139,6 +137,42 @@ def test_what_an_initializer_is_given_is_looked_at(started):
         value[0] = text
         runs(initializer=remember, initargs=(value,))
         assert started() == expected
+
+
+LARGE = np.arange(250_000.0)  # 2 MB: content
+
+
+def test_a_large_initializer_is_uploaded_once(started, uploads):
+    for retries in (0, 1, 2):  # other options: an executor of its own each time
+        runs(initializer=len, initargs=(LARGE,), max_retries=retries)
+    assert started() == 6
+    assert uploads() == 2, "the worker's program, and the array"
+
+
+def test_an_idle_pool_ends_after_a_minute():
+    default = inspect.signature(cf.ContainerPoolExecutor).parameters["idle_timeout"].default
+    assert default == 60.0
+
+
+def test_blocks_with_other_options_at_the_same_time(started):
+    """Each has its containers, and keeps them for as long as it has calls."""
+    barrier, found = threading.Barrier(2), {}
+
+    def block(retries):
+        with parallel_config("civis", n_jobs=2, max_retries=retries):
+            for number in range(3):
+                with Parallel() as parallel:
+                    parallel(delayed(square)(x) for x in range(4))
+                    barrier.wait()  # both have containers now
+                    found[retries, number] = parallel(delayed(square)(x) for x in range(4))
+                barrier.wait()
+
+    threads = [threading.Thread(target=block, args=(retries,)) for retries in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(found.values()) == [[0, 1, 4, 9]] * 6
 
 
 def test_one_fresh_container_for_each_batch(started):
@@ -296,7 +330,30 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize(("more", "starts"), [("", 2), (FORK, 4), (INTERRUPT, 2)])
+LOKY = """
+from joblib.externals.loky import get_reusable_executor
+def within():
+    civis_joblib.register()
+    return call(), call()
+pool = get_reusable_executor(max_workers=1)
+assert pool.submit(within).result() == ([1, 2], [1, 2])
+pool.shutdown()
+assert call() == [1, 2]
+"""
+#: Its children end by themselves. Of those that are killed, containers are left for a `lease`.
+POOL = """
+import multiprocessing
+pool = multiprocessing.get_context("fork").Pool(1)
+assert pool.apply(call) == pool.apply(call) == [1, 2]
+pool.close()
+pool.join()
+assert call() == [1, 2]
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "starts"), [("", 2), (FORK, 4), (INTERRUPT, 2), (LOKY, 4), (POOL, 4)]
+)
 def test_nothing_is_left_at_the_exit(more, starts, platform, started, tmp_path):
     before = set(platform.stats().active)
     done = subprocess.run(
@@ -306,3 +363,34 @@ def test_nothing_is_left_at_the_exit(more, starts, platform, started, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert set(platform.stats().active) <= before
     assert started() == starts
+
+
+SUITE = """
+import os
+import civis_joblib, pytest
+from joblib import Parallel, delayed
+civis_joblib.register()
+
+@pytest.mark.parametrize("n", range(6))
+def test_one(n):
+    assert Parallel(2, backend="civis")(delayed(abs)(x) for x in (-n, n)) == [n, n]
+    with open(f"worker {os.environ['PYTEST_XDIST_WORKER']}", "a") as file:
+        file.write(f"{n}\\n")
+"""
+
+
+def test_each_process_of_xdist_has_its_own(platform, started, tmp_path):
+    before = set(platform.stats().active)
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    command = "-m pytest -q -n 2 -W error -p no:cacheprovider --dist loadgroup test_suite.py"
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=tmp_path, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 passed" in done.stdout
+    assert "warning" not in done.stdout + done.stderr
+    assert set(platform.stats().active) <= before
+    used = [path.read_text().split() for path in tmp_path.glob("worker *")]
+    assert sorted(number for each in used for number in each) == list("012345")
+    assert started() == 2 * len(used)

@@ -259,19 +259,18 @@ def test_the_commands(client, platform, until, mine, monkeypatch, capsys):
     assert command("purge", "a/b")[0] == 2
 
 
-def test_who_loses_the_session_leaves_the_containers(make_executor, purged, gate_file, monkeypatch):
+def test_who_loses_the_session_leaves_the_containers(make_executor, purged, gate_file, paced):
     name = purged("lost")
-    monkeypatch.setattr("civis_futures._sessions.session.BEAT", 0.1)
+    paced(sign_of_life=0.1)
     first = make_executor(1, session=name)
     future = first.submit(wait_for, str(gate_file), 7)
     while not future.running():
         time.sleep(0.01)
-    with monkeypatch.context() as patch:  # as if it had given no sign of life
-        patch.setattr("civis_futures._sessions.head.Holder.gone", lambda holder, now: True)
-        second = None
-        while second is None:  # the first one lives, and the last to write wins: it is told so
-            with contextlib.suppress(SessionInUseError):
-                second = make_executor(1, session=name)
+    paced(holder_gone=-30.0)  # as if it had given no sign of life
+    second = None
+    while second is None:  # the first one lives, and the last to write wins: it is told so
+        with contextlib.suppress(SessionInUseError):
+            second = make_executor(1, session=name)
     again = second.submit(wait_for, str(gate_file), 7)
     with pytest.raises(BrokenContainerPool, match="is held by process"):
         future.result(20)

@@ -26,13 +26,10 @@ CLIENT = """
 import itertools
 import httpx
 from civis_futures import _pacing
-from civis_futures._sessions import head, session
-
-session.BEAT = 3.0
 _pacing.set_default_pacing(_pacing.Pacing(
-    first_backoff=0.1, request_backoff=0.1, longest_request_backoff=1.0, lag=0.8
+    first_backoff=0.1, request_backoff=0.1, longest_request_backoff=1.0, lag=0.8,
+    sign_of_life=3.0, holder_gone=-30.0,
 ))
-head.Holder.gone = lambda self, now: True
 _send, _count = httpx.Client.send, itertools.count()
 
 def _mortal(self, request, **options):

@@ -106,8 +106,8 @@ def test_one_that_was_asleep_runs_nothing_twice(client, platform, until, monkeyp
 
 
 IMPATIENT = """
-from civis_futures._sessions import head
-head.Holder.gone = lambda self, now: True  # as if it had given no sign of life for long
+from civis_futures import _pacing
+_pacing.set_default_pacing(_pacing.Pacing(holder_gone=-30.0))  # as if it had given no sign of life
 
 def work(number):
     with open(folder / "runs", "a") as file:
@@ -118,17 +118,16 @@ def work(number):
 
 
 def test_an_inbox_that_the_one_before_has_overwritten_is_mended(
-    make_executor, platform, until, monkeypatch, tmp_path
+    make_executor, platform, until, paced, tmp_path
 ):
     """A write that was under way when a laptop fell asleep is sent when it wakes up."""
-    monkeypatch.setattr("civis_futures._sessions.session.BEAT", 0.2)
+    paced(sign_of_life=0.2)
     first = make_executor(1, session="overwritten")
     assert first.submit(note, tmp_path, 0).result(30) == 0
     ours = first._intake._opened.session
     inbox = ours.signed(_wire.Inbox())
-    with monkeypatch.context() as patch:
-        patch.setattr("civis_futures._sessions.head.Holder.gone", lambda *_: True)
-        second = make_executor(1, session="overwritten")
+    paced(holder_gone=-30.0)
+    second = make_executor(1, session="overwritten")
     assert second.submit(note, tmp_path, 0).result(30) == 0
     with closing(PlatformClient(platform.url, platform.api_key)) as api:
         now = second._intake._opened.session.holder
@@ -143,13 +142,12 @@ def test_an_inbox_that_the_one_before_has_overwritten_is_mended(
 
 
 def test_after_a_long_pause_it_is_asked_before_anything_is_written(
-    make_executor, platform, monkeypatch, tmp_path
+    make_executor, platform, paced, tmp_path
 ):
     first = make_executor(1, session="long pause")
     ours = first._intake._opened.session
-    with monkeypatch.context() as patch:
-        patch.setattr("civis_futures._sessions.head.Holder.gone", lambda *_: True)
-        second = make_executor(1, session="long pause")
+    paced(holder_gone=-30.0)
+    second = make_executor(1, session="long pause")
     ours._seen -= 100.0  # seconds that it was asleep
     future = first.submit(note, tmp_path, 0)
     with pytest.raises(BrokenContainerPool, match="is held by process"):

@@ -17,6 +17,7 @@ from civis_futures._api.client import PlatformClient
 from civis_futures._api.replies import identity
 from civis_futures._pool.launch import bundle, docker_command
 from civis_futures._types import JobKind
+from civis_futures.testing import Fault
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -115,13 +116,15 @@ def test_scripts_tell_the_session_once(make_executor, platform, api):
     civis_futures.purge("told once", platform)
 
 
-def test_a_purge_that_fails_leaves_the_session_to_others(make_executor, platform, monkeypatch):
+def test_a_purge_that_fails_leaves_the_session_to_others(make_executor, platform):
     with make_executor(1, session="refused"):
         pass
-    with monkeypatch.context() as patch:
-        patch.setattr(PlatformClient, "archive", refuse)
+    platform.faults.add(refused := Fault.answer(403, "PUT /scripts/containers/*/archive"))
+    try:
         with pytest.raises(civis_futures.PlatformError):
             civis_futures.purge("refused", platform)
+    finally:
+        platform.faults.remove(refused)
     civis_futures.purge("refused", platform)
 
 
@@ -138,7 +141,3 @@ def test_a_session_that_cannot_be_read_is_told_by_name(make_executor, platform, 
             ask()
     api.update_json_value(head, json.dumps(good))
     civis_futures.purge("garbled", platform)
-
-
-def refuse(self, job):
-    raise civis_futures.PlatformError("not now", status=503)

@@ -409,15 +409,19 @@ def order(stub):
 def start(stub, launch, environment, order):
     """start(calls, ...) -> a started worker with an order of these.
 
-    `impatient` names constants of it that are to be small.
+    `pacing` is how long it waits for what; `prelude` is code that runs before it begins.
     """
 
-    def start(calls=(), impatient="", **fields):
+    def start(calls=(), pacing=None, prelude="", **fields):
         text = _wire.to_json(order(calls, **fields))
         command = [*COMMAND]
-        if impatient:
-            change = f"from civis_futures.worker import _http, _loop, _process; {impatient}; main()"
-            command[-1] = command[-1].replace("main()", change)
+        if pacing or prelude:
+            begin = "from civis_futures.worker._entry import run\n"
+            begin += "from civis_futures.worker._pacing import WorkerPacing\n"
+            begin += f"{prelude}\nsys.exit(run(pacing=WorkerPacing(**{pacing or {}!r})))"
+            command[-1] = command[-1].replace(
+                "from civis_futures.worker import main; main()", begin
+            )
         if len(text) > 100_000:  # more than an environment variable can hold
             text = f"file:{stub.put_file(text.encode())}"
         return launch(command, {**environment, _wire.ORDER_VARIABLE: text})

@@ -297,7 +297,7 @@ def test_a_timeout_ends_the_call_and_nothing_else(stub, start, calls):
     specs = calls(os.getpid, lambda: time.sleep(3600), stubborn, os.getpid)
     limits = [30.0, 0.3, 0.3, None]
     specs = [replace(call, timeout=limit) for call, limit in zip(specs, limits, strict=True)]
-    start(specs, impatient="_process._PATIENCE = 0.3, 0.3").end()
+    start(specs, pacing={"child_end": 0.3, "child_term": 0.3}).end()
     answers = stub.answers()
     kinds = [answers[task].kind for task in (1, 2, 3, 4)]
     assert kinds == [_wire.RETURNED, _wire.TIMED_OUT, _wire.TIMED_OUT, _wire.RETURNED]

@@ -306,6 +306,7 @@ def test_a_broken_stdout_is_whole_again_for_the_next_call(stub, start, calls):
 
 SMALL_PIPES = """
 import fcntl
+from civis_futures.worker import _process
 def small(real=_process.high_pipe):
     pipe = real()
     fcntl.fcntl(pipe[0], 1031, 4096)
@@ -316,10 +317,9 @@ _process.high_pipe = small
 
 @pytest.mark.skipif(sys.platform != "linux", reason="F_SETPIPE_SZ")
 def test_pipes_smaller_than_what_they_carry(run, calls, stub):
-    change = f"exec({SMALL_PIPES!r}, vars())"
     first, exits, last = run(
         calls((len, b"x" * 60_000), (exit_0_late, b"x" * 60_000), lambda: b"x" * 500_000),
-        impatient=change,
+        prelude=SMALL_PIPES,
     )
     assert stub.outcome(first) == 60_000
     assert exits.kind == _wire.CRASHED

@@ -38,8 +38,8 @@ def clean_up(path):
 def test_term_reaches_user_code_once_and_the_child_ends_first(stub, start, calls, tmp_path):
     path = tmp_path / "cleaned"
     # Who waited for the call, or for its patience to end, would take an hour.
-    patience = "_process._PATIENCE = 3600, 3600"
-    worker = start(calls(lambda: "done", (clean_up, str(path))), impatient=patience)
+    patience = {"child_end": 3600.0, "child_term": 3600.0}
+    worker = start(calls(lambda: "done", (clean_up, str(path))), pacing=patience)
     stub.until(lambda: path.exists() and path.read_text())
     [child] = worker.children()
     worker.term()
@@ -76,7 +76,7 @@ def test_last_words_do_not_wait_for_a_dead_platform(stub, start, calls, tmp_path
     path = tmp_path / "started"
     stub.fault("POST", "/json_values", *[503] * 100)
     specs = calls(os.getpid, (clean_up, str(path)))
-    worker = start(specs, impatient="_loop._LAST_POST = 0.5")
+    worker = start(specs, pacing={"last_post": 0.5})
     stub.until(path.exists)
     worker.term()
     worker.end(143)
@@ -91,7 +91,7 @@ def test_no_process_is_left_by_a_child_that_ignores_its_end(stub, start, calls):
         atexit.register(time.sleep, 60)
         return os.getpid()
 
-    worker = start(calls(hold_on), impatient="_process._PATIENCE = 0.3, 0.3")
+    worker = start(calls(hold_on), pacing={"child_end": 0.3, "child_term": 0.3})
     pid = stub.outcome(stub.until_answered(1)[1])
     worker.end()
     assert gone(pid)

@@ -63,9 +63,7 @@ def test_nor_may_it_end_what_runs(stub, begin, calls, inbox, holders, tmp_path):
             time.sleep(0.01)
 
     inbox.write(holder=FIRST)
-    worker = begin(
-        calls(wait), impatient="from civis_futures.worker import _inbox; _inbox._CALM = 0.05"
-    )
+    worker = begin(calls(wait), pacing={"calm": 0.05})
     stub.until(lambda: b"task 1 begins" in worker.out())
     holders()
     inbox.write(ended=[(1, 1)], stop=True, holder=FIRST)

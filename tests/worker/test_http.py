@@ -1,4 +1,4 @@
-"""The worker's smaller rooms, from within: requests, transfers, orders, frames."""
+"""The worker's smaller modules, from within: requests, transfers, orders, frames."""
 
 import contextlib
 import os
@@ -12,13 +12,16 @@ import pytest
 from civis_futures import _wire
 from civis_futures.worker import _entry, _frames
 from civis_futures.worker._http import Http, HttpError, RefusedError, UnreachableError
+from civis_futures.worker._pacing import WorkerPacing
 from civis_futures.worker._platform import Outgoing, PlatformRequests
+
+QUICK = WorkerPacing(first_pause=0.01, longest_pause=1.0)
 
 
 @pytest.fixture
 def requests_to(stub):
     """requests_to(**limits): what a worker would use, but for short pauses."""
-    http = Http(pauses=(0.01, 1.0))
+    http = Http(pacing=QUICK)
     yield partial(PlatformRequests, stub.url + "/", "the key", "11", "22", http)
     http.close()
 
@@ -134,7 +137,7 @@ def test_a_wait_without_sense_is_none(stub, platform, says):
 
 
 def test_a_wait_without_end_has_one(stub):
-    http = Http(pauses=(0.01, 1.0), longest_wait=0.2)
+    http = Http(pacing=QUICK, longest_wait=0.2)
     platform = PlatformRequests(stub.url + "/", "the key", "11", "22", http)
     number = stub.put_value(3)
     stub.fault("GET", "/json_values", (429, {"Retry-After": "1e300"}))
@@ -180,7 +183,7 @@ class Dripping:
 def test_an_answer_that_drips_is_no_answer(head):
     server = Dripping(head)
     try:
-        http = Http(patience=1.0, timeout=0.2, pauses=(0.01, 0.01))
+        http = Http(patience=1.0, timeout=0.2, pacing=QUICK._replace(longest_pause=0.01))
         platform = PlatformRequests(server.url, "the key", "11", "22", http)
         with pytest.raises(UnreachableError, match="bytes in more than 0"):
             platform.json_value(5)

@@ -68,7 +68,7 @@ def test_a_platform_that_stumbles(stub, start, calls, inbox):
     stub.fault("GET", path, (503, {"Retry-After": "soon"}), 404, 403)
     stub.fault("POST", "/json_values", limited)
     stub.fault("POST", "/scripts", "drop", 504, b"<html>", 503)
-    worker = start((), inbox=inbox.id, poll=0.05, impatient="_http.PAUSES = 0.03, 30")
+    worker = start((), inbox=inbox.id, poll=0.05, pacing={"first_pause": 0.03})
     stub.until(lambda: not stub.faults["GET", path])
     inbox.write(calls(os.getpid), stop=True)
     worker.end()
@@ -109,7 +109,7 @@ def test_an_outage_is_no_silence(stub, start, calls, inbox):
 
     worker = start(
         calls((time.sleep, 0.5)), inbox=inbox.id, poll=0.05, lease=1.0,
-        impatient="_http.PAUSES = 0.03, 30; _http.PATIENCE = 0.1",
+        pacing={"first_pause": 0.03, "request": 0.1},
     )  # fmt: skip
     stub.until(inbox.looks)
     stub.fault("GET", f"/json_values/{inbox.id}", *[down] * 2)
@@ -231,9 +231,8 @@ def test_a_time_limit_beyond_all_clocks_is_none(stub, start, calls, inbox):
 def test_a_name_that_is_never_changed_costs_little(stub, start, calls, inbox):
     """It only saves the client requests: where it fails for ever, the worker goes on without."""
     stub.fault("PATCH", "/scripts/containers/11", *[500] * 1000)
-    patience = "from civis_futures.worker import _outbox; _outbox._NAMING = 0.5"
     worker = start(
-        calls(os.getpid), impatient=patience, inbox=inbox.id, poll=0.05, name="it", greets=True
+        calls(os.getpid), pacing={"naming": 0.5}, inbox=inbox.id, poll=0.05, name="it", greets=True
     )
     for number in range(2, 6):
         stub.until_answered(number - 1)
@@ -255,14 +254,12 @@ def test_an_endpoint_that_fails_for_ever_is_named_at_the_end(
     stub, start, calls, inbox, method, path
 ):
     stub.fault(method, path, *[500] * 1000)
-    patience = (
-        "from civis_futures.worker import _entry; _entry.PATIENCE = 0.5; _http.PAUSES = 0.01, 0.1"
-    )
     large = _wire.Blob.in_file(stub.put_file(b"x"), _wire.digest(b"x"), 1)
     made = [_wire.Call(1, large)] if method == "GET" and path != "/json_values" else None
     worker = start(
         made or calls(lambda: bytes(200_000) if "/files" in path or "/store" in path else 1),
-        impatient=patience, inbox=inbox.id, poll=0.05, lease=0.4,
+        pacing={"request": 0.5, "first_pause": 0.01, "longest_pause": 0.1},
+        inbox=inbox.id, poll=0.05, lease=0.4,
     )  # fmt: skip
     worker.end(1)
     assert re.search(rf"this worker gives up: {method} {path}.*HTTP 500", worker.log())

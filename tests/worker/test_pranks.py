@@ -200,7 +200,7 @@ def test_a_prank_costs_its_own_call_at_most(stub, start, calls, prank):
     before = time.time()
     made = calls((plain, 1), prank, (plain, 2), large)
     made += (in_a_file(stub, 5, len, (b"x" * 100_000,)), *calls((plain, 6), first=6))
-    start(made, impatient="_http.PATIENCE = 5").end()
+    start(made, pacing={"request": 5.0}).end()
     answers = stub.answers()
     assert set(answers) == {1, 2, 3, 4, 5, 6}
     assert stub.outcome(answers[1]) == 1

@@ -31,6 +31,7 @@ from ._exceptions import (
 )
 from ._executor.executor import ContainerPoolExecutor
 from ._executor.here import this_container
+from ._executor.map import MapResult
 from ._executor.warm import WarmPool
 from ._futures.future import ContainerFuture, Timings
 from ._futures.progress import ProgressBar, progress
@@ -54,6 +55,7 @@ __all__ = [
     "CredentialsError",
     "EnvironmentMismatchError",
     "LogLine",
+    "MapResult",
     "NamedFile",
     "NamedFiles",
     "OutcomePicklingError",

@@ -48,7 +48,6 @@ STARTED_AGAIN = "civis_futures: the platform has started this container again, t
 SETUP_FAILED = 78
 #: The same when the program of the worker could not be fetched, or stored.
 NO_PROGRAM = 79
-
 #: How the name of a script ends that has stood for the holder of a session, and does so no more.
 TAKEN = " taken"
 
@@ -69,8 +68,6 @@ ORDER_LIMIT = 100_000
 CALL_OVERHEAD, BUFFER_NAME = 150, 160
 #: Characters of one line of output in an error.
 LINE_LIMIT = 500
-
-
 #: What no number of an answer reaches: seconds since the epoch are less.
 _LARGEST = 1e15
 #: How a compressed letter begins, and from how many characters on it is worth it.
@@ -108,7 +105,7 @@ def answers_name(worker: str, number: int) -> str:
 
 
 def answers_number(name: str, worker: str) -> int | None:
-    """Which answers of this worker a JSON value of that name has, if it has any."""
+    """Which answers of this worker a JSON value of that name has, if any."""
     digits = name.removeprefix(answers_name(worker, 0)[:-1])
     return int(digits) if name != digits and digits.isascii() and digits.isdecimal() else None
 
@@ -304,6 +301,8 @@ CRASHED = "crashed"
 MEMORY = "memory"
 TIMED_OUT = "timed out"
 REVOKED = "revoked"
+#: The `detail` of an answer to a batch that has an outcome for each row: (header, pickle) pairs.
+ROWS = "rows"
 
 
 @dataclass(frozen=True)

@@ -39,3 +39,5 @@ LATER = (
 )
 #: What begins anew within its run: the call that was begun is lost.
 RESTARTS = (Fault.restart(0.5, chance=0.1), Fault.restart(says="begins", chance=0.05))
+#: What the platform takes for the time, in seconds from this machine's: nothing depends on it.
+CLOCKS = tuple(Fault.clock(seconds) for seconds in (3600.0, -3600.0, 31 * 86400.0, -31 * 86400.0))

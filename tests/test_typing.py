@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from typing import assert_type
 
-from civis_futures import ContainerFuture, ContainerPoolExecutor
+from civis_futures import ContainerFuture, ContainerPoolExecutor, MapResult
 
 
 def work(x: int, *, scale: float = 1.0) -> str:
@@ -39,9 +39,10 @@ def use(executor: ContainerPoolExecutor, general: Executor) -> None:
     assert_type(executor.submit(fetch, "x"), ContainerFuture[bytes])
     assert_type(executor.options(timeout=3).submit(work, 1), ContainerFuture[str])
     assert_type(executor.options(timeout=3).submit(fetch, "x"), ContainerFuture[bytes])
-    assert_type(executor.map(work, range(3)), Iterator[str])
-    assert_type(executor.map(work, range(3), timeout=1, chunksize=3), Iterator[str])
-    assert_type(executor.options().map(work, [1], buffersize=3, progress=True), Iterator[str])
+    assert_type(executor.map(work, range(3)), MapResult[str])
+    assert_type(executor.map(work, range(3), timeout=1, chunksize=3), MapResult[str])
+    assert_type(executor.options().map(work, [1], buffersize=3, progress=True), MapResult[str])
+    _: Iterator[str] = executor.map(work, range(3))
     assert_type(executor.submit_batch(work, [(1,)]).result(), list[str])
     use(executor, general=executor)
     assert_type(general.submit(work, 1), Future[str])

@@ -5,13 +5,14 @@ The only room that pickles what goes out. What comes back is unpickled in `unpic
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import io
 import pickle
 import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import CodeType, FunctionType, MappingProxyType, MethodType
 from typing import Any
@@ -38,11 +39,21 @@ MOST_BUFFERS = 16
 LARGEST_HEAD = 8_000
 #: A function whose pickle is larger than this is uploaded once, and not with each call.
 LARGE_FUNCTION = _wire.INLINE_LIMIT // 2
+#: Characters of a call that has succeeded, which its future keeps: as much as it takes itself.
+MOST_KEPT = 4_000
 _FUNCTIONS = FunctionType, MethodType, partial
 #: What a call consists of, by names for people; the function comes first.
 Parts = Callable[[], Iterator[tuple[str, Any]]]
 #: Functions that were so large when they were last sent.
 _large: weakref.WeakSet[FunctionType] = weakref.WeakSet()
+#: How the state of a generator of random numbers is read; by the names of their types, as nobody is
+#: to import NumPy for it.
+_STATES: dict[str, Callable[[Any], Any]] = {
+    "random.Random": lambda value: value.getstate(),
+    "numpy.random._generator.Generator": lambda value: value.bit_generator.state,
+    "numpy.random.mtrand.RandomState": lambda value: value.get_state(legacy=False),
+}
+_GENERATORS = {name.rpartition(".")[2] for name in _STATES}
 #: Functions that pickles by value name, which every worker has.
 _ITS_OWN = {each for each in vars(cloudpickle.cloudpickle).values() if type(each) is FunctionType}
 #: Of these types equal values may be one object by chance.
@@ -52,15 +63,36 @@ REASON = 2_000
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """A generator of random numbers in a call: what it is, and a digest of its state."""
+
+    kind: str
+    state: str
+
+    @classmethod
+    def of(cls, value: Any) -> Carried | None:
+        """The state of a generator; None if it is none, or has none."""
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        read = _STATES.get(kind)
+        with contextlib.suppress(Exception):  # a bit generator of somebody's own
+            return read and cls(kind, _wire.digest(pickle.dumps(read(value))))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
     """A pickle, and the buffers that it refers to; `modules` are those that it names, whosever they
     are. The last `code` of the buffers are bundles with the user's modules, see `with_modules`.
+    `carried` are the generators of random numbers in it, and `parts` what it consists of
+    if there are any.
     """
 
     data: bytes
     buffers: tuple[Content, ...] = ()
     modules: frozenset[str] = frozenset()
     code: int = 0
+    carried: tuple[Carried, ...] = ()
+    parts: Parts | None = None
 
     @property
     def ready(self) -> bool:
@@ -76,6 +108,36 @@ class Payload:
     def extent(self) -> int:
         """So many bytes does a letter need to name the buffers."""
         return _wire.BUFFER_NAME * len(self.buffers)
+
+
+@dataclass(slots=True)
+class SentCall:
+    """A call on its way, and what is kept of it for who runs it again: it has neither `blob` nor
+    `data` if that was too large. The pool's own thread alone changes it.
+
+    `blob` is what containers are told, or `data` what is still to be uploaded for that. `retry_on`
+    is the user's word on which exceptions are a reason to try again.
+    """
+
+    blob: _wire.Blob | None
+    data: bytes | None
+    buffers: tuple[Content, ...] = ()
+    code: int = 0  # so many of these, the last ones, are modules
+    key: str = ""
+    timeout: float | None = None
+    retry_on: Callable[[BaseException], bool] | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it can be sent again."""
+        return self.blob is not None or self.data is not None
+
+    def shrink(self) -> None:
+        """It has succeeded, and is seldom run again: it is kept if it costs little."""
+        inline = "" if self.blob is None else self.blob.inline or ""
+        if len(inline) > MOST_KEPT or self.data is not None:
+            self.blob = self.data = None
+            self.buffers = ()
 
 
 def call_payload(
@@ -124,13 +186,21 @@ def chunk_payload(
     first: int,
     contents: ContentStore,
     shared_from: float = 0,
+    catch: bool = False,
+    seed: int | None = None,
 ) -> Payload:
     """A snapshot of one call per row of arguments, to be answered by the list of their results.
 
-    `first` is the number of the first row, for who reads of a failure.
+    `first` is the number of the first row, for who reads of a failure. With `catch`, what a row
+    raises is its outcome; with a `seed`, each has a generator of its own: see `_pickles.rows`.
     """
     parts = partial(of_batch, fn, rows)
-    value = fn, (first, [tuple(row) for row in rows])
+    generators = None
+    if seed is not None:
+        generators = [SeededGenerator(seed, item) for item in range(first, first + len(rows))]
+    # Workers of earlier versions know neither, and are not told if it is not asked for.
+    how = [(catch, generators)] if catch or generators else []
+    value = fn, (first, [tuple(row) for row in rows], *how)
     return payload(task, value, contents, parts, Manner(shared_from))
 
 
@@ -155,17 +225,29 @@ def payload(
 ) -> Payload:
     """A snapshot of a value; `what` names it in an error, and `parts` are what it consists of."""
     try:
-        apart = {}
+        apart, carried = {}, set[Carried]()
         if _large:
             known = (each for _, each in parts() if type(each) is FunctionType and each in _large)
-            apart = _apart(known, contents, manner)
+            apart = _apart(known, contents, manner, carried)
         made = _pickled(value, contents, manner, apart)
         if len(made.data) > _wire.INLINE_LIMIT:
-            large = _apart(_callables(parts()), contents, manner)
+            large = _apart(_callables(parts()), contents, manner, carried)
             made = _pickled(value, contents, manner, large) if large else made
     except Exception as error:
         raise _explained(error, what, parts, contents) from error
-    return made
+    carried.update(made.carried)
+    return replace(made, carried=tuple(carried), parts=parts) if carried else made
+
+
+def way_to_carried(carried: Carried, made: Payload, contents: ContentStore) -> str:
+    """Where in a call a generator of random numbers is."""
+
+    def is_elsewhere(value: Any) -> bool:
+        with contextlib.suppress(Exception):
+            return carried not in _pickled(value, contents, Manner()).carried
+        return True
+
+    return way_to(made.parts(), is_elsewhere) if made.parts is not None else ""
 
 
 def _explained(
@@ -195,7 +277,8 @@ def _pickled(
     target, buffers = io.BytesIO(), _Buffers(contents)
     pickler = _Pickler(target, buffers, manner, apart)
     pickler.dump(value)
-    return Payload(target.getvalue(), tuple(buffers.out), frozenset(pickler.references.modules))
+    modules = frozenset(pickler.references.modules)
+    return Payload(target.getvalue(), tuple(buffers.out), modules, 0, tuple(pickler.carried))
 
 
 def with_modules(what: str, made: Payload, own_modules: OwnModules) -> Payload:
@@ -224,7 +307,7 @@ def _pickles(contents: ContentStore, value: Any) -> bool:
 
 
 def _apart(
-    functions: Iterable[Any], contents: ContentStore, manner: Manner
+    functions: Iterable[Any], contents: ContentStore, manner: Manner, carried: set[Carried]
 ) -> dict[int, SharedData]:
     """Handles of those functions that are large, by what they refer to or are bound to: each of
     their calls has that in common, and would have to be uploaded.
@@ -234,6 +317,7 @@ def _apart(
         made = _pickled(function, contents, manner)
         if len(made.data) > LARGE_FUNCTION:
             pieces = contents.keep(made.data), *made.buffers
+            carried.update(made.carried)
             handles[id(function)] = SharedData._of(contents.platform, b"", pieces, made.modules)
             if type(function) is FunctionType:
                 _large.add(function)
@@ -274,6 +358,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._buffers, self._apart = buffers, apart
         self._shared_from, self._named = manner.shared_from, manner.named
         self._cells: dict[int, Any] = {}
+        self.carried: list[Carried] = []
         self.references = References(cloudpickle.list_registry_pickle_by_value())
 
     def reducer_override(self, value: Any) -> Any:
@@ -288,6 +373,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             array = _as_buffer(value, self._shared_from)
             if array is not None:
                 return array
+            if type(value).__name__ in _GENERATORS and (found := Carried.of(value)) is not None:
+                self.carried.append(found)
             reduced = reduction(value, super().reducer_override, self._cells)
             self.references.meet(value, reduced is not NotImplemented)
             if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value
@@ -306,6 +393,21 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             more = {name: each for name, each in variables.items() if id(each) in self._named}
             how[2][1]["__globals__"].update(more)
         return how
+
+
+class SeededGenerator:
+    """Stands in a call for the generator of random numbers of this item of a map: NumPy's default
+    one, made where it arrives. Items have independent streams, by `SeedSequence`.
+    """
+
+    def __init__(self, seed: int, item: int) -> None:
+        self._seed, self._item = seed, item
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from numpy.random import SeedSequence, default_rng
+
+        seeds = partial(SeedSequence, spawn_key=(self._item,))
+        return default_rng, (_Reduced((seeds, (self._seed,))),)
 
 
 class _Reduced:

@@ -19,6 +19,7 @@ from typing import Any
 import cloudpickle.cloudpickle as ways
 
 from .._pickles.by_value import class_key, found
+from .._pickles.rows import in_turn
 from .._wire import BY_VALUE, finished
 
 
@@ -32,11 +33,12 @@ def loaded(data: bytes, buffers: Sequence[bytes] = ()) -> Any:
 
 
 def loaded_call(data: bytes, buffers: Sequence[bytes]) -> Callable[[], Any]:
-    """The call that these bytes are, to be made here."""
+    """The call that these bytes are, to be made here; what a row of it raises is raised."""
     parts = loaded(data, buffers)
     if len(parts) == 2:
-        each, (_, rows) = parts
-        return lambda: [finished(each(*row)) for row in rows]
+        each, (first, rows, *how) = parts
+        generators = how[0][1] if how else None
+        return lambda: in_turn(each, rows, first, generators=generators)
     function, args, kwargs = parts
     return lambda: finished(function(*args, **kwargs))
 

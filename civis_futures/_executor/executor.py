@@ -10,7 +10,7 @@ import dataclasses
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
@@ -26,6 +26,7 @@ from .options import PoolOptions, RetryOn
 
 if TYPE_CHECKING:
     from .._pool.manager import Manager
+    from .map import MapResult
     from .submission import WithOptions
 
 T = TypeVar("T")
@@ -245,7 +246,10 @@ class ContainerPoolExecutor(Executor):
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
         progress: bool = False,
-    ) -> Iterator[T]:
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        seed: int | None = None,
+    ) -> MapResult[T]:
         """The results of ``map(fn, *iterables)``, in order, computed in containers.
 
         Args:
@@ -255,6 +259,12 @@ class ContainerPoolExecutor(Executor):
             buffersize: read the iterables this many calls ahead of the results, and not to their
                 end at once; so they may be infinite.
             progress: show a bar while results are waited for; see `civis_futures.progress`.
+            ordered: False to give results as they come, and not in the order of the items.
+            return_exceptions: True to give what a call raises in its place among the results, as
+                `asyncio.gather` does; nothing is cancelled for it. Of a chunk, all items are run.
+            seed: a whole number. Each item has a generator of random numbers then, as the keyword
+                argument ``rng``: NumPy's default one, the same for each run of this map, whatever
+                the number of workers, the chunks and the retries, and independent of all others.
 
         Raises:
             TimeoutError: from the iterator, when a result is not there in time.
@@ -269,6 +279,9 @@ class ContainerPoolExecutor(Executor):
             chunksize=chunksize,
             buffersize=buffersize,
             progress=progress,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            seed=seed,
         )
 
     def put(self, value: Any) -> SharedData:

@@ -15,7 +15,7 @@ from .._api.client import LogSource, PlatformClient, credentials
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
 from .._data.own import OwnModules
-from .._data.pickling import Payload, initial_payload, with_modules
+from .._data.pickling import Payload, SentCall, initial_payload, with_modules
 from .._data.unpickling import loaded_call
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import LogAccess
@@ -26,7 +26,7 @@ from .._pool.threads import end_pools_on_term
 from .._scheduling.events import Attached, InboxInDoubt, TerminateRequested
 from .._scheduling.scheduler import Scheduler
 from .._sessions.session import Session, attach
-from .._wire import Call, pool_name
+from .._wire import pool_name
 from .options import PoolOptions
 
 
@@ -39,7 +39,7 @@ class Opened:
     manager: Manager
     url: str
     logs: LogAccess
-    load: Callable[[Call], Callable[[], Any]]
+    load: Callable[[SentCall], Callable[[], Any]]
     own_modules: OwnModules
     session: Session | None = None
     page: Callable[[], str] | None = None
@@ -112,12 +112,14 @@ class _Reader:
 
         return page_link(self.url, self.key, time.time())
 
-    def call(self, call: Call) -> Callable[[], Any]:
+    def call(self, sent: SentCall) -> Callable[[], Any]:
         """What a call would run, as a function without arguments."""
         with closing(PlatformClient(self.url, self.key)) as client:
-            mailbox = Mailbox(client, self.container)
-            buffers = call.buffers[: len(call.buffers) - call.code]  # the modules are here
-            return loaded_call(mailbox.fetch(call.data), [*map(mailbox.fetch, buffers)])
+            fetch = Mailbox(client, self.container).fetch
+            needed = sent.buffers[: len(sent.buffers) - sent.code]  # the modules are here
+            buffers = [fetch(each.blob) if each.ready else each.data or b"" for each in needed]
+            data = sent.data if sent.blob is None else fetch(sent.blob)
+            return loaded_call(data or b"", buffers)
 
 
 def initializer_call(options: PoolOptions, contents: ContentStore) -> Payload:

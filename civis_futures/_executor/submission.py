@@ -12,9 +12,12 @@ need those modules.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
+import sys
 import time
+import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
@@ -23,21 +26,26 @@ from .. import _wire
 from .._container import DEFAULT_RESOURCES, Container, Template
 from .._data import pickling
 from .._data.contents import SharedData
+from .._data.pickling import SentCall
 from .._exceptions import CallPicklingError, SessionMismatchError
+from .._futures.display import TaskSummary
 from .._futures.future import ContainerFuture, Timings, View
-from .._futures.tables import PoolFutures
+from .._futures.tables import EndedTasks, PoolFutures
 from .._pacing import default_pacing
-from .._scheduling.events import CancelRequested, Submitted
+from .._scheduling.events import CancelRequested, FoundTask, Submitted
 from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms, seconds, whole
-from .map import BatchSize, Watcher, flat, results
+from .map import BatchSize, MapPlace, MapResult, Pending, Watcher
 from .options import CallOptions, PoolOptions, check_function
 
 if TYPE_CHECKING:
+    from .._data.contents import ContentStore
     from .._data.pickling import Payload
     from .._pool.manager import Manager
     from .opening import Opened
 
 T = TypeVar("T")
+#: So many states of generators are remembered; then all are forgotten.
+MOST_STATES = 10_000
 P = ParamSpec("P")
 
 
@@ -64,6 +72,7 @@ class Intake:
         # at the moment of the shutdown is work like other work, or the manager refuses it.
         self.closed = False
         self._ids = itertools.count()
+        self._clones = Clones()
         self._least: dict[str, int] = {}  # the smallest call of each function; a guess will do
 
     def reset_batches(self) -> None:
@@ -79,21 +88,27 @@ class Intake:
         self.closed = True
 
     def submit(
-        self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any, item: str = ""
+        self,
+        options: CallOptions,
+        fn: Callable[..., T],
+        args: Any,
+        kwargs: Any,
+        place: MapPlace | None = None,
     ) -> ContainerFuture[T]:
-        """One call; `item` tells it from the others of a map, in its name."""
+        """One call; `place` is its place in a map, if it has one."""
         self._check_open()
         check_function(fn)
+        seeded = {} if place is None else place.seeded
         pickled = partial(
             pickling.call_payload,
             fn=self._with_requirements(fn),
             args=args,
-            kwargs=kwargs,
+            kwargs={**kwargs, **seeded} if seeded else kwargs,
             contents=self._contents,
             shared_from=self._shared_from,
         )
-        what = fn, (args, kwargs)
-        future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, item)
+        what = fn, (args, kwargs) if place is None else place.identified(args, kwargs)
+        future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, place)
         return future
 
     def map(
@@ -106,7 +121,10 @@ class Intake:
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
         progress: bool = False,
-    ) -> Iterator[T]:
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        seed: int | None = None,
+    ) -> MapResult[T]:
         """As `ContainerPoolExecutor.map`."""
         timeout = seconds(timeout)
         if timeout is not None and timeout < 0:
@@ -115,30 +133,65 @@ class Intake:
             buffersize = whole("buffersize", buffersize)
         check_function(fn)
         size = 1 if chunksize == "auto" else whole("chunksize", chunksize)
+        seed = checked_seed(seed)
+        for name, value in (("ordered", ordered), ("return_exceptions", return_exceptions)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False")
         self._check_open()
         watcher: Watcher | None = None
         if progress:
             from .._futures.progress import meter_for_map
 
             watcher = meter_for_map(iterables, size)
+        ended = EndedTasks()
+        place = MapPlace(
+            _both(ended.count, self._count), None, seed, return_exceptions and size > 1
+        )
         rows = zip(*iterables, strict=False)
-        if size == 1:
-            calls = (
-                self.submit(options, fn, row, {}, f", item {item}") for item, row in enumerate(rows)
-            )
-            return results(calls, timeout, buffersize, watcher)
+        pending = Pending(
+            self._single(options, fn, rows, place)
+            if size == 1
+            else self._chunks(options, fn, rows, place, size),
+            ordered=ordered,
+            batches=size > 1,
+            catch=return_exceptions,
+            watcher=watcher,
+        )
+        return MapResult(_name_of(fn), pending, ended, timeout, buffersize)
+
+    def _single(
+        self, options: CallOptions, fn: Callable[..., Any], rows: Iterator[Any], place: MapPlace
+    ) -> Iterator[tuple[ContainerFuture[Any], int]]:
+        """Each item is a call."""
+        for item, row in enumerate(rows):
+            yield self.submit(options, fn, row, {}, place.at(item)), 1
+
+    def _chunks(
+        self,
+        options: CallOptions,
+        fn: Callable[..., Any],
+        rows: Iterator[Any],
+        place: MapPlace,
+        size: int,
+    ) -> Iterator[tuple[ContainerFuture[Any], int]]:
+        """So many items are a call."""
         chunks = iter(lambda: list(itertools.islice(rows, size)), [])
-        numbered = zip(chunks, itertools.count(0, size), strict=False)
-        futures = (self.submit_batch(options, fn, chunk, first) for chunk, first in numbered)
-        lists: Iterator[list[T]] = results(futures, timeout, buffersize, watcher)
-        return flat(lists)
+        for first, chunk in zip(itertools.count(0, size), chunks, strict=False):
+            future = self.submit_batch(options, fn, chunk, first, place)
+            yield future, len(chunk)
 
     def submit_batch(
-        self, options: CallOptions, fn: Callable[..., T], rows: Sequence[Sequence[Any]], first: int
+        self,
+        options: CallOptions,
+        fn: Callable[..., T],
+        rows: Sequence[Sequence[Any]],
+        first: int,
+        place: MapPlace | None = None,
     ) -> ContainerFuture[list[T]]:
         """As `ContainerPoolExecutor.submit_batch`."""
         self._check_open()
         check_function(fn)
+        catch, seed = (False, None) if place is None else (place.catch, place.seed)
         pickled = partial(
             pickling.chunk_payload,
             fn=self._with_requirements(fn),
@@ -146,12 +199,16 @@ class Intake:
             first=whole("first", first, least=0),
             contents=self._contents,
             shared_from=self._shared_from,
+            catch=catch,
+            seed=seed,
         )
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         name = _name_of(fn) + more
         learn = partial(_learn, self.batches, len(rows))
+        differs = catch or seed is not None
+        what = fn, (rows, first, catch, seed) if differs else rows
         future: ContainerFuture[list[T]] = self._post(
-            options, name, pickled, (fn, rows), at_end=learn
+            options, name, pickled, what, place, at_end=learn
         )
         return future
 
@@ -169,53 +226,105 @@ class Intake:
         name: str,
         pickled: Callable[[str], Payload],
         what: tuple[Callable[..., Any], Any],
-        item: str = "",
+        place: MapPlace | None = None,
         at_end: Callable[[Any], None] | None = None,
     ) -> Any:
         task = TaskId(next(self._ids))
+        item = "" if place is None else place.said
         function, name = name, f"{options.label or name} (task {task}{item})"
-        future = self._future(name, task, options.label)
+        count = self._count if place is None else place.count
+        future = self._future(name, task, options, count)
         if at_end is not None:
             future.add_done_callback(at_end)
         try:
             payload = pickling.with_modules(name, pickled(name), self._opened.own_modules)
+            if payload.carried:
+                self._clones.meet(name, function, payload, self._contents)
             session = self._opened.session
             key, found = ("", None) if session is None else session.claim(task, *what)
         except (CallPicklingError, SessionMismatchError) as error:
-            future.set_running_or_notify_cancel()
-            future.set_exception(error)
-            self.pool_futures.add(future)
-            return future
-        data, inline = payload.data, len(payload.data) <= self._inline
+            return self._unsent(future, error)
+        data = payload.data
+        inline = len(data) <= self._inline
         blob = _wire.Blob.of(data) if inline else None
         size = payload.extent + (self._novel(function, len(data)) if blob else 0)
-        upload = not (inline and payload.ready)
+        sent = SentCall(blob, None if inline else data, payload.buffers, payload.code, key)
+        return self._send(future, options, sent, size, found)
+
+    def _unsent(self, future: ContainerFuture[Any], error: Exception) -> ContainerFuture[Any]:
+        """The future of a call that cannot be sent."""
+        future.set_running_or_notify_cancel()
+        future.set_exception(error)
+        self.pool_futures.add(future)
+        return future
+
+    def _send(
+        self,
+        future: ContainerFuture[Any],
+        options: CallOptions,
+        sent: SentCall,
+        size: int,
+        found: FoundTask | None,
+    ) -> ContainerFuture[Any]:
+        """Give it to the manager; `size` as of `Submitted`."""
+        future._sent, sent.timeout, sent.retry_on = sent, options.timeout, options.wants_retry
         known, terms = self._terms
         if options is not known:
             terms = options.terms(self._resources)
             self._terms = options, terms
-        event = Submitted(task, upload, size, terms, key, found)
-        attachment = blob, None if inline else data, payload, options.wants_retry
+        upload = sent.blob is None or not all(content.ready for content in sent.buffers)
+        event = Submitted(TaskId(future._number), upload, size, terms, sent.key, found)
         self._raise_if_shut_down()
         try:
             self.pool_futures.add(future)
-            self._manager.submit(event, future, *attachment)
+            self._manager.submit(event, future, sent)
             return future
         except BaseException:  # a Ctrl-C, perhaps after it was sent: nobody will have this future
             future.cancel()
             raise
 
-    def _future(self, name: str, task: TaskId, label: str | None) -> ContainerFuture[Any]:
+    def resubmit(
+        self, future: ContainerFuture[T], changes: Mapping[str, Any]
+    ) -> ContainerFuture[T]:
+        """As `ContainerFuture.resubmit`, of one that is done and has a call."""
+        self._check_open()
+        before, sent = future._options, future._sent
+        assert isinstance(before, CallOptions), "it is of this pool"
+        assert isinstance(sent, SentCall), "it was sent"
+        options, task = before.changed(changes), TaskId(next(self._ids))
+        name = options.label or future.task.rpartition(" (task ")[0]
+        again = self._future(f"{name} (task {task})", task, options, self._count)
+        session = self._opened.session
+        try:
+            found = None if session is None else session.claim_again(task, sent.key)
+        except SessionMismatchError as error:
+            return self._unsent(again, error)
+        # A File may have expired since; of content it is looked at, and other bytes are sent anew.
+        buffers = tuple(map(self._contents.adopt, sent.buffers))
+        copy = SentCall(sent.blob, sent.data, buffers, sent.code, sent.key)
+        inline = "" if sent.blob is None else sent.blob.inline or ""
+        size = len(inline) + _wire.BUFFER_NAME * len(buffers)
+        return self._send(again, options, copy, size, found)
+
+    def _future(
+        self,
+        name: str,
+        task: TaskId,
+        options: CallOptions,
+        count: Callable[[TaskSummary], None],
+    ) -> ContainerFuture[Any]:
         return ContainerFuture(
             name,
             View(Timings(time.time())),
             self._cancel,
             self._opened.logs,
             self._opened.load,
-            label,
+            options.label,
             task,
-            self._count,
+            count,
             self._why_waiting,
+            self,
+            options,
         )
 
     def _novel(self, function: str, size: int) -> int:
@@ -241,6 +350,50 @@ class Intake:
     def _raise_if_shut_down(self) -> None:
         if self.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
+
+
+class Clones:
+    """Which generators of random numbers calls have carried, and in what state: in a second call,
+    one in that state draws the same numbers once more.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[pickling.Carried, str] = {}
+        self._told: set[tuple[str, str]] = set()
+
+    def meet(
+        self,
+        task: str,
+        function: str,
+        payload: Payload,
+        contents: ContentStore,
+    ) -> None:
+        """A call of that function is about to be sent. Warns, once for each function and kind."""
+        if len(self._tasks) > MOST_STATES:
+            self._tasks.clear()
+        for each in payload.carried:
+            before = self._tasks.setdefault(each, task)
+            if before is task or (function, each.kind) in self._told:
+                continue
+            self._told.add((function, each.kind))
+            where = pickling.way_to_carried(each, payload, contents)
+            warnings.warn(
+                f"{task} carries a generator of random numbers in the state in which {before} has "
+                f"carried it, so both may draw the same numbers ({where}). Give each call its own: "
+                "map(..., seed=42) does, as the argument `rng`; or pass a number to make one of. "
+                "If the same numbers are meant, filter this warning.",
+                UserWarning,
+                stacklevel=_levels_up(),
+            )
+
+
+def _levels_up() -> int:
+    """How far up the stack, from who asks, the user's line is."""
+    level, frame = 0, sys._getframe(1)
+    ours = __name__.partition(".")[0]
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(ours):
+        level, frame = level + 1, frame.f_back
+    return level + 1
 
 
 class WithOptions:
@@ -276,7 +429,10 @@ class WithOptions:
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
         progress: bool = False,
-    ) -> Iterator[T]:
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        seed: int | None = None,
+    ) -> MapResult[T]:
         """As `ContainerPoolExecutor.map`, with these options."""
         return self._intake.map(
             self._options,
@@ -286,6 +442,9 @@ class WithOptions:
             chunksize=chunksize,
             buffersize=buffersize,
             progress=progress,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            seed=seed,
         )
 
     def options(self, **changes: Any) -> WithOptions:
@@ -295,6 +454,31 @@ class WithOptions:
     def __repr__(self) -> str:
         """Its options."""
         return f"<{type(self).__name__} {self._options}>"
+
+
+def checked_seed(seed: Any) -> int | None:
+    """What a map was given as its seed.
+
+    Raises:
+        TypeError, ValueError: it is no whole number from 0 on.
+        ModuleNotFoundError: NumPy is not installed here, whose generators are asked for.
+    """
+    if seed is None:
+        return None
+    checked = whole("seed", seed, least=0)
+    if importlib.util.find_spec("numpy") is None:
+        raise ModuleNotFoundError("seed= gives generators of NumPy, which is missing", name="numpy")
+    return checked
+
+
+def _both(
+    first: Callable[[TaskSummary], None], second: Callable[[TaskSummary], None]
+) -> Callable[[TaskSummary], None]:
+    def count(summary: TaskSummary) -> None:
+        first(summary)
+        second(summary)
+
+    return count
 
 
 def _cancel(manager: Manager, task: int) -> None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, overload
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar, overload
 
 from .._types import Attempt, LogLine, TaskState, seconds, whole
-from .._wire import Call
 from . import display
 from . import logs as _logs
 
@@ -56,8 +55,24 @@ class View(NamedTuple):
     job_url: str | None = None
     worker: int | None = None
     attempts: tuple[Attempt, ...] = ()
-    call: Call | None = None  # of a task that failed
     note: str = ""  # what this task alone waits for
+
+
+class Sent(Protocol):
+    """A call that was sent."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether it can be sent again."""
+
+
+class Origin(Protocol):
+    """What a future's executor does for it later."""
+
+    def resubmit(
+        self, future: ContainerFuture[T], changes: Mapping[str, Any]
+    ) -> ContainerFuture[T]:
+        """The call once more, with some options changed."""
 
 
 class ContainerFuture(Future[T]):
@@ -73,13 +88,17 @@ class ContainerFuture(Future[T]):
         view: View,
         cancelled: Callable[[int], None],
         logs: _logs.LogAccess,
-        load: Callable[[Call], Callable[[], T]],
+        load: Callable[[Any], Callable[[], T]],
         label: str | None = None,
         number: int = 0,
         count: Callable[[display.TaskSummary], None] | None = None,
         why_waiting: Callable[[], str] = str,
+        pool: Origin | None = None,
+        options: Any = None,
     ) -> None:
         super().__init__()
+        self._pool, self._options = pool, options
+        self._sent: Sent | None = None  # None: nothing was sent
         self._task = task
         self._label = label
         self._load = load
@@ -298,8 +317,9 @@ class ContainerFuture(Future[T]):
             PlatformError: the call was in a File, and that cannot be read.
             Exception: whatever the call raises.
         """
-        call = self._view.call
-        if call is None or not self.done() or self.cancelled():
+        call = self._sent
+        failed = self._end_state is TaskState.FAILED and self.done() and not self.cancelled()
+        if call is None or not call.kept or not failed:
             raise RuntimeError(
                 f"only a call that failed can be replayed, and one that was sent; not {self!r}"
             )
@@ -312,6 +332,29 @@ class ContainerFuture(Future[T]):
 
                 pdb.post_mortem(error.__traceback__)
             raise
+
+    def resubmit(self, **options: Any) -> ContainerFuture[T]:
+        """Submit the call of a future that is done once more; its new future.
+
+        Function and arguments are those that were sent, and this future stays as it is.
+
+        Args:
+            options: those of `ContainerPoolExecutor.options` that are to be others than before.
+
+        Raises:
+            RuntimeError: the future is not done; or its call was not sent; or it has succeeded,
+                and was too large to be kept; or the executor is shut down.
+            TypeError, ValueError: there is no such option, or it is out of range.
+            BrokenContainerPool: the pool can do no more work.
+        """
+        self._check_process()
+        if not self.done():
+            raise RuntimeError(f"only what is done can be submitted again, not {self!r}")
+        if self._pool is None or self._sent is None:
+            raise RuntimeError(f"the call was never sent, so it cannot be sent again: {self!r}")
+        if not self._sent.kept:
+            raise RuntimeError(f"the call has succeeded, and was too large to be kept: {self!r}")
+        return self._pool.resubmit(self, options)
 
     def __reduce__(self) -> NoReturn:
         """As the standard library's futures: what they wait for cannot travel."""

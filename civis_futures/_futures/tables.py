@@ -73,25 +73,16 @@ def table(futures: Iterable[ContainerFuture[Any]]) -> Table:
     return Table(futures)
 
 
-class PoolFutures:
-    """Which tasks there are, were, and how they ended; all threads may use it."""
+class EndedTasks:
+    """Sums of tasks that have ended; all threads may use it."""
 
     def __init__(self) -> None:
-        # By number. It is used in single operations, which no thread and no signal interrupts; so
-        # nobody waits here, not even a future that ends while a handler looks.
-        self._futures: weakref.WeakValueDictionary[int, ContainerFuture[Any]] = (
-            weakref.WeakValueDictionary()
-        )
         self._uncounted: deque[TaskSummary] = deque()
         # Guards the sums, and what is taken from those that are not counted yet; arithmetic only.
         self._lock = threading.RLock()
         self._counting = False
-        self._ended = Totals()
+        self._totals = Totals()
         self._span: tuple[float, float] | None = None
-
-    def add(self, future: ContainerFuture[Any]) -> None:
-        """Take in a new one. The pool holds it until it has ended; we do not."""
-        self._futures[future._number] = future
 
     def count(self, summary: TaskSummary) -> None:
         """One has ended like this."""
@@ -102,6 +93,12 @@ class PoolFutures:
             finally:
                 self._lock.release()
 
+    def sums(self) -> tuple[Totals, tuple[float, float] | None]:
+        """The sums, and from when to when these tasks were there, in seconds since the epoch."""
+        with self._lock:
+            self._sum_up()
+            return self._totals.copy(), self._span
+
     def _sum_up(self) -> None:
         """Under the lock."""
         if self._counting:  # this thread does so already: a signal's handler looks at us
@@ -110,13 +107,30 @@ class PoolFutures:
         try:
             while self._uncounted:
                 summary = self._uncounted.popleft()
-                self._ended.add(summary)
+                self._totals.add(summary)
                 begin, end = summary.submitted, summary.submitted + summary.elapsed
                 if self._span is not None:
                     begin, end = min(begin, self._span[0]), max(end, self._span[1])
                 self._span = begin, end
         finally:
             self._counting = False
+
+
+class PoolFutures:
+    """Which tasks there are, were, and how they ended; all threads may use it."""
+
+    def __init__(self) -> None:
+        # By number. It is used in single operations, which no thread and no signal interrupts; so
+        # nobody waits here, not even a future that ends while a handler looks.
+        self._futures: weakref.WeakValueDictionary[int, ContainerFuture[Any]] = (
+            weakref.WeakValueDictionary()
+        )
+        self._ended = EndedTasks()
+        self.count = self._ended.count
+
+    def add(self, future: ContainerFuture[Any]) -> None:
+        """Take in a new one. The pool holds it until it has ended; we do not."""
+        self._futures[future._number] = future
 
     def futures(self) -> list[ContainerFuture[Any]]:
         """Those that somebody holds, in the order of their submission."""
@@ -136,21 +150,27 @@ class PoolFutures:
         """All tasks in numbers, and some of those that somebody holds one by one; `waiting` is what
         those wait for that no container has begun.
         """
-        now = time.time()
-        with self._lock:
-            self._sum_up()
-            totals, span = self._ended.copy(), self._span
-        futures = self.futures()
-        begin, end = span or (now, now)
-        for future in futures:
-            if future._ended is None:  # without a summary each: there may be many thousands
-                state, submitted = future._state_soon, future._view.timings.submitted
-                totals.counts[state] += 1
-                totals.queue += now - submitted if state in WAITING else 0.0
-                begin, end = min(begin, submitted), now
-        listed = nsmallest(
-            MOST_ROWS, futures, key=lambda future: rank(future._state_soon, future._number)
-        )
-        summaries = tuple(future._summary() for future in listed)
-        waiting = waiting if any(totals.counts[state] for state in WAITING) else ""
-        return Panel(title, totals, summaries, max(0.0, end - begin), waiting)
+        return panel_of(title, self._ended, self.futures(), waiting)
+
+
+def panel_of(
+    title: str, ended: EndedTasks, futures: Iterable[ContainerFuture[Any]], waiting: str = ""
+) -> Panel:
+    """The sums of those that have ended, and those of these futures that have not; some of the
+    futures one by one.
+    """
+    now, futures = time.time(), tuple(futures)
+    totals, span = ended.sums()
+    begin, end = span or (now, now)
+    for future in futures:
+        if future._ended is None:  # without a summary each: there may be many thousands
+            state, submitted = future._state_soon, future._view.timings.submitted
+            totals.counts[state] += 1
+            totals.queue += now - submitted if state in WAITING else 0.0
+            begin, end = min(begin, submitted), now
+    listed = nsmallest(
+        MOST_ROWS, futures, key=lambda future: rank(future._state_soon, future._number)
+    )
+    summaries = tuple(future._summary() for future in listed)
+    waiting = waiting if any(totals.counts[state] for state in WAITING) else ""
+    return Panel(title, totals, summaries, max(0.0, end - begin), waiting)

@@ -14,30 +14,12 @@ from typing import Any
 
 from .. import _wire
 from .._data.contents import Content
+from .._data.pickling import SentCall
 from .._futures.future import ContainerFuture, Timings
 from .._scheduling import events as e
 from .._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId
 from .mailbox import PoolFiles, WorkerRun
 from .outcomes import CallPlace
-
-
-@dataclass(slots=True)
-class WorkItem:
-    """A task at home: its future, and its call until nobody can ask for it any more.
-
-    `retry_on` is the user's word on which exceptions are a reason to try again.
-    """
-
-    id: TaskId
-    future: ContainerFuture[Any]
-    call: _wire.Blob | None  # None until it is uploaded
-    data: bytes | None = None  # what to upload; dropped then
-    buffers: tuple[Content, ...] = ()
-    code: int = 0  # so many of these, the last ones, are modules
-    fetched: bytes | None = None  # the bytes of its answer, if these were in a File
-    timeout: float | None = None
-    retry_on: Callable[[BaseException], bool] | None = None
-    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +44,10 @@ class Ledger:
 
     image: str
     job_url: Callable[[Job], str]
-    items: dict[TaskId, WorkItem] = field(default_factory=dict)
+    items: dict[TaskId, SentCall] = field(default_factory=dict)
+    futures: dict[TaskId, ContainerFuture[Any]] = field(default_factory=dict)
+    #: The bytes of answers that were in a File.
+    fetched: dict[TaskId, bytes] = field(default_factory=dict)
     worker_runs: dict[WorkerId, WorkerRun] = field(default_factory=dict)
     held: dict[WorkerId, HeldTasks] = field(default_factory=dict)
     holder: dict[TaskId, WorkerId] = field(default_factory=dict)
@@ -77,7 +62,7 @@ class Ledger:
         """Put the attachment of an event where it belongs, before the scheduler decides."""
         match event:
             case e.Submitted():
-                self.items[event.task] = attachment
+                self.futures[event.task], self.items[event.task] = attachment
                 if event.found is not None:
                     self._find(event.task, event.found)
             case e.Attached():
@@ -87,10 +72,10 @@ class Ledger:
                     self.held[found.id] = HeldTasks(found.state)
             case e.Done(e.Upload(task)) if task in self.items:
                 item = self.items[task]
-                item.call, item.data = attachment, None
+                item.blob, item.data = attachment, None
                 self._view(task, note="")
             case e.Done(e.Fetch(task)) if task in self.items:
-                self.items[task].fetched = attachment
+                self.fetched[task] = attachment
             case e.Done(e.Prepare()):
                 self.files = attachment
             case e.CancelsAwaited():
@@ -169,7 +154,7 @@ class Ledger:
         calls = []
         for task, attempt in given:
             call = self.inheritance.calls.get((task, attempt)) or self._call(
-                self.items[task], attempt
+                task, self.items[task], attempt
             )
             assert call is not None, "a call is uploaded before it is given away"
             calls.append(call)
@@ -178,12 +163,12 @@ class Ledger:
         return _wire.Letter(tuple(calls), letter.stop, letter.revoked, letter.ended)
 
     @staticmethod
-    def _call(item: WorkItem, attempt: int = 1) -> _wire.Call | None:
+    def _call(task: TaskId, sent: SentCall, attempt: int = 1) -> _wire.Call | None:
         """The call, if all of it is on the platform, or in here."""
-        if item.call is None or not all(content.ready for content in item.buffers):
+        if sent.blob is None or not all(content.ready for content in sent.buffers):
             return None
-        buffers = tuple(content.blob for content in item.buffers)
-        return _wire.Call(item.id, item.call, attempt, item.timeout, buffers, item.key, item.code)
+        buffers = tuple(content.blob for content in sent.buffers)
+        return _wire.Call(task, sent.blob, attempt, sent.timeout, buffers, sent.key, sent.code)
 
     def not_fetched(self, command: e.Diagnose) -> set[Content]:
         """What calls refer to that a worker could not fetch, or not all of it."""
@@ -198,10 +183,10 @@ class Ledger:
         self, task: TaskId, worker: WorkerId | None, cause: _wire.Answer | e.Verdict, reason: str
     ) -> None:
         """An attempt at a task has ended like this."""
-        item = self.items.get(task)
-        if item is None or worker is None:
+        future = self.futures.get(task)
+        if future is None or worker is None:
             return
-        view = item.future._view
+        view = future._view
         place = (int(worker), view.job_id, view.run_id, view.job_url)
         if isinstance(cause, _wire.Answer):
             good = cause.kind == _wire.RETURNED
@@ -230,16 +215,14 @@ class Ledger:
         if command.cause is not None:
             reason = getattr(command.cause, "reason", "") or command.reason
             self.attempted(command.task, command.worker, command.cause, reason)
-        item = self.items.get(command.task)
-        if item is not None:
-            item.fetched = None  # the bytes of that attempt
+        self.fetched.pop(command.task, None)  # of that attempt
         self.take_back(command.task)
         self._view(command.task, state=TaskState.PENDING)
 
-    def settle(self, command: e.Settle) -> tuple[WorkItem, CallPlace]:
+    def settle(self, command: e.Settle) -> tuple[ContainerFuture[Any], CallPlace]:
         """The task has ended with this answer."""
         item, answer = self.items[command.task], command.answer
-        known = item.future.timings
+        known = self.futures[command.task].timings
         timings = Timings(
             known.submitted,
             known.queued,
@@ -252,51 +235,53 @@ class Ledger:
         )
         self._view(command.task, timings=timings)
         self.attempted(command.task, command.worker, answer, reason_of(answer))
-        return self._remove(command.task, failed=answer.kind != _wire.RETURNED)
+        if answer.kind == _wire.RETURNED:
+            item.shrink()
+        return self._remove(command.task)
 
-    def lose(self, command: e.Lose) -> tuple[WorkItem, CallPlace]:
+    def lose(self, command: e.Lose) -> tuple[ContainerFuture[Any], CallPlace]:
         """The task has ended without an answer."""
         if isinstance(command.cause, e.Verdict):
             self.attempted(command.task, command.worker, command.cause, command.cause.reason)
-        return self._remove(command.task, failed=True)
+        return self._remove(command.task)
 
     def name(self, task: TaskId) -> str:
         """What a task is called in messages."""
-        item = self.items.get(task)
-        return f"task {task}" if item is None else item.future.task
+        future = self.futures.get(task)
+        return f"task {task}" if future is None else future.task
 
-    def drop(self, task: TaskId) -> WorkItem:
+    def drop(self, task: TaskId) -> ContainerFuture[Any]:
         """The task was cancelled."""
-        return self._remove(task, failed=False)[0]
+        return self._remove(task)[0]
 
     def place(self, task: TaskId) -> CallPlace:
         """Where a task is, for messages."""
-        future = self.items[task].future
+        future = self.futures[task]
         view = future._view
         return CallPlace(
             future.task, self.image, view.job_id, view.run_id, view.job_url, view.attempts
         )
 
-    def _remove(self, task: TaskId, failed: bool) -> tuple[WorkItem, CallPlace]:
-        if failed:
-            self._view(task, call=self._call(self.items[task]))
+    def _remove(self, task: TaskId) -> tuple[ContainerFuture[Any], CallPlace]:
         place = self.place(task)
         self.take_back(task)
-        return self.items.pop(task), place
+        del self.items[task]
+        self.fetched.pop(task, None)
+        return self.futures.pop(task), place
 
     # --- what futures show ---------------------------------------------------------------------
 
     def _arrive(self, task: TaskId, worker_run: WorkerRun) -> None:
         """The task is held by this worker, which has a run."""
-        item = self.items.get(task)
-        if item is not None:
+        future = self.futures.get(task)
+        if future is not None:
             self._view(
                 task,
                 job_id=worker_run.job.id,
                 run_id=worker_run.run_id,
                 job_url=self.job_url(worker_run.job),
                 state=TaskState.QUEUED,
-                timings=replace(item.future.timings, queued=time.time()),
+                timings=replace(future.timings, queued=time.time()),
             )
 
     def _show_first(self, worker: WorkerId) -> None:
@@ -307,9 +292,9 @@ class Ledger:
             self._view(first, state=TaskState.RUNNING)
 
     def _view(self, task: TaskId, **changes: Any) -> None:
-        item = self.items.get(task)
-        if item is not None:
-            item.future._view = item.future._view._replace(**changes)
+        future = self.futures.get(task)
+        if future is not None:
+            future._view = future._view._replace(**changes)
 
 
 def reason_of(cause: _wire.Answer | e.Verdict | Exception) -> str:

@@ -9,7 +9,7 @@
                                                  │
                                                  └─> settle lane: outcomes into futures
 
-The ledger (work items, workers' runs, ...) is read and written by the manager thread alone. Lanes
+The ledger (calls, workers' runs, ...) is read and written by the manager thread alone. Lanes
 get frozen values and answer with an event and its attachment. Futures are settled on a lane of
 their own, since their callbacks are the user's code and may take any time. The manager holds no
 reference to the executor, so that a forgotten executor can be collected.
@@ -34,7 +34,7 @@ from .._api.failures import is_hopeless, is_refused, is_stranger
 from .._container import Container, Template, disk_space
 from .._data.contents import Content, ContentStore
 from .._data.deposit import Deposit
-from .._data.pickling import Payload
+from .._data.pickling import Payload, SentCall
 from .._exceptions import BrokenContainerPool, PlatformError, Recalled
 from .._futures.future import ContainerFuture
 from .._futures.outlook import why_waiting
@@ -44,7 +44,7 @@ from .._scheduling.scheduler import Scheduler
 from .._types import Standing
 from .._wire import PYTHON
 from .launch import bundle
-from .ledger import Ledger, WorkItem, outline, reason_of
+from .ledger import Ledger, outline, reason_of
 from .mailbox import Mailbox, PoolFiles, WorkerRun
 from .neighbours import neighbours
 from .outcomes import Outcome, ask_user, outcome_from, settle
@@ -169,25 +169,16 @@ class Manager:
         self,
         event: e.Submitted,
         future: ContainerFuture[Any],
-        call: _wire.Blob | None,
-        data: bytes | None,
-        payload: Payload,
-        retry_on: Callable[[BaseException], bool] | None = None,
+        sent: SentCall,
     ) -> None:
-        """Take in a task: its call, or else the bytes to upload; and what these refer to, as of the
-        payload.
+        """Take in a task.
 
         Raises:
             RuntimeError: the interpreter is about to exit.
             BrokenContainerPool: the pool can do no more work.
         """
-        limit = event.terms.timeout
-        buffers, code = payload.buffers, payload.code
-        item = WorkItem(
-            event.task, future, call, data, buffers, code, None, limit, retry_on, event.key
-        )
         self.raise_if_closed()
-        self._events.put((event, item))
+        self._events.put((event, (future, sent)))
         if self._closed:  # perhaps nobody has read the queue since
             self._refuse_late_tasks(lambda settle: settle())
 
@@ -365,7 +356,7 @@ class Manager:
             except queue.Empty:
                 return
             if isinstance(event, e.Submitted):
-                run(partial(settle, attachment.future, self._refusal))
+                run(partial(settle, attachment[0], self._refusal))
             elif isinstance(event, e.CancelsAwaited):
                 attachment.set()
 
@@ -436,10 +427,10 @@ class Manager:
         return work
 
     def _upload(self, command: e.Upload) -> _Work:
-        item = self._ledger.items[command.task]
-        call, data = item.call, item.data or b""
+        item, name = self._ledger.items[command.task], self._ledger.futures[command.task].task
+        call, data = item.blob, item.data or b""
         self._ledger.uploading(command.task)
-        return lambda: call or self.mailbox.upload(data, f"call of {item.future.task}")
+        return lambda: call or self.mailbox.upload(data, f"call of {name}")
 
     def _launch(self, command: e.Launch) -> _Work:
         worker, files, pool = command.worker, self._ledger.files, self.pool
@@ -535,29 +526,32 @@ class Manager:
 
     def _judge(self, command: e.Judge) -> None:
         item, cause = self._ledger.items[command.task], command.cause
-        outcome = outcome_from(cause, item.fetched, self._ledger.place(command.task))
+        future, wish = self._ledger.futures[command.task], item.retry_on
+        fetched = self._ledger.fetched.get(command.task)
+        outcome = outcome_from(cause, fetched, self._ledger.place(command.task))
 
         def judge() -> None:
-            again, reason = ask_user(item.future, item.retry_on, outcome)
+            again, reason = ask_user(future, wish, outcome)
             self.post(e.Done(command, e.Judgement(again, reason)))
 
         self._settlements.put(judge)
 
     def _settle(self, command: e.Settle) -> None:
-        item, place = self._ledger.settle(command)
-        self._put_outcome(item, outcome_from(command.answer, item.fetched, place))
+        fetched = self._ledger.fetched.get(command.task)
+        future, place = self._ledger.settle(command)
+        self._put_outcome(future, outcome_from(command.answer, fetched, place))
 
     def _lose(self, command: e.Lose) -> None:
-        item, place = self._ledger.lose(command)
-        self._put_outcome(item, outcome_from(command.cause, None, place))
+        future, place = self._ledger.lose(command)
+        self._put_outcome(future, outcome_from(command.cause, None, place))
 
     def _drop(self, command: e.Drop) -> None:
         # `wait` and `as_completed` see a cancelled future only after this; it must happen once,
         # so it happens where every other end of a future does.
         self._put_outcome(self._ledger.drop(command.task), Outcome)
 
-    def _put_outcome(self, item: WorkItem, make: Callable[[], Outcome]) -> None:
-        self._settlements.put(lambda: settle(item.future, make))
+    def _put_outcome(self, future: ContainerFuture[Any], make: Callable[[], Outcome]) -> None:
+        self._settlements.put(lambda: settle(future, make))
 
     def _finish(self, command: e.Finish) -> None:
         known, pool = self._ledger.worker_runs, self.pool.name

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _wire
@@ -92,9 +92,21 @@ class Outcome:
     result: Any = None
     exception: BaseException | None = None
 
+    @property
+    def errors(self) -> list[BaseException]:
+        """The exceptions: also those of the rows of a batch that have outcomes of their own."""
+        rows = self.result if type(self.result) is Rows else [self]
+        return [row.exception for row in rows if row.exception is not None]
+
+
+class Rows(list[Outcome]):
+    """The outcomes of a batch, row by row; for who asked for them."""
+
 
 def outcome_of(answer: _wire.Answer, data: bytes | None, place: CallPlace, python: str) -> Outcome:
     """The outcome that an answer tells; `data` are its checked bytes, `python` our version."""
+    if answer.detail == _wire.ROWS:
+        return _rows(answer, data, place, python)
     if answer.kind == _wire.RETURNED:
         return _returned(data, place)
     own = sources.own_place(answer)
@@ -109,6 +121,19 @@ def _returned(data: bytes | None, place: CallPlace) -> Outcome:
         return Outcome(result=loaded(data or b""))
     except BaseException as error:
         return Outcome(exception=_not_loaded("result", error, place))
+
+
+def _rows(answer: _wire.Answer, data: bytes | None, place: CallPlace, python: str) -> Outcome:
+    try:
+        told = loaded(data or b"")
+    except BaseException as error:
+        return Outcome(exception=_not_loaded("result", error, place))
+    rows = Rows()
+    for header, row in told:
+        frames = tuple(_wire.Frame(**frame) for frame in header["frames"])
+        own = replace(answer, **{**header, "frames": frames})
+        rows.append(outcome_of(own, row, place, python))
+    return Outcome(result=rows)
 
 
 def _raised(answer: _wire.Answer, data: bytes | None, place: CallPlace) -> Outcome:
@@ -290,9 +315,9 @@ def ask_user(
 ) -> tuple[bool, str]:
     """Whether the user's `retry_on` wants another attempt, and what for."""
     try:
-        error = make().exception
-        again = error is not None and retry_on is not None and bool(retry_on(error))
+        errors = make().errors
+        wanted = [error for error in errors if retry_on is not None and bool(retry_on(error))]
     except BaseException:  # of the user's own: then the call ends as it has ended
         _log.exception("retry_on of %s failed", future.task)
         return False, ""
-    return again, "" if error is None else brief(error)
+    return bool(wanted), brief((wanted or errors)[0]) if errors else ""

@@ -187,9 +187,17 @@ class Session:
         Raises:
             SessionMismatchError: it is not what was called before, or one before it was not.
         """
-        if self._refused is not None:
-            raise SessionMismatchError(str(self._refused))
+        self._check_refused()
         key = identity(fn, arguments)
+        return key, self.claim_again(task, key)
+
+    def claim_again(self, task: TaskId, key: str) -> FoundTask | None:
+        """What was found of a call with this key.
+
+        Raises:
+            SessionMismatchError: as of `claim`.
+        """
+        self._check_refused()
         known = self.findings.keys.get(task, key)
         if known != key:
             self._refused = SessionMismatchError(
@@ -198,7 +206,11 @@ class Session:
                 f"civis_futures.purge({self.head.name!r}) and begin anew"
             )
             raise self._refused
-        return key, self.findings.found.pop(task, None)
+        return self.findings.found.pop(task, None)
+
+    def _check_refused(self) -> None:
+        if self._refused is not None:
+            raise SessionMismatchError(str(self._refused))
 
     # --- workers, as a `Book` ------------------------------------------------------------------
 

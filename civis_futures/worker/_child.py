@@ -20,6 +20,7 @@ from time import perf_counter as _perf_counter  # user code may leave those of t
 from time import time as _time
 
 from .. import _wire
+from .._pickles.rows import Outcomes, in_turn
 from ._frames import BODY_LIMIT, Frames, high_copy, packed, plain
 from ._payload import dumped, load, way_to_trouble
 from ._script import Script
@@ -143,7 +144,8 @@ class Child:
         started = _time()
         try:
             _use(header.get("modules", []))
-            call, importing = load(body, header["path"], header["buffers"], self._script)
+            given = body, header["path"], header["buffers"]
+            call, importing = load(*given, self._script, self._caught)
             _show_levels()
         except BaseException as error:
             self._end_if_forked(error)
@@ -160,7 +162,7 @@ class Child:
             seconds = _perf_counter() - begin
             del call  # and what it was given, which need not be in memory beside the pickle
             self._end_if_forked(None)
-            answer, data = _returned(result)
+            answer, data = _outcome(result)
         answer.update(
             started=started,
             finished=max(_time(), started),
@@ -170,6 +172,11 @@ class Child:
             peak_mb=_own_peak_mb(),
         )
         return answer, data
+
+    def _caught(self, error: BaseException) -> tuple[Header, bytes | None]:
+        """What becomes of an exception that is the outcome of one row of a batch."""
+        self._end_if_forked(error)
+        return _raised(error)
 
     def _end_if_forked(self, error: BaseException | None) -> None:
         """End here if this is a fork that user code made and let run out of its function.
@@ -375,6 +382,27 @@ def _missing(error: BaseException) -> str:
     return ""
 
 
+def _outcome(result: Any) -> tuple[Header, bytes | None]:
+    """What is to be said of what a call gave, and its pickle."""
+    return _of_rows(result) if type(result) is Outcomes else _returned(result)
+
+
+def _of_rows(rows: Outcomes) -> tuple[Header, bytes]:
+    """The outcomes of a batch, each pickled by itself: one that cannot be is not all others' end.
+    If any row has raised, so has the batch, as far as its attempt is concerned.
+    """
+    rows.reverse()
+    told: list[tuple[Header, bytes | None]] = []
+    while rows:
+        returned, value = rows.pop()
+        told.append(_returned(value) if returned else value)
+        del value
+    failed = (header for header, _ in told if header["kind"] != _wire.RETURNED)
+    first = next(failed, None)
+    kind, text = (_wire.RETURNED, "") if first is None else (_wire.RAISED, first["text"].rstrip())
+    return _answer(kind, text.rpartition("\n")[2], _wire.ROWS), dumped(told)
+
+
 def _returned(result: Any) -> tuple[Header, bytes | None]:
     try:
         return _answer(_wire.RETURNED), dumped(result)
@@ -440,7 +468,7 @@ def _traceback(error: BaseException, before: str = "") -> dict[str, Any]:
     try:
         from ._tracebacks import told
 
-        text, frames = told(error, [f.__code__.co_filename for f in (_traceback, load)])
+        text, frames = told(error, [f.__code__.co_filename for f in (_traceback, load, in_turn)])
     except BaseException:
         text = _bare_traceback(error)
     for frame in frames:

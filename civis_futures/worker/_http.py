@@ -110,6 +110,7 @@ class Http:
         self._longest_wait = longest_wait
         self._pauses = pauses or PAUSES
         self.stalled = 0.0
+        self.date: str | None = None  # what the newest answer calls the time
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
 
     def close(self) -> None:
@@ -140,6 +141,7 @@ class Http:
             wait = 0.0
             try:
                 reply = self._send(method, url, headers, body)
+                self.date = reply.headers.get("Date")
                 if 200 <= reply.status < 300:
                     return read(reply)
                 content = reply.read()

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 
 from .. import _wire
-from ._http import RefusedError
+from ._http import RefusedError, UnreachableError
 from ._platform import Outgoing
 
 TYPE_CHECKING = False
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 FIRST_LINGER = 0.5
 #: Outcomes of so many bytes do not wait: the next call may need the memory, or the disk.
 _MOST_WAITING = 10_000_000
+#: How long the script's name is tried to be changed, in seconds, and how often in a row in vain: it
+#: saves the client requests, and answers are there without it.
+_NAMING, _NAMINGS = 20.0, 3
 #: Statuses that say something of what was sent, and not of who sends it, or where to.
 _UNFIT = (400, 413, 422)
 
@@ -35,6 +38,7 @@ class Outbox:
         self._worker = worker
         self._key = key  # what answers are sealed with
         self._name = name  # of the script; empty if it is not to be changed
+        self._unnamed = 0  # so often in a row it could not be
         self.greets = bool(name) and greets  # it shall say before its first answers that it can
         self._waiting: list[tuple[_wire.Answer, Outgoing | None]] = []
         self._size = 0  # in bytes, of their outcomes, which are in memory or on the disk
@@ -142,9 +146,13 @@ class Outbox:
         self.greets = False
         if self._name:
             try:
-                self._platform.rename(_wire.counted(self._name, self._posted))
+                self._platform.rename(_wire.counted(self._name, self._posted), _NAMING)
+                self._unnamed = 0
             except RefusedError:  # the client looks for itself, then, if less often
                 self._name = ""
+            except UnreachableError:
+                self._unnamed += 1
+                self._name = self._name if self._unnamed < _NAMINGS else ""
 
 
 def _without_what_it_says(answer: _wire.Answer, why: RefusedError) -> _wire.Answer:

@@ -16,6 +16,7 @@ import sys
 from time import perf_counter  # user code may leave that of the module mocked
 
 from .._pickles.by_value import reduction
+from .._pickles.rows import in_turn
 from .._wire import clipped, finished, with_file_names
 from ._frames import plain
 
@@ -34,10 +35,15 @@ _PROTOCOL = 5
 
 
 def load(
-    body: bytes, path: str | None, buffers: Sequence[str], script: Script
+    body: bytes,
+    path: str | None,
+    buffers: Sequence[str],
+    script: Script,
+    catch: Callable[[BaseException], Any] | None = None,
 ) -> tuple[Callable[[], Any], float]:
     """The call that a payload holds, of one function once or for each of many rows; and the
-    seconds of the imports that it took to get it.
+    seconds of the imports that it took to get it. `catch` makes something of what a row raises, if
+    the payload asks for that.
     """
     views = [_mapped(buffer, script) for buffer in buffers]
     try:
@@ -54,8 +60,10 @@ def load(
         script.give_up()
         raise
     if len(parts) == 2:
-        each, (first, rows) = parts
-        return lambda: _in_turn(each, rows, first), loader.importing
+        each, (first, rows, *how) = parts
+        caught, generators = how[0] if how else (False, None)
+        told = catch if caught else None
+        return lambda: in_turn(each, rows, first, told, generators), loader.importing
     function, args, kwargs = parts
     return lambda: finished(function(*args, **kwargs)), loader.importing
 
@@ -155,25 +163,6 @@ def _own_arrays() -> dict[Any, Any]:
         return own.__reduce_ex__(_PROTOCOL)
 
     return {array: reduce} if isinstance(array, type) else {}
-
-
-def _in_turn(each: Callable[..., Any], rows: list[Any], first: int) -> list[Any]:
-    """The results for all rows; `first` is the number of the first one, for who reads of failures.
-
-    What fails says for which it was: the others of the batch would do as well.
-    """
-    results = []
-    for number, row in enumerate(rows):
-        try:
-            results.append(finished(each(*row)))
-        except BaseException as error:
-            with contextlib.suppress(BaseException):  # an exception may refuse any attribute
-                error.add_note(
-                    f"The item that failed is number {first + number} of the call, number "
-                    f"{number} of a batch of {len(rows)}; the first is number 0."
-                )
-            raise
-    return results
 
 
 def _mapped(path: str, script: Script) -> memoryview:

@@ -31,7 +31,8 @@ _CHUNK = 1 << 20
 _NEWEST, _FIRST_LINES = 5, 1000
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
 _MOST_WRONG = 50 * 365 * 86400.0  # seconds; no clock is as wrong, and no year after 9999 is meant
-_KEEP_FOR = 30 * 86400.0  # seconds; as Files of the platform live, for those who come back late
+_DAY = 86400.0  # seconds
+_KEEP_FOR = 30 * _DAY  # seconds; as Files of the platform live, for those who come back late
 
 
 class NoRoomError(HttpError):
@@ -90,9 +91,14 @@ class PlatformRequests:
 
         return self.http.request("GET", self._url + path, read, self._headers)
 
-    def rename(self, name: str) -> None:
-        """Give the script of this run another name."""
-        self._api("PATCH", self._job, "id", {"name": name})
+    def rename(self, name: str, patience: float) -> None:
+        """Give the script of this run another name; try it for `patience` seconds at the most."""
+        before = self.http.patience
+        self.http.patience = min(before, patience)
+        try:
+            self._api("PATCH", self._job, "id", {"name": name})
+        finally:
+            self.http.patience = before
 
     def is_taken(self, script: int) -> bool:
         """Whether the process that a script stands for has lost its session to another one.
@@ -111,11 +117,11 @@ class PlatformRequests:
         send = self._upload_parts if source.size > self._single_upload else self._upload_form
         for attempt in range(1, _LINKS + 1):
             try:
-                expires = _timestamp(self._ahead + _KEEP_FOR)
-                return send({"name": name, "expiresAt": expires}, source)
+                return send(name, source)
             except RefusedError:  # a link may have expired while we tried; a new File has a new one
                 if attempt == _LINKS:
                     raise
+                self._ahead = _ahead(self.http.date, self._ahead)
         raise AssertionError("unreachable")
 
     def download(self, file_id: int, path: str, blob: Blob | None = None) -> None:
@@ -157,15 +163,29 @@ class PlatformRequests:
         headers.update(self._headers)
         return self.http.request(method, self._url + path, read, headers, lambda: (data,))
 
-    def _upload_form(self, body: dict[str, Any], source: Outgoing) -> int:
+    def _new_file(self, path: str, expected: str, name: str, **more: Any) -> dict[str, Any]:
+        """A new File that expires in 30 days.
+
+        It may be the first thing that is asked. If the answer tells that the platform's clock is
+        another one, and the File's end is wrong by a day, there is another File.
+        """
+        before = self._ahead
+        body = {"name": name, "expiresAt": _timestamp(before + _KEEP_FOR), **more}
+        file = self._api("POST", path, expected, body)
+        if abs(self._ahead - before) > _DAY:
+            body["expiresAt"] = _timestamp(self._ahead + _KEEP_FOR)
+            file = self._api("POST", path, expected, body)
+        return file
+
+    def _upload_form(self, name: str, source: Outgoing) -> int:
         """One POST of a form, as S3 wants it: the fields as given, `key` first, `file` last."""
-        file = self._api("POST", "/files", "uploadUrl", body)
+        file = self._new_file("/files", "uploadUrl", name)
         fields = dict(file["uploadFields"])
         fields = {**{k: v for k, v in fields.items() if k == "key"}, **fields}
         edge = os.urandom(16).hex()
         head = "".join(
-            f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            for name, value in fields.items()
+            f'--{edge}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
+            for field, value in fields.items()
         )
         head += (
             f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="outcome"\r\n'
@@ -185,13 +205,11 @@ class PlatformRequests:
         self.http.request("POST", file["uploadUrl"], _nothing, headers, content)
         return int(file["id"])
 
-    def _upload_parts(self, body: dict[str, Any], source: Outgoing) -> int:
+    def _upload_parts(self, name: str, source: Outgoing) -> int:
         """A PUT for each part. The parts grow with the file, as those of the `civis` client do."""
         step = max(int((self._smallest_part * source.size) ** 0.5), self._smallest_part)
         starts = range(0, source.size, step)
-        file = self._api(
-            "POST", "/files/multipart", "uploadUrls", {**body, "numParts": len(starts)}
-        )
+        file = self._new_file("/files/multipart", "uploadUrls", name, numParts=len(starts))
         for start, link in zip(starts, file["uploadUrls"]):  # noqa: B905 (no `strict` in 3.8)
             size = min(step, source.size - start)
             headers = {"Content-Length": str(size)}

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cloudpickle
 import psutil
 import pytest
-from mishaps import HARMLESS, LATER, LOSSY, RESTARTS
+from mishaps import CLOCKS, HARMLESS, LATER, LOSSY, RESTARTS
 
 import civis_futures as cf
 from civis_futures.testing import Fault, LocalPlatform
@@ -244,6 +244,7 @@ def histories(folder, seed, tasks, pools, harmless=HARMLESS, costly=LOSSY):
     lossy = chance.random() < 0.4
     faults = chance.sample(harmless, chance.choice([1, 3, 6]))
     faults += chance.sample(costly, 2) if lossy else []
+    faults += chance.sample(CLOCKS, chance.choice([0, 1]))
     with (
         LocalPlatform(cores=64, seed=seed, faults=faults) as platform,
         ThreadPoolExecutor(pools) as threads,

@@ -198,3 +198,57 @@ def _address(on):
     """The path of an endpoint with any ids; what is said of a link names none."""
     path = on.partition(" ")[2]
     return "answered" if path == "link" else re.sub(r"\{\w+\}", r"\\d+", path)
+
+
+# --- the same for workers ------------------------------------------------------------------------
+
+
+def give_much(executor):
+    return [executor.submit(len, bytes(200_000))]
+
+
+def need_more(executor):
+    assert executor.submit(abs, -1).result(BOUND) == 1
+    return [executor.submit(nap, 0.01) for _ in range(3)]
+
+
+#: Answers that workers cannot do without cost the calls; what only saves requests costs nothing.
+OF_WORKERS = [
+    Row("GET link", give_much, cf.BrokenContainerPool),  # the program, too
+    Row("GET /files/{id}", give_much, cf.CallLostError),
+    Row("GET /json_values/{id}", ask, cf.CallLostError),
+    Row("POST /json_values", ask, cf.CallLostError),
+    Row(f"POST {RUN}/outputs", ask, cf.CallLostError),
+    Row("POST /files", ask_for_much, cf.OutcomePicklingError),
+    Row("POST link", ask_for_much, cf.OutcomePicklingError),
+    Row(f"GET {RUN}/logs", ask, None),
+    Row(f"GET {RUN}/outputs", ask, None),
+    Row(f"PATCH {JOB}", need_more, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("row", "status"),
+    [
+        pytest.param(
+            row, status, id=f"{row.on} {status}",
+            marks=[] if (number + place) % 3 == 0 else pytest.mark.stress,
+        )
+        for number, row in enumerate(OF_WORKERS)
+        for place, status in enumerate(STATUSES[:-1])  # 500: see worker/test_inbox
+    ],
+)  # fmt: skip
+def test_an_endpoint_that_refuses_workers_for_ever(faulty, hasty, row, status):
+    fault = Fault.answer(status, row.on, origin="worker")
+    faulty.faults.add(fault)
+    if row.on.endswith("/outputs") and row.raises is None:  # it is asked where the log is not there
+        faulty.faults.add(Fault.answer(status, f"GET {RUN}/logs", origin="worker"))
+    with cf.ContainerPoolExecutor(1, platform=faulty) as executor:
+        futures = row.do(executor)
+        errors = [future.exception(BOUND) for future in futures]
+    assert faulty.faults.hits(fault)
+    for error in errors:
+        assert type(error) is (row.raises or type(None))
+        assert error is None or re.search(rf"HTTP {status}\b", str(error)), error
+        where = _address(row.on)
+        assert error is None or where == "answered" or re.search(where, str(error)), error

@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 
 import pytest
-from mishaps import HARMLESS
+from mishaps import CLOCKS, HARMLESS
 
 import civis_futures
 from civis_futures._api.client import PlatformClient
@@ -32,7 +32,7 @@ session.BEAT = 3.0
 _pacing.set_default_pacing(_pacing.Pacing(
     first_backoff=0.1, request_backoff=0.1, longest_request_backoff=1.0, lag=0.8
 ))
-head.Holder.gone = property(lambda self: True)
+head.Holder.gone = lambda self, now: True
 _send, _count = httpx.Client.send, itertools.count()
 
 def _mortal(self, request, **options):
@@ -108,6 +108,7 @@ def test_sessions_for_long(tmp_path, make_client, until):
         seed += 1
         chance = random.Random(seed)
         faults = chance.sample(HARMLESS, chance.choice([0, 1, 3]))
+        faults += chance.sample(CLOCKS, chance.choice([0, 1]))
         folder = tmp_path / str(seed)
         folder.mkdir()
         with LocalPlatform(cores=64, seed=seed, faults=faults) as platform:

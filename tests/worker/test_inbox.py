@@ -1,6 +1,7 @@
 """A worker with an inbox: news, rubbish, silence, faults."""
 
 import os
+import re
 import threading
 import time
 
@@ -225,3 +226,43 @@ def test_a_time_limit_beyond_all_clocks_is_none(stub, start, calls, inbox):
     [call] = calls(os.getpid)
     start([_wire.Call(1, call.data, timeout=1e300)]).end()
     assert stub.answers()[1].kind == _wire.RETURNED
+
+
+def test_a_name_that_is_never_changed_costs_little(stub, start, calls, inbox):
+    """It only saves the client requests: where it fails for ever, the worker goes on without."""
+    stub.fault("PATCH", "/scripts/containers/11", *[500] * 1000)
+    patience = "from civis_futures.worker import _outbox; _outbox._NAMING = 0.5"
+    worker = start(
+        calls(os.getpid), impatient=patience, inbox=inbox.id, poll=0.05, name="it", greets=True
+    )
+    for number in range(2, 6):
+        stub.until_answered(number - 1)
+        inbox.write(calls(*[os.getpid] * number), stop=number == 5)
+    worker.end()
+    assert len(stub.answers()) == 5
+    assert stub.names == []
+    assert 3 <= stub.count("PATCH", "/scripts/containers/11") <= 15, "three times, for 0.5 s"
+
+
+ENDPOINTS = [
+    ("GET", "/json_values"), ("POST", "/json_values"), ("POST", "/scripts"), ("GET", "/files"),
+    ("GET", "/store"), ("POST", "/files"), ("POST", "/store"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), ENDPOINTS, ids=map(" ".join, ENDPOINTS))
+def test_an_endpoint_that_fails_for_ever_is_named_at_the_end(
+    stub, start, calls, inbox, method, path
+):
+    stub.fault(method, path, *[500] * 1000)
+    patience = (
+        "from civis_futures.worker import _entry; _entry.PATIENCE = 0.5; _http.PAUSES = 0.01, 0.1"
+    )
+    large = _wire.Blob.in_file(stub.put_file(b"x"), _wire.digest(b"x"), 1)
+    made = [_wire.Call(1, large)] if method == "GET" and path != "/json_values" else None
+    worker = start(
+        made or calls(lambda: bytes(200_000) if "/files" in path or "/store" in path else 1),
+        impatient=patience, inbox=inbox.id, poll=0.05, lease=0.4,
+    )  # fmt: skip
+    worker.end(1)
+    assert re.search(rf"this worker gives up: {method} {path}.*HTTP 500", worker.log())

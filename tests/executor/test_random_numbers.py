@@ -1,0 +1,127 @@
+"""A generator that several calls carry in one state gives all of them the same numbers."""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+import warnings
+from functools import partial
+
+import cloudpickle
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+from tasks import SECONDS
+
+# No container has this module: what is defined here travels by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+gen = np.random.default_rng(123)
+
+
+def of_a_global(_):
+    return gen.random()
+
+
+def of_a_default(_, rng=np.random.default_rng(2)):  # noqa: B008
+    return rng.random()
+
+
+def of_an_argument(rng):
+    return rng.random()
+
+
+def in_a_list(given):
+    return given[0].random()
+
+
+class Model:
+    def __init__(self):
+        self.rng = np.random.default_rng(3)
+
+    def draw(self):
+        return self.rng.random()
+
+
+def of_a_closure():
+    rng = random.Random(4)
+
+    def draw():
+        return rng.random()
+
+    return draw
+
+
+FOREST = RandomForestClassifier(random_state=np.random.RandomState(6))
+WAYS = {
+    "global": (partial(of_a_global, 0), "global 'gen' -> numpy.random._generator.Generator"),
+    "default": (partial(of_a_default, 0), "default of 'rng' -> numpy"),
+    "argument": (partial(of_an_argument, np.random.RandomState(1)), "numpy.random.mtrand.Random"),
+    "list": (partial(in_a_list, [random.Random(1)]), r"\[0\] -> random.Random"),
+    "attribute": (Model().draw, "attribute 'rng' -> numpy"),
+    "closure": (of_a_closure(), "closure 'rng' -> random.Random"),
+    "method": (np.random.default_rng(5).random, "Generator"),
+    "estimator": (FOREST.get_params, "'random_state'"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_cloned_generator_is_told_once(reused, way):
+    function, where = WAYS[way]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        futures = [reused.submit(function) for _ in range(3)]
+    for future in futures:
+        future.result(SECONDS)
+    (one,) = told
+    assert issubclass(one.category, UserWarning)
+    assert "/tests/" in one.filename  # not a line of ours
+    pattern = r"\(task \d+\) carries a generator .* in which .* \(task \d+\) has carried it"
+    assert re.search(pattern, str(one.message))
+    assert re.search(where, str(one.message))
+
+
+def test_a_map_that_clones_is_told(reused):
+    def draw(_):
+        return gen.random()
+
+    with pytest.warns(UserWarning, match="draw .*global 'gen'"):
+        list(reused.map(draw, range(4), chunksize=2))
+
+
+def test_what_is_large_is_looked_at_too(reused):
+    rng, data = np.random.default_rng(7), bytes(range(256)) * 400
+
+    def draw(_):
+        return rng.random(), len(data)
+
+    with pytest.warns(UserWarning, match="closure 'rng'"):
+        futures = [reused.submit(draw, number) for number in range(3)]
+    for future in futures:
+        future.result(SECONDS)
+
+
+def test_states_that_differ_are_no_clones(reused):
+    rng = np.random.default_rng(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        futures = []
+        for seed in range(3):
+            rng.random()  # it goes on between the calls
+            futures.append(reused.submit(of_an_argument, rng))
+            futures.append(reused.submit(of_an_argument, np.random.RandomState(seed)))
+        futures += [reused.submit(abs, RandomForestClassifier(random_state=1).random_state)] * 2
+        results = list(reused.map(lambda _, rng: rng.random(), range(3), seed=1))
+    values = [future.result(SECONDS) for future in futures[:6]]
+    assert len({*values, *results}) == 9
+
+
+def test_who_means_it_can_filter_it(reused):
+    def draw(_):
+        return gen.random()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".*carries a generator of random numbers")
+        assert len(list(reused.map(draw, range(3)))) == 3

@@ -30,7 +30,7 @@ SHARE = 0.05
 STEP, SILENCE = 0.1, 60.0
 
 
-class Ending(Protocol):
+class Waitable(Protocol):
     """What may be done: a future, or the next result of a map."""
 
     def done(self) -> bool:
@@ -81,7 +81,7 @@ class Meter:
         """Let who waits look around."""
         self._ends.put((TaskState.SUCCEEDED, 0))
 
-    def wait(self, future: Ending, timeout: float | None = None) -> None:
+    def wait(self, future: Waitable, timeout: float | None = None) -> None:
         """Return when it is done, or after `timeout` seconds; draw meanwhile."""
         end = None if timeout is None else time.monotonic() + timeout
         self._step(0.0)

@@ -155,7 +155,7 @@ if __name__ == "__main__":
     with ContainerPoolExecutor(2, container=SMALL, platform="local") as executor:
         futures = [executor.submit(talk, bytearray(1_500_000)) for _ in range(3)]
         print([future.result() for future in futures])
-        print(*(line for future in futures for line in future.logs()), sep="\n")
+        print(*(line for future in futures for line in future.logs()), sep=chr(10))
     civis_joblib.register(platform="local", max_workers=2, container=SMALL)
     with joblib.parallel_config("civis"):
         print(joblib.Parallel(n_jobs=2)(joblib.delayed(pow)(2, n) for n in range(3)))

@@ -24,6 +24,7 @@ from ._settings import RUN_KEY_PREFIX, Settings
 if TYPE_CHECKING:
     from ._faults.rules import Rule
     from ._limits import Budget
+    from ._places.place import Ending, Line
     from ._store import Store
 
 USER: dict[str, Any] = {
@@ -52,12 +53,16 @@ class Counters:
 
 @dataclasses.dataclass
 class Keys:
-    """The keys that are valid: the owner's, and one of its own for each active run."""
+    """The keys that are valid: the owner's, and one of its own for each active run.
+
+    Where a run has an agent, that has another one: it opens what agents ask for, and nothing else.
+    """
 
     owner: str
     # Part of each run's key: by it, processes of these runs are found by their environment.
     mark: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
     runs: dict[str, int] = dataclasses.field(default_factory=dict)
+    agents: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def for_run(self, run_id: int) -> str:
         """Make the key of a run that starts."""
@@ -98,6 +103,24 @@ class RunQueue(Protocol):
         """Return the processes of each run."""
 
 
+class AgentDesk(Protocol):
+    """What the endpoints for agents need of the place where the runs are."""
+
+    def give_order(self, run_id: int, agent: str, host: str) -> dict[str, Any]:
+        """Return what a run consists of; ApiError if it is another agent's."""
+
+    def take_report(
+        self, run_id: int, agent: str, first: int, lines: list[Line], *, termed: bool
+    ) -> dict[str, Any]:
+        """Keep lines, of which the first has this number; return the answer."""
+
+    def take_ending(self, run_id: int, ending: Ending) -> None:
+        """Note how a run ended."""
+
+    async def word(self, run_id: int, agent: str, known: str) -> str:
+        """Return what an agent is to do, when that is not what it knows."""
+
+
 @dataclasses.dataclass
 class Platform:
     """Everything that an endpoint may need."""
@@ -114,6 +137,7 @@ class Platform:
     journal: Journal = dataclasses.field(default_factory=Journal)
     rules: Rules = dataclasses.field(init=False)
     operations: tuple[tuple[str, str], ...] = ()  # (method, path template) of the API
+    agents: AgentDesk | None = None
     _runner: RunQueue | None = None
     _late: set[asyncio.Task[None]] = dataclasses.field(default_factory=set)
 

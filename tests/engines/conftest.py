@@ -1,0 +1,148 @@
+"""Platforms whose runs are elsewhere: on a scheduler of our own, and on a real Slurm cluster."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from local.conftest import Api, until
+
+from civis_futures.local import LocalPlatform, Scheduler, Slurm
+
+HERE = Path(__file__).parent
+EXAMPLE = HERE.parents[1] / "docs" / "examples" / "background.py"
+NEEDED = ("sbatch", "squeue", "scancel", "scontrol", "slurmctld", "slurmd", "munged")
+SMALL = {"cpu": 64, "memory": 150}
+
+
+class Elsewhere(Api):
+    """Requests to a platform, for runs that are small enough for its machines."""
+
+    def __init__(self, platform):
+        super().__init__(platform.url, platform.api_key)
+
+    def create(self, command="true", **fields):
+        return super().create(command, **{"requiredResources": SMALL, **fields})
+
+
+# --- a scheduler of our own ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def background(tmp_path):
+    """background(...): a platform on the scheduler of the example, and requests to it."""
+    running = []
+
+    def start(lease=60, engine=None, **options):
+        folder = f"folder={tmp_path / 'jobs'}"
+        if engine is None:
+            engine = Scheduler(str(EXAMPLE), options=(folder,), pause=1, lease=lease)
+        platform = LocalPlatform(engine=engine, log=tmp_path / "log", **options)
+        platform.start()
+        running.append(platform)
+        return platform, Elsewhere(platform)
+
+    yield start
+    for platform in running:
+        platform.stop()
+    until(lambda: not agents(tmp_path / "jobs"), 30)
+
+
+def agents(folder):
+    """The jobs of the example's scheduler that run."""
+    found = []
+    for file in Path(folder).glob("*.pid"):
+        try:
+            os.killpg(int(file.read_text()), 0)
+            found.append(file.stem)
+        except ProcessLookupError:
+            pass
+    return found
+
+
+# --- a real cluster --------------------------------------------------------------------------------
+
+
+class Cluster:
+    """Three nodes on this machine, for one process of tests."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def begin(self, *arguments, **environment):
+        command = [HERE / "start-slurm.sh", self.folder, *arguments]
+        subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            timeout=120,
+            env={**os.environ, **environment},
+        )
+
+    def end(self):
+        command = [HERE / "stop-slurm.sh", self.folder, "--remove"]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+    def __call__(self, *command, check=True):
+        done = subprocess.run(
+            command,
+            check=check,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, **self.environment},
+        )
+        return done.stdout
+
+    def jobs(self, column="JobID"):
+        """Of all jobs of ours that wait or run."""
+        return self("squeue", "--noheader", f"--Format={column}:|").replace("|", "").split()
+
+    def kill(self, name):
+        """End a daemon, by the pid that it was started with."""
+        pid = (self.folder / "pids" / name).read_text().split()[0]
+        os.kill(int(pid), 9)
+
+
+def needs_slurm():
+    """Skip, where Slurm is not there; fail where it has to be."""
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    missing = [name for name in NEEDED if shutil.which(name, path=path) is None]
+    why = f"not installed: {', '.join(missing)}" if missing else ""
+    if not why and os.geteuid() != 0:
+        why = "a cluster for tests needs root"
+    if why and os.environ.get("CIVIS_FUTURES_ENGINES") == "required":
+        pytest.fail(f"Slurm has to be tested here, and it is {why}")
+    if why:
+        pytest.skip(f"Slurm is not tested here ({why}); `make engines` installs it")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    needs_slurm()
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    extra = "KillWait=2\nPartitionName=closed Nodes=n1 AllowGroups=nogroup State=UP"
+    cluster.begin("3", SLURM_EXTRA=extra, SLURM_KILL_WAIT="2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+        yield cluster
+    cluster.end()
+
+
+@pytest.fixture(scope="session")
+def on_slurm(cluster, tmp_path_factory):
+    """A platform on that cluster."""
+    log = tmp_path_factory.mktemp("platform") / "log"
+    with LocalPlatform(engine=Slurm(pause=1), log=log) as platform:
+        yield platform
+
+
+@pytest.fixture
+def slurm(on_slurm, cluster):
+    """Requests to it; no job is left."""
+    yield Elsewhere(on_slurm)
+    until(lambda: not cluster.jobs(), 30)

@@ -79,20 +79,21 @@ tqdm              in _futures.progress
 
 # The same for the rooms of the local platform.
 LOCAL = """
-__init__     -> _owner
+__init__     -> _engines _owner
 __main__     -> _server
 
-_server      -> _api _faults _limits _record _runs _settings _state _store
-_owner       -> _faults _journal _schema _settings
-_runs        -> _api _faults _schema _settings _state _storage
+_server      -> _api _engines _faults _limits _places _record _runs _settings _state _store
+_owner       -> _engines _faults _journal _schema _settings
+_runs        -> _api _faults _places _schema _state _storage
 _api         -> _faults _journal _record _schema _settings _state _storage _store
 _storage     -> _schema _settings _state _store
 _state       -> _faults _journal _limits _schema _settings _store
 
 _journal     -> _faults _schema
 _faults      -> _schema
+_places      -> _settings
 
-_store _limits _record _schema _settings ->
+_store _limits _record _schema _settings _engines ->
 """
 
 # The rooms of the worker, each of which knows only rooms further down.

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
+from ._engines.options import Engine, chosen
 from ._faults.fault import Fault, fits
 from ._journal import Request
 from ._schema.exchange import Origin
@@ -83,6 +84,8 @@ class LocalPlatform:
     and ends with its owner, leaving no process behind.
 
     Args:
+        engine: What the runs run on: `"process"` for processes of this machine, `"podman"`,
+            `"docker"` or `"slurm"`, or one of these with options, as in `Podman(network="none")`.
         port: Where to listen; 0 takes a free port.
         state: A folder to keep scripts, runs and files in, so that they survive a restart; runs
             that were active are then failed. The key is kept there too. Default: a temporary
@@ -112,6 +115,7 @@ class LocalPlatform:
     def __init__(
         self,
         *,
+        engine: str | Engine = "process",
         port: int = 0,
         state: str | os.PathLike[str] | None = None,
         cores: float | None = None,
@@ -138,6 +142,7 @@ class LocalPlatform:
             rate_limit=_rate_limit(rate_limit),
             max_file_size=max_file_size,
             environment=dict(environment or {}),
+            engine=chosen(engine).to_json(),
             record=None if record is None else str(Path(record).absolute()),
             hidden_lists=hidden_lists,
             updated_at_follows_runs=updated_at_follows_runs,

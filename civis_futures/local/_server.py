@@ -17,10 +17,13 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._settings import Settings
 from ._state import Keys
+
+if TYPE_CHECKING:
+    from ._places.place import RunPlace
 
 HTTP_SERVER: dict[str, Any] = {
     "ws": "none",
@@ -72,7 +75,7 @@ def _say(what: dict[str, Any]) -> None:
 
 
 def _run(settings: Settings, key: str, owner: int) -> None:
-    from ._runs.guard_process import GuardProcess
+    from ._places.guard_process import GuardProcess
     from ._store import StateInUseError, Store
 
     # What this process writes is its own alone; what runs write is as their user has it.
@@ -89,11 +92,9 @@ def _run(settings: Settings, key: str, owner: int) -> None:
         except (OSError, StateInUseError) as error:
             raise StartError(f"cannot use {folder}: {error}") from None
         try:
-            store.fail_unfinished()
             _clear(store.work)
             asyncio.run(_serve(settings, keys, store, guard, sockets, owner, umask))
         finally:
-            store.fail_unfinished()
             _clear(store.work)
             store.close()
     finally:
@@ -138,18 +139,23 @@ async def _serve(
     from ._api.app import make_app
     from ._faults.breakage import OpenConnection
     from ._limits import Budget
+    from ._places.place import UnusableError
     from ._record import Recorder
     from ._runs.runner import Runner
     from ._state import Platform
 
     api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)
     platform = Platform(settings, store, keys, Budget(settings.rate_limit), api, blob)
-    runner = Runner(platform, guard, umask)
-    platform.attach(runner)
+    place = _place(settings, guard, keys.mark, store.work, umask)
     try:
+        place.check()
         recorder = Recorder(settings.record)
+    except UnusableError as error:
+        raise StartError(str(error)) from None
     except OSError as error:
         raise StartError(f"cannot record: {error}") from None
+    runner = Runner(platform, place)
+    platform.attach(runner)
     app = make_app(platform, sockets[1].getsockname()[1], recorder)
     server = uvicorn.Server(uvicorn.Config(app, http=OpenConnection, **HTTP_SERVER))
     try:
@@ -157,6 +163,18 @@ async def _serve(
     finally:
         runner.close()
         recorder.close()
+
+
+def _place(settings: Settings, guard: Any, mark: str, work: Path, umask: int) -> RunPlace:
+    """Return where the runs run."""
+    from ._engines.options import Processes, from_json
+    from ._places.here import Here
+    from ._places.place import Capacity
+
+    wanted = from_json(settings.engine)
+    if not isinstance(wanted, Processes):
+        raise StartError(f"the engine {wanted.name} is not there yet")
+    return Here(Capacity(settings.cores, settings.memory), guard, mark, work, umask)
 
 
 async def _until_owner_goes(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from typing import Any, Literal
 
 MEBIBYTE = 2**20
@@ -34,6 +33,8 @@ class Settings:
     rate_limit: tuple[int, int, float] | None = None  # requests, run starts, in how many seconds
     max_file_size: int = MAX_FILE_BYTES  # bytes
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    # What runs run on: the JSON of one of `_engines`.
+    engine: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "process"})
     record: str | None = None
     seed: int = 0
 
@@ -42,10 +43,6 @@ class Settings:
     hidden_lists: Literal["only", "also"] = "only"
     updated_at_follows_runs: bool = False
     whole_seconds: bool = False
-
-    def capacity_millicores(self) -> float:
-        """Return how much `requiredResources.cpu` may be in use at once."""
-        return math.inf if self.cores is None else self.cores * MILLICORES
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that `from_json` understands."""

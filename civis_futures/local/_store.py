@@ -13,7 +13,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -51,6 +51,8 @@ CREATE TABLE IF NOT EXISTS templates (
   id INTEGER PRIMARY KEY AUTOINCREMENT, script_id INTEGER NOT NULL, name TEXT NOT NULL, note TEXT,
   ui_report_id INTEGER, archived INTEGER NOT NULL, hidden INTEGER NOT NULL,
   created_at REAL NOT NULL, updated_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS placed (
+  run_id INTEGER PRIMARY KEY, key TEXT NOT NULL, note TEXT NOT NULL);
 """
 
 FIRST_IDS = {
@@ -152,10 +154,17 @@ class Store:
             self._connection.execute("BEGIN")
             yield
 
-    def fail_unfinished(self) -> None:
-        """Mark as failed the runs that a server left queued or running: they ended with it."""
+    def place_run(self, run_id: int, key: str, note: str) -> None:
+        """Keep where a run is, for a server after this one."""
+        self.run("INSERT OR REPLACE INTO placed VALUES (?, ?, ?)", run_id, key, note)
+
+    def fail_unfinished(self, but: Collection[int] = ()) -> None:
+        """Mark as failed the runs that a server left queued or running, but those that go on."""
         now = time.time()
         for row in self.all("SELECT id, state FROM runs WHERE state IN ('queued', 'running')"):
+            if row["id"] in but:
+                continue
+            self.run("DELETE FROM placed WHERE run_id = ?", row["id"])
             why = f"Error on job: The local platform stopped while this run was {row['state']}."
             self.add_logs(row["id"], [(now, "error", why), (now, "error", "Failed")])
             self.update("runs", row["id"], state="failed", finished_at=now, updated_at=now)

@@ -183,9 +183,9 @@ def test_a_dead_guard_is_replaced(make, tools):
     server = server_of(platform)
     job, run = api.run("echo on; exec sleep 300")
     api.says(job, run, "on")
-    guard = next(pid for pid in kids(server) if b"_runs/guard" in cmdline(pid))
+    guard = next(pid for pid in kids(server) if b"_places/guard" in cmdline(pid))
     os.kill(guard, signal.SIGKILL)
-    tools.until(lambda: [p for p in kids(server) if b"_runs/guard" in cmdline(p) and p != guard])
+    tools.until(lambda: [p for p in kids(server) if b"_places/guard" in cmdline(p) and p != guard])
     sleeper = platform.stats().active[run][0]
     os.kill(server, signal.SIGKILL)
     tools.until(lambda: not tools.alive(sleeper), seconds=10)

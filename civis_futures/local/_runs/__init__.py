@@ -1,1 +1,1 @@
-"""Runs as processes of this machine: started, measured, met by faults, ended for certain."""
+"""Runs, from queued to their end: what they need, what befalls them, how they went."""

@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._api import documents
 from .._api.files import download_url
-from .._settings import KEY_VARIABLE
+from .._places.place import LaunchPlan
 from .._state import Platform
 from .._storage.links import DOWNLOAD_SECONDS
 
-LOCALE = "C.UTF-8" if sys.platform.startswith("linux") else "en_US.UTF-8"
 DUMMY = "local-dummy"  # there are no credentials here
 
 
-@dataclasses.dataclass(frozen=True)
-class LaunchPlan:
-    """One run, ready to be started."""
-
-    job_id: int
-    command: str | None
-    environment: Mapping[str, str]
-    cpu: int
-    memory: int
-    cancel_timeout: int
-    notes: tuple[str, ...]  # for the log: what this platform does not do
-
-
-def plan(platform: Platform, run_id: int) -> LaunchPlan:
+def make_plan(platform: Platform, run_id: int) -> LaunchPlan:
     """Return what to start for a run, by its script as it is now."""
     row = platform.store.one("SELECT script_id FROM runs WHERE id = ?", run_id)
     assert row is not None
     job = documents.job_row(platform, row["script_id"])
     doc = documents.effective(platform, job)
-    notes = []
-    if doc["repoHttpUri"]:
-        notes.append(f"The local platform does not clone {doc['repoHttpUri']}: there is no /app.")
+    image = doc["dockerImageName"]
     return LaunchPlan(
+        run_id=run_id,
         job_id=job["id"],
         command=doc["dockerCommand"],
         environment={
@@ -56,21 +38,10 @@ def plan(platform: Platform, run_id: int) -> LaunchPlan:
         cpu=doc["requiredResources"]["cpu"],
         memory=doc["requiredResources"]["memory"],
         cancel_timeout=doc["cancelTimeout"],
-        notes=tuple(notes),
+        image=f"{image}:{doc['dockerImageTag'] or 'latest'}" if image else None,
+        repository=doc["repoHttpUri"],
+        reference=doc["repoRef"],
     )
-
-
-def process_environment(folder: str, key: str) -> dict[str, str]:
-    """Return the variables that depend on the process: where it is at home, and its key."""
-    here = os.path.dirname(sys.executable)
-    return {
-        "PATH": f"{here}{os.pathsep}/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin",
-        "HOME": folder,
-        "TMPDIR": os.path.join(folder, "tmp"),
-        "LANG": LOCALE,
-        "LC_ALL": LOCALE,
-        KEY_VARIABLE: key,
-    }
 
 
 def _variables(platform: Platform, doc: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

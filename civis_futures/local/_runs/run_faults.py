@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 from .._faults.fault import Fault, Kind
 from .._faults.rules import Rule
+from .._places.place import Line
 from .._state import Platform
-from .process import Line
 
 
 class RunFaults:

@@ -1,8 +1,7 @@
-"""The queue of runs, the capacity of the platform, and each run's way from queued to its end.
+"""The queue of runs, and the life of each one: its state, log, faults, verdict and triggers.
 
-All of it happens on the event loop's thread, but for measurements (`meter.measure`), which share
-nothing. Processes are reaped on SIGCHLD; no thread waits for a run, and nothing polls while nothing
-runs.
+Where a run runs is the affair of a place (`_places.place`), which starts it, and tells how
+it went. All of it happens on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -10,69 +9,52 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
-import os
-import shutil
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 from .._api import documents
 from .._api.runs import begin
 from .._faults.fault import Fault
 from .._faults.rules import Rule
+from .._places.place import Ending, LaunchPlan, Line, RunPlace
 from .._schema.exchange import ApiError
 from .._state import Platform
-from .guard import kill_marked
-from .guard_process import GuardProcess
-from .launch import LaunchPlan, plan, process_environment
-from .meter import Sample, measure
-from .private import make as make_private
-from .private import may_install
-from .process import Line, RunProcess
+from .launch import make_plan
 from .run_faults import RunFaults
-
-METER_SECONDS = 0.12  # between two measurements, at least
 
 
 @dataclasses.dataclass
 class ActiveRun:
-    """One run that has a process."""
+    """One run that was given to its place."""
 
     run_id: int
-    launch: LaunchPlan
+    plan: LaunchPlan
     key: str
-    folder: str
-    process: RunProcess | None = None
+    begun: bool = False
+    kept: bool = False  # in the store, for another server
     lines: list[Line] = dataclasses.field(default_factory=list)  # not in the store yet
     flushing: asyncio.TimerHandle | None = None
     cancelled: bool = False
+    # What a fault has done to it, of which its place knows nothing.
     out_of_memory: bool = False
     node_lost: bool = False
     restarts: bool = False
-    max_memory: float = 0.0  # MB
-    max_cpu: float = 0.0  # cores
-    measured: tuple[float, float] | None = None  # time (monotonic, s), seconds of CPU until then
 
 
 class Runner:
-    """Runs the containers. What they write has the file mode mask `umask`."""
+    """Gives the runs to their place, and keeps what it tells of them."""
 
-    def __init__(self, platform: Platform, guard: GuardProcess, umask: int) -> None:
+    def __init__(self, platform: Platform, place: RunPlace) -> None:
         self._platform = platform
-        self._umask = umask
-        self._guard = guard
+        self._place = place
         self._delayed: dict[int, asyncio.TimerHandle] = {}  # queued, before their `start_delay`
         self._waiting: collections.deque[int] = collections.deque()  # queued, for room
         self._active: dict[int, ActiveRun] = {}
         self._loop = asyncio.get_running_loop()
-        self._started = 0  # how many processes; a run that is restarted has several
-        self._metering = False
         self._start_due = False
         self._closed = False
         self._faults = RunFaults(platform, self._apply_fault)
-        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        place.attach(self)
+        self._adopt()
 
     # What the API asks.
 
@@ -102,14 +84,18 @@ class Runner:
             self._faults.run_ended(run_id)
             self._platform.store.update("runs", run_id, state="cancelled", finished_at=now)
             self._start_soon()
-        elif active.process is not None and not active.cancelled:
-            active.cancelled = active.restarts or active.process.exit_code is None
-            active.process.terminate()
-            self._loop.call_later(active.launch.cancel_timeout, active.process.kill)
+        elif not active.cancelled:
+            # One that has ended by itself is not cancelled, though its end may not be told yet.
+            active.cancelled = (
+                active.restarts or not active.begun or self._place.alive(active.run_id)
+            )
+            self._place.terminate(run_id)
 
     def add_faults(self, rules: list[Rule]) -> None:
         """Let the runs that there are meet new faults."""
-        self._faults.rules_added(rules, [*self._delayed, *self._waiting], self._active)
+        begun = [run_id for run_id, active in self._active.items() if active.begun]
+        waiting = [run_id for run_id, active in self._active.items() if not active.begun]
+        self._faults.rules_added(rules, [*self._delayed, *self._waiting, *waiting], begun)
 
     def flush(self, run_id: int) -> None:
         """Write what a run has printed so far."""
@@ -120,17 +106,14 @@ class Runner:
 
     def queued(self) -> int:
         """Return how many runs wait."""
-        return len(self._delayed) + len(self._waiting)
+        waiting = sum(not active.begun for active in self._active.values())
+        return len(self._delayed) + len(self._waiting) + waiting
 
     def active(self) -> dict[int, list[int]]:
-        """Return the pids of each run that has any."""
-        return {
-            active.run_id: active.process.pids()
-            for active in self._active.values()
-            if active.process is not None
-        }
+        """Return the runs that have begun, each with its pids on this machine, if it has any."""
+        return self._place.pids()
 
-    # From queued to running.
+    # From queued to its place.
 
     def _delay_over(self, run_id: int) -> None:
         self._delayed.pop(run_id, None)
@@ -147,8 +130,8 @@ class Runner:
         self._start_due = False
         if self._closed or not self._waiting:
             return
-        launch = plan(self._platform, self._waiting[0])
-        if not self._fits(launch):
+        plan = make_plan(self._platform, self._waiting[0])
+        if not self._place.fits(plan):
             return
         run_id = self._waiting.popleft()
         fault = self._faults.instead_of_start(run_id)
@@ -159,7 +142,9 @@ class Runner:
         elif fault == "no_image":
             self._fail_unstarted(run_id)
         else:
-            self._start(run_id, launch)
+            key = self._platform.keys.for_run(run_id)
+            self._active[run_id] = ActiveRun(run_id, plan, key)
+            self._place.start(plan, key)
         self._start_soon()
 
     def _fail_unstarted(self, run_id: int) -> None:
@@ -169,62 +154,29 @@ class Runner:
         self._platform.store.update("runs", run_id, state="failed", finished_at=now, updated_at=now)
         self._faults.run_ended(run_id)
 
-    def _fits(self, launch: LaunchPlan) -> bool:
-        """Return whether there is room; a run that asks for more than there is runs alone."""
-        if not self._active:
-            return True
-        settings = self._platform.settings
-        running = [active.launch for active in self._active.values()]
-        cpu = launch.cpu + sum(other.cpu for other in running)
-        memory = launch.memory + sum(other.memory for other in running)
-        enough = settings.memory is None or memory <= settings.memory
-        return enough and cpu <= settings.capacity_millicores()
+    # What the place tells.
 
-    def _start(self, run_id: int, launch: LaunchPlan) -> None:
-        now = self._platform.now()
-        self._platform.store.update("runs", run_id, state="running", started_at=now, updated_at=now)
-        # A new folder each time the run is started: that of the time before is being removed.
-        self._started += 1
-        folder = os.path.join(self._platform.store.work, f"run-{run_id}-{self._started}")
-        active = ActiveRun(run_id, launch, self._platform.keys.for_run(run_id), folder)
-        self._active[run_id] = active
-        self._note(active, [("info", note) for note in launch.notes])
-        try:
-            if launch.command is None:
-                raise ValueError("the script has no dockerCommand, and there is no image here")
-            os.makedirs(os.path.join(folder, "tmp"), mode=0o700)
-            environment = self._environment(active, launch.command)
-            active.process = RunProcess(
-                launch.command,
-                environment,
-                folder,
-                self._umask,
-                lambda lines: self._gather(active, lines),
-            )
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            self._note(active, [("error", f"The container could not be started: {error}")])
-            self._finish(active, None)
-            return
-        self._guard.started(active.process.pid)
-        self._faults.run_started(run_id)
-        self._meter_soon(METER_SECONDS)
+    def begun(self, run_id: int, where: str | None) -> None:
+        """Note that a run has begun."""
+        active = self._active[run_id]
+        if not active.begun:  # a run that was adopted may begin twice, for its place
+            active.begun = True
+            now = self._platform.now()
+            changes = {"state": "running", "started_at": now, "updated_at": now}
+            self._platform.store.update("runs", run_id, **changes)
+            self._faults.run_started(run_id)
+            if where is not None:
+                line = f"The container runs at {where}."
+                self._platform.store.add_logs(run_id, [(now, "info", line)])
 
-    def _environment(self, active: ActiveRun, command: str) -> dict[str, str]:
-        """The variables of a run; one that may install something gets a Python of its own."""
-        found = process_environment(active.folder, active.key)
-        if may_install(command):
-            commands = Path(self._platform.store.work, "commands")
-            found |= make_private(Path(_own_python(active)), commands, found["PATH"])
-        return {**found, **active.launch.environment}
-
-    # While it runs.
-
-    def _gather(self, active: ActiveRun, lines: list[Line]) -> None:
+    def printed(self, run_id: int, lines: list[Line]) -> None:
+        """Keep what a run has printed; it is in the store some moments later."""
+        active = self._active[run_id]
         ahead = self._platform.rules.ahead
         active.lines += [(when + ahead, level, text) for when, level, text in lines]
-        self._faults.run_printed(active.run_id, lines)
+        self._faults.run_printed(run_id, lines)
         if len(active.lines) >= 2_000:
-            self.flush(active.run_id)
+            self.flush(run_id)
         elif active.flushing is None:
             active.flushing = self._loop.call_later(0.05, self._flush_due, active)
 
@@ -232,123 +184,26 @@ class Runner:
         active.flushing = None
         self.flush(active.run_id)
 
-    def _note(self, active: ActiveRun, lines: list[tuple[str, str]]) -> None:
-        """Write the platform's own lines, after all that the run printed."""
-        self.flush(active.run_id)
-        now = self._platform.now()
-        self._platform.store.add_logs(active.run_id, [(now, *line) for line in lines])
+    def keep(self, run_id: int, note: str) -> None:
+        """Keep what the place needs to find a run again, if there will be another server."""
+        active = self._active[run_id]
+        active.kept = True
+        self._platform.store.place_run(run_id, active.key, note)
 
-    def _meter_soon(self, seconds: float) -> None:
-        if not self._metering:
-            self._metering = True
-            self._loop.call_later(seconds, self._meter)
-
-    def _meter(self) -> None:
-        self._metering = False
-        limits = {
-            active.process.pid: active.launch.memory
-            for active in self._active.values()
-            if active.process is not None and active.process.exit_code is None
-        }
-        if not limits or self._closed:
-            return
-        self._metering = True
-        measurement = self._loop.run_in_executor(None, measure, limits)
-        measurement.add_done_callback(self._measured)
-
-    def _measured(self, measurement: asyncio.Future[tuple[dict[int, Sample], float]]) -> None:
-        self._metering = False
-        if self._closed or measurement.cancelled():
-            return
-        pause = METER_SECONDS
-        error = measurement.exception()
-        if error is None:
-            samples, cost = measurement.result()
-            pause = max(METER_SECONDS, 10 * cost)  # at most a tenth of the time is spent on it
-            for active in list(self._active.values()):
-                process = active.process
-                if process is not None and process.exit_code is None and process.pid in samples:
-                    self._note_sample(active, process, samples[process.pid])
-        else:
-            print(f"The meter failed: {error!r}", file=sys.stderr)
-        self._meter_soon(pause)
-
-    def _note_sample(self, active: ActiveRun, process: RunProcess, sample: Sample) -> None:
-        now = time.monotonic()
-        process.sample = sample
-        active.max_memory = max(active.max_memory, sample.memory)
-        if active.measured is not None:
-            then, before = active.measured
-            active.max_cpu = max(active.max_cpu, (sample.cpu_seconds - before) / (now - then))
-        active.measured = now, sample.cpu_seconds
-        if sample.over and not active.out_of_memory:
-            active.out_of_memory = True
-            process.kill()
-
-    def _apply_fault(self, fault: Fault, run_id: int) -> bool:
-        """Let a fault happen to a run, unless that has ended; return whether it did."""
-        kind = fault.kind
-        running = {
-            active.run_id: (active, active.process)
-            for active in self._active.values()
-            if active.process is not None and active.process.exit_code is None
-        }
-        if run_id not in running:
-            return False
-        if kind == "cancel":
-            self.cancel(run_id)
-            return True
-        if kind == "freeze":
-            process = running[run_id][1]
-            process.stop()
-            if fault.lasting is not None:
-                self._loop.call_later(fault.lasting, process.go_on)
-            return True
-        for active, process in running.values() if kind == "lose_node" else [running[run_id]]:
-            active.node_lost = kind == "lose_node"
-            active.out_of_memory |= kind == "out_of_memory"
-            active.restarts = kind == "restart"
-            process.kill()
-        return True
-
-    # From running to its end.
-
-    def _reap(self) -> None:
-        self._guard.check()
-        for active in list(self._active.values()):
-            process = active.process
-            if process is not None and process.exit_code is None and process.reap():
-                self._guard.ended(process.pid)
-                for pipe in process.pipes:
-                    pipe.drain()
-                # A process that left the session may hold a pipe: its last lines get 0.25 s.
-                grace = 0.25 if any(pipe.open for pipe in process.pipes) else 0.0
-                self._loop.call_later(grace, self._finish, active, process)
-
-    def _finish(self, active: ActiveRun, process: RunProcess | None) -> None:
+    def ended(self, run_id: int, ending: Ending) -> None:
         """Store how a run ended, and make room for the next."""
-        run_id = active.run_id
-        if run_id not in self._active:
-            return
-        code: int | None = None
-        if process is not None:
-            process.close()  # brings the last lines
-            code = process.exit_code
-            wall = max(time.monotonic() - process.started, 0.001)
-            active.max_memory = max(active.max_memory, process.own_memory)
-            active.max_cpu = max(active.max_cpu, process.cpu_seconds / wall)
         self.flush(run_id)
         self._faults.run_ended(run_id)
-        del self._active[run_id]
+        active = self._active.pop(run_id)
         self._platform.keys.forget(active.key)
+        if active.kept:
+            self._platform.store.run("DELETE FROM placed WHERE run_id = ?", run_id)
         if active.flushing is not None:
             active.flushing.cancel()
-        for folder in (active.folder, _own_python(active)):
-            self._loop.run_in_executor(None, _remove, folder)
         if active.restarts and not active.cancelled:
             self._requeue(run_id)
         else:
-            self._write_end(active, code)
+            self._write_end(active, ending)
             self._start_soon()
 
     def _requeue(self, run_id: int) -> None:
@@ -357,78 +212,104 @@ class Runner:
         self._platform.store.update("runs", run_id, state="queued", started_at=None, updated_at=now)
         self._wait_for_start(run_id)
 
-    def _write_end(self, active: ActiveRun, code: int | None) -> None:
-        run_id, state, now = active.run_id, self._final_state(active, code), self._platform.now()
+    def _write_end(self, active: ActiveRun, ending: Ending) -> None:
+        run_id, now = active.run_id, self._platform.now()
+        if active.out_of_memory:
+            ending = dataclasses.replace(ending, out_of_memory=True)
+        state, lines = _verdict(active, ending)
+        self._platform.store.add_logs(run_id, [(now, "error", line) for line in lines])
         self._platform.store.update(
             "runs",
             run_id,
             state=state,
             finished_at=now,
             updated_at=now,
-            max_memory=round(active.max_memory, 2),
-            max_cpu=round(active.max_cpu * 1000, 1),
+            max_memory=round(ending.max_memory, 2),
+            max_cpu=round(ending.max_cpu * 1000, 1),
         )
         if state == "succeeded":
             self._succeeded(active)
 
-    def _final_state(self, active: ActiveRun, code: int | None) -> str:
-        """Return the final state, with the log lines that the Platform gives a failure."""
-        if active.cancelled:
-            return "cancelled"
-        if active.node_lost:
-            return "failed"  # the node is gone, and has written nothing
-        if active.out_of_memory:
-            code = 137
-        if code == 0:
-            return "succeeded"
-        lines = ["Failed"]
-        if code is not None:
-            lines.insert(0, f"Error on job: Process ended with an error, exiting: {code}.")
-        if active.out_of_memory:
-            allowed = f"{active.launch.memory} MiB"
-            lines.insert(0, f"Process ran out of its allowed {allowed} of memory and was killed.")
-        now = self._platform.now()
-        self._platform.store.add_logs(active.run_id, [(now, "error", line) for line in lines])
-        return "failed"
-
     def _succeeded(self, active: ActiveRun) -> None:
         """Note it, and start the jobs that this one's success triggers."""
         store = self._platform.store
-        store.update("scripts", active.launch.job_id, last_success_id=active.run_id)
+        store.update("scripts", active.plan.job_id, last_success_id=active.run_id)
         sql = f"{documents.jobs_sql(self._platform)} WHERE parent_id = ? AND NOT archived"
-        for row in store.all(sql, active.launch.job_id):
+        for row in store.all(sql, active.plan.job_id):
             try:
                 begin(self._platform, row, ApiError(409, "conflict", "already active"))
             except ApiError as error:
                 print(f"Job {row['id']} was not triggered: {error}", file=sys.stderr)
 
+    # What is made to go wrong.
+
+    def _apply_fault(self, fault: Fault, run_id: int) -> bool:
+        """Let a fault happen to a run, unless that has ended; return whether it did."""
+        kind = fault.kind
+        if run_id not in self._active or not self._place.alive(run_id):
+            return False
+        if kind == "cancel":
+            self.cancel(run_id)
+            return True
+        if kind == "freeze":
+            if not self._place.freeze(run_id):
+                return False
+            if fault.lasting is not None:
+                self._loop.call_later(fault.lasting, self._place.go_on, run_id)
+            return True
+        for met in list(self._active) if kind == "lose_node" else [run_id]:
+            if self._place.alive(met):
+                active = self._active[met]
+                active.node_lost = kind == "lose_node"
+                active.out_of_memory |= kind == "out_of_memory"
+                active.restarts = kind == "restart"
+                self._place.kill(met)
+        return True
+
+    # From server to server.
+
+    def _adopt(self) -> None:
+        """Go on with what a server before this one has left, as far as its place can."""
+        adopted = []
+        for row in self._platform.store.all("SELECT * FROM placed ORDER BY run_id"):
+            run_id, key = row["run_id"], row["key"]
+            plan = make_plan(self._platform, run_id)
+            active = self._active[run_id] = ActiveRun(run_id, plan, key, kept=True)
+            run = self._platform.store.one("SELECT * FROM runs WHERE id = ?", run_id)
+            assert run is not None
+            active.begun = run["state"] == "running"
+            active.cancelled = bool(run["cancel_requested"])
+            self._platform.keys.runs[key] = run_id
+            if self._place.adopt(plan, key, row["note"]):
+                adopted.append(run_id)
+            else:
+                del self._active[run_id]
+                self._platform.keys.forget(key)
+        self._platform.store.fail_unfinished(but=adopted)
+
     def close(self) -> None:
-        """End every run; what was active is written down as failed by the store."""
+        """End every run, but those that go on and can be adopted; store that the others failed."""
         self._closed = True
-        self._loop.remove_signal_handler(signal.SIGCHLD)
-        for active in self._active.values():
-            if active.process is not None:
-                active.process.kill()
-        for active in self._active.values():
-            if active.process is not None:
-                while not active.process.reap():
-                    time.sleep(0.002)  # it has been sent KILL
-                active.process.close()
-                self.flush(active.run_id)
-        if self._active:
-            kill_marked(self._platform.keys.mark)
+        left = self._place.close()
+        for run_id in self._active:
+            self.flush(run_id)
         self._active.clear()
+        self._platform.store.fail_unfinished(but=left)
 
 
-def _own_python(active: ActiveRun) -> str:
-    """Where a run's own Python is, if it has one: beside its home, which is empty at first."""
-    return f"{active.folder}-python"
-
-
-def _remove(folder: str) -> None:
-    """Remove a run's folder, even where the run took away its own permissions; in a thread."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if os.path.isdir(folder):
-        for path, _, _ in os.walk(folder):
-            os.chmod(path, 0o700)
-        shutil.rmtree(folder, ignore_errors=True)
+def _verdict(active: ActiveRun, ending: Ending) -> tuple[str, list[str]]:
+    """Return the final state, and the log lines that the Platform gives a failure."""
+    if active.cancelled or ending.cancelled_outside:
+        return "cancelled", []
+    if active.node_lost:
+        return "failed", []  # the node is gone, and has written nothing
+    code = 137 if ending.out_of_memory else ending.exit_code
+    if code == 0:
+        return "succeeded", []
+    lines = [] if ending.why is None else ending.why.splitlines()
+    if ending.out_of_memory:
+        allowed = f"{active.plan.memory} MiB"
+        lines.append(f"Process ran out of its allowed {allowed} of memory and was killed.")
+    if code is not None:
+        lines.append(f"Error on job: Process ended with an error, exiting: {code}.")
+    return "failed", [*lines, "Failed"]

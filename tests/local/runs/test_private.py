@@ -18,7 +18,7 @@ import pytest
 
 from civis_futures import Container, ContainerPoolExecutor
 from civis_futures.local import LocalPlatform
-from civis_futures.local._runs import private
+from civis_futures.local._places import private
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -17,8 +17,7 @@ from collections.abc import Callable, Mapping
 
 from .guard import kill_group
 from .meter import Sample, kill_seen, session_members
-
-Line = tuple[float, str, str]  # seconds since the epoch, level, message
+from .place import Line
 
 LONGEST_LINE = 32_768  # characters; a longer one becomes several
 

@@ -1,0 +1,179 @@
+"""What runs can run on, and how users say so: small frozen options, checked, with names for errors.
+
+They cross to the server's process as JSON, with its settings. It knows no engine: how each one is
+asked to run something is written elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+
+class Options:
+    """What all options have in common: what is wrong is said, with the nearest name."""
+
+    name = ""
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        """Refuse names of options that there are not."""
+        known = _fields(cls)
+        for option in given:
+            if option not in known:
+                raise TypeError(
+                    f"{cls.__name__} has no option {option!r}: {_nearest(option, known)}"
+                )
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Take lists for tuples, and refuse what is of another type."""
+        for option, kind in _fields(type(self)).items():
+            value = getattr(self, option)
+            if kind.startswith("tuple") and isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, option, value)
+            if not _is(value, kind):
+                raise ValueError(f"{option} of {type(self).__name__} must be {kind}, not {value!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that `from_json` understands."""
+        return {"name": self.name, **vars(self)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes(Options):
+    """Each run is a process of this machine, with your rights, in your environment; the default."""
+
+    name = "process"
+
+
+@dataclasses.dataclass(frozen=True)
+class Podman(Options):
+    """Each run is a container of this machine, in the image and with the memory of its script.
+
+    Args:
+        command: How podman is called, with its own options, if any: ``"podman --runtime runc"``.
+        network: The containers' network, as ``podman run --network`` takes it. The platform listens
+            on loopback, so containers reach it with ``"host"``, the default.
+        user: Whom the command runs as, within the container. Default: the image's.
+        extra: More options of ``podman run``.
+    """
+
+    name = "podman"
+
+    command: str = "podman"
+    network: str = "host"
+    user: str | None = None
+    extra: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Docker(Options):
+    """The same with docker. It is untested: Docker was not there where the tests are run.
+
+    Args:
+        command: How docker is called, with its own options, if any.
+        network: The containers' network, as ``docker run --network`` takes it.
+        user: Whom the command runs as, within the container. Default: the image's.
+        extra: More options of ``docker run``.
+    """
+
+    name = "docker"
+
+    command: str = "docker"
+    network: str = "host"
+    user: str | None = None
+    extra: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Slurm(Options):
+    """Each run is a job of a Slurm cluster, with the cpu and the memory of its script.
+
+    Args:
+        partition: ``sbatch --partition``. Default: the cluster's.
+        account: ``sbatch --account``.
+        qos: ``sbatch --qos``.
+        time_limit: Seconds after which Slurm ends a run; it counts in minutes. Default: the
+            partition's limit.
+        extra: More options of ``sbatch``.
+    """
+
+    name = "slurm"
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time_limit: int | None = None
+    extra: tuple[str, ...] = ()
+
+
+Engine = Processes | Podman | Docker | Slurm
+EVERY: dict[str, type[Engine]] = {kind.name: kind for kind in (Processes, Podman, Docker, Slurm)}
+
+
+def chosen(given: str | Engine) -> Engine:
+    """Return what was asked for, by its name or as it is; raises ValueError, or TypeError."""
+    if isinstance(given, str):
+        if given not in EVERY:
+            raise ValueError(f"there is no engine {given!r}: {_nearest(given, EVERY)}")
+        return EVERY[given]()
+    if not isinstance(given, Engine):
+        names = " or ".join(f'"{name}"' for name in EVERY)
+        raise TypeError(f"engine must be {names}, or the options of one, not {given!r}")
+    return given
+
+
+def from_json(given: Mapping[str, Any]) -> Engine:
+    """Read what `to_json` returned."""
+    options = dict(given)
+    return EVERY[options.pop("name")](**options)
+
+
+def from_texts(name: str, texts: Iterable[str]) -> Engine:
+    """Read options as a command line has them, `NAME=VALUE`; raises ValueError.
+
+    An option that takes several values is given several times.
+    """
+    kind = type(chosen(name))
+    known = _fields(kind)
+    options: dict[str, Any] = {}
+    for text in texts:
+        option, found, value = text.partition("=")
+        option = option.replace("-", "_")
+        if not found:
+            raise ValueError(f"an option is NAME=VALUE, not {text!r}")
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}: {_nearest(option, known)}")
+        if known[option].startswith("tuple"):
+            options.setdefault(option, []).append(value)
+        elif known[option].startswith("int"):
+            if not value.isdecimal():
+                raise ValueError(f"{option} of {name} is a number, not {value!r}")
+            options[option] = int(value)
+        else:
+            options[option] = value
+    return kind(**options)
+
+
+def _fields(kind: type[Any]) -> dict[str, str]:
+    """Return the options with their types, as they are written above."""
+    return {field.name: str(field.type) for field in dataclasses.fields(kind)}
+
+
+def _is(value: Any, kind: str) -> bool:
+    if value is None:
+        return kind.endswith("None")
+    if kind.startswith("tuple"):
+        return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
+    if kind.startswith("int"):
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, str) and value != ""
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    there = ", ".join(known) or "none"
+    return f"did you mean {near[0]!r}?" if near else f"there are {there}"

@@ -23,7 +23,9 @@ from ._settings import Settings
 from ._state import Keys
 
 if TYPE_CHECKING:
+    from ._engines.options import Scheduler, Slurm
     from ._places.place import RunPlace
+    from ._state import Platform
 
 HTTP_SERVER: dict[str, Any] = {
     "ws": "none",
@@ -146,8 +148,8 @@ async def _serve(
 
     api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)
     platform = Platform(settings, store, keys, Budget(settings.rate_limit), api, blob)
-    place = _place(settings, guard, keys.mark, store.work, umask)
     try:
+        place = _place(platform, guard, umask)
         place.check()
         recorder = Recorder(settings.record)
     except UnusableError as error:
@@ -165,16 +167,50 @@ async def _serve(
         recorder.close()
 
 
-def _place(settings: Settings, guard: Any, mark: str, work: Path, umask: int) -> RunPlace:
+def _place(platform: Platform, guard: Any, umask: int) -> RunPlace:
     """Return where the runs run."""
-    from ._engines.options import Processes, from_json
+    from ._engines.options import Processes, Scheduler, Slurm, from_json
     from ._places.here import Here
     from ._places.place import Capacity
 
+    settings = platform.settings
     wanted = from_json(settings.engine)
+    if isinstance(wanted, (Scheduler, Slurm)):
+        return _elsewhere(platform, wanted, umask)
     if not isinstance(wanted, Processes):
         raise StartError(f"the engine {wanted.name} is not there yet")
-    return Here(Capacity(settings.cores, settings.memory), guard, mark, work, umask)
+    capacity = Capacity(settings.cores, settings.memory)
+    return Here(capacity, guard, platform.keys.mark, platform.store.work, umask)
+
+
+def _elsewhere(platform: Platform, wanted: Scheduler | Slurm, umask: int) -> RunPlace:
+    """Return the machines of a scheduler."""
+    from ._elsewhere.commands import Commands
+    from ._elsewhere.place import Conditions, Elsewhere
+    from ._elsewhere.scheduler import OwnScheduler
+    from ._elsewhere.slurm import SlurmScheduler
+    from ._engines.options import Slurm
+
+    commands = Commands()
+    conditions = Conditions(
+        label="Slurm" if isinstance(wanted, Slurm) else "The scheduler",
+        name=f"civis-{platform.store.name}",
+        url=f"http://{platform.api_host}",
+        umask=umask,
+        pause=wanted.pause,
+        lease=wanted.lease,
+        setup=wanted.setup or "",
+        durable=platform.settings.state is not None,
+    )
+    try:
+        if isinstance(wanted, Slurm):
+            scheduler: Any = SlurmScheduler(wanted.to_json(), commands)
+        else:
+            scheduler = OwnScheduler(wanted.file, wanted.options)
+    except ValueError as error:
+        raise StartError(str(error)) from None
+    place = platform.agents = Elsewhere(platform, scheduler, commands, conditions)
+    return place
 
 
 async def _until_owner_goes(

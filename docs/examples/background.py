@@ -15,8 +15,8 @@ def configure(options):
     folder = Path(options["folder"])
 
 
-def submit(name, script, cores, memory):
-    """Start `script` by a shell, somewhere; return an id. OSError: nobody answers. ValueError: no."""
+def submit(name, script, cores, memory):  # noqa: ARG001
+    """Start `script` by a shell; return an id. OSError: nobody answers. ValueError: refused."""
     if cores > os.cpu_count():
         raise ValueError(f"this machine has no {cores} cores")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

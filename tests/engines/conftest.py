@@ -28,7 +28,7 @@ class Elsewhere(Api):
         return super().create(command, **{"requiredResources": SMALL, **fields})
 
 
-# --- a scheduler of our own ----------------------------------------------------------------------
+# --- a scheduler of our own
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def agents(folder):
     return found
 
 
-# --- a real cluster --------------------------------------------------------------------------------
+# --- a real cluster
 
 
 class Cluster:

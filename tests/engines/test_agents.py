@@ -127,7 +127,7 @@ def test_a_file_that_is_no_scheduler(background, tmp_path, program, said):
         background(engine=Scheduler(str(tmp_path / "own.py")))
 
 
-# --- the lease -------------------------------------------------------------------------------------
+# --- the lease
 
 
 def test_nothing_runs_on_past_its_lease(background, tmp_path):
@@ -156,7 +156,7 @@ def test_a_platform_that_was_away_for_less_loses_nothing(background, tmp_path):
     assert printed == [str(number) for number in range(1, 2001)]
 
 
-# --- restart ---------------------------------------------------------------------------------------
+# --- restart
 
 
 @pytest.mark.parametrize("kills", [False, True], ids=["stopped", "killed"])
@@ -217,7 +217,7 @@ def test_a_stop_ends_all_where_there_is_no_state(background, tmp_path):
     until(lambda: not agents(tmp_path / "jobs"))
 
 
-# --- what agents may ask ---------------------------------------------------------------------------
+# --- what agents may ask
 
 
 @pytest.fixture

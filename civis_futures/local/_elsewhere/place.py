@@ -18,7 +18,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .._places.place import Ending, Line, Order, Told
+from .._places.place import Ending, Line, LaunchPlan, Told
 from .._schema.exchange import ApiError
 from .._settings import KEY_VARIABLE, MILLICORES
 from .._state import Platform
@@ -40,7 +40,7 @@ CLOSE = 1.5  # seconds, twice: for the submission under way, and for the last co
 class Remote:
     """One run that was given to the scheduler."""
 
-    order: Order
+    plan: LaunchPlan
     key: str  # its own, for the API
     agent_key: str
     name: str  # of its job
@@ -59,42 +59,39 @@ class Remote:
     waits_for: str | None = None
 
 
-class Elsewhere:
-    """The machines of a scheduler.
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """How a platform works with its scheduler."""
 
-    `url` is where agents find us; `pause` the seconds between two looks, at least; `lease` those
-    after which an agent ends when we do not answer. A `durable` one leaves its jobs to the next
-    server.
-    """
+    label: str  # what users call the scheduler
+    name: str  # how the names of its jobs begin
+    url: str  # where agents find us
+    umask: int
+    pause: float  # seconds between two looks, at least
+    lease: float  # seconds after which an agent ends when we do not answer
+    setup: str = ""  # what jobs do before anything else, for the machine's shell
+    certificate: str | None = None  # the one that agents trust
+    durable: bool = False  # whether jobs are left to the next server
+
+
+class Elsewhere:
+    """The machines of a scheduler."""
 
     def __init__(
         self,
         platform: Platform,
         scheduler: Scheduler,
         commands: Commands,
-        *,
-        label: str,
-        name: str,
-        url: str,
-        umask: int,
-        pause: float,
-        lease: float,
-        certificate: str | None = None,
-        setup: str = "",
-        durable: bool = False,
+        conditions: Conditions,
     ) -> None:
         self._platform = platform
         self._scheduler = scheduler
         self._commands = commands
-        self._label = label
-        self._prefix = f"{name}-"
-        self._url = url
-        self._umask = umask
-        self._pause = pause
-        self._lease = lease
-        self._certificate = certificate
-        self._setup = setup
-        self._durable = durable
+        self._label = conditions.label
+        self._url = conditions.url
+        self._pause = conditions.pause
+        self._lease = conditions.lease
+        self._conditions = conditions
         self._told: Told
         self._remotes: dict[int, Remote] = {}
         self._over: dict[str, float] = {}  # names of jobs whose run is over: since when (monotonic)
@@ -118,22 +115,22 @@ class Elsewhere:
         """Say who is told."""
         self._told = told
 
-    def fits(self, order: Order) -> bool:  # noqa: ARG002
+    def fits(self, plan: LaunchPlan) -> bool:  # noqa: ARG002
         """Return True: the scheduler has a queue of its own."""
         return True
 
-    def start(self, order: Order, key: str) -> None:
+    def start(self, plan: LaunchPlan, key: str) -> None:
         """Submit a job for it."""
-        if order.command is None:
+        if plan.command is None:
             why = "The container could not be started: the script has no dockerCommand"
-            self._told.ended(order.run_id, Ending(why=f"{why}, and {self._label} has no images"))
+            self._told.ended(plan.run_id, Ending(why=f"{why}, and {self._label} has no images"))
             return
-        if order.repository is not None:
-            note = f"This platform does not clone {order.repository}: there is no /app."
-            self._say(order.run_id, note)
+        if plan.repository is not None:
+            note = f"This platform does not clone {plan.repository}: there is no /app."
+            self._say(plan.run_id, note)
         # A run that was restarted has had another job.
-        name = f"{self._prefix}{order.run_id}-{secrets.token_hex(2)}"
-        remote = Remote(order, key, f"local-agent-{secrets.token_hex(24)}", name)
+        name = f"{self._conditions.name}-{plan.run_id}-{secrets.token_hex(2)}"
+        remote = Remote(plan, key, f"local-agent-{secrets.token_hex(24)}", name)
         self._add(remote)
         self._keep(remote)
         self._submit(remote)
@@ -150,7 +147,7 @@ class Elsewhere:
             self._finish(remote, Ending())
         else:
             self._tell(remote, "term")
-            patience = remote.order.cancel_timeout + PATIENCE
+            patience = remote.plan.cancel_timeout + PATIENCE
             self._loop.call_later(patience, self._end_job, remote)
 
     def kill(self, run_id: int) -> None:
@@ -174,10 +171,10 @@ class Elsewhere:
         """Return the runs that have begun; their processes are on other machines."""
         return {run_id: [] for run_id, remote in self._remotes.items() if remote.agent is not None}
 
-    def adopt(self, order: Order, key: str, note: str) -> bool:
+    def adopt(self, plan: LaunchPlan, key: str, note: str) -> bool:
         """Go on with a run whose agent finds us where it looks for us; end another one's job."""
         kept = json.loads(note)
-        remote = Remote(order, key, kept["agent_key"], kept["name"], kept["job"])
+        remote = Remote(plan, key, kept["agent_key"], kept["name"], kept["job"])
         if kept["url"] != self._url:
             self._give_up(remote)
             return False
@@ -193,8 +190,8 @@ class Elsewhere:
         if self._timer is not None:
             self._timer.cancel()
         self._submits.close(CLOSE)
-        left = list(self._remotes) if self._durable else []
-        if not self._durable:
+        left = list(self._remotes) if self._conditions.durable else []
+        if not self._conditions.durable:
             self._to_end |= {remote.job for remote in self._remotes.values() if remote.job}
         if self._to_end:
             ids = sorted(self._to_end)
@@ -217,11 +214,11 @@ class Elsewhere:
         self._heard(remote, agent)
         own = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", KEY_VARIABLE: remote.key}
         return {
-            "command": remote.order.command,
-            "environment": {**own, **remote.order.environment},
-            "memory": remote.order.memory,
-            "cancel_timeout": remote.order.cancel_timeout,
-            "umask": self._umask,
+            "command": remote.plan.command,
+            "environment": {**own, **remote.plan.environment},
+            "memory": remote.plan.memory,
+            "cancel_timeout": remote.plan.cancel_timeout,
+            "umask": self._conditions.umask,
         }
 
     def take_report(
@@ -280,7 +277,7 @@ class Elsewhere:
     # Jobs.
 
     def _add(self, remote: Remote) -> None:
-        run_id = remote.order.run_id
+        run_id = remote.plan.run_id
         self._remotes[run_id] = remote
         self._platform.keys.agents[remote.agent_key] = run_id
         self._look_later()
@@ -288,7 +285,7 @@ class Elsewhere:
     def _keep(self, remote: Remote) -> None:
         names = ("agent_key", "name", "job", "agent", "begun", "received")
         kept = {name: getattr(remote, name) for name in names}
-        self._told.keep(remote.order.run_id, json.dumps({**kept, "url": self._url}))
+        self._told.keep(remote.plan.run_id, json.dumps({**kept, "url": self._url}))
 
     def _say(self, run_id: int, text: str) -> None:
         self._told.printed(run_id, [(time.time(), "info", text)])
@@ -298,11 +295,11 @@ class Elsewhere:
             self._url,
             remote.agent_key,
             self._lease,
-            certificate=self._certificate,
-            setup=self._setup,
+            certificate=self._conditions.certificate,
+            setup=self._conditions.setup,
         )
-        cores = max(1, -(-remote.order.cpu // MILLICORES))
-        job = Job(remote.name, script, cores, remote.order.memory)
+        cores = max(1, -(-remote.plan.cpu // MILLICORES))
+        job = Job(remote.name, script, cores, remote.plan.memory)
 
         def submit() -> None:
             remote.job = self._scheduler.submit(job)  # here, so that `close` knows of it
@@ -311,7 +308,7 @@ class Elsewhere:
         self._submits.do(submit, lambda _, error: self._submitted(remote, error))
 
     def _submitted(self, remote: Remote, error: Exception | None) -> None:
-        run_id = remote.order.run_id
+        run_id = remote.plan.run_id
         remote.since = time.monotonic()
         wanted = self._remotes.get(run_id) is remote
         if not wanted:
@@ -335,7 +332,7 @@ class Elsewhere:
 
     def _finish(self, remote: Remote, ending: Ending) -> None:
         """Tell a run's end; its job, if it is still there, ends soon."""
-        run_id = remote.order.run_id
+        run_id = remote.plan.run_id
         del self._remotes[run_id]
         self._platform.keys.agents.pop(remote.agent_key, None)
         remote.changed.set()
@@ -346,7 +343,7 @@ class Elsewhere:
         self._told.ended(run_id, ending)
 
     def _end_job(self, remote: Remote) -> None:
-        if self._remotes.get(remote.order.run_id) is remote and remote.ending is None:
+        if self._remotes.get(remote.plan.run_id) is remote and remote.ending is None:
             self._give_up(remote)
 
     def _give_up(self, remote: Remote) -> None:
@@ -422,7 +419,7 @@ class Elsewhere:
         self._to_end |= {
             job
             for job, seen in found.items()
-            if seen.name.startswith(self._prefix)
+            if seen.name.startswith(f"{self._conditions.name}-")
             and seen.state in ("waiting", "running")
             and seen.name not in known
             and seen.name not in self._over
@@ -456,9 +453,7 @@ class Elsewhere:
         if seen.state == "waiting" and remote.agent is None:
             if seen.why != remote.waits_for:
                 remote.waits_for = seen.why
-                self._say(
-                    remote.order.run_id, f"{self._label}: job {remote.job} waits ({seen.why})"
-                )
+                self._say(remote.plan.run_id, f"{self._label}: job {remote.job} waits ({seen.why})")
         elif remote.ending is not None:
             if seen.state not in ("waiting", "running") or remote.asked > verdict.MOST_ASKED:
                 self._finish(remote, verdict.both(remote.ending, seen))

@@ -51,9 +51,11 @@ AWAY = (
 MOST_AT_ONCE = 500  # ids in one command
 # What sbatch has of our environment, and so the job. All else, keys for example, stays here;
 # so do the SLURM_ variables of a job in which this platform may run itself. To leave the
-# environment to sbatch (`--export=NONE`) costs seconds: the node then logs the user in, to have one.
-KEPT = ("HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "USER")
-KEPT += ("SLURM_CONF", "SLURM_CLUSTERS")
+# environment to sbatch (`--export=NONE`) costs seconds: the node then logs the user in.
+KEPT = frozenset(
+    {"HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "USER"}
+    | {"SLURM_CONF", "SLURM_CLUSTERS"}
+)
 
 
 class SlurmScheduler:

@@ -64,7 +64,7 @@ pickle            in _data.pickling _data.unpickling _exceptions _sessions.value
 threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
                   in _futures.tables _pool.ledger _pool.manager _pool.neighbours _pool.threads
                   in _sessions.session cli local
-queue             in _futures.progress _pool.manager _pool.threads
+queue             in _futures.progress _pool.manager _pool.threads local
 subprocess        in cli local
 os.fork           in worker
 asyncio           in _futures.awaiting _wire local

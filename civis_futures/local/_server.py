@@ -23,7 +23,7 @@ from ._settings import Settings
 from ._state import Keys
 
 if TYPE_CHECKING:
-    from ._engines.options import Scheduler, Slurm
+    from ._engines.options import OwnEngine, Slurm
     from ._places.place import RunPlace
     from ._state import Platform
 
@@ -88,13 +88,14 @@ def _run(settings: Settings, key: str, owner: int) -> None:
     # First, while nothing runs yet: it starts up beside us.
     guard = GuardProcess(keys.mark, str(folder) if temporary else None)
     try:
-        sockets = _listen(settings.port)
+        sockets = _listen(settings.port or _last_port(folder))
         try:
             store = Store(folder, durable=not temporary)
         except (OSError, StateInUseError) as error:
             raise StartError(f"cannot use {folder}: {error}") from None
         try:
             _clear(store.work)
+            (folder / "port").write_text(str(sockets[0].getsockname()[1]))
             asyncio.run(_serve(settings, keys, store, guard, sockets, owner, umask))
         finally:
             _clear(store.work)
@@ -109,6 +110,19 @@ def _clear(folder: Path) -> None:
     """Remove the folders of runs that were active when a server ended."""
     for left in folder.iterdir():
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _last_port(folder: Path) -> int:
+    """Return the port of the server before this one: runs that go on elsewhere ask there. 0, if
+    that is another one's now.
+    """
+    try:
+        port = int((folder / "port").read_text())
+        for listener in _listen(port):
+            listener.close()
+        return port
+    except (OSError, ValueError, StartError):
+        return 0
 
 
 def _listen(port: int) -> list[socket.socket]:
@@ -169,13 +183,13 @@ async def _serve(
 
 def _place(platform: Platform, guard: Any, umask: int) -> RunPlace:
     """Return where the runs run."""
-    from ._engines.options import Processes, Scheduler, Slurm, from_json
+    from ._engines.options import OwnEngine, Processes, Slurm, from_json
     from ._places.here import Here
     from ._places.place import Capacity
 
     settings = platform.settings
     wanted = from_json(settings.engine)
-    if isinstance(wanted, (Scheduler, Slurm)):
+    if isinstance(wanted, (OwnEngine, Slurm)):
         return _elsewhere(platform, wanted, umask)
     if not isinstance(wanted, Processes):
         raise StartError(f"the engine {wanted.name} is not there yet")
@@ -183,11 +197,11 @@ def _place(platform: Platform, guard: Any, umask: int) -> RunPlace:
     return Here(capacity, guard, platform.keys.mark, platform.store.work, umask)
 
 
-def _elsewhere(platform: Platform, wanted: Scheduler | Slurm, umask: int) -> RunPlace:
+def _elsewhere(platform: Platform, wanted: OwnEngine | Slurm, umask: int) -> RunPlace:
     """Return the machines of a scheduler."""
     from ._elsewhere.commands import Commands
     from ._elsewhere.place import Conditions, Elsewhere
-    from ._elsewhere.scheduler import OwnScheduler
+    from ._elsewhere.scheduler import FileScheduler
     from ._elsewhere.slurm import SlurmScheduler
     from ._engines.options import Slurm
 
@@ -206,7 +220,7 @@ def _elsewhere(platform: Platform, wanted: Scheduler | Slurm, umask: int) -> Run
         if isinstance(wanted, Slurm):
             scheduler: Any = SlurmScheduler(wanted.to_json(), commands)
         else:
-            scheduler = OwnScheduler(wanted.file, wanted.options)
+            scheduler = FileScheduler(wanted.file, wanted.options)
     except ValueError as error:
         raise StartError(str(error)) from None
     place = platform.agents = Elsewhere(platform, scheduler, commands, conditions)

@@ -35,19 +35,20 @@ def submit(name, script, cores, memory):  # noqa: ARG001
 
 def look():
     """All jobs: what each one is called, its state, and its exit code if it has one."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True).stdout
+    alive = {group for group, state in map(str.split, listed.splitlines()) if state[0] != "Z"}
     found = {}
     for file in folder.glob("*.pid"):
-        name, code = file.stem, file.with_suffix(".code")
+        code = file.with_suffix(".code")
         if code.exists() and code.read_text():
-            found[name] = {"state": "ended", "exit_code": int(code.read_text())}
+            about = {"state": "ended", "exit_code": int(code.read_text())}
+        elif file.read_text().strip() in alive:
+            about = {"state": "running"}
+        elif file.with_suffix(".ended").exists():
+            about = {"state": "cancelled"}
         else:
-            try:
-                os.killpg(int(file.read_text()), 0)
-                found[name] = {"state": "running"}
-            except ProcessLookupError:
-                ended = file.with_suffix(".ended").exists()
-                found[name] = {"state": "cancelled" if ended else "lost", "why": "it was killed"}
-        found[name]["name"] = name
+            about = {"state": "lost", "why": "it was killed"}
+        found[file.stem] = {"name": file.stem, **about}
     return found
 
 

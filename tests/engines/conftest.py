@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 from local.conftest import Api, until
 
-from civis_futures.local import LocalPlatform, Scheduler, Slurm
+from civis_futures.local import LocalPlatform, OwnEngine, Slurm
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "docs" / "examples" / "background.py"
 NEEDED = ("sbatch", "squeue", "scancel", "scontrol", "slurmctld", "slurmd", "munged")
+BEGUN = "The container runs at "
 SMALL = {"cpu": 64, "memory": 150}
 
 
@@ -26,6 +29,12 @@ class Elsewhere(Api):
 
     def create(self, command="true", **fields):
         return super().create(command, **{"requiredResources": SMALL, **fields})
+
+    def printed(self, job, run, level=None):
+        """Without what the platform itself says before a run begins."""
+        lines = self.logs(job, run, level)
+        begun = [number for number, line in enumerate(lines) if line.startswith(BEGUN)]
+        return lines[begun[0] + 1 :] if begun else lines
 
 
 # --- a scheduler of our own
@@ -39,7 +48,7 @@ def background(tmp_path):
     def start(lease=60, engine=None, **options):
         folder = f"folder={tmp_path / 'jobs'}"
         if engine is None:
-            engine = Scheduler(str(EXAMPLE), options=(folder,), pause=1, lease=lease)
+            engine = OwnEngine(str(EXAMPLE), options=(folder,), pause=1, lease=lease)
         platform = LocalPlatform(engine=engine, log=tmp_path / "log", **options)
         platform.start()
         running.append(platform)
@@ -53,14 +62,13 @@ def background(tmp_path):
 
 def agents(folder):
     """The jobs of the example's scheduler that run."""
-    found = []
-    for file in Path(folder).glob("*.pid"):
-        try:
-            os.killpg(int(file.read_text()), 0)
-            found.append(file.stem)
-        except ProcessLookupError:
-            pass
-    return found
+    groups = {int(file.read_text()): file.stem for file in Path(folder).glob("*.pid")}
+    found = set()
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(OSError):
+            if process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.add(groups.get(os.getpgid(process.pid)))
+    return found - {None}
 
 
 # --- a real cluster

@@ -33,7 +33,7 @@ def test_a_run_and_its_lines(background):
     job, run = api.run("echo out; echo err >&2; printf 'no newline'; exit 3")
     done = api.wait(job, run)
     assert done["state"] == "failed"
-    assert sorted(api.logs(job, run, "info"))[-2:] == ["no newline", "out"]
+    assert sorted(api.printed(job, run, "info"))[-2:] == ["no newline", "out"]
     assert api.logs(job, run, "error") == [
         "err",
         "Error on job: Process ended with an error, exiting: 3.",
@@ -49,7 +49,7 @@ def test_its_surroundings(background):
     )
     job, run = api.run(command, params=params)
     assert api.wait(job, run)["state"] == "succeeded"
-    (line,) = [line for line in api.logs(job, run) if line.startswith("b")]
+    (line,) = [line for line in api.printed(job, run) if line.startswith("b")]
     assert line.startswith(f"b x y {run} 700 ")
     folder = line.partition("[")[2].partition(" ")[0]
     assert line.endswith(f"[{folder} = {folder}]")
@@ -65,16 +65,18 @@ def test_many_lines_arrive_once_and_in_order(background):
     while page := api.ok("GET", f"{path}{last}"):
         found += [line["message"] for line in page]
         last = page[-1]["id"]
-    assert found == [str(number) for number in range(1, 30001)]
+    assert found[1:] == [str(number) for number in range(1, 30001)]
 
 
 def test_cancel(background, tmp_path):
     _, api = background()
-    job, run = api.run("trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.05; done")
+    job, run = api.run(
+        "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.05; done", cancelTimeout=20
+    )
     api.says(job, run, "ready")
     api.ok("POST", f"/scripts/{job}/cancel")
     assert api.wait(job, run)["state"] == "cancelled"
-    assert "told" in api.logs(job, run)
+    assert "told" in api.printed(job, run)
     until(lambda: not agents(tmp_path / "jobs"))
 
 
@@ -109,7 +111,7 @@ def test_refused(background):
     _, api = background()
     job, run = api.run(requiredResources={"cpu": 1024 * 5000, "memory": 10})
     assert api.wait(job, run)["state"] == "failed"
-    assert "refused this job: this machine has no 5000 cores" in api.logs(job, run)[0]
+    assert "refused this job: this machine has no 5000 cores" in api.printed(job, run)[0]
 
 
 @pytest.mark.parametrize(
@@ -120,11 +122,11 @@ def test_refused(background):
     ],
 )
 def test_a_file_that_is_no_scheduler(background, tmp_path, program, said):
-    from civis_futures.local import Scheduler
+    from civis_futures.local import OwnEngine
 
     (tmp_path / "own.py").write_text(program)
     with pytest.raises(RuntimeError, match=said):
-        background(engine=Scheduler(str(tmp_path / "own.py")))
+        background(engine=OwnEngine(str(tmp_path / "own.py")))
 
 
 # --- the lease
@@ -152,7 +154,7 @@ def test_a_platform_that_was_away_for_less_loses_nothing(background, tmp_path):
     time.sleep(2)
     os.kill(platform._process.pid, signal.SIGCONT)
     assert api.wait(job, run)["state"] == "failed"
-    printed = api.logs(job, run, "info")
+    printed = api.printed(job, run, "info")
     assert printed == [str(number) for number in range(1, 2001)]
 
 
@@ -173,13 +175,13 @@ def test_runs_are_adopted(background, tmp_path, kills):
     platform.stop()
     _, api = background(state=tmp_path / "state")
     assert api.look(job, run)["state"] == "running"
-    here = int(api.logs(job, run)[-1])
+    here = int(api.printed(job, run)[-1])
     api.says(job, run, str(here + 20))
     gate.touch()
     done = api.wait(job, run)
     assert done["state"] == "failed"
     assert "exiting: 5" in api.logs(job, run, "error")[0]
-    printed = api.logs(job, run, "info")
+    printed = api.printed(job, run, "info")
     assert printed == [str(number) for number in range(1, len(printed) + 1)]
     assert len(list((tmp_path / "jobs").glob("*.pid"))) == 1
 
@@ -195,7 +197,7 @@ def test_a_run_that_ended_meanwhile(background, tmp_path):
     (tmp_path / "gate").touch()
     _, api = background(state=tmp_path / "state")
     assert api.wait(job, run)["state"] == "succeeded"
-    assert api.logs(job, run) == ["ready", "done"]
+    assert api.printed(job, run) == ["ready", "done"]
 
 
 def test_a_cancel_outlives_a_restart(background, tmp_path):

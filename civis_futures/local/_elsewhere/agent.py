@@ -42,6 +42,7 @@ MOST_HELD = 16_000_000  # characters that wait to be sent; then the run waits, a
 TICK = 0.1  # seconds: the main loop looks around at least as often
 AWAKE = 1.0  # seconds: a longer time between two looks was a sleep, and no silence of the platform
 REQUEST = 20.0  # seconds that one request may take; the platform answers at least every 10
+HURRY = 10.0  # seconds for which the end is told to a platform that is away, after a TERM
 LAST_LINES = 0.25  # seconds for lines of processes that outlive the command
 NO_ORDER, LEFT_ALONE = 75, 70  # exit codes of the agent's own
 
@@ -57,7 +58,7 @@ class GoneError(Exception):
     """The platform does not want this run any more, or never knew it."""
 
 
-class Platform:
+class PlatformLink:
     """The platform's end: one connection, kept open; one thread uses it."""
 
     def __init__(self, url: str, key: str, certificate: str | None) -> None:
@@ -180,7 +181,7 @@ class Talk:
         return self.told_end or bool(self.gone)
 
 
-def send(talk: Talk, platform: Platform) -> None:
+def send(talk: Talk, platform: PlatformLink) -> None:
     """Tell what there is, every 0.1 s at most."""
     pause, failures, more = TICK, 0, False
     while not talk.over():
@@ -201,7 +202,7 @@ def send(talk: Talk, platform: Platform) -> None:
     platform.close()
 
 
-def listen(talk: Talk, platform: Platform) -> None:
+def listen(talk: Talk, platform: PlatformLink) -> None:
     """Wait for the platform's word; it answers when that changes, or after some seconds."""
     failures = 0
     while not talk.over():
@@ -219,7 +220,7 @@ def listen(talk: Talk, platform: Platform) -> None:
     platform.close()
 
 
-class Stream:
+class OutputStream:
     """One of the two streams of the run: bytes in, whole lines out."""
 
     def __init__(self, descriptor: int, level: str) -> None:
@@ -259,7 +260,7 @@ class Stream:
         return [(now, self._level, part[:-1] if part[-1:] == "\r" else part) for part in parts]
 
 
-class Run:
+class RunningCommand:
     """The command, as a session of its own, in a new folder that is its home."""
 
     def __init__(self, order: dict[str, Any]) -> None:
@@ -271,7 +272,8 @@ class Run:
         name, _, value = self._mark.partition("=")
         environment = {**os.environ, "HOME": self.folder, "TMPDIR": own, name: value}
         environment.update(order["environment"])
-        self._kills = oom_kills()
+        self._groups = list(own_groups())  # before there are processes of the run
+        self._kills = oom_kills(self._groups)
         self.started = time.monotonic()
         self.code: int | None = None
         self.killed = False
@@ -287,8 +289,8 @@ class Run:
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self.streams = [
-            Stream(self.process.stdout.fileno(), "info"),
-            Stream(self.process.stderr.fileno(), "error"),
+            OutputStream(self.process.stdout.fileno(), "info"),
+            OutputStream(self.process.stderr.fileno(), "error"),
         ]
 
     def signal(self, number: int) -> None:
@@ -337,8 +339,8 @@ class Run:
         wall = max(time.monotonic() - self.started, 0.001)
         return {
             "exit_code": self.code,
-            "out_of_memory": self.code != 0 and oom_kills() > self._kills,
-            "memory": peak_memory(),
+            "out_of_memory": self.code != 0 and oom_kills(self._groups) > self._kills,
+            "memory": peak_memory(self._groups),
             "cpu": (times.children_user + times.children_system) / wall,
         }
 
@@ -363,7 +365,10 @@ def prepare(umask: int) -> None:
 
 
 def own_groups() -> Iterator[tuple[str, str, str]]:
-    """Of this process' own memory cgroups: the folder, the files of the OOM count and the peak."""
+    """Of this process' own memory cgroups: the folder, the files of the OOM count and the peak.
+
+    A group with processes of others in it counts these as well, so it says nothing of the run.
+    """
     try:
         with open("/proc/self/cgroup") as file:
             lines = [line.rstrip("\n").split(":", 2) for line in file]
@@ -371,14 +376,28 @@ def own_groups() -> Iterator[tuple[str, str, str]]:
         return
     for _, controllers, path in lines:
         for name, root, kills, peak in COUNTERS:
-            if name in controllers.split(",") and path != "/":
+            if name in controllers.split(",") and path != "/" and is_ours(root + path):
                 yield root + path, kills, peak
 
 
-def oom_kills() -> int:
+def is_ours(folder: str) -> bool:
+    """Whether all processes of a cgroup were started with this one, or by it."""
+    try:
+        with open(os.path.join(folder, "cgroup.procs")) as file:
+            pids = [int(line) for line in file]
+    except (OSError, ValueError):
+        return False
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) != os.getsid(0):
+                return False
+    return True
+
+
+def oom_kills(groups: list[tuple[str, str, str]]) -> int:
     """How many processes of our own cgroup the kernel has killed for want of memory."""
     count = 0
-    for folder, kills, _ in own_groups():
+    for folder, kills, _ in groups:
         with contextlib.suppress(OSError), open(os.path.join(folder, kills)) as file:
             for line in file:
                 name, _, value = line.strip().partition(" ")
@@ -387,9 +406,9 @@ def oom_kills() -> int:
     return count
 
 
-def peak_memory() -> float:
+def peak_memory(groups: list[tuple[str, str, str]]) -> float:
     """The most that our cgroup has used, in MB; else the largest single process that has ended."""
-    for folder, _, peak in own_groups():
+    for folder, _, peak in groups:
         with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, peak)) as file:
             return int(file.read()) / 2**20
     try:
@@ -404,7 +423,7 @@ class Agent:
     """The main thread: the run from its order to its end."""
 
     def __init__(self, url: str, key: str, lease: float, certificate: str | None) -> None:
-        self._platforms = [Platform(url, key, certificate) for _ in range(2)]
+        self._platforms = [PlatformLink(url, key, certificate) for _ in range(2)]
         self._lease = lease
         self._talk = Talk(os.urandom(8).hex())
         self._obeyed = "go"
@@ -429,7 +448,7 @@ class Agent:
         if order is None:
             return NO_ORDER
         try:
-            run = Run(order)
+            run = RunningCommand(order)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             text = f"The container could not be started: {error}"
             self._talk.add([(time.time(), "error", text)])
@@ -461,7 +480,7 @@ class Agent:
         for act, platform in ((send, self._platforms[0]), (listen, self._platforms[1])):
             threading.Thread(target=act, args=(self._talk, platform), daemon=True).start()
 
-    def _watch(self, run: Run, cancel_timeout: float) -> int:
+    def _watch(self, run: RunningCommand, cancel_timeout: float) -> int:
         talk, silence = self._talk, Silence(self._talk)
         while not run.reap():
             self._wait(run, TICK if self._kill_at is not None else AWAKE / 2)
@@ -478,7 +497,7 @@ class Agent:
         assert run.code is not None
         return run.code
 
-    def _wait(self, run: Run, seconds: float) -> None:
+    def _wait(self, run: RunningCommand, seconds: float) -> None:
         """Take what is printed, for a while; not while too much of it waits to be sent."""
         talk = self._talk
         full = talk.held > MOST_HELD
@@ -496,7 +515,7 @@ class Agent:
             if stream.descriptor in ready:
                 talk.add(stream.read())
 
-    def _obey(self, run: Run, cancel_timeout: float) -> None:
+    def _obey(self, run: RunningCommand, cancel_timeout: float) -> None:
         word = self._talk.word
         if self._talk.termed and word in ("go", "stop"):
             word = "term"
@@ -513,7 +532,7 @@ class Agent:
         if self._kill_at is not None and time.monotonic() > self._kill_at and not run.killed:
             run.kill()
 
-    def _last_lines(self, run: Run) -> None:
+    def _last_lines(self, run: RunningCommand) -> None:
         until = time.monotonic() + LAST_LINES
         run.kill()
         for stream in run.streams:
@@ -528,7 +547,10 @@ class Agent:
     def _tell_end(self) -> None:
         talk, silence = self._talk, Silence(self._talk)
         talk.stir.set()
-        while not talk.over() and silence.seconds() <= self._lease:
+        while not talk.over():
+            # Who was sent a TERM is killed soon, and may be in somebody's way.
+            if silence.seconds() > (min(HURRY, self._lease) if talk.termed else self._lease):
+                break
             time.sleep(TICK / 5)
 
 

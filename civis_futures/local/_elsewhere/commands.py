@@ -93,14 +93,14 @@ class Commands:
                 process.kill()
 
 
-class Lane:
+class AskingThread:
     """One daemon thread: what it is in must not keep the process from its end."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Callable[..., None]] | None]
         self._queue = queue.SimpleQueue()
-        self._closed = threading.Event()
+        self._dropped = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -112,7 +112,7 @@ class Lane:
         while (what := self._queue.get()) is not None:
             act, then = what
             result = error = None
-            if self._closed.is_set():
+            if self._dropped.is_set():
                 continue
             try:
                 result = act()
@@ -121,8 +121,9 @@ class Lane:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(then, result, error)
 
-    def close(self, seconds: float) -> None:
-        """Begin nothing more; wait for what is under way, so many seconds at most."""
-        self._closed.set()
+    def close(self, seconds: float, *, drop: bool) -> None:
+        """Wait for what is under way, so many seconds at most; `drop` what has not begun."""
+        if drop:
+            self._dropped.set()
         self._queue.put(None)
         self._thread.join(seconds)

@@ -18,13 +18,13 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .._places.place import Ending, Line, LaunchPlan, Told
+from .._places.place import Ending, LaunchPlan, Line, Told
 from .._schema.exchange import ApiError
 from .._settings import KEY_VARIABLE, MILLICORES
 from .._state import Platform
 from . import verdict
-from .commands import Commands, Lane
-from .scheduler import AwayError, Job, RefusedError, Scheduler, Seen
+from .commands import AskingThread, Commands
+from .scheduler import AwayError, JobRequest, JobScheduler, Seen, SubmitRefusedError
 from .script import start_script
 
 LONGEST_WAIT = 10.0  # seconds for which an agent waits for our word, at most
@@ -80,7 +80,7 @@ class Elsewhere:
     def __init__(
         self,
         platform: Platform,
-        scheduler: Scheduler,
+        scheduler: JobScheduler,
         commands: Commands,
         conditions: Conditions,
     ) -> None:
@@ -92,14 +92,17 @@ class Elsewhere:
         self._pause = conditions.pause
         self._lease = conditions.lease
         self._conditions = conditions
+        # What runs elsewhere is not for this machine's guard to end, even where that is the same
+        # machine: it finds processes by this mark.
+        platform.keys.mark = secrets.token_hex(8)
         self._told: Told
         self._remotes: dict[int, Remote] = {}
         self._over: dict[str, float] = {}  # names of jobs whose run is over: since when (monotonic)
         self._to_end: set[str] = set()  # ids of jobs
         self._doubtful = False  # whether there may be jobs of which we know no run
         self._loop = asyncio.get_running_loop()
-        self._submits = Lane("civis-local-submit")
-        self._looks = Lane("civis-local-look")
+        self._submits = AskingThread("civis-local-submit")
+        self._looks = AskingThread("civis-local-look")
         self._timer: asyncio.TimerHandle | None = None
         self._looking = False
         self._last_look = 0.0  # when the last one began (monotonic)
@@ -189,7 +192,7 @@ class Elsewhere:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        self._submits.close(CLOSE)
+        self._submits.close(CLOSE, drop=True)
         left = list(self._remotes) if self._conditions.durable else []
         if not self._conditions.durable:
             self._to_end |= {remote.job for remote in self._remotes.values() if remote.job}
@@ -197,7 +200,7 @@ class Elsewhere:
             ids = sorted(self._to_end)
             self._looks.do(lambda: self._scheduler.end(ids), lambda *_: None)
             self._looks.do(self._commands.close, lambda *_: None)
-        self._looks.close(CLOSE)
+        self._looks.close(CLOSE, drop=False)
         self._commands.close()
         return left
 
@@ -299,7 +302,7 @@ class Elsewhere:
             setup=self._conditions.setup,
         )
         cores = max(1, -(-remote.plan.cpu // MILLICORES))
-        job = Job(remote.name, script, cores, remote.plan.memory)
+        job = JobRequest(remote.name, script, cores, remote.plan.memory)
 
         def submit() -> None:
             remote.job = self._scheduler.submit(job)  # here, so that `close` knows of it
@@ -321,7 +324,7 @@ class Elsewhere:
             self._say(run_id, f"{self._label} does not answer; this is tried again: {error}")
             self._look_later()
         else:
-            said = error if isinstance(error, RefusedError) else repr(error)
+            said = error if isinstance(error, SubmitRefusedError) else repr(error)
             self._finish(remote, Ending(why=f"{self._label} refused this job: {said}"))
 
     def _tell(self, remote: Remote, word: str) -> None:

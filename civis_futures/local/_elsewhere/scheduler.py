@@ -16,7 +16,7 @@ from typing import Literal, Protocol, get_args
 JobState = Literal["waiting", "running", "ended", "cancelled", "out_of_memory", "lost"]
 
 
-class RefusedError(Exception):
+class SubmitRefusedError(Exception):
     """The scheduler will not have this job, now or later; the text is its own."""
 
 
@@ -25,7 +25,7 @@ class AwayError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class JobRequest:
     """What is to be started: `script` by a shell, on one machine."""
 
     name: str  # unique, and no secret: other users may see it
@@ -47,11 +47,11 @@ class Seen:
     exit_code: int | None = None  # of one that has ended
 
 
-class Scheduler(Protocol):
+class JobScheduler(Protocol):
     """The three functions. Each may raise AwayError."""
 
-    def submit(self, job: Job) -> str:
-        """Take a job; return its id. RefusedError if it will not be taken."""
+    def submit(self, job: JobRequest) -> str:
+        """Take a job; return its id. SubmitRefusedError if it will not be taken."""
         ...
 
     def look(self) -> Mapping[str, Seen]:
@@ -65,7 +65,7 @@ class Scheduler(Protocol):
         ...
 
 
-class OwnScheduler:
+class FileScheduler:
     """The three functions of a user's own file.
 
     OSError there means that nobody has answered, and in `submit` ValueError a refusal.
@@ -84,14 +84,14 @@ class OwnScheduler:
         if options:
             self._module.configure(dict(option.split("=", 1) for option in options))
 
-    def submit(self, job: Job) -> str:
+    def submit(self, job: JobRequest) -> str:
         """`submit(name, script, cores, memory)` of the file, which returns the job's id."""
         try:
             return str(self._module.submit(job.name, job.script, job.cores, job.memory))
         except OSError as error:
             raise AwayError(str(error)) from error
         except ValueError as error:
-            raise RefusedError(str(error)) from error
+            raise SubmitRefusedError(str(error)) from error
 
     def look(self) -> Mapping[str, Seen]:
         """`look()` of the file: ids, each with a dictionary of what `Seen` has."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .commands import Commands, FailedError
-from .scheduler import AwayError, Job, JobState, RefusedError, Seen
+from .scheduler import AwayError, JobRequest, JobState, Seen, SubmitRefusedError
 
 NEEDED = ("sbatch", "squeue", "scancel")
 # The job's end is not known: told when nobody else knows better.
@@ -73,7 +73,7 @@ class SlurmScheduler:
         self._commands = commands
         self._submit = ["sbatch", "--parsable", "--no-requeue", *_fixed(), *_chosen(options)]
 
-    def submit(self, job: Job) -> str:
+    def submit(self, job: JobRequest) -> str:
         """`sbatch`, with the script on its standard input, where nobody else can read it."""
         asked = [
             f"--job-name={job.name}",
@@ -85,7 +85,9 @@ class SlurmScheduler:
         try:
             printed = self._commands.run(command, job.script, environment())
         except FailedError as error:
-            raise AwayError(str(error)) if _away(error) else RefusedError(str(error)) from None
+            raise (
+                AwayError(str(error)) if _away(error) else SubmitRefusedError(str(error))
+            ) from None
         # "123", or "123;cluster".
         number = printed.strip().partition(";")[0]
         if not number.isdigit():

@@ -117,7 +117,7 @@ class Slurm(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class Scheduler(Options):
+class OwnEngine(Options):
     """Each run is a job of a scheduler of your own: three functions, in a file of Python.
 
     Args:
@@ -128,7 +128,7 @@ class Scheduler(Options):
         lease: Seconds after which a run ends whose platform does not answer.
     """
 
-    name = "scheduler"
+    name = "own"
 
     file: str
     options: tuple[str, ...] = ()
@@ -137,9 +137,9 @@ class Scheduler(Options):
     lease: int = 60
 
 
-Engine = Processes | Podman | Docker | Slurm | Scheduler
+Engine = Processes | Podman | Docker | Slurm | OwnEngine
 EVERY: dict[str, type[Engine]] = {
-    kind.name: kind for kind in (Processes, Podman, Docker, Slurm, Scheduler)
+    kind.name: kind for kind in (Processes, Podman, Docker, Slurm, OwnEngine)
 }
 
 
@@ -148,8 +148,8 @@ def chosen(given: str | Engine) -> Engine:
     if isinstance(given, str):
         if given not in EVERY:
             raise ValueError(f"there is no engine {given!r}: {_nearest(given, EVERY)}")
-        if given == Scheduler.name:
-            raise ValueError("the engine scheduler needs its file: Scheduler(file=...)")
+        if given == OwnEngine.name:
+            raise ValueError('the engine "own" needs its file: OwnEngine(file=...)')
         return EVERY[given]()  # type: ignore[call-arg]  # the one that needs some is told of above
     if not isinstance(given, Engine):
         names = " or ".join(f'"{name}"' for name in EVERY)
@@ -188,8 +188,8 @@ def from_texts(name: str, texts: Iterable[str]) -> Engine:
             options[option] = int(value)
         else:
             options[option] = value
-    if kind is Scheduler and "file" not in options:
-        raise ValueError("the engine scheduler needs its file: file=...")
+    if kind is OwnEngine and "file" not in options:
+        raise ValueError('the engine "own" needs its file: file=...')
     return kind(**options)
 
 

@@ -25,7 +25,7 @@ from ._state import Keys
 if TYPE_CHECKING:
     from ._engines.options import OwnEngine, Slurm
     from ._places.place import RunPlace
-    from ._state import Platform
+    from ._state import AgentDesk, Platform
 
 HTTP_SERVER: dict[str, Any] = {
     "ws": "none",
@@ -175,7 +175,7 @@ async def _serve(
     app = make_app(platform, sockets[1].getsockname()[1], recorder)
     server = uvicorn.Server(uvicorn.Config(app, http=OpenConnection, **HTTP_SERVER))
     try:
-        await _until_owner_goes(server, sockets, owner, api)
+        await _until_owner_goes(server, sockets, owner, api, platform.agents)
     finally:
         runner.close()
         recorder.close()
@@ -228,13 +228,18 @@ def _elsewhere(platform: Platform, wanted: OwnEngine | Slurm, umask: int) -> Run
 
 
 async def _until_owner_goes(
-    server: Any, sockets: list[socket.socket], owner: int, api: str
+    server: Any, sockets: list[socket.socket], owner: int, api: str, desk: AgentDesk | None
 ) -> None:
     loop = asyncio.get_running_loop()
+
+    def leave() -> None:
+        if desk is not None:
+            desk.leave()
 
     def stop() -> None:
         # A line or the end of input: both mean the same.
         loop.remove_reader(0)
+        leave()
         server.should_exit = True
 
     async def stop_with_owner() -> None:
@@ -245,6 +250,7 @@ async def _until_owner_goes(
         # enough to tell that the owner died.
         while os.getppid() == owner:
             await asyncio.sleep(0.5)
+        leave()
         server.should_exit = True
 
     loop.add_reader(0, stop)

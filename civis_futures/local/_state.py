@@ -120,6 +120,9 @@ class AgentDesk(Protocol):
     async def word(self, run_id: int, agent: str, known: str) -> str:
         """Return what an agent is to do, when that is not what it knows."""
 
+    def leave(self) -> None:
+        """Let nobody wait for an answer any more."""
+
 
 @dataclasses.dataclass
 class Platform:

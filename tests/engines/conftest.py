@@ -133,7 +133,7 @@ def needs_slurm():
 def cluster(tmp_path_factory):
     needs_slurm()
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    extra = "KillWait=2\nPartitionName=closed Nodes=n1 AllowGroups=nogroup State=UP"
+    extra = "KillWait=2\nPartitionName=closed Nodes=n1 State=INACTIVE"
     cluster.begin("3", SLURM_EXTRA=extra, SLURM_KILL_WAIT="2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])

@@ -42,7 +42,8 @@ MOST_HELD = 16_000_000  # characters that wait to be sent; then the run waits, a
 TICK = 0.1  # seconds: the main loop looks around at least as often
 AWAKE = 1.0  # seconds: a longer time between two looks was a sleep, and no silence of the platform
 REQUEST = 20.0  # seconds that one request may take; the platform answers at least every 10
-HURRY = 10.0  # seconds for which the end is told to a platform that is away, after a TERM
+MERCY = 30.0  # seconds between a TERM that somebody else has sent to this agent, and its KILL
+HURRY = 3.0  # seconds for which the end is told to a platform that is away, after a TERM
 LAST_LINES = 0.25  # seconds for lines of processes that outlive the command
 NO_ORDER, LEFT_ALONE = 75, 70  # exit codes of the agent's own
 
@@ -518,13 +519,15 @@ class Agent:
     def _obey(self, run: RunningCommand, cancel_timeout: float) -> None:
         word = self._talk.word
         if self._talk.termed and word in ("go", "stop"):
-            word = "term"
+            word = "termed"
         if word != self._obeyed:
             self._obeyed = word
-            if word == "term":
+            if word in ("term", "termed"):
                 run.signal(signal.SIGTERM)
                 run.signal(signal.SIGCONT)
-                self._kill_at = time.monotonic() + cancel_timeout
+                # Who has sent a TERM to us, and not the platform, will kill the run in its own time.
+                wait = cancel_timeout if self._talk.word == "term" else max(cancel_timeout, MERCY)
+                self._kill_at = time.monotonic() + wait
             elif word == "kill":
                 run.kill()
             else:

@@ -98,7 +98,7 @@ class Elsewhere:
         self._told: Told
         self._remotes: dict[int, Remote] = {}
         self._over: dict[str, float] = {}  # names of jobs whose run is over: since when (monotonic)
-        self._to_end: set[str] = set()  # ids of jobs
+        self._to_end: dict[str, str] = {}  # ids of jobs, with their names
         self._doubtful = False  # whether there may be jobs of which we know no run
         self._loop = asyncio.get_running_loop()
         self._submits = AskingThread("civis-local-submit")
@@ -195,10 +195,11 @@ class Elsewhere:
         self._submits.close(CLOSE, drop=True)
         left = list(self._remotes) if self._conditions.durable else []
         if not self._conditions.durable:
-            self._to_end |= {remote.job for remote in self._remotes.values() if remote.job}
+            for remote in self._remotes.values():
+                self._give_up(remote)
         if self._to_end:
-            ids = sorted(self._to_end)
-            self._looks.do(lambda: self._scheduler.end(ids), lambda *_: None)
+            to_end = dict(self._to_end)
+            self._looks.do(lambda: self._end_jobs(to_end), lambda *_: None)
             self._looks.do(self._commands.close, lambda *_: None)
         self._looks.close(CLOSE, drop=False)
         self._commands.close()
@@ -270,6 +271,8 @@ class Elsewhere:
         """Answer all agents that wait: the server is about to stop."""
         self._closed = True
         for remote in self._remotes.values():
+            if not self._conditions.durable:
+                remote.word = "kill" if remote.word == "kill" else "term"
             remote.changed.set()
 
     def _heard(self, remote: Remote, agent: str) -> None:
@@ -352,7 +355,7 @@ class Elsewhere:
     def _give_up(self, remote: Remote) -> None:
         """End a job, now, or when it is known that there is one."""
         if remote.job is not None:
-            self._to_end.add(remote.job)
+            self._to_end[remote.job] = remote.name
         self._doubtful |= remote.unsure
         self._look_soon()
 
@@ -377,22 +380,34 @@ class Elsewhere:
         self._timer = None
         self._looking = True
         began = self._last_look = time.monotonic()
-        ids = sorted(self._to_end)
-        asks = bool(self._remotes) or self._doubtful
+        to_end = dict(self._to_end)
         self._doubtful = False
+        self._looks.do(
+            lambda: self._end_jobs(to_end),
+            lambda seen, error: self._looked(seen, error, to_end, began),
+        )
 
-        def act() -> Mapping[str, Seen] | None:
-            if ids:
-                self._scheduler.end(ids)
-            return self._scheduler.look() if asks else None
-
-        self._looks.do(act, lambda seen, error: self._looked(seen, error, ids, began))
+    def _end_jobs(self, to_end: Mapping[str, str]) -> Mapping[str, Seen]:
+        """In a thread: look, and end these jobs. A controller that was restored from an older state
+        gives ids again: so only those that still have the name that they had.
+        """
+        found = self._scheduler.look()
+        ids = [
+            job
+            for job, name in sorted(to_end.items())
+            if job in found
+            and found[job].name == name
+            and found[job].state in ("waiting", "running")
+        ]
+        if ids:
+            self._scheduler.end(ids)
+        return found
 
     def _looked(
         self,
         found: Mapping[str, Seen] | None,
         error: Exception | None,
-        ended: list[str],
+        ended: Mapping[str, str],
         began: float,
     ) -> None:
         self._looking = False
@@ -400,7 +415,8 @@ class Elsewhere:
             return
         if error is None:
             self._failures = 0
-            self._to_end -= set(ended)
+            for job in ended:
+                self._to_end.pop(job, None)
         else:
             self._failures += 1
             self._doubtful = True
@@ -420,7 +436,7 @@ class Elsewhere:
         late = time.monotonic() - ENDING
         self._over = {name: since for name, since in self._over.items() if since > late}
         self._to_end |= {
-            job
+            job: seen.name
             for job, seen in found.items()
             if seen.name.startswith(f"{self._conditions.name}-")
             and seen.state in ("waiting", "running")
@@ -447,7 +463,9 @@ class Elsewhere:
         if remote.unsure:
             self._submit(remote)
         elif remote.job is not None and remote.since < began:
-            seen = found.get(remote.job) or Seen("lost", why=f"{self._label} knows no such job")
+            seen = found.get(remote.job)
+            if seen is None or seen.name != remote.name:
+                seen = Seen("lost", why=f"{self._label} knows no such job")
             self._compare_job(remote, seen, silent)
 
     def _compare_job(self, remote: Remote, seen: Seen, silent: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -110,10 +111,15 @@ class Cluster:
         """Of all jobs of ours that wait or run."""
         return self("squeue", "--noheader", f"--Format={column}:|").replace("|", "").split()
 
-    def kill(self, name):
+    def kill(self, name, number=signal.SIGKILL):
         """End a daemon, by the pid that it was started with."""
-        pid = (self.folder / "pids" / name).read_text().split()[0]
-        os.kill(int(pid), 9)
+        pid = int((self.folder / "pids" / name).read_text().split()[0])
+        os.kill(pid, number)
+        until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+
+    def stop_controller(self):
+        """As for an update. (One that is killed forgets the jobs of the last seconds.)"""
+        self.kill("slurmctld", signal.SIGTERM)
 
 
 def needs_slurm():
@@ -133,8 +139,9 @@ def needs_slurm():
 def cluster(tmp_path_factory):
     needs_slurm()
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    extra = "KillWait=2\nPartitionName=closed Nodes=n1 State=INACTIVE"
-    cluster.begin("3", SLURM_EXTRA=extra, SLURM_KILL_WAIT="2")
+    prefix = f"t{os.getpid()}n"  # several processes may have one each
+    extra = f"PartitionName=closed Nodes={prefix}1 State=INACTIVE"
+    cluster.begin("3", SLURM_EXTRA=extra, SLURM_KILL_WAIT="2", SLURM_PREFIX=prefix)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
         yield cluster

@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 
+import psutil
 import pytest
 from engines.conftest import SMALL, Elsewhere
 from local.conftest import until
@@ -167,7 +168,7 @@ def test_the_controller_is_away_for_a_while(slurm, cluster):
     )
     slurm.says(job, run, "ready")
     (name,) = [name for name in cluster.jobs("Name") if f"-{run}-" in name]
-    cluster.kill("slurmctld")
+    cluster.stop_controller()
     try:
         later = slurm.run("echo late")
         (cluster.folder / "gate").touch()
@@ -273,7 +274,7 @@ def test_a_stop_is_bounded_while_the_controller_is_away(cluster):
     """Its commands take ten seconds to fail; a stop that waits for them is killed after five."""
     platform = LocalPlatform(engine=Slurm(pause=1)).start()
     api = Elsewhere(platform)
-    cluster.kill("slurmctld")
+    cluster.stop_controller()
     try:
         job, run = api.run("true")
         server = platform._process
@@ -291,8 +292,6 @@ def test_the_server_and_its_guard_are_killed(cluster):
     api = Elsewhere(platform)
     job, run = api.run("trap '' TERM; echo ready; while :; do sleep 0.05; done")
     api.says(job, run, "ready")
-    import psutil
-
     server = psutil.Process(platform._process.pid)
     family = [*server.children(recursive=True), server]
     for process in family:

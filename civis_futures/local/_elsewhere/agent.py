@@ -525,7 +525,7 @@ class Agent:
             if word in ("term", "termed"):
                 run.signal(signal.SIGTERM)
                 run.signal(signal.SIGCONT)
-                # Who has sent a TERM to us, and not the platform, will kill the run in its own time.
+                # Who else has sent a TERM to this process will kill the run in its own time.
                 wait = cancel_timeout if self._talk.word == "term" else max(cancel_timeout, MERCY)
                 self._kill_at = time.monotonic() + wait
             elif word == "kill":

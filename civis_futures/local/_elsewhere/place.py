@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 import secrets
 import sys
 import time
@@ -45,7 +46,7 @@ class Remote:
     agent_key: str
     name: str  # of its job
     job: str | None = None  # the job's id, when it is known
-    since: float = 0.0  # when that became known (monotonic)
+    since: float = math.inf  # when that became known (monotonic)
     unsure: bool = False  # nobody knows whether there is a job
     agent: str | None = None  # the agent that has its order
     begun: float = 0.0  # seconds since the epoch
@@ -97,7 +98,8 @@ class Elsewhere:
         platform.keys.mark = secrets.token_hex(8)
         self._told: Told
         self._remotes: dict[int, Remote] = {}
-        self._over: dict[str, float] = {}  # names of jobs whose run is over: since when (monotonic)
+        # Names of jobs whose run is over, which end by themselves: ids, since when (monotonic).
+        self._over: dict[str, tuple[str | None, float]] = {}
         self._to_end: dict[str, str] = {}  # ids of jobs, with their names
         self._doubtful = False  # whether there may be jobs of which we know no run
         self._loop = asyncio.get_running_loop()
@@ -197,6 +199,8 @@ class Elsewhere:
         if not self._conditions.durable:
             for remote in self._remotes.values():
                 self._give_up(remote)
+            # Their agents may not know yet that they have told their ends.
+            self._to_end |= {job: name for name, (job, _) in self._over.items() if job}
         if self._to_end:
             to_end = dict(self._to_end)
             self._looks.do(lambda: self._end_jobs(to_end), lambda *_: None)
@@ -345,7 +349,7 @@ class Elsewhere:
         if remote.ending is None:
             self._give_up(remote)
         else:
-            self._over[remote.name] = time.monotonic()  # its agent ends it
+            self._over[remote.name] = remote.job, time.monotonic()
         self._told.ended(run_id, ending)
 
     def _end_job(self, remote: Remote) -> None:
@@ -434,7 +438,7 @@ class Elsewhere:
         """End jobs of ours that no run needs: of a submission that seemed to fail, for example."""
         known = {remote.name for remote in self._remotes.values()}
         late = time.monotonic() - ENDING
-        self._over = {name: since for name, since in self._over.items() if since > late}
+        self._over = {name: over for name, over in self._over.items() if over[1] > late}
         self._to_end |= {
             job: seen.name
             for job, seen in found.items()

@@ -84,10 +84,12 @@ __main__     -> _server
 
 _server      -> _api _elsewhere _engines _faults _limits _places _record _runs _settings
              -> _state _store
-_owner       -> _engines _faults _journal _schema _settings
+_owner       -> _engines _faults _journal _pages _schema _settings
 _runs        -> _api _faults _places _schema _state _storage
-_api         -> _elsewhere _faults _journal _record _schema _settings _state _storage _store
+_api         -> _elsewhere _faults _journal _pages _record _schema _settings _state _storage
+             -> _store
 _elsewhere   -> _places _schema _settings _state
+_pages       -> _state _store
 _storage     -> _schema _settings _state _store
 _state       -> _faults _journal _limits _places _schema _settings _store
 

@@ -92,6 +92,8 @@ def _serve(platform: LocalPlatform) -> int:
             f"A local Civis Platform is at {platform.url}. To use it, in another terminal:\n\n"
             f"export CIVIS_API_ENDPOINT={shlex.quote(platform.url)}\n"
             f"export CIVIS_API_KEY={shlex.quote(platform.api_key)}\n\n"
+            f"Its runs and logs in a browser (the link works once, for ten minutes):\n"
+            f"{platform.page}\n\n"
             "It runs the containers' commands as processes on this machine, with your rights.\n"
             "Ctrl-C ends it, and every run.",
             flush=True,

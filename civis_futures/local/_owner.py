@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import IO, Any, Literal, NoReturn
 from ._engines.options import Engine, chosen
 from ._faults.fault import Fault, fits
 from ._journal import Request
+from ._pages.tickets import page_link
 from ._schema.exchange import Origin
 from ._settings import MAX_FILE_BYTES, Settings
 
@@ -173,6 +175,15 @@ class LocalPlatform:
         if self._url is None or self._key is None:
             raise RuntimeError("the local platform is not running: start() it, or use `with`")
         return self._key
+
+    @property
+    def page(self) -> str:
+        """A link for a browser: its jobs, runs and logs, read-only. No request is made for it.
+
+        It opens the pages once, within ten minutes; after that, all links of this platform work in
+        that browser. Each use of this property gives a new one. The key is not in it.
+        """
+        return page_link(self.url, self.api_key, time.time())
 
     @property
     def cores(self) -> float:

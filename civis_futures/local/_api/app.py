@@ -30,6 +30,7 @@ from .._elsewhere import endpoints as agents
 from .._faults import breakage
 from .._faults.fault import LINK, Fault
 from .._journal import Request as JournalEntry
+from .._pages.serving import Pages
 from .._record import Recorder
 from .._schema.exchange import ApiError, ApiRequest, Origin, Reply, not_found
 from .._schema.fields import refuse, snake
@@ -144,6 +145,7 @@ OPERATIONS = tuple((route.method, route.template) for route in ROUTES if not rou
 def make_app(platform: Platform, blob_port: int, recorder: Recorder) -> ASGIApp:
     """Return the application: the API on one port, the file links on the other."""
     platform.operations = OPERATIONS
+    pages = Pages(platform)
 
     async def app(scope: Scope, receive: Receive, plain_send: Send) -> None:
         if scope["type"] != "http":
@@ -156,6 +158,8 @@ def make_app(platform: Platform, blob_port: int, recorder: Recorder) -> ASGIApp:
             await _encode(refusal)(scope, receive, send)
         elif server[1] == blob_port:
             await _answer_link(platform, recorder, request, _counting(platform, request, send))
+        elif (page := await pages.answer(request)) is not None:
+            await page(scope, receive, send)
         else:
             await _answer_api(platform, recorder, request, send)
 
@@ -276,6 +280,8 @@ class _Exchange:
             raise ApiError(403, "forbidden", "This key is not for that.")
         if not self.route.private:
             self._account(self.route, origin)
+        elif origin != "client" and agent is None:
+            raise ApiError(403, "forbidden", "This is between the platform and its owner.")
         # Before a fault happens: a request that waits, or is late, has its effect even if the
         # client has gone by then.
         self.body = await self._json()

@@ -46,6 +46,7 @@ _BOOTSTRAP = """\
 import os, sys
 
 API, FILE, SHA256 = {api}, {file}, {sha256}
+API = os.environ.get("{endpoint}") or API
 if sys.version_info < (3, 8):
     sys.exit("civis_futures: Python %d.%d is too old, use the version of the client"
              % sys.version_info[:2])
@@ -74,7 +75,8 @@ def said(error):  # without the address that it may quote, for that is a secret
 
 def fresh_link():
     key = base64.b64encode((os.environ["CIVIS_API_KEY"] + ":").encode()).decode()
-    file = json.loads(get("%sfiles/%d" % (API, FILE), Authorization="Basic " + key).decode())
+    link = "%s/files/%d" % (API.rstrip("/"), FILE)
+    file = json.loads(get(link, Authorization="Basic " + key).decode())
     return file["fileUrl"] or give_up("File %d is empty or has expired" % FILE)
 
 def fetch():
@@ -161,6 +163,7 @@ def docker_command(url: str, sha256: str, file_id: int, setup_cmd: str | None = 
     link to it; `setup_cmd` a shell command to run first, and to stop at if it fails.
     """
     program = _BOOTSTRAP.format(
+        endpoint=_wire.ENDPOINT_VARIABLE,
         api=json.dumps(url.rstrip("/") + "/"),
         file=int(file_id),
         sha256=json.dumps(sha256),

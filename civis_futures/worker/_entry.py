@@ -37,7 +37,8 @@ def run(order: str = "") -> int:
         # It holds a secret, and those who look for what went wrong print their environment.
         os.environ.pop(_wire.ORDER_VARIABLE, None)
         what = read_order(said, lambda file: _content(file, folder).decode())
-        WorkerLoop(what, _platform(what.url, max(what.lease, PATIENCE)), folder).run()
+        platform = _platform(_endpoint(what.url), max(what.lease, PATIENCE))
+        WorkerLoop(what, platform, folder).run()
     except NoOrderError as error:
         return _complain(f"there is nothing to do: {error}", 2)
     except (_wire.WireError, UnicodeDecodeError) as error:
@@ -120,6 +121,10 @@ def _platform(url: str, patience: float = PATIENCE) -> PlatformRequests:
     return PlatformRequests(url, key, job, run, Http(patience))
 
 
+def _endpoint(otherwise: str) -> str:
+    return os.environ.get(_wire.ENDPOINT_VARIABLE) or otherwise
+
+
 def _variable(name: str) -> str:
     value = os.environ.get(name)
     if not value:
@@ -129,7 +134,7 @@ def _variable(name: str) -> str:
 
 def _content(file_id: int, folder: str) -> bytes:
     path = os.path.join(folder, "order")
-    _platform(os.environ.get("CIVIS_API_ENDPOINT") or _PUBLIC_API).download(file_id, path)
+    _platform(_endpoint(_PUBLIC_API)).download(file_id, path)
     with open(path, "rb") as file:
         return file.read()
 

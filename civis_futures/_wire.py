@@ -38,7 +38,7 @@ BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
 #: Platform is not known to set it.
 ENDPOINT_VARIABLE = "CIVIS_API_ENDPOINT"
 #: The certificates to believe at that address, as text in PEM's form, and no others there.
-CERTIFICATE_VARIABLE = "CIVIS_FUTURES_CERTIFICATE"
+CA_CERTS_VARIABLE = "CIVIS_FUTURES_CA_CERTS"
 
 #: A variable of the modules that are made of what came by value; see `came_by_value`.
 BY_VALUE = "__civis_futures_by_value__"

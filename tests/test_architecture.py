@@ -82,15 +82,16 @@ LOCAL = """
 __init__     -> _owner
 __main__     -> _server
 
-_server      -> _api _faults _limits _record _runs _settings _state _store
-_owner       -> _faults _journal _schema _settings
+_server      -> _api _faults _limits _listening _record _runs _settings _state _store
+_owner       -> _faults _journal _listening _schema _settings
 _runs        -> _api _faults _schema _settings _state _storage
 _api         -> _faults _journal _record _schema _settings _state _storage _store
 _storage     -> _schema _settings _state _store
-_state       -> _faults _journal _limits _schema _settings _store
+_state       -> _faults _journal _limits _listening _schema _settings _store
 
 _journal     -> _faults _schema
 _faults      -> _schema
+_listening   -> _settings
 
 _store _limits _record _schema _settings ->
 """

@@ -13,14 +13,15 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from ._settings import Settings
-from ._state import Keys
+from ._listening.addresses import listen
+from ._listening.certificates import Identity, identity
+from ._settings import Settings, StartError
+from ._state import Keys, Platform
 
 HTTP_SERVER: dict[str, Any] = {
     "ws": "none",
@@ -31,12 +32,9 @@ HTTP_SERVER: dict[str, Any] = {
     "server_header": False,
     "date_header": False,  # a fault may set the platform's clock
     "timeout_keep_alive": 60,
+    "ssl_ciphers": "DEFAULT",  # OpenSSL's own; uvicorn's would be those of TLS 1.0
     "timeout_graceful_shutdown": 1,
 }
-
-
-class StartError(Exception):
-    """The server cannot start, and the user can do something about it."""
 
 
 def main() -> None:
@@ -72,6 +70,7 @@ def _say(what: dict[str, Any]) -> None:
 
 
 def _run(settings: Settings, key: str, owner: int) -> None:
+    from ._limits import Budget
     from ._runs.guard_process import GuardProcess
     from ._store import StateInUseError, Store
 
@@ -83,7 +82,7 @@ def _run(settings: Settings, key: str, owner: int) -> None:
     # First, while nothing runs yet: it starts up beside us.
     guard = GuardProcess(keys.mark, str(folder) if temporary else None)
     try:
-        sockets = _listen(settings.port)
+        listening = listen(settings.advertise, settings.port)
         try:
             store = Store(folder, durable=not temporary)
         except (OSError, StateInUseError) as error:
@@ -91,7 +90,10 @@ def _run(settings: Settings, key: str, owner: int) -> None:
         try:
             store.fail_unfinished()
             _clear(store.work)
-            asyncio.run(_serve(settings, keys, store, guard, sockets, owner, umask))
+            who = identity(settings, folder)
+            budget, ca_certs = Budget(settings.rate_limit), who.ca_certs if who else None
+            platform = Platform(settings, store, keys, budget, listening, ca_certs)
+            asyncio.run(_serve(platform, guard, who, owner, umask))
         finally:
             store.fail_unfinished()
             _clear(store.work)
@@ -108,60 +110,37 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _listen(port: int) -> list[socket.socket]:
-    """Return the listening sockets: the API's and the file links'."""
-    sockets = []
-    for wanted in (port, 0):
-        # With the protocol named, or asyncio leaves Nagle's delay on: 40 ms for each answer.
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", wanted))
-        except (OSError, OverflowError) as error:
-            raise StartError(f"cannot listen on port {wanted}: {error}") from None
-        listener.listen(512)
-        sockets.append(listener)
-    return sockets
-
-
 async def _serve(
-    settings: Settings,
-    keys: Keys,
-    store: Any,
-    guard: Any,
-    sockets: list[socket.socket],
-    owner: int,
-    umask: int,
+    platform: Platform, guard: Any, who: Identity | None, owner: int, umask: int
 ) -> None:
     import uvicorn
 
     from ._api.app import make_app
     from ._faults.breakage import OpenConnection
-    from ._limits import Budget
     from ._record import Recorder
     from ._runs.runner import Runner
-    from ._state import Platform
 
-    api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)
-    platform = Platform(settings, store, keys, Budget(settings.rate_limit), api, blob)
     runner = Runner(platform, guard, umask)
     platform.attach(runner)
     try:
-        recorder = Recorder(settings.record)
+        recorder = Recorder(platform.settings.record)
     except OSError as error:
         raise StartError(f"cannot record: {error}") from None
-    app = make_app(platform, sockets[1].getsockname()[1], recorder)
-    server = uvicorn.Server(uvicorn.Config(app, http=OpenConnection, **HTTP_SERVER))
+    config = uvicorn.Config(
+        make_app(platform, recorder),
+        http=OpenConnection,
+        ssl_certfile=who.certificate if who else None,
+        ssl_keyfile=who.private_key if who else None,
+        **HTTP_SERVER,
+    )
     try:
-        await _until_owner_goes(server, sockets, owner, api)
+        await _until_owner_goes(uvicorn.Server(config), owner, platform)
     finally:
         runner.close()
         recorder.close()
 
 
-async def _until_owner_goes(
-    server: Any, sockets: list[socket.socket], owner: int, api: str
-) -> None:
+async def _until_owner_goes(server: Any, owner: int, platform: Platform) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -172,7 +151,7 @@ async def _until_owner_goes(
     async def stop_with_owner() -> None:
         while not server.started:
             await asyncio.sleep(0.005)
-        _say({"url": f"http://{api}"})
+        _say({"url": platform.api_url, "ca_certs": platform.ca_certs})
         # Whoever the owner forked holds the other end of the pipe too, so its end alone is not
         # enough to tell that the owner died.
         while os.getppid() == owner:
@@ -182,7 +161,7 @@ async def _until_owner_goes(
     loop.add_reader(0, stop)
     owner_check = asyncio.create_task(stop_with_owner())
     try:
-        await server.serve(sockets=sockets)
+        await server.serve(sockets=list(platform.listening.sockets))
     finally:
         loop.remove_reader(0)
         owner_check.cancel()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from urllib.parse import urlsplit  # which http.client has imported
 
 from .. import _wire
 from ._http import PATIENCE, Http, HttpError
@@ -118,7 +119,8 @@ def read_order(text: str, fetch: Callable[[int], str]) -> _wire.Order:
 
 def _platform(url: str, patience: float = PATIENCE) -> PlatformRequests:
     key, job, run = (_variable(f"CIVIS_{name}") for name in ("API_KEY", "JOB_ID", "RUN_ID"))
-    return PlatformRequests(url, key, job, run, Http(patience))
+    only = urlsplit(url).hostname, os.environ.get(_wire.CA_CERTS_VARIABLE, "")
+    return PlatformRequests(url, key, job, run, Http(patience, only=only))
 
 
 def _endpoint(otherwise: str) -> str:

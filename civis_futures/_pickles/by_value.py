@@ -12,6 +12,7 @@ cloudpickle is imported where somebody has done so before.
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 Cached: Any = type(functools.lru_cache(len))
 #: The code that all functions share which `functools.singledispatch` makes.
 _DISPATCH = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
+#: Where a class has its annotations after they were asked for, since Python 3.14.
+_CACHED = "__annotations_cache__"
+#: What is a function's own beside its code, its defaults and what it refers to.
+_OF_FUNCTIONS = "__module__", "__qualname__", "__doc__", "__kwdefaults__", "__dict__"
 #: How many wrappers there may be around a function that is found by the name of the outermost.
 _DEEPEST = 4
 _METHODS = functools.cached_property, functools.partialmethod, functools.singledispatchmethod
@@ -78,7 +83,7 @@ def reduction(
     """
     kind = type(value)
     if kind is FunctionType:
-        how = usual(value)
+        how = usual(_with_known_names(value))
         if how is NotImplemented:
             return how
         if value.__code__ is _DISPATCH:
@@ -100,6 +105,8 @@ def reduction(
     if kind is functools.partialmethod:  # since Python 3.14 it cannot be made without its function
         method: Any = kind
         return functools.partial(method, value.func, *value.args, **value.keywords), ()
+    if kind.__name__ == "ForwardRef" and kind.__module__ == "annotationlib":
+        return _forward_ref(value)
     return usual(value)
 
 
@@ -108,7 +115,7 @@ def _named_function(function: FunctionType, how: Any) -> Any:
     if not _of_its_module(function.__globals__):
         return how
     variables[BY_VALUE] = True
-    slots["__globals__"].update(_annotated(function.__annotations__, function.__globals__))
+    slots["__globals__"].update(_annotated(slots["__annotations__"], function.__globals__))
     name = name_of(function, function.__globals__)
     return make, (code, variables, name, *rest), (attributes, slots), *more
 
@@ -118,12 +125,16 @@ def _named_class(kind: type, how: Any, keyed: bool) -> Any:
     options = given[-1] if type(given[-1]) is dict else {}  # enumerations have none
     if vars(kind).get("__slots__"):  # or instances would not fit into this class when they are back
         options["__slots__"] = kind.__slots__  # type: ignore[attr-defined]
+    annotations = _annotations_of(kind)
+    if annotations:
+        attributes.pop(_CACHED, None)
+        attributes["__annotations__"] = annotations
     variables = variables_of(kind)
     name = name_of(kind, variables)
+    options["__qualname__"] = name or kind.__qualname__
     if name is None:
         return how
-    options["__qualname__"] = name
-    slots = {**slots, "__globals__": _annotated(vars(kind).get("__annotations__"), variables)}
+    slots = {**slots, "__globals__": _annotated(annotations, variables)}
     extra = {"name": name, "key": class_key(kind) if keyed else ""}
     return make, (*given, tracker, extra), (attributes, slots), *more
 
@@ -145,6 +156,73 @@ def _of_its_module(variables: dict[str, Any]) -> bool:
     name = variables.get("__name__")
     module = sys.modules.get(name) if isinstance(name, str) else None
     return getattr(module, "__dict__", None) is variables
+
+
+def _forward_ref(value: Any) -> Any:
+    """What stands in an annotation for what was not there when it was evaluated, as in the fields
+    of a dataclass that refers to itself. It has all variables of its module, which are there, too.
+    """
+    module = value.__forward_module__
+    if module is None and value.__owner__ is None and value.__globals__ is not None:
+        module = value.__globals__.get("__name__")
+    kind: Any = type(value)
+    make = functools.partial(
+        kind, module=module, owner=value.__owner__, is_class=value.__forward_is_class__
+    )
+    cells = value.__cell__
+    if isinstance(cells, dict):  # the names of its class are those of its owner
+        cells = {name: cell for name, cell in cells.items() if name != "__classdict__"}
+    rest = {"__cell__": cells, "__extra_names__": value.__extra_names__}
+    return make, (value.__forward_arg__,), (None, rest)
+
+
+def _with_known_names(function: FunctionType) -> FunctionType:
+    """A function whose annotations can be evaluated: itself, or one that is like it.
+
+    Since Python 3.14 they are evaluated when somebody asks, as pickling does. They may name what is
+    imported for type checkers only.
+    """
+    if _evaluated(function) is not None:
+        return function
+    known = FunctionType(
+        function.__code__, function.__globals__, function.__name__,
+        function.__defaults__, function.__closure__,
+    )  # fmt: skip
+    for name in _OF_FUNCTIONS:
+        setattr(known, name, getattr(function, name))
+    known.__annotations__ = _as_texts(function)
+    return known
+
+
+def _annotations_of(kind: type) -> Any:
+    """The annotations of a class itself, without those of its bases.
+
+    Since Python 3.14 a class has a function that makes them. That has the names of the class, and
+    cannot be pickled, so cloudpickle leaves it out.
+    """
+    own = vars(kind)
+    if own.get("__annotate_func__") is None:
+        return own.get("__annotations__", own.get(_CACHED))
+    annotations = _evaluated(kind)
+    return _as_texts(kind) if annotations is None else annotations
+
+
+def _evaluated(thing: Any) -> Any:
+    """Annotations as things; None if they name what is not there."""
+    try:
+        return thing.__annotations__
+    except Exception:  # they are expressions of the user's
+        return None
+
+
+def _as_texts(thing: Any) -> dict[str, str]:
+    """Annotations as they are written, which can be evaluated where all of their names are."""
+    library = importlib.import_module("annotationlib")  # since Python 3.14
+    try:
+        texts: dict[str, str] = library.get_annotations(thing, format=library.Format.STRING)
+    except Exception:  # the user may have made what makes them
+        return {}
+    return texts
 
 
 def _annotated(annotations: Any, variables: dict[str, Any]) -> dict[str, Any]:

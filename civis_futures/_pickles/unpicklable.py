@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _LONGEST = 12
 #: So many elements of a list, say, are looked at.
 _MOST = 10_000
+#: What a class has that is not sent, since there it is made anew.
+_NOT_SENT = {"__dict__", "__weakref__", "__annotate_func__"}
 #: Characters of a key.
 _KEY = 40
 
@@ -82,7 +84,8 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (staticmethod, classmethod)):
         yield value.__func__.__qualname__, value.__func__
     elif isinstance(value, type):
-        yield from ((f"attribute {name!r}", each) for name, each in vars(value).items())
+        own = vars(value).items()
+        yield from ((f"attribute {name!r}", each) for name, each in own if name not in _NOT_SENT)
     elif isinstance(value, (list, tuple, set, frozenset)):
         yield from ((f"[{number}]", each) for number, each in enumerate(islice(value, _MOST)))
     elif isinstance(value, dict):

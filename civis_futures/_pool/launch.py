@@ -224,21 +224,29 @@ def _compiled(name: str, source: bytes) -> bytes:
     code = compile(tree, name, "exec", dont_inherit=True, optimize=2)
     # What only one thing refers to is written without a mark that others may refer to it. So that
     # this does not depend on what else is in memory, we refer to all of it.
-    held = list(_all_in(code))
-    content = marshal.dumps(code)
+    held: dict[int, tuple[Any, Any]] = {}
+    content = marshal.dumps(_settled(code, held))
     del held
     check = importlib.util.source_hash(source)
     return importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH + check + content
 
 
-def _all_in(value: Any) -> Iterator[Any]:
-    """All that code consists of, as far as it can be had."""
-    # There is one text of each single character, and it is written as interned if it was.
-    yield sys.intern(value) if type(value) is str and len(value) == 1 else value
-    if isinstance(value, CodeType):
-        value = [getattr(value, name) for name in _OF_CODE]
-    for each in value if isinstance(value, (list, tuple, frozenset)) else ():
-        yield from _all_in(each)
+def _settled(value: Any, held: dict[int, tuple[Any, Any]]) -> Any:
+    """The same code with each text interned, and with all that it consists of held.
+
+    Whether a text is one object with its equals depends on what this process has imported: a class
+    has its name as a text, and its code has the same one interned.
+    """
+    if id(value) not in held:
+        made = value
+        if type(value) is str:
+            made = sys.intern(value)
+        elif isinstance(value, CodeType):
+            made = value.replace(**{x: _settled(getattr(value, x), held) for x in _OF_CODE})
+        elif isinstance(value, (tuple, frozenset)):
+            made = type(value)(_settled(each, held) for each in value)
+        held[id(value)] = value, made
+    return held[id(value)][1]
 
 
 def script_body(

@@ -380,9 +380,21 @@ def _returned(result: Any) -> tuple[Header, bytes | None]:
         return _answer(_wire.RETURNED), dumped(result)
     except BaseException as error:
         before = f"the result, of type {_type_of(result)}, cannot be pickled\n\n"
+        way = way_to_trouble("result", result)
+        if way:
+            _without_steps(error)
         told = _traceback(error, before)
-        told["text"] = told["text"].rstrip("\n") + way_to_trouble("result", result)
+        told["text"] = told["text"].rstrip("\n") + way
         return _answer(_wire.OUTCOME_PICKLING, detail="result", **told), None
+
+
+def _without_steps(error: BaseException) -> None:
+    """Take from an error of pickling what Python 3.14 tells of the way: it is told from its other
+    end, and without names.
+    """
+    with contextlib.suppress(BaseException):  # it may be the user's
+        notes = error.__notes__
+        notes[:] = [note for note in notes if not note.startswith("when serializing ")]
 
 
 def _raised(error: BaseException) -> tuple[Header, bytes | None]:

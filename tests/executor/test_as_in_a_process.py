@@ -1094,7 +1094,145 @@ if __name__ == "__main__":
 """
 
 
-KINDS = ["INITIALIZER", "GIVEN", "ONCE", "ASSORTED", "WRAPPED", "BY_NAME", "BACK"]
+LAZY = """
+import dataclasses
+import functools
+import typing
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Missing
+
+
+class Node:
+    next: Node | None
+    others: list[Node]
+    count: int
+
+    def before(self, other: Node, later: Later) -> Node:
+        return other
+
+
+class Later:
+    nodes: typing.Annotated[dict[str, Node], "by name"]
+
+
+class Half:
+    there: int
+    missing: Missing
+
+
+class Pair(typing.NamedTuple):
+    a: int
+    b: Node | Pair
+
+
+class Table(typing.TypedDict, total=False):
+    rows: list[Later]
+    name: typing.Required[str]
+
+
+@dataclasses.dataclass
+class Record:
+    value: int
+    node: Record | None = None
+
+
+class Derived(Record):
+    extra: Later
+
+
+class Plain:
+    pass
+
+
+class Box[T]:
+    held: T
+    more: list[Box[int]]
+
+
+def annotated(x: int, y: Later = None, *z: Node) -> Record:
+    return x
+
+
+def half(x: Missing, y: int = 1) -> int:
+    return y
+
+
+@functools.cache
+def cached(x: Half) -> Missing:
+    return x
+
+
+def local():
+    class Inner:
+        other: Inner
+        node: Node
+
+    def inner(x: Inner) -> Node:
+        return x
+
+    return Inner, inner
+
+
+def of(thing):
+    return {name: str(each) for name, each in typing.get_type_hints(thing).items()}
+
+
+def classes():
+    return [of(each) for each in (Node, Node.before, Later, Pair, Table, Record, Derived, Plain)]
+
+
+def same():
+    hints = typing.get_type_hints
+    return (hints(Node)["next"] == Node | None, hints(Record)["node"] == Record | None,
+            hints(Later, include_extras=True)["nodes"].__metadata__, Table.__required_keys__,
+            hints(Box)["held"] is Box.__type_params__[0], Plain.__annotations__,
+            [each.name for each in dataclasses.fields(Derived)], Pair._field_defaults)
+
+
+def functions():
+    return of(annotated), annotated(1), half(1), cached(2), sorted(half.__annotations__)
+
+
+def failed():
+    told = []
+    for each in (Half, half, cached):
+        try:
+            told.append(of(each))
+        except NameError as error:
+            told.append(error.name)
+    return told
+
+
+def given(*things):
+    return [of(each) for each in things]
+
+
+if __name__ == "__main__":
+    with Pool(1) as pool:
+        for function in (classes, same, failed):
+            print(function.__name__, pool.submit(function).result())
+            print(function.__name__, pool.submit(function).result())
+        print("given", pool.submit(given, Node, annotated, Pair).result())
+        print("here", classes(), same(), failed(), half(1))
+        if sys.argv[1] == "processes":
+            print("local", given(*local()))
+            print("functions", of(annotated), 1, 1, 2, ["return", "x", "y"])
+        else:
+            print("local", pool.submit(given, *local()).result())
+            print("functions", *pool.submit(functions).result())
+"""
+
+
+#: What only these Pythons have.
+SINCE = {"LAZY": (3, 14)}  # annotations that are evaluated when somebody asks for them
+KINDS = [
+    pytest.param(
+        kind,
+        marks=pytest.mark.skipif(sys.version_info < SINCE.get(kind, ()), reason="no such thing"),
+    )
+    for kind in ("INITIALIZER", "GIVEN", "ONCE", "ASSORTED", "WRAPPED", "BY_NAME", "LAZY", "BACK")
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

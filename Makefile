@@ -13,7 +13,7 @@ SOURCES := $(shell find civis_futures civis_joblib -type f -not -name '*.pyc') p
 PIP := -m pip --disable-pip-version-check
 # What is installed, and what a wheel is built with, is what constraints.txt says.
 EXACTLY := -q -c constraints.txt --build-constraint constraints.txt
-EXTRAS := [joblib,local,progress]
+EXTRAS := [joblib,local,progress,tls]
 GROUPS := --group lint --group test --group docs
 # Not from the root of the project, where `import civis_futures` would find the sources.
 PYTEST := cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' '$(CURDIR)/tests'

@@ -33,6 +33,12 @@ WIRE_VERSION = 1
 ORDER_VARIABLE = "CIVIS_FUTURES_ORDER"
 #: The script parameter of type `file` that names the bundle; Platform adds ``_URL`` for its link.
 BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
+#: Where a run may find the address of the platform that runs it, as it is reached from there. It
+#: counts more than the client's address, which may be one of the client's own network. Civis
+#: Platform is not known to set it.
+ENDPOINT_VARIABLE = "CIVIS_API_ENDPOINT"
+#: The certificates to believe at that address, as text in PEM's form, and no others there.
+CA_CERTS_VARIABLE = "CIVIS_FUTURES_CA_CERTS"
 
 #: A variable of the modules that are made of what came by value; see `came_by_value`.
 BY_VALUE = "__civis_futures_by_value__"

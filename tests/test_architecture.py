@@ -82,20 +82,21 @@ LOCAL = """
 __init__     -> _engines _owner
 __main__     -> _server
 
-_server      -> _api _elsewhere _engines _faults _limits _places _record _runs _settings
+_server      -> _api _elsewhere _engines _faults _limits _listening _places _record _runs _settings
              -> _state _store
-_owner       -> _engines _faults _journal _pages _schema _settings
+_owner       -> _engines _faults _journal _listening _pages _schema _settings
 _runs        -> _api _faults _places _schema _state _storage
 _api         -> _elsewhere _faults _journal _pages _record _schema _settings _state _storage
              -> _store
 _elsewhere   -> _places _schema _settings _state
 _pages       -> _state _store
 _storage     -> _schema _settings _state _store
-_state       -> _faults _journal _limits _places _schema _settings _store
+_state       -> _faults _journal _limits _listening _places _schema _settings _store
 
 _journal     -> _faults _schema
 _faults      -> _schema
 _places      -> _settings
+_listening   -> _settings
 
 _store _limits _record _schema _settings _engines ->
 """

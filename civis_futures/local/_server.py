@@ -13,19 +13,19 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._settings import Settings
-from ._state import Keys
+from ._listening.addresses import listen
+from ._listening.certificates import Identity, identity
+from ._settings import Settings, StartError
+from ._state import Keys, Platform
 
 if TYPE_CHECKING:
     from ._engines.options import OwnEngine, Slurm
     from ._places.place import RunPlace
-    from ._state import AgentDesk, Platform
 
 HTTP_SERVER: dict[str, Any] = {
     "ws": "none",
@@ -36,12 +36,9 @@ HTTP_SERVER: dict[str, Any] = {
     "server_header": False,
     "date_header": False,  # a fault may set the platform's clock
     "timeout_keep_alive": 60,
+    "ssl_ciphers": "DEFAULT",  # OpenSSL's own; uvicorn's would be those of TLS 1.0
     "timeout_graceful_shutdown": 1,
 }
-
-
-class StartError(Exception):
-    """The server cannot start, and the user can do something about it."""
 
 
 def main() -> None:
@@ -77,6 +74,7 @@ def _say(what: dict[str, Any]) -> None:
 
 
 def _run(settings: Settings, key: str, owner: int) -> None:
+    from ._limits import Budget
     from ._places.guard_process import GuardProcess
     from ._store import StateInUseError, Store
 
@@ -88,15 +86,18 @@ def _run(settings: Settings, key: str, owner: int) -> None:
     # First, while nothing runs yet: it starts up beside us.
     guard = GuardProcess(keys.mark, str(folder) if temporary else None)
     try:
-        sockets = _listen(settings.port or _last_port(folder))
+        listening = listen(settings.advertise, settings.port or _last_port(settings, folder))
         try:
             store = Store(folder, durable=not temporary)
         except (OSError, StateInUseError) as error:
             raise StartError(f"cannot use {folder}: {error}") from None
         try:
             _clear(store.work)
-            (folder / "port").write_text(str(sockets[0].getsockname()[1]))
-            asyncio.run(_serve(settings, keys, store, guard, sockets, owner, umask))
+            (folder / "port").write_text(str(listening.sockets[0].getsockname()[1]))
+            who = identity(settings, folder)
+            budget, ca_certs = Budget(settings.rate_limit), who.ca_certs if who else None
+            platform = Platform(settings, store, keys, budget, listening, ca_certs)
+            asyncio.run(_serve(platform, guard, who, owner, umask))
         finally:
             _clear(store.work)
             store.close()
@@ -106,76 +107,55 @@ def _run(settings: Settings, key: str, owner: int) -> None:
         guard.dismiss()
 
 
-def _clear(folder: Path) -> None:
-    """Remove the folders of runs that were active when a server ended."""
-    for left in folder.iterdir():
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _last_port(folder: Path) -> int:
+def _last_port(settings: Settings, folder: Path) -> int:
     """Return the port of the server before this one: runs that go on elsewhere ask there. 0, if
     that is another one's now.
     """
     try:
         port = int((folder / "port").read_text())
-        for listener in _listen(port):
+        for listener in listen(settings.advertise, port).sockets:
             listener.close()
         return port
     except (OSError, ValueError, StartError):
         return 0
 
 
-def _listen(port: int) -> list[socket.socket]:
-    """Return the listening sockets: the API's and the file links'."""
-    sockets = []
-    for wanted in (port, 0):
-        # With the protocol named, or asyncio leaves Nagle's delay on: 40 ms for each answer.
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", wanted))
-        except (OSError, OverflowError) as error:
-            raise StartError(f"cannot listen on port {wanted}: {error}") from None
-        listener.listen(512)
-        sockets.append(listener)
-    return sockets
+def _clear(folder: Path) -> None:
+    """Remove the folders of runs that were active when a server ended."""
+    for left in folder.iterdir():
+        shutil.rmtree(left, ignore_errors=True)
 
 
 async def _serve(
-    settings: Settings,
-    keys: Keys,
-    store: Any,
-    guard: Any,
-    sockets: list[socket.socket],
-    owner: int,
-    umask: int,
+    platform: Platform, guard: Any, who: Identity | None, owner: int, umask: int
 ) -> None:
     import uvicorn
 
     from ._api.app import make_app
     from ._faults.breakage import OpenConnection
-    from ._limits import Budget
     from ._places.place import UnusableError
     from ._record import Recorder
     from ._runs.runner import Runner
-    from ._state import Platform
 
-    api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)
-    platform = Platform(settings, store, keys, Budget(settings.rate_limit), api, blob)
     try:
         place = _place(platform, guard, umask)
         place.check()
-        recorder = Recorder(settings.record)
+        recorder = Recorder(platform.settings.record)
     except UnusableError as error:
         raise StartError(str(error)) from None
     except OSError as error:
         raise StartError(f"cannot record: {error}") from None
     runner = Runner(platform, place)
     platform.attach(runner)
-    app = make_app(platform, sockets[1].getsockname()[1], recorder)
-    server = uvicorn.Server(uvicorn.Config(app, http=OpenConnection, **HTTP_SERVER))
+    config = uvicorn.Config(
+        make_app(platform, recorder),
+        http=OpenConnection,
+        ssl_certfile=who.certificate if who else None,
+        ssl_keyfile=who.private_key if who else None,
+        **HTTP_SERVER,
+    )
     try:
-        await _until_owner_goes(server, sockets, owner, api, platform.agents)
+        await _until_owner_goes(uvicorn.Server(config), owner, platform)
     finally:
         runner.close()
         recorder.close()
@@ -209,7 +189,8 @@ def _elsewhere(platform: Platform, wanted: OwnEngine | Slurm, umask: int) -> Run
     conditions = Conditions(
         label="Slurm" if isinstance(wanted, Slurm) else "The scheduler",
         name=f"civis-{platform.store.name}",
-        url=f"http://{platform.api_host}",
+        url=platform.api_url,
+        certificate=platform.ca_certs,
         umask=umask,
         pause=wanted.pause,
         lease=wanted.lease,
@@ -227,36 +208,33 @@ def _elsewhere(platform: Platform, wanted: OwnEngine | Slurm, umask: int) -> Run
     return place
 
 
-async def _until_owner_goes(
-    server: Any, sockets: list[socket.socket], owner: int, api: str, desk: AgentDesk | None
-) -> None:
+async def _until_owner_goes(server: Any, owner: int, platform: Platform) -> None:
     loop = asyncio.get_running_loop()
 
     def leave() -> None:
-        if desk is not None:
-            desk.leave()
+        if platform.agents is not None:
+            platform.agents.leave()
+        server.should_exit = True
 
     def stop() -> None:
         # A line or the end of input: both mean the same.
         loop.remove_reader(0)
         leave()
-        server.should_exit = True
 
     async def stop_with_owner() -> None:
         while not server.started:
             await asyncio.sleep(0.005)
-        _say({"url": f"http://{api}"})
+        _say({"url": platform.api_url, "ca_certs": platform.ca_certs})
         # Whoever the owner forked holds the other end of the pipe too, so its end alone is not
         # enough to tell that the owner died.
         while os.getppid() == owner:
             await asyncio.sleep(0.5)
         leave()
-        server.should_exit = True
 
     loop.add_reader(0, stop)
     owner_check = asyncio.create_task(stop_with_owner())
     try:
-        await server.serve(sockets=sockets)
+        await server.serve(sockets=list(platform.listening.sockets))
     finally:
         loop.remove_reader(0)
         owner_check.cancel()

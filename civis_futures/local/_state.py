@@ -19,11 +19,12 @@ from ._faults.rules import Rules
 from ._journal import Journal
 from ._schema.exchange import ApiError, Origin
 from ._schema.fields import iso
-from ._settings import RUN_KEY_PREFIX, Settings
+from ._settings import CA_CERTS_VARIABLE, ENDPOINT_VARIABLE, RUN_KEY_PREFIX, Settings
 
 if TYPE_CHECKING:
     from ._faults.rules import Rule
     from ._limits import Budget
+    from ._listening.addresses import Listening
     from ._places.place import Ending, Line
     from ._store import Store
 
@@ -132,8 +133,8 @@ class Platform:
     store: Store
     keys: Keys
     budget: Budget
-    api_host: str  # host:port, as links inside documents have it
-    blob_host: str
+    listening: Listening
+    ca_certs: str | None = None  # what to believe of us, as PEM; None: there is no TLS
     # Held while the parts of a file become one: an await lies between looking and writing.
     joining: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
     counters: Counters = dataclasses.field(default_factory=Counters)
@@ -146,6 +147,25 @@ class Platform:
 
     def __post_init__(self) -> None:
         self.rules = Rules(self.settings.seed)
+
+    @property
+    def api_url(self) -> str:
+        """Return the address for all that ask the API, runs included; no slash at its end."""
+        return f"{self._scheme}://{self.listening.api_host}"
+
+    @property
+    def blob_url(self) -> str:
+        """Return the address that links of files begin with; no slash at its end."""
+        return f"{self._scheme}://{self.listening.blob_host}"
+
+    @property
+    def _scheme(self) -> str:
+        return "http" if self.ca_certs is None else "https"
+
+    def way_here(self) -> dict[str, str]:
+        """Return the variables by which a run finds us, wherever it runs."""
+        way = {ENDPOINT_VARIABLE: self.api_url}
+        return way if self.ca_certs is None else {**way, CA_CERTS_VARIABLE: self.ca_certs}
 
     @property
     def runner(self) -> RunQueue:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from urllib.parse import urlsplit  # which http.client has imported
 
 from .. import _wire
 from ._http import PATIENCE, Http, HttpError
@@ -37,7 +38,8 @@ def run(order: str = "") -> int:
         # It holds a secret, and those who look for what went wrong print their environment.
         os.environ.pop(_wire.ORDER_VARIABLE, None)
         what = read_order(said, lambda file: _content(file, folder).decode())
-        WorkerLoop(what, _platform(what.url, max(what.lease, PATIENCE)), folder).run()
+        platform = _platform(_endpoint(what.url), max(what.lease, PATIENCE))
+        WorkerLoop(what, platform, folder).run()
     except NoOrderError as error:
         return _complain(f"there is nothing to do: {error}", 2)
     except (_wire.WireError, UnicodeDecodeError) as error:
@@ -117,7 +119,12 @@ def read_order(text: str, fetch: Callable[[int], str]) -> _wire.Order:
 
 def _platform(url: str, patience: float = PATIENCE) -> PlatformRequests:
     key, job, run = (_variable(f"CIVIS_{name}") for name in ("API_KEY", "JOB_ID", "RUN_ID"))
-    return PlatformRequests(url, key, job, run, Http(patience))
+    only = urlsplit(url).hostname, os.environ.get(_wire.CA_CERTS_VARIABLE, "")
+    return PlatformRequests(url, key, job, run, Http(patience, only=only))
+
+
+def _endpoint(otherwise: str) -> str:
+    return os.environ.get(_wire.ENDPOINT_VARIABLE) or otherwise
 
 
 def _variable(name: str) -> str:
@@ -129,7 +136,7 @@ def _variable(name: str) -> str:
 
 def _content(file_id: int, folder: str) -> bytes:
     path = os.path.join(folder, "order")
-    _platform(os.environ.get("CIVIS_API_ENDPOINT") or _PUBLIC_API).download(file_id, path)
+    _platform(_endpoint(_PUBLIC_API)).download(file_id, path)
     with open(path, "rb") as file:
         return file.read()
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable
     from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ SLOWEST = 10_000.0
 LONGEST_WAIT = 600.0
 
 PAUSES = (0.2, 30.0)  # seconds between attempts: the first, and the longest
+_PARTIAL_CHAIN = 0x80000  # ssl.VERIFY_X509_PARTIAL_CHAIN, which Python has since 3.10
 _TELL_AFTER = 4  # failed attempts, before a line in the log says why nothing moves
 _STUMBLES = (429, 500, 502, 503, 504)
 
@@ -94,7 +96,8 @@ class _Response(http.client.HTTPResponse):
 class Http:
     """Requests over one kept connection per host. For a single thread.
 
-    `stalled` is how many seconds it has waited for a server that did not answer.
+    `stalled` is how many seconds it has waited for a server that did not answer; `only` a host, and
+    the certificates (as PEM) that alone are believed there.
     """
 
     def __init__(
@@ -104,11 +107,13 @@ class Http:
         timeout: float = TIMEOUT,
         longest_wait: float = LONGEST_WAIT,
         pauses: tuple[float, float] | None = None,
+        only: tuple[str | None, str] = ("", ""),
     ) -> None:
         self.patience = patience
         self._timeout = timeout
         self._longest_wait = longest_wait
         self._pauses = pauses or PAUSES
+        self._only = only
         self.stalled = 0.0
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
 
@@ -164,8 +169,15 @@ class Http:
         key = (parts.scheme, parts.netloc)
         connection = self._connections.get(key)
         if connection is None:
-            kind = http.client.HTTPSConnection if key[0] == "https" else http.client.HTTPConnection
-            connection = self._connections[key] = kind(parts.netloc, timeout=self._timeout)
+            if key[0] != "https":
+                connection = http.client.HTTPConnection(parts.netloc, timeout=self._timeout)
+            else:
+                host, pem = self._only
+                context = believing(pem) if pem and parts.hostname == host else None
+                connection = http.client.HTTPSConnection(
+                    parts.netloc, timeout=self._timeout, context=context
+                )
+            self._connections[key] = connection
             connection.response_class = _Response
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request(method, target, body=body() if body else None, headers=headers)
@@ -182,6 +194,19 @@ class Http:
         if attempt == _TELL_AFTER:
             print(f"civis_futures: {problem}; trying again", file=sys.stderr, flush=True)
         time.sleep(pause)
+
+
+def believing(pem: str) -> ssl.SSLContext:
+    """What believes these certificates, each by itself, and no others; UnreachableError if none."""
+    import ssl  # which http.client has imported
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError) as error:
+        raise UnreachableError(f"the platform's certificates cannot be read: {error}") from error
+    context.verify_flags |= _PARTIAL_CHAIN
+    return context
 
 
 def _retry_after(reply: http.client.HTTPResponse) -> float:

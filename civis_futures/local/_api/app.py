@@ -43,8 +43,6 @@ from . import about, files, json_values, lists, runs, scripts
 PAGED = ("scripts", "custom", "jobs", "runs", "outputs")  # how the paths of lists end
 Endpoint = Callable[[Platform, ApiRequest], Reply | Awaitable[Reply]]
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-
 
 @dataclasses.dataclass(frozen=True)
 class Route:
@@ -142,10 +140,11 @@ PATHS = {route.key() for route in ROUTES}
 OPERATIONS = tuple((route.method, route.template) for route in ROUTES if not route.private)
 
 
-def make_app(platform: Platform, blob_port: int, recorder: Recorder) -> ASGIApp:
+def make_app(platform: Platform, recorder: Recorder) -> ASGIApp:
     """Return the application: the API on one port, the file links on the other."""
     platform.operations = OPERATIONS
     pages = Pages(platform)
+    blob_port = int(platform.listening.blob_host.rpartition(":")[2])
 
     async def app(scope: Scope, receive: Receive, plain_send: Send) -> None:
         if scope["type"] != "http":
@@ -153,8 +152,9 @@ def make_app(platform: Platform, blob_port: int, recorder: Recorder) -> ASGIApp:
         send = _dated(platform, plain_send)
         request = Request(scope, receive)
         server = scope.get("server") or ("", 0)
-        if _foreign(request):
-            refusal = ApiError(403, "forbidden", "Only loopback is served here.")
+        if not platform.listening.is_for_us(request.headers.get("host", "")):
+            served = " or ".join(platform.listening.names)
+            refusal = ApiError(403, "forbidden", f"Only {served} is served here.")
             await _encode(refusal)(scope, receive, send)
         elif server[1] == blob_port:
             await _answer_link(platform, recorder, request, _counting(platform, request, send))
@@ -164,12 +164,6 @@ def make_app(platform: Platform, blob_port: int, recorder: Recorder) -> ASGIApp:
             await _answer_api(platform, recorder, request, send)
 
     return app
-
-
-def _foreign(request: Request) -> bool:
-    """Tell a page in a browser that reached us by a name of its own (DNS rebinding)."""
-    host = request.headers.get("host", "")
-    return host.rsplit(":", 1)[0] not in LOOPBACK and host not in LOOPBACK
 
 
 def _dated(platform: Platform, send: Send) -> Send:

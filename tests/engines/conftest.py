@@ -76,10 +76,12 @@ def agents(folder):
 
 
 class Cluster:
-    """Three nodes on this machine, for one process of tests."""
+    """Three nodes, each a small machine of its own, on this one; for one process of tests."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
+        # So that several processes may have one each.
+        self.prefix = f"t{os.getpid()}n"
         self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def begin(self, *arguments, **environment):
@@ -91,6 +93,18 @@ class Cluster:
             timeout=120,
             env={**os.environ, **environment},
         )
+
+    @property
+    def address(self):
+        """Where its nodes find us: their 127.0.0.1 is not ours."""
+        hosts = (self.folder / "hosts").read_text().split("\n")
+        return next(line.split()[0] for line in hosts if line.endswith(" ctl"))
+
+    def platform(self, tls=False, **options):
+        """A platform on this cluster; options of the engine that are not the platform's."""
+        own = {name: options.pop(name) for name in ("state", "log") if name in options}
+        engine = Slurm(**{"pause": 1, **options})
+        return LocalPlatform(engine=engine, advertise=self.address, plain_http=not tls, **own)
 
     def end(self):
         command = [HERE / "stop-slurm.sh", self.folder, "--remove"]
@@ -139,9 +153,10 @@ def needs_slurm():
 def cluster(tmp_path_factory):
     needs_slurm()
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    prefix = f"t{os.getpid()}n"  # several processes may have one each
-    extra = f"PartitionName=closed Nodes={prefix}1 State=INACTIVE"
-    cluster.begin("3", SLURM_EXTRA=extra, SLURM_KILL_WAIT="2", SLURM_PREFIX=prefix)
+    extra = f"PartitionName=closed Nodes={cluster.prefix}1 State=INACTIVE"
+    cluster.begin(
+        "3", SLURM_APART="1", SLURM_EXTRA=extra, SLURM_KILL_WAIT="2", SLURM_PREFIX=cluster.prefix
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
         yield cluster
@@ -152,7 +167,7 @@ def cluster(tmp_path_factory):
 def on_slurm(cluster, tmp_path_factory):
     """A platform on that cluster."""
     log = tmp_path_factory.mktemp("platform") / "log"
-    with LocalPlatform(engine=Slurm(pause=1), log=log) as platform:
+    with cluster.platform(log=log) as platform:
         yield platform
 
 

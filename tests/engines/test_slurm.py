@@ -12,7 +12,7 @@ import pytest
 from engines.conftest import SMALL, Elsewhere
 from local.conftest import until
 
-from civis_futures.local import LocalPlatform, Slurm
+from civis_futures.local import LocalPlatform
 
 FAILED = "Error on job: Process ended with an error, exiting: {}."
 #: More than any node has.
@@ -198,7 +198,7 @@ def test_the_controller_is_away_for_a_while(slurm, cluster):
     ids=["memory", "partition", "closed", "option"],
 )
 def test_refused(cluster, options, resources, words):
-    with LocalPlatform(engine=Slurm(pause=1, **options)) as platform:
+    with cluster.platform(**options) as platform:
         api = Elsewhere(platform)
         job, run = api.run("true", requiredResources=resources)
         assert api.wait(job, run)["state"] == "failed"
@@ -240,7 +240,7 @@ def counted(cluster, tmp_path):
 def test_two_hundred_runs_cost_no_more_looks_than_one(cluster, counted, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setenv("PATH", counted.path)
-        platform = LocalPlatform(engine=Slurm(pause=1, extra=("--hold",))).start()
+        platform = cluster.platform(extra=("--hold",)).start()
     began = time.monotonic()
     with platform:
         api = Elsewhere(platform)
@@ -260,7 +260,7 @@ def test_two_hundred_runs_cost_no_more_looks_than_one(cluster, counted, monkeypa
 
 
 def test_a_stop_ends_all_jobs(cluster):
-    with LocalPlatform(engine=Slurm(pause=1)) as platform:
+    with cluster.platform() as platform:
         api = Elsewhere(platform)
         job, run = api.run("trap '' TERM; echo ready; while :; do sleep 0.05; done")
         waits = api.run("true", requiredResources=HUGE | {"memory": 1900, "cpu": 2048})
@@ -272,7 +272,7 @@ def test_a_stop_ends_all_jobs(cluster):
 
 def test_a_stop_is_bounded_while_the_controller_is_away(cluster):
     """Its commands take ten seconds to fail; a stop that waits for them is killed after five."""
-    platform = LocalPlatform(engine=Slurm(pause=1)).start()
+    platform = cluster.platform().start()
     api = Elsewhere(platform)
     cluster.stop_controller()
     try:
@@ -288,7 +288,7 @@ def test_a_stop_is_bounded_while_the_controller_is_away(cluster):
 
 def test_the_server_and_its_guard_are_killed(cluster):
     """Nothing runs on past its lease."""
-    platform = LocalPlatform(engine=Slurm(pause=1, lease=3)).start()
+    platform = cluster.platform(lease=3).start()
     api = Elsewhere(platform)
     job, run = api.run("trap '' TERM; echo ready; while :; do sleep 0.05; done")
     api.says(job, run, "ready")
@@ -304,7 +304,7 @@ def test_the_server_and_its_guard_are_killed(cluster):
 def test_jobs_are_adopted(cluster, tmp_path):
     """The server is killed; the next one has the runs, with their lines, and those that wait."""
     state = tmp_path / "state"
-    platform = LocalPlatform(engine=Slurm(pause=1), state=state).start()
+    platform = cluster.platform(state=state).start()
     api = Elsewhere(platform)
     gate = tmp_path / "gate"
     runs = [
@@ -315,7 +315,7 @@ def test_jobs_are_adopted(cluster, tmp_path):
     (name,) = [name for name in cluster.jobs("Name") if f"-{runs[0][1]}-" in name]
     platform._process.kill()
     platform.stop()
-    with LocalPlatform(engine=Slurm(pause=1), state=state) as again:
+    with cluster.platform(state=state) as again:
         api = Elsewhere(again)
         assert api.look(*runs[0])["state"] == "running"
         gate.touch()

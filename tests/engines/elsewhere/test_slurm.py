@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from engines.conftest import SMALL, Elsewhere
+from cluster import SMALL, Elsewhere
 from local.conftest import until
 
 from civis_futures.local import LocalPlatform

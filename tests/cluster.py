@@ -1,4 +1,4 @@
-"""Platforms whose runs are elsewhere: on a scheduler of our own, and on a real Slurm cluster."""
+"""A real Slurm cluster on this machine, and the scheduler of the documentation's example."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import subprocess
 from pathlib import Path
 
 import psutil
-import pytest
 from local.conftest import Api, until
 
-from civis_futures.local import LocalPlatform, OwnEngine, Slurm
+from civis_futures.local import LocalPlatform, Slurm
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "engines"
 EXAMPLE = HERE.parents[1] / "docs" / "examples" / "background.py"
 NEEDED = ("sbatch", "squeue", "scancel", "scontrol", "slurmctld", "slurmd", "munged")
 BEGUN = "The container runs at "
@@ -38,29 +37,6 @@ class Elsewhere(Api):
         return lines[begun[0] + 1 :] if begun else lines
 
 
-# --- a scheduler of our own
-
-
-@pytest.fixture
-def background(tmp_path):
-    """background(...): a platform on the scheduler of the example, and requests to it."""
-    running = []
-
-    def start(lease=60, engine=None, **options):
-        folder = f"folder={tmp_path / 'jobs'}"
-        if engine is None:
-            engine = OwnEngine(str(EXAMPLE), options=(folder,), pause=1, lease=lease)
-        platform = LocalPlatform(engine=engine, log=tmp_path / "log", **options)
-        platform.start()
-        running.append(platform)
-        return platform, Elsewhere(platform)
-
-    yield start
-    for platform in running:
-        platform.stop()
-    until(lambda: not agents(tmp_path / "jobs"), 30)
-
-
 def agents(folder):
     """The jobs of the example's scheduler that run."""
     groups = {int(file.read_text()): file.stem for file in Path(folder).glob("*.pid")}
@@ -70,9 +46,6 @@ def agents(folder):
             if process.info["status"] != psutil.STATUS_ZOMBIE:
                 found.add(groups.get(os.getpgid(process.pid)))
     return found - {None}
-
-
-# --- a real cluster
 
 
 class Cluster:
@@ -136,43 +109,10 @@ class Cluster:
         self.kill("slurmctld", signal.SIGTERM)
 
 
-def needs_slurm():
-    """Skip, where Slurm is not there; fail where it has to be."""
+def missing_slurm():
+    """Why no cluster can be had here, or None."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     missing = [name for name in NEEDED if shutil.which(name, path=path) is None]
-    why = f"not installed: {', '.join(missing)}" if missing else ""
-    if not why and os.geteuid() != 0:
-        why = "a cluster for tests needs root"
-    if why and os.environ.get("CIVIS_FUTURES_ENGINES") == "required":
-        pytest.fail(f"Slurm has to be tested here, and it is {why}")
-    if why:
-        pytest.skip(f"Slurm is not tested here ({why}); `make engines` installs it")
-
-
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
-    needs_slurm()
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    extra = f"PartitionName=closed Nodes={cluster.prefix}1 State=INACTIVE"
-    cluster.begin(
-        "3", SLURM_APART="1", SLURM_EXTRA=extra, SLURM_KILL_WAIT="2", SLURM_PREFIX=cluster.prefix
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
-        yield cluster
-    cluster.end()
-
-
-@pytest.fixture(scope="session")
-def on_slurm(cluster, tmp_path_factory):
-    """A platform on that cluster."""
-    log = tmp_path_factory.mktemp("platform") / "log"
-    with cluster.platform(log=log) as platform:
-        yield platform
-
-
-@pytest.fixture
-def slurm(on_slurm, cluster):
-    """Requests to it; no job is left."""
-    yield Elsewhere(on_slurm)
-    until(lambda: not cluster.jobs(), 30)
+    if missing:
+        return f"there is no {', '.join(missing)}: make engines"
+    return None if os.geteuid() == 0 else "a cluster for tests needs root"

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from engines.conftest import agents
+from cluster import agents
 from local.conftest import http_call, until
 
 from civis_futures.local import _elsewhere

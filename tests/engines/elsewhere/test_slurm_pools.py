@@ -1,0 +1,188 @@
+"""Pools on a real cluster, over TLS: what users do, and what happens to nodes meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import as_completed
+from pathlib import Path
+
+import pytest
+from local.conftest import until
+from tasks import HOUR, SECONDS, slept, square
+
+from civis_futures import (
+    CallLostError,
+    Container,
+    ContainerPoolExecutor,
+    WorkerMemoryError,
+)
+
+SMALL = Container(required_resources={"cpu": 128, "memory": 200})
+
+
+@pytest.fixture(scope="session")
+def secure(cluster, tmp_path_factory):
+    """A platform that speaks TLS, with a certificate that it has made."""
+    log = tmp_path_factory.mktemp("secure") / "log"
+    with cluster.platform(tls=True, log=log) as platform:
+        assert platform.url.startswith("https://")
+        yield platform
+
+
+@pytest.fixture
+def pool(secure, cluster):
+    """pool(max_workers, ...): executors on it; no job is left."""
+    made = []
+
+    def make(max_workers=2, **options):
+        executor = ContainerPoolExecutor(
+            max_workers, **{"platform": secure, "container": SMALL, **options}
+        )
+        made.append(executor)
+        return executor
+
+    yield make
+    for executor in made:
+        executor.shutdown(cancel_futures=True)
+    until(lambda: not cluster.jobs(), 40)
+
+
+def hostname():
+    import socket
+
+    return socket.gethostname()
+
+
+def ask_for(megabytes):
+    return len(bytearray(megabytes << 20))
+
+
+def die():
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def test_map_and_as_completed(pool, cluster):
+    executor = pool(2)
+    assert list(executor.map(square, range(20), timeout=SECONDS)) == [x * x for x in range(20)]
+    futures = [executor.submit(slept, seconds) for seconds in (0.5, 0.01)]
+    found = [future.result() for future in as_completed(futures, timeout=SECONDS)]
+    assert sorted(found) == [0.01, 0.5]
+    assert executor.submit(hostname).result(SECONDS).startswith(cluster.prefix)
+
+
+def test_a_running_call_is_cancelled(pool, cluster):
+    executor = pool(1)
+    future = executor.submit(slept, HOUR)
+    until(lambda: future.running(), SECONDS)
+    assert future.cancel()
+    assert executor.submit(square, 3).result(SECONDS) == 9
+
+
+def test_a_call_that_runs_out_of_memory(pool):
+    executor = pool(1)
+    with pytest.raises(WorkerMemoryError):
+        executor.submit(ask_for, 400).result(SECONDS)
+
+
+def test_memory_grows(pool):
+    executor = pool(1, memory_growth=3, max_retries=1)
+    assert executor.submit(ask_for, 300).result(SECONDS) == 300 << 20
+
+
+def test_a_worker_that_is_killed(pool):
+    executor = pool(1)
+    with pytest.raises(CallLostError, match="137"):
+        executor.submit(die).result(SECONDS)
+
+
+def test_somebody_elses_scancel(pool, cluster):
+    executor = pool(1)
+    future = executor.submit(slept, HOUR)
+    until(future.running, SECONDS)
+    cluster("scancel", *cluster.jobs())
+    with pytest.raises(CallLostError, match="cancelled, and not by this pool"):
+        future.result(SECONDS)
+
+
+@pytest.mark.stress
+def test_a_node_crashes_and_another_one_does_the_call(pool, cluster, tmp_path):
+    """Slurm needs half a minute to believe it; then the call runs again, elsewhere."""
+    executor = pool(1, max_retries=1)
+    future = executor.submit(first_host_then_wait, str(tmp_path))
+    first = until(lambda: (tmp_path / "first").exists() and (tmp_path / "first").read_text(), 60)
+    cluster.kill(f"slurmd-{first}")
+    try:
+        assert future.result(180) != first
+    finally:
+        cluster.begin("node", first)
+        until(lambda: "idle" in cluster("sinfo", "-h", "-n", first, "-o", "%t"), 60)
+
+
+def first_host_then_wait(folder):
+    import socket
+
+    own = Path(folder) / "first"
+    if own.exists():
+        return socket.gethostname()
+    (Path(folder) / "tmp").write_text(socket.gethostname())
+    (Path(folder) / "tmp").rename(own)
+    time.sleep(3600)
+    return None
+
+
+CLIENT = """
+import sys
+from civis_futures import Container, ContainerPoolExecutor
+from tasks import wait_at
+
+small = Container(required_resources={"cpu": 128, "memory": 200})
+with ContainerPoolExecutor(2, container=small, session="over") as executor:
+    futures = [executor.submit(wait_at, sys.argv[1], number) for number in range(2)]
+    print([future.result() for future in futures])
+"""
+
+
+def test_a_session_outlives_its_client(secure, cluster, tmp_path):
+    """The client is killed; the next one has the results of the same calls, which ran once."""
+    environment = {
+        **os.environ,
+        "CIVIS_API_ENDPOINT": secure.url,
+        "CIVIS_API_KEY": secure.api_key,
+        "CIVIS_FUTURES_CA_CERTS": secure.ca_certs,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    command = [sys.executable, "-c", CLIENT, str(tmp_path)]
+    first = subprocess.Popen(command, env=environment)
+    until(lambda: len(list(tmp_path.glob("arrived-*"))) == 2, SECONDS)
+    first.kill()
+    first.wait()
+    (tmp_path / "open").touch()
+    again = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=110, check=True
+    )
+    assert again.stdout == "[0, 1]\n"
+    until(lambda: not cluster.jobs(), 90)
+
+
+def test_a_search_with_scikit_learn(secure, cluster):
+    sklearn_datasets = pytest.importorskip("sklearn.datasets")
+    from joblib import parallel_config
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.tree import DecisionTreeClassifier
+
+    import civis_joblib
+
+    x, y = sklearn_datasets.make_classification(200, random_state=0)
+    container = Container(required_resources={"cpu": 128, "memory": 300})
+    civis_joblib.register()
+    with parallel_config("civis", n_jobs=2, platform=secure, container=container, idle_timeout=1):
+        search = GridSearchCV(DecisionTreeClassifier(random_state=0), {"max_depth": [1, 3]}, cv=2)
+        search.fit(x, y)
+    here = GridSearchCV(DecisionTreeClassifier(random_state=0), {"max_depth": [1, 3]}, cv=2)
+    assert search.best_params_ == here.fit(x, y).best_params_
+    until(lambda: not cluster.jobs(), 90)

@@ -266,13 +266,18 @@ class RunningCommand:
     """The command, as a session of its own, in a new folder that is its home."""
 
     def __init__(self, order: dict[str, Any]) -> None:
-        self.folder = tempfile.mkdtemp(prefix="civis-run-")
-        own = os.path.join(self.folder, "tmp")
-        os.mkdir(own, 0o700)
+        self._folder = tempfile.mkdtemp(prefix="civis-run-")
+        home = os.path.join(self._folder, "home")
+        temporary = os.path.join(home, "tmp")
+        os.makedirs(temporary, 0o700)
+        # In a file, and not on a command line, which all users of this machine can see.
+        script = os.path.join(self._folder, "command")
+        with open(script, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(order["command"])
         # What has left the session is found by it.
         self._mark = "CIVIS_AGENT_MARK=" + os.urandom(16).hex()
         name, _, value = self._mark.partition("=")
-        environment = {**os.environ, "HOME": self.folder, "TMPDIR": own, name: value}
+        environment = {**os.environ, "HOME": home, "TMPDIR": temporary, name: value}
         environment.update(order["environment"])
         self._groups = list(own_groups())  # before there are processes of the run
         self._kills = oom_kills(self._groups)
@@ -280,8 +285,8 @@ class RunningCommand:
         self.code: int | None = None
         self.killed = False
         self.process = subprocess.Popen(
-            ["sh", "-c", order["command"]],
-            cwd=self.folder,
+            ["sh", script],
+            cwd=home,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -350,11 +355,11 @@ class RunningCommand:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if os.path.isdir(self.folder):  # it took its own permissions away
-            for path, _, _ in os.walk(self.folder):
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if os.path.isdir(self._folder):  # it took its own permissions away
+            for path, _, _ in os.walk(self._folder):
                 os.chmod(path, 0o700)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def prepare(umask: int) -> None:

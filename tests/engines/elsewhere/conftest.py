@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 from cluster import EXAMPLE, Cluster, Elsewhere, agents, missing_slurm
@@ -32,14 +33,21 @@ def background(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
+def cluster():
     why = missing_slurm()
     if why is not None and "slurm" in os.environ.get("CIVIS_TEST_ENGINES", "").split():
         pytest.fail(f"slurm must be tested, and {why}")
     if why is not None:
         pytest.skip(f"not tested with slurm: {why}")
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    extra = f"PartitionName=closed Nodes={cluster.prefix}1 State=INACTIVE"
+    # Not below a folder of pytest's: other users have to get there.
+    cluster = Cluster(tempfile.mkdtemp(prefix="slurm-of-tests-", dir="/tmp"))
+    nodes = f"Nodes={cluster.prefix}[1-3]"
+    extra = (
+        f"PartitionName=closed {nodes} State=INACTIVE\n"
+        f"PartitionName=low {nodes} PriorityTier=1 PreemptMode=CANCEL State=UP\n"
+        f"PartitionName=high {nodes} PriorityTier=9 PreemptMode=OFF State=UP\n"
+        "PreemptType=preempt/partition_prio\nPreemptMode=CANCEL"
+    )
     cluster.begin(
         "3", SLURM_APART="1", SLURM_EXTRA=extra, SLURM_KILL_WAIT="2", SLURM_PREFIX=cluster.prefix
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import time
 
 import psutil
 import pytest
 from cluster import SMALL, Elsewhere
-from local.conftest import until
+from local.conftest import http_call, until
 
 from civis_futures.local import LocalPlatform
 
@@ -326,3 +327,68 @@ def test_jobs_are_adopted(cluster, tmp_path):
         assert api.printed(*runs[1]) == ["then"]
     platform_name = name.rpartition(f"-{runs[0][1]}-")[0]
     assert [len(names_of(cluster, run, platform_name)) for _, run in runs] == [1, 1]
+
+
+# --- keys
+
+
+def test_the_key_of_an_ended_run_is_worth_nothing(slurm, cluster):
+
+    job, run = slurm.run("echo ready; exec sleep 1000")
+    slurm.says(job, run, "ready")
+    texts = [
+        path.read_text(errors="replace")
+        for path in (cluster.folder / "spool").glob("*/job*/slurm_script")
+    ]
+    (key,) = {key for text in texts for key in re.findall(r"local-agent-\w+", text)}
+    slurm.ok("POST", f"/scripts/{job}/cancel")
+    slurm.wait(job, run)
+    headers = {"Authorization": f"Bearer {key}"}
+    asked = http_call(f"{slurm.url}/_local/agents/order", "POST", '{"agent": "a"}', headers)
+    assert asked.status == 401
+
+
+# --- what takes long
+
+
+@pytest.mark.stress
+def test_a_time_limit(cluster):
+    """Slurm looks at it every half minute, or so."""
+    with cluster.platform(time_limit=5) as platform:
+        api = Elsewhere(platform)
+        job, run = api.run("echo ready; exec sleep 1000")
+        assert api.wait(job, run, seconds=150)["state"] == "failed"
+        assert "Slurm ended it: TIMEOUT (TimeLimit)" in api.logs(job, run)
+
+
+@pytest.mark.stress
+def test_a_node_crashes(slurm, cluster):
+    job, run = slurm.run("echo ready; exec sleep 1000")
+    slurm.says(job, run, "ready")
+    node = cluster("squeue", "-h", "-j", job_of(cluster, run), "-o", "%N").strip()
+    cluster.kill(f"slurmd-{node}")
+    try:
+        assert slurm.wait(job, run, seconds=110)["state"] == "failed"
+        assert slurm.logs(job, run, "error") == ["Slurm ended it: NODE_FAIL (NodeDown)", "Failed"]
+    finally:
+        cluster.begin("node", node)
+        until(lambda: "idle" in cluster("sinfo", "-h", "-n", node, "-o", "%t"), 60)
+
+
+def test_somebody_takes_precedence(cluster):
+    """A job of a partition with a higher tier takes the place of ours."""
+    with cluster.platform(partition="low") as platform:
+        api = Elsewhere(platform)
+        runs = [
+            api.run("echo ready; exec sleep 1000", requiredResources=WHOLE, name=f"n{number}")
+            for number in range(3)
+        ]
+        for run in runs:
+            api.says(*run, "ready")
+        other = cluster(
+            "sbatch", "--parsable", "--partition=high", "--cpus-per-task=2", "--mem=100",
+            "--output=/dev/null", "--wrap", "sleep 1",
+        )  # fmt: skip
+        over = until(lambda: [run for run in runs if api.look(*run)["state"] == "failed"], 40)
+        assert "Slurm ended it: PREEMPTED" in api.logs(*over[0], "error")[0]
+        until(lambda: other.strip() not in cluster.jobs(), 30)

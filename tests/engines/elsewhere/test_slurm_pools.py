@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 from local.conftest import until
+from sklearn.datasets import make_classification
+from sklearn.model_selection import GridSearchCV
+from sklearn.tree import DecisionTreeClassifier
 from tasks import HOUR, SECONDS, slept, square
 
+import civis_joblib
 from civis_futures import (
     CallLostError,
     Container,
@@ -169,20 +173,13 @@ def test_a_session_outlives_its_client(secure, cluster, tmp_path):
     until(lambda: not cluster.jobs(), 90)
 
 
-def test_a_search_with_scikit_learn(secure, cluster):
-    sklearn_datasets = pytest.importorskip("sklearn.datasets")
-    from joblib import parallel_config
-    from sklearn.model_selection import GridSearchCV
-    from sklearn.tree import DecisionTreeClassifier
-
-    import civis_joblib
-
-    x, y = sklearn_datasets.make_classification(200, random_state=0)
-    container = Container(required_resources={"cpu": 128, "memory": 300})
-    civis_joblib.register()
-    with parallel_config("civis", n_jobs=2, platform=secure, container=container, idle_timeout=1):
-        search = GridSearchCV(DecisionTreeClassifier(random_state=0), {"max_depth": [1, 3]}, cv=2)
+def test_a_search_with_scikit_learn(pool):
+    x, y = make_classification(200, random_state=0)
+    search, here = (
+        GridSearchCV(DecisionTreeClassifier(random_state=0), {"max_depth": [1, 3]}, cv=2)
+        for _ in range(2)
+    )
+    large = Container(required_resources={"cpu": 128, "memory": 400})
+    with civis_joblib.using(pool(2, container=large)):
         search.fit(x, y)
-    here = GridSearchCV(DecisionTreeClassifier(random_state=0), {"max_depth": [1, 3]}, cv=2)
     assert search.best_params_ == here.fit(x, y).best_params_
-    until(lambda: not cluster.jobs(), 90)

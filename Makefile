@@ -20,12 +20,17 @@ PYTEST := cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' '$(CURDIR
 TESTS = $(PYTEST) -q -n 4 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: demo test test-newest test-lowest style types unit coverage docs stress bench develop format lock clean
+.PHONY: demo test engines test-newest test-lowest style types unit coverage docs stress bench develop format lock clean
 
 demo: .venv/demo
 	.venv/bin/python docs/examples/quickstart.py
 
 test: style types docs unit
+
+# What the tests of other engines than processes need; Debian's packages, so it must be root. Without
+# it `make test` skips these tests, and says so.
+engines:
+	tests/engines/start-image.sh $(BUILD)/engines
 
 # The newest releases, with PRE=1 also those that are not final.
 test-newest:

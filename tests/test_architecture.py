@@ -95,10 +95,11 @@ _state       -> _faults _journal _limits _listening _places _schema _settings _s
 
 _journal     -> _faults _schema
 _faults      -> _schema
+_engines     -> _places _settings
 _places      -> _settings
 _listening   -> _settings
 
-_store _limits _record _schema _settings _engines ->
+_store _limits _record _schema _settings ->
 """
 
 # The rooms of the worker, each of which knows only rooms further down.

@@ -55,6 +55,19 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--start-delay", type=float, default=0.0, metavar="S", help="seconds that runs stay queued"
     )
+    parser.add_argument(
+        "--engine",
+        default="process",
+        metavar="NAME",
+        help="what containers run on: process (the default), podman, docker, slurm",
+    )
+    parser.add_argument(
+        "--engine-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the engine, as network=host of podman; may be given several times",
+    )
     parser.add_argument("--rate-limit", choices=["civis"], help="the Platform's own: 1000 / 100")
     parser.set_defaults(run=_run_local, takes_command=True)
 
@@ -62,7 +75,7 @@ def add(commands: Any) -> None:
 def _run_local(options: argparse.Namespace, command: list[str]) -> int:
     platform = _local_platform(options)
     if not command:
-        return _serve(platform)
+        return _serve(platform, options.engine)
     with _started(platform):
         return _run_against(platform, command)
 
@@ -70,10 +83,12 @@ def _run_local(options: argparse.Namespace, command: list[str]) -> int:
 def _local_platform(options: argparse.Namespace) -> LocalPlatform:
     try:
         from civis_futures.local import LocalPlatform
+        from civis_futures.local._engines.options import from_texts
     except ImportError as error:
         raise MistakeError(f'{error}: pip install "civis-futures[local]"') from None
     try:
         return LocalPlatform(
+            engine=from_texts(options.engine, options.engine_option),
             port=options.port,
             advertise=options.advertise,
             certificate=options.certificate,
@@ -101,7 +116,13 @@ def _started(platform: LocalPlatform) -> Iterator[None]:
         platform.stop()
 
 
-def _serve(platform: LocalPlatform) -> int:
+def _where(engine: str) -> str:
+    if engine == "process":
+        return "as processes on this machine, with your rights."
+    return f"with {engine}, as you."
+
+
+def _serve(platform: LocalPlatform, engine: str) -> int:
     """Run in the foreground until a signal."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -113,7 +134,7 @@ def _serve(platform: LocalPlatform) -> int:
             + f"\n{_who_reaches(platform)}"
             f"Its runs and logs in a browser (the link works once, for ten minutes):\n"
             f"{platform.page}\n\n"
-            "It runs the containers' commands as processes on this machine, with your rights.\n"
+            f"It runs the containers' commands {_where(engine)}\n"
             "Ctrl-C ends it, and every run.",
             flush=True,
         )

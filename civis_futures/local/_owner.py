@@ -75,7 +75,7 @@ class Stats:
 
 
 class LocalPlatform:
-    """Civis Platform's API on this machine, with each container run as a process.
+    """Civis Platform's API on this machine, with each container run as a process, or elsewhere.
 
     Use it as a context manager, or call :meth:`start` and :meth:`stop`. Give it to a
     ``ContainerPoolExecutor`` as ``platform``, or point any client at it with the environment

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -84,7 +86,8 @@ def _run(settings: Settings, key: str, owner: int) -> None:
     folder = Path(settings.state or tempfile.mkdtemp(prefix="civis-local-"))
     keys = Keys(key)
     # First, while nothing runs yet: it starts up beside us.
-    guard = GuardProcess(keys.mark, str(folder) if temporary else None)
+    last = _last_command(settings, keys.mark)
+    guard = GuardProcess(keys.mark, str(folder) if temporary else None, last)
     try:
         listening = listen(settings.advertise, settings.port or _last_port(settings, folder))
         try:
@@ -137,9 +140,9 @@ async def _serve(
     from ._record import Recorder
     from ._runs.runner import Runner
 
+    sockets = list(platform.listening.sockets)
     try:
-        place = _place(platform, guard, umask)
-        place.check()
+        place = _place(platform, guard, umask, sockets)
         recorder = Recorder(platform.settings.record)
     except UnusableError as error:
         raise StartError(str(error)) from None
@@ -155,26 +158,56 @@ async def _serve(
         **HTTP_SERVER,
     )
     try:
-        await _until_owner_goes(uvicorn.Server(config), owner, platform)
+        await _until_owner_goes(uvicorn.Server(config), owner, platform, sockets)
     finally:
         runner.close()
         recorder.close()
 
 
-def _place(platform: Platform, guard: Any, umask: int) -> RunPlace:
-    """Return where the runs run."""
-    from ._engines.options import OwnEngine, Processes, Slurm, from_json
+def _place(platform: Platform, guard: Any, umask: int, sockets: list[socket.socket]) -> RunPlace:
+    """Return where the runs run, if it is usable; adds sockets, where they reach us by others."""
+    from ._engines.options import Docker, OwnEngine, Podman, Processes, Slurm, from_json
     from ._places.here import Here
     from ._places.place import Capacity
+    from ._places.plain import Plain
 
     settings = platform.settings
     wanted = from_json(settings.engine)
-    if isinstance(wanted, (OwnEngine, Slurm)):
+    mark, work = platform.keys.mark, platform.store.work
+    if isinstance(wanted, OwnEngine | Slurm):
         return _elsewhere(platform, wanted, umask)
-    if not isinstance(wanted, Processes):
-        raise StartError(f"the engine {wanted.name} is not there yet")
     capacity = Capacity(settings.cores, settings.memory)
-    return Here(capacity, guard, platform.keys.mark, platform.store.work, umask)
+    if isinstance(wanted, Podman | Docker):
+        from ._engines.containers import Containers
+
+        ports = [listener.getsockname()[1] for listener in sockets]
+        containers = Containers(wanted, _tag(mark), umask, ports)
+        place = Here(containers, capacity, guard, mark, work)
+        place.check()
+        if containers.enclosure is not None:
+            sockets += containers.enclosure.sockets
+        return place
+    assert isinstance(wanted, Processes)
+    place = Here(Plain(work, umask), capacity, guard, mark, work)
+    place.check()
+    return place
+
+
+def _tag(mark: str) -> str:
+    """Return what the names of containers have in common: of the mark, which is part of keys."""
+    return hashlib.sha256(mark.encode()).hexdigest()[:10]
+
+
+def _last_command(settings: Settings, mark: str) -> str | None:
+    """Return what the guard does, if this process is killed, besides ending processes."""
+    from ._engines.options import Docker, Podman, from_json
+
+    wanted = from_json(settings.engine)
+    if not isinstance(wanted, Podman | Docker):
+        return None
+    from ._engines.containers import leftovers
+
+    return leftovers(wanted, _tag(mark))
 
 
 def _elsewhere(platform: Platform, wanted: OwnEngine | Slurm, umask: int) -> RunPlace:
@@ -208,7 +241,9 @@ def _elsewhere(platform: Platform, wanted: OwnEngine | Slurm, umask: int) -> Run
     return place
 
 
-async def _until_owner_goes(server: Any, owner: int, platform: Platform) -> None:
+async def _until_owner_goes(
+    server: Any, owner: int, platform: Platform, sockets: list[socket.socket]
+) -> None:
     loop = asyncio.get_running_loop()
 
     def leave() -> None:
@@ -234,7 +269,7 @@ async def _until_owner_goes(server: Any, owner: int, platform: Platform) -> None
     loop.add_reader(0, stop)
     owner_check = asyncio.create_task(stop_with_owner())
     try:
-        await server.serve(sockets=list(platform.listening.sockets))
+        await server.serve(sockets=sockets)
     finally:
         loop.remove_reader(0)
         owner_check.cancel()

@@ -170,3 +170,17 @@ def test_help_names_the_command():
     command = [sys.executable, "-m", "civis_futures.cli", "--help"]
     assert "local" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert subprocess.run(command[:-1], capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engine", "podmn"], "did you mean 'podman'"),
+        (["--engine", "podman", "--engine-option", "netwrk=host"], "did you mean 'network'"),
+        (["--engine", "podman", "--engine-option", "command=nowhere"], "no command nowhere"),
+    ],
+)
+def test_an_engine_that_is_not_there(arguments, message):
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr

@@ -11,6 +11,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
+ONLY_US = "platform"  # a network in which there is nothing else
+
 
 class Options:
     """What all options have in common: what is wrong is said, with the nearest name."""
@@ -55,8 +57,9 @@ class Podman(Options):
 
     Args:
         command: How podman is called, with its own options, if any: ``"podman --runtime runc"``.
-        network: The containers' network, as ``podman run --network`` takes it. The platform listens
-            on loopback, so containers reach it with ``"host"``, the default.
+        network: What the containers reach. By default the platform and nothing else, which needs
+            Linux and root; with ``"host"`` all that this machine reaches; or another network that
+            ``podman run --network`` takes and on which the platform can be reached.
         user: Whom the command runs as, within the container. Default: the image's.
         extra: More options of ``podman run``.
     """
@@ -64,7 +67,7 @@ class Podman(Options):
     name = "podman"
 
     command: str = "podman"
-    network: str = "host"
+    network: str = ONLY_US
     user: str | None = None
     extra: tuple[str, ...] = ()
 
@@ -75,7 +78,8 @@ class Docker(Options):
 
     Args:
         command: How docker is called, with its own options, if any.
-        network: The containers' network, as ``docker run --network`` takes it.
+        network: What the containers reach, as ``docker run --network`` takes it. The platform
+            listens on loopback, which is reached with ``"host"``.
         user: Whom the command runs as, within the container. Default: the image's.
         extra: More options of ``docker run``.
     """

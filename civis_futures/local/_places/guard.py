@@ -69,6 +69,9 @@ def main() -> None:
     for left in groups:
         kill_group(left)
     kill_marked(settings["mark"])
+    if settings.get("last"):
+        # What containers leave: their engine knows of them.
+        os.system(settings["last"])
     if settings["remove"]:
         shutil.rmtree(settings["remove"], ignore_errors=True)
 

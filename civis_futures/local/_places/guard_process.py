@@ -14,8 +14,10 @@ from . import guard
 class GuardProcess:
     """One guard process and the pipe to it; the event loop's thread owns it."""
 
-    def __init__(self, mark: str, remove: str | None) -> None:
-        self._first_line = json.dumps({"mark": mark, "remove": remove})
+    def __init__(self, mark: str, remove: str | None, last: str | None = None) -> None:
+        """Start it. If the server dies, it removes a folder, and runs a last shell command."""
+        self._first_line = json.dumps({"mark": mark, "remove": remove, "last": last})
+        self._needed = False
         self._groups: set[int] = set()
         self._process = self._start()
 
@@ -58,8 +60,15 @@ class GuardProcess:
         self._groups.discard(group)
         self._say(f"end {group}")
 
+    def finish_later(self) -> None:
+        """Let the guard do at the end what it does when the server dies: something is left."""
+        self._needed = True
+
     def dismiss(self) -> None:
-        """End the guard: the server has ended all runs itself."""
+        """End the guard: the server has ended all runs itself, or has none of its time left."""
+        if self._needed:
+            self._drop()
+            return
         self._say("bye")
         self._drop()
         self._process.wait()

@@ -1,6 +1,7 @@
 """Runs as child processes of the server: started, measured, reaped on SIGCHLD, ended for certain.
 
-No thread waits for a run, and nothing polls while nothing runs. Only measurements (`meter.measure`)
+What kind of child a run is, a plain process or the client of a container, is not known here. No
+thread waits for a run, and nothing polls while nothing runs. Only measurements (`meter.measure`)
 are made in a thread; they share nothing.
 """
 
@@ -15,31 +16,42 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Protocol
 
-from .._settings import KEY_VARIABLE
 from .guard import kill_marked
 from .guard_process import GuardProcess
 from .meter import Sample, measure
 from .place import Capacity, Ending, LaunchPlan, Told
-from .private import make as make_private
-from .private import may_install
+from .plain import own_python
 from .process import RunProcess
 
 METER_SECONDS = 0.12  # between two measurements, at least
-LOCALE = "C.UTF-8" if sys.platform.startswith("linux") else "en_US.UTF-8"
+END_SECONDS = 3.0  # for what was killed to be gone, when the server ends
 
 
-@dataclasses.dataclass
+class Launcher(Protocol):
+    """Starts one kind of child."""
+
+    def check(self) -> None:
+        """Raise UnusableError if nothing can be started."""
+
+    def launch(self, plan: LaunchPlan, key: str, folder: str, told: Told) -> RunProcess:
+        """Start a run, in a folder that is to be made, if it needs one; `begun` when it has begun.
+
+        Raises OSError, ValueError or SubprocessError if that is impossible.
+        """
+
+    def close(self) -> bool:
+        """Leave nothing behind, when all runs have ended; False, if the guard must do the rest."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RunChild:
     """One run that has a process."""
 
     plan: LaunchPlan
     folder: str
     process: RunProcess
-    out_of_memory: bool = False
-    max_memory: float = 0.0  # MB
-    max_cpu: float = 0.0  # cores
-    measured: tuple[float, float] | None = None  # time (monotonic, s), seconds of CPU until then
 
     @property
     def alive(self) -> bool:
@@ -48,16 +60,16 @@ class RunChild:
 
 
 class Here:
-    """The machine that we are on. What runs write has the file mode mask `umask`."""
+    """The machine that we are on."""
 
     def __init__(
-        self, capacity: Capacity, guard: GuardProcess, mark: str, work: Path, umask: int
+        self, launcher: Launcher, capacity: Capacity, guard: GuardProcess, mark: str, work: Path
     ) -> None:
+        self._launcher = launcher
         self._capacity = capacity
         self._guard = guard
         self._mark = mark
         self._work = work
-        self._umask = umask
         self._told: Told
         self._children: dict[int, RunChild] = {}
         self._loop = asyncio.get_running_loop()
@@ -67,7 +79,8 @@ class Here:
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
     def check(self) -> None:
-        """Nothing is needed that is not here."""
+        """Raise UnusableError if nothing can run here."""
+        self._launcher.check()
 
     def attach(self, told: Told) -> None:
         """Say who is told."""
@@ -82,11 +95,8 @@ class Here:
         # A new folder each time the run is started: that of the time before is being removed.
         self._started += 1
         folder = os.path.join(self._work, f"run-{plan.run_id}-{self._started}")
-        if plan.repository is not None:
-            note = f"The local platform does not clone {plan.repository}: there is no /app."
-            self._told.printed(plan.run_id, [(time.time(), "info", note)])
         try:
-            process = self._launch(plan, key, folder)
+            process = self._launcher.launch(plan, key, folder, self._told)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             self._remove_soon(folder)
             why = f"The container could not be started: {error}"
@@ -94,26 +104,8 @@ class Here:
             return
         self._children[plan.run_id] = RunChild(plan, folder, process)
         self._guard.started(process.pid)
-        self._told.begun(plan.run_id, None)
-        self._meter_soon(METER_SECONDS)
-
-    def _launch(self, plan: LaunchPlan, key: str, folder: str) -> RunProcess:
-        if plan.command is None:
-            raise ValueError("the script has no dockerCommand, and there is no image here")
-        os.makedirs(os.path.join(folder, "tmp"), mode=0o700)
-        environment = _environment(folder, key)
-        if may_install(plan.command):  # then it gets a Python of its own
-            commands, own = Path(self._work, "commands"), Path(_own_python(folder))
-            environment |= make_private(own, commands, environment["PATH"])
-        environment |= plan.environment
-        run_id = plan.run_id
-        return RunProcess(
-            plan.command,
-            environment,
-            folder,
-            self._umask,
-            lambda lines: self._told.printed(run_id, lines),
-        )
+        if process.measured:
+            self._meter_soon(METER_SECONDS)
 
     def alive(self, run_id: int) -> bool:
         """Return whether its process has not been reaped."""
@@ -121,19 +113,18 @@ class Here:
         return child is not None and child.alive
 
     def terminate(self, run_id: int) -> None:
-        """Send TERM to its process group, and KILL after its `cancel_timeout`."""
+        """Send TERM, and KILL after its `cancel_timeout`."""
         child = self._children[run_id]
         child.process.terminate()
         self._loop.call_later(child.plan.cancel_timeout, child.process.kill)
 
     def kill(self, run_id: int) -> None:
-        """End all processes of its session and its tree."""
+        """End all its processes."""
         self._children[run_id].process.kill()
 
     def freeze(self, run_id: int) -> bool:
-        """Stop all processes of its session."""
-        self._children[run_id].process.stop()
-        return True
+        """Stop all its processes, if they can be reached."""
+        return self._children[run_id].process.stop()
 
     def go_on(self, run_id: int) -> None:
         """Continue them."""
@@ -142,7 +133,7 @@ class Here:
             child.process.go_on()
 
     def pids(self) -> dict[int, list[int]]:
-        """Return the pids of each run, as the meter found them last."""
+        """Return the pids of each run, as far as they are known."""
         return {run_id: child.process.pids() for run_id, child in self._children.items()}
 
     def adopt(self, *_: object) -> bool:
@@ -159,7 +150,9 @@ class Here:
     def _meter(self) -> None:
         self._metering = False
         limits = {
-            child.process.pid: child.plan.memory for child in self._children.values() if child.alive
+            child.process.pid: child.plan.memory
+            for child in self._children.values()
+            if child.alive and child.process.measured
         }
         if not limits or self._closed:
             return
@@ -178,7 +171,7 @@ class Here:
             pause = max(METER_SECONDS, 10 * cost)  # at most a tenth of the time is spent on it
             for child in list(self._children.values()):
                 if child.alive and child.process.pid in samples:
-                    _note_sample(child, samples[child.process.pid])
+                    child.process.note(samples[child.process.pid])
         else:
             print(f"The meter failed: {error!r}", file=sys.stderr)
         self._meter_soon(pause)
@@ -201,21 +194,14 @@ class Here:
         """Tell how a run ended."""
         if self._closed:
             return
-        process = child.process
-        process.close()  # brings the last lines
-        wall = max(time.monotonic() - process.started, 0.001)
+        child.process.close()  # brings the last lines
+        ending = child.process.ending()
         del self._children[child.plan.run_id]
         self._remove_soon(child.folder)
-        ending = Ending(
-            exit_code=process.exit_code,
-            out_of_memory=child.out_of_memory,
-            max_memory=max(child.max_memory, process.own_memory),
-            max_cpu=max(child.max_cpu, process.cpu_seconds / wall),
-        )
         self._told.ended(child.plan.run_id, ending)
 
     def _remove_soon(self, folder: str) -> None:
-        for path in (folder, _own_python(folder)):
+        for path in (folder, own_python(folder)):
             self._loop.run_in_executor(None, _remove, path)
 
     def close(self) -> frozenset[int]:
@@ -224,45 +210,20 @@ class Here:
         self._loop.remove_signal_handler(signal.SIGCHLD)
         for child in self._children.values():
             child.process.kill()
+        latest = time.monotonic() + END_SECONDS
         for child in self._children.values():
-            while not child.process.reap():
+            while not child.process.reap() and time.monotonic() < latest:
                 time.sleep(0.002)  # it has been sent KILL
+            if child.alive:
+                self._guard.finish_later()
             child.process.close()
+            child.process.ending()
         if self._children:
             kill_marked(self._mark)
         self._children.clear()
+        if not self._launcher.close():
+            self._guard.finish_later()
         return frozenset()
-
-
-def _note_sample(child: RunChild, sample: Sample) -> None:
-    now = time.monotonic()
-    child.process.sample = sample
-    child.max_memory = max(child.max_memory, sample.memory)
-    if child.measured is not None:
-        then, before = child.measured
-        child.max_cpu = max(child.max_cpu, (sample.cpu_seconds - before) / (now - then))
-    child.measured = now, sample.cpu_seconds
-    if sample.over and not child.out_of_memory:
-        child.out_of_memory = True
-        child.process.kill()
-
-
-def _environment(folder: str, key: str) -> dict[str, str]:
-    """Return the variables that depend on the process: where it is at home, and its key."""
-    here = os.path.dirname(sys.executable)
-    return {
-        "PATH": f"{here}{os.pathsep}/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin",
-        "HOME": folder,
-        "TMPDIR": os.path.join(folder, "tmp"),
-        "LANG": LOCALE,
-        "LC_ALL": LOCALE,
-        KEY_VARIABLE: key,
-    }
-
-
-def _own_python(folder: str) -> str:
-    """Where a run's own Python is, if it has one: beside its home, which is empty at first."""
-    return f"{folder}-python"
 
 
 def _remove(folder: str) -> None:

@@ -13,11 +13,11 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from .guard import kill_group
 from .meter import Sample, kill_seen, session_members
-from .place import Line
+from .place import Ending, Line
 
 LONGEST_LINE = 32_768  # characters; a longer one becomes several
 
@@ -80,11 +80,13 @@ class OutputPipe:
 
 
 class RunProcess:
-    """`sh -c command` as a session of its own."""
+    """A command as a session of its own."""
+
+    measured = True  # by the meter, which also keeps its memory limit
 
     def __init__(
         self,
-        command: str,
+        arguments: Sequence[str],
         environment: Mapping[str, str],
         folder: str,
         umask: int,
@@ -93,11 +95,16 @@ class RunProcess:
         """Start it; raises OSError or ValueError if the system will not have it."""
         self.started = time.monotonic()
         self.exit_code: int | None = None
+        self.signalled = False  # whether a signal has ended it
         self.cpu_seconds = 0.0
         self.own_memory = 0.0  # MB; the largest single process, by the kernel's account
         self.sample: Sample | None = None  # the meter's last measurement
+        self._out_of_memory = False
+        self._max_memory = 0.0  # MB
+        self._max_cpu = 0.0  # cores
+        self._measured: tuple[float, float] | None = None  # monotonic time (s), CPU until then (s)
         self._popen = subprocess.Popen(
-            ["sh", "-c", command],
+            arguments,
             cwd=folder,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
@@ -123,9 +130,10 @@ class RunProcess:
         if self.exit_code is None:
             kill_group(self.pid, signal.SIGTERM)
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """Stop all that there is of it, children that have a group of their own as well."""
         self._signal(signal.SIGSTOP)
+        return True
 
     def go_on(self) -> None:
         """Let what was stopped go on."""
@@ -153,10 +161,37 @@ class RunProcess:
         if self.sample is not None:
             kill_seen(self.sample.processes)
 
+    def sweep(self) -> None:
+        """End what is left of it, when the command has ended."""
+        self.kill()
+
     def pids(self) -> list[int]:
         """Return the command's pid and those below it, as the meter found them last."""
         seen = () if self.sample is None else self.sample.processes
         return sorted({self.pid, *(process.pid for process in seen)})
+
+    def note(self, sample: Sample) -> None:
+        """Keep what the meter found, and end what uses too much memory."""
+        now = time.monotonic()
+        self.sample = sample
+        self._max_memory = max(self._max_memory, sample.memory)
+        if self._measured is not None:
+            then, before = self._measured
+            self._max_cpu = max(self._max_cpu, (sample.cpu_seconds - before) / (now - then))
+        self._measured = now, sample.cpu_seconds
+        if sample.over and not self._out_of_memory:
+            self._out_of_memory = True
+            self.kill()
+
+    def ending(self) -> Ending:
+        """Return how it ended, after `close`."""
+        wall = max(time.monotonic() - self.started, 0.001)
+        return Ending(
+            exit_code=self.exit_code,
+            out_of_memory=self._out_of_memory,
+            max_memory=max(self._max_memory, self.own_memory),
+            max_cpu=max(self._max_cpu, self.cpu_seconds / wall),
+        )
 
     def reap(self) -> bool:
         """Return whether the command has ended; if so, end what is left of it, and note its usage.
@@ -171,13 +206,14 @@ class RunProcess:
         if can_look:
             if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return False
-            self.kill()
+            self.sweep()
         pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         if pid == 0:
             return False
         if not can_look:
-            self.kill()
+            self.sweep()
         code = os.waitstatus_to_exitcode(status)
+        self.signalled = code < 0
         self.exit_code = self._popen.returncode = code if code >= 0 else 128 - code
         self._account(usage)
         return True

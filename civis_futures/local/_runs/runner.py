@@ -166,6 +166,7 @@ class Runner:
             self._platform.store.update("runs", run_id, **changes)
             self._faults.run_started(run_id)
             if where is not None:
+                self.flush(run_id)
                 line = f"The container runs at {where}."
                 self._platform.store.add_logs(run_id, [(now, "info", line)])
 

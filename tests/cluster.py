@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import psutil
-from local.conftest import Api, until
+from raw import Api, until
 
 from civis_futures.local import LocalPlatform, Slurm
 

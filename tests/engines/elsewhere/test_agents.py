@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from cluster import agents
-from local.conftest import http_call, until
+from raw import http_call, until
 
 from civis_futures.local import _elsewhere
 

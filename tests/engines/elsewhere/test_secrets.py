@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Elsewhere
-from local.conftest import until
+from raw import until
 
 #: In the command, a parameter, and the environment.
 SECRETS = ("tell-tale-command", "tell-tale-parameter", "tell-tale-environment")

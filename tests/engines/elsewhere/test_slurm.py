@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 from cluster import SMALL, Elsewhere
-from local.conftest import http_call, until
+from raw import http_call, until
 
 from civis_futures.local import LocalPlatform
 

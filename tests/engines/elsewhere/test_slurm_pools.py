@@ -11,7 +11,7 @@ from concurrent.futures import as_completed
 from pathlib import Path
 
 import pytest
-from local.conftest import until
+from raw import until
 from sklearn.datasets import make_classification
 from sklearn.model_selection import GridSearchCV
 from sklearn.tree import DecisionTreeClassifier

@@ -26,7 +26,7 @@ from ._settings import Settings, StartError
 from ._state import Keys, Platform
 
 if TYPE_CHECKING:
-    from ._engines.options import OwnEngine, Slurm
+    from ._engines.options import OwnScheduler, Slurm
     from ._places.place import RunPlace
 
 HTTP_SERVER: dict[str, Any] = {
@@ -166,7 +166,7 @@ async def _serve(
 
 def _place(platform: Platform, guard: Any, umask: int, sockets: list[socket.socket]) -> RunPlace:
     """Return where the runs run, if it is usable; adds sockets, where they reach us by others."""
-    from ._engines.options import Docker, OwnEngine, Podman, Processes, Slurm, from_json
+    from ._engines.options import Docker, OwnScheduler, Podman, Processes, Slurm, from_json
     from ._places.here import Here
     from ._places.place import Capacity
     from ._places.plain import Plain
@@ -174,7 +174,7 @@ def _place(platform: Platform, guard: Any, umask: int, sockets: list[socket.sock
     settings = platform.settings
     wanted = from_json(settings.engine)
     mark, work = platform.keys.mark, platform.store.work
-    if isinstance(wanted, OwnEngine | Slurm):
+    if isinstance(wanted, OwnScheduler | Slurm):
         return _elsewhere(platform, wanted, umask)
     capacity = Capacity(settings.cores, settings.memory)
     if isinstance(wanted, Podman | Docker):
@@ -210,7 +210,7 @@ def _last_command(settings: Settings, mark: str) -> str | None:
     return leftovers(wanted, _tag(mark))
 
 
-def _elsewhere(platform: Platform, wanted: OwnEngine | Slurm, umask: int) -> RunPlace:
+def _elsewhere(platform: Platform, wanted: OwnScheduler | Slurm, umask: int) -> RunPlace:
     """Return the machines of a scheduler."""
     from ._elsewhere.commands import Commands
     from ._elsewhere.place import Conditions, Elsewhere

@@ -121,7 +121,7 @@ class Slurm(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnEngine(Options):
+class OwnScheduler(Options):
     """Each run is a job of a scheduler of your own: three functions, in a file of Python.
 
     Args:
@@ -141,9 +141,9 @@ class OwnEngine(Options):
     lease: int = 60
 
 
-Engine = Processes | Podman | Docker | Slurm | OwnEngine
+Engine = Processes | Podman | Docker | Slurm | OwnScheduler
 EVERY: dict[str, type[Engine]] = {
-    kind.name: kind for kind in (Processes, Podman, Docker, Slurm, OwnEngine)
+    kind.name: kind for kind in (Processes, Podman, Docker, Slurm, OwnScheduler)
 }
 
 
@@ -152,8 +152,8 @@ def chosen(given: str | Engine) -> Engine:
     if isinstance(given, str):
         if given not in EVERY:
             raise ValueError(f"there is no engine {given!r}: {_nearest(given, EVERY)}")
-        if given == OwnEngine.name:
-            raise ValueError('the engine "own" needs its file: OwnEngine(file=...)')
+        if given == OwnScheduler.name:
+            raise ValueError('the engine "own" needs its file: OwnScheduler(file=...)')
         return EVERY[given]()  # type: ignore[call-arg]  # the one that needs some is told of above
     if not isinstance(given, Engine):
         names = " or ".join(f'"{name}"' for name in EVERY)
@@ -192,7 +192,7 @@ def from_texts(name: str, texts: Iterable[str]) -> Engine:
             options[option] = int(value)
         else:
             options[option] = value
-    if kind is OwnEngine and "file" not in options:
+    if kind is OwnScheduler and "file" not in options:
         raise ValueError('the engine "own" needs its file: file=...')
     return kind(**options)
 

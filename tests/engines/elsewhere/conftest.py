@@ -6,7 +6,7 @@ import pytest
 from cluster import EXAMPLE, Elsewhere, agents
 from raw import until
 
-from civis_futures.local import LocalPlatform, OwnEngine
+from civis_futures.local import LocalPlatform, OwnScheduler
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def background(tmp_path):
     def start(lease=60, engine=None, **options):
         folder = f"folder={tmp_path / 'jobs'}"
         if engine is None:
-            engine = OwnEngine(str(EXAMPLE), options=(folder,), pause=1, lease=lease)
+            engine = OwnScheduler(str(EXAMPLE), options=(folder,), pause=1, lease=lease)
         platform = LocalPlatform(engine=engine, log=tmp_path / "log", **options)
         platform.start()
         running.append(platform)

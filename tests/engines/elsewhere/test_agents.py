@@ -122,11 +122,11 @@ def test_refused(background):
     ],
 )
 def test_a_file_that_is_no_scheduler(background, tmp_path, program, said):
-    from civis_futures.local import OwnEngine
+    from civis_futures.local import OwnScheduler
 
     (tmp_path / "own.py").write_text(program)
     with pytest.raises(RuntimeError, match=said):
-        background(engine=OwnEngine(str(tmp_path / "own.py")))
+        background(engine=OwnScheduler(str(tmp_path / "own.py")))
 
 
 # --- the lease

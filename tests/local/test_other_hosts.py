@@ -90,7 +90,8 @@ def there(host, tmp_path):
 def where_am_i():
     said = subprocess.run(["ip", "-j", "address", "show", "scope", "global"], capture_output=True)
     links = json.loads(said.stdout)
-    return [each["local"] for link in links for each in link.get("addr_info", ())]
+    found = [each for link in links for each in link.get("addr_info", ())]
+    return [each["local"] for each in found if each]
 
 
 CLIENT = """

@@ -24,7 +24,7 @@ _NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
 class Listening:
     """Two open sockets, the API's and the file links'; how both are called in addresses."""
 
-    sockets: tuple[socket.socket, socket.socket]
+    sockets: list[socket.socket]
     names: tuple[str, ...]  # as in a URL; the first one is the one to tell
     api_host: str  # host:port
     blob_host: str
@@ -74,10 +74,8 @@ def listen(advertise: str | None, port: int) -> Listening:
     host = LOOPBACK[0] if advertise is None else advertise.lower()
     family, address = _resolved(host)
     with contextlib.ExitStack() as opened:
-        sockets = (
-            opened.enter_context(_listener(family, address, port)),
-            opened.enter_context(_listener(family, address, 0)),
-        )
+        wanted = (port, 0)
+        sockets = [opened.enter_context(_listener(family, address, each)) for each in wanted]
         opened.pop_all()
     names = LOOPBACK if advertise is None else (_in_url(host), _in_url(address))
     api, blob = (f"{names[0]}:{listener.getsockname()[1]}" for listener in sockets)

@@ -83,9 +83,10 @@ __init__     -> _owner
 __main__     -> _server
 
 _server      -> _api _faults _limits _listening _record _runs _settings _state _store
-_owner       -> _faults _journal _listening _schema _settings
+_owner       -> _faults _journal _listening _pages _schema _settings
 _runs        -> _api _faults _schema _settings _state _storage
-_api         -> _faults _journal _record _schema _settings _state _storage _store
+_api         -> _faults _journal _pages _record _schema _settings _state _storage _store
+_pages       -> _state _store
 _storage     -> _schema _settings _state _store
 _state       -> _faults _journal _limits _listening _schema _settings _store
 

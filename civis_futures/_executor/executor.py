@@ -6,6 +6,7 @@ stays cheap.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import weakref
@@ -129,7 +130,7 @@ class ContainerPoolExecutor(Executor):
         opened = open_pool(options)
         self._options = options.calls
         self._max_workers, self._name = options.policy.max_workers, options.title
-        self._manager, self._url = opened.manager, opened.url
+        self._manager, self._url, self._page = opened.manager, opened.url, opened.page
         self._intake = Intake(opened, options)
         # A forgotten executor finishes its work and goes; the manager does not hold it.
         self._finalizer = weakref.finalize(self, _abandon, self._manager)
@@ -393,7 +394,8 @@ class ContainerPoolExecutor(Executor):
 
     def _panel(self) -> display.Panel:
         title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
-        return self._intake.pool_futures.panel(title, self._manager.why_waiting())
+        panel = self._intake.pool_futures.panel(title, self._manager.why_waiting())
+        return panel if self._page is None else dataclasses.replace(panel, page=self._page())
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -32,7 +33,9 @@ from .options import PoolOptions
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A pool at work; the logs of its runs; how to load a call."""
+    """A pool at work; the logs of its runs; how to load a call; a new link to the platform's page,
+    if that has one which the key opens.
+    """
 
     manager: Manager
     url: str
@@ -40,6 +43,7 @@ class Opened:
     load: Callable[[Call], Callable[[], Any]]
     own_modules: OwnModules
     session: Session | None = None
+    page: Callable[[], str] | None = None
 
 
 def open_pool(options: PoolOptions) -> Opened:
@@ -87,7 +91,8 @@ def open_pool(options: PoolOptions) -> Opened:
     end_pools_on_term()
     reader = _Reader(way, container, client.budget)
     logs = LogAccess(reader.logs, reused=policy.max_tasks_per_worker != 1)
-    return Opened(manager, url, logs, reader.call, own_modules, attached)
+    page = reader.page if own else None
+    return Opened(manager, url, logs, reader.call, own_modules, attached, page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,12 @@ class _Reader:
         """The logs of this pool's kind of jobs."""
         client = PlatformClient(*self.way, budget=self.budget)
         return LogSource(client, job_kind(self.container))
+
+    def page(self) -> str:
+        """A link that opens the pages of a local platform once; made without a request."""
+        from ..local._pages.tickets import page_link
+
+        return page_link(self.way.url.rstrip("/"), self.way.key, time.time())
 
     def call(self, call: Call) -> Callable[[], Any]:
         """What a call would run, as a function without arguments."""

@@ -108,6 +108,7 @@ class Panel:
     summaries: tuple[TaskSummary, ...]
     elapsed: float = 0.0
     waiting: str = ""  # what its waiting tasks wait for
+    page: str = ""  # a link to the platform's page
 
 
 def panel_of(title: str, summaries: Iterable[TaskSummary], now: float) -> Panel:
@@ -196,6 +197,7 @@ def text(panel: Panel, width: int = 80) -> str:
         if summary.state is TaskState.FAILED and summary.job_url:
             lines.append(f"    {_visible(summary.job_url)}")
     lines += [f"  and {more:,} more"] if (more := panel.totals.tasks - len(listed)) else []
+    lines += [f"runs and logs: {panel.page}"] if panel.page else []
     return "\n".join(lines)
 
 
@@ -306,7 +308,7 @@ def html(panel: Panel) -> str:
     more = totals.tasks - len(listed)
     return (
         f'<div class="civis-futures"><style>{_STYLE}</style>'
-        f'<div class="cf-title">{_escaped(panel.title)}</div>'
+        f'<div class="cf-title">{_escaped(panel.title)}{_page(panel)}</div>'
         f'<div class="cf-bar" role="progressbar" aria-valuemin="0" aria-valuemax="{totals.tasks}" '
         f'aria-valuenow="{totals.done}">{bar}</div>'
         f'<div class="cf-line"><span>{totals.done:,} of {totals.tasks:,} done</span>{counts}</div>'
@@ -358,6 +360,12 @@ def _link(summary: TaskSummary) -> str:
     if not url.startswith(("https://", "http://")):
         return f"{summary.run_id}"
     return f'<a href="{_escaped(url)}" target="_blank" rel="noopener">{summary.run_id}</a>'
+
+
+def _page(panel: Panel) -> str:
+    if not panel.page:
+        return ""
+    return f' <a href="{_escaped(panel.page)}" target="_blank" rel="noopener">runs and logs</a>'
 
 
 def _escaped(value: str) -> str:

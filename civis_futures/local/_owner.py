@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from ._faults.fault import Fault, fits
 from ._journal import Request
 from ._listening.addresses import unclear
 from ._listening.certificates import MAKER, connection, needs_maker
+from ._pages.tickets import page_link
 from ._schema.exchange import Origin
 from ._settings import MAX_FILE_BYTES, Settings
 
@@ -203,6 +205,15 @@ class LocalPlatform:
         if self._url is None:
             raise RuntimeError("the local platform is not running: start() it, or use `with`")
         return self._ca_certs
+
+    @property
+    def page(self) -> str:
+        """A link for a browser: its jobs, runs and logs, read-only. No request is made for it.
+
+        It opens the pages once, within ten minutes; after that, all links of this platform work in
+        that browser. Each use of this property gives a new one. The key is not in it.
+        """
+        return page_link(self.url, self.api_key, time.time())
 
     @property
     def cores(self) -> float:

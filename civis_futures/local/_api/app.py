@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .._faults import breakage
 from .._faults.fault import LINK, Fault
 from .._journal import Request as JournalEntry
+from .._pages.serving import Pages
 from .._record import Recorder
 from .._schema.exchange import ApiError, ApiRequest, Origin, Reply, not_found
 from .._schema.fields import refuse, snake
@@ -135,6 +136,7 @@ def make_app(platform: Platform, recorder: Recorder) -> ASGIApp:
     """Return the application: the API on one port, the file links on the other."""
     platform.operations = OPERATIONS
     blob_port = int(platform.listening.blob_host.rpartition(":")[2])
+    pages = Pages(platform)
 
     async def app(scope: Scope, receive: Receive, plain_send: Send) -> None:
         if scope["type"] != "http":
@@ -148,6 +150,8 @@ def make_app(platform: Platform, recorder: Recorder) -> ASGIApp:
             await _encode(refusal)(scope, receive, send)
         elif server[1] == blob_port:
             await _answer_link(platform, recorder, request, _counting(platform, request, send))
+        elif (page := await pages.answer(request)) is not None:
+            await page(scope, receive, send)
         else:
             await _answer_api(platform, recorder, request, send)
 
@@ -258,6 +262,8 @@ class _Exchange:
         assert self.route is not None
         if not self.route.private:
             self._account(self.route, origin)
+        elif origin != "client":
+            raise ApiError(403, "forbidden", "This is between the platform and its owner.")
         # Before a fault happens: a request that waits, or is late, has its effect even if the
         # client has gone by then.
         self.body = await self._json()

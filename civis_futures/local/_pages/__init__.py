@@ -1,0 +1,1 @@
+"""The pages that a person sees in a browser: jobs, runs and logs, read-only."""

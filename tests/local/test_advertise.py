@@ -157,6 +157,11 @@ def test_without_tls_nothing_is_said(served):
     url = served.url.replace("https", "http")
     with pytest.raises(httpx.HTTPError):
         httpx.get(url, headers={"Authorization": f"Bearer {served.api_key}"}, trust_env=False)
+    for garbage in (b"", b"\x16\x03\x01\xff\xff" + bytes(100), os.urandom(1000)):
+        with socket.create_connection((HERE, urlsplit(served.url).port)) as plain:
+            plain.sendall(garbage)
+    with socket.create_connection((HERE, urlsplit(served.url).port)):  # one that says nothing
+        assert status(served, verify=believing(served.ca_certs)).status_code == 200
 
 
 class Impostor:

@@ -17,6 +17,8 @@ from ._types import JobKind, Resources, make_plain, number, whole
 MINIMUM_RESOURCES = {"cpu": 2, "memory": 4}
 #: What a container asks for unless told otherwise: millicores, MB, GB.
 DEFAULT_RESOURCES = {"cpu": 1000, "memory": 2048, "disk_space": 1.0}
+#: With less than this many MB, no worker gets as far as its first call: it needs some 20 itself.
+_PYTHON_MB = 32
 _IDS = ("target_project_id", "running_as_id")
 _RESOURCE_NAMES = ("cpu", "memory", "disk_space")
 
@@ -36,6 +38,11 @@ def checked_resources(given: Mapping[str, float] | None) -> dict[str, float]:
         if value < least:
             raise ValueError(
                 f"required_resources[{name!r}] is {value}: the platform's minimum is {least}"
+            )
+        if name == "memory" and value < _PYTHON_MB:
+            raise ValueError(
+                f"required_resources['memory'] is in MB, and {value:g} MB are too few for Python; "
+                f"{value:g} GB are {value * 1024:g}"
             )
     return resources
 

@@ -11,6 +11,9 @@ The three factories are those of `civis.parallel`, with the same parameters. The
 public names of `civis_futures` only: what they lack there is a gap in that API.
 """
 
+# As `civis.parallel` calls it when the platform does not take its jobs.
+from civis_futures import BrokenContainerPool as JobSubmissionError
+
 from ._factories import (
     infer_backend_factory,
     make_backend_factory,
@@ -22,6 +25,7 @@ from ._pools import shutdown
 from ._store import register_store
 
 __all__ = [
+    "JobSubmissionError",
     "infer_backend_factory",
     "make_backend_factory",
     "make_backend_template_factory",
@@ -32,4 +36,5 @@ __all__ = [
 ]
 
 for _name in __all__:
-    globals()[_name].__module__ = __name__
+    if _name != "JobSubmissionError":
+        globals()[_name].__module__ = __name__

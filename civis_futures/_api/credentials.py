@@ -102,13 +102,24 @@ def headers_for(key: str, auth: str) -> dict[str, str]:
 def _text_attribute(platform: object, name: str) -> str:
     value = getattr(platform, name, None)
     if not isinstance(value, str):
-        # The type only: a value in an unlucky place could be the key.
+        found = (
+            _another_word(platform)
+            if isinstance(platform, str)
+            else f"the .{name} of this {type(platform).__name__} is {type(value).__name__}"
+        )
         raise TypeError(
             'platform must be None, "local", or an object with .url and .api_key, both str; '
-            + (
-                "this is another str"
-                if isinstance(platform, str)
-                else f"the .{name} of this {type(platform).__name__} is {type(value).__name__}"
-            )
+            f"{found}"
         )
     return value
+
+
+def _another_word(given: str) -> str:
+    """What was given in place of "local", if it cannot be the key, in an unlucky place."""
+    import difflib  # seldom needed
+
+    if difflib.get_close_matches(given.lower(), ["local"]):
+        return f'not {given!r}: did you mean "local"?'
+    if given.startswith(("http://", "https://")):
+        return "an address needs a key: set CIVIS_API_ENDPOINT and CIVIS_API_KEY, without platform="
+    return "this is another str"

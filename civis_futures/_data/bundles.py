@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import importlib.machinery
 import io
-import itertools
 import os
 import stat
 import time
@@ -80,13 +79,20 @@ class Member:
         return os.path.join(self.path, self.inside) if self.inside else self.path
 
 
+#: What changes when what is at a path does, or what is in a folder; None if nothing is there.
+Glance = tuple[int, ...] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of a place. `settled`: if one changes from now on, its `mark` surely will, too."""
+    """The files of a place. `seen`: all paths that were looked at, as they were then. `settled`: if
+    something changes from now on, one of these surely will, too.
+    """
 
     place: Place
     members: tuple[Member, ...]
     settled: bool = field(compare=False)
+    seen: tuple[tuple[str, Glance], ...] = field(compare=False, default=())
 
     @property
     def size(self) -> int:
@@ -124,12 +130,15 @@ def listing(place: Place, excluded: Excluded) -> Listing:
     """
     begin = time.time_ns()
     found: dict[str, Member] = {}
+    seen: dict[str, Glance] = {}
     size = 0
     for name, path in place.roots:
         inside_zip = not os.path.lexists(path) and _zip_of(path)
-        walked = _in_zip(name, path, inside_zip, excluded) if inside_zip else _in_folder(
-            name, path, excluded
-        )  # fmt: skip
+        if inside_zip:
+            seen[path], seen[inside_zip] = None, glance(inside_zip)
+            walked = _in_zip(name, path, inside_zip, excluded)
+        else:
+            walked = _in_folder(name, path, excluded, seen)
         for member in walked:
             _check(place, member)
             found.setdefault(member.name, member)
@@ -137,8 +146,21 @@ def listing(place: Place, excluded: Excluded) -> Listing:
             if size > MOST_BYTES or len(found) > MOST_FILES:
                 raise _too_large(place, found.values())
     members = tuple(member for _, member in sorted(found.items()) if not _is_stale(member, found))
-    newest = max((member.mark[2] for member in members), default=0)
-    return Listing(place, members, newest < begin - _TICK * 1e9)
+    return Listing(place, members, are_settled(seen.values(), begin), tuple(seen.items()))
+
+
+def glance(path: str) -> Glance:
+    """What is at a path, so far as one question to the system tells."""
+    try:
+        about = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return _glance(about)
+
+
+def are_settled(glances: Iterable[Glance], now: int) -> bool:
+    """Whether these will be others if something changes from now on; `now` in nanoseconds."""
+    return max((seen[0] for seen in glances if seen), default=0) < now - _TICK * 1e9
 
 
 def packed(places: Iterable[Place], excluded: Excluded) -> tuple[bytes, tuple[Listing, ...]]:
@@ -209,25 +231,34 @@ def _mark(about: os.stat_result, size: int | None = None) -> tuple[int, ...]:
     return own, about.st_mtime_ns, about.st_ctime_ns, about.st_ino, executable
 
 
-def _in_folder(name: str, path: str, excluded: Excluded) -> Iterator[Member]:
-    """The file that is there, or all that is in the folder; what links lead to as well.
+def _glance(about: os.stat_result) -> Glance:
+    # The first of them cannot be set: it tells of all changes.
+    return about.st_ctime_ns, about.st_mtime_ns, about.st_size, about.st_ino
+
+
+def _in_folder(
+    name: str, path: str, excluded: Excluded, seen: dict[str, Glance]
+) -> Iterator[Member]:
+    """The file that is there, or all that is in the folder; what links lead to as well. What is
+    looked at comes into `seen`.
 
     A folder that a link in it leads back to is not gone into again; what is no file is left out.
     """
     above: list[tuple[int, int]] = []
-    seen = itertools.count()
 
     def walk(name: str, path: str) -> Iterator[Member]:
         try:
             about = os.stat(path)
         except OSError:  # it has vanished, or is a link to nowhere
+            seen[path] = None
             return
+        seen[path] = _glance(about)
         if stat.S_ISREG(about.st_mode):
             yield Member(name, path, _mark(about))
         here = about.st_dev, about.st_ino
         if not stat.S_ISDIR(about.st_mode) or here in above:
             return
-        if next(seen) > MOST_FILES or len(above) > _DEEPEST:
+        if len(seen) > 2 * MOST_FILES or len(above) > _DEEPEST:
             raise CodeError(f"too many folders, or too deep: leave {name!r} out with exclude=[...]")
         try:
             entries = sorted(os.listdir(path))

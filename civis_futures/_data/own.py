@@ -20,7 +20,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -28,12 +28,25 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .. import _wire
-from .bundles import Excluded, Listing, Member, Place, listing, packed, read
+from .bundles import (
+    Excluded,
+    Glance,
+    Listing,
+    Member,
+    Place,
+    are_settled,
+    glance,
+    listing,
+    packed,
+    read,
+)
 from .contents import Content, ContentStore
 from .sources import note_folder
 
 #: So many files are looked at for each call. Of more, as often as takes half of the time at most.
 FEW_FILES = 500
+#: For so many sets of modules is remembered what calls need that name them.
+_MOST_LOOKS = 1_000
 #: Modules of so many bytes have a bundle of their own, so that an edit elsewhere moves them not.
 LARGE = 1_000_000
 #: Never the user's own. (We may be an editable install; then the image has us or has us not.)
@@ -66,6 +79,23 @@ class _Bundle:
         return frozenset(each.place.top for each in self.listings)
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What calls need that name some modules; it is so while what it was read from stays.
+
+    `loaded`: modules by the names that were asked for; `seen`: paths as they were, None if they may
+    change and look the same; `path`: that of the interpreter, if it matters. Not looked at again
+    before `until`, of the monotonic clock; `many`: that takes long.
+    """
+
+    contents: tuple[Content, ...]
+    loaded: tuple[tuple[str, object], ...]
+    seen: tuple[tuple[str, Glance], ...] | None
+    path: list[str] | None
+    many: bool
+    until: float
+
+
 class References:
     """Which modules a pickle refers to; filled in while it is made. `by_value` are those of which
     nothing is imported.
@@ -82,12 +112,15 @@ class References:
         if isinstance(value, ModuleType):
             self._add(value.__name__)
         elif by_value and isinstance(value, FunctionType):
-            self.modules.update(_imports_of_function(value))
+            if imports_of_code(value.__code__):
+                self.modules.update(_imports_of_function(value))
         elif not (by_value and isinstance(value, type)):  # of an instance, that of its class
             self._add(_module_of(value))
 
     def _add(self, name: object) -> None:
-        if isinstance(name, str) and name not in self.modules and not self._comes_by_value(name):
+        if not isinstance(name, str) or name in self.modules:
+            return
+        if not self._by_value or not self._comes_by_value(name):
             self.modules.add(name)
 
     def _comes_by_value(self, name: str) -> bool:
@@ -117,11 +150,11 @@ class OwnModules:
         self._excluded = Excluded(map(_excluded_name, exclude))
         self._included = {place.top: place for place in map(_included_place, include)}
         self._imports: dict[Member, frozenset[str]] = {}
-        # The bundles, and until when these names need not be looked for on disk again. One value,
-        # so that they fit together whoever has set it.
-        self._known: tuple[tuple[_Bundle, ...], float, frozenset[str]] = ((), 0.0, frozenset())
+        # The bundles, and what was found for calls that name some modules, with these bundles. One
+        # value, so that they fit together whoever has set it.
+        self._known: tuple[tuple[_Bundle, ...], dict[frozenset[str], _Look]] = (), {}
 
-    def bundles(self, modules: Iterable[str]) -> tuple[Content, ...]:
+    def bundles(self, modules: frozenset[str]) -> tuple[Content, ...]:
         """What a call needs whose pickle names these modules.
 
         Raises:
@@ -129,33 +162,77 @@ class OwnModules:
         """
         if not self._on:
             return ()
-        names = frozenset(name for name in modules if self._place(name))
-        if not names and not self._included:
-            return ()
         begin = time.monotonic()
-        bundles, until, known = self._known
-        if begin > until or not names <= known:
-            closure = self._closure(names)
-            end = time.monotonic()
-            many = sum(len(each.members) for each in closure.values()) > FEW_FILES
-            before, bundles = bundles, self._renewed(bundles, closure)
+        looks = self._known[1]
+        look = looks.get(modules)
+        if look is not None and (begin < look.until or self._holds(look)):
+            if begin >= look.until and look.many:
+                looks[modules] = replace(look, until=2 * time.monotonic() - begin)
+            return look.contents
+        return self._looked(modules, begin).contents
+
+    def _looked(self, modules: frozenset[str], begin: float) -> _Look:
+        """Look at all that may be needed."""
+        clock = time.time_ns()
+        path = sys.path[:]
+        folders = [(each, glance(each or ".")) for each in path if isinstance(each, str)]
+        asked: dict[str, object] = {}
+        places = [place for name in modules if (place := self._place(name, asked))]
+        before, looks = self._known
+        closure: dict[str, Listing] = {}
+        bundles: tuple[_Bundle, ...] = ()
+        if places or self._included:
+            closure = self._closure(places, asked)
+            bundles = self._renewed(before, closure)
             if bundles != before:
                 _note(bundles)
-            self._known = bundles, 2 * end - begin if many else 0.0, names
-        return tuple(bundle.content for bundle in bundles)
+                looks = {}
+            before = bundles
+        seen = [each for listed in closure.values() for each in listed.seen]
+        certain = all(map(_is_certain, asked))
+        seen += [] if certain else folders
+        settled = are_settled((each for _, each in seen), clock)
+        settled = settled and not any(map(_is_in_pieces, asked))
+        many = sum(len(each.members) for each in closure.values()) > FEW_FILES
+        look = _Look(
+            tuple(bundle.content for bundle in bundles),
+            tuple(asked.items()),
+            tuple(dict(seen).items()) if settled else None,
+            None if certain else path,
+            many,
+            2 * time.monotonic() - begin if many else 0.0,
+        )
+        if len(looks) > _MOST_LOOKS:
+            looks = {}
+        looks[modules] = look
+        self._known = before, looks
+        return look
 
-    def _closure(self, names: Iterable[str]) -> dict[str, Listing]:
+    def _holds(self, look: _Look) -> bool:
+        """Whether another look would find the same."""
+        if look.seen is None or (look.path is not None and look.path != sys.path):
+            return False
+        loaded = sys.modules.get
+        for name, module in look.loaded:
+            if loaded(name) is not module:
+                return False
+        for path, seen in look.seen:
+            if glance(path or ".") != seen:
+                return False
+        find = self._contents.find
+        return all(find(content.sha256) is not None for content in look.contents)
+
+    def _closure(self, places: Iterable[Place], asked: dict[str, object]) -> dict[str, Listing]:
         """What is to be sent for these: they, what is included, and what all of it imports."""
         found: dict[str, Listing] = {}
-        ahead = list(self._included.values())
-        ahead += [place for name in names if (place := self._place(name))]
+        ahead = [*self._included.values(), *places]
         while ahead:
             place = ahead.pop()
             if place.top in found:
                 continue
             found[place.top] = made = listing(place, self._excluded)
             imported = {name for member in made.members for name in self._imported_by(member)}
-            ahead += [at for name in sorted(imported) if (at := self._place(name))]
+            ahead += [at for name in sorted(imported) if (at := self._place(name, asked))]
         return found
 
     def _renewed(
@@ -179,6 +256,8 @@ class OwnModules:
 
     def _made(self, listings: Iterable[Listing]) -> list[_Bundle]:
         places = [each.place for each in listings]
+        if not places:
+            return []
         data, packed_as = packed(places, self._excluded)
         packed_as = tuple(each for each in packed_as if each.members)  # else it is gone
         if not packed_as:
@@ -197,11 +276,12 @@ class OwnModules:
             known = self._imports[member] = frozenset(_imports_in(text))
         return known
 
-    def _place(self, name: str) -> Place | None:
-        """Where the top of a module is, if it is own."""
+    def _place(self, name: str, asked: dict[str, object]) -> Place | None:
+        """Where the top of a module is, if it is own. What is loaded by that name is noted."""
         top = name.partition(".")[0]
         if top in self._included:
             return self._included[top]
+        asked[top] = sys.modules.get(top)
         place = own_place(top)
         return None if place is None or (top, "") in self._excluded else place
 
@@ -247,6 +327,18 @@ def own_place(top: str) -> Place | None:
         place = _found(top)
         _places[top] = (module, place)
     return place if place is not None and place.roots else None
+
+
+def _is_certain(top: str) -> bool:
+    """Whether a module that was asked for is where it is as long as the same is loaded."""
+    module, place = _places[top]
+    return place is not None and (module is not None or not place.roots)
+
+
+def _is_in_pieces(top: str) -> bool:
+    """Whether all that is known of a package are modules that somebody has loaded by themselves."""
+    module, place = _places[top]
+    return module is None and place is not None and any("/" in name for name, _ in place.roots)
 
 
 def is_own(name: object) -> bool:

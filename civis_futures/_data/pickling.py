@@ -11,10 +11,9 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from types import FunctionType, MappingProxyType, MethodType
+from types import CodeType, FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 import cloudpickle
@@ -44,6 +43,8 @@ _FUNCTIONS = FunctionType, MethodType, partial
 Parts = Callable[[], Iterator[tuple[str, Any]]]
 #: Functions that were so large when they were last sent.
 _large: weakref.WeakSet[FunctionType] = weakref.WeakSet()
+#: Functions that pickles by value name, which every worker has.
+_ITS_OWN = {each for each in vars(cloudpickle.cloudpickle).values() if type(each) is FunctionType}
 #: Of these types equal values may be one object by chance.
 _PLAIN = (int, float, complex, str, bytes, bool, tuple, type(None))
 #: Characters of what another error says, in the message of one of ours.
@@ -153,7 +154,7 @@ def payload(
     manner: Manner,
 ) -> Payload:
     """A snapshot of a value; `what` names it in an error, and `parts` are what it consists of."""
-    with _explained(what, parts, contents):
+    try:
         apart = {}
         if _large:
             known = (each for _, each in parts() if type(each) is FunctionType and each in _large)
@@ -162,19 +163,19 @@ def payload(
         if len(made.data) > _wire.INLINE_LIMIT:
             large = _apart(_callables(parts()), contents, manner)
             made = _pickled(value, contents, manner, large) if large else made
+    except Exception as error:
+        raise _explained(error, what, parts, contents) from error
     return made
 
 
-@contextmanager
-def _explained(what: str, parts: Parts, contents: ContentStore) -> Iterator[None]:
-    """What is raised here becomes an error that says what it is about."""
-    try:
-        yield
-    except Exception as error:
-        message = f"{what} cannot be sent: {brief(error)}"
-        if way := way_to(parts(), partial(_pickles, contents)):
-            message += f": {way}"
-        raise CallPicklingError(message, task=what) from error
+def _explained(
+    error: Exception, what: str, parts: Parts, contents: ContentStore
+) -> CallPicklingError:
+    """The error that says what another one is about."""
+    message = f"{what} cannot be sent: {brief(error)}"
+    if way := way_to(parts(), partial(_pickles, contents)):
+        message += f": {way}"
+    return CallPicklingError(message, task=what)
 
 
 def _callables(parts: Iterable[tuple[str, Any]]) -> Iterator[Any]:
@@ -208,7 +209,10 @@ def with_modules(what: str, made: Payload, own_modules: OwnModules) -> Payload:
     except Exception as error:
         reason = str(error) if isinstance(error, CodeError) else brief(error)
         raise CallPicklingError(f"{what} cannot be sent: {reason}", task=what) from error
-    return replace(made, buffers=(*made.buffers, *bundles), code=len(bundles))
+    if not bundles:  # of most calls
+        return made
+    buffers = (*made.buffers, *bundles) if made.buffers else bundles
+    return Payload(made.data, buffers, made.modules, len(bundles))
 
 
 def _pickles(contents: ContentStore, value: Any) -> bool:
@@ -239,8 +243,11 @@ def _apart(
 def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Content, ...]]:
     """The handle of a value, and what must be uploaded for it."""
     kind = type(value).__qualname__
-    with _explained(f"the {kind} to share", partial(iter, [(kind, value)]), contents):
+    try:
         made = _pickled(value, contents, Manner())
+    except Exception as error:
+        parts = partial(iter, [(kind, value)])
+        raise _explained(error, f"the {kind} to share", parts, contents) from error
     head, pieces = made.data, made.buffers
     if len(head) > LARGEST_HEAD:
         head, pieces = b"", (contents.keep(made.data), *made.buffers)
@@ -271,6 +278,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
+        kind = type(value)
+        if kind is CodeType or (kind is FunctionType and value in _ITS_OWN):
+            return NotImplemented
         value = self._apart.get(id(value), value)
         if type(value) is _Bytes:
             return bytes, (pickle.PickleBuffer(value.data),)

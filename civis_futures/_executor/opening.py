@@ -91,7 +91,7 @@ def open_pool(options: PoolOptions) -> Opened:
     end_pools_on_term()
     reader = _Reader(way, container, client.budget)
     logs = LogAccess(reader.logs, reused=policy.max_tasks_per_worker != 1)
-    page = reader.page if client.is_local else None
+    page = reader.page if own else None
     return Opened(manager, url, logs, reader.call, own_modules, attached, page)
 
 
@@ -112,7 +112,7 @@ class _Reader:
         """A link that opens the pages of a local platform once; made without a request."""
         from ..local._pages.tickets import page_link
 
-        return page_link(self.way.url, self.way.key, time.time())
+        return page_link(self.way.url.rstrip("/"), self.way.key, time.time())
 
     def call(self, call: Call) -> Callable[[], Any]:
         """What a call would run, as a function without arguments."""

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, overload
 
 from .._types import Attempt, LogLine, TaskState, seconds, whole
@@ -259,6 +259,23 @@ class ContainerFuture(Future[T]):
             tail = whole("tail", tail, least=0)
         call = _logs.LoggedCall(self._number, self._where, self.done, self._await_end)
         return (_logs.follow if follow else _logs.read)(self._log_access, call, tail)
+
+    def container_logs(self, tail: int | None = None) -> list[LogLine]:
+        """What the call's container printed so far, `setup_cmd` and other calls included, oldest
+        line first; asks the platform. Empty before there is a run.
+
+        Args:
+            tail: how many of the last lines; at most 10,000, which is also what None means.
+
+        Raises:
+            PlatformError: the platform cannot be reached, or refuses.
+            TypeError, ValueError: `tail` is no number of lines.
+        """
+        self._check_process()
+        if tail is not None:
+            tail = whole("tail", tail, least=0)
+        call = _logs.LoggedCall(None, self._where, self.done, self._await_end)
+        return _logs.read(replace(self._log_access, reused=False), call, tail)
 
     def _where(self) -> tuple[int, int] | None:
         view = self._view

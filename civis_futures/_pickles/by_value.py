@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Cached: Any = type(functools.lru_cache(len))
 #: The code that all functions share which `functools.singledispatch` makes.
 _DISPATCH = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
+_LAZY = sys.version_info >= (3, 14)
 #: Where a class has its annotations after they were asked for, since Python 3.14.
 _CACHED = "__annotations_cache__"
 #: What is a function's own beside its code, its defaults and what it refers to.
@@ -56,6 +57,8 @@ def found(variables: Mapping[str, Any], name: str) -> Any:
 def name_of(thing: Any, variables: Mapping[str, Any]) -> str | None:
     """By which name `found` gives just this function or class, if it is there at all."""
     name = thing.__qualname__
+    if variables.get(name) is thing:
+        return str(name)
     if not isinstance(name, str) or "<" in name:
         return None
     return next(_leading_to(thing, found(variables, name), name, _DEEPEST), None)
@@ -182,7 +185,7 @@ def _with_known_names(function: FunctionType) -> FunctionType:
     Since Python 3.14 they are evaluated when somebody asks, as pickling does. They may name what is
     imported for type checkers only.
     """
-    if _evaluated(function) is not None:
+    if not _LAZY or _evaluated(function) is not None:
         return function
     known = FunctionType(
         function.__code__, function.__globals__, function.__name__,
@@ -227,7 +230,7 @@ def _as_texts(thing: Any) -> dict[str, str]:
 
 def _annotated(annotations: Any, variables: dict[str, Any]) -> dict[str, Any]:
     """The variables that annotations name in texts, for `typing.get_type_hints`."""
-    if type(annotations) is not dict:
+    if not annotations or type(annotations) is not dict:
         return {}
     names = {name for each in annotations.values() for name in _names_in(each)}
     return {name: variables[name] for name in sorted(names) if name in variables}

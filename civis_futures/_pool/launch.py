@@ -55,14 +55,15 @@ from urllib.parse import urlsplit
 
 def get(link, **headers):
     at, pem = urlsplit(link), os.environ.get("{ca_certs}")
-    kind = http.client.HTTPSConnection if at.scheme == "https" else http.client.HTTPConnection
-    connection = kind(at.netloc, timeout=60)
-    if pem and at.scheme == "https" and at.hostname == urlsplit(API).hostname:
-        import ssl
-        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        trust.load_verify_locations(cadata=pem)
-        trust.verify_flags |= 0x80000  # X509_V_FLAG_PARTIAL_CHAIN: each of them by itself
-        connection = kind(at.netloc, timeout=60, context=trust)
+    kind, trust = http.client.HTTPConnection, {{}}
+    if at.scheme == "https":
+        kind = http.client.HTTPSConnection
+        if pem and at.hostname == urlsplit(API).hostname:
+            import ssl
+            only = trust["context"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            only.load_verify_locations(cadata=pem)
+            only.verify_flags |= 0x80000  # partial chains
+    connection = kind(at.netloc, timeout=60, **trust)
     connection.request("GET", at.path + "?" + at.query, headers=headers)
     reply = connection.getresponse()
     data = reply.read()

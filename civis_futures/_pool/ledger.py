@@ -251,7 +251,7 @@ class Ledger:
             answer.upload,
         )
         self._view(command.task, timings=timings)
-        self.attempted(command.task, command.worker, answer, _reason(answer))
+        self.attempted(command.task, command.worker, answer, reason_of(answer))
         return self._remove(command.task, failed=answer.kind != _wire.RETURNED)
 
     def lose(self, command: e.Lose) -> tuple[WorkItem, CallPlace]:
@@ -259,6 +259,11 @@ class Ledger:
         if isinstance(command.cause, e.Verdict):
             self.attempted(command.task, command.worker, command.cause, command.cause.reason)
         return self._remove(command.task, failed=True)
+
+    def name(self, task: TaskId) -> str:
+        """What a task is called in messages."""
+        item = self.items.get(task)
+        return f"task {task}" if item is None else item.future.task
 
     def drop(self, task: TaskId) -> WorkItem:
         """The task was cancelled."""
@@ -307,10 +312,25 @@ class Ledger:
             item.future._view = item.future._view._replace(**changes)
 
 
-def _reason(answer: _wire.Answer) -> str:
+def reason_of(cause: _wire.Answer | e.Verdict | Exception) -> str:
     """How a call ended, in one line; empty if it returned."""
-    if answer.kind == _wire.RETURNED:
+    if isinstance(cause, e.Verdict):
+        return cause.reason
+    if isinstance(cause, Exception):
+        return str(cause)
+    if cause.kind == _wire.RETURNED:
         return ""
-    lines = answer.text.strip().splitlines()
+    lines = cause.text.strip().splitlines()
     last = lines[-1].strip() if lines else ""
-    return last if answer.kind == _wire.RAISED else f"{answer.kind}: {last}".rstrip(": ")
+    return last if cause.kind == _wire.RAISED else f"{cause.kind}: {last}".rstrip(": ")
+
+
+def outline(said: e.Event | e.Command) -> str:
+    """An event or a command for the log: its name, and whom it is about; nothing of the user's."""
+    about = getattr(said, "command", None)
+    words = [type(said).__name__, *([type(about).__name__] if about is not None else ())]
+    for name in ("task", "worker"):
+        number = getattr(said if about is None else about, name, None)
+        if number is not None:
+            words.append(f"{name} {number}")
+    return " ".join(words)

@@ -44,7 +44,7 @@ from .._scheduling.scheduler import Scheduler
 from .._types import Standing
 from .._wire import PYTHON
 from .launch import bundle
-from .ledger import Ledger, WorkItem
+from .ledger import Ledger, WorkItem, outline, reason_of
 from .mailbox import Mailbox, PoolFiles, WorkerRun
 from .neighbours import neighbours
 from .outcomes import Outcome, ask_user, outcome_from, settle
@@ -227,15 +227,18 @@ class Manager:
 
     def _run(self) -> None:
         self._place = neighbours(self.pool.url).join(lambda since: self.post(e.OthersWait(since)))
+        _log.info("%s: a pool on %s", self.pool.name, self.pool.url)
         try:
             while not self._closed:
                 event, attachment = self._next()
                 if isinstance(event, _Defect):
                     raise event.error
+                self._log_event(event, attachment)
                 self._ledger.take_in(event, attachment)
                 more = self._more_from_users() if isinstance(event, _MANY) else ()
                 now = time.monotonic()
                 for command in self.scheduler.advance(event, now, more):
+                    self._log_command(command)
                     self._here.get(type(command), self._begin)(command)
                 self._say_how_it_stands(now)
                 del event, attachment, more  # or a task's would live until the next event comes
@@ -252,6 +255,41 @@ class Manager:
             self.at_end()
             self._ended.set()
             interpreter_exit.managers.discard(self)
+            _log.info("%s: the pool has ended", self.pool.name)
+
+    def _log_event(self, event: e.Event, attachment: _Attachment) -> None:
+        """What users would write down of containers, before the ledger knows it."""
+        pool = self.pool.name
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s: %s", pool, outline(event))
+        match event:
+            case e.Done(e.Launch(worker)):
+                run, url = attachment.run_id, self.client.job_url(attachment.job)
+                _log.info("%s: container %s is started: run %s of %s", pool, worker, run, url)
+            case e.Failed(e.Launch(worker), error):
+                _log.info("%s: container %s is not started: %s", pool, worker, error)
+            case e.Done(e.Look(), e.Looked(reports)):
+                for report in reports:
+                    held = self._ledger.held.get(report.worker)
+                    if report.run and held and report.run.state is not held.state:
+                        said = "%s: container %s, run %s: %s"
+                        _log.info(said, pool, report.worker, report.run.id, report.run.state)
+            case _:
+                pass
+
+    def _log_command(self, command: e.Command) -> None:
+        """What users would write down of tasks, while the ledger still has them."""
+        pool = self.pool.name
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s: -> %s", pool, outline(command))
+        match command:
+            case e.Again(task, cause=cause, reason=reason) if cause is not None:
+                why = reason or reason_of(cause)
+                _log.info("%s: %s is tried again: %s", pool, self._ledger.name(task), why)
+            case e.Lose(task, cause=cause):
+                _log.info("%s: %s is lost: %s", pool, self._ledger.name(task), reason_of(cause))
+            case _:
+                pass
 
     def _say_how_it_stands(self, now: float) -> None:
         """To futures, to other pools, and to the log if tasks wait for long."""

@@ -127,7 +127,18 @@ def _raised(answer: _wire.Answer, data: bytes | None, place: CallPlace) -> Outco
         exception.add_note(f"Raised by {place}.{place.history}{_tail(answer.log)}")
         if type(exception) is ValueError and "read-only" in str(exception):
             exception.add_note(_READ_ONLY)
+        if type(exception) is ModuleNotFoundError and exception.name:
+            exception.add_note(_not_found_there(exception.name, place))
     return Outcome(exception=exception)
+
+
+def _not_found_there(module: str, place: CallPlace) -> str:
+    """What to do about a module that the call asked for only when it ran."""
+    top = module.partition(".")[0]
+    return (
+        f"{place.image} does not have {top!r}. Choose an image that has it, install it with "
+        f"Container(setup_cmd='pip install ...'), or, if it is your own, say include=[{top!r}]."
+    )
 
 
 def _not_loaded(what: str, error: BaseException, place: CallPlace) -> OutcomeUnpicklingError:

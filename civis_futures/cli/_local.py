@@ -131,9 +131,8 @@ def _serve(platform: LocalPlatform, engine: str) -> int:
         print(
             f"A local Civis Platform is at {platform.url}. To use it, in another terminal:\n\n"
             + "".join(f"export {n}={shlex.quote(v)}\n" for n, v in _way(platform).items())
-            + f"\n{_who_reaches(platform)}"
-            f"Its runs and logs in a browser (the link works once, for ten minutes):\n"
-            f"{platform.page}\n\n"
+            + "\nIts runs and logs in a browser (the link works once, for ten minutes):\n"
+            f"{platform.page}\n\n{_who_reaches(platform)}"
             f"It runs the containers' commands {_where(engine)}\n"
             "Ctrl-C ends it, and every run.",
             flush=True,

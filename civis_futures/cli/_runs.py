@@ -66,10 +66,14 @@ def add(commands: Any) -> None:
     logs.add_argument("--tail", type=int, metavar="N", help="the last lines only")
     logs.add_argument("--follow", action="store_true", help="go on until the run is over")
     logs.add_argument("--json", action="store_true", help="an object for each line")
+    logs.add_argument(
+        "--container", action="store_true", help="with the lines that say where a call begins"
+    )
     logs.set_defaults(run=_print_logs, takes_command=False)
     cancel = commands.add_parser("cancel", help="stop runs that this package has started for you")
     cancel.add_argument("which", metavar="RUN|JOB", nargs="*")
     cancel.add_argument("--all", action="store_true", help="all that are active")
+    cancel.add_argument("--dry-run", action="store_true", help="only say what would be stopped")
     cancel.add_argument("--json", action="store_true", help="for programs")
     cancel.set_defaults(run=_cancel, takes_command=False)
 
@@ -220,7 +224,7 @@ def _print_logs(options: argparse.Namespace, _: list[str]) -> int:
     with connected() as client:
         found = _finder(client)(options.which)
         for line in _lines(client, found, options.tail, options.follow):
-            if _logs.is_echo(line):
+            if _logs.is_echo(line) and not options.container:
                 continue
             text = json.dumps(asdict(line)) if options.json else line.message
             print(text, flush=options.follow)
@@ -256,15 +260,16 @@ def _cancel(options: argparse.Namespace, _: list[str]) -> int:
             find = _finder(client)
             chosen = [find(text) for text in options.which]  # all, before anything is stopped
         for found in chosen:
-            if found.active:
+            if found.active and not options.dry_run:
                 client.cancel_run(found.job, found.run.id)
-            records.append({**found.record(), "cancelled": found.active})
+            records.append({**found.record(), "cancelled": found.active and not options.dry_run})
     if options.json:
         show_json(records)
     else:
-        for record in records:
-            said = "asked to stop" if record["cancelled"] else f"is over: {record['state']}"
+        for record, found in zip(records, chosen, strict=True):
+            stopped = "would be asked to stop" if options.dry_run else "asked to stop"
+            said = stopped if found.active else f"is over: {record['state']}"
             print(f"run {record['run_id']} of {record['pool']}: {said}")
         if not records:
             print("No run is active.")
-    return 0 if all(record["cancelled"] for record in records) else DIFFERS
+    return 0 if all(found.active for found in chosen) else DIFFERS

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .._exceptions import SessionInUseError
-from .._sessions.registry import checked_name, listed, remove
+from .._sessions.registry import SessionInfo, checked_name, listed, remove
 from ._connection import connected
 from ._terms import MistakeError, show_json, show_table
 
@@ -20,6 +20,7 @@ def add(commands: Any) -> None:
     sessions.set_defaults(run=_sessions, takes_command=False)
     purge = commands.add_parser("purge", help="remove sessions, and end their runs")
     purge.add_argument("names", metavar="NAME", nargs="+")
+    purge.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     purge.set_defaults(run=_purge, takes_command=False)
 
 
@@ -47,9 +48,24 @@ def _purge(options: argparse.Namespace, _: list[str]) -> int:
         for name in options.names:
             checked_name(name)
         with connected() as client:
+            known = {each.name: each for each in listed(client)} if options.dry_run else {}
             for name in options.names:
-                remove(client, name)
-                print(f"session {name} is removed")
+                if options.dry_run:
+                    print(_would_be_removed(name, known.get(name)))
+                else:
+                    remove(client, name)
+                    print(f"session {name} is removed")
     except (LookupError, SessionInUseError, ValueError) as error:
         raise MistakeError(str(error)) from None
     return 0
+
+
+def _would_be_removed(name: str, info: SessionInfo | None) -> str:
+    if info is None:
+        raise LookupError(f"there is no session {name!r}")
+    if info.holder is not None:
+        return f"session {name} would not be removed: it is open in {info.holder}"
+    return (
+        f"session {name} would be removed, with {info.answered} answers; "
+        f"runs that would end: {info.runs}"
+    )

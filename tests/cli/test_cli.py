@@ -159,6 +159,9 @@ def test_logs(cli, busy, way):
     assert {"oh": "error", "word 0": "info"}.items() <= {
         line["message"]: line["level"] for line in lines
     }.items()
+    begins = "civis_futures: task 0 begins (attempt 1)"
+    assert cli("logs", which)[1].count(begins) == 1
+    assert cli("logs", which, "--container")[1].count(begins) == 2  # on both of its streams
 
 
 def test_logs_follow_until_the_run_is_over(platform, busy):
@@ -228,6 +231,18 @@ def test_a_full_disk_is_no_traceback(platform):
 def test_the_version(cli):
     code, out, _ = cli("--version")
     assert (code, out) == (0, f"civis-futures {civis_futures.__version__}\n")
+
+
+def test_cancel_on_trial(cli, busy):
+    said = f"run {busy.run_id} of busy pool: would be asked to stop\n"
+    for which in (busy.run_id, "--all"):
+        code, out, _ = cli("cancel", which, "--dry-run")
+        assert code == 0
+        assert said in out
+    records = json.loads(cli("cancel", busy.run_id, "--dry-run", "--json")[1])
+    assert [record["cancelled"] for record in records] == [False]
+    assert busy.running()
+    assert str(busy.run_id) in cli("ps")[1]
 
 
 def test_cancel_one(cli, busy, until):

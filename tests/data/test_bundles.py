@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import shutil
+import sys
+import types
 import zipfile
 
 import pytest
@@ -188,7 +191,7 @@ def library(tmp_path, monkeypatch):
 
 
 def needed(library, *modules):
-    return [content.sha256 for content in library.bundles(modules)]
+    return [content.sha256 for content in library.bundles(frozenset(modules))]
 
 
 def test_bundles_stay_as_they_are_while_nothing_changes(library, tmp_path):
@@ -226,16 +229,20 @@ def test_a_module_that_comes_late_or_goes(library, tmp_path):
 
 def test_of_many_files_not_each_call_looks_at_all(library, tmp_path, monkeypatch):
     looked, now = [], [100.0]
-    real = own.listing
+    real = own.OwnModules._holds, own.OwnModules._closure
     monkeypatch.setattr(own, "FEW_FILES", 2)
     monkeypatch.setattr(own.time, "monotonic", lambda: now[0])
 
-    def slow(*args):
-        looked.append(1)
-        now[0] += 1.0
-        return real(*args)
+    def slow(how):
+        def look(*args):
+            looked.append(1)
+            now[0] += 1.0
+            return how(*args)
 
-    monkeypatch.setattr(own, "listing", slow)
+        return look
+
+    monkeypatch.setattr(own.OwnModules, "_holds", slow(real[0]))
+    monkeypatch.setattr(own.OwnModules, "_closure", slow(real[1]))
     for name in ("few_m", "many_m"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").touch()
@@ -244,10 +251,10 @@ def test_of_many_files_not_each_call_looks_at_all(library, tmp_path, monkeypatch
     for _ in range(3):
         needed(library, "few_m")
     assert len(looked) == 3
-    for seconds in (0.0, 0.5, 0.4, 0.2, 0.9):
+    for seconds in (0.0, 0.5, 0.4, 0.2, 0.9, 0.2, 0.9):
         now[0] += seconds
         needed(library, "many_m")
-    assert len(looked) == 3 + 2, "as long as it took"
+    assert len(looked) == 3 + 3, "as long as it took"
 
 
 def test_imports_are_found_in_any_source(library, tmp_path):
@@ -269,3 +276,96 @@ def test_imports_are_found_in_any_source(library, tmp_path):
     needed(library, "root_m")
     found = {each.place.top for bundle in library._known[0] for each in bundle.listings}
     assert found == {"root_m", *names}
+
+
+NAMES = frozenset(["pack_m"])
+CHANGES = {
+    "the same size": lambda f: write(f / "pack_m/part.py", "x = 2\n"),
+    "the same time": lambda f: write(f / "pack_m/part.py", "x = 22\n", (1, 1)),
+    "new": lambda f: write(f / "pack_m/new.py", ""),
+    "new in a folder": lambda f: write(f / "pack_m/data/new.txt", ""),
+    "gone": lambda f: (f / "pack_m/data/a.txt").unlink(),
+    "another in its place": lambda f: (f / "pack_m/data/a.txt").replace(f / "pack_m/part.py"),
+    "may be run": lambda f: (f / "pack_m/part.py").chmod(0o755),
+    "a link": lambda f: write(f / "aim.txt", "other"),
+    "a folder is a cache": lambda f: write(f / "pack_m/data/CACHEDIR.TAG", ""),
+    "what it imports": lambda f: write(f / "late_m.py", "x = 1\n"),
+    "a file of a package that it imports": lambda f: write(f / "other_m/b.py", "x = 1\n"),
+    "in front of another": lambda f: write(f / "first/other_m/__init__.py", "x = 1\n"),
+    "a zip": lambda f: zip_of(f / "some.zip", "x = 2\n"),
+    "another path": lambda f: sys.path.insert(0, str(f / "second")),
+    "another module": lambda f: sys.modules.update(loaded_m=loaded(f / "second/loaded_m.py")),
+}
+
+
+def write(path, text, times=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    if times is not None:
+        os.utime(path, times)
+
+
+def zip_of(path, text):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("zipped_m.py", text)
+
+
+def loaded(path):
+    module = types.ModuleType("loaded_m")
+    module.__file__ = str(path)
+    return module
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A package, and all ways in which modules may be found."""
+    for name, text in {
+        "pack_m/__init__.py": "import late_m, other_m, zipped_m, loaded_m\n",
+        "pack_m/part.py": "x = 1\n", "pack_m/data/a.txt": "", "aim.txt": "1", "first/a.py": "",
+        "other_m/__init__.py": "", "second/late_m.py": "", "second/loaded_m.py": "x = 2\n",
+        "loaded_m.py": "x = 1\n",
+    }.items():  # fmt: skip
+        write(tmp_path / name, text)
+    (tmp_path / "pack_m/link.txt").symlink_to(tmp_path / "aim.txt")
+    zip_of(tmp_path / "some.zip", "x = 1\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), str(tmp_path), *sys.path])
+    sys.path.append(str(tmp_path / "some.zip"))
+    monkeypatch.setitem(sys.modules, "loaded_m", loaded(tmp_path / "loaded_m.py"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_quick_look_sees(project, monkeypatch, until, change):
+    """All that a thorough one would: who has just been asked asks no more than for each path."""
+    monkeypatch.setattr(bundles, "_TICK", 0.01)  # so that files are settled soon
+    library, whole = OwnModules(ContentStore("somewhere")), []
+    real = own.listing
+    monkeypatch.setattr(own, "listing", lambda *args: whole.append(1) or real(*args))
+
+    def files(library):
+        archives = [zipfile.ZipFile(io.BytesIO(x.data)) for x in library.bundles(NAMES)]
+        infos = [(each, info) for each in archives for info in each.infolist()]
+        return {x.filename: (each.read(x), x.external_attr) for each, x in infos}
+
+    def quick():
+        files(library)
+        before = len(whole)
+        first = files(library)
+        return first if len(whole) == before else None
+
+    first = until(quick)
+    CHANGES[change](project)
+    importlib.invalidate_caches()
+    assert files(library) == files(OwnModules(ContentStore("elsewhere"))) != first
+    until(quick)
+
+
+def test_calls_that_need_different_modules_do_not_make_each_other_look(library, project):
+    needed(library, "pack_m")
+    both = needed(library, "pack_m", "other_m"), needed(library, "loaded_m")
+    looks = dict(library._known[1])
+    assert len(looks) == 3
+    assert (needed(library, "pack_m", "other_m"), needed(library, "loaded_m")) == both
+    assert {name: id(look) for name, look in library._known[1].items()} == {
+        name: id(look) for name, look in looks.items()
+    }

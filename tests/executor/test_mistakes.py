@@ -22,9 +22,38 @@ def test_an_option_that_there_is_not(make_executor, given, meant):
         make_executor(1).options(max_retries=1).options(**{given: 3})
 
 
-def test_a_platform_that_is_another_word():
-    with pytest.raises(TypeError, match=r'"local", or an object .* this is another str'):
-        cf.ContainerPoolExecutor(platform="locl")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("locl", "not 'locl': did you mean \"local\"?"),
+        ("Local", "not 'Local': did you mean \"local\"?"),
+        ("http://127.0.0.1:8000", "set CIVIS_API_ENDPOINT and CIVIS_API_KEY, without platform="),
+        ("5f0e7c1a", "this is another str"),  # it may be the key
+    ],
+)
+def test_a_platform_that_is_another_word(given, said):
+    with pytest.raises(TypeError, match=r'"local", or an object ') as caught:
+        cf.ContainerPoolExecutor(platform=given)
+    assert str(caught.value).endswith(said)
+
+
+@pytest.mark.parametrize("memory", [4, 16])
+def test_memory_that_was_meant_in_gigabytes(memory):
+    with pytest.raises(ValueError, match=f"in MB, and {memory} MB .* GB are {memory * 1024}$"):
+        cf.Container(required_resources={"memory": memory})
+
+
+def imports_what_is_not_there():
+    import not_in_any_image.part  # noqa: F401
+
+
+def test_a_module_that_is_missed_when_the_call_runs(make_executor):
+    error = make_executor(1).submit(imports_what_is_not_there).exception()
+    assert type(error) is ModuleNotFoundError
+    notes = "\n".join(error.__notes__)
+    assert "does not have 'not_in_any_image'" in notes
+    assert "setup_cmd" in notes
+    assert "include=['not_in_any_image']" in notes
 
 
 @pytest.mark.parametrize(

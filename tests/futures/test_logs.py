@@ -14,6 +14,7 @@ from dataclasses import replace
 import cloudpickle
 import pytest
 
+from civis_futures import Container
 from civis_futures._futures import logs
 from civis_futures._types import LogLine, LogPage
 
@@ -252,6 +253,20 @@ def test_the_log_of_one_call_of_a_reused_worker(make_executor):
     for wrong, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError)):
         with pytest.raises(error):
             futures[0].logs(tail=wrong)
+
+
+def test_the_log_of_the_whole_container(make_executor):
+    container = Container(required_resources={"cpu": 64}, setup_cmd="echo made ready")
+    with make_executor(1, container=container) as executor:
+        futures = [executor.submit(say, word) for word in ("one", "two")]
+    texts = [str(line) for line in futures[1].container_logs()]
+    assert [text for text in texts if text in ("made ready", "one", "two")] == [
+        "made ready", "one", "two",
+    ]  # fmt: skip
+    assert [str(line) for line in futures[1].container_logs(tail=1)] == texts[-1:]
+    assert [str(line) for line in futures[1].logs()] == ["two"]
+    with pytest.raises(ValueError, match="tail"):
+        futures[0].container_logs(tail=-1)
 
 
 def say_on_both(number):

@@ -424,3 +424,7 @@ def test_all_jobs_on_a_local_platform_are_its_cores(platform):
     assert CivisBackend(platform="local").effective_n_jobs(-1) == os.cpu_count()
     assert CivisBackend(platform=platform).effective_n_jobs(-1) == int(platform.cores)
     assert CivisBackend().effective_n_jobs(-1) == 50
+
+
+def test_the_error_that_civis_parallel_raises_when_it_cannot_submit():
+    assert civis_joblib.JobSubmissionError is cf.BrokenContainerPool

@@ -245,7 +245,12 @@ def test_the_commands(client, platform, until, mine, monkeypatch, capsys):
     code, _, said = command("purge", "by command")
     assert code == 2
     assert f"held by process {first.pid} on" in said
+    code, would, _ = command("purge", "by command", "--dry-run")
+    assert code == 0
+    assert f"would not be removed: it is open in process {first.pid} on" in would
     client.kill(first)
+    assert command("purge", "by command", "--dry-run")[1].endswith("runs that would end: 2\n")
+    assert command("purge", "by commander", "--dry-run")[0] == 2
     assert "by command" in command("sessions")[1]
     assert '"name": "by command"' in command("sessions", "--json")[1]
     assert command("purge", "by command")[1] == "session by command is removed\n"

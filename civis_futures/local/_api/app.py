@@ -143,8 +143,8 @@ OPERATIONS = tuple((route.method, route.template) for route in ROUTES if not rou
 def make_app(platform: Platform, recorder: Recorder) -> ASGIApp:
     """Return the application: the API on one port, the file links on the other."""
     platform.operations = OPERATIONS
-    pages = Pages(platform)
     blob_port = int(platform.listening.blob_host.rpartition(":")[2])
+    pages = Pages(platform)
 
     async def app(scope: Scope, receive: Receive, plain_send: Send) -> None:
         if scope["type"] != "http":

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from .._settings import Settings, StartError
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-#: A name in the letters of the DNS, an address of IPv4, or one of IPv6 that is not of one link.
-_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
+#: A name in the letters of the DNS, or an address of IPv4.
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
 
 
 @dataclass(frozen=True)
 class Listening:
     """Two open sockets, the API's and the file links'; how both are called in addresses."""
 
-    sockets: tuple[socket.socket, socket.socket]
+    sockets: list[socket.socket]
     names: tuple[str, ...]  # as in a URL; the first one is the one to tell
     api_host: str  # host:port
     blob_host: str
@@ -45,18 +45,24 @@ def unclear(settings: Settings) -> str:
         if settings.plain_http or any(own):
             return "certificate, private_key and plain_http are for a platform that you advertise"
         return ""
-    if not re.fullmatch(_NAME, host):
+    if not (re.fullmatch(_NAME, host) or _is_ipv6(host)):
         return (
             "advertise must be a name or an IP address of this machine, without scheme, port or "
             f"path, not {host!r}"
         )
-    if host in ("0.0.0.0", "::"):
-        return f"advertise must be the address that others ask for, and nobody asks for {host}"
     if settings.plain_http and any(own):
         return "plain_http needs no certificate: choose one of them"
     if any(own) and not all(own):
         return "certificate and private_key go together (they may be the same file)"
     return ""
+
+
+def _is_ipv6(host: str) -> bool:
+    """Whether it is an address of IPv6 that means the same on each link."""
+    try:
+        return ipaddress.IPv6Address(host).scope_id is None
+    except ValueError:
+        return False
 
 
 def listen(advertise: str | None, port: int) -> Listening:
@@ -68,10 +74,8 @@ def listen(advertise: str | None, port: int) -> Listening:
     host = LOOPBACK[0] if advertise is None else advertise.lower()
     family, address = _resolved(host)
     with contextlib.ExitStack() as opened:
-        sockets = (
-            opened.enter_context(_listener(family, address, port)),
-            opened.enter_context(_listener(family, address, 0)),
-        )
+        wanted = (port, 0)
+        sockets = [opened.enter_context(_listener(family, address, each)) for each in wanted]
         opened.pop_all()
     names = LOOPBACK if advertise is None else (_in_url(host), _in_url(address))
     api, blob = (f"{names[0]}:{listener.getsockname()[1]}" for listener in sockets)
@@ -93,6 +97,8 @@ def _resolved(host: str) -> tuple[socket.AddressFamily, str]:
         ) from None
     family, _, _, _, where = min(found, key=lambda each: each[0] != socket.AF_INET)
     address = str(where[0])
+    if ipaddress.ip_address(address).is_unspecified:
+        raise StartError(f"advertise the address that others ask for: nobody asks for {address}")
     if ipaddress.ip_address(address).is_loopback and host not in (address, "localhost"):
         raise StartError(
             f"on this machine {host} is {address}, which others cannot reach: advertise its IP "

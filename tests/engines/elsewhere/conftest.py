@@ -9,6 +9,16 @@ from raw import until
 from civis_futures.local import LocalPlatform, OwnScheduler
 
 
+@pytest.fixture(scope="module")
+def simple(tmp_path_factory):
+    """A platform for several tests: the folder of its jobs, and requests to it."""
+    folder = tmp_path_factory.mktemp("simple")
+    options = (f"folder={folder / 'jobs'}",)
+    own = OwnScheduler(str(EXAMPLE), options=options, pause=1)
+    with LocalPlatform(engine=own, log=folder / "log") as platform:
+        yield folder / "jobs", Elsewhere(platform)
+
+
 @pytest.fixture
 def background(tmp_path):
     """background(...): a platform on the scheduler of the example, and requests to it."""

@@ -28,8 +28,8 @@ def test_the_agent_is_for_old_pythons():
     assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names
 
 
-def test_a_run_and_its_lines(background):
-    _, api = background()
+def test_a_run_and_its_lines(simple):
+    _, api = simple
     job, run = api.run("echo out; echo err >&2; printf 'no newline'; exit 3")
     done = api.wait(job, run)
     assert done["state"] == "failed"
@@ -56,8 +56,8 @@ def test_its_surroundings(background):
     until(lambda: not os.path.exists(folder))
 
 
-def test_many_lines_arrive_once_and_in_order(background):
-    _, api = background()
+def test_many_lines_arrive_once_and_in_order(simple):
+    _, api = simple
     job, run = api.run("seq 30000")
     assert api.wait(job, run)["state"] == "succeeded"
     found, last = [], 0
@@ -68,8 +68,8 @@ def test_many_lines_arrive_once_and_in_order(background):
     assert found[1:] == [str(number) for number in range(1, 30001)]
 
 
-def test_cancel(background, tmp_path):
-    _, api = background()
+def test_cancel(simple):
+    jobs, api = simple
     job, run = api.run(
         "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.05; done", cancelTimeout=20
     )
@@ -77,38 +77,38 @@ def test_cancel(background, tmp_path):
     api.ok("POST", f"/scripts/{job}/cancel")
     assert api.wait(job, run)["state"] == "cancelled"
     assert "told" in api.printed(job, run)
-    until(lambda: not agents(tmp_path / "jobs"))
+    until(lambda: not agents(jobs))
 
 
-def test_who_ignores_a_term_is_killed(background, tmp_path):
-    _, api = background()
+def test_who_ignores_a_term_is_killed(simple):
+    jobs, api = simple
     job, run = api.run("trap '' TERM; echo ready; while :; do sleep 0.05; done", cancelTimeout=1)
     api.says(job, run, "ready")
     api.ok("POST", f"/scripts/{job}/cancel")
     assert api.wait(job, run)["state"] == "cancelled"
-    until(lambda: not agents(tmp_path / "jobs"))
+    until(lambda: not agents(jobs))
 
 
-def test_what_left_the_session_ends_with_the_run(background, tmp_path):
-    _, api = background()
+def test_what_left_the_session_ends_with_the_run(simple, tmp_path):
+    _, api = simple
     job, run = api.run(f"setsid sleep 1000 & echo $! > {tmp_path}/pid")
     assert api.wait(job, run)["state"] == "succeeded"
     pid = int((tmp_path / "pid").read_text())
     until(lambda: not os.path.exists(f"/proc/{pid}/cwd"))
 
 
-def test_a_killed_agent_is_a_lost_run(background, tmp_path):
-    _, api = background()
+def test_a_killed_agent_is_a_lost_run(simple):
+    jobs, api = simple
     job, run = api.run("echo ready; sleep 1000")
     api.says(job, run, "ready")
-    (name,) = agents(tmp_path / "jobs")
-    os.killpg(int((tmp_path / "jobs" / f"{name}.pid").read_text()), signal.SIGKILL)
+    (name,) = agents(jobs)
+    os.killpg(int((jobs / f"{name}.pid").read_text()), signal.SIGKILL)
     assert api.wait(job, run)["state"] == "failed"
     assert api.logs(job, run, "error") == ["it was killed", "Failed"]
 
 
-def test_refused(background):
-    _, api = background()
+def test_refused(simple):
+    _, api = simple
     job, run = api.run(requiredResources={"cpu": 1024 * 5000, "memory": 10})
     assert api.wait(job, run)["state"] == "failed"
     assert "refused this job: this machine has no 5000 cores" in api.printed(job, run)[0]

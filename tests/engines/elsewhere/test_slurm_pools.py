@@ -1,11 +1,7 @@
-"""Pools on a real cluster, over TLS: what users do, and what happens to nodes meanwhile."""
+"""Pools on a real cluster, over TLS: what the contract of all engines (test_contract) lacks."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import as_completed
 from pathlib import Path
@@ -22,7 +18,6 @@ from civis_futures import (
     CallLostError,
     Container,
     ContainerPoolExecutor,
-    WorkerMemoryError,
 )
 
 SMALL = Container(required_resources={"cpu": 128, "memory": 200})
@@ -61,15 +56,6 @@ def hostname():
     return socket.gethostname()
 
 
-def ask_for(megabytes):
-    return len(bytearray(megabytes << 20))
-
-
-def die():
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(60)
-
-
 def test_map_and_as_completed(pool, cluster):
     executor = pool(2)
     assert list(executor.map(square, range(20), timeout=SECONDS)) == [x * x for x in range(20)]
@@ -77,31 +63,6 @@ def test_map_and_as_completed(pool, cluster):
     found = [future.result() for future in as_completed(futures, timeout=SECONDS)]
     assert sorted(found) == [0.01, 0.5]
     assert executor.submit(hostname).result(SECONDS).startswith(cluster.prefix)
-
-
-def test_a_running_call_is_cancelled(pool, cluster):
-    executor = pool(1)
-    future = executor.submit(slept, HOUR)
-    until(lambda: future.running(), SECONDS)
-    assert future.cancel()
-    assert executor.submit(square, 3).result(SECONDS) == 9
-
-
-def test_a_call_that_runs_out_of_memory(pool):
-    executor = pool(1)
-    with pytest.raises(WorkerMemoryError):
-        executor.submit(ask_for, 400).result(SECONDS)
-
-
-def test_memory_grows(pool):
-    executor = pool(1, memory_growth=3, max_retries=1)
-    assert executor.submit(ask_for, 300).result(SECONDS) == 300 << 20
-
-
-def test_a_worker_that_is_killed(pool):
-    executor = pool(1)
-    with pytest.raises(CallLostError, match="137"):
-        executor.submit(die).result(SECONDS)
 
 
 def test_somebody_elses_scancel(pool, cluster):
@@ -137,40 +98,6 @@ def first_host_then_wait(folder):
     (Path(folder) / "tmp").rename(own)
     time.sleep(3600)
     return None
-
-
-CLIENT = """
-import sys
-from civis_futures import Container, ContainerPoolExecutor
-from tasks import wait_at
-
-small = Container(required_resources={"cpu": 128, "memory": 200})
-with ContainerPoolExecutor(2, container=small, session="over") as executor:
-    futures = [executor.submit(wait_at, sys.argv[1], number) for number in range(2)]
-    print([future.result() for future in futures])
-"""
-
-
-def test_a_session_outlives_its_client(secure, cluster, tmp_path):
-    """The client is killed; the next one has the results of the same calls, which ran once."""
-    environment = {
-        **os.environ,
-        "CIVIS_API_ENDPOINT": secure.url,
-        "CIVIS_API_KEY": secure.api_key,
-        "CIVIS_FUTURES_CA_CERTS": secure.ca_certs,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    command = [sys.executable, "-c", CLIENT, str(tmp_path)]
-    first = subprocess.Popen(command, env=environment)
-    until(lambda: len(list(tmp_path.glob("arrived-*"))) == 2, SECONDS)
-    first.kill()
-    first.wait()
-    (tmp_path / "open").touch()
-    again = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=110, check=True
-    )
-    assert again.stdout == "[0, 1]\n"
-    until(lambda: not cluster.jobs(), 90)
 
 
 def test_a_search_with_scikit_learn(pool):

@@ -13,7 +13,7 @@ SOURCES := $(shell find civis_futures civis_joblib -type f -not -name '*.pyc') p
 PIP := -m pip --disable-pip-version-check
 # What is installed, and what a wheel is built with, is what constraints.txt says.
 EXACTLY := -q -c constraints.txt --build-constraint constraints.txt
-EXTRAS := [joblib,local,progress]
+EXTRAS := [joblib,local,progress,tls]
 GROUPS := --group lint --group test --group docs
 # Not from the root of the project, where `import civis_futures` would find the sources.
 PYTEST := cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' '$(CURDIR)/tests'
@@ -31,6 +31,7 @@ test: style types docs unit
 # it `make test` skips these tests, and says so.
 engines:
 	tests/engines/start-image.sh $(BUILD)/engines
+	tests/engines/start-slurm.sh $(BUILD)/engines install
 
 # The newest releases, with PRE=1 also those that are not final.
 test-newest:

@@ -33,6 +33,10 @@ WIRE_VERSION = 1
 ORDER_VARIABLE = "CIVIS_FUTURES_ORDER"
 #: The script parameter of type `file` that names the bundle; Platform adds ``_URL`` for its link.
 BUNDLE_VARIABLE = "CIVIS_FUTURES_BUNDLE"
+#: Where a run's way to its platform is, if it says; else it is the client's. (Civis: not known.)
+ENDPOINT_VARIABLE = "CIVIS_API_ENDPOINT"
+#: The certificates (as PEM) that alone are believed there.
+CA_CERTS_VARIABLE = "CIVIS_FUTURES_CA_CERTS"
 
 #: A variable of the modules that are made of what came by value; see `came_by_value`.
 BY_VALUE = "__civis_futures_by_value__"
@@ -44,13 +48,11 @@ BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
 SILENCE = "civis_futures: no word from the client, this worker ends"
 #: The last line of one that the platform has started again within its run.
 STARTED_AGAIN = "civis_futures: the platform has started this container again, this worker ends"
-#: The exit code of a container whose `setup_cmd` failed (EX_CONFIG of sysexits.h).
-SETUP_FAILED = 78
-#: The same when the program of the worker could not be fetched, or stored.
-NO_PROGRAM = 79
+#: The exit codes of a container whose `setup_cmd` failed (EX_CONFIG of sysexits.h), and of one that
+#: could not fetch, or store, the program of the worker.
+SETUP_FAILED, NO_PROGRAM = 78, 79
 #: How the name of a script ends that has stood for the holder of a session, and does so no more.
 TAKEN = " taken"
-
 # Sizes in bytes. All follow from two facts: Platform takes 1,000,000 bytes in one JSON value, and
 # Linux 128 kB in one environment variable.
 #: What one JSON value may hold; the rest is headroom.

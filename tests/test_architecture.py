@@ -63,7 +63,7 @@ pickle            in _data.pickling _data.unpickling _exceptions _sessions.value
 threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
                   in _futures.tables _pool.ledger _pool.manager _pool.neighbours _pool.threads
                   in _sessions.session cli local
-queue             in _executor.map _futures.progress _pool.manager _pool.threads
+queue             in _executor.map _futures.progress _pool.manager _pool.threads local
 subprocess        in cli local
 os.fork           in worker
 asyncio           in _futures.awaiting _wire local
@@ -92,18 +92,22 @@ LOCAL = """
 __init__     -> _engines _owner
 __main__     -> _server
 
-_server      -> _api _engines _faults _limits _places _record _runs _settings _state _store
-_owner       -> _engines _faults _journal _pages _schema _settings
+_server      -> _api _elsewhere _engines _faults _limits _listening _places _record _runs _settings
+             -> _state _store
+_owner       -> _engines _faults _journal _listening _pages _schema _settings
 _runs        -> _api _faults _places _schema _state _storage
-_api         -> _faults _journal _pages _record _schema _settings _state _storage _store
+_api         -> _elsewhere _faults _journal _pages _record _schema _settings _state _storage
+             -> _store
+_elsewhere   -> _places _schema _settings _state
 _pages       -> _state _store
 _storage     -> _schema _settings _state _store
-_state       -> _faults _journal _limits _schema _settings _store
+_state       -> _faults _journal _limits _listening _places _schema _settings _store
 
 _journal     -> _faults _schema
 _faults      -> _schema
 _engines     -> _places _settings
 _places      -> _settings
+_listening   -> _settings
 
 _store _limits _record _schema _settings ->
 """

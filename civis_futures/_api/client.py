@@ -22,7 +22,7 @@ from .._pacing import Pacing, default_pacing
 from .._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run, StoredFile
 from . import replies
 from .budget import platform_clock
-from .credentials import DEFAULT_URL, checked_key, credentials, headers_for, with_slash
+from .credentials import DEFAULT_URL, access, checked_key, credentials, headers_for, with_slash
 from .discreet import discreet, ours, without_links
 from .routes import Routes
 from .transport import Bytes, FileLinks, Kind, RateBudget, Section, Sender, is_json
@@ -30,6 +30,7 @@ from .transport import Bytes, FileLinks, Kind, RateBudget, Section, Sender, is_j
 __all__ = [
     "DEFAULT_URL",
     "PlatformClient",
+    "access",
     "credentials",
 ]
 
@@ -51,7 +52,7 @@ class PlatformClient:
     makes no sense. `low_priority=True` marks a request that gives way to others, and gives up soon.
 
     Args:
-        url, api_key: as `credentials` returns them.
+        url, api_key, ca_certs, direct: as `access` returns them.
         budget: the rate budget; clients with the same key should share one.
         timeout: seconds for each step of an attempt.
         patience: seconds for which a request is tried again while the platform is out of reach.
@@ -64,6 +65,8 @@ class PlatformClient:
         self,
         url: str,
         api_key: str,
+        ca_certs: str | None = None,
+        direct: bool = False,
         *,
         budget: RateBudget | None = None,
         timeout: float = 60.0,
@@ -84,7 +87,8 @@ class PlatformClient:
         #: Whether it is on this machine.
         self.is_local = _host(self.url) in ("127.0.0.1", "localhost", "::1")
         # A proxy of this machine leads away from it.
-        routes = Routes(direct=self.is_local), Routes(direct=self.is_local)
+        direct, only = direct or self.is_local, (_host(self.url), ca_certs)
+        routes = Routes(direct=direct, only=only), Routes(direct=direct, only=only)
         routes[0].way(httpx.URL(self.url))  # what cannot be done is reported at once
         limits = httpx.Timeout(timeout, connect=min(timeout, 10.0))
         headers = headers_for(key, auth)

@@ -7,11 +7,40 @@ from __future__ import annotations
 
 import base64
 import os
+from typing import NamedTuple
 
 from .._exceptions import CredentialsError
 from .._public import version
 
+#: Certificates to believe of the platform at `CIVIS_API_ENDPOINT`, as PEM, and no others there.
+CA_CERTS_VARIABLE = "CIVIS_FUTURES_CA_CERTS"
 DEFAULT_URL = "https://api.civisanalytics.com/"
+
+
+class Access(NamedTuple):
+    """How one platform is reached: what a `PlatformClient` is made of, in this order."""
+
+    url: str
+    key: str
+    #: Certificates as PEM: they are believed there, and no others. None: those of everybody else.
+    ca_certs: str | None = None
+    #: Whether no proxy leads there, whatever the environment says.
+    direct: bool = False
+
+
+def access(platform: object = None) -> Access:
+    """How the platform is reached that `platform` names; the errors are those of `credentials`.
+
+    All of it is the environment's, or all is the object's; one with an attribute `ca_certs` is a
+    platform of somebody's own, and has no proxy before it.
+    """
+    url, key = credentials(platform)
+    if hasattr(platform, "ca_certs"):
+        return Access(url, key, platform.ca_certs, direct=True)
+    if platform is not None and not hasattr(platform, "_session_kwargs"):
+        return Access(url, key)
+    given = os.environ.get("CIVIS_API_ENDPOINT") and os.environ.get(CA_CERTS_VARIABLE)
+    return Access(url, key, given or None, direct=bool(given))
 
 
 def credentials(platform: object = None) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
 The environment says, as it does for `requests`, which the civis package uses: ``HTTPS_PROXY``,
 ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``; ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``; and
-``SSL_CERT_FILE``, ``SSL_CERT_DIR``. What it says and cannot be done is an error that names the
+``SSL_CERT_FILE``, ``SSL_CERT_DIR``. A platform of somebody's own may have told its certificates:
+then these count there, and nothing else. What it says and cannot be done is an error that names the
 variable; and nothing is set up before a request needs it.
 
 This module must not know what a request is about.
@@ -28,11 +29,17 @@ CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CE
 
 
 class Routes(httpx.BaseTransport):
-    """Sends each request the way that the environment says; `direct`: without any proxy."""
+    """Sends each request the way that the environment says.
 
-    def __init__(self, *, direct: bool = False) -> None:
+    Args:
+        direct: without any proxy.
+        only: a host, and the certificates (as PEM) that alone are believed there; or None.
+    """
+
+    def __init__(self, *, direct: bool = False, only: tuple[str, str | None] = ("", None)) -> None:
         self._direct = direct
-        self._ways: dict[tuple[bool, str | None], httpx.HTTPTransport] = {}
+        self._only = only
+        self._ways: dict[tuple[bool, str | None, str | None], httpx.HTTPTransport] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """As of any transport.
@@ -45,10 +52,11 @@ class Routes(httpx.BaseTransport):
     def way(self, url: httpx.URL) -> httpx.HTTPTransport:
         """The connections that lead to this address; PlatformError as above."""
         name, proxy = (None, None) if self._direct else proxy_for(url)
-        key = url.scheme == "https", proxy
+        pem = self._only[1] if url.host == self._only[0] else None
+        key = url.scheme == "https", proxy, pem
         if key not in self._ways:
             # Two threads may both come here: the first one counts.
-            self._ways.setdefault(key, _transport(key[0], name, proxy))
+            self._ways.setdefault(key, _transport(key[0], name, proxy, pem))
         return self._ways[key]
 
     def close(self) -> None:
@@ -93,9 +101,11 @@ def _names(name: str, host: str) -> bool:
         return False
 
 
-def _transport(tls: bool, name: str | None, proxy: str | None) -> httpx.HTTPTransport:
+def _transport(
+    tls: bool, name: str | None, proxy: str | None, pem: str | None
+) -> httpx.HTTPTransport:
     # Without TLS, a context without certificates: httpx would read all certificates for its own.
-    verify = _tls() if tls else _nobody()
+    verify = _nobody() if not tls else _tls() if pem is None else _pinned(pem)
     with _named(f"{name}={without_links(proxy or '')}"):
         through = None if proxy is None else httpx.Proxy(proxy)
         return httpx.HTTPTransport(verify=verify, trust_env=False, proxy=through)
@@ -130,6 +140,22 @@ def _believing(name: str, path: str) -> ssl.SSLContext:
         if os.path.isdir(path):
             return ssl.create_default_context(capath=path)
         return ssl.create_default_context(cafile=path)
+
+
+@functools.cache
+def _pinned(pem: str) -> ssl.SSLContext:
+    """Each of these certificates is believed by itself: what signed it need not be there."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError) as error:
+        raise PlatformError(
+            "the platform's certificates (its ca_certs, or CIVIS_FUTURES_CA_CERTS) cannot be used: "
+            f"what is needed is the text of a PEM file, and not its path ({error})",
+            sent=False,
+        ) from None
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 @functools.cache

@@ -136,9 +136,9 @@ class NamedFiles:
     def _client(self) -> PlatformClient:
         """One of this process: in a fork, connections are the parent's."""
         if self._opened is None or self._opened[0] != os.getpid():
-            from .._api.client import PlatformClient, credentials  # slow to import
+            from .._api.client import PlatformClient, access  # slow to import
 
-            client = PlatformClient(*credentials(self._platform))
+            client = PlatformClient(*access(self._platform))
             self._opened = os.getpid(), client
             weakref.finalize(self, _close, *self._opened)
         return self._opened[1]

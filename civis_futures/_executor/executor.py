@@ -55,8 +55,8 @@ class ContainerPoolExecutor(Executor):
         container: what each worker runs in: a `Container`, or a `Template`.
         platform: None for Civis Platform, by ``CIVIS_API_KEY`` (and ``CIVIS_API_ENDPOINT``);
             ``"local"`` for a local platform that lives as long as the executor; a
-            `civis_futures.local.LocalPlatform`, or any object with ``url`` and ``api_key``; or
-            a `civis.APIClient`, for its key.
+            `civis_futures.local.LocalPlatform`, or any object with ``url`` and ``api_key`` (and
+            ``ca_certs``, PEM that alone is believed there); or a `civis.APIClient`, for its key.
         max_tasks_per_worker: after this many calls a container ends and another one takes its
             place; 1 is one fresh container for each call, None is no limit.
         idle_timeout: the seconds after which a container without work ends.

@@ -51,10 +51,10 @@ def this_container(platform: Any = None, **changes: Any) -> Container:
     number = os.environ.get("CIVIS_JOB_ID", "")
     if not number.isdigit():
         raise RuntimeError("this does not run in a container of Civis Platform: no CIVIS_JOB_ID")
-    from .._api.client import PlatformClient, credentials  # slow to import
+    from .._api.client import PlatformClient, access  # slow to import
 
     job = Job(int(number), JobKind.CONTAINER)
-    with closing(PlatformClient(*credentials(platform))) as client:
+    with closing(PlatformClient(*access(platform))) as client:
         script = client.get_script(job)
         template = script.get("fromTemplateId")
         if template is not None:

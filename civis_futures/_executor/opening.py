@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._api.budget import RateBudget, platform_clock
-from .._api.client import LogSource, PlatformClient, credentials
+from .._api.client import LogSource, PlatformClient, access
+from .._api.credentials import Access
 from .._container import Container, Template, job_kind
 from .._data.contents import ContentStore, content_store
 from .._data.own import OwnModules
@@ -57,18 +58,20 @@ def open_pool(options: PoolOptions) -> Opened:
     container, policy, session = options.runs_in, options.policy, options.session
     owned = _local_platform(session) if options.platform == "local" else None
     try:
-        url, key = credentials(options.platform if owned is None else owned)
+        way = access(options.platform if owned is None else owned)
+        url, key = way.url, way.key
         contents = content_store(url, key, platform_clock(url).now)
         own_modules = OwnModules(contents, options.include, options.exclude, options.code)
         initial = initializer_call(options, contents)
         if initial.data:
             initial = with_modules("the initializer", initial, own_modules)
-        client, attached = PlatformClient(url, key), None
-        if isinstance(container, Container) and container.doubt and not client.is_local:
+        client, attached = PlatformClient(*way), None
+        own = client.is_local or way.direct
+        if isinstance(container, Container) and container.doubt and not own:
             warnings.warn(container.doubt, UserWarning, stacklevel=3)
         if session:
-            own = PlatformClient(url, key, budget=client.budget)
-            attached = attach(own, session, container)
+            second = PlatformClient(*way, budget=client.budget)
+            attached = attach(second, session, container)
     except BaseException:
         if owned is not None:
             owned.stop()
@@ -86,9 +89,9 @@ def open_pool(options: PoolOptions) -> Opened:
         _hand_over(attached, manager)
     manager.start()
     end_pools_on_term()
-    reader = _Reader(url, key, container, client.budget)
+    reader = _Reader(way, container, client.budget)
     logs = LogAccess(reader.logs, reused=policy.max_tasks_per_worker != 1)
-    page = reader.page if client.is_local else None
+    page = reader.page if own else None
     return Opened(manager, url, logs, reader.call, own_modules, attached, page)
 
 
@@ -96,25 +99,24 @@ def open_pool(options: PoolOptions) -> Opened:
 class _Reader:
     """Reads logs and calls, also after the pool is gone, hence over clients of its own."""
 
-    url: str
-    key: str = field(repr=False)
+    way: Access = field(repr=False)
     container: Container | Template
     budget: RateBudget
 
     def logs(self) -> LogSource:
         """The logs of this pool's kind of jobs."""
-        client = PlatformClient(self.url, self.key, budget=self.budget)
+        client = PlatformClient(*self.way, budget=self.budget)
         return LogSource(client, job_kind(self.container))
 
     def page(self) -> str:
         """A link that opens the pages of a local platform once; made without a request."""
         from ..local._pages.tickets import page_link
 
-        return page_link(self.url, self.key, time.time())
+        return page_link(self.way.url.rstrip("/"), self.way.key, time.time())
 
     def call(self, sent: SentCall) -> Callable[[], Any]:
         """What a call would run, as a function without arguments."""
-        with closing(PlatformClient(self.url, self.key)) as client:
+        with closing(PlatformClient(*self.way)) as client:
             fetch = Mailbox(client, self.container).fetch
             needed = sent.buffers[: len(sent.buffers) - sent.code]  # the modules are here
             buffers = [fetch(each.blob) if each.ready else each.data or b"" for each in needed]

@@ -46,6 +46,7 @@ _BOOTSTRAP = """\
 import os, sys
 
 API, FILE, SHA256 = {api}, {file}, {sha256}
+API = os.environ.get("{endpoint}") or API
 if sys.version_info < (3, 8):
     sys.exit("civis_futures: Python %d.%d is too old, use the version of the client"
              % sys.version_info[:2])
@@ -53,9 +54,16 @@ import base64, hashlib, http.client, json, time
 from urllib.parse import urlsplit
 
 def get(link, **headers):
-    at = urlsplit(link)
-    kind = http.client.HTTPSConnection if at.scheme == "https" else http.client.HTTPConnection
-    connection = kind(at.netloc, timeout=60)
+    at, pem = urlsplit(link), os.environ.get("{ca_certs}")
+    kind, trust = http.client.HTTPConnection, {{}}
+    if at.scheme == "https":
+        kind = http.client.HTTPSConnection
+        if pem and at.hostname == urlsplit(API).hostname:
+            import ssl
+            only = trust["context"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            only.load_verify_locations(cadata=pem)
+            only.verify_flags |= 0x80000  # partial chains
+    connection = kind(at.netloc, timeout=60, **trust)
     connection.request("GET", at.path + "?" + at.query, headers=headers)
     reply = connection.getresponse()
     data = reply.read()
@@ -74,7 +82,8 @@ def said(error):  # without the address that it may quote, for that is a secret
 
 def fresh_link():
     key = base64.b64encode((os.environ["CIVIS_API_KEY"] + ":").encode()).decode()
-    file = json.loads(get("%sfiles/%d" % (API, FILE), Authorization="Basic " + key).decode())
+    link = "%s/files/%d" % (API.rstrip("/"), FILE)
+    file = json.loads(get(link, Authorization="Basic " + key).decode())
     return file["fileUrl"] or give_up("File %d is empty or has expired" % FILE)
 
 def fetch():
@@ -88,6 +97,8 @@ def fetch():
             raise LookupError("these are not the bytes that were uploaded (SHA-256)")
         except (OSError, ValueError, LookupError, http.client.HTTPException) as error:
             problem = error
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                break
             if not link:
                 # Wrong bytes may be right the next time; what is refused stays refused.
                 if not isinstance(error, LookupError):
@@ -161,6 +172,8 @@ def docker_command(url: str, sha256: str, file_id: int, setup_cmd: str | None = 
     link to it; `setup_cmd` a shell command to run first, and to stop at if it fails.
     """
     program = _BOOTSTRAP.format(
+        endpoint=_wire.ENDPOINT_VARIABLE,
+        ca_certs=_wire.CA_CERTS_VARIABLE,
         api=json.dumps(url.rstrip("/") + "/"),
         file=int(file_id),
         sha256=json.dumps(sha256),

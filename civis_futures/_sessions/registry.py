@@ -128,9 +128,9 @@ def _end(client: PlatformClient, job: Job) -> None:
 
 
 def _client(platform: Any) -> PlatformClient:
-    from .._api.client import PlatformClient, credentials  # slow to import
+    from .._api.client import PlatformClient, access  # slow to import
 
-    return PlatformClient(*credentials(platform))
+    return PlatformClient(*access(platform))
 
 
 def checked_name(name: object) -> str:

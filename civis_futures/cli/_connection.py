@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def connected() -> Iterator[PlatformClient]:
     """A client of the platform that the environment names, closed at the end."""
-    from .._api.client import PlatformClient, credentials  # slow to import, and `local` needs none
+    from .._api.client import PlatformClient, access  # slow to import, and `local` needs none
 
     if not os.environ.get("CIVIS_API_KEY", "").strip():
         raise MistakeError("there is no API key: set CIVIS_API_KEY")
     try:
-        client = PlatformClient(*credentials(), patience=default_pacing().command)
+        client = PlatformClient(*access(), patience=default_pacing().command)
     except (CredentialsError, ValueError) as error:
         raise MistakeError(_line(error)) from None
     with contextlib.closing(client):

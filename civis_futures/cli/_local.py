@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from .._api.credentials import CA_CERTS_VARIABLE
 from ._terms import LOST, NOT_EXECUTABLE, NOT_FOUND, MistakeError
 
 if TYPE_CHECKING:
@@ -34,6 +35,20 @@ def add(commands: Any) -> None:
         usage="%(prog)s [options] [-- command ...]",
     )
     parser.add_argument("--port", type=int, default=0, metavar="N", help="default: a free port")
+    parser.add_argument(
+        "--advertise",
+        metavar="HOST",
+        help="let other machines reach it, by this name or IP address of this machine, over TLS",
+    )
+    parser.add_argument(
+        "--certificate", metavar="FILE", help="for --advertise; default: one is made"
+    )
+    parser.add_argument("--private-key", metavar="FILE", help="the key of --certificate")
+    parser.add_argument(
+        "--plain-http",
+        action="store_true",
+        help="--advertise without TLS: who can listen on the network reads keys and data",
+    )
     parser.add_argument("--state", metavar="DIR", help="keep scripts, runs, files and the key here")
     parser.add_argument("--cores", type=float, metavar="X", help="default: no limit")
     parser.add_argument("--memory", type=int, metavar="MB", help="default: no limit")
@@ -75,6 +90,10 @@ def _local_platform(options: argparse.Namespace) -> LocalPlatform:
         return LocalPlatform(
             engine=from_texts(options.engine, options.engine_option),
             port=options.port,
+            advertise=options.advertise,
+            certificate=options.certificate,
+            private_key=options.private_key,
+            plain_http=options.plain_http,
             state=options.state,
             cores=options.cores,
             memory=options.memory,
@@ -111,10 +130,9 @@ def _serve(platform: LocalPlatform, engine: str) -> int:
     with _started(platform):
         print(
             f"A local Civis Platform is at {platform.url}. To use it, in another terminal:\n\n"
-            f"export CIVIS_API_ENDPOINT={shlex.quote(platform.url)}\n"
-            f"export CIVIS_API_KEY={shlex.quote(platform.api_key)}\n\n"
-            f"Its runs and logs in a browser (the link works once, for ten minutes):\n"
-            f"{platform.page}\n\n"
+            + "".join(f"export {n}={shlex.quote(v)}\n" for n, v in _way(platform).items())
+            + "\nIts runs and logs in a browser (the link works once, for ten minutes):\n"
+            f"{platform.page}\n\n{_who_reaches(platform)}"
             f"It runs the containers' commands {_where(engine)}\n"
             "Ctrl-C ends it, and every run.",
             flush=True,
@@ -126,13 +144,28 @@ def _serve(platform: LocalPlatform, engine: str) -> int:
     return 0
 
 
+def _way(platform: LocalPlatform) -> dict[str, str]:
+    """The variables that lead to it."""
+    way = {"CIVIS_API_ENDPOINT": platform.url, "CIVIS_API_KEY": platform.api_key}
+    return way if platform.ca_certs is None else {**way, CA_CERTS_VARIABLE: platform.ca_certs}
+
+
+def _who_reaches(platform: LocalPlatform) -> str:
+    if platform.ca_certs is not None:
+        return "Other machines reach it by the same three variables.\n"
+    if platform.advertised:
+        return (
+            "Other machines reach it by the same two variables. There is no TLS: who can listen\n"
+            "on that network reads the key and all data, and then runs commands here.\n"
+        )
+    return ""
+
+
 def _run_against(platform: LocalPlatform, command: list[str]) -> int:
     """Run a command with the platform's address and key in its environment."""
-    surroundings = {
-        **os.environ,
-        "CIVIS_API_ENDPOINT": platform.url,
-        "CIVIS_API_KEY": platform.api_key,
-    }
+    surroundings = {**os.environ, **_way(platform)}
+    if platform.ca_certs is None:
+        surroundings.pop(CA_CERTS_VARIABLE, None)  # of another platform
     try:
         process = subprocess.Popen(command, env=surroundings)
     except FileNotFoundError:

@@ -4,10 +4,10 @@ The package imports nothing else of civis_futures. It and the client meet in HTT
 container's command line only, so that a misunderstanding of the contract cannot be shared.
 """
 
-from ._engines.options import Docker, Podman, Slurm
+from ._engines.options import Docker, OwnScheduler, Podman, Slurm
 from ._owner import LocalPlatform
 
-__all__ = ["Docker", "LocalPlatform", "Podman", "Slurm"]
+__all__ = ["Docker", "LocalPlatform", "OwnScheduler", "Podman", "Slurm"]
 
-for _public in (Docker, LocalPlatform, Podman, Slurm):
+for _public in (Docker, LocalPlatform, Podman, OwnScheduler, Slurm):
     _public.__module__ = __name__

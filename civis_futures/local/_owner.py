@@ -28,6 +28,8 @@ from typing import IO, Any, Literal, NoReturn
 from ._engines.options import Engine, chosen
 from ._faults.fault import Fault, fits
 from ._journal import Request
+from ._listening.addresses import unclear
+from ._listening.certificates import MAKER, connection, needs_maker
 from ._pages.tickets import page_link
 from ._schema.exchange import Origin
 from ._settings import MAX_FILE_BYTES, Settings
@@ -82,13 +84,22 @@ class LocalPlatform:
         with LocalPlatform() as platform:
             ...
 
-    It listens on loopback only, runs the commands of whoever has the key with your own rights,
-    and ends with its owner, leaving no process behind.
+    It listens on loopback only, unless you `advertise` it; runs the commands of whoever has the key
+    with your own rights; and ends with its owner, leaving no process behind.
 
     Args:
         engine: What the runs run on: `"process"` for processes of this machine, `"podman"`,
             `"docker"` or `"slurm"`, or one of these with options, as in `Podman(network="none")`.
-        port: Where to listen; 0 takes a free port.
+        port: Where to listen; 0 takes a free port. Links of files have another one, always free.
+        advertise: The name or IP address of this machine by which other machines reach it. The
+            platform listens at that address, and at no other, and needs TLS there, with
+            `certificate`, with one that it makes (which takes the extra `tls`), or not at all with
+            `plain_http`. Default: it listens on loopback, for this machine alone.
+        certificate: A file in PEM's form: the certificate for `advertise`, and perhaps those
+            that it is signed with. Those who connect believe what is in it.
+        private_key: The file of its key, which others must not be able to read.
+        plain_http: Speak to other machines without TLS. Who can listen on that network then reads
+            keys and pickles, and who can write there runs code as you.
         state: A folder to keep scripts, runs and files in, so that they survive a restart; runs
             that were active are then failed. The key is kept there too. Default: a temporary
             folder that goes with the platform.
@@ -119,6 +130,10 @@ class LocalPlatform:
         *,
         engine: str | Engine = "process",
         port: int = 0,
+        advertise: str | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        private_key: str | os.PathLike[str] | None = None,
+        plain_http: bool = False,
         state: str | os.PathLike[str] | None = None,
         cores: float | None = None,
         memory: int | None = None,
@@ -137,7 +152,11 @@ class LocalPlatform:
         """Check the settings; nothing is started yet."""
         self._settings = Settings(
             port=port,
-            state=None if state is None else str(Path(state).absolute()),
+            advertise=advertise,
+            certificate=_absolute(certificate),
+            private_key=_absolute(private_key),
+            plain_http=plain_http,
+            state=_absolute(state),
             cores=cores,
             memory=memory,
             start_delay=start_delay,
@@ -145,7 +164,7 @@ class LocalPlatform:
             max_file_size=max_file_size,
             environment=dict(environment or {}),
             engine=chosen(engine).to_json(),
-            record=None if record is None else str(Path(record).absolute()),
+            record=_absolute(record),
             hidden_lists=hidden_lists,
             updated_at_follows_runs=updated_at_follows_runs,
             whole_seconds=whole_seconds,
@@ -154,11 +173,12 @@ class LocalPlatform:
         _check(self._settings)
         self._log = None if log is None else Path(log).absolute()
         self._first_faults = tuple(faults)
-        # Guards the four below against start and stop from two threads. Starting and stopping
+        # Guards the five below against start and stop from two threads. Starting and stopping
         # wait under it, on purpose: the second caller has nothing to do before the first is done.
         self._lock = threading.Lock()
         self._key: str | None = None
         self._url: str | None = None
+        self._ca_certs: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
 
@@ -168,6 +188,11 @@ class LocalPlatform:
         if self._url is None:
             raise RuntimeError("the local platform is not running: start() it, or use `with`")
         return self._url
+
+    @property
+    def advertised(self) -> bool:
+        """Whether other machines may reach it."""
+        return self._settings.advertise is not None
 
     @property
     def api_key(self) -> str:
@@ -186,6 +211,16 @@ class LocalPlatform:
         return page_link(self.url, self.api_key, time.time())
 
     @property
+    def ca_certs(self) -> str | None:
+        """What to believe of it, for `CIVIS_FUTURES_CA_CERTS`; None if it does not speak TLS.
+
+        Certificates as text in PEM's form. They are no secret.
+        """
+        if self._url is None:
+            raise RuntimeError("the local platform is not running: start() it, or use `with`")
+        return self._ca_certs
+
+    @property
     def cores(self) -> float:
         """How many cores the runs may use together; those of this machine if there is no limit."""
         return self._settings.cores or float(os.cpu_count() or 1)
@@ -201,14 +236,15 @@ class LocalPlatform:
         Raises RuntimeError with the reason if it does not start, ImportError if the packages of
         the extra `local` are missing.
         """
-        _check_installed()
+        _check_installed(self._settings)
         with self._lock:
             if self.running:
                 return self
             if self._finalizer is not None:
                 self._finalizer()  # it died; what it left open is closed
             self._key = _key(self._settings.state)
-            self._process, self._url = _launch(self._settings, self._key, self._log)
+            self._process, where = _launch(self._settings, self._key, self._log)
+            self._url, self._ca_certs = where["url"], where["ca_certs"]
             # At exit, or when this object is forgotten. It must not refer to this object.
             self._finalizer = weakref.finalize(self, _end, self._process, os.getpid())
             try:
@@ -226,7 +262,7 @@ class LocalPlatform:
     def _forget(self) -> None:
         if self._finalizer is not None:
             self._finalizer()
-        self._finalizer = self._process = self._url = None
+        self._finalizer = self._process = self._url = self._ca_certs = None
 
     def __enter__(self) -> LocalPlatform:
         return self.start()
@@ -283,14 +319,11 @@ class LocalPlatform:
         self._ask("POST", "/_local/reset")
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        import http.client  # not needed to start a platform
-
-        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=10)
-        with contextlib.closing(connection):
+        with contextlib.closing(connection(self.url, self.ca_certs)) as server:
             sent = None if body is None else json.dumps(body, default=_plain_number)
             headers = {"Authorization": f"Bearer {self.api_key}"}
-            connection.request(method, path, sent, headers)
-            response = connection.getresponse()
+            server.request(method, path, sent, headers)
+            response = server.getresponse()
             found = response.read()
             if response.status == 400:
                 raise ValueError(json.loads(found)["errorDescription"])
@@ -301,6 +334,8 @@ class LocalPlatform:
 
 def _check(settings: Settings) -> None:
     """Raise ValueError for what makes no sense."""
+    if problem := unclear(settings):
+        raise ValueError(problem)
     rules = (
         ("cores", settings.cores is None or settings.cores > 0, "must be positive"),
         ("memory", settings.memory is None or settings.memory > 0, "must be positive"),
@@ -332,11 +367,20 @@ def _plain_number(value: Any) -> float:
     raise TypeError(f"not JSON: {value!r}")
 
 
-def _check_installed() -> None:
+def _absolute(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def _check_installed(settings: Settings) -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
             f'the local platform needs {", ".join(missing)}: pip install "civis-futures[local]"'
+        )
+    if needs_maker(settings) and importlib.util.find_spec(MAKER) is None:
+        raise ImportError(
+            f"there is no certificate for {settings.advertise}: give certificate and private_key, "
+            f'or pip install "civis-futures[tls]" to have one made, or choose plain_http'
         )
     if os.name != "posix":
         raise RuntimeError("the local platform runs on Linux and macOS only")
@@ -380,8 +424,10 @@ def _own_file(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "ab+")
 
 
-def _launch(settings: Settings, key: str, log: Path | None) -> tuple[subprocess.Popen[bytes], str]:
-    """Start the server and return it with its address."""
+def _launch(
+    settings: Settings, key: str, log: Path | None
+) -> tuple[subprocess.Popen[bytes], Mapping[str, Any]]:
+    """Start the server and return it with what it says: its `url`, its `ca_certs`."""
     try:
         # Closed by the `with` below.
         messages: IO[bytes] = tempfile.TemporaryFile() if log is None else _own_file(log)  # noqa: SIM115
@@ -406,7 +452,7 @@ def _launch(settings: Settings, key: str, log: Path | None) -> tuple[subprocess.
             raise
         answer = json.loads(line) if line else {}
         if "url" in answer:
-            return process, answer["url"]
+            return process, answer
         _end(process, os.getpid())
         raise RuntimeError(f"the local platform did not start: {_reason(answer, messages)}")
 

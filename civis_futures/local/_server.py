@@ -20,10 +20,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._settings import Settings
-from ._state import Keys
+from ._listening.addresses import listen
+from ._listening.certificates import Identity, identity
+from ._settings import Settings, StartError
+from ._state import Keys, Platform
 
 if TYPE_CHECKING:
+    from ._engines.options import OwnScheduler, Slurm
     from ._places.place import RunPlace
 
 HTTP_SERVER: dict[str, Any] = {
@@ -35,12 +38,9 @@ HTTP_SERVER: dict[str, Any] = {
     "server_header": False,
     "date_header": False,  # a fault may set the platform's clock
     "timeout_keep_alive": 60,
+    "ssl_ciphers": "DEFAULT",  # OpenSSL's own; uvicorn's would be those of TLS 1.0
     "timeout_graceful_shutdown": 1,
 }
-
-
-class StartError(Exception):
-    """The server cannot start, and the user can do something about it."""
 
 
 def main() -> None:
@@ -76,6 +76,7 @@ def _say(what: dict[str, Any]) -> None:
 
 
 def _run(settings: Settings, key: str, owner: int) -> None:
+    from ._limits import Budget
     from ._places.guard_process import GuardProcess
     from ._store import StateInUseError, Store
 
@@ -88,14 +89,18 @@ def _run(settings: Settings, key: str, owner: int) -> None:
     last = _last_command(settings, keys.mark)
     guard = GuardProcess(keys.mark, str(folder) if temporary else None, last)
     try:
-        sockets = _listen(settings.port)
+        listening = listen(settings.advertise, settings.port or _last_port(settings, folder))
         try:
             store = Store(folder, durable=not temporary)
         except (OSError, StateInUseError) as error:
             raise StartError(f"cannot use {folder}: {error}") from None
         try:
             _clear(store.work)
-            asyncio.run(_serve(settings, keys, store, guard, sockets, owner, umask))
+            (folder / "port").write_text(str(listening.sockets[0].getsockname()[1]))
+            who = identity(settings, folder)
+            budget, ca_certs = Budget(settings.rate_limit), who.ca_certs if who else None
+            platform = Platform(settings, store, keys, budget, listening, ca_certs)
+            asyncio.run(_serve(platform, guard, who, owner, umask))
         finally:
             _clear(store.work)
             store.close()
@@ -105,77 +110,72 @@ def _run(settings: Settings, key: str, owner: int) -> None:
         guard.dismiss()
 
 
+def _last_port(settings: Settings, folder: Path) -> int:
+    """Return the port of the server before this one: runs that go on elsewhere ask there. 0, if
+    that is another one's now.
+    """
+    try:
+        port = int((folder / "port").read_text())
+        for listener in listen(settings.advertise, port).sockets:
+            listener.close()
+        return port
+    except (OSError, ValueError, StartError):
+        return 0
+
+
 def _clear(folder: Path) -> None:
     """Remove the folders of runs that were active when a server ended."""
     for left in folder.iterdir():
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _listen(port: int) -> list[socket.socket]:
-    """Return the listening sockets: the API's and the file links'."""
-    sockets = []
-    for wanted in (port, 0):
-        # With the protocol named, or asyncio leaves Nagle's delay on: 40 ms for each answer.
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", wanted))
-        except (OSError, OverflowError) as error:
-            raise StartError(f"cannot listen on port {wanted}: {error}") from None
-        listener.listen(512)
-        sockets.append(listener)
-    return sockets
-
-
 async def _serve(
-    settings: Settings,
-    keys: Keys,
-    store: Any,
-    guard: Any,
-    sockets: list[socket.socket],
-    owner: int,
-    umask: int,
+    platform: Platform, guard: Any, who: Identity | None, owner: int, umask: int
 ) -> None:
     import uvicorn
 
     from ._api.app import make_app
     from ._faults.breakage import OpenConnection
-    from ._limits import Budget
     from ._places.place import UnusableError
     from ._record import Recorder
     from ._runs.runner import Runner
-    from ._state import Platform
 
-    api, blob = (f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets)
-    platform = Platform(settings, store, keys, Budget(settings.rate_limit), api, blob)
+    sockets = list(platform.listening.sockets)
     try:
-        place = _place(settings, guard, keys.mark, store.work, umask, sockets)
-        recorder = Recorder(settings.record)
+        place = _place(platform, guard, umask, sockets)
+        recorder = Recorder(platform.settings.record)
     except UnusableError as error:
         raise StartError(str(error)) from None
     except OSError as error:
         raise StartError(f"cannot record: {error}") from None
     runner = Runner(platform, place)
     platform.attach(runner)
-    app = make_app(platform, sockets[1].getsockname()[1], recorder)
-    server = uvicorn.Server(uvicorn.Config(app, http=OpenConnection, **HTTP_SERVER))
+    config = uvicorn.Config(
+        make_app(platform, recorder),
+        http=OpenConnection,
+        ssl_certfile=who.certificate if who else None,
+        ssl_keyfile=who.private_key if who else None,
+        **HTTP_SERVER,
+    )
     try:
-        await _until_owner_goes(server, sockets, owner, api)
+        await _until_owner_goes(uvicorn.Server(config), owner, platform, sockets)
     finally:
         runner.close()
         recorder.close()
 
 
-def _place(
-    settings: Settings, guard: Any, mark: str, work: Path, umask: int, sockets: list[socket.socket]
-) -> RunPlace:
+def _place(platform: Platform, guard: Any, umask: int, sockets: list[socket.socket]) -> RunPlace:
     """Return where the runs run, if it is usable; adds sockets, where they reach us by others."""
-    from ._engines.options import Docker, Podman, Processes, from_json
+    from ._engines.options import Docker, OwnScheduler, Podman, Processes, Slurm, from_json
     from ._places.here import Here
     from ._places.place import Capacity
     from ._places.plain import Plain
 
+    settings = platform.settings
     wanted = from_json(settings.engine)
+    mark, work = platform.keys.mark, platform.store.work
+    if isinstance(wanted, OwnScheduler | Slurm):
+        return _elsewhere(platform, wanted, umask)
     capacity = Capacity(settings.cores, settings.memory)
     if isinstance(wanted, Podman | Docker):
         from ._engines.containers import Containers
@@ -187,8 +187,7 @@ def _place(
         if containers.enclosure is not None:
             sockets += containers.enclosure.sockets
         return place
-    if not isinstance(wanted, Processes):
-        raise StartError(f"the engine {wanted.name} is not there yet")
+    assert isinstance(wanted, Processes)
     place = Here(Plain(work, umask), capacity, guard, mark, work)
     place.check()
     return place
@@ -211,25 +210,61 @@ def _last_command(settings: Settings, mark: str) -> str | None:
     return leftovers(wanted, _tag(mark))
 
 
+def _elsewhere(platform: Platform, wanted: OwnScheduler | Slurm, umask: int) -> RunPlace:
+    """Return the machines of a scheduler."""
+    from ._elsewhere.commands import Commands
+    from ._elsewhere.place import Conditions, Elsewhere
+    from ._elsewhere.scheduler import FileScheduler
+    from ._elsewhere.slurm import SlurmScheduler
+    from ._engines.options import Slurm
+
+    commands = Commands()
+    conditions = Conditions(
+        label="Slurm" if isinstance(wanted, Slurm) else "The scheduler",
+        name=f"civis-{platform.store.name}",
+        url=platform.api_url,
+        certificate=platform.ca_certs,
+        umask=umask,
+        pause=wanted.pause,
+        lease=wanted.lease,
+        setup=wanted.setup or "",
+        durable=platform.settings.state is not None,
+    )
+    try:
+        if isinstance(wanted, Slurm):
+            scheduler: Any = SlurmScheduler(wanted.to_json(), commands)
+        else:
+            scheduler = FileScheduler(wanted.file, wanted.options)
+    except ValueError as error:
+        raise StartError(str(error)) from None
+    place = platform.agents = Elsewhere(platform, scheduler, commands, conditions)
+    return place
+
+
 async def _until_owner_goes(
-    server: Any, sockets: list[socket.socket], owner: int, api: str
+    server: Any, owner: int, platform: Platform, sockets: list[socket.socket]
 ) -> None:
     loop = asyncio.get_running_loop()
+
+    def leave() -> None:
+        if platform.agents is not None:
+            platform.agents.leave()
+        server.should_exit = True
 
     def stop() -> None:
         # A line or the end of input: both mean the same.
         loop.remove_reader(0)
-        server.should_exit = True
+        leave()
 
     async def stop_with_owner() -> None:
         while not server.started:
             await asyncio.sleep(0.005)
-        _say({"url": f"http://{api}"})
+        _say({"url": platform.api_url, "ca_certs": platform.ca_certs})
         # Whoever the owner forked holds the other end of the pipe too, so its end alone is not
         # enough to tell that the owner died.
         while os.getppid() == owner:
             await asyncio.sleep(0.5)
-        server.should_exit = True
+        leave()
 
     loop.add_reader(0, stop)
     owner_check = asyncio.create_task(stop_with_owner())

@@ -18,7 +18,13 @@ MAX_BODY_BYTES = 64 * MEBIBYTE  # an API body; files do not come this way
 MILLICORES = 1024  # what one core is worth, so that the customary "cpu: 1024" asks for one core
 
 KEY_VARIABLE = "CIVIS_API_KEY"
+ENDPOINT_VARIABLE = "CIVIS_API_ENDPOINT"
+CA_CERTS_VARIABLE = "CIVIS_FUTURES_CA_CERTS"
 RUN_KEY_PREFIX = "local-run"  # a run's own key is <prefix>-<mark of the platform>-<random>
+
+
+class StartError(Exception):
+    """The server cannot start as these settings say, and the user can do something about it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +32,10 @@ class Settings:
     """Everything that `LocalPlatform` accepts, in the form that crosses to the server."""
 
     port: int = 0
+    advertise: str | None = None  # the name or IP address of ours for others; None: loopback only
+    certificate: str | None = None  # a file; None: one is made, unless plain_http
+    private_key: str | None = None  # a file
+    plain_http: bool = False  # whether others may speak to us without TLS
     state: str | None = None  # the folder to keep; None: a temporary one
     cores: float | None = None
     memory: int | None = None  # MB, of all runs together

@@ -19,11 +19,13 @@ from ._faults.rules import Rules
 from ._journal import Journal
 from ._schema.exchange import ApiError, Origin
 from ._schema.fields import iso
-from ._settings import RUN_KEY_PREFIX, Settings
+from ._settings import CA_CERTS_VARIABLE, ENDPOINT_VARIABLE, RUN_KEY_PREFIX, Settings
 
 if TYPE_CHECKING:
     from ._faults.rules import Rule
     from ._limits import Budget
+    from ._listening.addresses import Listening
+    from ._places.place import Ending, Line
     from ._store import Store
 
 USER: dict[str, Any] = {
@@ -52,12 +54,16 @@ class Counters:
 
 @dataclasses.dataclass
 class Keys:
-    """The keys that are valid: the owner's, and one of its own for each active run."""
+    """The keys that are valid: the owner's, and one of its own for each active run.
+
+    Where a run has an agent, that has another one: it opens what agents ask for, and nothing else.
+    """
 
     owner: str
     # Part of each run's key: by it, processes of these runs are found by their environment.
     mark: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
     runs: dict[str, int] = dataclasses.field(default_factory=dict)
+    agents: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def for_run(self, run_id: int) -> str:
         """Make the key of a run that starts."""
@@ -98,6 +104,27 @@ class RunQueue(Protocol):
         """Return the processes of each run."""
 
 
+class AgentDesk(Protocol):
+    """What the endpoints for agents need of the place where the runs are."""
+
+    def give_order(self, run_id: int, agent: str, host: str) -> dict[str, Any]:
+        """Return what a run consists of; ApiError if it is another agent's."""
+
+    def take_report(
+        self, run_id: int, agent: str, first: int, lines: list[Line], *, termed: bool
+    ) -> dict[str, Any]:
+        """Keep lines, of which the first has this number; return the answer."""
+
+    def take_ending(self, run_id: int, ending: Ending) -> None:
+        """Note how a run ended."""
+
+    async def word(self, run_id: int, agent: str, known: str) -> str:
+        """Return what an agent is to do, when that is not what it knows."""
+
+    def leave(self) -> None:
+        """Let nobody wait for an answer any more."""
+
+
 @dataclasses.dataclass
 class Platform:
     """Everything that an endpoint may need."""
@@ -106,19 +133,39 @@ class Platform:
     store: Store
     keys: Keys
     budget: Budget
-    api_host: str  # host:port, as links inside documents have it
-    blob_host: str
+    listening: Listening
+    ca_certs: str | None = None  # what to believe of us, as PEM; None: there is no TLS
     # Held while the parts of a file become one: an await lies between looking and writing.
     joining: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
     counters: Counters = dataclasses.field(default_factory=Counters)
     journal: Journal = dataclasses.field(default_factory=Journal)
     rules: Rules = dataclasses.field(init=False)
     operations: tuple[tuple[str, str], ...] = ()  # (method, path template) of the API
+    agents: AgentDesk | None = None
     _runner: RunQueue | None = None
     _late: set[asyncio.Task[None]] = dataclasses.field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.rules = Rules(self.settings.seed)
+
+    @property
+    def api_url(self) -> str:
+        """Return the address for all that ask the API, runs included; no slash at its end."""
+        return f"{self._scheme}://{self.listening.api_host}"
+
+    @property
+    def blob_url(self) -> str:
+        """Return the address that links of files begin with; no slash at its end."""
+        return f"{self._scheme}://{self.listening.blob_host}"
+
+    @property
+    def _scheme(self) -> str:
+        return "http" if self.ca_certs is None else "https"
+
+    def way_here(self) -> dict[str, str]:
+        """Return the variables by which a run finds us, wherever it runs."""
+        way = {ENDPOINT_VARIABLE: self.api_url}
+        return way if self.ca_certs is None else {**way, CA_CERTS_VARIABLE: self.ca_certs}
 
     @property
     def runner(self) -> RunQueue:

@@ -98,6 +98,7 @@ class Store:
                 (table, first, table),
             )
         self.secret = self._fact("secret", secrets.token_hex(32)).encode()
+        self.name = self._fact("name", secrets.token_hex(4))  # others may see it
 
     def _fact(self, name: str, fresh: str) -> str:
         self.run("INSERT OR IGNORE INTO facts VALUES (?, ?)", name, fresh)
@@ -142,10 +143,13 @@ class Store:
     def add_logs(self, run_id: int, lines: Iterable[tuple[float, str, str]]) -> None:
         """Append (time, level, message) lines in one transaction: 10 MB of output is 130,000."""
         with self.transaction():
-            self._connection.executemany(
-                "INSERT INTO logs (run_id, created_at, level, message) VALUES (?, ?, ?, ?)",
-                ((run_id, *line) for line in lines),
-            )
+            self._add_logs(run_id, lines)
+
+    def _add_logs(self, run_id: int, lines: Iterable[tuple[float, str, str]]) -> None:
+        self._connection.executemany(
+            "INSERT INTO logs (run_id, created_at, level, message) VALUES (?, ?, ?, ?)",
+            ((run_id, *line) for line in lines),
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -154,9 +158,13 @@ class Store:
             self._connection.execute("BEGIN")
             yield
 
-    def place_run(self, run_id: int, key: str, note: str) -> None:
-        """Keep where a run is, for a server after this one."""
-        self.run("INSERT OR REPLACE INTO placed VALUES (?, ?, ?)", run_id, key, note)
+    def place_run(
+        self, run_id: int, key: str, note: str, lines: Iterable[tuple[float, str, str]]
+    ) -> None:
+        """Keep where a run is, for a server after this one, and what it has printed until then."""
+        with self.transaction():
+            self.run("INSERT OR REPLACE INTO placed VALUES (?, ?, ?)", run_id, key, note)
+            self._add_logs(run_id, lines)
 
     def fail_unfinished(self, but: Collection[int] = ()) -> None:
         """Mark as failed the runs that a server left queued or running, but those that go on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from urllib.parse import urlsplit  # which http.client has imported
 
 from .. import _wire
 from ._http import Http, HttpError
@@ -38,8 +39,8 @@ def run(order: str = "", pacing: WorkerPacing | None = None) -> int:
         # It holds a secret, and those who look for what went wrong print their environment.
         os.environ.pop(_wire.ORDER_VARIABLE, None)
         what = read_order(said, lambda file: _content(file, folder).decode())
-        patience = max(what.lease, pacing.request)
-        WorkerLoop(what, _platform(what.url, pacing, patience), folder, pacing).run()
+        platform = _platform(_endpoint(what.url), pacing, max(what.lease, pacing.request))
+        WorkerLoop(what, platform, folder, pacing).run()
     except NoOrderError as error:
         return _complain(f"there is nothing to do: {error}", 2)
     except (_wire.WireError, UnicodeDecodeError) as error:
@@ -119,7 +120,12 @@ def read_order(text: str, fetch: Callable[[int], str]) -> _wire.Order:
 
 def _platform(url: str, pacing: WorkerPacing, patience: float) -> PlatformRequests:
     key, job, run = (_variable(f"CIVIS_{name}") for name in ("API_KEY", "JOB_ID", "RUN_ID"))
-    return PlatformRequests(url, key, job, run, Http(patience, pacing=pacing))
+    only = urlsplit(url).hostname, os.environ.get(_wire.CA_CERTS_VARIABLE, "")
+    return PlatformRequests(url, key, job, run, Http(patience, pacing=pacing, only=only))
+
+
+def _endpoint(otherwise: str) -> str:
+    return os.environ.get(_wire.ENDPOINT_VARIABLE) or otherwise
 
 
 def _variable(name: str) -> str:
@@ -131,8 +137,8 @@ def _variable(name: str) -> str:
 
 def _content(file_id: int, folder: str) -> bytes:
     path = os.path.join(folder, "order")
-    url, pacing = os.environ.get("CIVIS_API_ENDPOINT") or _PUBLIC_API, WorkerPacing()
-    _platform(url, pacing, pacing.request).download(file_id, path)
+    pacing = WorkerPacing()
+    _platform(_endpoint(_PUBLIC_API), pacing, pacing.request).download(file_id, path)
     with open(path, "rb") as file:
         return file.read()
 

@@ -22,6 +22,7 @@ from ._pacing import WorkerPacing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable
     from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ SLOWEST = 10_000.0
 #: Seconds that a server can make us wait at the most: Platform's limits are for 300.
 LONGEST_WAIT = 600.0
 
+_PARTIAL_CHAIN = 0x80000  # ssl.VERIFY_X509_PARTIAL_CHAIN, which Python has since 3.10
 _TELL_AFTER = 4  # failed attempts, before a line in the log says why nothing moves
 _STUMBLES = (429, 500, 502, 503, 504)
 
@@ -93,7 +95,8 @@ class _Response(http.client.HTTPResponse):
 class Http:
     """Requests over one kept connection per host. For a single thread.
 
-    `stalled` is how many seconds it has waited for a server that did not answer.
+    `stalled` is how many seconds it has waited for a server that did not answer; `only` a host, and
+    the certificates (as PEM) that alone are believed there.
     """
 
     def __init__(
@@ -103,11 +106,13 @@ class Http:
         timeout: float = TIMEOUT,
         longest_wait: float = LONGEST_WAIT,
         pacing: WorkerPacing = WorkerPacing(),  # noqa: B008 (a tuple)
+        only: tuple[str | None, str] = ("", ""),
     ) -> None:
         self.patience = patience
         self._timeout = timeout
         self._longest_wait = longest_wait
         self._first_pause, self._longest_pause = pacing.first_pause, pacing.longest_pause
+        self._only = only
         self.stalled = 0.0
         self.date: str | None = None  # what the newest answer calls the time
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
@@ -165,8 +170,15 @@ class Http:
         key = (parts.scheme, parts.netloc)
         connection = self._connections.get(key)
         if connection is None:
-            kind = http.client.HTTPSConnection if key[0] == "https" else http.client.HTTPConnection
-            connection = self._connections[key] = kind(parts.netloc, timeout=self._timeout)
+            if key[0] != "https":
+                connection = http.client.HTTPConnection(parts.netloc, timeout=self._timeout)
+            else:
+                host, pem = self._only
+                context = believing(pem) if pem and parts.hostname == host else None
+                connection = http.client.HTTPSConnection(
+                    parts.netloc, timeout=self._timeout, context=context
+                )
+            self._connections[key] = connection
             connection.response_class = _Response
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request(method, target, body=body() if body else None, headers=headers)
@@ -183,6 +195,19 @@ class Http:
         if attempt == _TELL_AFTER:
             print(f"civis_futures: {problem}; trying again", file=sys.stderr, flush=True)
         time.sleep(pause)
+
+
+def believing(pem: str) -> ssl.SSLContext:
+    """What believes these certificates, each by itself, and no others; UnreachableError if none."""
+    import ssl  # which http.client has imported
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError) as error:
+        raise UnreachableError(f"the platform's certificates cannot be read: {error}") from error
+    context.verify_flags |= _PARTIAL_CHAIN
+    return context
 
 
 def _retry_after(reply: http.client.HTTPResponse) -> float:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 _LOOK = 0.25
 #: Seconds: no run lasts as long, and the kernel's timers take no more than they can count.
 _LONGEST = 1e8
-#: Where the kernel counts the processes that it killed for want of memory (cgroup v2, v1).
-_OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+#: Where the kernel's groups of processes are (cgroup v2, v1), and in which file of a group it
+#: counts the processes that it killed for want of memory.
+_CGROUPS = ("sys/fs/cgroup", "memory.events"), ("sys/fs/cgroup/memory", "memory.oom_control")
 
 
 class DiedError(Exception):
@@ -85,7 +86,8 @@ class Process:
         self._heard_end = False
         self._status: int | None = 0  # None while it runs
         self._peak_mb = 0.0
-        self._kills = _oom_kills()
+        self._oom_counters = _oom_counters()
+        self._kills = _oom_kills(self._oom_counters)
         self.expired = False
         self.pid = 0
 
@@ -246,7 +248,7 @@ class Process:
     def _death(self) -> DiedError:
         status = self._status or 0
         code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        memory = code == -signal.SIGKILL and _oom_kills() > self._kills
+        memory = code == -signal.SIGKILL and _oom_kills(self._oom_counters) > self._kills
         self._kill_all()
         self._close()
         return DiedError(code, memory, self._peak_mb)
@@ -287,8 +289,34 @@ def _ready(fd: int, event: int, timeout: float) -> int:
     return sum(happened for _, happened in poll.poll(timeout * 1000))
 
 
-def _oom_kills(paths: tuple[str, ...] = _OOM_COUNTERS) -> int:
-    """How many processes of this container the kernel has killed for want of memory."""
+def _oom_counters(root: str = "/") -> list[str]:
+    """The files in which the kernel counts what it kills in this process's own groups.
+
+    In a container the tree's root is its own group. A job of a cluster shares the machine's tree:
+    there the root counts what happens to others, or nothing. A container without a namespace of its
+    own for groups is told a path that leads nowhere in it; then it is the root again.
+    """
+    paths = ["/", "/"]
+    try:
+        with open(os.path.join(root, "proc/self/cgroup")) as file:
+            for line in file:
+                _, kinds, path = line.rstrip("\n").split(":", 2)
+                if not kinds or "memory" in kinds.split(","):
+                    paths[bool(kinds)] = path
+    except (OSError, ValueError):
+        pass  # no Linux
+    counters = []
+    for way, (tree, name) in enumerate(_CGROUPS):
+        path = paths[way]
+        group = os.path.join(root, tree, path.lstrip("/"))
+        if ".." in path.split("/") or not os.path.isdir(group):
+            group = os.path.join(root, tree)
+        counters.append(os.path.join(group, name))
+    return counters
+
+
+def _oom_kills(paths: Iterable[str]) -> int:
+    """How many processes of these groups the kernel has killed for want of memory."""
     count = 0
     for path in paths:
         try:

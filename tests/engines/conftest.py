@@ -11,15 +11,17 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import joblib
 import psutil
 import pytest
+from cluster import Cluster, missing_slurm
 from raw import Api, until
 
 from civis_futures import Container, ContainerPoolExecutor
-from civis_futures.local import LocalPlatform, Podman
+from civis_futures.local import LocalPlatform, Podman, Slurm
 
 IMAGE = os.environ.get("CIVIS_TEST_IMAGE", "localhost/civis-test:latest")
 #: MB; what a worker with a child needs is some 40.
@@ -33,6 +35,10 @@ class Kit:
     freezes = True
     #: How a run has ended that somebody killed, and not us: its state, and what its log says.
     killed = ("failed", "Error on job: Process ended with an error, exiting: 137.")
+    #: How lines of a run's log begin that are the platform's, and not the run's.
+    says: tuple[str, ...] = ()
+    #: The cluster that it is on, if it is on one.
+    cluster: Cluster | None = None
     #: Why calls cannot be run there by this Python, if they cannot.
     no_pool: str | None = None
 
@@ -43,6 +49,10 @@ class Kit:
     def engine(self):
         """What `LocalPlatform` is given."""
         return "process"
+
+    def platform(self) -> dict[str, object]:
+        """What else `LocalPlatform` is given."""
+        return {}
 
     def fields(self) -> dict[str, object]:
         """What a script needs."""
@@ -116,35 +126,61 @@ class PodmanKit(Kit):
 
 #: Of files and processes: podman asks for more than root in a container may have.
 LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
-KITS = {kit.name: kit for kit in (Kit, PodmanKit)}
 
 
-def ready(kit: Kit, reason: str | None) -> None:
+class SlurmKit(Kit):
+    name = "slurm"
+    says = ("The container runs at ", "Slurm: ")
+
+    def missing(self):
+        return missing_slurm()
+
+    def engine(self):
+        return Slurm(pause=1)
+
+    def platform(self):
+        return {"advertise": self.cluster.address, "plain_http": True}
+
+    def kill(self, platform, run_id):
+        listed = self.cluster("squeue", "-h", "-O", "JobID:|,Name:|").splitlines()
+        (job,) = [line.split("|")[0] for line in listed if f"-{run_id}-" in line]
+        self.cluster("scancel", "--signal=KILL", "--batch", job)
+
+    def left(self):
+        return self.cluster.jobs()
+
+
+KITS = {kit.name: kit for kit in (Kit, PodmanKit, SlurmKit)}
+
+
+def ready(name: str, reason: str | None) -> None:
     """Skip, unless it must not be skipped."""
     if reason is not None:
-        if kit.name in os.environ.get("CIVIS_TEST_ENGINES", "").split():
-            pytest.fail(f"{kit.name} must be tested, and {reason}")
-        pytest.skip(f"not tested with {kit.name}: {reason}")
+        if name in os.environ.get("CIVIS_TEST_ENGINES", "").split():
+            pytest.fail(f"{name} must be tested, and {reason}")
+        pytest.skip(f"not tested with {name}: {reason}")
 
 
 @pytest.fixture(scope="session", params=KITS)
 def kit(request):
     kit = KITS[request.param]()
-    ready(kit, kit.missing())
+    ready(kit.name, kit.missing())
+    if kit.name == "slurm":
+        kit.cluster = request.getfixturevalue("cluster")
     return kit
 
 
 @pytest.fixture(scope="session")
 def podman():
     kit = PodmanKit()
-    ready(kit, kit.missing())
+    ready(kit.name, kit.missing())
     return kit
 
 
 @pytest.fixture(scope="session")
 def own(kit):
     """A platform of our own, on the engine."""
-    with LocalPlatform(engine=kit.engine(), cores=4) as platform:
+    with LocalPlatform(engine=kit.engine(), cores=4, **kit.platform()) as platform:
         yield platform
     until(lambda: not kit.left())
 
@@ -154,6 +190,10 @@ def api(kit, own):
     class OwnApi(Api):
         def create(self, command="true", **fields):
             return super().create(command, **(kit.fields() | fields))
+
+        def logs(self, job, run, level=None):
+            lines = super().logs(job, run, level)
+            return [line for line in lines if not line.startswith(kit.says)] if kit.says else lines
 
     api = OwnApi(own.url, own.api_key)
     yield api
@@ -174,3 +214,24 @@ def pool(kit, own):
             return executor
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    ready("slurm", missing_slurm())
+    # Not below a folder of pytest's: other users have to get there.
+    cluster = Cluster(tempfile.mkdtemp(prefix="slurm-of-tests-", dir="/tmp"))
+    nodes = f"Nodes={cluster.prefix}[1-3]"
+    extra = (
+        f"PartitionName=closed {nodes} State=INACTIVE\n"
+        f"PartitionName=low {nodes} PriorityTier=1 PreemptMode=CANCEL State=UP\n"
+        f"PartitionName=high {nodes} PriorityTier=9 PreemptMode=OFF State=UP\n"
+        "PreemptType=preempt/partition_prio\nPreemptMode=CANCEL"
+    )
+    cluster.begin(
+        "3", SLURM_APART="1", SLURM_EXTRA=extra, SLURM_KILL_WAIT="2", SLURM_PREFIX=cluster.prefix
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+        yield cluster
+    cluster.end()

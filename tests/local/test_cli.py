@@ -184,3 +184,59 @@ def test_an_engine_that_is_not_there(arguments, message):
     done = cli(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_what_other_machines_need_is_printed(start):
+    """Three lines to paste there, of which one is a certificate; or two, and what they risk."""
+    process = start("--advertise", "127.0.0.2")
+    text = ""
+    while "Ctrl-C" not in text:
+        text += process.stdout.readline()
+    assert "the same three variables" in text
+    exports = "".join(re.findall(r"^export \w+=(?:'[^']*'|\S+)$", text, re.M | re.S)).replace(
+        "export", "\nexport"
+    )
+    look = (
+        "import os; from contextlib import closing; "
+        "from civis_futures._api.client import PlatformClient, access\n"
+        "with closing(PlatformClient(*access())) as client: print(client.url, client.me())"
+    )
+    script = f"{exports}\nexec {sys.executable} -c '{look}'"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert re.fullmatch(r"https://127\.0\.0\.2:\d+/ 77\n", done.stdout), done
+
+    process = start("--advertise", "127.0.0.2", "--plain-http")
+    url, _ = told(process)
+    assert url.startswith("http://127.0.0.2:")
+
+
+def test_a_command_over_tls():
+    """It is told the certificate; without TLS, it is told none, not even somebody else's."""
+    show = "import os; print(os.environ.get('CIVIS_FUTURES_CA_CERTS', '')[:27])"
+    command = ("--", sys.executable, "-c", show)
+    environment = {**os.environ, "CIVIS_FUTURES_CA_CERTS": "of another platform"}
+    done = cli("--advertise", "127.0.0.2", *command, env=environment)
+    assert (done.returncode, done.stdout) == (0, "-----BEGIN CERTIFICATE-----\n")
+    done = cli(*command, env=environment)
+    assert (done.returncode, done.stdout) == (0, "\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--plain-http"], "for a platform that you advertise"),
+        (["--advertise", "127.0.0.2", "--certificate", "a.pem"], "go together"),
+        (["--advertise", "127.0.0.2:80"], "without scheme, port or path"),
+        (["--advertise", "192.0.2.77"], "this machine does not have this address"),
+        (["--advertise", "0.0.0.0", "--plain-http"], "nobody asks for 0.0.0.0"),
+        (
+            ["--advertise", "127.0.0.2", "--certificate", "no.pem", "--private-key", "no.pem"],
+            "cannot read the certificate or its key",
+        ),
+    ],
+)
+def test_mistakes_of_those_who_advertise(arguments, said):
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from civis_futures import _wire
-from civis_futures.worker._process import _oom_kills
+from civis_futures.worker._process import _oom_counters, _oom_kills
 
 
 def exit_0():
@@ -355,3 +355,83 @@ def test_the_kernels_count_of_memory_kills(tmp_path, text, count):
     path = tmp_path / "events"
     path.write_text(text)
     assert _oom_kills((str(path), str(tmp_path / "missing"))) == count
+
+
+V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/memory"
+
+
+@pytest.mark.parametrize(
+    ("groups", "folders", "own"),
+    [
+        # A job on a machine with one tree, and with two.
+        ("0::/slurm/job_7/task_0\n", [f"{V2}/slurm/job_7/task_0"], f"{V2}/slurm/job_7/task_0"),
+        (
+            "9:name=systemd:/init\n4:cpu,memory:/slurm/job:7\n0::/\n",
+            [f"{V1}/slurm/job:7"],
+            f"{V1}/slurm/job:7",
+        ),
+        # A container with a namespace for its groups, and one without: the path is the machine's.
+        ("0::/\n", [], V2),
+        ("4:memory:/\n0::/\n", [], V1),
+        ("4:memory:/docker/abc\n", [], V1),
+        ("0::/docker/abc\n", [], V2),
+        # A group that is outside of the namespace.
+        ("0::/../elsewhere\n", ["sys/fs/elsewhere"], V2),
+        ("what is this?\n", [], V2),
+        (None, [], V1),
+    ],
+)
+def test_the_groups_whose_memory_kills_count(tmp_path, groups, folders, own):
+    """Its own ones, where it can see them."""
+    for folder in ("proc/self", V1, *folders):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    if groups is not None:
+        (tmp_path / "proc/self/cgroup").write_text(groups)
+    name = "memory.oom_control" if own.startswith(V1) else "memory.events"
+    for place in {V2, V1, "sys/fs/elsewhere", own}:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    (tmp_path / own / name).write_text("oom_kill 3\n")
+    assert _oom_kills(_oom_counters(str(tmp_path))) == 3
+    if own not in (V2, V1):
+        root = V1 if own.startswith(V1) else V2
+        (tmp_path / root / name).write_text("oom_kill 5\n")  # of others
+        assert _oom_kills(_oom_counters(str(tmp_path))) == 3
+
+
+@pytest.fixture
+def small_group():
+    """A group of 200 MB below the one that we are in; the file that takes its members."""
+    for tree, limit in (
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        ("/sys/fs/cgroup", "memory.max"),
+    ):
+        parent = os.path.dirname(_oom_counters()[tree.endswith("memory")])
+        folder = os.path.join(parent, f"civis-futures-test-{os.getpid()}")
+        try:
+            os.mkdir(folder)
+        except OSError:
+            continue
+        try:
+            with open(os.path.join(folder, limit), "w") as file:
+                file.write(str(200 * 2**20))
+            yield os.path.join(folder, "cgroup.procs")
+        except OSError:  # the tree has no account of memory
+            continue
+        finally:
+            deadline = time.monotonic() + 10
+            while os.path.exists(folder):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+                assert time.monotonic() < deadline, "it still has members"
+                time.sleep(0.01)
+        return
+    pytest.skip("this user may not make groups with a limit on memory here")
+
+
+def test_a_memory_kill_in_a_group_of_the_machines_tree(stub, start, calls, small_group):
+    """As in a job of a cluster: the root of the tree counts nothing of it."""
+    move = f"open({small_group!r}, 'w').write(str(__import__('os').getpid()))"
+    start(calls(lambda: len(bytearray(2**30)), lambda: "fine"), impatient=move).end()
+    lost, fine = (stub.answers()[task] for task in (1, 2))
+    assert "the container ran out of memory" in lost.text
+    assert stub.outcome(fine) == "fine"

@@ -26,6 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .._elsewhere import endpoints as agents
 from .._faults import breakage
 from .._faults.fault import LINK, Fault
 from .._journal import Request as JournalEntry
@@ -42,18 +43,20 @@ from . import about, files, json_values, lists, runs, scripts
 PAGED = ("scripts", "custom", "jobs", "runs", "outputs")  # how the paths of lists end
 Endpoint = Callable[[Platform, ApiRequest], Reply | Awaitable[Reply]]
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """One operation of the API. A `private` one is the owner's: neither counted nor limited."""
+    """One operation of the API. A `private` one is the owner's: neither counted nor limited.
+
+    So are those for the `agent` of a run, which no other key opens; nor does its key open others.
+    """
 
     method: str
     template: str
     endpoint: Endpoint
     creates_run: bool = False
     private: bool = False
+    agent: bool = False
 
     def key(self) -> tuple[str, ...]:
         """Return the segments of the path, with a star for an id."""
@@ -128,15 +131,19 @@ ROUTES: list[Route] = [
     Route("GET", "/_local/requests", about.get_requests, private=True),
     Route("GET", "/_local/faults", about.get_faults, private=True),
     Route("POST", "/_local/faults", about.post_faults, private=True),
+    Route("POST", "/_local/agents/order", agents.post_order, private=True, agent=True),
+    Route("POST", "/_local/agents/report", agents.post_report, private=True, agent=True),
+    Route("POST", "/_local/agents/word", agents.post_word, private=True, agent=True),
 ]
 TABLE = {(route.method, route.key()): route for route in ROUTES}
 PATHS = {route.key() for route in ROUTES}
 OPERATIONS = tuple((route.method, route.template) for route in ROUTES if not route.private)
 
 
-def make_app(platform: Platform, blob_port: int, recorder: Recorder) -> ASGIApp:
+def make_app(platform: Platform, recorder: Recorder) -> ASGIApp:
     """Return the application: the API on one port, the file links on the other."""
     platform.operations = OPERATIONS
+    blob_port = int(platform.listening.blob_host.rpartition(":")[2])
     pages = Pages(platform)
 
     async def app(scope: Scope, receive: Receive, plain_send: Send) -> None:
@@ -145,8 +152,9 @@ def make_app(platform: Platform, blob_port: int, recorder: Recorder) -> ASGIApp:
         send = _dated(platform, plain_send)
         request = Request(scope, receive)
         server = scope.get("server") or ("", 0)
-        if _foreign(request):
-            refusal = ApiError(403, "forbidden", "Only loopback is served here.")
+        if not platform.listening.is_for_us(request.headers.get("host", "")):
+            served = " or ".join(platform.listening.names)
+            refusal = ApiError(403, "forbidden", f"Only {served} is served here.")
             await _encode(refusal)(scope, receive, send)
         elif server[1] == blob_port:
             await _answer_link(platform, recorder, request, _counting(platform, request, send))
@@ -156,12 +164,6 @@ def make_app(platform: Platform, blob_port: int, recorder: Recorder) -> ASGIApp:
             await _answer_api(platform, recorder, request, send)
 
     return app
-
-
-def _foreign(request: Request) -> bool:
-    """Tell a page in a browser that reached us by a name of its own (DNS rebinding)."""
-    host = request.headers.get("host", "")
-    return host.rsplit(":", 1)[0] not in LOOPBACK and host not in LOOPBACK
 
 
 def _dated(platform: Platform, send: Send) -> Send:
@@ -260,15 +262,19 @@ class _Exchange:
             return ApiError(500, "internal_server_error", said)
 
     async def _answer(self) -> Reply:
-        origin = self.origin = self._origin()
+        given = self._key()
+        agent = self.platform.keys.agents.get(given)
+        origin = self.origin = "worker" if agent is not None else self.platform.keys.origin(given)
         if origin is None:
             self.headers["WWW-Authenticate"] = 'Bearer realm="Civis API", error="invalid_token"'
             raise ApiError(401, "unauthorized", "The API key is missing or not valid.")
         ids = self._find()
         assert self.route is not None
+        if self.route.agent != (agent is not None):
+            raise ApiError(403, "forbidden", "This key is not for that.")
         if not self.route.private:
             self._account(self.route, origin)
-        elif origin != "client":
+        elif origin != "client" and agent is None:
             raise ApiError(403, "forbidden", "This is between the platform and its owner.")
         # Before a fault happens: a request that waits, or is late, has its effect even if the
         # client has gone by then.
@@ -284,22 +290,21 @@ class _Exchange:
             origin,
             as_of=self.platform.now() - fault.seconds if fault and fault.kind == "stale" else None,
             moved=fault.rows if fault and fault.kind == "shift" else 0,
+            run=agent,
         )
         if fault and fault.kind == "late":
             self.platform.later(fault.seconds, partial(_perform, self.platform, self.route, asked))
         return Reply() if fails else await _perform(self.platform, self.route, asked)
 
-    def _origin(self) -> Origin | None:
+    def _key(self) -> str:
         scheme, _, given = self.request.headers.get("authorization", "").partition(" ")
         given = given.strip()
         if scheme.lower() == "basic":
             try:
-                given = base64.b64decode(given, validate=True).decode().partition(":")[0]
+                return base64.b64decode(given, validate=True).decode().partition(":")[0]
             except ValueError:
-                return None
-        elif scheme.lower() != "bearer":
-            return None
-        return self.platform.keys.origin(given)
+                return ""
+        return given if scheme.lower() == "bearer" else ""
 
     def _find(self) -> Mapping[str, int]:
         """Find the route and return the ids in the path."""

@@ -173,7 +173,7 @@ def custom_summary(platform: Platform, row: Row) -> dict[str, Any]:
 
 
 def _links(platform: Platform, row: Row, family: str) -> dict[str, str]:
-    details = f"{platform.api_host}/scripts/{family}/{row['id']}"
+    details = f"{platform.listening.api_host}/scripts/{family}/{row['id']}"
     return {"details": details, "runs": f"{details}/runs"}
 
 
@@ -333,6 +333,6 @@ def output(platform: Platform, row: Row) -> dict[str, Any]:
         "objectType": kind,
         "objectId": key,
         "name": found["name"],
-        "link": f"{platform.api_host}/{family}/{key}",
+        "link": f"{platform.listening.api_host}/{family}/{key}",
         "value": json.loads(found["value"]) if kind == "JSONValue" else None,
     }

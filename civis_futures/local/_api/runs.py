@@ -41,7 +41,7 @@ def start_run(platform: Platform, request: ApiRequest) -> Reply:
     row = documents.job_of(platform, request)
     run = begin(platform, row, ApiError(409, "conflict", said))
     family = request.kind or "containers"
-    where = f"http://{platform.api_host}/scripts/{family}/{row['id']}/runs/{run['id']}"
+    where = f"{platform.api_url}/scripts/{family}/{row['id']}/runs/{run['id']}"
     return Reply(202, documents.script_run(platform, run, request.kind), {"Location": where})
 
 

@@ -103,6 +103,9 @@ class Slurm(Options):
         time_limit: Seconds after which Slurm ends a run; it counts in minutes. Default: the
             partition's limit.
         extra: More options of ``sbatch``.
+        setup: What each job does first, for the node's shell: ``"module load python"``.
+        pause: Seconds between two calls of ``squeue``, at least.
+        lease: Seconds after which a run ends whose platform does not answer.
     """
 
     name = "slurm"
@@ -112,10 +115,36 @@ class Slurm(Options):
     qos: str | None = None
     time_limit: int | None = None
     extra: tuple[str, ...] = ()
+    setup: str | None = None
+    pause: int = 5
+    lease: int = 60
 
 
-Engine = Processes | Podman | Docker | Slurm
-EVERY: dict[str, type[Engine]] = {kind.name: kind for kind in (Processes, Podman, Docker, Slurm)}
+@dataclasses.dataclass(frozen=True)
+class OwnScheduler(Options):
+    """Each run is a job of a scheduler of your own: three functions, in a file of Python.
+
+    Args:
+        file: The file; the page on the protocol says what it has to have.
+        options: What its function ``configure`` is given, each as ``NAME=VALUE``.
+        setup: What each job does first, for its machine's shell.
+        pause: Seconds between two calls of its function ``look``, at least.
+        lease: Seconds after which a run ends whose platform does not answer.
+    """
+
+    name = "own"
+
+    file: str
+    options: tuple[str, ...] = ()
+    setup: str | None = None
+    pause: int = 5
+    lease: int = 60
+
+
+Engine = Processes | Podman | Docker | Slurm | OwnScheduler
+EVERY: dict[str, type[Engine]] = {
+    kind.name: kind for kind in (Processes, Podman, Docker, Slurm, OwnScheduler)
+}
 
 
 def chosen(given: str | Engine) -> Engine:
@@ -123,7 +152,9 @@ def chosen(given: str | Engine) -> Engine:
     if isinstance(given, str):
         if given not in EVERY:
             raise ValueError(f"there is no engine {given!r}: {_nearest(given, EVERY)}")
-        return EVERY[given]()
+        if given == OwnScheduler.name:
+            raise ValueError('the engine "own" needs its file: OwnScheduler(file=...)')
+        return EVERY[given]()  # type: ignore[call-arg]  # the one that needs some is told of above
     if not isinstance(given, Engine):
         names = " or ".join(f'"{name}"' for name in EVERY)
         raise TypeError(f"engine must be {names}, or the options of one, not {given!r}")
@@ -141,7 +172,9 @@ def from_texts(name: str, texts: Iterable[str]) -> Engine:
 
     An option that takes several values is given several times.
     """
-    kind = type(chosen(name))
+    if name not in EVERY:
+        raise ValueError(f"there is no engine {name!r}: {_nearest(name, EVERY)}")
+    kind = EVERY[name]
     known = _fields(kind)
     options: dict[str, Any] = {}
     for text in texts:
@@ -159,6 +192,8 @@ def from_texts(name: str, texts: Iterable[str]) -> Engine:
             options[option] = int(value)
         else:
             options[option] = value
+    if kind is OwnScheduler and "file" not in options:
+        raise ValueError('the engine "own" needs its file: file=...')
     return kind(**options)
 
 

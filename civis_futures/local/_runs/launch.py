@@ -33,7 +33,7 @@ def make_plan(platform: Platform, run_id: int) -> LaunchPlan:
             "CIVIS_JOB_ID": str(job["id"]),
             "CIVIS_RUN_ID": str(run_id),
             # Not so on the Platform: there the default address is the right one.
-            "CIVIS_API_ENDPOINT": f"http://{platform.api_host}",
+            **platform.way_here(),
         },
         cpu=doc["requiredResources"]["cpu"],
         memory=doc["requiredResources"]["memory"],

@@ -186,10 +186,13 @@ class Runner:
         self.flush(active.run_id)
 
     def keep(self, run_id: int, note: str) -> None:
-        """Keep what the place needs to find a run again, if there will be another server."""
+        """Keep what the place needs to find a run again, if there will be another server.
+
+        With what it has printed: a place may note up to where that was told.
+        """
         active = self._active[run_id]
-        active.kept = True
-        self._platform.store.place_run(run_id, active.key, note)
+        lines, active.lines = active.lines, []
+        self._platform.store.place_run(run_id, active.key, note, lines)
 
     def ended(self, run_id: int, ending: Ending) -> None:
         """Store how a run ended, and make room for the next."""
@@ -283,6 +286,8 @@ class Runner:
             self._platform.keys.runs[key] = run_id
             if self._place.adopt(plan, key, row["note"]):
                 adopted.append(run_id)
+                if active.cancelled:
+                    self._place.terminate(run_id)
             else:
                 del self._active[run_id]
                 self._platform.keys.forget(key)

@@ -45,6 +45,7 @@ class ApiRequest:
     # Two faults of lists.
     as_of: float | None = None  # the list as it was at this time (seconds since the epoch)
     moved: int = 0  # by how many rows the pages after the first one are moved
+    run: int | None = None  # the run whose agent asks
 
     def id(self, name: str = "id") -> int:
         """Return an id from the path."""

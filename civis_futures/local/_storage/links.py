@@ -52,7 +52,7 @@ def _url(
     signature = _signature(platform, verb, blob, extra, until)
     given = {"extra": extra, "expires": until, "signature": signature, "asker": origin}
     query = urlencode(given)
-    return f"http://{platform.blob_host}/{blob}?{query}"
+    return f"{platform.blob_url}/{blob}?{query}"
 
 
 def upload_form(platform: Platform, blob: str, origin: Origin) -> tuple[str, dict[str, str]]:
@@ -60,7 +60,7 @@ def upload_form(platform: Platform, blob: str, origin: Origin) -> tuple[str, dic
     until = str(int(platform.now() + UPLOAD_SECONDS))
     signature = _signature(platform, "POST", blob, "", until)
     fields = {"key": blob, "policy": until, "signature": signature}
-    return f"http://{platform.blob_host}/?asker={origin}", fields
+    return f"{platform.blob_url}/?asker={origin}", fields
 
 
 def check(platform: Platform, verb: str, blob: str, given: Mapping[str, str]) -> str:

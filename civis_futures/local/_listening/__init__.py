@@ -1,0 +1,1 @@
+"""Where the platform listens, as whom it is asked for there, and by which certificate."""

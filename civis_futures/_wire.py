@@ -48,8 +48,7 @@ BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
 SILENCE = "civis_futures: no word from the client, this worker ends"
 #: The last line of one that the platform has started again within its run.
 STARTED_AGAIN = "civis_futures: the platform has started this container again, this worker ends"
-#: The exit codes of a container whose `setup_cmd` failed (EX_CONFIG of sysexits.h), and of one that
-#: could not fetch, or store, the program of the worker.
+#: Exit codes: `setup_cmd` failed (EX_CONFIG of sysexits.h); the worker's program was not fetched.
 SETUP_FAILED, NO_PROGRAM = 78, 79
 #: How the name of a script ends that has stood for the holder of a session, and does so no more.
 TAKEN = " taken"

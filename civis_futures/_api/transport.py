@@ -298,9 +298,12 @@ def _said(error: BaseException | None) -> str:
 
 
 def _is_hopeless(error: BaseException | None) -> bool:
-    while error is not None and not isinstance(error, _HOPELESS):
-        error = error.__cause__  # only the cause says what httpx found wrong with a certificate
-    return error is not None
+    # What httpx says of a certificate is told by its cause alone, and that one has it as argument.
+    while error is not None:
+        if any(isinstance(each, _HOPELESS) for each in (error, *error.args)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _last_outcome(state: tenacity.RetryCallState) -> Any:

@@ -45,7 +45,7 @@ def unclear(settings: Settings) -> str:
         if settings.plain_http or any(own):
             return "certificate, private_key and plain_http are for a platform that you advertise"
         return ""
-    if not (re.fullmatch(_NAME, host) or _is_ipv6(host)):
+    if not (isinstance(host, str) and (re.fullmatch(_NAME, host) or _is_ipv6(host))):
         return (
             "advertise must be a name or an IP address of this machine, without scheme, port or "
             f"path, not {host!r}"

@@ -154,7 +154,13 @@ def _made(host: str, folder: Path) -> Identity:
     import trustme
 
     maker = trustme.CA(path_length=0, organization_name=_BY, organization_unit_name=host)
-    leaf = maker.issue_cert(host, organization_name=_BY, organization_unit_name=host)
+    try:
+        leaf = maker.issue_cert(host, organization_name=_BY, organization_unit_name=host)
+    except ValueError as error:  # of IDNA, which is stricter than the DNS
+        raise StartError(
+            f"no certificate can be made for the name {host} ({error}): advertise the IP address, "
+            "or give a certificate"
+        ) from None
     folder.mkdir(mode=0o700, exist_ok=True)
     leaf.private_key_and_cert_chain_pem.write_to_path(server)  # the umask keeps others out
     maker.cert_pem.write_to_path(authority)

@@ -224,7 +224,11 @@ def test_an_argument_too_large_for_an_environment(platform):
         params=[{"name": "NOTE", "type": "multi_line_string"}],
         arguments={"NOTE": "x" * 1_000_000},
     )
-    assert type(lost(platform, container)) is cf.CallLostError
+    with cf.ContainerPoolExecutor(2, platform=platform, container=container) as executor:
+        error = executor.submit(identity, 1).exception(60)
+    assert type(error) is cf.BrokenContainerPool  # no container of it can ever start
+    assert "could not be started" in str(error)
+    assert "Argument list too long" in str(error)
 
 
 model = None

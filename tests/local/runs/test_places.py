@@ -10,6 +10,7 @@ import pytest
 from civis_futures.local._api import documents, scripts
 from civis_futures.local._api.runs import begin
 from civis_futures.local._limits import Budget
+from civis_futures.local._listening.addresses import Listening
 from civis_futures.local._places.place import Capacity, Ending, LaunchPlan
 from civis_futures.local._runs.runner import Runner
 from civis_futures.local._schema import tables
@@ -69,8 +70,8 @@ class Server:
     def __init__(self, folder, place):
         self.store = Store(folder, durable=True)
         self.keys = Keys("owner")
-        host = "127.0.0.1:9"
-        self.platform = Platform(Settings(), self.store, self.keys, Budget(None), host, host)
+        nowhere = Listening([], ("127.0.0.1",), "127.0.0.1:9", "127.0.0.1:9")
+        self.platform = Platform(Settings(), self.store, self.keys, Budget(None), nowhere)
         self.place = place
         self.runner = Runner(self.platform, place)
         self.platform.attach(self.runner)
@@ -103,8 +104,9 @@ def in_loop(test):
 
 
 async def given(server, run_id):
-    while ("start", run_id) not in server.place.asked:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        while ("start", run_id) not in server.place.asked:
+            await asyncio.sleep(0)
 
 
 @in_loop

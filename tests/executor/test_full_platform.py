@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(300)  # on a busy machine comparisons are made 
 #: At most so many times as long as with a pool of the platform's size.
 WORSE = 1.3
 #: On a busy machine one comparison says little; of so many one must do.
-TRIES = 4
+TRIES = 8
 
 
 @pytest.fixture(params=[1, 2, 3], ids="{} slots".format)

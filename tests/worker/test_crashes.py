@@ -431,7 +431,7 @@ def small_group():
 def test_a_memory_kill_in_a_group_of_the_machines_tree(stub, start, calls, small_group):
     """As in a job of a cluster: the root of the tree counts nothing of it."""
     move = f"open({small_group!r}, 'w').write(str(__import__('os').getpid()))"
-    start(calls(lambda: len(bytearray(2**30)), lambda: "fine"), impatient=move).end()
+    start(calls(lambda: len(bytearray(2**30)), lambda: "fine"), prelude=move).end()
     lost, fine = (stub.answers()[task] for task in (1, 2))
     assert "the container ran out of memory" in lost.text
     assert stub.outcome(fine) == "fine"

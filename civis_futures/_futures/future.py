@@ -273,11 +273,8 @@ class ContainerFuture(Future[T]):
             PlatformError: the platform cannot be reached, or refuses.
             TypeError, ValueError: `tail` is no number of lines.
         """
-        self._check_process()
-        if tail is not None:
-            tail = whole("tail", tail, least=0)
-        call = _logs.LoggedCall(self._number, self._where, self.done, self._await_end)
-        return (_logs.follow if follow else _logs.read)(self._log_access, call, tail)
+        call, most = self._logged(self._number, tail)
+        return (_logs.follow if follow else _logs.read)(self._log_access, call, most)
 
     def container_logs(self, tail: int | None = None) -> list[LogLine]:
         """What the call's container printed so far, `setup_cmd` and other calls included, oldest
@@ -290,11 +287,14 @@ class ContainerFuture(Future[T]):
             PlatformError: the platform cannot be reached, or refuses.
             TypeError, ValueError: `tail` is no number of lines.
         """
+        call, most = self._logged(None, tail)
+        return _logs.read(replace(self._log_access, reused=False), call, most)
+
+    def _logged(self, number: int | None, tail: object) -> tuple[_logs.LoggedCall, int | None]:
+        """Whose lines are wanted, of the whole run if `number` is None; how many, checked."""
         self._check_process()
-        if tail is not None:
-            tail = whole("tail", tail, least=0)
-        call = _logs.LoggedCall(None, self._where, self.done, self._await_end)
-        return _logs.read(replace(self._log_access, reused=False), call, tail)
+        most = None if tail is None else whole("tail", tail, least=0)
+        return _logs.LoggedCall(number, self._where, self.done, self._await_end), most
 
     def _where(self) -> tuple[int, int] | None:
         view = self._view

@@ -290,7 +290,7 @@ class ContainerFuture(Future[T]):
         call, most = self._logged(None, tail)
         return _logs.read(replace(self._log_access, reused=False), call, most)
 
-    def _logged(self, number: int | None, tail: object) -> tuple[_logs.LoggedCall, int | None]:
+    def _logged(self, number: int | None, tail: int | None) -> tuple[_logs.LoggedCall, int | None]:
         """Whose lines are wanted, of the whole run if `number` is None; how many, checked."""
         self._check_process()
         most = None if tail is None else whole("tail", tail, least=0)

@@ -17,7 +17,9 @@ EXTRAS := [joblib,local,progress,tls]
 GROUPS := --group lint --group test --group docs
 # Not from the root of the project, where `import civis_futures` would find the sources.
 PYTEST := cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' '$(CURDIR)/tests'
-TESTS = $(PYTEST) -q -n 4 --dist worksteal
+# Those that compare times come after all others, one by one.
+TESTS = $(PYTEST) -q -n 4 --dist worksteal -m 'not stress and not bench and not alone'
+ALONE = $(PYTEST) -q -m alone
 
 .NOTPARALLEL:
 .PHONY: demo test engines test-newest test-lowest style types unit coverage docs stress bench develop format lock clean
@@ -52,12 +54,14 @@ types: $(BUILD)/installed
 
 unit: $(BUILD)/installed
 	@$(TESTS)
+	@$(ALONE)
 
 # The same tests, a third slower: each container's process is measured, too. The folders are named,
 # since coverage may take what is in site-packages for somebody else's.
 coverage: $(BUILD)/installed
 	@site=$$($(BUILD)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	$(TESTS) --cov=$$site/civis_futures --cov=$$site/civis_joblib --cov-config=../pyproject.toml
+	@$(ALONE)
 
 docs: $(BUILD)/installed
 	$(BUILD)/venv/bin/sphinx-build -q -W --keep-going -b html docs $(BUILD)/docs

@@ -57,3 +57,25 @@ def test_the_platform_is_there_by_its_own_addresses_and_nothing_else():
 def test_an_address_that_cannot_be_is_told():
     with pytest.raises(OSError):
         Enclosure([("127.0.0.1", 9), ("127.0.0.1", 9)])
+
+
+def test_two_ports_of_one_address_as_of_a_platform_that_is_advertised():
+    with contextlib.ExitStack() as ending:
+        enclosure = Enclosure([("10.11.12.13", 9), ("10.11.12.13", 10)])
+        ending.callback(enclosure.close)
+        for listener in enclosure.sockets:
+            ending.enter_context(listener)
+        names = [listener.getsockname() for listener in enclosure.sockets]
+        assert names == [("10.11.12.13", 9), ("10.11.12.13", 10)]
+
+        def look():
+            for name in names:
+                socket.create_connection(name, timeout=5).close()
+            return True
+
+        assert within(enclosure.path, look)
+
+
+def test_an_ipv6_address_is_refused():
+    with pytest.raises(OSError, match="::1 is no IPv4 address"):
+        Enclosure([("::1", 9, 0, 0)])

@@ -419,7 +419,7 @@ def test_another_user_sees_no_secret(kept, tools):
                 tools.until(lambda: "begun" in client.get(logs).text)
                 pids = [platform._process.pid, *pids_below(platform._process.pid)]
                 assert len(pids) >= 3
-                # The run works in <the platform's folder>/work/<its own>.
+                # Each run works in a folder of its own, two below the platform's.
                 works = [Path(os.readlink(f"/proc/{pid}/cwd")).parent for pid in pids]
                 own = {path.parent for path in works if (path.parent / "blobs").is_dir()}
                 assert own == {state} if kept else len(own) == 1

@@ -20,6 +20,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .._places.place import Ending, LaunchPlan, Line, Told, UnusableError
 from .._places.process import RunProcess
@@ -196,7 +197,7 @@ class Containers:
     """Starts runs as containers. `tag` is in their names; their files have the mask `umask`."""
 
     def __init__(
-        self, options: Podman | Docker, tag: str, umask: int, addresses: Sequence[tuple[str, int]]
+        self, options: Podman | Docker, tag: str, umask: int, addresses: Sequence[tuple[Any, ...]]
     ) -> None:
         self._options = options
         self._client = shlex.split(options.command)
@@ -231,7 +232,7 @@ class Containers:
                 self._enclosure = Enclosure(self._addresses)
             except OSError as error:
                 raise UnusableError(
-                    f'network="{ONLY_US}" needs Linux and root ({error.strerror}); '
+                    f'network="{ONLY_US}" needs Linux, root and IPv4 ({error.strerror}); '
                     'with network="host" containers have the network of this machine'
                 ) from None
 

@@ -8,12 +8,14 @@ make it, since a namespace is a thread's own, and ends.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
 import struct
 import threading
 from collections.abc import Iterable
+from typing import Any
 
 CLONE_NEWNET = 0x40000000
 SIOCSIFADDR, SIOCSIFFLAGS, SIOCGIFFLAGS, IFF_UP = 0x8916, 0x8914, 0x8913, 0x1
@@ -22,8 +24,10 @@ SIOCSIFADDR, SIOCSIFFLAGS, SIOCGIFFLAGS, IFF_UP = 0x8916, 0x8914, 0x8913, 0x1
 class Enclosure:
     """One such network, as long as it is not closed."""
 
-    def __init__(self, addresses: Iterable[tuple[str, int]]) -> None:
-        """Make it, with sockets that listen on these addresses (IPv4) and ports; raises OSError."""
+    def __init__(self, addresses: Iterable[tuple[Any, ...]]) -> None:
+        """Make it, with sockets that listen where those with these names do, by IPv4; raises
+        OSError.
+        """
         self.sockets: list[socket.socket] = []
         self._descriptor = -1
         self._error: OSError | None = None
@@ -43,18 +47,22 @@ class Enclosure:
         """Return a path by which other processes of this user find the namespace."""
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
-    def _make(self, addresses: Iterable[tuple[str, int]]) -> None:
+    def _make(self, addresses: Iterable[tuple[Any, ...]]) -> None:
         try:
             if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
             self._descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            for number, (host, port) in enumerate(addresses, 1):
+            known: set[str] = set()
+            for host, port, *more in addresses:
+                if more:
+                    raise OSError(errno.EAFNOSUPPORT, f"{host} is no IPv4 address")
                 listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
                 self.sockets.append(listener)
                 _turn_on(listener)
-                if not host.startswith("127."):
-                    _add_address(listener, number, host)
+                if not host.startswith("127.") and host not in known:
+                    known.add(host)
+                    _add_address(listener, len(known), host)
                 listener.bind((host, port))
                 listener.listen(512)
         except OSError as error:

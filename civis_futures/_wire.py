@@ -22,9 +22,7 @@ import json
 import re
 import sys
 import zlib
-from collections import ChainMap
 from dataclasses import dataclass, field, replace
-from types import CodeType, CoroutineType
 from typing import Any, NamedTuple
 
 WIRE_VERSION = 1
@@ -38,8 +36,6 @@ ENDPOINT_VARIABLE = "CIVIS_API_ENDPOINT"
 #: The certificates (as PEM) that alone are believed there.
 CA_CERTS_VARIABLE = "CIVIS_FUTURES_CA_CERTS"
 
-#: A variable of the modules that are made of what came by value; see `came_by_value`.
-BY_VALUE = "__civis_futures_by_value__"
 #: The attribute of a ModuleNotFoundError that says what is required of the module: "numpy>=2.1".
 REQUIREMENT = "civis_futures_requirement"
 #: The line in a reused worker's log at which a call begins (`begin_line`): its task and attempt.
@@ -494,68 +490,6 @@ def clipped(text: str, limit: int) -> str:
     kept = limit // 2
     left_out = f"... ({len(text) - 2 * kept:,} characters left out) ..."
     return f"{text[:kept]}{left_out}{text[-kept:]}"
-
-
-def finished(result: Any) -> Any:
-    """What a call returned; if that is a coroutine, what it returns when it is run here."""
-    if type(result) is not CoroutineType:
-        return result
-    import asyncio  # few calls need it
-
-    return asyncio.run(result)
-
-
-def code_key(code: CodeType) -> str:
-    """What tells code from all other, wherever it is from, but that within it: a short text, the
-    same in client and worker.
-    """
-    lines = code.co_firstlineno, code.co_linetable
-    names = code.co_qualname, code.co_names, code.co_varnames, code.co_freevars
-    constants = list(map(_constant, code.co_consts))
-    return digest(repr((lines, names, code.co_code, constants)).encode())[:16]
-
-
-def _constant(value: Any) -> str:
-    if isinstance(value, CodeType):
-        return "code"
-    if isinstance(value, tuple):
-        return f"tuple {list(map(_constant, value))}"
-    if isinstance(value, frozenset):  # its order differs between processes
-        return f"frozenset {sorted(map(_constant, value))}"
-    return hex(value) if type(value) is int else ascii(value)  # of long ones there is no decimal
-
-
-def came_by_value(variables: dict[str, Any]) -> bool:
-    """Whether these may be the globals of functions that were unpickled by value: not those of any
-    module, nor of one that was loaded here and has been replaced.
-    """
-    if BY_VALUE in variables:
-        return True
-    name = variables.get("__name__")
-    if variables.get("__loader__") is not None:
-        return False
-    module = sys.modules.get(name) if isinstance(name, str) else None
-    return getattr(module, "__dict__", None) is not variables
-
-
-def with_file_names(dispatch_table: ChainMap[Any, Any]) -> ChainMap[Any, Any]:
-    """The table of a cloudpickle's pickler, changed so that code keeps the name of its file.
-
-    Since 3.1.3, cloudpickle writes "<dynamic-code>" in its place, to make pickles comparable.
-    """
-    reduce = dispatch_table[CodeType]
-    ours = with_file_names.__code__
-    make, parts = reduce(ours)[:2]
-    there = make(*parts).co_filename
-    if there == ours.co_filename:
-        return dispatch_table
-    at = next(i for i, part in enumerate(parts) if type(part) is str and part == there)
-
-    def reduce_code(code: CodeType) -> tuple[Any, ...]:
-        make, parts, *rest = reduce(code)
-        return (make, (*parts[:at], code.co_filename, *parts[at + 1 :]), *rest)
-
-    return dispatch_table.new_child({CodeType: reduce_code})
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ threading         in _api.budget _api.client _api.transport _data.contents _futu
 queue             in _executor.map _futures.progress _pool.manager _pool.threads local
 subprocess        in cli local
 os.fork           in worker
-asyncio           in _futures.awaiting _wire local
+asyncio           in _futures.awaiting _pickles.rows local
 sqlite3           in local
 starlette         in local
 uvicorn           in local

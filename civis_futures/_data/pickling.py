@@ -22,6 +22,7 @@ import cloudpickle
 from .. import _wire
 from .._exceptions import CallPicklingError
 from .._pickles.by_value import reduction, variables_of
+from .._pickles.code import with_file_names
 from .._pickles.unpicklable import of_batch, of_call, way_to
 from . import sources
 from .bundles import CodeError
@@ -345,7 +346,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """
 
     #: Of the class, since the pickler reads it when it is made.
-    dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table)
+    dispatch_table = with_file_names(cloudpickle.Pickler.dispatch_table)
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 A function that travels by value fails where its file is not, or where another one has that name. So
 the lines of its file are kept when it is first sent, as `linecache` has them then: those of a file,
-a cell of a notebook, a doctest. A traceback tells which code a frame is of (`_wire.code_key`), and
+a cell of a notebook, a doctest. A traceback tells which code a frame is of (`_pickles.code`), and
 the frame is rendered here, by the standard library, from these lines.
 
 Modules that travel in a zip have their files there, whose paths are shown as those that they were
@@ -27,7 +27,8 @@ from dataclasses import dataclass, field, replace
 from types import CodeType, FunctionType
 from typing import Any
 
-from .._wire import Answer, Frame, came_by_value, code_key
+from .._pickles.code import came_by_value, code_key
+from .._wire import Answer, Frame
 
 #: How many pieces of code are remembered: of more than that, those that were sent last. And how
 #: many folders with modules.

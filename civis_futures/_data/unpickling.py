@@ -19,8 +19,8 @@ from typing import Any
 import cloudpickle.cloudpickle as ways
 
 from .._pickles.by_value import class_key, found
-from .._pickles.rows import in_turn
-from .._wire import BY_VALUE, finished
+from .._pickles.code import BY_VALUE
+from .._pickles.rows import finished, in_turn
 
 
 def loaded(data: bytes, buffers: Sequence[bytes] = ()) -> Any:

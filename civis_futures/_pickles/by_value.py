@@ -17,7 +17,8 @@ import sys
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-from .._wire import BY_VALUE, code_key, digest
+from .._wire import digest
+from .code import BY_VALUE, code_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

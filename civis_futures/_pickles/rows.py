@@ -1,4 +1,4 @@
-"""What a batch does: one function, called for one row of arguments after the other.
+"""What a call comes to, and a batch: one function, called for one row after the other.
 
 In a container, and where a call is run again at home. Standard library only, as `_wire`.
 """
@@ -6,12 +6,20 @@ In a container, and where a call is run again at home. Standard library only, as
 from __future__ import annotations
 
 import contextlib
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
-
-from .._wire import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+
+def finished(result: Any) -> Any:
+    """What a call returned; if that is a coroutine, what it returns when it is run here."""
+    if type(result) is not CoroutineType:
+        return result
+    import asyncio  # few calls need it
+
+    return asyncio.run(result)
 
 
 class Outcomes(list[tuple[bool, Any]]):

@@ -16,8 +16,9 @@ import sys
 from time import perf_counter  # user code may leave that of the module mocked
 
 from .._pickles.by_value import reduction
-from .._pickles.rows import in_turn
-from .._wire import clipped, finished, with_file_names
+from .._pickles.code import with_file_names
+from .._pickles.rows import finished, in_turn
+from .._wire import clipped
 from ._frames import plain
 
 TYPE_CHECKING = False

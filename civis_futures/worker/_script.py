@@ -30,6 +30,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from .. import _wire
 from .._pickles.by_value import reduction
+from .._pickles.code import BY_VALUE, with_file_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Script:
 
     def __init__(self) -> None:
         main = MainModule("__main__")
-        vars(main)[_wire.BY_VALUE] = True
+        vars(main)[BY_VALUE] = True
         sys.modules["__main__"] = main
         self._modules = {"__main__": _Home(main)}
         self._named: dict[tuple[str, str], _Home] = {}  # by module and name: what came last
@@ -152,7 +153,7 @@ class Script:
         self, code: Any, variables: dict[str, Any], name: str | None, defaults: Any, closure: Any
     ) -> Any:
         """A function without its state: the one that is here, if it has that code."""
-        if _wire.BY_VALUE not in variables:
+        if BY_VALUE not in variables:
             return _way("_make_function")(code, variables, name, defaults, closure)
         module = self._module(variables)
         known = self._named.get((module.__name__, name or ""))
@@ -169,7 +170,7 @@ class Script:
         """Its state: what it refers to, and its own attributes."""
         attributes, slots = state
         variables = function.__globals__
-        if _wire.BY_VALUE not in variables:
+        if BY_VALUE not in variables:
             _way("_function_setstate")(function, state)
             return
         self._put_variables(variables["__name__"], slots["__globals__"])
@@ -264,7 +265,7 @@ class Script:
         module = self._modules[name].thing
         own = vars(module)
         own.update({part: variables[part] for part in _MODULE_NAMES if part in variables})
-        own[_wire.BY_VALUE] = True
+        own[BY_VALUE] = True
         own.setdefault("__builtins__", builtins)
         return module
 
@@ -413,7 +414,7 @@ def _pickler() -> Any:
     import cloudpickle
 
     class DigestPickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table = _wire.with_file_names(cloudpickle.Pickler.dispatch_table)
+        dispatch_table = with_file_names(cloudpickle.Pickler.dispatch_table)
 
         def __init__(self, target: Any, take: Callable[[Any], None], script: Script) -> None:
             super().__init__(target, 5, take)

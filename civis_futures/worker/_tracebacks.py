@@ -15,7 +15,7 @@ import os
 import re
 import traceback
 
-from .. import _wire
+from .._pickles.code import came_by_value, code_key
 from ._frames import plain
 
 TYPE_CHECKING = False
@@ -61,7 +61,7 @@ class Marks:
         frames = [frame for frame, _ in traceback.walk_tb(trace)]
         for summary, frame in zip(summaries, frames, strict=False):
             same = summary.filename == frame.f_code.co_filename
-            if same and summary.lineno is not None and _wire.came_by_value(frame.f_globals):
+            if same and summary.lineno is not None and came_by_value(frame.f_globals):
                 self._numbers[id(summary)] = len(self.met)
                 self.met.append((summary, frame))
         return _Stack(summaries, self)
@@ -129,7 +129,7 @@ def _located(text: str, marks: Marks) -> tuple[str, list[Frame]]:
         length += len(before)
         frames.append({
             "at": length, "length": len(shown), "indent": len(indent),
-            "file": plain(seen.filename), "key": _wire.code_key(frame.f_code), "line": seen.lineno,
+            "file": plain(seen.filename), "key": code_key(frame.f_code), "line": seen.lineno,
             "end_line": getattr(seen, "end_lineno", None), "column": getattr(seen, "colno", None),
             "end_column": getattr(seen, "end_colno", None),
         })  # fmt: skip

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import datetime
 import io
+import math
 import pickle
 import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
-from types import CodeType, FunctionType, MappingProxyType, MethodType
-from typing import Any
+from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -58,7 +61,12 @@ _GENERATORS = {name.rpartition(".")[2] for name in _STATES}
 #: Functions that pickles by value name, which every worker has.
 _ITS_OWN = {each for each in vars(cloudpickle.cloudpickle).values() if type(each) is FunctionType}
 #: Of these types equal values may be one object by chance.
-_PLAIN = (int, float, complex, str, bytes, bool, tuple, type(None))
+_PLAIN = {int, float, complex, str, bytes, bool, tuple, type(None)}
+#: Nobody can tell an object of these, or of what is derived from them, from a copy.
+_ALIKE = (
+    *(type, FunctionType, BuiltinFunctionType, Enum),
+    *(datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo),
+)
 #: Characters of what another error says, in the message of one of ours.
 REASON = 2_000
 
@@ -80,8 +88,7 @@ class Carried:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(NamedTuple):
     """A pickle, and the buffers that it refers to; `modules` are those that it names, whosever they
     are. The last `code` of the buffers are bundles with the user's modules, see `with_modules`.
     `carried` are the generators of random numbers in it, and `parts` what it consists of
@@ -210,11 +217,13 @@ class Manner:
     """How a pickle differs from others.
 
     Arrays of fewer bytes than `shared_from` can be written where they arrive. Global variables go
-    along that have an object whose id is in `named`.
+    along that have an object whose id is in `named`. Arrays of objects that take at least
+    `apart_from` bytes here, without the objects, are looked at: they are content if they are large.
     """
 
     shared_from: float = 0
     named: Collection[int] = ()
+    apart_from: float = LEAST_BUFFER
 
 
 def payload(
@@ -237,7 +246,7 @@ def payload(
     except Exception as error:
         raise _explained(error, what, parts, contents) from error
     carried.update(made.carried)
-    return replace(made, carried=tuple(carried), parts=parts) if carried else made
+    return made._replace(carried=tuple(carried), parts=parts) if carried else made
 
 
 def way_to_carried(carried: Carried, made: Payload, contents: ContentStore) -> str:
@@ -275,11 +284,19 @@ def _pickled(
     apart: Mapping[int, SharedData] = MappingProxyType({}),
 ) -> Payload:
     """The pickle of a value, with handles in place of the objects with these ids."""
-    target, buffers = io.BytesIO(), _Buffers(contents)
-    pickler = _Pickler(target, buffers, manner, apart)
+    pickler = _pickler_of(value, contents, manner, apart)
+    if pickler.passed_over and len(pickler.data) > LEAST_BUFFER:  # few objects, but large ones
+        pickler = _pickler_of(value, contents, replace(manner, apart_from=0), apart)
+    if pickler.parts_have_something_in_common():
+        pickler = _pickler_of(value, contents, replace(manner, apart_from=math.inf), apart)
+    return pickler.payload()
+
+
+def _pickler_of(value: Any, *given: Any) -> _Pickler:
+    """A pickler that has pickled a value."""
+    pickler = _Pickler(*given)
     pickler.dump(value)
-    modules = frozenset(pickler.references.modules)
-    return Payload(target.getvalue(), tuple(buffers.out), modules, 0, tuple(pickler.carried))
+    return pickler
 
 
 def with_modules(what: str, made: Payload, own_modules: OwnModules) -> Payload:
@@ -317,9 +334,8 @@ def _apart(
     for function in {id(each): each for each in functions}.values():
         made = _pickled(function, contents, manner)
         if len(made.data) > LARGE_FUNCTION:
-            pieces = contents.keep(made.data), *made.buffers
             carried.update(made.carried)
-            handles[id(function)] = SharedData._of(contents.platform, b"", pieces, made.modules)
+            handles[id(function)] = _handle(made, contents)
             if type(function) is FunctionType:
                 _large.add(function)
     return handles
@@ -333,10 +349,16 @@ def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Conten
     except Exception as error:
         parts = partial(iter, [(kind, value)])
         raise _explained(error, f"the {kind} to share", parts, contents) from error
+    handle = _handle(made, contents, LARGEST_HEAD)
+    return handle, handle._pieces
+
+
+def _handle(made: Payload, contents: ContentStore, largest_head: int = 0) -> SharedData:
+    """The handle of what was pickled by itself."""
     head, pieces = made.data, made.buffers
-    if len(head) > LARGEST_HEAD:
+    if len(head) > largest_head:
         head, pieces = b"", (contents.keep(made.data), *made.buffers)
-    return SharedData._of(contents.platform, head, pieces, made.modules), pieces
+    return SharedData._of(contents.platform, head, pieces, made.modules)
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -349,18 +371,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     dispatch_table = with_file_names(cloudpickle.Pickler.dispatch_table)
 
     def __init__(
-        self,
-        target: io.BytesIO,
-        buffers: _Buffers,
-        manner: Manner,
-        apart: Mapping[int, SharedData],
+        self, contents: ContentStore, manner: Manner, apart: Mapping[int, SharedData]
     ) -> None:
-        super().__init__(target, PROTOCOL, buffers.take)
-        self._buffers, self._apart = buffers, apart
-        self._shared_from, self._named = manner.shared_from, manner.named
+        self._target, self._buffers = io.BytesIO(), _Buffers(contents)
+        super().__init__(self._target, PROTOCOL, self._buffers.take)
+        self._contents, self._manner, self._apart = contents, manner, apart
         self._cells: dict[int, Any] = {}
-        self.carried: list[Carried] = []
-        self.references = References(cloudpickle.list_registry_pickle_by_value())
+        self._carried: list[Carried] = []
+        self._references = References(cloudpickle.list_registry_pickle_by_value())
+        # Arrays of objects that are content, if their objects may be elsewhere in the call, too.
+        self._mixed: list[tuple[Any, _Pickler]] = []
+        self.passed_over = False  # arrays of objects, as too small to look at
+
+    @property
+    def data(self) -> memoryview:
+        """The pickle."""
+        return self._target.getbuffer()
+
+    def payload(self) -> Payload:
+        """The pickle, and what it refers to."""
+        modules = frozenset(self._references.modules)
+        out = tuple(self._buffers.out)
+        return Payload(self._target.getvalue(), out, modules, 0, tuple(self._carried))
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
@@ -370,19 +402,23 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         value = self._apart.get(id(value), value)
         if type(value) is _Bytes:
             return bytes, (pickle.PickleBuffer(value.data),)
+        if _is_array(value):
+            if not value.dtype.hasobject:
+                array = _as_buffer(value, self._manner.shared_from)
+                if array is not None:
+                    return array
+            elif (handle := self._in_a_pickle_of_its_own(value)) is not None:
+                value = handle
         if type(value) is not SharedData:
-            array = _as_buffer(value, self._shared_from)
-            if array is not None:
-                return array
             if type(value).__name__ in _GENERATORS and (found := Carried.of(value)) is not None:
-                self.carried.append(found)
+                self._carried.append(found)
             reduced = reduction(value, super().reducer_override, self._cells)
-            self.references.meet(value, reduced is not NotImplemented)
+            self._references.meet(value, reduced is not NotImplemented)
             if type(value) is FunctionType and reduced is not NotImplemented:  # it goes by value
                 sources.note(value)
-            return self._with_named(value, reduced) if self._named else reduced
+            return self._with_named(value, reduced) if self._manner.named else reduced
         stand_ins = self._buffers.stand_ins(value)
-        self.references.modules.update(value._modules)
+        self._references.modules.update(value._modules)
         first: Any = value._head or stand_ins.pop(0)
         load: Any = pickle.loads
         return partial(load, buffers=stand_ins) if stand_ins else load, (first,)
@@ -391,9 +427,41 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """How to pickle a function or class, with more global variables of its module."""
         if isinstance(how, tuple) and len(how) == 6 and "__globals__" in how[2][1]:
             variables = variables_of(value)
-            more = {name: each for name, each in variables.items() if id(each) in self._named}
+            more = {
+                name: each for name, each in variables.items() if id(each) in self._manner.named
+            }
             how[2][1]["__globals__"].update(more)
         return how
+
+    def _in_a_pickle_of_its_own(self, array: Any) -> SharedData | None:
+        """The handle of an array of objects, if it is large."""
+        if array.nbytes < self._manner.apart_from:
+            self.passed_over = True
+            return None
+        if len(self._buffers.out) >= MOST_BUFFERS:
+            return None
+        manner = replace(self._manner, apart_from=math.inf)
+        pickler = _pickler_of(array, self._contents, manner, self._apart)
+        if len(pickler.data) < LEAST_BUFFER:
+            return None
+        if not _is_plain(array):
+            self._mixed.append((array, pickler))
+        made = pickler.payload()
+        self._carried += made.carried
+        return _handle(made, self._contents)
+
+    def parts_have_something_in_common(self) -> bool:
+        """Whether an object is in two of the pickles that one would miss: where they arrive, there
+        are two of it.
+        """
+        seen = self.memo.copy() if self._mixed else {}
+        for array, pickler in self._mixed:
+            there = pickler.memo.copy()
+            common = (there.keys() & seen.keys()) - {id(array)}
+            if not all(_is_alike(there[each][1]) for each in common):
+                return True
+            seen |= there
+        return False
 
 
 class SeededGenerator:
@@ -421,21 +489,37 @@ class _Reduced:
         return self._how
 
 
+def _is_array(value: Any) -> bool:
+    """Whether it is an array of NumPy, which is not imported for this: users who have one have."""
+    array = getattr(sys.modules.get("numpy"), "ndarray", None)
+    return array is not None and isinstance(value, array)
+
+
+def _is_plain(array: Any) -> bool:
+    """Whether each object of an array of objects is alike its copies, by one of each type."""
+    kinds = {type(each): each for each in array.ravel().tolist()}
+    return tuple not in kinds and all(map(_is_alike, kinds.values()))
+
+
+def _is_alike(value: Any) -> bool:
+    """Whether nobody can tell an object from a copy of it, or there is none: it goes by name."""
+    numpy = sys.modules["numpy"]
+    if type(value) in _PLAIN or isinstance(value, (*_ALIKE, numpy.generic, numpy.dtype)):
+        return True
+    return isinstance(value.__reduce_ex__(PROTOCOL), str)
+
+
 def _as_buffer(value: Any, shared_from: float) -> tuple[Any, ...] | None:
     """How to pickle a large array of NumPy so that its bytes can leave the pickle, if its own way
     would keep them there: strided views, dates, memory-mapped files. One of fewer bytes than
     `shared_from` is copied when it has arrived, so that it can be written.
 
-    As with NumPy's own pickles, what is not contiguous becomes so, in C order. NumPy is not
-    imported for this: users who have an array have done so.
+    As with NumPy's own pickles, what is not contiguous becomes so, in C order.
     """
-    numpy = sys.modules.get("numpy")
-    array = getattr(numpy, "ndarray", None)
-    if numpy is None or array is None or not isinstance(value, array):
+    if value.nbytes < LEAST_BUFFER:
         return None
-    if value.nbytes < LEAST_BUFFER or value.dtype.hasobject:
-        return None
-    if type(value) not in (array, numpy.memmap):
+    numpy = sys.modules["numpy"]
+    if type(value) not in (numpy.ndarray, numpy.memmap):
         return _bytes_apart(value)
     order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
     whole = numpy.asarray(value, order=order).view(numpy.ndarray)

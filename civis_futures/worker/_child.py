@@ -16,13 +16,14 @@ import resource
 import signal
 import sys
 from collections import deque
+from functools import partial
 from time import perf_counter as _perf_counter  # user code may leave those of the module mocked
 from time import time as _time
 
 from .. import _wire
 from .._pickles.rows import Outcomes, in_turn
 from ._frames import BODY_LIMIT, Frames, high_copy, packed, plain
-from ._payload import dumped, load, way_to_trouble
+from ._payload import as_file, dumped, load, way_to_trouble
 from ._script import Script
 from ._surroundings import Surroundings
 
@@ -84,7 +85,7 @@ class Child:
         self._tail = Tail()
         self._streams = (Stream("stdout", 1, self._tail), Stream("stderr", 2, self._tail))
         self._pid = os.getpid()
-        self._script = Script()
+        self._script = Script(partial(as_file, folder))
 
     def serve(self, initializer: Payload | None) -> None:
         """Run the initializer, then calls until no more can come."""

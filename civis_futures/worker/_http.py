@@ -111,11 +111,15 @@ class Http:
         self.patience = patience
         self._timeout = timeout
         self._longest_wait = longest_wait
-        self._first_pause, self._longest_pause = pacing.first_pause, pacing.longest_pause
+        self._pacing = pacing
         self._only = only
         self.stalled = 0.0
         self.date: str | None = None  # what the newest answer calls the time
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
+
+    def anew(self, patience: float) -> Http:
+        """The same with other connections: those of this one may be in mid-request."""
+        return Http(patience, pacing=self._pacing, only=self._only)
 
     def close(self) -> None:
         """Close every connection; the next request opens its own."""
@@ -188,7 +192,8 @@ class Http:
         """Sleep before the next attempt; UnreachableError if there is no time for one."""
         import random
 
-        growing = min(self._first_pause * 2.0 ** (attempt - 1), self._longest_pause)
+        pacing = self._pacing
+        growing = min(pacing.first_pause * 2.0 ** (attempt - 1), pacing.longest_pause)
         pause = max(at_least, growing * random.uniform(0.5, 1.0))
         if time.monotonic() + pause > deadline:
             raise UnreachableError(f"{problem} (gave up after attempt {attempt})")

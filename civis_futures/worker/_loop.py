@@ -14,7 +14,7 @@ from collections import deque
 
 from .. import _wire
 from ._buffers import Buffers
-from ._http import Http, HttpError, RefusedError, UnreachableError
+from ._http import HttpError, RefusedError, UnreachableError
 from ._inbox import InboxReader
 from ._outbox import Outbox
 from ._platform import Outgoing
@@ -111,6 +111,16 @@ class WorkerLoop:
             self._prepare()
             self._answer_all()
         except Terminated:
+            if self._process is not None:
+                self._process.terminate()  # it gets the TERM too, and time, while answers go out
+            self._last_words()
+            if self._process is not None:
+                self._process.wait()
+            raise
+        except StartedAgainError:  # which has answered nothing
+            raise
+        except Exception:  # the inbox is refused, say: what has ended shall not be lost with that
+            self._hear_who_has_ended()
             self._last_words()
             raise
         finally:
@@ -350,11 +360,15 @@ class WorkerLoop:
         except DiedError as death:
             self._crashed(death)
             return
-        if frame is None:
-            if self._inbox is not None and self._inbox.due_in(bool(self._queue)) == 0:
-                self._take(self._look())
-            return
-        header, body = frame
+        if frame is not None:
+            self._hear(*frame)
+        elif self._inbox is not None and self._inbox.due_in(bool(self._queue)) == 0:
+            self._take(self._look())
+
+    def _hear(self, header: dict[str, Any], body: bytes) -> None:
+        """The child has said something: of its start, or of the running call."""
+        assert self._process is not None
+        assert self._running is not None
         if self._process.expired:  # the TERM has become an exception in user code
             self._end_call()
             self._time_out(self._running, 0.0)
@@ -468,18 +482,25 @@ class WorkerLoop:
         if not self._queue and self._inbox is not None:
             self._inbox.restart()
 
+    def _hear_who_has_ended(self) -> None:
+        """Take in the answer of a call that has ended meanwhile."""
+        if self._running is not None and self._process is not None:
+            try:
+                frame = self._process.receive(0)
+            except DiedError as death:
+                self._crashed(death)
+            else:
+                if frame is not None:
+                    self._hear(*frame)
+
     def _last_words(self) -> None:
-        """On a TERM: the child gets it too, finished answers go out, then the child's end."""
-        if self._process is not None:
-            self._process.terminate()
-        last_post = Http(self._pacing.last_post, pacing=self._pacing)
-        self._platform.http = last_post  # the old one may be in mid-request
-        try:
-            self._outbox.post()
-        except (HttpError, OSError) as error:
-            print(f"civis_futures: answers were lost: {error}", file=sys.stderr, flush=True)
-        if self._process is not None:
-            self._process.wait()
+        """Post the answers that are left, if that can be done soon."""
+        if self._outbox:
+            self._platform.http = self._platform.http.anew(self._pacing.last_post)
+            try:
+                self._outbox.post()
+            except (HttpError, OSError) as error:
+                print(f"civis_futures: answers were lost: {error}", file=sys.stderr, flush=True)
 
 
 def _name(call: _wire.Call) -> str:

@@ -18,7 +18,7 @@ from time import perf_counter  # user code may leave that of the module mocked
 from .._pickles.by_value import reduction
 from .._pickles.code import with_file_names
 from .._pickles.rows import finished, in_turn
-from .._wire import clipped
+from .._wire import clipped, digest
 from ._frames import plain
 
 TYPE_CHECKING = False
@@ -135,19 +135,40 @@ def dumped(value: Any) -> bytes:
     return target.getvalue()
 
 
+def as_file(folder: str, variables: dict[str, Any]) -> str:
+    """The path of a file that, when it is run, makes these variables: what can be pickled of them.
+
+    The same variables give the same path, so that a process which has run it need not do so again.
+    """
+    try:
+        data = dumped(variables)
+    except Exception:  # a lock, say
+        data = dumped({name: each for name, each in variables.items() if _pickles(each)})
+    path = os.path.join(folder, f"main-{digest(data)[:16]}.py")
+    if not os.path.exists(path):
+        with open(path + ".pickle", "wb") as file:
+            file.write(data)
+        bytes_there = f"__import__('pathlib').Path({path + '.pickle'!r}).read_bytes()"
+        with open(path + ".new", "w") as script:
+            script.write(f"globals().update(__import__('pickle').loads({bytes_there}))\n")
+        os.rename(path + ".new", path)
+    return path
+
+
+def _pickles(value: Any) -> bool:
+    try:
+        dumped(value)
+    except BaseException:
+        return False
+    return True
+
+
 def way_to_trouble(name: str, value: Any) -> str:
     """Which part of what a call gave has no pickle: the end of a message, or empty."""
     from .._pickles.unpicklable import way_to  # few calls need it
 
-    def pickles(part: Any) -> bool:
-        try:
-            dumped(part)
-        except BaseException:
-            return False
-        return True
-
     with contextlib.suppress(BaseException):  # it is the user's, and may be anything
-        way = way_to(iter([(name, value)]), pickles)
+        way = way_to(iter([(name, value)]), _pickles)
         return f": {plain(clipped(way, 1000))}" if way else ""
     return ""
 

@@ -54,12 +54,26 @@ class MainModule(ModuleType):
     """The ``__main__`` of a child.
 
     Its functions may ask for `__file__`, as far as they know. Who starts other processes must not:
-    he would run the script in them, if it is here, or else would miss it.
+    he would run the script in them, if it is here, or else would miss it. `multiprocessing`, which
+    runs that file in each interpreter that it starts, gets one that makes what is here.
     """
+
+    #: Writes a file with some variables, and gives its path; of the class, as the user's variables
+    #: are those of the module.
+    __write: Callable[[dict[str, Any]], str] | None = None
+
+    @classmethod
+    def _written_by(cls, write: Callable[[dict[str, Any]], str] | None) -> None:
+        cls.__write = staticmethod(write) if write is not None else None
 
     @property
     def __file__(self) -> str:  # type: ignore[override]
-        """None that could be run."""
+        """A file for `multiprocessing`, and for others none that could be run."""
+        asks = sys._getframe(1).f_globals.get("__name__")
+        if self.__write is not None and asks == "multiprocessing.spawn":
+            own = {name: value for name, value in vars(self).items() if name[:2] != "__"}
+            if own:
+                return self.__write(own)
         raise AttributeError("this module has come by value")
 
 
@@ -77,11 +91,12 @@ _numbers = itertools.count()
 
 class Script:
     """All of it in this process. While a call is unpickled, its functions stand in for those of
-    cloudpickle; when that is done, `settle`.
+    cloudpickle; when that is done, `settle`. `write`: puts variables into a file, see `MainModule`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[dict[str, Any]], str] | None = None) -> None:
         main = MainModule("__main__")
+        MainModule._written_by(write)
         vars(main)[BY_VALUE] = True
         sys.modules["__main__"] = main
         self._modules = {"__main__": _Home(main)}

@@ -876,6 +876,7 @@ import enum
 import multiprocessing
 import pickle
 import sys
+import threading
 import typing
 from typing import Optional
 
@@ -924,6 +925,23 @@ def pooled(n):
         return pool.map(helper, range(n)), [p.x for p in pool.map(Point, range(n))]
 
 
+lock = None
+state = {"step": 10}
+
+
+def stepped(x):
+    return Point(helper(x) + state["step"] - 1)
+
+
+def pooled_anew(method, n):
+    # By interpreters that are started for it, as is the default since Python 3.14.
+    global lock
+    lock = threading.Lock()  # it has no pickle, and nobody asks for it there
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        points = pool.map(stepped, range(n))
+        return [p.x for p in points], {type(p) is Point for p in points}, pool.map(helper, [1])
+
+
 def dumped():
     things = [Point(1), Node(1, Node(2)), Pair(1, 2), Colour.RED, MyError("x"), helper, Point,
               Point.Part(), Point(3).moved]
@@ -966,6 +984,8 @@ if __name__ == "__main__":
         for function in (pooled, dumped, names, hints, in_main, imported):
             given = (3,) if function is pooled else ()
             print(function.__name__, pool.submit(function, *given).result())
+        for method in ("spawn", "forkserver"):
+            print(method, pool.submit(pooled_anew, method, 3).result())
         print("argument", pool.submit(dumped_argument, Node(1, Node(2))).result())
         print("enum", pool.submit(dumped_argument, {Colour.RED: Pair(1, 2)}).result())
         print("by string", pool.submit(by_string, "helper").result())

@@ -87,6 +87,33 @@ def test_an_inbox_that_is_refused_for_good(stub, start, inbox, status):
     assert inbox.looks() == 5
 
 
+@pytest.mark.parametrize("refused", ["the inbox", "a call's bytes", "the answers, once"])
+def test_what_has_ended_is_posted_when_it_gives_up(stub, start, calls, inbox, refused):
+    """Whatever it gives up for: a call that has ended would run twice, or be lost."""
+    first, second = calls(lambda: "done", (time.sleep, 3600))
+    path, fault = {
+        "the inbox": (f"/json_values/{inbox.id}", 404),
+        "a call's bytes": ("/files", "drop"),
+        "the answers, once": ("/json_values", 403),
+    }[refused]
+    if refused == "a call's bytes":  # of one that comes while answers wait
+        second = _wire.Call(2, _wire.Blob.in_file(stub.put_file(b"x" * 9), "0" * 64, 9))
+
+    def once_the_first_has_ended():
+        return None if path != "/files" and b"task 2 begins" not in worker.out() else fault
+
+    method = "POST" if refused == "the answers, once" else "GET"
+    stub.fault(method, path, *[once_the_first_has_ended] * (1 if method == "POST" else 1000))
+    worker = start(
+        [first, second], inbox=inbox.id, poll=0.01, linger=3600.0, lease=2.0,
+        pacing={"calm": 0.01, "first_pause": 0.01, "longest_pause": 0.05, "request": 0.2,
+                "child_end": 0.1, "child_term": 0.1},
+    )  # fmt: skip
+    worker.end(1)
+    assert "gives up" in worker.log()
+    assert stub.outcome(stub.answers()[1]) == "done"
+
+
 def test_silence_for_a_lease_ends_the_worker(stub, start, inbox):
     lease, path = 0.8, f"/json_values/{inbox.id}"
 

@@ -65,7 +65,7 @@ threading         in _api.budget _api.client _api.transport _data.contents _futu
                   in _sessions.session cli local
 queue             in _executor.map _futures.progress _pool.manager _pool.threads local
 subprocess        in cli local
-os.fork           in worker
+os.fork           in worker local
 asyncio           in _futures.awaiting _pickles.rows local
 sqlite3           in local
 starlette         in local

@@ -16,6 +16,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -91,16 +92,12 @@ class PlatformLink:
         if reply.status in (400, 401, 403, 404, 405, 409, 413):
             self.close()
             raise GoneError(f"the platform answered {reply.status}: {data[:500].decode()}")
-        try:
-            if reply.status != 200:
-                raise ValueError
-            answer = json.loads(data.decode())
-            if not isinstance(answer, dict):
-                raise ValueError
-            return answer
-        except ValueError:
-            self.close()
-            raise OSError(f"HTTP {reply.status}") from None
+        with contextlib.suppress(ValueError):
+            answer = json.loads(data.decode()) if reply.status == 200 else None
+            if isinstance(answer, dict):
+                return answer
+        self.close()
+        raise OSError(f"HTTP {reply.status}")
 
     def close(self) -> None:
         if self._connection is not None:
@@ -275,10 +272,9 @@ class RunningCommand:
         with open(script, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(order["command"])
         # What has left the session is found by it.
-        self._mark = "CIVIS_AGENT_MARK=" + os.urandom(16).hex()
-        name, _, value = self._mark.partition("=")
-        environment = {**os.environ, "HOME": home, "TMPDIR": temporary, name: value}
-        environment.update(order["environment"])
+        mark = {"CIVIS_AGENT_MARK": os.urandom(16).hex()}
+        (self._mark,) = map("=".join, mark.items())
+        own = {"HOME": home, "TMPDIR": temporary, **mark}
         self._groups = list(own_groups())  # before there are processes of the run
         self._kills = oom_kills(self._groups)
         self.started = time.monotonic()
@@ -287,18 +283,33 @@ class RunningCommand:
         self.process = subprocess.Popen(
             ["sh", script],
             cwd=home,
-            env=environment,
+            env={**os.environ, **own, **order["environment"]},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             preexec_fn=lambda: prepare(order["umask"]),
         )
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        self.streams = [
-            OutputStream(self.process.stdout.fileno(), "info"),
-            OutputStream(self.process.stderr.fileno(), "error"),
-        ]
+        pipes = (self.process.stdout, "info"), (self.process.stderr, "error")
+        self.streams = [OutputStream(pipe.fileno(), level) for pipe, level in pipes if pipe]
+        self._lifeline, self._watcher = self._watched()
+
+    def _watched(self) -> tuple[int, int]:
+        """What ends the run if this process is killed: the pipe that tells it, and its pid."""
+        # There are no threads yet, so it can be a fork.
+        there, here = os.pipe()
+        watcher = os.fork()
+        if watcher:
+            os.close(there)
+            return here, watcher
+        try:
+            os.setsid()  # who kills this process may mean its group
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as the others are already
+            os.close(here)
+            if not os.read(there, 1):  # it was not let go
+                self.kill()
+                self._remove_folder()
+        finally:
+            os._exit(0)
 
     def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -352,9 +363,12 @@ class RunningCommand:
         }
 
     def remove(self) -> None:
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream is not None:
-                stream.close()
+        self._remove_folder()
+        with contextlib.suppress(OSError):  # somebody has killed it
+            os.write(self._lifeline, b".")
+            os.waitpid(self._watcher, 0)
+
+    def _remove_folder(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
         if os.path.isdir(self._folder):  # it took its own permissions away
             for path, _, _ in os.walk(self._folder):
@@ -418,10 +432,6 @@ def peak_memory(groups: list[tuple[str, str, str]]) -> float:
     for folder, _, peak in groups:
         with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, peak)) as file:
             return int(file.read()) / 2**20
-    try:
-        import resource
-    except ImportError:
-        return 0.0
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
 
@@ -452,8 +462,6 @@ class Agent:
         except GoneError as error:
             complain(str(error))
             return NO_ORDER
-        if order is None:
-            return NO_ORDER
         try:
             run = RunningCommand(order)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -470,7 +478,7 @@ class Agent:
             run.kill()
             run.remove()
 
-    def _order(self) -> dict[str, Any] | None:
+    def _order(self) -> dict[str, Any]:
         asked, pause = {"agent": self._talk.name, "host": socket.gethostname()}, 0.1
         until = time.monotonic() + self._lease
         while not self._talk.termed:
@@ -481,7 +489,7 @@ class Agent:
                     raise GoneError(f"the platform does not answer: {error}") from None
             time.sleep(pause)
             pause = min(2.0, pause * 2)
-        return None
+        raise SystemExit(NO_ORDER)
 
     def _start_talking(self) -> None:
         for act, platform in ((send, self._platforms[0]), (listen, self._platforms[1])):
@@ -507,8 +515,7 @@ class Agent:
     def _wait(self, run: RunningCommand, seconds: float) -> None:
         """Take what is printed, for a while; not while too much of it waits to be sent."""
         talk = self._talk
-        full = talk.held > MOST_HELD
-        open_ones = [] if full else [stream for stream in run.streams if stream.open]
+        open_ones = [stream for stream in run.streams if stream.open and talk.held <= MOST_HELD]
         poll = select.poll()
         for descriptor in [talk.wake_out, *(stream.descriptor for stream in open_ones)]:
             poll.register(descriptor, select.POLLIN)

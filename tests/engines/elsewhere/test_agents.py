@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import glob
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import agents
+from cluster import EXAMPLE, agents
 from raw import http_call, until
 
 from civis_futures.local import _elsewhere
@@ -97,15 +98,64 @@ def test_what_left_the_session_ends_with_the_run(simple, tmp_path):
     until(lambda: not os.path.exists(f"/proc/{pid}/cwd"))
 
 
-def test_a_killed_agent_is_a_lost_run(simple):
-    jobs, api = simple
-    # What it ran goes on, where the scheduler does not end it: here, for some seconds.
-    job, run = api.run("echo ready; sleep 10")
+@pytest.mark.parametrize("whom", ["it alone", "its group"])
+def test_of_a_killed_agent_nothing_runs_on(simple, tmp_path, whom):
+    """Nor does its folder stay. The scheduler does not end what is no process of the job's own."""
+    _, api = simple
+    said = f"echo $$ $! $PPID $HOME > {tmp_path}/said; echo ready"
+    command = f"trap '' TERM; setsid sleep 1000 & {said}; wait"
+    job, run = api.run(command)
     api.says(job, run, "ready")
-    (name,) = agents(jobs)
-    os.killpg(int((jobs / f"{name}.pid").read_text()), signal.SIGKILL)
+    *pids, agent, home = (tmp_path / "said").read_text().split()
+    if whom == "it alone":
+        os.kill(int(agent), signal.SIGKILL)
+    else:
+        os.killpg(os.getpgid(int(agent)), signal.SIGKILL)
+    until(lambda: not any(os.path.exists(f"/proc/{each}/cwd") for each in pids))
+    until(lambda: not os.path.exists(os.path.dirname(home)))
     assert api.wait(job, run)["state"] == "failed"
-    assert api.logs(job, run, "error") == ["it was killed", "Failed"]
+    said = "it was killed" if whom == "its group" else "exiting: 137"
+    assert said in " ".join(api.logs(job, run, "error"))
+
+
+def test_nothing_watches_over_what_has_ended(simple, tmp_path):
+    _, api = simple
+    job, run = api.run(f"cat /proc/$PPID/task/$PPID/children > {tmp_path}/pids")
+    assert api.wait(job, run)["state"] == "succeeded"
+    pids = (tmp_path / "pids").read_text().split()
+    until(lambda: not any(map(os.path.exists, (f"/proc/{pid}" for pid in pids))))
+    assert len(pids) >= 2  # the command, and what would end it
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.9", "3.10"])
+def test_an_agent_on_an_old_python(background, tmp_path, version):
+    """If there is one: named by `CIVIS_TEST_PYTHON3_8`, or among those of pyenv."""
+    from civis_futures.local import OwnScheduler
+
+    named = os.environ.get("CIVIS_TEST_PYTHON" + version.replace(".", "_"))
+    found = (
+        [named] if named else glob.glob(f"{Path.home()}/.pyenv/versions/{version}.*/bin/python3")
+    )
+    if not found:
+        pytest.skip(f"there is no Python {version}")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "python3").symlink_to(found[0])
+    setup = f"PATH={folder}:$PATH"
+    engine = OwnScheduler(
+        str(EXAMPLE), options=(f"folder={tmp_path / 'jobs'}",), pause=1, setup=setup
+    )
+    _, api = background(engine=engine)
+    job, run = api.run("readlink -f /proc/$PPID/exe; echo err >&2; exit 3")
+    assert api.wait(job, run)["state"] == "failed"
+    assert f"python{version}" in api.printed(job, run, "info")[0]
+    assert api.logs(job, run, "error")[:1] == ["err"]
+    told = "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    job, run = api.run(told, cancelTimeout=20)
+    api.says(job, run, "ready")
+    api.ok("POST", f"/scripts/{job}/cancel")
+    assert api.wait(job, run)["state"] == "cancelled"
+    assert "told" in api.printed(job, run)
 
 
 def test_refused(simple):

@@ -79,7 +79,7 @@ class ContainerPoolExecutor(Executor):
             it lacks is an `EnvironmentMismatchError`.
         session: the name of a session, kept on the platform. Another process that makes an
             executor with the same name, after this one has ended or died, and submits the same
-            calls in the same order gets what there is of them. Opening it asks the platform.
+            calls, in any order, gets what there is of them. Opening it asks the platform.
         include: modules (or their names), files and folders that go along with every call,
             besides those of your own modules that it refers to.
         exclude: modules, paths and patterns of names (``"*.parquet"``) that do not go along.

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Protocol, T
 
 from .._container import Container, Template
 from .._data.contents import SharedData
+from .._display import markup, panels
 from .._exceptions import BrokenContainerPool
-from .._futures import display
 from .._futures.future import ContainerFuture
 from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
 from .._types import TaskState, whole
@@ -396,7 +396,7 @@ class ContainerPoolExecutor(Executor):
         seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``. None is what
         nobody knows.
         """
-        return display.records(self._intake.pool_futures.summaries())
+        return panels.records(self._intake.pool_futures.summaries())
 
     def __repr__(self) -> str:
         """Name, size, platform (without the key), and how many calls are how."""
@@ -405,19 +405,19 @@ class ContainerPoolExecutor(Executor):
             f"platform={self._url!r}: {self._intake.pool_futures.totals()}>"
         )
 
-    def _panel(self) -> display.Panel:
+    def _panel(self) -> panels.Panel:
         title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
         panel = self._intake.pool_futures.panel(title, self._manager.why_waiting())
         return panel if self._page is None else dataclasses.replace(panel, page=self._page())
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""
-        return display.html(self._panel())
+        return markup.html(self._panel())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """For IPython in a terminal."""
         del cycle
-        printer.text(display.text(self._panel(), shutil.get_terminal_size().columns))
+        printer.text(panels.text(self._panel(), shutil.get_terminal_size().columns))
 
     def __reduce__(self) -> NoReturn:
         """Executors hold threads and a key; neither travels."""

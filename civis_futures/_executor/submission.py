@@ -27,8 +27,8 @@ from .._container import DEFAULT_RESOURCES, Container, Template
 from .._data import pickling
 from .._data.contents import SharedData
 from .._data.pickling import SentCall
+from .._display.panels import TaskSummary
 from .._exceptions import CallPicklingError, SessionMismatchError
-from .._futures.display import TaskSummary
 from .._futures.future import ContainerFuture, Timings, View
 from .._futures.tables import EndedTasks, PoolFutures
 from .._pacing import default_pacing

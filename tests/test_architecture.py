@@ -84,7 +84,7 @@ tqdm              in _futures.progress
 PRIVATE = """
 _data.pickling        uses _of _modules _head _pieces
 _executor.map         uses _check_process
-_executor.submission  uses _number _sent
+_executor.submission  uses _number _options _sent
 _executor.warm        uses _intake
 _sessions.identity    uses _head _digests
 civis_joblib._backend uses _lock

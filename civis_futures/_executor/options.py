@@ -42,6 +42,28 @@ LEAST_SHARED = 1_000_000
 DEFAULT_WORKERS = 10
 
 
+class _Unchanged:
+    """What an option is given that nobody has given."""
+
+    def __repr__(self) -> str:
+        """For signatures."""
+        return "<unchanged>"
+
+
+#: The default of each parameter of `options`, so that editors can tell which there are.
+UNCHANGED: Any = _Unchanged()
+
+
+def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those parameters of `options` that were given; those it does not have are among `unknown`."""
+    others = ("self", "unknown")
+    changes = dict(parameters["unknown"])
+    for name, value in parameters.items():
+        if name not in others and value is not UNCHANGED:
+            changes[name] = value
+    return changes
+
+
 @dataclass(frozen=True, slots=True)
 class CallOptions:
     """The options of one call; see `ContainerPoolExecutor.options` for what they mean.

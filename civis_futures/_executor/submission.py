@@ -18,17 +18,17 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .. import _wire
 from .._container import DEFAULT_RESOURCES, Container, Template
 from .._data import pickling
 from .._data.contents import SharedData
 from .._data.pickling import SentCall
+from .._display.panels import TaskSummary
 from .._exceptions import CallPicklingError, SessionMismatchError
-from .._futures.display import TaskSummary
 from .._futures.future import ContainerFuture, Timings, View
 from .._futures.tables import EndedTasks, PoolFutures
 from .._pacing import default_pacing
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: So many states of generators are remembered; then all are forgotten.
 MOST_STATES = 10_000
-P = ParamSpec("P")
 
 
 class Intake:
@@ -399,66 +398,6 @@ def _levels_up() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(ours):
         level, frame = level + 1, frame.f_back
     return level + 1
-
-
-class WithOptions:
-    """A view of a `ContainerPoolExecutor`: the same pool, with options for each call.
-
-    Made by `ContainerPoolExecutor.options`.
-    """
-
-    def __init__(self, executor: object, intake: Intake, options: CallOptions) -> None:
-        self._executor = executor  # held: a forgotten executor shuts down
-        self._intake = intake
-        self._options = options
-
-    @overload
-    def submit(
-        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> ContainerFuture[T]: ...
-
-    @overload
-    def submit(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> ContainerFuture[T]: ...
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ContainerFuture[Any]:
-        """As `ContainerPoolExecutor.submit`, with these options."""
-        return self._intake.submit(self._options, fn, args, kwargs)
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | Literal["auto"] = "auto",
-        buffersize: int | None = None,
-        progress: bool = False,
-        ordered: bool = True,
-        return_exceptions: bool = False,
-        seed: int | None = None,
-    ) -> MapResult[T]:
-        """As `ContainerPoolExecutor.map`, with these options."""
-        return self._intake.map(
-            self._options,
-            fn,
-            iterables,
-            timeout=timeout,
-            chunksize=chunksize,
-            buffersize=buffersize,
-            progress=progress,
-            ordered=ordered,
-            return_exceptions=return_exceptions,
-            seed=seed,
-        )
-
-    def options(self, **changes: Any) -> WithOptions:
-        """The same view, with some options changed."""
-        return WithOptions(self._executor, self._intake, self._options.changed(changes))
-
-    def __repr__(self) -> str:
-        """Its options."""
-        return f"<{type(self).__name__} {self._options}>"
 
 
 def checked_seed(seed: Any) -> int | None:

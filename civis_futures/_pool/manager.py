@@ -35,9 +35,9 @@ from .._container import Container, Template, disk_space
 from .._data.contents import Content, ContentStore
 from .._data.deposit import Deposit
 from .._data.pickling import Payload, SentCall
+from .._display.outlook import why_waiting
 from .._exceptions import BrokenContainerPool, PlatformError, Recalled
 from .._futures.future import ContainerFuture
-from .._futures.outlook import why_waiting
 from .._scheduling import events as e
 from .._scheduling.pacing import linger, poll
 from .._scheduling.scheduler import Scheduler

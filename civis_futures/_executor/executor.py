@@ -202,6 +202,7 @@ class ContainerPoolExecutor(Executor):
         required_resources: Mapping[str, float] | None = UNCHANGED,
         memory_growth: float | None = UNCHANGED,
         max_memory: float = UNCHANGED,
+        priority: float = UNCHANGED,
         **unknown: Never,
     ) -> WithOptions:
         """A view of this pool whose `submit` and `map` give each call these options.
@@ -217,6 +218,9 @@ class ContainerPoolExecutor(Executor):
             label: what to call it, in place of the function's name.
             required_resources: what its container must have at the least, as in `Container`; it
                 runs in no smaller one.
+            priority: calls with a higher one begin first, of those that wait; 0 if not given.
+                Calls of one priority begin in the order of their submission. What a container
+                has been given already is not put off.
 
         Raises:
             TypeError, ValueError: there is no such option, or it is out of range.
@@ -322,7 +326,7 @@ class ContainerPoolExecutor(Executor):
         """
         return self._intake.put(value)
 
-    def resize(self, max_workers: int) -> None:
+    def scale(self, max_workers: int) -> None:
         """Have up to this many containers from now on.
 
         More start when there is work for them. Those that are too many get no more calls, and end
@@ -507,6 +511,7 @@ class WithOptions:
         required_resources: Mapping[str, float] | None = UNCHANGED,
         memory_growth: float | None = UNCHANGED,
         max_memory: float = UNCHANGED,
+        priority: float = UNCHANGED,
         **unknown: Never,
     ) -> WithOptions:
         """The same view, with some options changed."""

@@ -54,7 +54,7 @@ def test_how_many_jobs_there_are(make_executor):
     with civis_joblib.using(executor):
         assert effective_n_jobs(-1) == effective_n_jobs(50) == 3
         assert effective_n_jobs(-2) == 2
-        executor.resize(1)
+        executor.scale(1)
         with civis_joblib.using(executor):  # joblib would run a single job here
             assert effective_n_jobs(-1) == 2
 

@@ -29,7 +29,7 @@ from .._pacing import Pacing, default_pacing
 from .budget import Kind, PlatformClock, RateBudget, retry_after
 from .discreet import discreet, each_ours, ours, without_links
 
-__all__ = ["Bytes", "FileLinks", "Kind", "RateBudget", "Section", "Sender", "is_json"]
+__all__ = ["Bytes", "FileLinks", "Held", "Kind", "RateBudget", "Section", "Sender", "is_json"]
 
 _log = logging.getLogger("civis_futures")
 
@@ -51,6 +51,71 @@ _TELL_AFTER = 3
 _LONGEST_ANSWER = 120.0
 #: A download gets _DOWNLOAD_SECONDS, and one more for each _SLOWEST bytes.
 _DOWNLOAD_SECONDS, _SLOWEST = 60.0, 1000
+
+
+#: How a platform of ours says for how many seconds it holds such a request until there is another
+#: answer, and how it is asked to.
+HOLD_HEADER = "Civis-Local-Hold"
+#: After so many requests in a row that were held and cut off, or answered without news before their
+#: time, none is held any more: somebody between us and the platform does not bear it.
+_CUTS = 3
+
+
+class Held:
+    """A request that is made again and again, and is held until there is news where the platform
+    offers that. For one thread at a time.
+
+    `seconds` is for how long the next one is to be held, at the most; 0.0: it is to be answered at
+    once. `offered` is for how long it can be.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._offered = 0.0
+        self._cuts = 0
+        self._last: httpx.Response | None = None
+
+    @property
+    def offered(self) -> float:
+        """Seconds; 0.0 if the platform offers nothing, or if it is of no use."""
+        return self._offered if self._cuts < _CUTS else 0.0
+
+    def send(
+        self, request: httpx.Request, send: Callable[[httpx.Request, bool], httpx.Response]
+    ) -> httpx.Response:
+        """The answer by `send(request, once)`; the one before again if it still is the same."""
+        wait, tag = min(self.seconds, self.offered), self._tag
+        cut = False
+        if wait > 0 and tag and self._last is not None:
+            asked = httpx.Request(request.method, request.url, headers=request.headers)
+            asked.headers.update({"If-None-Match": tag, HOLD_HEADER: f"{wait:g}"})
+            began = time.monotonic()
+            with contextlib.suppress(PlatformError):
+                response = send(asked, True)
+                in_vain = response.status_code == 304 or self._is_last(response)
+                if in_vain or response.is_success:
+                    early = in_vain and time.monotonic() - began < wait / 2
+                    self._cuts = self._cuts + 1 if early else 0
+                    return self._last if in_vain else self._note(response)
+            cut = True
+        response = self._note(send(request, False))
+        self._cuts += cut
+        return response
+
+    @property
+    def _tag(self) -> str:
+        return "" if self._last is None else self._last.headers.get("ETag", "")
+
+    def _is_last(self, response: httpx.Response) -> bool:
+        return response.is_success and response.headers.get("ETag", "") == self._tag
+
+    def _note(self, response: httpx.Response) -> httpx.Response:
+        self._last, self._offered = None, 0.0
+        if response.is_success:
+            with contextlib.suppress(ValueError):
+                self._offered = float(response.headers.get(HOLD_HEADER, "0"))
+                self._last = response
+        return response
 
 
 class _Checked(httpx.SyncByteStream):
@@ -97,6 +162,7 @@ class _Trial:
     idempotent: bool
     wants_json: bool
     wanted: Sequence[object]
+    once: bool
     began: float
     excused: float = 0.0  # seconds that do not count: told to wait, or waiting for the budget
     arrived: bool = False  # whether an attempt may have reached the platform
@@ -174,6 +240,7 @@ class Sender:
         idempotent: bool = False,
         wants_json: bool = False,
         wanted: Sequence[object] = (True,),
+        once: bool = False,
     ) -> httpx.Response:
         """The answer to `request`, its body read.
 
@@ -182,13 +249,14 @@ class Sender:
             idempotent: whether it may be repeated, whatever its verb.
             wants_json: whether a good answer is JSON; then `is_json` has decoded it.
             wanted: empty once the request is not wanted any more; looked at while it waits.
+            once: not to try it again.
 
         Raises:
             PlatformError: there was no answer.
             Recalled: it was no longer wanted, and was not sent.
         """
         safe = idempotent or request.method in _IDEMPOTENT_VERBS
-        trial = _Trial(request, kind, safe, wants_json, wanted, self._clock())
+        trial = _Trial(request, kind, safe, wants_json, wanted, once, self._clock())
         retrying = tenacity.Retrying(
             retry=lambda state: _is_worth_another(state, trial),
             wait=self._pause_before_next,
@@ -243,7 +311,7 @@ class Sender:
         if not self._reached:
             seconds = min(seconds, self._first_seconds)
             attempts = attempts if trial.readable else _STRANGE
-        if state.attempt_number >= attempts:
+        if trial.once or state.attempt_number >= attempts:
             return True
         if _status(state) == 429:
             return False

@@ -48,6 +48,7 @@ class InboxReader:
         self.linger = order.linger
         self._content: Any = None
         self._letter: _wire.Letter | None = None  # as it was last
+        self._said: _wire.Letter | None = None  # what there is to be obeyed in the present content
         self.known = False  # whether it was ever read
         self.holder = 0  # who had written it then
         self._refused = 0
@@ -117,10 +118,14 @@ class InboxReader:
     def _read(self, content: Any) -> _wire.Letter | None:
         self._refused = 0
         if content != self._content:
-            self._content = content
             self._heard = self._listened()
+            self._said = self._understood(content)
+            self._content = content
+        return self._said
+
+    def _understood(self, content: Any) -> _wire.Letter | None:
         try:
-            inbox = _wire.inbox_from_json(content)
+            inbox = _wire.inbox_from_json(content, self._worker)
         except _wire.WireError:
             return None
         letter = inbox.letters.get(self._worker)

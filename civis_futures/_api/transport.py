@@ -63,10 +63,7 @@ _CUTS = 3
 
 class Held:
     """A request that is made again and again, and is held until there is news where the platform
-    offers that. For one thread at a time.
-
-    `seconds` is for how long the next one is to be held, at the most; 0.0: it is to be answered at
-    once. `offered` is for how long it can be.
+    offers that. For one thread at a time. `seconds` is for how long the next one is held at most.
     """
 
     def __init__(self) -> None:
@@ -77,37 +74,31 @@ class Held:
 
     @property
     def offered(self) -> float:
-        """Seconds; 0.0 if the platform offers nothing, or if it is of no use."""
+        """Seconds for which it may be; 0.0 if nothing is offered, or if it is of no use."""
         return self._offered if self._cuts < _CUTS else 0.0
 
     def send(
         self, request: httpx.Request, send: Callable[[httpx.Request, bool], httpx.Response]
     ) -> httpx.Response:
         """The answer by `send(request, once)`; the one before again if it still is the same."""
-        wait, tag = min(self.seconds, self.offered), self._tag
-        cut = False
-        if wait > 0 and tag and self._last is not None:
-            asked = httpx.Request(request.method, request.url, headers=request.headers)
-            asked.headers.update({"If-None-Match": tag, HOLD_HEADER: f"{wait:g}"})
-            began = time.monotonic()
+        wait, last, cut = min(self.seconds, self.offered), self._last, False
+        if wait > 0 and last is not None:
+            more = {"If-None-Match": last.headers.get("ETag", ""), HOLD_HEADER: f"{wait:g}"}
+            request.headers.update(more)
+            began, response = time.monotonic(), None
             with contextlib.suppress(PlatformError):
-                response = send(asked, True)
-                in_vain = response.status_code == 304 or self._is_last(response)
-                if in_vain or response.is_success:
-                    early = in_vain and time.monotonic() - began < wait / 2
-                    self._cuts = self._cuts + 1 if early else 0
-                    return self._last if in_vain else self._note(response)
-            cut = True
+                response = send(request, True)
+            if response is not None and (response.is_success or response.status_code == 304):
+                same = not response.is_success or response.content == last.content
+                early = same and time.monotonic() - began < wait / 2
+                self._cuts = self._cuts + 1 if early else 0
+                return last if same else self._note(response)
+            cut = True  # which counts if the same works when it is not held
+            for name in more:
+                del request.headers[name]
         response = self._note(send(request, False))
         self._cuts += cut
         return response
-
-    @property
-    def _tag(self) -> str:
-        return "" if self._last is None else self._last.headers.get("ETag", "")
-
-    def _is_last(self, response: httpx.Response) -> bool:
-        return response.is_success and response.headers.get("ETag", "") == self._tag
 
     def _note(self, response: httpx.Response) -> httpx.Response:
         self._last, self._offered = None, 0.0

@@ -402,21 +402,23 @@ def sealed(answer: Answer, worker: str, key: str) -> Answer:
     """The answer with its seal: an HMAC of which call it is of, how that ended, and the digest of
     its bytes. Without a `key` there is none.
     """
-    if not key:
-        return answer
+    return replace(answer, seal=_seal(answer, worker, key)) if key else answer
+
+
+def _seal(answer: Answer, worker: str, key: str) -> str:
     import hmac  # not before there is an answer
 
     data = "" if answer.data is None else answer.data.sha256
     said = "\n".join((worker, str(answer.task), str(answer.attempt), answer.kind, data))
-    return replace(answer, seal=hmac.new(key.encode(), said.encode(), "sha256").hexdigest())
+    return hmac.new(key.encode(), said.encode(), "sha256").hexdigest()
 
 
 def is_sealed(answer: Answer, worker: str, key: str) -> bool:
     """Whether it has the seal that it must have; without a `key` it needs none."""
     import hmac
 
-    seal = sealed(answer, worker, key).seal
-    return not key or hmac.compare_digest(seal.encode(), answer.seal.encode())
+    said = answer.seal.encode()
+    return not key or hmac.compare_digest(_seal(answer, worker, key).encode(), said)
 
 
 def to_json(letter: Order | Inbox | Answers) -> str:
@@ -440,7 +442,7 @@ def packed(letter: Order | Inbox) -> str:
     text = to_json(letter)
     if len(text) < _LONG:
         return text
-    return _PACKED + base64.b64encode(zlib.compress(text.encode("ascii"))).decode("ascii")
+    return _PACKED + base64.b64encode(zlib.compress(text.encode("ascii"), 1)).decode("ascii")
 
 
 def for_template(order: str, program: str) -> bytes:
@@ -479,11 +481,14 @@ def order_from_json(text: str) -> Order:
         raise WireError(f"not an order: {error}") from error
 
 
-def inbox_from_json(value: Any) -> Inbox:
-    """The inbox that a JSON value (text, or already decoded) holds; WireError if it holds none."""
+def inbox_from_json(value: Any, worker: str | None = None) -> Inbox:
+    """The inbox that a JSON value (text, or already decoded) holds, of one worker's letter only if
+    that is named; WireError if it holds none.
+    """
     value = _object(value)
     try:
-        value["letters"] = {name: _letter(letter) for name, letter in value["letters"].items()}
+        letters = value["letters"].items()
+        value["letters"] = {k: _letter(v) for k, v in letters if worker in (None, k)}
         return Inbox(**_known(Inbox, value))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an inbox: {error}") from error

@@ -25,10 +25,11 @@ from .budget import platform_clock
 from .credentials import DEFAULT_URL, access, checked_key, credentials, headers_for, with_slash
 from .discreet import discreet, ours, without_links
 from .routes import Routes
-from .transport import Bytes, FileLinks, Kind, RateBudget, Section, Sender, is_json
+from .transport import Bytes, FileLinks, Held, Kind, RateBudget, Section, Sender, is_json
 
 __all__ = [
     "DEFAULT_URL",
+    "Held",
     "PlatformClient",
     "access",
     "credentials",
@@ -189,6 +190,7 @@ class PlatformClient:
         page: int = 1,
         low_priority: bool = True,
         archived: bool = False,
+        held: Held | None = None,
     ) -> tuple[list[JobRow], bool]:
         """My scripts, the last changed first, and whether more pages follow.
 
@@ -200,15 +202,15 @@ class PlatformClient:
         params.update(order=key, order_dir="desc", page_num=page)
         if archived:  # they are in no list that does not ask for them
             params["archived"] = "true"
-        return self._page(path, params, replies.job_row, low_priority=low_priority)
+        return self._page(path, params, replies.job_row, low_priority=low_priority, held=held)
 
     def get_script(self, job: Job) -> dict[str, Any]:
         """The script as the platform has it. GET /scripts/{kind}/{id}."""
         return self._ask("GET", _path(job), replies.document)
 
-    def get_row(self, job: Job, *, low_priority: bool = True) -> JobRow:
+    def get_row(self, job: Job, *, low_priority: bool = True, held: Held | None = None) -> JobRow:
         """What a list would say of a script. GET /scripts/{kind}/{id}."""
-        return self._ask("GET", _path(job), replies.job_row, kind=_kind(low_priority))
+        return self._ask("GET", _path(job), replies.job_row, kind=_kind(low_priority), held=held)
 
     def template_script(self, template_id: int) -> Job:
         """The script behind a template. GET /templates/scripts/{id}."""
@@ -410,9 +412,11 @@ class PlatformClient:
         params: Mapping[str, Any],
         row: Callable[[Any], _T],
         low_priority: bool = False,
+        held: Held | None = None,
     ) -> tuple[list[_T], bool]:
         """The rows of one page, and whether more follow."""
-        response = self._send("GET", path, params=params, kind=_kind(low_priority), wants_json=True)
+        how: dict[str, Any] = {"kind": _kind(low_priority), "wants_json": True, "held": held}
+        response = self._send("GET", path, params=params, **how)
         rows = self._read(response, lambda value: [row(each) for each in replies.array(value)])
         try:
             more = int(response.headers["X-Pagination-Total-Pages"]) > params.get("page_num", 1)
@@ -430,11 +434,15 @@ class PlatformClient:
         *,
         params: Mapping[str, Any] | None = None,
         json: Any = None,
+        held: Held | None = None,
         **how: Any,
     ) -> httpx.Response:
         """The answer, if it is a good one; `how` is what `Sender.send` takes."""
         request = self._http.build_request(method, path, params=params, json=json)
-        response = self._sender.send(request, **how)
+        if held is None:
+            response = self._sender.send(request, **how)
+        else:
+            response = held.send(request, lambda r, once: self._sender.send(r, once=once, **how))
         if not response.is_success:
             reason = replies.reason(response.text, response.reason_phrase or "no reason given")
             raise self._error(response, reason)

@@ -29,7 +29,7 @@ from .._pacing import Pacing, default_pacing
 from .budget import Kind, PlatformClock, RateBudget, retry_after
 from .discreet import discreet, each_ours, ours, without_links
 
-__all__ = ["Bytes", "FileLinks", "Kind", "RateBudget", "Section", "Sender", "is_json"]
+__all__ = ["Bytes", "FileLinks", "Held", "Kind", "RateBudget", "Section", "Sender", "is_json"]
 
 _log = logging.getLogger("civis_futures")
 
@@ -51,6 +51,62 @@ _TELL_AFTER = 3
 _LONGEST_ANSWER = 120.0
 #: A download gets _DOWNLOAD_SECONDS, and one more for each _SLOWEST bytes.
 _DOWNLOAD_SECONDS, _SLOWEST = 60.0, 1000
+
+
+#: How a platform of ours says for how many seconds it holds such a request until there is another
+#: answer, and how it is asked to.
+HOLD_HEADER = "Civis-Local-Hold"
+#: After so many requests in a row that were held and cut off, or answered without news before their
+#: time, none is held any more: somebody between us and the platform does not bear it.
+_CUTS = 3
+
+
+class Held:
+    """A request that is made again and again, and is held until there is news where the platform
+    offers that. For one thread at a time. `seconds` is for how long the next one is held at most.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._offered = 0.0
+        self._cuts = 0
+        self._last: httpx.Response | None = None
+
+    @property
+    def offered(self) -> float:
+        """Seconds for which it may be; 0.0 if nothing is offered, or if it is of no use."""
+        return self._offered if self._cuts < _CUTS else 0.0
+
+    def send(
+        self, request: httpx.Request, send: Callable[[httpx.Request, bool], httpx.Response]
+    ) -> httpx.Response:
+        """The answer by `send(request, once)`; the one before again if it still is the same."""
+        wait, last, cut = min(self.seconds, self.offered), self._last, False
+        if wait > 0 and last is not None:
+            more = {"If-None-Match": last.headers.get("ETag", ""), HOLD_HEADER: f"{wait:g}"}
+            request.headers.update(more)
+            began, response = time.monotonic(), None
+            with contextlib.suppress(PlatformError):
+                response = send(request, True)
+            if response is not None and (response.is_success or response.status_code == 304):
+                same = not response.is_success or response.content == last.content
+                early = same and time.monotonic() - began < wait / 2
+                self._cuts = self._cuts + 1 if early else 0
+                return last if same else self._note(response)
+            cut = True  # which counts if the same works when it is not held
+            for name in more:
+                del request.headers[name]
+        response = self._note(send(request, False))
+        self._cuts += cut
+        return response
+
+    def _note(self, response: httpx.Response) -> httpx.Response:
+        self._last, self._offered = None, 0.0
+        if response.is_success:
+            with contextlib.suppress(ValueError):
+                self._offered = float(response.headers.get(HOLD_HEADER, "0"))
+                self._last = response
+        return response
 
 
 class _Checked(httpx.SyncByteStream):
@@ -97,6 +153,7 @@ class _Trial:
     idempotent: bool
     wants_json: bool
     wanted: Sequence[object]
+    once: bool
     began: float
     excused: float = 0.0  # seconds that do not count: told to wait, or waiting for the budget
     arrived: bool = False  # whether an attempt may have reached the platform
@@ -174,6 +231,7 @@ class Sender:
         idempotent: bool = False,
         wants_json: bool = False,
         wanted: Sequence[object] = (True,),
+        once: bool = False,
     ) -> httpx.Response:
         """The answer to `request`, its body read.
 
@@ -182,13 +240,14 @@ class Sender:
             idempotent: whether it may be repeated, whatever its verb.
             wants_json: whether a good answer is JSON; then `is_json` has decoded it.
             wanted: empty once the request is not wanted any more; looked at while it waits.
+            once: not to try it again.
 
         Raises:
             PlatformError: there was no answer.
             Recalled: it was no longer wanted, and was not sent.
         """
         safe = idempotent or request.method in _IDEMPOTENT_VERBS
-        trial = _Trial(request, kind, safe, wants_json, wanted, self._clock())
+        trial = _Trial(request, kind, safe, wants_json, wanted, once, self._clock())
         retrying = tenacity.Retrying(
             retry=lambda state: _is_worth_another(state, trial),
             wait=self._pause_before_next,
@@ -243,7 +302,7 @@ class Sender:
         if not self._reached:
             seconds = min(seconds, self._first_seconds)
             attempts = attempts if trial.readable else _STRANGE
-        if state.attempt_number >= attempts:
+        if trial.once or state.attempt_number >= attempts:
             return True
         if _status(state) == 429:
             return False

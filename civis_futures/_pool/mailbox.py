@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Protocol, TypeVar
 
 from .. import _wire
-from .._api.client import PlatformClient
+from .._api.client import Held, PlatformClient
 from .._api.failures import is_ambiguous, is_hopeless, is_running_already
 from .._container import Container, Template, job_kind
 from .._data import sources
@@ -115,6 +115,7 @@ class Mailbox:
         self._kind = job_kind(container)
         self._states: dict[WorkerId, RunState] = {}  # owned by `look`
         self._unseen: Counter[WorkerId] = Counter()  # owned by `look`
+        self.held = Held()  # owned by `look`
 
     # --- prepare, upload, fetch ----------------------------------------------------------------
 
@@ -273,13 +274,16 @@ class Mailbox:
         self,
         watches: Sequence[tuple[WorkerRun, e.Reading]],
         sure: Container_[WorkerId] = frozenset(),
+        hold: float = 0.0,
     ) -> tuple[tuple[e.Report, ...], tuple[WorkerRun, ...], int]:
-        """See how these workers are, and read their new answers.
+        """See how these workers are, and read their new answers. The platform may wait for `hold`
+        seconds, where it has offered that, until there is news.
 
         Returns the reports, the worker's runs with what was read counted in, and how many requests
         the states took. States come first: or what a worker posts in between, and ends, would be
         lost.
         """
+        self.held.seconds = hold
         rows, direct, cost = self._rows([worker_run for worker_run, _ in watches], sure)
         reports, worker_runs = [], []
         for worker_run, reading in watches:
@@ -329,7 +333,7 @@ class Mailbox:
         cost += len(others)  # what must be sure is asked once, and need not slow down the looks
         for worker_run in asked + others:
             try:
-                rows[worker_run.worker] = self._row(worker_run)
+                rows[worker_run.worker] = self._row(worker_run, len(worker_runs) == 1)
                 direct.add(worker_run.worker)
             except PlatformError as error:
                 failed = error
@@ -343,11 +347,11 @@ class Mailbox:
                 self._states[worker] = row.run.state
         return rows, direct, cost
 
-    def _row(self, worker_run: WorkerRun) -> JobRow:
+    def _row(self, worker_run: WorkerRun, alone: bool) -> JobRow:
         """What a list would say of a worker, asked for directly. A run that is gone is over."""
         job, run_id = worker_run.job, worker_run.run_id
         try:
-            row = self._client.get_row(job)
+            row = self._client.get_row(job, held=self.held if alone else None)
             if row.run is not None and row.run.id == run_id:
                 return row
             # Others have run it again.
@@ -370,7 +374,10 @@ class Mailbox:
         }
         for page in range(1, LIST_PAGES + 1):
             rows, more = self._client.list_jobs(
-                self._kind, hidden=self._container.hidden, page=page
+                self._kind,
+                hidden=self._container.hidden,
+                page=page,
+                held=self.held if page == 1 else None,
             )
             if not (self._take(rows, ours, found) and more and len(found) < len(worker_runs)):
                 break

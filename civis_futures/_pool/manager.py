@@ -487,8 +487,11 @@ class Manager:
         asked = [(runs[worker], reading) for worker, reading in command.workers]
 
         def work() -> tuple[e.Looked, tuple[WorkerRun, ...]]:
-            reports, worker_runs, cost = self.mailbox.look(asked, command.ask_directly)
-            return e.Looked(reports, cost, self.client.budget.pace), worker_runs
+            reports, worker_runs, cost = self.mailbox.look(
+                asked, command.ask_directly, command.hold
+            )
+            pace, offered = self.client.budget.pace, self.mailbox.held.offered
+            return e.Looked(reports, cost, pace, offered), worker_runs
 
         return work
 

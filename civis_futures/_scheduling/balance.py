@@ -54,19 +54,22 @@ def _from_waiting(fleet: Fleet, step: Step) -> None:
     One that is held up may give to any that has room, which need not be idle yet. One that will
     start soon gives to those that are idle, one call to each, or what these do until then.
     """
+    waiting = [worker for worker in fleet.workers.values() if worker.is_passed]
+    if not waiting:
+        return
+    horizon = fleet.horizon()
     helpers = [
         worker
         for worker in fleet.listening()
         if worker.running
-        and not fleet.is_busy(step, worker)
+        and not fleet.is_busy(step, worker, horizon)
         and fleet.tasks.next_ready(worker.resources) is None
     ]
     if not helpers:
         return
-    waiting = [worker for worker in fleet.workers.values() if worker.is_passed]
     moving = sum(fleet.tasks.holds(call, worker) for worker in waiting for call in worker.revoked)
     fair = fleet.fair_share()
-    room = sum(fleet.room(helper, fair) for helper in helpers)
+    room = sum(fleet.room(helper, fair, horizon) for helper in helpers)
     idle = sum(not helper.held for helper in helpers)
     calls = [(call, worker) for worker in waiting for call in movable(fleet, worker, helpers)]
     for call, worker in sorted(calls, key=lambda pair: pair[0]):

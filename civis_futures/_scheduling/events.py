@@ -96,12 +96,14 @@ class Report:
 @dataclass(frozen=True, slots=True)
 class Looked:
     """What a look brought. `cost` is how many requests it took, those for answers not counted;
-    `pace` how many seconds per request the rate limit leaves us.
+    `pace` how many seconds per request the rate limit leaves us; `held` for how many seconds at the
+    most the platform would hold the next look until there is news, 0.0 if it would not.
     """
 
     reports: tuple[Report, ...]
     cost: int
     pace: float
+    held: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,11 +294,13 @@ class Reading(Enum):
 @dataclass(frozen=True, slots=True)
 class Look:
     """See how all these workers are, and read their new answers; ask for some by
-    themselves, since a list may be out of date.
+    themselves, since a list may be out of date. The platform may wait with its answer for `hold`
+    seconds, until there is news.
     """
 
     workers: tuple[tuple[WorkerId, Reading], ...]
     ask_directly: frozenset[WorkerId] = frozenset()
+    hold: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,11 +87,13 @@ class Fleet:
         """Calls for the workers that run and have room."""
         if not self.tasks.count[TaskPhase.READY]:
             return
-        surplus = self._surplus()
+        surplus, horizon = self._surplus(), self.horizon()
         workers = [
             worker
             for worker in self.listening()
-            if worker.running and worker.id not in surplus and not self.is_busy(step, worker)
+            if worker.running
+            and worker.id not in surplus
+            and not self.is_busy(step, worker, horizon)
         ]
         if workers and self._blocked():
             # One must run out, to make room for a container that can serve the oldest call.
@@ -173,23 +175,29 @@ class Fleet:
         Returns those that got any.
         """
         fair, number = self.fair_share(), sum(worker.open for worker in self.workers.values())
-        spare = fair * max(self._width() - number, 0)
+        width, sharing = self._width(), self._sharers()
+        spare = fair * max(width - number, 0)
+        sizes = {worker.id: self.tasks.size(worker) for worker in workers}
         got: dict[WorkerId, Worker] = {}
         while workers:
             hungry = []
             for worker in workers:
                 left = self.tasks.count[TaskPhase.READY]
-                if left > (spare if worker.held else 0) and self.room(worker, fair) > 0:
-                    size = self.policy.letter_bytes - self.tasks.size(worker)
-                    if self.tasks.give(worker, size):
+                if left <= (spare if worker.held else 0):
+                    continue
+                horizon = self.looks.horizon(_some_of(*sharing, left))
+                if self.room(worker, fair, horizon) > 0:
+                    size = self.tasks.give(worker, self.policy.letter_bytes - sizes[worker.id])
+                    if size:
+                        sizes[worker.id] += size
                         got[worker.id] = worker
                         hungry.append(worker)
             workers = hungry
         return list(got.values())
 
-    def room(self, worker: Worker, fair: int) -> int:
+    def room(self, worker: Worker, fair: int, horizon: float) -> int:
         """How many more calls a worker should have, if `fair` calls are its share."""
-        number = self.shares.number(fair, self.horizon()) - worker.held
+        number = self.shares.number(fair, horizon) - worker.held
         limit = self.policy.max_tasks_per_worker
         return number if limit is None else min(number, limit - worker.calls_given)
 
@@ -217,17 +225,17 @@ class Fleet:
         waiting = (worker for worker in self.workers.values() if worker.held_up)
         return any(worker.id > self._started for worker in waiting)
 
-    def is_busy(self, step: Step, worker: Worker) -> bool:
-        """Whether a worker has work for more than half of the time until it can get more.
+    def is_busy(self, step: Step, worker: Worker, horizon: float) -> bool:
+        """Whether a worker has work for more than half of the `horizon`, until it can get more.
 
         Then it gets more later, since each time costs requests. The same holds for one that has
         been at its call for long, since its end cannot be foreseen.
         """
         if not worker.held:
             return False
-        if self.shares.seconds is None or step.now - worker.at_call_since > self.horizon():
+        if self.shares.seconds is None or step.now - worker.at_call_since > horizon:
             return True
-        return worker.held * self.shares.seconds > self.horizon() / 2
+        return worker.held * self.shares.seconds > horizon / 2
 
     def serves(self, resources: Resources, name: TaskId) -> bool:
         """Whether a container with these resources can do this task's call."""
@@ -431,9 +439,12 @@ class Fleet:
 
     def _sharing(self) -> int:
         """How many workers share the budget: those that there are, and those that will come."""
+        return _some_of(*self._sharers(), self.tasks.count[TaskPhase.READY])
+
+    def _sharers(self) -> tuple[int, int]:
+        """How many they are now, and how many they may become."""
         number = sum(worker.open and not worker.held_up for worker in self.workers.values())
-        width = max(self._width(), number)  # there may be more than `max_workers` as yet
-        return max(1, min(number + self.tasks.count[TaskPhase.READY], width))
+        return number, max(self._width(), number)  # more than `max_workers`, perhaps, as yet
 
     def adopt(self, step: Step, worker: Worker) -> None:
         """An earlier process has launched it."""
@@ -579,3 +590,8 @@ class Fleet:
     def busy(self) -> bool:
         """Whether a request is under way that must come to its end."""
         return self.writing.busy or self.looks.looking.busy
+
+
+def _some_of(now: int, most: int, coming: int) -> int:
+    """How many workers share the budget, with as many tasks `coming` for which there is none."""
+    return max(1, min(now + coming, most))

@@ -48,6 +48,9 @@ class Looks:
     pace: float = 0.0
     _next: float = 0.0  # no look before this monotonic time
     _heard: bool | None = None  # whether workers tell of their answers in the list
+    # For how many seconds the platform may hold the next look until there is news.
+    _hold: float = 0.0
+    _held_until: float = 0.0  # the present look, if it brings no news
 
     def soon(self, step: Step) -> None:
         """Something was done whose effect is worth a look."""
@@ -71,13 +74,17 @@ class Looks:
             return
         reads = (w.reads.at for w in watched if w.running and w.owes_answers)
         at = max(min(self.pause.at, min(reads, default=self.pause.at)), self._next)
-        if at > step.now:
+        sure = self._sure(watched)
+        hold = 0.0 if sure else min(at - step.now, self._hold)
+        if at > step.now and hold <= 0:
             step.wake(at)
             return
         self.looking.busy = True
         for worker in watched:
             worker.revoked_at_look = worker.revoked_in_inbox
-        step.do(Look(tuple((w.id, w.reading(step.now)) for w in watched), self._sure(watched)))
+        self._held_until = step.now + hold
+        workers = tuple((worker.id, worker.reading(step.now)) for worker in watched)
+        step.do(Look(workers, sure, max(hold, 0.0)))
 
     @staticmethod
     def _sure(watched: list[Worker]) -> frozenset[WorkerId]:
@@ -103,6 +110,10 @@ class Looks:
         news = any(each.changed or each.report.answers for each in seen)
         self.pause.after(step.now, news=news, cost=event.cost, pace=event.pace)
         self._next = step.now + self.pause.first(self.pause.shortest)
+        # Where the platform holds looks, the pause is spent there. But one that was answered early,
+        # with other pools' news alone, is followed by a pause here: these might go on for ever.
+        vain = not news and step.now < self._held_until
+        self._hold = 0.0 if vain else event.held
         return seen
 
     def unread(self, step: Step, event: Looked) -> Report | None:

@@ -219,20 +219,21 @@ class Tasks:
                 heads.append(heap[0])
         return min(heads)[1] if heads else None
 
-    def give(self, worker: Worker, size: int) -> bool:
-        """Hand the next READY task that it can serve to a worker; whether there was one.
+    def give(self, worker: Worker, size: int) -> int:
+        """Hand the next READY task that it can serve to a worker; the bytes of its call, 0 if there
+        was none.
 
         It has room for `size` bytes more; the first call that it gets may be of any size.
         """
         name = self.next_ready(worker.resources)
         if name is None or (worker.held and self.known[name].size + CALL_OVERHEAD > size):
-            return False
+            return 0
         task = self.move(name, TaskPhase.HELD)
         task.worker = worker.id
         task.given += 1
         worker.calls_given += 1
         worker.calls.append((name, task.given))
-        return True
+        return task.size + CALL_OVERHEAD
 
     def size(self, worker: Worker) -> int:
         """The bytes of the calls that a worker holds."""

@@ -111,6 +111,8 @@ class LocalPlatform:
         start_delay: Seconds that every run stays queued at least.
         rate_limit: `"civis"` for the Platform's own limit (1000 requests and 100 run starts per
             300 s), or a tuple of requests, run starts and, if not 300, seconds. Default: none.
+        hold: The most seconds for which a request that asks for it is held until there is news; 0
+            offers that to nobody, and so does a `rate_limit`.
         max_file_size: The most bytes in one upload.
         environment: Variables that every run gets in addition.
         record: A file to which each exchange is appended as a line of JSON (never the key).
@@ -139,6 +141,7 @@ class LocalPlatform:
         memory: int | None = None,
         start_delay: float = 0.0,
         rate_limit: RateLimit = None,
+        hold: float = 20.0,
         max_file_size: int = MAX_FILE_BYTES,
         environment: Mapping[str, str] | None = None,
         record: str | os.PathLike[str] | None = None,
@@ -161,6 +164,7 @@ class LocalPlatform:
             memory=memory,
             start_delay=start_delay,
             rate_limit=_rate_limit(rate_limit),
+            hold=hold,
             max_file_size=max_file_size,
             environment=dict(environment or {}),
             engine=chosen(engine).to_json(),
@@ -340,6 +344,7 @@ def _check(settings: Settings) -> None:
         ("cores", settings.cores is None or settings.cores > 0, "must be positive"),
         ("memory", settings.memory is None or settings.memory > 0, "must be positive"),
         ("start_delay", 0 <= settings.start_delay < float("inf"), "must not be negative"),
+        ("hold", 0 <= settings.hold < float("inf"), "must not be negative"),
         ("port", 0 <= settings.port < 65536, "must be between 0 and 65535"),
         ("max_file_size", settings.max_file_size > 0, "must be positive"),
         ("hidden_lists", settings.hidden_lists in ("only", "also"), 'must be "only" or "also"'),

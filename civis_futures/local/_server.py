@@ -247,6 +247,7 @@ async def _until_owner_goes(
     loop = asyncio.get_running_loop()
 
     def leave() -> None:
+        platform.news.close()
         if platform.agents is not None:
             platform.agents.leave()
         server.should_exit = True

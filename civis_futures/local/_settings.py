@@ -41,6 +41,7 @@ class Settings:
     memory: int | None = None  # MB, of all runs together
     start_delay: float = 0.0  # seconds for which a run stays queued at least
     rate_limit: tuple[int, int, float] | None = None  # requests, run starts, in how many seconds
+    hold: float = 20.0  # seconds for which a request may be held until there is news; 0: none is
     max_file_size: int = MAX_FILE_BYTES  # bytes
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     # What runs run on: the JSON of one of `_engines`.
@@ -53,6 +54,13 @@ class Settings:
     hidden_lists: Literal["only", "also"] = "only"
     updated_at_follows_runs: bool = False
     whole_seconds: bool = False
+
+    @property
+    def holds(self) -> float:
+        """Return for how long requests are held: not at all where they are limited, as on Civis
+        Platform, which has nothing of the kind.
+        """
+        return self.hold if self.rate_limit is None else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that `from_json` understands."""

@@ -12,7 +12,7 @@ import dataclasses
 import hmac
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._faults.rules import Rules
@@ -82,6 +82,52 @@ class Keys:
         return "worker" if key in self.runs else None
 
 
+#: What a request may wait for: a change of any row of a table, or (table, id) of this one.
+Topic = str | tuple[str, int]
+
+
+class News:
+    """Who waits until something is changed."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Topic, set[asyncio.Future[None]]] = collections.defaultdict(set)
+        self._closed = False
+
+    def changed(self, table: str, key: int) -> None:
+        """Wake those who wait for this."""
+        for topic in (table, (table, key)):
+            for waiter in self._waiting.pop(topic, ()):
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def wait(self, topics: Collection[Topic], seconds: float) -> bool:
+        """Return as soon as one of these changes; False if none did in time, or if none will be
+        waited for any more.
+        """
+        if self._closed or seconds <= 0:
+            return False
+        waiter = asyncio.get_running_loop().create_future()
+        for topic in topics:
+            self._waiting[topic].add(waiter)
+        try:
+            done, _ = await asyncio.wait([waiter], timeout=seconds)
+        finally:
+            for topic in topics:
+                if waiter in self._waiting.get(topic, ()):
+                    self._waiting[topic].discard(waiter)
+                    if not self._waiting[topic]:
+                        del self._waiting[topic]
+        return bool(done) and not self._closed
+
+    def close(self) -> None:
+        """Let nobody wait any more: the server is about to stop."""
+        self._closed = True
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+
 class RunQueue(Protocol):
     """What endpoints need of the runner, which itself needs the state and their documents."""
 
@@ -139,6 +185,7 @@ class Platform:
     joining: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
     counters: Counters = dataclasses.field(default_factory=Counters)
     journal: Journal = dataclasses.field(default_factory=Journal)
+    news: News = dataclasses.field(default_factory=News)
     rules: Rules = dataclasses.field(init=False)
     operations: tuple[tuple[str, str], ...] = ()  # (method, path template) of the API
     agents: AgentDesk | None = None
@@ -147,6 +194,7 @@ class Platform:
 
     def __post_init__(self) -> None:
         self.rules = Rules(self.settings.seed)
+        self.store.on_change = self.news.changed
 
     @property
     def api_url(self) -> str:

@@ -13,7 +13,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -80,6 +80,8 @@ class Store:
         for path in folder.glob("platform.sqlite*"):  # an earlier one may have been open to others
             path.chmod(0o600)
         self._lock = _lock(folder / "lock")
+        #: Called after each change, with the table and the row's id.
+        self.on_change: Callable[[str, int], None] = lambda _table, _key: None
         self.folder = folder
         self.blobs = folder / "blobs"
         self.work = folder / "work"
@@ -131,6 +133,7 @@ class Store:
             f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values())
         )
         assert cursor.lastrowid is not None
+        self.on_change(table, cursor.lastrowid)
         return cursor.lastrowid
 
     def update(self, table: str, key: int, **values: Any) -> None:
@@ -139,6 +142,7 @@ class Store:
         self._connection.execute(
             f"UPDATE {table} SET {changes} WHERE id = ?", (*values.values(), key)
         )
+        self.on_change(table, key)
 
     def add_logs(self, run_id: int, lines: Iterable[tuple[float, str, str]]) -> None:
         """Append (time, level, message) lines in one transaction: 10 MB of output is 130,000."""

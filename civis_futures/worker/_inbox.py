@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from .. import _wire
-from ._http import RefusedError
+from ._http import TIMEOUT, HttpError, RefusedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ _PART_OF_POLL = 1 / 12
 _GROWTH = 2.0
 _LOOKS_PER_LEASE = 4.0
 _REFUSALS = 5  # in a row, after which the inbox is taken for lost
+# A look is held for so many seconds at the most; and after so many in a row that were cut off, or
+# answered without news before their time, looks are not held any more: somebody between us and the
+# platform does not bear it.
+_LONGEST_HOLD = TIMEOUT / 2
+_CUTS = 3
 
 
 class InboxReader:
@@ -43,9 +48,11 @@ class InboxReader:
         self.linger = order.linger
         self._content: Any = None
         self._letter: _wire.Letter | None = None  # as it was last
+        self._said: _wire.Letter | None = None  # what there is to be obeyed in the present content
         self.known = False  # whether it was ever read
         self.holder = 0  # who had written it then
         self._refused = 0
+        self._cuts = 0
         self._looked = time.monotonic()
         self._heard = self._listened()
         self.restart()
@@ -69,6 +76,29 @@ class InboxReader:
         pause = min(self._pause, self._poll) if eager else calm
         return max(0.0, self._looked + pause - time.monotonic())
 
+    def wait(self) -> _wire.Letter | None:
+        """`look` as soon as there is news, where the platform offers to say when that is; else when
+        it is due. For those who have nothing else to do.
+        """
+        most = min(self._platform.offered, self._lease / _LOOKS_PER_LEASE, _LONGEST_HOLD)
+        if most <= 0 or self._cuts >= _CUTS:
+            time.sleep(self.due_in(eager=True))
+            return self.look()
+        began, http = time.monotonic(), self._platform.http
+        try:
+            changed, content = self._platform.next_json_value(self._id, most)
+        except HttpError:
+            http.stalled += time.monotonic() - began
+            stalled = http.stalled
+            letter = self.look()  # which is patient, and says what is wrong if anything is
+            self._cuts += http.stalled == stalled
+            return letter
+        self._looked = time.monotonic()
+        in_vain = not changed or content == self._content
+        early = self._looked - began < most / 2
+        self._cuts = self._cuts + 1 if in_vain and early else 0
+        return self._read(content) if changed else None
+
     def look(self) -> _wire.Letter | None:
         """The letter of this worker; None if the inbox holds none, is garbage, or if the process
         that wrote it had no right to: a process that has lost its session may not know that yet.
@@ -83,12 +113,19 @@ class InboxReader:
             return None
         finally:
             self._looked = time.monotonic()
+        return self._read(content)
+
+    def _read(self, content: Any) -> _wire.Letter | None:
         self._refused = 0
         if content != self._content:
-            self._content = content
             self._heard = self._listened()
+            self._said = self._understood(content)
+            self._content = content
+        return self._said
+
+    def _understood(self, content: Any) -> _wire.Letter | None:
         try:
-            inbox = _wire.inbox_from_json(content)
+            inbox = _wire.inbox_from_json(content, self._worker)
         except _wire.WireError:
             return None
         letter = inbox.letters.get(self._worker)

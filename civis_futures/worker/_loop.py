@@ -194,13 +194,12 @@ class WorkerLoop:
             elif self._stop or self._inbox is None:
                 return
             else:
-                time.sleep(self._inbox.due_in(eager=True))
-                self._take(self._look())
+                self._take(self._look(wait=True))
 
-    def _look(self) -> _wire.Letter | None:
-        """Read the inbox."""
+    def _look(self, wait: bool = False) -> _wire.Letter | None:
+        """Read the inbox; `wait` until there is news, or it is time, if nothing else is to do."""
         assert self._inbox is not None
-        letter = self._inbox.look()
+        letter = self._inbox.wait() if wait else self._inbox.look()
         self._outbox.longest = self._inbox.linger
         return letter
 

@@ -87,18 +87,9 @@ class Outbox:
 
     def post(self) -> None:
         """Post all. If this breaks off, what has not been posted still waits."""
-        batch: list[_wire.Answer] = []
-        size = 0
-        while len(batch) < len(self._waiting):
-            answer = _wire.sealed(self._with_data(len(batch)), self._worker, self._key)
-            length = len(_wire.to_json(_wire.Answers(self._worker, (answer,))))
-            if batch and size + length > _wire.JSON_VALUE_LIMIT:
-                self._send(batch)
-                batch, size = [], 0
-            batch.append(answer)
-            size += length
-        if batch:
-            self._send(batch)
+        answers = [self._with_data(place) for place in range(len(self._waiting))]
+        if answers:
+            self._send([_wire.sealed(answer, self._worker, self._key) for answer in answers])
         # The first answers tell the client how long calls take; later ones are in less of a hurry.
         self._linger = min(3 * self._linger, self.longest)
 
@@ -129,8 +120,14 @@ class Outbox:
         return replace(answer, data=blob, upload=time.monotonic() - begin)
 
     def _send(self, batch: list[_wire.Answer]) -> None:
+        text = _wire.to_json(_wire.Answers(self._worker, tuple(batch)))
+        if len(text) > _wire.JSON_VALUE_LIMIT and len(batch) > 1:
+            half = len(batch) // 2
+            self._send(batch[:half])
+            self._send(batch[half:])
+            return
         try:
-            self._output(batch)
+            self._output(text)
         except RefusedError as error:
             if error.status not in _UNFIT:
                 raise
@@ -139,15 +136,15 @@ class Outbox:
                     self._send([answer])
                 return
             short = _without_what_it_says(batch[0], error)
-            self._output([_wire.sealed(short, self._worker, self._key)])
+            short = _wire.sealed(short, self._worker, self._key)
+            self._output(_wire.to_json(_wire.Answers(self._worker, (short,))))
         self._posted += 1
         self._last = time.monotonic()
         del self._waiting[: len(batch)]
         self.tell()
 
-    def _output(self, batch: list[_wire.Answer]) -> None:
+    def _output(self, text: str) -> None:
         name = _wire.answers_name(self._worker, self._posted)
-        text = _wire.to_json(_wire.Answers(self._worker, tuple(batch)))
         self._platform.post_output(name, text)
 
     def tell(self) -> None:

@@ -18,16 +18,21 @@ from ._http import Http, HttpError, RefusedError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from email.message import Message
     from http.client import HTTPResponse
     from io import FileIO
     from typing import Any
 
     from .._wire import Blob
 
+#: How a platform of ours says for how many seconds it holds the request for a JSON value until the
+#: value changes, and how it is asked to.
+HOLD_HEADER = "Civis-Local-Hold"
 #: Above this size a file goes up in parts.
 SINGLE_UPLOAD = 50 << 20
 SMALLEST_PART = 5 << 20
 _CHUNK = 1 << 20
+_NOT_MODIFIED = 304  # the status of what is as it was
 _NEWEST, _FIRST_LINES = 5, 1000
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
 _MOST_WRONG = 50 * 365 * 86400.0  # seconds; no clock is as wrong, and no year after 9999 is meant
@@ -61,11 +66,42 @@ class PlatformRequests:
         self._run = f"{self._job}/runs/{run_id}"
         self._ahead = 0.0  # seconds by which its clock is ahead of this machine's
         secret = base64.b64encode(f"{key}:".encode()).decode()
+        self.offered = 0.0  # seconds for which it held the request for the JSON value read last
+        self._tag = ""  # of that JSON value
         self._headers = {"Authorization": f"Basic {secret}", "User-Agent": "civis-futures-worker"}
 
     def json_value(self, value_id: int) -> Any:
-        """What a JSON value holds."""
-        return self._api("GET", f"/json_values/{value_id}", "value")["value"]
+        """What a JSON value holds; then `offered` says whether one can wait for it to change."""
+        return self._json_value(value_id, {})
+
+    def next_json_value(self, value_id: int, seconds: float) -> tuple[bool, Any]:
+        """What it holds as soon as that is not what was read last; False if it is, after so long.
+
+        Raises:
+            HttpError: there was no answer. It was asked once only: it may be that somebody between
+                us and the platform does not bear it that requests wait.
+        """
+        patience, self.http.patience = self.http.patience, 0.0
+        held = {"If-None-Match": self._tag, HOLD_HEADER: f"{seconds:g}"}
+        try:
+            return True, self._json_value(value_id, held)
+        except RefusedError as error:
+            if error.status != _NOT_MODIFIED:
+                raise
+            return False, None
+        finally:
+            self.http.patience = patience
+
+    def _json_value(self, value_id: int, more: dict[str, str]) -> Any:
+        def note(headers: Message) -> None:
+            try:
+                self.offered = float(headers.get(HOLD_HEADER, "0"))
+            except ValueError:
+                self.offered = 0.0
+            self._tag = headers.get("ETag", "")
+
+        path = f"/json_values/{value_id}"
+        return self._api("GET", path, "value", headers=more, note=note)["value"]
 
     def post_output(self, name: str, text: str) -> None:
         """Make a JSON value out of `text`, and an output of the run out of that."""
@@ -145,7 +181,14 @@ class PlatformRequests:
                 )
 
     def _api(
-        self, method: str, path: str, expected: str, body: dict[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        expected: str,
+        body: dict[str, Any] | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        note: Callable[[Message], None] | None = None,
     ) -> dict[str, Any]:
         """The object that the API answers with; an answer without the field `expected` is none."""
 
@@ -154,13 +197,15 @@ class PlatformRequests:
             if not isinstance(value, dict) or expected not in value:
                 raise ValueError(f"not an answer with {expected!r}")
             self._ahead = _ahead(reply.headers.get("Date"), self._ahead)
+            if note is not None:
+                note(reply.headers)
             return value
 
+        headers = {**self._headers, **(headers or {})}
         if body is None:
-            return self.http.request(method, self._url + path, read, self._headers)
+            return self.http.request(method, self._url + path, read, headers)
         data = json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(data))}
-        headers.update(self._headers)
+        headers.update({"Content-Type": "application/json", "Content-Length": str(len(data))})
         return self.http.request(method, self._url + path, read, headers, lambda: (data,))
 
     def _new_file(self, path: str, expected: str, name: str, **more: Any) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class Process:
         self._oom_counters = _oom_counters()
         self._kills = _oom_kills(self._oom_counters)
         self.expired = False
+        self._limited = False
         self.pid = 0
 
     def start(self, in_child: Callable[[], None]) -> None:
@@ -155,8 +156,10 @@ class Process:
         By a signal to ourselves, as we may be in a request then that takes long. It breaks nothing
         off: Python goes on with what it was waiting for.
         """
-        signal.signal(signal.SIGALRM, self._expire)
-        signal.setitimer(signal.ITIMER_REAL, min(seconds or 0, _LONGEST))
+        if seconds is not None or self._limited:
+            signal.signal(signal.SIGALRM, self._expire)
+            signal.setitimer(signal.ITIMER_REAL, min(seconds or 0, _LONGEST))
+        self._limited = seconds is not None
 
     def _expire(self, *_: object) -> None:
         if self.expired:

@@ -14,11 +14,13 @@ import os
 import resource
 import signal
 import sys
+from operator import is_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_all, _map = all, map  # which a call may have replaced
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 
 
@@ -43,8 +45,9 @@ class Surroundings:
         """Put it back; whether the process can do another call. Whatever it meets, it goes on."""
         sys.settrace(self._trace)
         sys.setprofile(self._profile)
-        changed = [n for n, v in self._builtins.items() if vars(builtins).get(n, self) is not v]
-        vars(builtins).update({name: self._builtins[name] for name in changed})
+        now = vars(builtins)
+        if not _all(_map(is_, _map(now.get, self._builtins), self._builtins.values())):
+            now.update(self._builtins)
         try:
             self._restore()
             return sys.modules.get(__name__) is _ourselves and bool(sys.meta_path)

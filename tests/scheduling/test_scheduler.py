@@ -18,7 +18,13 @@ from civis_futures import BrokenContainerPool, _wire
 from civis_futures._exceptions import PlatformError, Recalled
 from civis_futures._scheduling import events as e
 from civis_futures._scheduling.balance import movable
-from civis_futures._scheduling.pacing import QUICK_LOOK, SAVED_LOOKS, Shares
+from civis_futures._scheduling.pacing import (
+    LOOK_STRETCH,
+    QUICK_LOOK,
+    SAVED_LOOKS,
+    SHORTEST_LOOK,
+    Shares,
+)
 from civis_futures._scheduling.scheduler import Scheduler
 from civis_futures._scheduling.state import Policy, TaskPhase, WorkerPhase
 from civis_futures._types import Inherited, Resources, Run, RunState, TaskId, Terms, WorkerId
@@ -1060,6 +1066,44 @@ def test_looks_that_were_saved_are_quick_after_news_and_no_more_than_were_saved(
     assert min(pauses) == pytest.approx(QUICK_LOOK, rel=0.1)
     quick = sum(pause < 0.9 for pause in pauses)
     assert SAVED_LOOKS / 2 < quick < SAVED_LOOKS + sum(pauses) / 1.0
+
+
+def test_where_the_platform_holds_looks_their_pause_is_spent_there():
+    table = started()
+    running = e.Report(WorkerId(1), run_in(RunState.RUNNING), read=True)
+    table.tick()
+    holds = []
+    [look] = table(looked((running,), 1, 0.0, 20.0))
+    for _ in range(30):
+        holds.append(round(look.hold, 6))
+        [look] = table(looked((running,), 1, 0.0, 20.0), after=look.hold)  # at once, each time
+    assert holds == sorted(holds)
+    assert holds[-1] == SHORTEST_LOOK * LOOK_STRETCH  # as the pauses are that it would make
+    # With news it is over at once, and the next one begins.
+    one = replace(running, answers=(answer(0),))
+    assert kinds(table(looked((one,), 1, 0.0, 20.0))) == ["Settle", "Look"]
+    # What is not offered any more is not asked for.
+    assert kinds(table(looked((running,), 1, 0.0), after=1.0)) == []
+    [look] = table.tick()
+    assert look.hold == 0.0
+
+
+def test_a_held_look_that_ends_early_without_news_is_followed_by_a_pause():
+    """There is news of another pool: it may have some all the time."""
+    table = started()
+    running = e.Report(WorkerId(1), run_in(RunState.RUNNING), read=True)
+    table.tick()
+    pauses = []
+    [look] = table(looked((running,), 1, 0.0, 20.0))
+    for _ in range(20):
+        assert look.hold > 0
+        assert table(looked((running,), 1, 0.0, 20.0), after=0.001) == []
+        before = table.now
+        [plain] = table.tick()
+        assert plain.hold == 0.0
+        pauses.append(table.now - before)
+        [look] = table(looked((running,), 1, 0.0, 20.0), after=0.001)
+    assert pauses[-1] == pytest.approx(SHORTEST_LOOK * LOOK_STRETCH, rel=0.01)
 
 
 # --- random histories --------------------------------------------------------------------------

@@ -47,6 +47,11 @@ class Stub:
         self.scripts = {}  # the names of other scripts
         self.lines = []  # of the run's log
         self.faults = collections.defaultdict(collections.deque)  # (method, path prefix) -> faults
+        self.hold = 0.0  # seconds for which it offers to hold a read of a value
+        self.held = []  # the seconds that such reads asked for
+        # What becomes of them: None, a fault, or "early" or "swallowed": an answer without news.
+        self.cut = None
+        self.hang_up = False  # set: hang up one that is being held
         self.expired = set()  # links that answer 403
         self.problems = []  # what a worker must never do
         self.lock = threading.Lock()
@@ -185,8 +190,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             stub.value_names[number] = body["name"]
             return self.reply(201, {"id": number, "name": body["name"], "value": None})
         if method == "GET" and parts[0] == "json_values":
-            value = stub.values[int(parts[1])]
-            return self.reply(200, {"id": int(parts[1]), "name": "", "value": value})
+            return self.value(int(parts[1]))
         if (method, path) == ("POST", RUN + "/outputs"):
             with stub.lock:
                 stub.outputs.append(body["objectId"])
@@ -206,6 +210,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if method == "POST" and parts[0] == "files":
             return self.new_file(parts, body)
         return self.reply(404, {"error": "not_found"})
+
+    def value(self, number):
+        stub, known = self.server.stub, self.headers.get("If-None-Match")
+        seconds = float(self.headers.get("Civis-Local-Hold", 0))
+        if seconds:
+            stub.held.append(seconds)
+            if stub.cut not in (None, "early", "swallowed"):
+                return self.fail(stub.cut)
+            end = time.monotonic() + min(seconds, stub.hold)
+            while stub.cut != "swallowed" and self.tag(number) == known:
+                if stub.hang_up:
+                    stub.hang_up = False
+                    return self.fail("drop")
+                if time.monotonic() > end or stub.cut == "early":
+                    return self.reply(304)
+                time.sleep(0.005)
+        offer = {"ETag": self.tag(number), "Civis-Local-Hold": stub.hold} if stub.hold else {}
+        body = {"id": number, "name": "", "value": stub.values[number]}
+        return self.reply(200, body, offer)
+
+    def tag(self, number):
+        return _wire.digest(json.dumps(self.server.stub.values[number]).encode())
 
     def get_file(self, number):
         if number not in self.server.stub.files:

@@ -35,11 +35,14 @@ from .._record import Recorder
 from .._schema.exchange import ApiError, ApiRequest, Origin, Reply, not_found
 from .._schema.fields import refuse, snake
 from .._settings import MAX_BODY_BYTES
-from .._state import Platform
+from .._state import Platform, Topic
 from .._storage import transfers
 from .._storage.links import origin_of
 from . import about, files, json_values, lists, runs, scripts
 
+#: How a request is held until there is news. An answer says by it for how many seconds at the
+#: most; a request for how many at the most it will wait for another answer than `If-None-Match`.
+HOLD_HEADER = "Civis-Local-Hold"
 PAGED = ("scripts", "custom", "jobs", "runs", "outputs")  # how the paths of lists end
 Endpoint = Callable[[Platform, ApiRequest], Reply | Awaitable[Reply]]
 
@@ -57,6 +60,9 @@ class Route:
     creates_run: bool = False
     private: bool = False
     agent: bool = False
+    #: The tables whose changes may change the answer; of the first one only the row that the path
+    #: names, if it does. Such a request can be held: see HOLD_HEADER.
+    news: tuple[str, ...] = ()
 
     def key(self) -> tuple[str, ...]:
         """Return the segments of the path, with a star for an id."""
@@ -66,6 +72,11 @@ class Route:
     def paged(self) -> bool:
         """Whether it answers with pages."""
         return self.method == "GET" and self.key()[-1] in PAGED
+
+    def topics(self, ids: Mapping[str, int]) -> list[Topic]:
+        """Return what a request waits for that is held."""
+        first, *others = self.news
+        return [(first, ids["id"]) if "id" in ids else first, *others]
 
     def names(self) -> list[str]:
         """Return the names of the ids in the path, in order."""
@@ -77,7 +88,7 @@ def _script_routes(family: str) -> list[Route]:
     script = f"/scripts/{family}/{{id}}"
     run = f"{script}/runs/{{run_id}}"
     return [
-        Route("GET", script, scripts.get_script),
+        Route("GET", script, scripts.get_script, news=("scripts", "runs")),
         Route("PUT", script, scripts.put_script),
         Route("PATCH", script, scripts.patch_script),
         Route("DELETE", script, scripts.delete_script),
@@ -97,10 +108,10 @@ ROUTES: list[Route] = [
     Route("POST", "/scripts/containers/{id}/clone", scripts.clone_container),
     Route("POST", "/scripts/containers/{id}/runs/{run_id}/logs", runs.post_logs),
     *_script_routes("containers"),
-    Route("GET", "/scripts/custom", lists.list_custom),
+    Route("GET", "/scripts/custom", lists.list_custom, news=("scripts", "runs")),
     Route("POST", "/scripts/custom", scripts.create_custom),
     *_script_routes("custom"),
-    Route("GET", "/scripts", lists.list_scripts),
+    Route("GET", "/scripts", lists.list_scripts, news=("scripts", "runs")),
     Route("POST", "/scripts/{id}/cancel", runs.cancel_script),
     Route("GET", "/jobs", lists.list_jobs),
     Route("GET", "/jobs/{id}", runs.get_job),
@@ -118,7 +129,7 @@ ROUTES: list[Route] = [
     Route("GET", "/files/{id}", files.get_file),
     Route("PATCH", "/files/{id}", files.patch_file),
     Route("POST", "/json_values", json_values.create_json_value),
-    Route("GET", "/json_values/{id}", json_values.get_json_value),
+    Route("GET", "/json_values/{id}", json_values.get_json_value, news=("json_values",)),
     Route("PATCH", "/json_values/{id}", json_values.patch_json_value),
     Route("GET", "/templates/scripts", lists.list_templates),
     Route("POST", "/templates/scripts", scripts.create_template),
@@ -294,7 +305,41 @@ class _Exchange:
         )
         if fault and fault.kind == "late":
             self.platform.later(fault.seconds, partial(_perform, self.platform, self.route, asked))
-        return Reply() if fails else await _perform(self.platform, self.route, asked)
+        if fails:
+            return Reply()
+        reply = await _perform(self.platform, self.route, asked)
+        hold = self._hold()
+        return reply if hold is None else await self._until_news(asked, reply, *hold)
+
+    def _hold(self) -> tuple[str, float] | None:
+        """Offer to hold such a request; return the answer that is known, and the seconds, if that
+        is asked for. A fault is not held: when it happens is its own affair.
+        """
+        assert self.route is not None
+        most = self.platform.settings.holds
+        if not (most and self.route.news and self.fault is None):
+            return None
+        self.headers[HOLD_HEADER] = f"{most:g}"
+        known = self.request.headers.get("if-none-match")
+        try:
+            seconds = float(self.request.headers.get(HOLD_HEADER, "0"))
+        except ValueError:
+            return None
+        return (known, min(seconds, most)) if known and seconds > 0 else None
+
+    async def _until_news(self, asked: ApiRequest, reply: Reply, known: str, wait: float) -> Reply:
+        """Answer as soon as there is another answer than the one that is known, or that there is
+        none. It takes no thread, and others are served meanwhile.
+        """
+        assert self.route is not None
+        end, topics = time.monotonic() + wait, self.route.topics(asked.ids)
+        while True:
+            reply = dataclasses.replace(reply, raw=_content(reply))
+            if _tag(reply.raw or b"") != known:
+                return reply
+            if not await self.platform.news.wait(topics, end - time.monotonic()):
+                return Reply(304, headers={"ETag": known})
+            reply = await _perform(self.platform, self.route, asked)
 
     def _key(self) -> str:
         scheme, _, given = self.request.headers.get("authorization", "").partition(" ")
@@ -372,12 +417,20 @@ def _query(given: bytes) -> dict[str, str]:
     return {name: ",".join(values) for name, values in found.items()}
 
 
+def _content(answer: Reply) -> bytes | None:
+    if answer.raw is None and answer.body is not None:
+        return json.dumps(answer.body, separators=(",", ":")).encode()
+    return answer.raw
+
+
+def _tag(content: bytes) -> str:
+    return f'W/"{hashlib.blake2b(content, digest_size=16).hexdigest()}"'
+
+
 def _encode(answer: Reply | ApiError, more: Mapping[str, str] | None = None) -> Response:
     if isinstance(answer, ApiError):
         answer = Reply(answer.status, answer.body())
-    content = answer.raw
-    if content is None and answer.body is not None:
-        content = json.dumps(answer.body, separators=(",", ":")).encode()
+    content = _content(answer)
     headers = {
         "Cache-Control": "private, no-store",
         "X-Request-Id": str(uuid.uuid4()),
@@ -387,7 +440,7 @@ def _encode(answer: Reply | ApiError, more: Mapping[str, str] | None = None) -> 
     if content is not None:
         headers["Content-Type"] = "application/json; charset=utf-8"
         if answer.status < 300:
-            headers["ETag"] = f'W/"{hashlib.blake2b(content, digest_size=16).hexdigest()}"'
-    elif answer.status != 204:
+            headers["ETag"] = _tag(content)
+    elif answer.status not in (204, 304):
         headers["Content-Type"] = "text/plain; charset=utf-8"
     return Response(content or b"", answer.status, headers)

@@ -1,0 +1,148 @@
+"""Requests that are held until there is news: offered, asked for, ended."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+
+import pytest
+
+HOLD, OFFER = "Civis-Local-Hold", "civis-local-hold"
+#: Seconds; nobody waits as long: what ends such a request is news.
+LONG = 3600
+
+
+@pytest.fixture(scope="module")
+def patient(record):
+    from civis_futures.local import LocalPlatform
+
+    with LocalPlatform(record=record, cores=4, hold=LONG) as running:
+        yield running
+
+
+@pytest.fixture
+def patient_api(patient, tools):
+    return tools.Api(patient.url, patient.api_key)
+
+
+@pytest.fixture
+def aside():
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        yield threads.submit
+
+
+def held(platform, api, aside, path, tag, seconds=LONG):
+    """The future of a request that is being held by now."""
+    template = "/scripts" if path.startswith("/scripts?") else "/json_values/{id}"
+    before = platform.stats().count("GET", template, "client")
+    future = aside(api, "GET", path, **{"If-None-Match": tag, HOLD: f"{seconds:g}"})
+    end = time.monotonic() + 30
+    while platform.stats().count("GET", template, "client") == before:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return future
+
+
+def value(api, text="1"):
+    made = api.ok("POST", "/json_values", {"valueStr": text})
+    path = f"/json_values/{made['id']}"
+    return path, api("GET", path).headers["etag"]
+
+
+def test_it_is_offered_where_there_is_no_limit(make, platform, tools):
+    for which, offered in (
+        (platform, "20"),
+        (make(hold=0.5), "0.5"),
+        (make(hold=0), None),
+        (make(rate_limit="civis"), None),
+    ):
+        api = tools.Api(which.url, which.api_key)
+        path, tag = value(api)
+        for asked in (path, "/scripts", "/scripts/custom"):
+            assert api("GET", asked).headers.get(OFFER) == offered
+        assert OFFER not in api("GET", "/users/me").headers
+        if offered is None:  # then it is an API that knows nothing of it
+            assert api("GET", path, **{"If-None-Match": tag, HOLD: "60"}).status == 200
+
+
+def test_a_value_is_told_as_soon_as_it_changes(patient, patient_api, aside):
+    api = patient_api
+    path, tag = value(api)
+    other, _ = value(api)
+    future = held(patient, api, aside, path, tag)
+    api.ok("PATCH", other, {"valueStr": "2"})  # somebody else's; and others are served meanwhile
+    api.ok("PATCH", path, {"valueStr": "1"})  # no change
+    assert not future.done()
+    api.ok("PATCH", path, {"valueStr": "2"})
+    reply = future.result(30)
+    assert (reply.status, reply["value"]) == (200, 2)
+    assert reply.headers["etag"] == api("GET", path).headers["etag"]
+
+
+def test_a_list_is_told_as_soon_as_it_changes(patient, patient_api, aside):
+    api = patient_api
+    job = api.create()
+    tag = api("GET", "/scripts?order=created_at").headers["etag"]
+    future = held(patient, api, aside, "/scripts?order=created_at", tag)
+    value(api)
+    assert not future.done()
+    api.ok("PATCH", f"/scripts/containers/{job}", {"name": "new"})
+    assert future.result(30)[0]["name"] == "new"
+
+
+def test_a_run_that_ends_is_news_of_its_script(patient, patient_api, aside):
+    api = patient_api
+    job = api.create("sleep 0.2")
+    path = f"/scripts/containers/{job}"
+    api.ok("POST", f"{path}/runs")
+    states = []
+    reply = api("GET", path)
+    while reply["lastRun"]["state"] != "succeeded":
+        asked = {"If-None-Match": reply.headers["etag"], HOLD: "60"}
+        reply = api("GET", path, **asked)
+        states.append(reply["lastRun"]["state"])
+    assert len(states) <= 4  # each change is told once
+
+
+def test_what_is_not_known_any_more_is_told_at_once(patient, patient_api, aside):
+    path, _ = value(patient_api)
+    assert patient_api("GET", path, **{"If-None-Match": 'W/"x"', HOLD: "60"}).status == 200
+    _, tag = value(patient_api)
+    for nonsense in ("", "soon", "-1", "nan"):
+        assert patient_api("GET", path, **{"If-None-Match": tag, HOLD: nonsense}).status == 200
+
+
+def test_without_news_it_ends_in_time(patient, patient_api):
+    path, tag = value(patient_api)
+    reply = patient_api("GET", path, **{"If-None-Match": tag, HOLD: "0.05"})
+    assert (reply.status, reply.data, reply.headers["etag"]) == (304, b"", tag)
+
+
+def test_it_counts_once(patient, patient_api, aside):
+    path, tag = value(patient_api)
+    future = held(patient, patient_api, aside, path, tag)
+    for number in range(3):
+        patient_api.ok("PATCH", path, {"name": f"{number}"})
+        if number == 0:
+            assert future.result(30).status == 200
+    entries = [(r.method, r.status) for r in patient.requests() if r.url == path]
+    assert sorted(entries) == 2 * [("GET", 200)] + 3 * [("PATCH", 200)]
+
+
+def test_a_platform_that_stops_answers_first(make, tools, aside):
+    platform = make(hold=LONG)
+    api = tools.Api(platform.url, platform.api_key)
+    path, tag = value(api)
+    futures = [held(platform, api, aside, path, tag) for _ in range(3)]
+    platform.stop()
+    assert [future.result(30).status for future in futures] == 3 * [304]
+
+
+def test_a_request_that_meets_a_fault_is_not_held(make, tools):
+    from civis_futures.testing import Fault
+
+    platform = make(hold=LONG)
+    api = tools.Api(platform.url, platform.api_key)
+    path, tag = value(api)
+    platform.faults.add(Fault.delay(0.01, "GET *", times=1))
+    assert api("GET", path, **{"If-None-Match": tag, HOLD: "60"}).status == 200

@@ -29,13 +29,13 @@ from ._exceptions import (
     WorkerCrashedError,
     WorkerMemoryError,
 )
-from ._executor.executor import ContainerPoolExecutor
+from ._executor.executor import ContainerPoolExecutor, PlatformAddress, WithOptions
 from ._executor.here import this_container
 from ._executor.map import MapResult
 from ._executor.warm import WarmPool
 from ._futures.future import ContainerFuture, Timings
 from ._futures.progress import ProgressBar, progress
-from ._futures.tables import table
+from ._futures.tables import Table, table
 from ._futures.waiting import as_completed, as_completed_async
 from ._public import publish as _publish
 from ._public import version as _version
@@ -60,6 +60,7 @@ __all__ = [
     "NamedFiles",
     "OutcomePicklingError",
     "OutcomeUnpicklingError",
+    "PlatformAddress",
     "PlatformError",
     "ProgressBar",
     "RemoteTraceback",
@@ -68,12 +69,14 @@ __all__ = [
     "SessionInfo",
     "SessionMismatchError",
     "SharedData",
+    "Table",
     "TaskError",
     "TaskState",
     "TaskTimeoutError",
     "Template",
     "Timings",
     "WarmPool",
+    "WithOptions",
     "WorkerCrashedError",
     "WorkerMemoryError",
     "as_completed",

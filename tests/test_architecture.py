@@ -32,19 +32,21 @@ MOST_IMPORTS = 70  # modules, besides ours, that `import civis_futures` loads
 ARROWS = """
 civis_joblib -> __init__
 __main__     -> cli
-cli          -> _api _checking _container _exceptions _futures _images _pacing _public _sessions
-             -> _types _wire local
+cli          -> _api _checking _container _display _exceptions _futures _images _pacing _public
+             -> _sessions _types _wire local
 __init__     -> _container _data _exceptions _executor _futures _public _sessions _types
 testing      -> _pacing _public local
 
 _checking    -> _api _exceptions _kept _pacing _pool _types _wire
 
-_executor    -> _api _container _data _exceptions _futures _pacing _pool _scheduling _sessions
-             -> _types _wire local
+_executor    -> _api _container _data _display _exceptions _futures _pacing _pool _scheduling
+             -> _sessions _types _wire local
 _sessions    -> _api _container _data _exceptions _pool _scheduling _types _wire
-_pool        -> _api _container _data _exceptions _futures _images _scheduling _types _wire
+_pool        -> _api _container _data _display _exceptions _futures _images _scheduling _types
+             -> _wire
 _data        -> _api _container _exceptions _kept _pickles _types _wire
-_futures     -> _pacing _types _wire
+_futures     -> _display _pacing _types _wire
+_display     -> _types
 _scheduling  -> _exceptions _pacing _types _wire
 _api         -> _exceptions _kept _pacing _public _types
 _container   -> _images _types
@@ -84,7 +86,7 @@ tqdm              in _futures.progress
 PRIVATE = """
 _data.pickling        uses _of _modules _head _pieces
 _executor.map         uses _check_process
-_executor.submission  uses _number _sent
+_executor.submission  uses _number _options _sent
 _executor.warm        uses _intake
 _sessions.identity    uses _head _digests
 civis_joblib._backend uses _lock

@@ -54,6 +54,9 @@ def use(executor: ContainerPoolExecutor, general: Executor) -> None:
     executor.submit(fetch, 1)  # type: ignore
     executor.submit(3)  # type: ignore
     executor.options().submit(work, "one")  # type: ignore
+    executor.options(retries=3)  # type: ignore
+    executor.options(timeout="soon")  # type: ignore
+    executor.options().options(label=3)  # type: ignore
     executor.map(work, 3)  # type: ignore
     executor.map(work, [1], chunk=3)  # type: ignore
     executor.options().map(work, [1], chunksize="many")  # type: ignore

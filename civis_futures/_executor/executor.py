@@ -13,21 +13,32 @@ import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Never,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    overload,
+)
 
 from .._container import Container, Template
 from .._data.contents import SharedData
+from .._display import markup, panels
 from .._exceptions import BrokenContainerPool
-from .._futures import display
 from .._futures.future import ContainerFuture
 from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
 from .._types import TaskState, whole
-from .options import PoolOptions, RetryOn
+from .options import UNCHANGED, PoolOptions, RetryOn, given
 
 if TYPE_CHECKING:
     from .._pool.manager import Manager
     from .map import MapResult
-    from .submission import WithOptions
+    from .options import CallOptions
+    from .submission import Intake
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -79,7 +90,7 @@ class ContainerPoolExecutor(Executor):
             it lacks is an `EnvironmentMismatchError`.
         session: the name of a session, kept on the platform. Another process that makes an
             executor with the same name, after this one has ended or died, and submits the same
-            calls in the same order gets what there is of them. Opening it asks the platform.
+            calls, in any order, gets what there is of them. Opening it asks the platform.
         include: modules (or their names), files and folders that go along with every call,
             besides those of your own modules that it refers to.
         exclude: modules, paths and patterns of names (``"*.parquet"``) that do not go along.
@@ -180,7 +191,20 @@ class ContainerPoolExecutor(Executor):
         """
         return self._intake.submit(self._options, fn, args, kwargs)
 
-    def options(self, **changes: Any) -> WithOptions:
+    def options(
+        self,
+        *,
+        max_retries: int = UNCHANGED,
+        retry_on: RetryOn = UNCHANGED,
+        timeout: float | None = UNCHANGED,
+        queue_timeout: float | None = UNCHANGED,
+        label: str | None = UNCHANGED,
+        required_resources: Mapping[str, float] | None = UNCHANGED,
+        memory_growth: float | None = UNCHANGED,
+        max_memory: float = UNCHANGED,
+        priority: float = UNCHANGED,
+        **unknown: Never,
+    ) -> WithOptions:
         """A view of this pool whose `submit` and `map` give each call these options.
 
         Args:
@@ -194,13 +218,14 @@ class ContainerPoolExecutor(Executor):
             label: what to call it, in place of the function's name.
             required_resources: what its container must have at the least, as in `Container`; it
                 runs in no smaller one.
+            priority: calls with a higher one begin first, of those that wait; 0 if not given.
+                Calls of one priority begin in the order of their submission. What a container
+                has been given already is not put off.
 
         Raises:
             TypeError, ValueError: there is no such option, or it is out of range.
         """
-        from .submission import WithOptions
-
-        return WithOptions(self, self._intake, self._options.changed(changes))
+        return WithOptions(self, self._intake, self._options.changed(given(locals())))
 
     def submit_batch(
         self, fn: Callable[..., T], rows: Sequence[Sequence[Any]], *, first: int = 0
@@ -301,7 +326,7 @@ class ContainerPoolExecutor(Executor):
         """
         return self._intake.put(value)
 
-    def resize(self, max_workers: int) -> None:
+    def scale(self, max_workers: int) -> None:
         """Have up to this many containers from now on.
 
         More start when there is work for them. Those that are too many get no more calls, and end
@@ -396,7 +421,7 @@ class ContainerPoolExecutor(Executor):
         seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``. None is what
         nobody knows.
         """
-        return display.records(self._intake.pool_futures.summaries())
+        return panels.records(self._intake.pool_futures.summaries())
 
     def __repr__(self) -> str:
         """Name, size, platform (without the key), and how many calls are how."""
@@ -405,23 +430,97 @@ class ContainerPoolExecutor(Executor):
             f"platform={self._url!r}: {self._intake.pool_futures.totals()}>"
         )
 
-    def _panel(self) -> display.Panel:
+    def _panel(self) -> panels.Panel:
         title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
         panel = self._intake.pool_futures.panel(title, self._manager.why_waiting())
         return panel if self._page is None else dataclasses.replace(panel, page=self._page())
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""
-        return display.html(self._panel())
+        return markup.html(self._panel())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """For IPython in a terminal."""
         del cycle
-        printer.text(display.text(self._panel(), shutil.get_terminal_size().columns))
+        printer.text(panels.text(self._panel(), shutil.get_terminal_size().columns))
 
     def __reduce__(self) -> NoReturn:
         """Executors hold threads and a key; neither travels."""
         raise TypeError(f"cannot pickle a {type(self).__name__}")
+
+
+class WithOptions:
+    """A view of a `ContainerPoolExecutor`: the same pool, with options for each call.
+
+    Made by `ContainerPoolExecutor.options`.
+    """
+
+    def __init__(self, executor: object, intake: Intake, options: CallOptions) -> None:
+        self._executor = executor  # held: a forgotten executor shuts down
+        self._intake = intake
+        self._options = options
+
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    @overload
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ContainerFuture[Any]:
+        """As `ContainerPoolExecutor.submit`, with these options."""
+        return self._intake.submit(self._options, fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        progress: bool = False,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        seed: int | None = None,
+    ) -> MapResult[T]:
+        """As `ContainerPoolExecutor.map`, with these options."""
+        return self._intake.map(
+            self._options,
+            fn,
+            iterables,
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            progress=progress,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            seed=seed,
+        )
+
+    def options(
+        self,
+        *,
+        max_retries: int = UNCHANGED,
+        retry_on: RetryOn = UNCHANGED,
+        timeout: float | None = UNCHANGED,
+        queue_timeout: float | None = UNCHANGED,
+        label: str | None = UNCHANGED,
+        required_resources: Mapping[str, float] | None = UNCHANGED,
+        memory_growth: float | None = UNCHANGED,
+        max_memory: float = UNCHANGED,
+        priority: float = UNCHANGED,
+        **unknown: Never,
+    ) -> WithOptions:
+        """The same view, with some options changed."""
+        changes = given(locals())
+        return WithOptions(self._executor, self._intake, self._options.changed(changes))
+
+    def __repr__(self) -> str:
+        """Its options."""
+        return f"<{type(self).__name__} {self._options}>"
 
 
 def _abandon(manager: Manager) -> None:

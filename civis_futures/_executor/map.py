@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from .._futures import display
+from .._display import markup, panels
 from .._futures.future import ContainerFuture
 from .._futures.tables import EndedTasks, panel_of
 
@@ -46,7 +46,7 @@ class MapPlace:
     item raises is its outcome. With a `seed`, each item has a generator of its own.
     """
 
-    count: Callable[[display.TaskSummary], None]
+    count: Callable[[panels.TaskSummary], None]
     item: int | None = None  # None: of a batch
     seed: int | None = None
     catch: bool = False
@@ -266,8 +266,8 @@ class MapResult(Iterator[T]):
         """How far it is, from memory."""
         return (
             f"<{type(self).__name__} of {self._name}: {self.progress:,} of {len(self):,} done, "
-            f"elapsed {display.duration(self.elapsed)}, "
-            f"serial time {display.duration(self.serial_time)}>"
+            f"elapsed {panels.duration(self.elapsed)}, "
+            f"serial time {panels.duration(self.serial_time)}>"
         )
 
     def _repr_html_(self) -> str:
@@ -275,7 +275,7 @@ class MapResult(Iterator[T]):
         futures = self._pending.futures()
         waiting = next((f.reason for f in futures if not (f.running() or f.done())), "")
         title = f"{len(self):,} items of {self._name}, speed-up {self.speedup:.1f}"
-        return display.html(panel_of(title, self._ended, futures, waiting))
+        return markup.html(panel_of(title, self._ended, futures, waiting))
 
 
 def _results(pending: Pending, end: float | None) -> Generator[Any, None, None]:

@@ -42,6 +42,28 @@ LEAST_SHARED = 1_000_000
 DEFAULT_WORKERS = 10
 
 
+class _Unchanged:
+    """What an option is given that nobody has given."""
+
+    def __repr__(self) -> str:
+        """For signatures."""
+        return "<unchanged>"
+
+
+#: The default of each parameter of `options`, so that editors can tell which there are.
+UNCHANGED: Any = _Unchanged()
+
+
+def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those parameters of `options` that were given; those it does not have are among `unknown`."""
+    others = ("self", "unknown")
+    changes = dict(parameters["unknown"])
+    for name, value in parameters.items():
+        if name not in others and value is not UNCHANGED:
+            changes[name] = value
+    return changes
+
+
 @dataclass(frozen=True, slots=True)
 class CallOptions:
     """The options of one call; see `ContainerPoolExecutor.options` for what they mean.
@@ -58,11 +80,13 @@ class CallOptions:
     required_resources: Mapping[str, float] | None = None
     memory_growth: float | None = None
     max_memory: float = MAX_MEMORY
+    priority: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the fields, and raise here what is wrong with them."""
         make_plain(self, ("max_retries",), whole, least=0)
         make_plain(self, ("timeout", "queue_timeout", "memory_growth", "max_memory"), number)
+        make_plain(self, ("priority",), number)
         for name in ("timeout", "queue_timeout"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -72,6 +96,8 @@ class CallOptions:
             raise ValueError("memory_growth must be above 1, for example 2.0")
         if not self.max_memory > 0:
             raise ValueError("max_memory must be a positive number of MB")
+        if not -float("inf") < self.priority < float("inf"):
+            raise ValueError("priority must be a finite number; higher ones begin first")
         if self.label is not None and not isinstance(self.label, str):
             raise TypeError("label must be a str")
         if not _is_retry_on(self.retry_on):
@@ -101,6 +127,7 @@ class CallOptions:
             self.memory_growth,
             self.max_memory,
             judged=self.retry_on is not None,
+            priority=self.priority,
         )
 
     @property

@@ -15,8 +15,8 @@ from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar, overload
 
+from .._display import markup, panels
 from .._types import Attempt, LogLine, TaskState, seconds, whole
-from . import display
 from . import logs as _logs
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class ContainerFuture(Future[T]):
         load: Callable[[Any], Callable[[], T]],
         label: str | None = None,
         number: int = 0,
-        count: Callable[[display.TaskSummary], None] | None = None,
+        count: Callable[[panels.TaskSummary], None] | None = None,
         why_waiting: Callable[[], str] = str,
         pool: Origin | None = None,
         options: Any = None,
@@ -365,7 +365,7 @@ class ContainerFuture(Future[T]):
         """As `state`, and some microseconds ahead of it at the end; it takes no lock."""
         return self._end_state or self._view.state
 
-    def _summary(self) -> display.TaskSummary:
+    def _summary(self) -> panels.TaskSummary:
         """How it is now, from memory."""
         state = self._state_soon
         failed = state is TaskState.FAILED and self.done() and not self.cancelled()
@@ -373,24 +373,24 @@ class ContainerFuture(Future[T]):
 
     def _summary_as(
         self, state: TaskState, error: BaseException | None = None
-    ) -> display.TaskSummary:
+    ) -> panels.TaskSummary:
         view = self._view
         timings, attempts = view.timings, view.attempts
         elapsed = max(0.0, (self._ended or time.time()) - timings.submitted)
         queue = None
         if timings.started is not None:  # by another clock
             queue = min(max(0.0, timings.started - timings.submitted), elapsed)
-        elif state in display.WAITING:
+        elif state in panels.WAITING:
             queue = elapsed
         reasons = [attempt.reason for attempt in attempts if attempt.reason]
-        if state in display.WAITING:
+        if state in panels.WAITING:
             reasons.append(view.note or self._why_waiting())
         peaks = [each.peak_memory for each in attempts if each.peak_memory is not None]
-        return display.TaskSummary(
+        return panels.TaskSummary(
             task=self._task,
             number=self._number,
             state=state,
-            reason=display.one_line(error) if error is not None else _last(reasons),
+            reason=panels.one_line(error) if error is not None else _last(reasons),
             attempts=len(attempts),
             elapsed=elapsed,
             queue=queue,
@@ -407,16 +407,16 @@ class ContainerFuture(Future[T]):
         """What is known of it, from memory."""
         seen = self._summary()
         where = "" if seen.run_id is None else f" job={seen.job_id} run={seen.run_id}"
-        numbers = [f"elapsed {display.duration(seen.elapsed)}"]
-        numbers += [] if seen.compute is None else [f"compute {display.duration(seen.compute)}"]
-        numbers += [display.memory(seen.peak_memory)] if seen.peak_memory else []
+        numbers = [f"elapsed {panels.duration(seen.elapsed)}"]
+        numbers += [] if seen.compute is None else [f"compute {panels.duration(seen.compute)}"]
+        numbers += [panels.memory(seen.peak_memory)] if seen.peak_memory else []
         why = f": {seen.reason}" if seen.reason else ""
         name = type(self).__name__
         return f"<{name} {self._task!r} {seen.state}{where} ({', '.join(numbers)}){why}>"
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""
-        return display.html(display.panel_of(self._task, [self._summary()], time.time()))
+        return markup.html(panels.panel_of(self._task, [self._summary()], time.time()))
 
 
 # For the pool, and for what shows many at once: no methods, since users hold futures.
@@ -437,7 +437,7 @@ def number_of(future: ContainerFuture[Any]) -> int:
     return future._number
 
 
-def summary_of(future: ContainerFuture[Any]) -> display.TaskSummary:
+def summary_of(future: ContainerFuture[Any]) -> panels.TaskSummary:
     """How it is now, from memory."""
     return future._summary()
 

@@ -18,8 +18,9 @@ from concurrent.futures import Future
 from heapq import nsmallest
 from typing import Any, Protocol
 
+from .._display.markup import html
+from .._display.panels import MOST_ROWS, Panel, TaskSummary, Totals, chosen, duration, rank, text
 from .._types import TaskState, whole
-from .display import MOST_ROWS, Panel, TaskSummary, Totals, chosen, duration, html, rank, text
 from .future import ContainerFuture, number_of, state_soon_of, summary_of
 from .tables import Table
 

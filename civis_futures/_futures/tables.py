@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from heapq import nsmallest
 from typing import Any, overload
 
-from . import display
-from .display import MOST_ROWS, WAITING, Panel, TaskSummary, Totals, rank
+from .._display import markup, panels
+from .._display.panels import MOST_ROWS, WAITING, Panel, TaskSummary, Totals, rank
 from .future import ContainerFuture, has_ended, number_of, state_soon_of, summary_of, view_of
 
 #: Futures that have ended are added up when the sums are asked for, or when there are this many.
@@ -47,19 +47,19 @@ class Table(Sequence[ContainerFuture[Any]]):
 
     def status(self) -> list[dict[str, Any]]:
         """As `ContainerPoolExecutor.status`."""
-        return display.records(self._panel().summaries)
+        return panels.records(self._panel().summaries)
 
-    def _panel(self) -> display.Panel:
+    def _panel(self) -> panels.Panel:
         summaries = list(map(summary_of, self._futures))
-        return display.panel_of(f"{len(summaries):,} futures", summaries, time.time())
+        return panels.panel_of(f"{len(summaries):,} futures", summaries, time.time())
 
     def __repr__(self) -> str:
         """Several lines, as wide as the terminal."""
-        return display.text(self._panel(), shutil.get_terminal_size().columns)
+        return panels.text(self._panel(), shutil.get_terminal_size().columns)
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        return display.html(self._panel())
+        return markup.html(self._panel())
 
 
 def table(futures: Iterable[ContainerFuture[Any]]) -> Table:

@@ -35,9 +35,9 @@ from .._container import Container, Template, disk_space
 from .._data.contents import Content, ContentStore
 from .._data.deposit import Deposit
 from .._data.pickling import Payload, SentCall
+from .._display.outlook import why_waiting
 from .._exceptions import BrokenContainerPool, PlatformError, Recalled
 from .._futures.future import ContainerFuture
-from .._futures.outlook import why_waiting
 from .._scheduling import events as e
 from .._scheduling.pacing import linger, poll
 from .._scheduling.scheduler import Scheduler
@@ -408,11 +408,13 @@ class Manager:
                 return ()
 
     def _worker_program(self) -> tuple[Content, ...]:
-        """What workers run, if it is not in a template. Asked for at each launch, as a pool may
-        outlive the File that had it at first.
+        """What workers run, if their template does not have it. Asked for at each launch, as a pool
+        may outlive the File that had it at first.
         """
-        of_its_own = isinstance(self.pool.container, Template)
-        return () if of_its_own else (self.contents.keep(bundle().data),)
+        given = self.pool.container
+        if isinstance(given, Template) and not given.order_in_file:
+            return ()
+        return (self.contents.keep(bundle().data),)
 
     # Each of these takes what it needs from the ledger, and returns what the lane has to do.
 

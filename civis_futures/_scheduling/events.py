@@ -31,6 +31,18 @@ class FoundTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Claimed:
+    """Which task a call is. In a session also its key, what was found of it, and why it must not be
+    sent, if so.
+    """
+
+    task: TaskId
+    key: str = ""
+    found: FoundTask | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
     """A new task; `upload` if its call is too large to travel inline, else its `size` in bytes."""
 

@@ -11,7 +11,7 @@ is the scheduler's. Calls run in the order in which a worker has them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from .._pacing import Pacing
 from .._types import Resources, RunState, Standing, TaskId, WorkerId
@@ -454,10 +454,6 @@ class Fleet:
             if makes_room:
                 wanted.pop()
             self._let(step, worker)
-
-    def resize(self, max_workers: int) -> None:
-        """There may be this many from now on."""
-        self.policy = replace(self.policy, max_workers=max_workers)
 
     def _surplus(self) -> set[WorkerId]:
         """Those that are too many since `max_workers` was lowered: those with the least to do."""

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._display.panels import duration
 from .._exceptions import PlatformError
 from .._futures import logs as _logs
-from .._futures.display import duration
 from .._types import Job, JobKind, LogLine, Run
 from .._wire import ScriptName
 from ._connection import connected

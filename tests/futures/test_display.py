@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from civis_futures import ContainerFuture, TaskState, table
-from civis_futures._futures import display as d
+from civis_futures._display import panels as d
+from civis_futures._display.markup import html
 from civis_futures._futures.future import Timings, View
 from civis_futures._futures.tables import PoolFutures
 
@@ -91,19 +92,19 @@ def test_a_panel_of_many_lists_some_and_counts_the_rest():
     panel = d.panel_of("many", many, 200.0)
     assert d.text(panel).count("(task ") == d.MOST_ROWS
     assert d.text(panel).endswith("and 9,989 more")
-    assert "and 9,989 more" in Page(d.html(panel)).shown
-    assert len(d.html(panel)) < 20_000
+    assert "and 9,989 more" in Page(html(panel)).shown
+    assert len(html(panel)) < 20_000
 
 
 @pytest.mark.parametrize("summaries", [[], MIXED], ids=["none", "mixed"])
 def test_html_is_sound(summaries):
-    page = Page(d.html(d.panel_of("mine", summaries, 200.0)))
+    page = Page(html(d.panel_of("mine", summaries, 200.0)))
     assert "mine" in page.shown
     bar = next(attrs for tag, attrs in page.tags if attrs.get("role") == "progressbar")
     assert bar["aria-valuemax"] == str(len(summaries))
     assert [tag for tag, _ in page.tags].count("tr") == (6 if summaries else 0)
     assert page.links == (["https://c/2", "https://civis/jobs/1"] if summaries else [])
-    assert "prefers-color-scheme" in d.html(d.panel_of("mine", summaries, 200.0))
+    assert "prefers-color-scheme" in html(d.panel_of("mine", summaries, 200.0))
 
 
 def test_everything_of_the_user_is_escaped():
@@ -113,11 +114,11 @@ def test_everything_of_the_user_is_escaped():
     )
     two = d.TaskSummary(evil, 1, TaskState.FAILED, run_id=2, job_url='https://x/"><script>')
     panel = d.panel_of(evil, [one, two], 1.0)
-    page = Page(d.html(panel))
+    page = Page(html(panel))
     assert "script" not in [tag for tag, _ in page.tags]
     assert "alert(1)" in page.shown
     assert page.links == ['https://x/"><script>']
-    assert "\x1b" not in d.text(panel) + d.html(panel)
+    assert "\x1b" not in d.text(panel) + html(panel)
 
 
 def test_one_line_of_an_error():
@@ -261,7 +262,7 @@ def test_a_table_is_a_sequence_of_futures_of_ours(shared):
 def test_our_own_words_are_escaped_too():
     """ "<0.01 s" is text, and no tag that some browsers make of it."""
     short = summary(elapsed=0.001, queue=0.002, compute=0.003)
-    page = d.html(d.panel_of("mine", [short], 100.001))
+    page = html(d.panel_of("mine", [short], 100.001))
     text = re.sub(r"<(/?[a-z]+)( [a-z-]+=\"[^\"<>]*\")*>", "", page.partition("</style>")[2])
     assert "<" not in text
     assert text.count("&lt;0.01 s") >= 4

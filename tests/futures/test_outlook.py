@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from civis_futures._futures.outlook import why_waiting
+from civis_futures._display.outlook import why_waiting
 from civis_futures._types import Standing
 
 NOW = 1000.0

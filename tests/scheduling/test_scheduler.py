@@ -156,6 +156,27 @@ def test_a_task_from_submit_to_finish():
     assert table(archived(WorkerId(1))) == [e.Finish()]
 
 
+def test_of_what_waits_the_highest_priority_is_first():
+    """And of one priority the oldest."""
+    table = started(max_workers=1, max_tasks_per_worker=1)
+    for task, priority in ((1, 0), (2, -1), (3, 2.5), (4, 0), (5, 2.5)):
+        table.submit(task, priority=priority)
+    given = []
+    for number in range(5):
+        [running] = table.scheduler.fleet.workers.values()
+        [(task, _)] = running.calls
+        report = e.Report(running.id, run_in(RunState.SUCCEEDED), (answer(task),))
+        commands = table.until("Archive", report)
+        commands += table(archived(running.id))
+        while "Launch" not in kinds(commands):
+            commands = table.tick()
+        [launch] = [each for each in commands if isinstance(each, e.Launch)]
+        given += [name for name, _ in launch.calls]
+        table(launched(launch.worker))
+        assert number < 5
+    assert given == [3, 5, 1, 4, 2]
+
+
 def test_a_worker_is_reused_and_an_idle_one_is_let_go():
     table = started(idle_timeout=60.0, max_workers=1)
     table(e.Submitted(TaskId(1)))
@@ -1069,6 +1090,7 @@ class World:
 
     def __post_init__(self):
         self.policy = self.scheduler.policy
+        self.given = set()  # the calls that workers held after the event before
         self.allowed = self.policy.max_workers  # so many workers at the most, as of now
 
     def send(self, event: e.Event) -> None:
@@ -1137,6 +1159,7 @@ class World:
             )
             assert worker.revoked <= set(worker.calls)
         self.check_places(workers)
+        self.check_priorities(held)
         if workers or any(task.phase is not TaskPhase.UNCLAIMED for task in tasks.known.values()):
             assert self.pending or scheduler.deadline is not None, "invariant 7"
 
@@ -1151,6 +1174,17 @@ class World:
         if len(idle) > moving:
             tied = [call for w in waiting for call in movable(fleet, w, idle)]
             assert not tied or not self.scheduler._known, "invariant 9"
+
+    def check_priorities(self, held) -> None:
+        """Invariant 11: of what a worker could do, it was given what comes first."""
+        known = self.scheduler.tasks.known
+        given = {(name, known[name].given): worker for name, worker in held.items()}
+        ready = [task for task in known.values() if task.phase is TaskPhase.READY]
+        for call in given.keys() - self.given:
+            possible = [each for each in ready if given[call].resources.cover(each.resources)]
+            first = max((each.terms.priority for each in possible), default=-1)
+            assert first <= known[call[0]].terms.priority, "invariant 11"
+        self.given = given.keys()
 
     # what an earlier process has left
 
@@ -1340,6 +1374,7 @@ class World:
             memory_growth=chance.choice([None, 2.0]),
             max_memory=8.0,
             judged=chance.random() < 0.2,
+            priority=chance.choice([0, 0, 0, 1, -1]),
         )
         upload, found = chance.random() < 0.2, self.past.pop(name, None)
         self.send(e.Submitted(name, upload=upload, size=100, terms=terms, found=found))

@@ -1,13 +1,11 @@
-"""What people see of tasks: frozen summaries in, plain data, text or HTML out.
+"""What people see of tasks: frozen summaries in, plain data or text out.
 
-Pure: no clock, no terminal, no I/O. This module must not know futures, executors or notebooks. What
-comes from the user (names, messages of exceptions, addresses) is escaped in HTML, and has its
-control characters shown in text.
+Pure: no clock, no terminal, no I/O. What comes from the user (names, messages of exceptions,
+addresses) has its control characters shown.
 """
 
 from __future__ import annotations
 
-import html as _html
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -192,7 +190,7 @@ def text(panel: Panel, width: int = 80) -> str:
     """The panel as lines of at most `width` columns; links are never cut."""
     lines = [shortened(panel.title, width), _bar(panel.totals, width)]
     lines += _wrapped(str(panel.totals).split(", "), ", ", width)
-    lines += _wrapped([f"{name} {value}" for name, value in _sums(panel)], ", ", width)
+    lines += _wrapped([f"{name} {value}" for name, value in sums(panel)], ", ", width)
     lines += [shortened(f"waiting: {panel.waiting}", width)] if panel.waiting else []
     listed = chosen(panel.summaries)
     for summary in listed:
@@ -200,7 +198,7 @@ def text(panel: Panel, width: int = 80) -> str:
         if summary.reason and summary.reason != panel.waiting:
             lines.append(shortened(f"    {summary.reason}", width))
         if summary.state is TaskState.FAILED and summary.job_url:
-            lines.append(f"    {_visible(summary.job_url)}")
+            lines.append(f"    {visible(summary.job_url)}")
     lines += [f"  and {more:,} more"] if (more := panel.unlisted(len(listed))) else []
     lines += [f"runs and logs: {panel.page}"] if panel.page else []
     return "\n".join(lines)
@@ -237,7 +235,8 @@ def _took(summary: TaskSummary) -> str:
     return f"  {', '.join(parts)}"
 
 
-def _sums(panel: Panel) -> list[tuple[str, str]]:
+def sums(panel: Panel) -> list[tuple[str, str]]:
+    """What the tasks took together, by name."""
     totals = panel.totals
     return [
         ("elapsed", duration(panel.elapsed)),
@@ -247,131 +246,6 @@ def _sums(panel: Panel) -> list[tuple[str, str]]:
     ]
 
 
-def _visible(value: str) -> str:
+def visible(value: str) -> str:
+    """A text with its control characters shown."""
     return shortened(value, len(value))
-
-
-# --- HTML ----------------------------------------------------------------------------------------
-
-# Text has the page's own colour, so it can be read on any theme; the colours of states are of a
-# middle lightness, which shows on both. Outside of notebooks that trust it, a style is dropped:
-# then this is a plain table.
-_STYLE = """
-.civis-futures{--ok:#2f9e68;--bad:#d6453d;--run:#3b82d0;--off:#8a8f98;color:inherit;
-font:13px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif;max-width:72em;margin:.3em 0;
-border:1px solid color-mix(in srgb,currentColor 18%,transparent);border-radius:8px;
-padding:.7em .9em;box-sizing:border-box}
-@media (prefers-color-scheme:dark){
-.civis-futures{--ok:#3fb27a;--bad:#f0665e;--run:#5b9ee6;--off:#9aa0aa}}
-.civis-futures .cf-title{font-weight:600;overflow-wrap:anywhere}
-.civis-futures .cf-bar{display:flex;height:.6em;border-radius:.3em;overflow:hidden;margin:.5em 0;
-background:color-mix(in srgb,currentColor 14%,transparent)}
-.civis-futures .cf-bar>i{display:block;height:100%}
-.civis-futures i.succeeded{background:var(--ok)}.civis-futures i.failed{background:var(--bad)}
-.civis-futures i.running{background:var(--run)}.civis-futures i.cancelled{background:var(--off)}
-.civis-futures .cf-line>span{margin-right:1.1em;white-space:nowrap}
-.civis-futures .cf-line i{display:inline-block;width:.65em;height:.65em;border-radius:50%;
-margin-right:.4em;background:color-mix(in srgb,currentColor 30%,transparent)}
-.civis-futures .cf-line i.succeeded{background:var(--ok)}
-.civis-futures .cf-line i.failed{background:var(--bad)}
-.civis-futures .cf-line i.running{background:var(--run)}
-.civis-futures .cf-line i.cancelled{background:var(--off)}
-.civis-futures .cf-sums,.civis-futures .cf-more{opacity:.75}
-.civis-futures table{border-collapse:collapse;width:100%;margin:.5em 0 0;font:inherit;
-table-layout:auto;border:0;color:inherit}
-.civis-futures th,.civis-futures td{text-align:left!important;padding:.25em .9em .25em 0;border:0;
-vertical-align:top;background:none;color:inherit}
-.civis-futures th{font-weight:500;opacity:.75}
-.civis-futures tr{background:none!important}
-.civis-futures tbody tr{border-top:1px solid color-mix(in srgb,currentColor 12%,transparent)}
-.civis-futures td.n,.civis-futures th.n{text-align:right!important;white-space:nowrap;
-font-variant-numeric:tabular-nums}
-.civis-futures td.failed{color:var(--bad);font-weight:600}
-.civis-futures td.running{color:var(--run)}.civis-futures td.succeeded{color:var(--ok)}
-.civis-futures td.why{overflow-wrap:anywhere;min-width:16em;width:99%}
-.civis-futures td.task{white-space:nowrap;max-width:20em;overflow:hidden;text-overflow:ellipsis}
-.civis-futures td.state{white-space:nowrap}
-.civis-futures .cf-table{overflow-x:auto}
-.civis-futures a{color:inherit;text-decoration:underline}
-""".strip().replace("\n", "")
-
-
-def html(panel: Panel) -> str:
-    """The panel as HTML, for light and dark pages."""
-    totals, listed = panel.totals, chosen(panel.summaries)
-    bar = "".join(
-        f'<i class="{state}" style="width:{100 * count / totals.tasks:.2f}%"></i>'
-        for state in (*DONE, TaskState.RUNNING)
-        if (count := totals.counts[state])
-    )
-    counts = "".join(
-        f'<span><i class="{state}"></i>{count:,} {state}</span>'
-        for state in STATES
-        if (count := totals.counts[state])
-    )
-    sums = "".join(f"<span>{_escaped(f'{name} {value}')}</span>" for name, value in _sums(panel))
-    more = panel.unlisted(len(listed))
-    return (
-        f'<div class="civis-futures"><style>{_STYLE}</style>'
-        f'<div class="cf-title">{_escaped(panel.title)}{_page(panel)}</div>'
-        f'<div class="cf-bar" role="progressbar" aria-valuemin="0" aria-valuemax="{totals.tasks}" '
-        f'aria-valuenow="{totals.done}">{bar}</div>'
-        f'<div class="cf-line"><span>{totals.done:,} of {totals.tasks:,} done</span>{counts}</div>'
-        f'<div class="cf-line cf-sums">{sums}</div>'
-        + (
-            f'<div class="cf-waiting">waiting: {_escaped(panel.waiting)}</div>'
-            * bool(panel.waiting)
-        )
-        + _table(listed)
-        + (f'<div class="cf-more">and {more:,} more</div>' if more and listed else "")
-        + "</div>"
-    )
-
-
-def _table(listed: Sequence[TaskSummary]) -> str:
-    if not listed:
-        return ""
-    numbers = ("elapsed", "queue", "compute", "memory")
-    head = "".join(f"<th>{name}</th>" for name in ("task", "state"))
-    head += "".join(f'<th class="n">{name}</th>' for name in numbers)
-    head += "<th>run</th><th>why</th>"
-    rows = "".join(map(_row, listed))
-    return (
-        f'<div class="cf-table"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _row(summary: TaskSummary) -> str:
-    numbers = (
-        duration(summary.elapsed),
-        duration(summary.queue),
-        duration(summary.compute),
-        memory(summary.peak_memory),
-    )
-    attempts = f" (attempt {summary.attempts})" if summary.attempts > 1 else ""
-    return (
-        f'<tr><td class="task" title="{_escaped(summary.task)}">{_escaped(summary.task)}</td>'
-        f'<td class="state {summary.state}">{summary.state}{attempts}</td>'
-        + "".join(f'<td class="n">{_escaped(number)}</td>' for number in numbers)
-        + f'<td>{_link(summary)}</td><td class="why">{_escaped(summary.reason)}</td></tr>'
-    )
-
-
-def _link(summary: TaskSummary) -> str:
-    if summary.run_id is None:
-        return "-"
-    url = summary.job_url or ""
-    if not url.startswith(("https://", "http://")):
-        return f"{summary.run_id}"
-    return f'<a href="{_escaped(url)}" target="_blank" rel="noopener">{summary.run_id}</a>'
-
-
-def _page(panel: Panel) -> str:
-    if not panel.page:
-        return ""
-    return f' <a href="{_escaped(panel.page)}" target="_blank" rel="noopener">runs and logs</a>'
-
-
-def _escaped(value: str) -> str:
-    return _html.escape(_visible(value))

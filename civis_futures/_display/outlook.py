@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._types import Standing
-from .display import duration
+from .panels import duration
 
 #: Seconds after which users are told that nothing can be seen of the containers.
 UNSEEN = 10.0

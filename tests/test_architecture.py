@@ -32,28 +32,30 @@ MOST_IMPORTS = 70  # modules, besides ours, that `import civis_futures` loads
 ARROWS = """
 civis_joblib -> __init__
 __main__     -> cli
-cli          -> _api _display _exceptions _futures _images _pacing _public _sessions _types _wire
-             -> local
+cli          -> _api _checking _container _display _exceptions _futures _images _pacing _public
+             -> _sessions _types _wire local
 __init__     -> _container _data _exceptions _executor _futures _public _sessions _types
 testing      -> _pacing _public local
+
+_checking    -> _api _exceptions _kept _pacing _pool _types _wire
 
 _executor    -> _api _container _data _display _exceptions _futures _pacing _pool _scheduling
              -> _sessions _types _wire local
 _sessions    -> _api _container _data _exceptions _pool _scheduling _types _wire
 _pool        -> _api _container _data _display _exceptions _futures _images _scheduling _types
              -> _wire
-_data        -> _api _container _exceptions _pickles _types _wire
+_data        -> _api _container _exceptions _kept _pickles _types _wire
 _futures     -> _display _pacing _types _wire
 _display     -> _types
 _scheduling  -> _exceptions _pacing _types _wire
-_api         -> _exceptions _pacing _public _types
+_api         -> _exceptions _kept _pacing _public _types
 _container   -> _images _types
 
 worker       -> _pickles _wire
 
 _pickles     -> _wire
 
-_types _exceptions _wire _pacing _images _public local ->
+_types _exceptions _wire _pacing _images _public _kept local ->
 """
 
 # Each of these is imported in these packages and modules, and nowhere else.

@@ -42,7 +42,8 @@ class RateBudget:
     the limit through in some of them. (pyrate-limiter has neither the priority of starts over
     looks nor a way to learn from response headers, and keeps a thread of its own.)
 
-    Whether a run start counts against the general limit too is not documented; it does here.
+    Whether a run start counts against the general limit too is not documented; it does here,
+    unless `starts_count` is False.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class RateBudget:
         runs: int = 100,
         window: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
+        starts_count: bool = True,
     ) -> None:
         if limit < 1 or runs < 1 or window <= 0:
             raise ValueError("a budget has at least one request, one run start, and some time")
         self._run_limit = runs
+        self._starts_count = starts_count
         self._window = window
         self._clock = clock
         # Guards all that follows. Held for arithmetic only: who must wait does so outside.
@@ -92,14 +95,18 @@ class RateBudget:
             now = self._clock()
             self._forget(now)
             kept = int(self._limit * KEPT_FROM_LOOKS) if kind is Kind.LOOK else 0
-            wait = self._wait(self._sent, self._limit - kept, now)
-            wait = max(wait, self._wait_by_report(1 + kept, now))
+            counts = kind is not Kind.RUN or self._starts_count
+            wait = 0.0
+            if counts:
+                wait = self._wait(self._sent, self._limit - kept, now)
+                wait = max(wait, self._wait_by_report(1 + kept, now))
             if kind is Kind.RUN:
                 wait = max(wait, self._wait(self._sent_runs, self._run_limit, now))
             if wait > 0:
                 return max(wait, LEAST_WAIT)
-            self._sent.append(now)
-            self._reported -= 1
+            if counts:
+                self._sent.append(now)
+                self._reported -= 1
             if kind is Kind.RUN:
                 self._sent_runs.append(now)
             return 0.0

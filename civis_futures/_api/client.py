@@ -13,11 +13,13 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 
 import httpx
 
 from .._exceptions import PlatformError
+from .._kept.traits import Traits, remember_traits, remembered_traits
 from .._pacing import Pacing, default_pacing
 from .._types import Job, JobKind, JobRow, LogLine, LogPage, Output, Run, StoredFile
 from . import replies
@@ -60,6 +62,8 @@ class PlatformClient:
         auth: how to present the key; the platform takes both.
         pacing: how long it waits after failures, and for lists.
         single_upload, least_part: in bytes; larger files go in parts of at least `least_part`.
+        heard: is told the method and path of each request that was answered, and the headers of
+            the answer.
     """
 
     def __init__(
@@ -76,12 +80,15 @@ class PlatformClient:
         pacing: Pacing | None = None,
         single_upload: int = SINGLE_UPLOAD_LIMIT,
         least_part: int = LEAST_PART,
+        heard: Callable[[str, str, Mapping[str, str]], None] | None = None,
     ) -> None:
         self._single_upload, self._least_part = single_upload, least_part
         self.url = with_slash(url)
-        self.budget = budget or RateBudget()
         self.clock = platform_clock(self.url)
         key = checked_key(api_key)
+        #: How this platform behaves where that is open, as far as it was seen.
+        self.traits = remembered_traits(self.url, key)
+        self.budget = budget or RateBudget(starts_count=self.traits.starts_count)
         self._me: int | None = None
         self.pacing = pacing or default_pacing()
         self._closing = threading.Event()
@@ -100,6 +107,7 @@ class PlatformClient:
             timeout=limits,
             transport=routes[0],
             trust_env=False,
+            event_hooks={"response": [] if heard is None else [_telling(heard)]},
         )
         self._links_http = httpx.Client(timeout=limits, transport=routes[1], trust_env=False)
         self._sender = Sender(
@@ -131,13 +139,17 @@ class PlatformClient:
             self._http.close()
             self._links_http.close()
 
+    def remember(self, traits: Traits) -> Path | None:
+        """Let all clients of this platform know these from now on; the file that has them."""
+        return remember_traits(self.url, self._secrets[0], traits)
+
     def wait_out_lag(self) -> None:
         """Return when lists show all that there was at the time of the call.
 
         Raises:
             PlatformError: the client was closed meanwhile.
         """
-        if self._closing.wait(self.pacing.lag):
+        if self._closing.wait(max(self.pacing.lag, self.traits.list_lag)):
             raise PlatformError("the client was closed")
 
     def me(self) -> int:
@@ -468,6 +480,15 @@ class PlatformClient:
         return PlatformError(
             message, method=request.method, path=path, status=status, request_id=request_id
         )
+
+
+def _telling(
+    heard: Callable[[str, str, Mapping[str, str]], None],
+) -> Callable[[httpx.Response], None]:
+    def tell(response: httpx.Response) -> None:
+        heard(response.request.method, response.request.url.path, response.headers)
+
+    return tell
 
 
 def _host(url: str) -> str:

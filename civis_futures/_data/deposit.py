@@ -12,11 +12,6 @@ about what it finds before that is used.
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
-import os
-import secrets
-import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
@@ -27,9 +22,8 @@ from pathlib import Path
 from .. import _wire
 from .._api.client import PlatformClient
 from .._exceptions import PlatformError
+from .._kept.folder import cache_folder, read_json, trusted, write_json
 from .contents import LEAST_LIFE, Carrier, Content, ContentStore
-
-_log = logging.getLogger(__name__)
 
 #: Files of content live so long; those in use are given more before they end.
 LIFE = timedelta(days=14)
@@ -37,7 +31,6 @@ _GONE = (403, 404, 410)
 
 #: Entries that were not written for so long are removed, in seconds: longer than any File lives.
 KEEP = 20 * 86400.0
-_FOLDER = "civis_futures"
 
 
 class Deposit:
@@ -149,40 +142,13 @@ def _name(content: Content) -> str:
     return f"civis_futures.data.{content.sha256}"
 
 
-def cache_folder() -> Path | None:
-    """Where the user's programs keep what they can do without; None if there is no such place."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(given):  # a relative one is to be ignored, says its specification
-        return Path(given) / _FOLDER
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return None
-    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / _FOLDER
-
-
-def _trusted(root: Path | None) -> Path | None:
-    """The folder, unless others could write there what we believe."""
-    try:
-        about = None if root is None else root.stat()
-    except OSError:
-        return root  # it is not there yet, or cannot be used anyway
-    if about is not None and (about.st_uid != os.getuid() or about.st_mode & 0o022):
-        _log.warning(
-            "%s is not used to find what was uploaded before: others can write there. "
-            "It is yours alone after: chmod go-w %s", root, root,
-        )  # fmt: skip
-        return None
-    return root
-
-
 class Index:
     """The entries of one account on one platform, below the folder `root`; `now` is its clock."""
 
     def __init__(
         self, root: Path | None, platform: str, account: int, now: Callable[[], float] = time.time
     ) -> None:
-        self._root = root = _trusted(root)
+        self._root = root = trusted(root)
         self._now = now
         whose = _wire.digest(f"{platform} {account}".encode())[:32]
         self._folder = None if root is None else root / "files" / whose
@@ -192,12 +158,12 @@ class Index:
         """The id of the File that had these bytes, unless it has expired."""
         if self._folder is None:
             return None
+        entry = read_json(self._folder / sha256)
         try:
-            entry = json.loads((self._folder / sha256).read_bytes())
             file_id, expires = entry["file_id"], entry["expires"]
             whole = type(file_id) is int and type(expires) in (int, float)
             fits = whole and entry["size"] == size and file_id > 0 and expires > self._now()
-        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        except (TypeError, LookupError):
             return None
         return file_id if fits else None
 
@@ -205,17 +171,8 @@ class Index:
         """These bytes are in this File, until `expires` (seconds since the epoch)."""
         if self._root is None or self._folder is None:
             return
-        text = json.dumps({"file_id": file_id, "size": size, "expires": expires})
-        aside = self._folder / f".{secrets.token_hex(8)}"
-        try:
-            for folder in (self._root, self._folder.parent, self._folder):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(text)
-            os.replace(aside, self._folder / sha256)
-        except OSError:  # a home that cannot be written, a full disk
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
+        entry = {"file_id": file_id, "size": size, "expires": expires}
+        write_json(self._root, ["files", self._folder.name], sha256, entry)
         self._sweep(self._folder / sha256)
 
     def forget(self, sha256: str) -> None:

@@ -168,11 +168,13 @@ class Mailbox:
             raise Recalled
         name = _wire.script_name(pool, worker, order.worker, secrets.token_hex(4))
         holder = 0 if self._book is None else self._book.holder
-        text = _wire.packed(replace(order, name=name, holder=holder, key=self._key))
+        traits = self._client.traits
+        renamed = name if traits.renaming else ""  # workers rename their scripts if they know them
+        text = _wire.packed(replace(order, name=renamed, holder=holder, key=self._key))
         container = self._container
         if resources != ANY_RESOURCES:
             container = replace(container, required_resources=asdict(resources))
-        if len(text) > _wire.ORDER_LIMIT:
+        if len(text) > min(_wire.ORDER_LIMIT, traits.text_limit):
             text = str(self.upload(text.encode(), f"order of {name}").file_id)
         said: str | int | None = text
         if isinstance(container, Template) and container.order_in_file:

@@ -113,7 +113,7 @@ class TimeLimits:
     def _end_late(self, step: Step, worker: Worker, call: e.Given) -> None:
         terms = self.tasks.known[call[0]].terms
         reason = (
-            f"it ran for longer than its timeout of {terms.timeout:g} seconds, and its container "
+            f"it ran for longer than its timeout of {terms.timeout:g} s, and its container "
             "has not ended it, nor said anything since: it may be frozen, or lost"
         )
         self.lost(call[0], e.Verdict(None, reason, timed_out=True))

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .._public import version
-from . import _image, _local, _runs, _sessions
+from . import _image, _local, _platform, _runs, _sessions
 from ._terms import EXIT_CODES, MISTAKE, UNAVAILABLE, MistakeError, UnavailableError
 
 __all__ = ["main"]
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"civis-futures {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (_local, _runs, _sessions, _image):
+    for group in (_local, _runs, _sessions, _image, _platform):
         group.add(commands)
     options = parser.parse_args(given)
     if separator and not options.takes_command:

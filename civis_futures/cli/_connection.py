@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from .._exceptions import CredentialsError, PlatformError
@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[PlatformClient]:
-    """A client of the platform that the environment names, closed at the end."""
+def connected(
+    heard: Callable[[str, str, Mapping[str, str]], None] | None = None,
+) -> Iterator[PlatformClient]:
+    """A client of the platform that the environment names, closed at the end; `heard` is as of
+    `PlatformClient`.
+    """
     from .._api.client import PlatformClient, access  # slow to import, and `local` needs none
 
     if not os.environ.get("CIVIS_API_KEY", "").strip():
         raise MistakeError("there is no API key: set CIVIS_API_KEY")
     try:
-        client = PlatformClient(*access(), patience=default_pacing().command)
+        client = PlatformClient(*access(), patience=default_pacing().command, heard=heard)
     except (CredentialsError, ValueError) as error:
         raise MistakeError(_line(error)) from None
     with contextlib.closing(client):

@@ -119,7 +119,7 @@ def _mine(client: PlatformClient, *, ended: bool) -> Iterator[FoundRun]:
     for archived in (False, True) if ended else (False,):
         for kind in JobKind:
             # Hidden scripts are the rule; whether a list of them has the others is not documented.
-            for hidden in (True, False):
+            for hidden in (True,) if client.traits.hidden_lists_have_all else (True, False):
                 for found in _listed(client, kind, hidden, archived):
                     if found.run.id not in seen:
                         seen.add(found.run.id)

@@ -389,7 +389,7 @@ class WorkerLoop:
 
     def _time_out(self, call: _wire.Call, peak_mb: float) -> None:
         """The running call has had its time."""
-        text = f"it ran for longer than its timeout of {call.timeout:g} seconds"
+        text = f"it ran for longer than its timeout of {call.timeout:g} s"
         self._answer(call, _wire.TIMED_OUT, text, started=self._since, peak_mb=peak_mb)
 
     def _end_call(self) -> None:

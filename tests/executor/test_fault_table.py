@@ -154,6 +154,7 @@ class Row:
     alone: bool = False  # no call of the pool can do better
     travelled: bool = True  # it surely had a run
     options: tuple = ()  # of the call: pairs
+    told: str = ""  # what the page has in place of `says`, where that is a text of these tests
 
     def calls(self, surface):
         """The call and its siblings: as few as will do, since each may cost a container."""
@@ -166,8 +167,13 @@ class Row:
 
 
 ROWS = [
-    Row("the function raises", (fail, 1), ValueError, "on purpose"),
-    Row("`sys.exit()`", (leave, 1), SystemExit, "enough"),
+    Row(
+        "the function raises `ValueError`", (fail, 1), ValueError, "on purpose",
+        told="what the function said",
+    ),
+    Row(
+        "`sys.exit(...)`", (leave, 1), SystemExit, "enough", told="what was given to `exit`",
+    ),
     Row("`os._exit(3)`", (exit_hard, 1), cf.WorkerCrashedError, "exit code 3"),
     Row("its process is killed", (kill_itself, 1), cf.WorkerCrashedError, "SIGKILL"),
     Row(
@@ -194,19 +200,22 @@ ROWS = [
     Row(
         "`setup_cmd` fails", raises=cf.BrokenContainerPool, says="failed with exit code 7",
         container=cf.Container(setup_cmd="exit 7"), alone=True, travelled=False,
+        told="`failed with exit code`, and which",
     ),
     Row(
         "it runs for longer than its `timeout`", (doomed, "late"), cf.TaskTimeoutError,
-        "longer than its timeout of 1 seconds", options=(("timeout", 1),),
+        "longer than its timeout of 1 s", options=(("timeout", 1),),
+        told="`longer than its timeout of`, and which",
     ),
     Row(
         "no container starts within its `queue_timeout`", raises=cf.TaskTimeoutError,
         says="had not begun after its queue_timeout of 1 s", faults=(Fault.stay_queued(),),
         options=(("queue_timeout", 1),), alone=True, travelled=False,
+        told="`had not begun after its queue_timeout of`, and which",
     ),
     Row(
         "the image lacks a module", (fine, Distant()), cf.EnvironmentMismatchError,
-        "needs the module 'module_of_this_machine_alone'",
+        "needs the module 'module_of_this_machine_alone'", told="`needs the module`, and which",
     ),
     Row(
         "the image has no Python", raises=cf.BrokenContainerPool, says="could not run python3",
@@ -215,19 +224,20 @@ ROWS = [
     Row(
         "the call cannot be pickled", (fine, threading.Lock()), cf.CallPicklingError,
         "cannot pickle '_thread.lock' object", travelled=False,
+        told="`cannot pickle`, what, and where it was found",
     ),
     Row(
         "the call cannot be unpickled", (fine, Breaks("there")), cf.CallUnpicklingError,
-        "LookupError: on purpose",
+        "LookupError: on purpose", told="the error in the container",
     ),
     Row("the result cannot be pickled", (lock, 1), cf.OutcomePicklingError, "the result of"),
     Row(
         "the result cannot be unpickled", (make_breaks, "here"), cf.OutcomeUnpicklingError,
-        "on purpose",
+        "on purpose", told="the error that unpickling it raised",
     ),
     Row(
         "the exception cannot be pickled", (raise_stubborn, 1), cf.OutcomePicklingError,
-        "This Stubborn cannot be pickled",
+        "This Stubborn cannot be pickled", told="which exception `cannot be pickled`",
     ),
     Row(
         "the exception cannot be unpickled", (raise_peculiar, 1), cf.OutcomeUnpicklingError,
@@ -400,13 +410,14 @@ HEAD = """\
 <!-- Made by tests/executor/test_fault_table.py; WRITE_FAULT_TABLE=1 writes it anew. -->
 # What can go wrong, and what you get
 
-Each line was made to happen on a [local platform](../testing-your-code.md), with one container for
-each task and with containers that are reused, and looked at in five ways: `future.result()`,
-`as_completed`, `executor.map`, and joblib's `Parallel` with `return_as="list"` and
-`"generator_unordered"`. In every one the call that met the fault ended once, with the error of the
-middle column, whose message names the task, the run if it had one, and the reason; the other calls
-gave their right results. (`map` and joblib end with the first error; joblib has no time limits of
-single calls, so that these lines are about the other three.)
+Each line of this table is a test on a [local platform](../testing-your-code.md): with one container
+for each task and with containers that are reused, and by `future.result()`, `as_completed`,
+`executor.map`, and joblib's `Parallel` with `return_as="list"` and `"generator_unordered"`.
+
+Every time, the call that met the fault ended once, with the error in the middle column. The
+error's message names the task, its run if it had one, and the reason. The other calls gave their
+right results, except that `map` and joblib end with the first error. (joblib has no time limits for
+single calls, so those lines are about the other three.)
 
 | what goes wrong | what you get | the message says |
 |---|---|---|
@@ -416,7 +427,7 @@ single calls, so that these lines are about the other three.)
 def page():
     lines = []
     for row in ROWS:
-        said = f"`{row.says}`" if row.says else ""
+        said = row.told or (f"`{row.says}`" if row.says else "")
         if row.raises is None:
             got, said = "the right result", ""
         else:

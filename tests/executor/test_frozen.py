@@ -31,7 +31,7 @@ def test_a_frozen_container_costs_its_call_alone(faulty, paced, max_tasks_per_wo
         others = [executor.submit(abs, -n) for n in range(1, tasks)]
         error = frozen.exception(60)
         assert type(error) is cf.TaskTimeoutError
-        assert "longer than its timeout of 1 seconds" in str(error)
+        assert "longer than its timeout of 1 s" in str(error)
         assert str(error.run_id) in str(error)
         assert [future.result(60) for future in others] == list(range(1, tasks))
     assert faulty.faults.hits(freeze)

@@ -95,10 +95,10 @@ def test_a_timeout_ends_the_call_alone(make_executor, tmp_path, reuse):
     assert type(error) is cf.TaskTimeoutError
     assert isinstance(error, TimeoutError)
     assert "beat (task 1) in run" in str(error)
-    assert "it ran for longer than its timeout of 0.5 seconds" in str(error)
+    assert "it ran for longer than its timeout of 0.5 s" in str(error)
     [attempt] = slow.attempts
     assert (attempt.state, attempt.run_id) == ("failed", error.run_id)
-    assert attempt.reason == "it ran for longer than its timeout of 0.5 seconds"
+    assert attempt.reason == "it ran for longer than its timeout of 0.5 s"
     assert attempt.peak_memory > 0
     assert 0.5 <= attempt.finished - attempt.started < 20
     assert (before.result(SECONDS) == after.result(SECONDS)) == (reuse is None)

@@ -12,6 +12,7 @@ import pytest
 
 from civis_futures import Container, PlatformError, _wire
 from civis_futures._exceptions import Recalled
+from civis_futures._kept.traits import UNKNOWN
 from civis_futures._pool.mailbox import Mailbox, WorkerRun
 from civis_futures._pool.verdict import part_of, reached
 from civis_futures._scheduling import events as e
@@ -25,6 +26,8 @@ RUNNING = RunState.RUNNING
 
 class Stub:
     """Plays back what each method shall do, in order; the last thing again and again."""
+
+    traits = UNKNOWN
 
     def __init__(self, **script):
         self.script = {name: list(steps) for name, steps in script.items()}

@@ -877,7 +877,7 @@ def test_a_call_of_a_frozen_worker_ends_here(one_shot):
     commands = table.until("Lose", frozen, within=400.0)
     [lose] = [command for command in commands if isinstance(command, e.Lose)]
     assert lose.cause.timed_out
-    assert "its timeout of 10 seconds" in lose.cause.reason
+    assert "its timeout of 10 s" in lose.cause.reason
     assert e.CancelRun(WorkerId(1)) in commands
     assert 130 < table.now < 200
 

@@ -301,7 +301,7 @@ def test_a_timeout_ends_the_call_and_nothing_else(stub, start, calls):
     answers = stub.answers()
     kinds = [answers[task].kind for task in (1, 2, 3, 4)]
     assert kinds == [_wire.RETURNED, _wire.TIMED_OUT, _wire.TIMED_OUT, _wire.RETURNED]
-    assert "longer than its timeout of 0.3 seconds" in answers[2].text
+    assert "longer than its timeout of 0.3 s" in answers[2].text
     assert answers[2].finished - answers[2].started > 0.2
 
 

@@ -1,0 +1,1 @@
+"""Seeing whether a platform behaves as the design assumes: what `check-platform` does."""

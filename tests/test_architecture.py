@@ -39,7 +39,7 @@ testing      -> _pacing _public local
 
 _executor    -> _api _container _data _display _exceptions _futures _pacing _pool _scheduling
              -> _sessions _types _wire local
-_sessions    -> _api _container _data _exceptions _pool _scheduling _types _wire
+_sessions    -> _api _container _data _exceptions _futures _pool _scheduling _types _wire
 _pool        -> _api _container _data _display _exceptions _futures _images _scheduling _types
              -> _wire
 _data        -> _api _container _exceptions _pickles _types _wire
@@ -83,6 +83,7 @@ tqdm              in _futures.progress
 # underscore: of public classes, on which users should not find it. (joblib's lock is joblib's.)
 PRIVATE = """
 _data.pickling        uses _of _modules _head _pieces
+_executor.dependencies uses _pool _sent
 _executor.map         uses _check_process
 _executor.submission  uses _number _options _sent
 _executor.warm        uses _intake

@@ -435,10 +435,20 @@ class Fleet:
         width = max(self._width(), number)  # there may be more than `max_workers` as yet
         return max(1, min(number + self.tasks.count[TaskPhase.READY], width))
 
-    def adopt(self, step: Step, worker: Worker) -> None:
-        """An earlier process has launched it."""
-        self.workers[worker.id] = worker
-        self.news(step, worker)
+    def adopt(self, step: Step, attached: e.Attached) -> None:
+        """These workers were launched by an earlier process, and are ours now."""
+        self.highest_id = attached.highest_id
+        for found in attached.workers:
+            worker = self.workers[found.id] = Worker.inherited(found, step.now)
+            self.news(step, worker)
+            for call in found.wanted:
+                self.tasks.inherit(call, found.id)
+
+    def leave(self) -> None:
+        """Workers are another process's now; those that it cannot know of stay."""
+        for worker in list(self.workers.values()):
+            if worker.phase in (WorkerPhase.ALIVE, WorkerPhase.CONCLUDING):
+                del self.workers[worker.id]
 
     # --- the end of a worker -------------------------------------------------------------------
 

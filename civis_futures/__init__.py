@@ -16,6 +16,7 @@ from ._exceptions import (
     CallUnpicklingError,
     CivisFuturesError,
     CredentialsError,
+    DependencyError,
     EnvironmentMismatchError,
     OutcomePicklingError,
     OutcomeUnpicklingError,
@@ -36,7 +37,7 @@ from ._executor.warm import WarmPool
 from ._futures.future import ContainerFuture, Timings
 from ._futures.progress import ProgressBar, progress
 from ._futures.tables import Table, table
-from ._futures.waiting import as_completed, as_completed_async
+from ._futures.waiting import Dependency, as_completed, as_completed_async
 from ._public import publish as _publish
 from ._public import version as _version
 from ._sessions.registry import SessionInfo, purge, sessions
@@ -53,6 +54,8 @@ __all__ = [
     "ContainerFuture",
     "ContainerPoolExecutor",
     "CredentialsError",
+    "Dependency",
+    "DependencyError",
     "EnvironmentMismatchError",
     "LogLine",
     "MapResult",

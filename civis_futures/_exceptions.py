@@ -10,6 +10,7 @@
     │   │   ├── WorkerCrashedError       the process that ran it died (exit code, signal)
     │   │   └── WorkerMemoryError        it was killed for its use of memory
     │   ├── TaskTimeoutError             it ran, or waited, for too long (also a TimeoutError)
+    │   ├── DependencyError              it was not run: another one that it needs has failed, say
     │   ├── EnvironmentMismatchError     the image is not fit: Python version, missing module
     │   └── SerializationError           also a pickle.PicklingError
     │       ├── CallPicklingError        here:   function or arguments -> bytes
@@ -29,7 +30,7 @@ An exception that the user's function raises is none of these: it arrives as its
 from __future__ import annotations
 
 import pickle
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "CallUnpicklingError",
     "CivisFuturesError",
     "CredentialsError",
+    "DependencyError",
     "EnvironmentMismatchError",
     "OutcomePicklingError",
     "OutcomeUnpicklingError",
@@ -174,6 +176,35 @@ class TaskTimeoutError(TaskError, TimeoutError):
     def __init__(self, message: str, *, log_tail: tuple[str, ...] = (), **details: Any) -> None:
         super().__init__(message, **details)
         self.log_tail = log_tail
+
+
+class DependencyError(TaskError):
+    """The call was not run, and never will be: another one that it needs has failed, say.
+
+    The exception of the `root` is the ``__cause__``, if it has one.
+
+    Attributes:
+        dependency: the future of the call that it needs, which has ended in another way than it
+            had to.
+        root: the future with which this began, if that call was not run for the same reason; else
+            the same one. Both are None in an error that was pickled.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        dependency: Future[Any] | None = None,
+        root: Future[Any] | None = None,
+        **details: Any,
+    ) -> None:
+        super().__init__(message, **details)
+        self.dependency = dependency
+        self.root = root
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without the futures, which cannot travel."""
+        return type(self), self.args, {**self.__dict__, "dependency": None, "root": None}
 
 
 class EnvironmentMismatchError(TaskError):

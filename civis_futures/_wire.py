@@ -88,6 +88,11 @@ os.execv(sys.executable, [sys.executable, "-c", program])
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
+def inline_limit(max_workers: int) -> int:
+    """How many bytes a call may have that travels inline, in a pool of so many workers."""
+    return min(INLINE_LIMIT, INLINE_TOTAL // max_workers)
+
+
 class WireError(ValueError):
     """A letter that does not say what it should, or bytes that do not match their digest."""
 

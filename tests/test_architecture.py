@@ -39,9 +39,9 @@ testing      -> _pacing _public local
 
 _checking    -> _api _exceptions _kept _pacing _pool _types _wire
 
-_executor    -> _api _container _data _display _exceptions _futures _pacing _pool _scheduling
-             -> _sessions _types _wire local
-_sessions    -> _api _container _data _exceptions _pool _scheduling _types _wire
+_executor    -> _api _container _data _display _exceptions _futures _pacing _pickles _pool
+             -> _scheduling _sessions _types _wire local
+_sessions    -> _api _container _data _exceptions _futures _pool _scheduling _types _wire
 _pool        -> _api _container _data _display _exceptions _futures _images _scheduling _types
              -> _wire
 _data        -> _api _container _exceptions _kept _pickles _types _wire
@@ -64,7 +64,8 @@ httpx             in _api.client _api.discreet _api.routes _api.transport
 tenacity          in _api.transport
 cloudpickle       in _data.pickling _data.unpickling _pickles.by_value _sessions.identity
                   in _sessions.values worker
-pickle            in _data.pickling _data.unpickling _exceptions _sessions.values worker
+pickle            in _data.pickling _data.unpickling _exceptions _pickles.generators
+                  in _sessions.values worker
 threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
                   in _futures.tables _pool.ledger _pool.manager _pool.neighbours _pool.threads
                   in _sessions.session cli local
@@ -85,6 +86,7 @@ tqdm              in _futures.progress
 # underscore: of public classes, on which users should not find it. (joblib's lock is joblib's.)
 PRIVATE = """
 _data.pickling        uses _of _modules _head _pieces
+_executor.dependencies uses _pool _sent
 _executor.map         uses _check_process
 _executor.submission  uses _number _options _sent
 _executor.warm        uses _intake

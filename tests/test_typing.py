@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from typing import assert_type
 
-from civis_futures import ContainerFuture, ContainerPoolExecutor, MapResult
+from civis_futures import ContainerFuture, ContainerPoolExecutor, Dependency, MapResult
 
 
 def work(x: int, *, scale: float = 1.0) -> str:
@@ -39,6 +39,11 @@ def use(executor: ContainerPoolExecutor, general: Executor) -> None:
     assert_type(executor.submit(fetch, "x"), ContainerFuture[bytes])
     assert_type(executor.options(timeout=3).submit(work, 1), ContainerFuture[str])
     assert_type(executor.options(timeout=3).submit(fetch, "x"), ContainerFuture[bytes])
+    one = executor.submit(len, "x")
+    assert_type(executor.submit(work, one, scale=2.0), ContainerFuture[str])
+    assert_type(executor.options(after=[one]).submit(work, one), ContainerFuture[str])
+    after = executor.options(after=Dependency(one, failure=True))
+    assert_type(after.submit(len, ""), ContainerFuture[int])
     assert_type(executor.map(work, range(3)), MapResult[str])
     assert_type(executor.map(work, range(3), timeout=1, chunksize=3), MapResult[str])
     assert_type(executor.options().map(work, [1], buffersize=3, progress=True), MapResult[str])
@@ -57,6 +62,7 @@ def use(executor: ContainerPoolExecutor, general: Executor) -> None:
     executor.options(retries=3)  # type: ignore
     executor.options(timeout="soon")  # type: ignore
     executor.options().options(label=3)  # type: ignore
+    executor.options(after=3)  # type: ignore
     executor.map(work, 3)  # type: ignore
     executor.map(work, [1], chunk=3)  # type: ignore
     executor.options().map(work, [1], chunksize="many")  # type: ignore

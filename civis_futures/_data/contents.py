@@ -1,5 +1,5 @@
 """Bytes that are known by their digest: which are in a File, or on their way, and which pools wait.
-And `SharedData`, the handle of what was uploaded by hand, which names some of them.
+And what names some of them: `SharedData`, the handle of what was uploaded by hand, and `SentCall`.
 
 One `ContentStore` for each platform and key serves all pools of this process, so that the same
 bytes go up once, however many pools use them. It decides which pool uploads what; how,
@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from .. import _wire
 #: A File is of use for a new call while it lives this long at least, in seconds: a run may take 5
 #: days, and may wait before.
 LEAST_LIFE = 6 * 86400.0
+#: Characters of a call that has succeeded, which its future keeps: as much as it takes itself.
+MOST_KEPT = 4_000
 
 
 class Piece(Protocol):
@@ -79,6 +82,106 @@ class _Wish:
     carrier: Carrier
     done: Callable[[BaseException | None], None] | None
     missing: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """The result of a task, as a part of the calls of others; `came` is how, once it has.
+
+    `modules` are those that its task names: it may need them. The pool's own thread fills it.
+    """
+
+    modules: frozenset[str] = frozenset()
+    came: _wire.Blob | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is in a File, and so can be named."""
+        return self.came is not None and self.came.file_id is not None
+
+    @property
+    def blob(self) -> _wire.Blob:
+        """What a call says of it; once it is ready."""
+        assert self.came is not None, "a call waits for what it needs"
+        return self.came
+
+    @property
+    def inline(self) -> _wire.Blob | None:
+        """What it is if it is in no File."""
+        return None if self.ready else self.came
+
+    def fill(self, blob: _wire.Blob | None) -> None:
+        """It has come. What was there before may be a File that cannot be read."""
+        if self.came is None or (self.ready and blob is not None and blob.file_id is not None):
+            self.came = blob
+
+
+def contents_in(buffers: Iterable[Content | Value]) -> tuple[Content, ...]:
+    """Those of the buffers of a call that were known when it was submitted."""
+    return tuple(each for each in buffers if isinstance(each, Content))
+
+
+@dataclass(slots=True)
+class SentCall:
+    """A call on its way, and what is kept of it for who runs it again: it has neither `blob` nor
+    `data` if that was too large. The pool's own thread alone changes it.
+
+    `blob` is what containers are told, or `data` what is still to be uploaded, or completed, for
+    that. `retry_on` is the user's word on which exceptions are a reason to try again. `needs` are
+    the dependencies that it waits for, the first one for the futures whose results it has if it
+    has any. `modules` are those that it names, and `came` is its own result, for others.
+    """
+
+    blob: _wire.Blob | None
+    data: bytes | None
+    buffers: tuple[Content | Value, ...] = ()
+    code: int = 0  # so many of these, the last ones, are modules
+    key: str = ""
+    timeout: float | None = None
+    retry_on: Callable[[BaseException], bool] | None = None
+    needs: tuple[Any, ...] = ()
+    modules: frozenset[str] = frozenset()
+    came: _wire.Blob | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it can be sent again."""
+        return self.blob is not None or self.data is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether it needs nothing more of others."""
+        return not self.needs
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """The buffers that were known when it was submitted."""
+        return contents_in(self.buffers)
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The results in it that are to come, or in Files."""
+        return tuple(each for each in self.buffers if isinstance(each, Value))
+
+    @property
+    def awaited(self) -> Future[Any] | None:
+        """The first future that it waits for, if there is one."""
+        open_ = (need.awaited for need in self.needs)
+        return next((future for future in open_ if future is not None), None)
+
+    def settled(self) -> bool:
+        """Its future has the result. Whether that has to do for others: unless it is in a File."""
+        if self.came is not None and self.came.file_id is None:
+            self.came = None
+        return self.came is None
+
+    def shrink(self) -> None:
+        """It has succeeded, and is seldom run again: it is kept if it costs little."""
+        self.needs = ()
+        inline = "" if self.blob is None else self.blob.inline or ""
+        if len(inline) > MOST_KEPT or self.data is not None:
+            self.blob = self.data = None
+            self.buffers = ()
 
 
 class ContentStore:

@@ -10,10 +10,12 @@ import copyreg
 import datetime
 import io
 import math
+import operator
 import pickle
 import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -26,10 +28,11 @@ from .. import _wire
 from .._exceptions import CallPicklingError
 from .._pickles.by_value import reduction, variables_of
 from .._pickles.code import with_file_names
+from .._pickles.generators import GENERATORS, Carried, Reduced, SeededGenerator
 from .._pickles.unpicklable import of_batch, of_call, way_to
 from . import sources
 from .bundles import CodeError
-from .contents import Content, ContentStore, SharedData
+from .contents import Content, ContentStore, SentCall, SharedData, Value, contents_in
 from .own import OwnModules, References
 
 PROTOCOL = 5
@@ -43,21 +46,14 @@ MOST_BUFFERS = 16
 LARGEST_HEAD = 8_000
 #: A function whose pickle is larger than this is uploaded once, and not with each call.
 LARGE_FUNCTION = _wire.INLINE_LIMIT // 2
-#: Characters of a call that has succeeded, which its future keeps: as much as it takes itself.
-MOST_KEPT = 4_000
 _FUNCTIONS = FunctionType, MethodType, partial
 #: What a call consists of, by names for people; the function comes first.
 Parts = Callable[[], Iterator[tuple[str, Any]]]
+#: What stands for the result of a future of this pool, or None if it is to be asked for that;
+#: raises TypeError for other futures.
+Upstream = Callable[[Future[Any]], Value | None]
 #: Functions that were so large when they were last sent.
 _large: weakref.WeakSet[FunctionType] = weakref.WeakSet()
-#: How the state of a generator of random numbers is read; by the names of their types, as nobody is
-#: to import NumPy for it.
-_STATES: dict[str, Callable[[Any], Any]] = {
-    "random.Random": lambda value: value.getstate(),
-    "numpy.random._generator.Generator": lambda value: value.bit_generator.state,
-    "numpy.random.mtrand.RandomState": lambda value: value.get_state(legacy=False),
-}
-_GENERATORS = {name.rpartition(".")[2] for name in _STATES}
 #: Functions that pickles by value name, which every worker has.
 _ITS_OWN = {each for each in vars(cloudpickle.cloudpickle).values() if type(each) is FunctionType}
 #: Of these types equal values may be one object by chance.
@@ -71,36 +67,25 @@ _ALIKE = (
 REASON = 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """A generator of random numbers in a call: what it is, and a digest of its state."""
-
-    kind: str
-    state: str
-
-    @classmethod
-    def of(cls, value: Any) -> Carried | None:
-        """The state of a generator; None if it is none, or has none."""
-        kind = f"{type(value).__module__}.{type(value).__name__}"
-        read = _STATES.get(kind)
-        with contextlib.suppress(Exception):  # a bit generator of somebody's own
-            return read and cls(kind, _wire.digest(pickle.dumps(read(value))))
-        return None
-
-
 class Payload(NamedTuple):
     """A pickle, and the buffers that it refers to; `modules` are those that it names, whosever they
     are. The last `code` of the buffers are bundles with the user's modules, see `with_modules`.
     `carried` are the generators of random numbers in it, and `parts` what it consists of
-    if there are any.
+    if there are any. Of `futures` it has the results, those of the buffers that are a `Value`.
     """
 
     data: bytes
-    buffers: tuple[Content, ...] = ()
+    buffers: tuple[Content | Value, ...] = ()
     modules: frozenset[str] = frozenset()
     code: int = 0
     carried: tuple[Carried, ...] = ()
     parts: Parts | None = None
+    futures: tuple[Future[Any], ...] = ()
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """The buffers that are known already."""
+        return contents_in(self.buffers)
 
     @property
     def ready(self) -> bool:
@@ -110,7 +95,7 @@ class Payload(NamedTuple):
     @property
     def blobs(self) -> tuple[_wire.Blob, ...]:
         """The buffers, once they are ready."""
-        return tuple(content.blob for content in self.buffers)
+        return tuple(content.blob for content in self.contents)
 
     @property
     def extent(self) -> int:
@@ -118,34 +103,31 @@ class Payload(NamedTuple):
         return _wire.BUFFER_NAME * len(self.buffers)
 
 
-@dataclass(slots=True)
-class SentCall:
-    """A call on its way, and what is kept of it for who runs it again: it has neither `blob` nor
-    `data` if that was too large. The pool's own thread alone changes it.
-
-    `blob` is what containers are told, or `data` what is still to be uploaded for that. `retry_on`
-    is the user's word on which exceptions are a reason to try again.
+def fill_in(sent: SentCall, most: float = float("inf")) -> None:
+    """All that a call needs has ended: results that are in no File become a part of its pickle,
+    which travels inline if it has no more than `most` bytes.
     """
+    if not sent.needs:
+        return
+    sent.needs = ()
+    if sent.data is None or not sent.values:
+        return
+    given = [each.inline if isinstance(each, Value) else None for each in sent.buffers]
+    if any(given):
+        inner = [None if blob is None else blob.inline_data() for blob in given]
+        sent.data = _with_buffers(sent.data, inner[: len(inner) - sent.code])
+        pairs = zip(sent.buffers, given, strict=True)
+        sent.buffers = tuple(each for each, blob in pairs if blob is None)
+    if len(sent.data) <= most:
+        sent.blob, sent.data = _wire.Blob.of(sent.data), None
 
-    blob: _wire.Blob | None
-    data: bytes | None
-    buffers: tuple[Content, ...] = ()
-    code: int = 0  # so many of these, the last ones, are modules
-    key: str = ""
-    timeout: float | None = None
-    retry_on: Callable[[BaseException], bool] | None = None
 
-    @property
-    def kept(self) -> bool:
-        """Whether it can be sent again."""
-        return self.blob is not None or self.data is not None
-
-    def shrink(self) -> None:
-        """It has succeeded, and is seldom run again: it is kept if it costs little."""
-        inline = "" if self.blob is None else self.blob.inline or ""
-        if len(inline) > MOST_KEPT or self.data is not None:
-            self.blob = self.data = None
-            self.buffers = ()
+def _with_buffers(data: bytes, buffers: Sequence[bytes | None]) -> bytes:
+    """A pickle of the same without these of its buffers; None stays out of it."""
+    load: Any = pickle.loads
+    given = [pickle.PickleBuffer(b"") if each is None else each for each in buffers]
+    made = Reduced((partial(load, buffers=given), (data,)))
+    return pickle.dumps(made, PROTOCOL, buffer_callback=lambda _: False)
 
 
 def call_payload(
@@ -155,6 +137,7 @@ def call_payload(
     kwargs: Mapping[str, Any],
     contents: ContentStore,
     shared_from: float = 0,
+    upstream: Upstream | None = None,
 ) -> Payload:
     """A snapshot of a call. Arrays of fewer bytes than `shared_from` can be written in the task.
 
@@ -162,7 +145,8 @@ def call_payload(
         CallPicklingError: the function or an argument cannot be pickled.
     """
     parts = partial(of_call, fn, args, kwargs)
-    return payload(task, (fn, tuple(args), dict(kwargs)), contents, parts, Manner(shared_from))
+    manner = Manner(shared_from, upstream=upstream)
+    return payload(task, (fn, tuple(args), dict(kwargs)), contents, parts, manner)
 
 
 def initial_payload(
@@ -196,6 +180,7 @@ def chunk_payload(
     shared_from: float = 0,
     catch: bool = False,
     seed: int | None = None,
+    upstream: Upstream | None = None,
 ) -> Payload:
     """A snapshot of one call per row of arguments, to be answered by the list of their results.
 
@@ -209,7 +194,7 @@ def chunk_payload(
     # Workers of earlier versions know neither, and are not told if it is not asked for.
     how = [(catch, generators)] if catch or generators else []
     value = fn, (first, [tuple(row) for row in rows], *how)
-    return payload(task, value, contents, parts, Manner(shared_from))
+    return payload(task, value, contents, parts, Manner(shared_from, upstream=upstream))
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +202,15 @@ class Manner:
     """How a pickle differs from others.
 
     Arrays of fewer bytes than `shared_from` can be written where they arrive. Global variables go
-    along that have an object whose id is in `named`. Arrays of objects that take at least
-    `apart_from` bytes here, without the objects, are looked at: they are content if they are large.
+    along that have an object whose id is in `named`. Without `upstream`, no future can be in it.
+    Arrays of objects that take at least `apart_from` bytes here, without the objects, are looked
+    at: they are content if they are large.
     """
 
     shared_from: float = 0
     named: Collection[int] = ()
     apart_from: float = LEAST_BUFFER
+    upstream: Upstream | None = None
 
 
 def payload(
@@ -244,28 +231,31 @@ def payload(
             large = _apart(_callables(parts()), contents, manner, carried)
             made = _pickled(value, contents, manner, large) if large else made
     except Exception as error:
-        raise _explained(error, what, parts, contents) from error
+        raise _explained(error, what, parts, contents, manner) from error
     carried.update(made.carried)
     return made._replace(carried=tuple(carried), parts=parts) if carried else made
 
 
-def way_to_carried(carried: Carried, made: Payload, contents: ContentStore) -> str:
+def way_to_carried(
+    carried: Carried, made: Payload, contents: ContentStore, upstream: Upstream
+) -> str:
     """Where in a call a generator of random numbers is."""
+    manner = Manner(upstream=upstream)
 
     def is_elsewhere(value: Any) -> bool:
         with contextlib.suppress(Exception):
-            return carried not in _pickled(value, contents, Manner()).carried
+            return carried not in _pickled(value, contents, manner).carried
         return True
 
     return way_to(made.parts(), is_elsewhere) if made.parts is not None else ""
 
 
 def _explained(
-    error: Exception, what: str, parts: Parts, contents: ContentStore
+    error: Exception, what: str, parts: Parts, contents: ContentStore, manner: Manner
 ) -> CallPicklingError:
     """The error that says what another one is about."""
     message = f"{what} cannot be sent: {brief(error)}"
-    if way := way_to(parts(), partial(_pickles, contents)):
+    if way := way_to(parts(), partial(_pickles, contents, manner)):
         message += f": {way}"
     return CallPicklingError(message, task=what)
 
@@ -313,12 +303,12 @@ def with_modules(what: str, made: Payload, own_modules: OwnModules) -> Payload:
     if not bundles:  # of most calls
         return made
     buffers = (*made.buffers, *bundles) if made.buffers else bundles
-    return Payload(made.data, buffers, made.modules, len(bundles))
+    return made._replace(buffers=buffers, code=len(bundles))
 
 
-def _pickles(contents: ContentStore, value: Any) -> bool:
+def _pickles(contents: ContentStore, manner: Manner, value: Any) -> bool:
     try:
-        _pickled(value, contents, Manner())
+        _pickled(value, contents, manner)
     except Exception:
         return False
     return True
@@ -333,7 +323,7 @@ def _apart(
     handles = {}
     for function in {id(each): each for each in functions}.values():
         made = _pickled(function, contents, manner)
-        if len(made.data) > LARGE_FUNCTION:
+        if len(made.data) > LARGE_FUNCTION and not made.futures:
             carried.update(made.carried)
             handles[id(function)] = _handle(made, contents)
             if type(function) is FunctionType:
@@ -348,16 +338,16 @@ def shared(value: Any, contents: ContentStore) -> tuple[SharedData, tuple[Conten
         made = _pickled(value, contents, Manner())
     except Exception as error:
         parts = partial(iter, [(kind, value)])
-        raise _explained(error, f"the {kind} to share", parts, contents) from error
+        raise _explained(error, f"the {kind} to share", parts, contents, Manner()) from error
     handle = _handle(made, contents, LARGEST_HEAD)
     return handle, handle._pieces
 
 
 def _handle(made: Payload, contents: ContentStore, largest_head: int = 0) -> SharedData:
     """The handle of what was pickled by itself."""
-    head, pieces = made.data, made.buffers
+    head, pieces = made.data, made.contents
     if len(head) > largest_head:
-        head, pieces = b"", (contents.keep(made.data), *made.buffers)
+        head, pieces = b"", (contents.keep(made.data), *made.contents)
     return SharedData._of(contents.platform, head, pieces, made.modules)
 
 
@@ -376,6 +366,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._target, self._buffers = io.BytesIO(), _Buffers(contents)
         super().__init__(self._target, PROTOCOL, self._buffers.take)
         self._contents, self._manner, self._apart = contents, manner, apart
+        self.futures: list[Future[Any]] = []
         self._cells: dict[int, Any] = {}
         self._carried: list[Carried] = []
         self._references = References(cloudpickle.list_registry_pickle_by_value())
@@ -392,7 +383,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """The pickle, and what it refers to."""
         modules = frozenset(self._references.modules)
         out = tuple(self._buffers.out)
-        return Payload(self._target.getvalue(), out, modules, 0, tuple(self._carried))
+        return Payload(
+            self._target.getvalue(), out, modules, 0, tuple(self._carried),
+            futures=tuple(self.futures),
+        )  # fmt: skip
 
     def reducer_override(self, value: Any) -> Any:
         """How to pickle this; asked for what has no way of its own in `pickle`."""
@@ -409,8 +403,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                     return array
             elif (handle := self._in_a_pickle_of_its_own(value)) is not None:
                 value = handle
+        elif isinstance(value, Future):
+            return self._result_of(value)
         if type(value) is not SharedData:
-            if type(value).__name__ in _GENERATORS and (found := Carried.of(value)) is not None:
+            if type(value).__name__ in GENERATORS and (found := Carried.of(value)) is not None:
                 self._carried.append(found)
             reduced = reduction(value, super().reducer_override, self._cells)
             self._references.meet(value, reduced is not NotImplemented)
@@ -422,6 +418,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         first: Any = value._head or stand_ins.pop(0)
         load: Any = pickle.loads
         return partial(load, buffers=stand_ins) if stand_ins else load, (first,)
+
+    def _result_of(self, future: Future[Any]) -> Any:
+        """How to pickle a future: as the result that it has, or will have."""
+        upstream = self._manner.upstream
+        if upstream is None:
+            raise TypeError(f"{future!r} cannot be part of this: pass its result")
+        value = upstream(future)
+        if value is None:
+            return operator.getitem, ((future.result(timeout=0),), 0)
+        self.futures.append(future)
+        self._references.modules.update(value.modules)
+        load: Any = pickle.loads
+        return load, (self._buffers.stand_in(value),)
 
     def _with_named(self, value: Any, how: Any) -> Any:
         """How to pickle a function or class, with more global variables of its module."""
@@ -442,7 +451,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return None
         manner = replace(self._manner, apart_from=math.inf)
         pickler = _pickler_of(array, self._contents, manner, self._apart)
-        if len(pickler.data) < LEAST_BUFFER:
+        if len(pickler.data) < LEAST_BUFFER or pickler.futures:
             return None
         if not _is_plain(array):
             self._mixed.append((array, pickler))
@@ -462,31 +471,6 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return True
             seen |= there
         return False
-
-
-class SeededGenerator:
-    """Stands in a call for the generator of random numbers of this item of a map: NumPy's default
-    one, made where it arrives. Items have independent streams, by `SeedSequence`.
-    """
-
-    def __init__(self, seed: int, item: int) -> None:
-        self._seed, self._item = seed, item
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        from numpy.random import SeedSequence, default_rng
-
-        seeds = partial(SeedSequence, spawn_key=(self._item,))
-        return default_rng, (_Reduced((seeds, (self._seed,))),)
-
-
-class _Reduced:
-    """Stands for something in a pickle that is made in this way."""
-
-    def __init__(self, how: tuple[Any, ...]) -> None:
-        self._how = how
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self._how
 
 
 def _is_array(value: Any) -> bool:
@@ -526,7 +510,7 @@ def _as_buffer(value: Any, shared_from: float) -> tuple[Any, ...] | None:
     data = whole.reshape(-1, order=order).view(numpy.uint8)  # no copy: it is contiguous
     shape, dtype = value.shape, value.dtype
     how = numpy.ndarray, (shape, dtype, pickle.PickleBuffer(data), 0, None, order)
-    return how if value.nbytes >= shared_from else (numpy.array, (_Reduced(how),))
+    return how if value.nbytes >= shared_from else (numpy.array, (Reduced(how),))
 
 
 class _Bytes:
@@ -556,10 +540,10 @@ class _Buffers:
     """
 
     def __init__(self, contents: ContentStore) -> None:
-        self.out: list[Content] = []
+        self.out: list[Content | Value] = []
         self._contents = contents
         # By the id of an empty buffer that stands for it.
-        self._stand_ins: dict[int, tuple[pickle.PickleBuffer, Content]] = {}
+        self._stand_ins: dict[int, tuple[pickle.PickleBuffer, Content | Value]] = {}
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
         """Whether the buffer stays in the pickle."""
@@ -582,9 +566,13 @@ class _Buffers:
         """For each piece of a handle, a buffer that `take` will know."""
         if handle.platform != self._contents.platform:
             raise ValueError(f"{handle!r} is not on {self._contents.platform}")
-        made = [(pickle.PickleBuffer(b""), self._contents.adopt(x)) for x in handle._pieces]
-        self._stand_ins.update((id(buffer), (buffer, content)) for buffer, content in made)
-        return [buffer for buffer, _ in made]
+        return [self.stand_in(self._contents.adopt(piece)) for piece in handle._pieces]
+
+    def stand_in(self, piece: Content | Value) -> pickle.PickleBuffer:
+        """A buffer that `take` will know for this."""
+        buffer = pickle.PickleBuffer(b"")
+        self._stand_ins[id(buffer)] = buffer, piece
+        return buffer
 
 
 def brief(error: BaseException) -> str:

@@ -22,6 +22,9 @@ from .._pickles.by_value import class_key, found
 from .._pickles.code import BY_VALUE
 from .._pickles.rows import finished, in_turn
 
+#: The function that unpickles a pickle within another one.
+_INNER = pickle.loads.__module__, "loads"
+
 
 def loaded(data: bytes, buffers: Sequence[bytes] = ()) -> Any:
     """What these bytes are the pickle of.
@@ -62,6 +65,8 @@ class _Unpickler(pickle.Unpickler):
         """What a pickle names."""
         if module == ways.__name__ and name in self._stand_ins:
             return self._stand_ins[name]
+        if (module, name) == _INNER:  # a pickle within this one
+            return lambda data, *, buffers=(): loaded(data, buffers)
         return super().find_class(module, name)
 
     def _function(

@@ -32,7 +32,8 @@ from .._exceptions import BrokenContainerPool
 from .._futures.future import ContainerFuture
 from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
 from .._types import TaskState, whole
-from .options import UNCHANGED, PoolOptions, RetryOn, given
+from .dependencies import check_owner
+from .options import UNCHANGED, After, PoolOptions, RetryOn, given
 
 if TYPE_CHECKING:
     from .._pool.manager import Manager
@@ -175,6 +176,11 @@ class ContainerPoolExecutor(Executor):
 
     @overload
     def submit(
+        self, fn: Callable[..., T], future: ContainerFuture[Any], /, *args: Any, **kwargs: Any
+    ) -> ContainerFuture[T]: ...
+
+    @overload
+    def submit(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> ContainerFuture[T]: ...
 
@@ -184,6 +190,10 @@ class ContainerPoolExecutor(Executor):
         Function and arguments are pickled here and now: what is changed later does not reach the
         call. If they cannot be pickled, the future has a `CallPicklingError`. Arrays of 1 MB and
         more are uploaded once, however many calls have them, and are read-only in the container.
+
+        A future of this executor may be an argument, or anywhere in one, or in what the function
+        refers to: in the container there is its result. The call waits for it, and if it fails,
+        is not run, and fails with a `DependencyError`. A large result does not come through here.
 
         A coroutine function is run there to its end, by `asyncio.run`: ``submit(fetch, url)`` with
         ``async def fetch(url)`` gives what `fetch` returns.
@@ -207,6 +217,7 @@ class ContainerPoolExecutor(Executor):
         memory_growth: float | None = UNCHANGED,
         max_memory: float = UNCHANGED,
         priority: float = UNCHANGED,
+        after: After = UNCHANGED,
         **unknown: Never,
     ) -> WithOptions:
         """A view of this pool whose `submit` and `map` give each call these options.
@@ -225,6 +236,10 @@ class ContainerPoolExecutor(Executor):
             priority: calls with a higher one begin first, of those that wait; 0 if not given.
                 Calls of one priority begin in the order of their submission. What a container
                 has been given already is not put off.
+            after: futures of this executor, one or some. The call begins when all of them have
+                succeeded; if that cannot be any more, it is not run, and fails with
+                `DependencyError`. A `Dependency` says what else will do. No container is held
+                meanwhile, and `queue_timeout` goes on.
 
         Raises:
             TypeError, ValueError: there is no such option, or it is out of range.
@@ -463,10 +478,16 @@ class WithOptions:
         self._executor = executor  # held: a forgotten executor shuts down
         self._intake = intake
         self._options = options
+        check_owner(intake, options.after)
 
     @overload
     def submit(
         self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    @overload
+    def submit(
+        self, fn: Callable[..., T], future: ContainerFuture[Any], /, *args: Any, **kwargs: Any
     ) -> ContainerFuture[T]: ...
 
     @overload
@@ -516,6 +537,7 @@ class WithOptions:
         memory_growth: float | None = UNCHANGED,
         max_memory: float = UNCHANGED,
         priority: float = UNCHANGED,
+        after: After = UNCHANGED,
         **unknown: Never,
     ) -> WithOptions:
         """The same view, with some options changed."""

@@ -65,7 +65,7 @@ class MapPlace:
         """The generator of the item."""
         if self.seed is None:
             return {}
-        from .._data.pickling import SeededGenerator
+        from .._pickles.generators import SeededGenerator
 
         return {"rng": SeededGenerator(self.seed, self.item or 0)}
 

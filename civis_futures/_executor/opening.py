@@ -14,9 +14,9 @@ from .._api.budget import RateBudget, platform_clock
 from .._api.client import LogSource, PlatformClient, access
 from .._api.credentials import Access
 from .._container import Container, Template, job_kind
-from .._data.contents import ContentStore, content_store
+from .._data.contents import Content, ContentStore, SentCall, Value, content_store
 from .._data.own import OwnModules
-from .._data.pickling import Payload, SentCall, initial_payload, with_modules
+from .._data.pickling import Payload, initial_payload, with_modules
 from .._data.unpickling import loaded_call
 from .._exceptions import BrokenContainerPool
 from .._futures.logs import LogAccess
@@ -119,9 +119,16 @@ class _Reader:
         with closing(PlatformClient(*self.way)) as client:
             fetch = Mailbox(client, self.container).fetch
             needed = sent.buffers[: len(sent.buffers) - sent.code]  # the modules are here
-            buffers = [fetch(each.blob) if each.ready else each.data or b"" for each in needed]
+            buffers = [_data_of(each) or fetch(each.blob) for each in needed]
             data = sent.data if sent.blob is None else fetch(sent.blob)
             return loaded_call(data or b"", buffers)
+
+
+def _data_of(buffer: Content | Value) -> bytes | None:
+    """The bytes of a part of a call, if they are here."""
+    if isinstance(buffer, Value) or buffer.ready:
+        return None
+    return buffer.data or b""
 
 
 def initializer_call(options: PoolOptions, contents: ContentStore) -> Payload:

@@ -11,6 +11,7 @@ import inspect
 import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -23,6 +24,8 @@ from .._container import (
     checked_resources,
     image_and_tag,
 )
+from .._futures.future import ContainerFuture
+from .._futures.waiting import Dependency
 from .._scheduling.state import Policy
 from .._sessions.registry import checked_name
 from .._types import ANY_RESOURCES, Resources, Terms, make_plain, number, whole
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 RetryOn = (
     type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object] | None
 )
+After = Dependency | ContainerFuture[Any] | Iterable[ContainerFuture[Any]] | None
 #: What `memory_growth` may lead to unless told otherwise, in MB.
 MAX_MEMORY = 64_000.0
 
@@ -81,9 +85,11 @@ class CallOptions:
     memory_growth: float | None = None
     max_memory: float = MAX_MEMORY
     priority: float = 0.0
+    after: Any = ()
 
     def __post_init__(self) -> None:
         """Check the fields, and raise here what is wrong with them."""
+        object.__setattr__(self, "after", _dependencies(self.after))
         make_plain(self, ("max_retries",), whole, least=0)
         make_plain(self, ("timeout", "queue_timeout", "memory_growth", "max_memory"), number)
         make_plain(self, ("priority",), number)
@@ -140,6 +146,25 @@ class CallOptions:
             kinds = wish
             return lambda error: isinstance(error, kinds)
         return lambda error: bool(wish(error))
+
+
+def _dependencies(after: Any) -> tuple[Dependency, ...]:
+    """What `after` means: a Dependency, or a future or some, all of which must succeed; or nothing.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    if isinstance(after, Dependency):
+        return (after,)
+    if after is None:
+        return ()
+    some = (after,) if isinstance(after, Future) else after
+    if not isinstance(some, Iterable):
+        raise TypeError(f"after must be futures of this executor, or a Dependency, not {after!r}")
+    some = tuple(some)
+    if some and all(isinstance(each, Dependency) for each in some):  # it was checked before
+        return some
+    return (Dependency(some),) if some else ()
 
 
 def check_names(given: Iterable[str], known: Collection[str]) -> None:

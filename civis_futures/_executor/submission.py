@@ -25,15 +25,25 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from .. import _wire
 from .._container import DEFAULT_RESOURCES, Container, Template
 from .._data import pickling
-from .._data.contents import SharedData
-from .._data.pickling import SentCall
+from .._data.contents import SentCall, SharedData, Value
 from .._display.panels import TaskSummary
 from .._exceptions import CallPicklingError, SessionMismatchError
-from .._futures.future import ContainerFuture, Timings, View
+from .._futures.future import ContainerFuture, Timings, View, value_in
 from .._futures.tables import EndedTasks, PoolFutures
 from .._pacing import default_pacing
-from .._scheduling.events import CancelRequested, Claimed, FoundTask, Submitted
+from .._pickles.generators import Carried
+from .._scheduling.events import CancelRequested, Claimed, FoundTask, NotSent, Submitted
 from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms, seconds, whole
+from .dependencies import (
+    Replaced,
+    check_owner,
+    failed_before,
+    needs_of,
+    replaced,
+    sent_of,
+    told,
+    upstream,
+)  # fmt: skip
 from .map import BatchSize, MapPlace, MapResult, Pending, Watcher
 from .options import CallOptions, PoolOptions, check_function
 
@@ -72,6 +82,8 @@ class Intake:
         self.closed = False
         self._ids = itertools.count()
         self._clones = Clones()
+        #: Sets of modules that calls name: most calls have the same.
+        self._modules: dict[frozenset[str], frozenset[str]] = {}
         self._least: dict[str, int] = {}  # the smallest call of each function; a guess will do
 
     def reset_batches(self) -> None:
@@ -80,7 +92,7 @@ class Intake:
 
     def resize(self, max_workers: int) -> None:
         """From now on there may be this many workers, which share the room in the inbox."""
-        self._inline = min(_wire.INLINE_LIMIT, _wire.INLINE_TOTAL // max_workers)
+        self._inline = _wire.inline_limit(max_workers)
 
     def close(self) -> None:
         """Take no more."""
@@ -105,6 +117,7 @@ class Intake:
             kwargs={**kwargs, **seeded} if seeded else kwargs,
             contents=self._contents,
             shared_from=self._shared_from,
+            upstream=self._upstream,
         )
         what = fn, (args, kwargs) if place is None else place.identified(args, kwargs)
         future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, place)
@@ -198,6 +211,7 @@ class Intake:
             first=whole("first", first, least=0),
             contents=self._contents,
             shared_from=self._shared_from,
+            upstream=self._upstream,
             catch=catch,
             seed=seed,
         )
@@ -210,6 +224,9 @@ class Intake:
             options, name, pickled, what, place, at_end=learn
         )
         return future
+
+    def _upstream(self, future: Any) -> Value | None:
+        return upstream(self, future)
 
     def put(self, value: Any) -> SharedData:
         """As `ContainerPoolExecutor.put`."""
@@ -242,14 +259,17 @@ class Intake:
             if claimed.error is not None:
                 raise claimed.error
             if payload.carried:
-                self._clones.meet(name, function, payload, self._contents)
+                self._clones.meet(name, function, payload, self._contents, self._upstream)
         except (CallPicklingError, SessionMismatchError) as reason:
             return self._unsent(future, reason)
         data = payload.data
         inline = len(data) <= self._inline
-        blob = _wire.Blob.of(data) if inline else None
-        size = payload.extent + (self._novel(function, len(data)) if blob else 0)
-        sent = SentCall(blob, None if inline else data, payload.buffers, payload.code, claimed.key)
+        blob = _wire.Blob.of(data) if inline and not payload.futures else None
+        size = payload.extent + (self._novel(function, len(data)) if inline else 0)
+        left = data if blob is None else None
+        sent = SentCall(blob, left, payload.buffers, payload.code, claimed.key)
+        sent.needs = needs_of(payload.futures, options.after)
+        sent.modules = self._modules.setdefault(payload.modules, payload.modules)
         return self._send(future, options, sent, size, claimed.found)
 
     def _new(self) -> Claimed:
@@ -260,6 +280,7 @@ class Intake:
         """The future of a call that cannot be sent."""
         future.set_running_or_notify_cancel()
         future.set_exception(error)
+        self._manager.post(NotSent(TaskId(future._number)))
         self.pool_futures.add(future)
         return future
 
@@ -277,8 +298,13 @@ class Intake:
         if options is not known:
             terms = options.terms(self._resources)
             self._terms = options, terms
-        upload = sent.blob is None or not all(content.ready for content in sent.buffers)
-        event = Submitted(TaskId(future._number), upload, size, terms, sent.key, found)
+        needs, data = told(sent) if sent.needs else (), 0
+        if sent.data is not None and needs and needs[0].values:
+            data = len(sent.data)
+        upload = sent.blob is None and not 0 < data <= self._inline
+        upload = upload or not all(content.ready for content in sent.contents)
+        number = TaskId(future._number)
+        event = Submitted(number, upload, size, terms, sent.key, found, needs, data)
         self._raise_if_shut_down()
         try:
             self.pool_futures.add(future)
@@ -293,22 +319,41 @@ class Intake:
     ) -> ContainerFuture[T]:
         """As `ContainerFuture.resubmit`, of one that is done and has a call."""
         self._check_open()
-        before, sent = future._options, future._sent
-        assert isinstance(before, CallOptions), "it is of this pool"
-        assert isinstance(sent, SentCall), "it was sent"
-        options, session = before.changed(changes), self._opened.session
+        again: dict[ContainerFuture[Any], tuple[ContainerFuture[Any], Value]] = {}
+        for each in failed_before(future):
+            again[each] = self._resubmit(each, changes if each is future else {}, again)
+        return again[future][0]
+
+    def _resubmit(
+        self,
+        future: ContainerFuture[Any],
+        changes: Mapping[str, Any],
+        before: Replaced,
+    ) -> tuple[ContainerFuture[Any], Value]:
+        """One call once more, after those that it needs; and what stands for its result."""
+        options, sent = future._options, sent_of(future)
+        assert isinstance(options, CallOptions), "it is of this pool"
+        assert sent is not None, "that was looked at"
+        options, session = options.changed(changes), self._opened.session
+        check_owner(self, options.after)
+        buffers, needs = replaced(sent, before)
+        if "after" in changes:
+            needs = (*needs[: bool(needs and sent.values)], *options.after)
         claimed = self._new() if session is None else session.claim_again(sent.key)
         task = claimed.task
         name = options.label or future.task.rpartition(" (task ")[0]
         again = self._future(f"{name} (task {task})", task, options, self._count)
+        value: Value = value_in(again, Value(sent.modules))
         if claimed.error is not None:
-            return self._unsent(again, claimed.error)
+            return self._unsent(again, claimed.error), value
         # A File may have expired since; of content it is looked at, and other bytes are sent anew.
-        buffers = tuple(map(self._contents.adopt, sent.buffers))
+        adopt = self._contents.adopt
+        buffers = tuple(x if isinstance(x, Value) else adopt(x) for x in buffers)
         copy = SentCall(sent.blob, sent.data, buffers, sent.code, sent.key)
+        copy.needs, copy.modules = needs, sent.modules
         inline = "" if sent.blob is None else sent.blob.inline or ""
         size = len(inline) + _wire.BUFFER_NAME * len(buffers)
-        return self._send(again, options, copy, size, claimed.found)
+        return self._send(again, options, copy, size, claimed.found), value
 
     def _future(
         self,
@@ -362,7 +407,7 @@ class Clones:
     """
 
     def __init__(self) -> None:
-        self._tasks: dict[pickling.Carried, str] = {}
+        self._tasks: dict[Carried, str] = {}
         self._told: set[tuple[str, str]] = set()
 
     def meet(
@@ -371,6 +416,7 @@ class Clones:
         function: str,
         payload: Payload,
         contents: ContentStore,
+        upstream: pickling.Upstream,
     ) -> None:
         """A call of that function is about to be sent. Warns, once for each function and kind."""
         if len(self._tasks) > MOST_STATES:
@@ -380,7 +426,7 @@ class Clones:
             if before is task or (function, each.kind) in self._told:
                 continue
             self._told.add((function, each.kind))
-            where = pickling.way_to_carried(each, payload, contents)
+            where = pickling.way_to_carried(each, payload, contents, upstream)
             warnings.warn(
                 f"{task} carries a generator of random numbers in the state in which {before} has "
                 f"carried it, so both may draw the same numbers ({where}). Give each call its own: "

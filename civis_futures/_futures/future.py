@@ -61,9 +61,22 @@ class View(NamedTuple):
 class Sent(Protocol):
     """A call that was sent."""
 
+    key: str
+
     @property
     def kept(self) -> bool:
         """Whether it can be sent again."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it needs nothing more of others."""
+
+    @property
+    def awaited(self) -> Any:
+        """The first future that it waits for, if there is one."""
+
+    def settled(self) -> bool:
+        """Its future has the result. Whether that has to do for others."""
 
 
 class Origin(Protocol):
@@ -237,6 +250,8 @@ class ContainerFuture(Future[T]):
         # Before the waiters wake: what they look at then must count this one.
         self._end(TaskState.SUCCEEDED)
         super().set_result(result)
+        if self._sent is None or self._sent.settled():
+            self.__dict__.pop("_value", None)
 
     def set_exception(self, exception: BaseException | None) -> None:
         """For the pool alone."""
@@ -319,7 +334,7 @@ class ContainerFuture(Future[T]):
         """
         call = self._sent
         failed = self._end_state is TaskState.FAILED and self.done() and not self.cancelled()
-        if call is None or not call.kept or not failed:
+        if call is None or not (call.kept and call.complete) or not failed:
             raise RuntimeError(
                 f"only a call that failed can be replayed, and one that was sent; not {self!r}"
             )
@@ -336,7 +351,8 @@ class ContainerFuture(Future[T]):
     def resubmit(self, **options: Any) -> ContainerFuture[T]:
         """Submit the call of a future that is done once more; its new future.
 
-        Function and arguments are those that were sent, and this future stays as it is.
+        Function and arguments are those that were sent, and this future stays as it is. If it has
+        failed with a `DependencyError`, what has failed on the way to it is submitted again, too.
 
         Args:
             options: those of `ContainerPoolExecutor.options` that are to be others than before.
@@ -384,7 +400,7 @@ class ContainerFuture(Future[T]):
             queue = elapsed
         reasons = [attempt.reason for attempt in attempts if attempt.reason]
         if state in panels.WAITING:
-            reasons.append(view.note or self._why_waiting())
+            reasons.append(view.note or self._needed() or self._why_waiting())
         peaks = [each.peak_memory for each in attempts if each.peak_memory is not None]
         return panels.TaskSummary(
             task=self._task,
@@ -402,6 +418,11 @@ class ContainerFuture(Future[T]):
             run_id=view.run_id,
             job_url=view.job_url,
         )
+
+    def _needed(self) -> str:
+        """What it waits for, if that is another call."""
+        other = None if self._sent is None else self._sent.awaited
+        return "" if other is None else f"waits for {other.task}"
 
     def __repr__(self) -> str:
         """What is known of it, from memory."""
@@ -430,6 +451,18 @@ def view_of(future: ContainerFuture[Any]) -> View:
 def show(future: ContainerFuture[Any], **changes: Any) -> None:
     """Replace fields of its view. For the manager's thread alone."""
     future._view = future._view._replace(**changes)
+
+
+def key_of(future: ContainerFuture[Any]) -> str:
+    """What tells its call from others, in a session."""
+    return future._task if future._sent is None else future._sent.key
+
+
+def value_in(future: ContainerFuture[Any], new: Any = None) -> Any:
+    """What stands for its result in other calls: the `new` one if there is none."""
+    # Few futures have it. Single operations of a dict are atomic, so this needs no lock.
+    known = future.__dict__
+    return known.get("_value") if new is None else known.setdefault("_value", new)
 
 
 def number_of(future: ContainerFuture[Any]) -> int:

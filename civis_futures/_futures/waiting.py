@@ -1,15 +1,20 @@
-"""Waiting for many futures: `as_completed` and `as_completed_async`. Knows futures of any kind."""
+"""What waits for many futures: `as_completed` and `as_completed_async`, which know any kind, and
+`Dependency`, for calls that wait.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
-from .._types import seconds
+from .._types import TaskState, seconds
+from .future import ContainerFuture, state_soon_of
 
 F = TypeVar("F", bound=Future[Any])
+_OPEN = (TaskState.PENDING, TaskState.QUEUED, TaskState.RUNNING)
 
 
 def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
@@ -51,3 +56,61 @@ def as_completed_async(fs: Iterable[F]) -> AsyncIterator[F]:
     from .awaiting import as_completed
 
     return as_completed(fs)
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """What must have become of some calls before another one is run: for ``options(after=...)``.
+
+    Args:
+        futures: a future of the same executor, or some of them.
+        all: whether all of them must end so, or any one.
+        success: whether they may end with a result.
+        failure: whether they may fail, or be cancelled.
+
+    Raises:
+        TypeError: these are no futures of an executor of ours, or a flag is neither True nor False.
+        ValueError: there are none, or neither success nor failure would do.
+    """
+
+    futures: tuple[ContainerFuture[Any], ...]
+    _: KW_ONLY
+    all: bool = True
+    success: bool = True
+    failure: bool = False
+
+    def __init__(
+        self,
+        futures: ContainerFuture[Any] | Iterable[ContainerFuture[Any]],
+        *,
+        all: bool = True,  # noqa: A002
+        success: bool = True,
+        failure: bool = False,
+    ) -> None:
+        some = (futures,) if isinstance(futures, Future) else tuple(futures)
+        for each in some:
+            if not isinstance(each, ContainerFuture):
+                raise TypeError(f"a call can wait for futures of its executor only, not {each!r}")
+        flags = {"all": all, "success": success, "failure": failure}
+        for name, flag in flags.items():
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} must be True or False, not {flag!r}")
+        if not some:
+            raise ValueError("a Dependency needs a future at least")
+        if not (success or failure):
+            raise ValueError("a Dependency must allow success or failure, or it cannot be met")
+        # The same future twice is one.
+        for name, value in {"futures": tuple(dict.fromkeys(some)), **flags}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def awaited(self) -> ContainerFuture[Any] | None:
+        """The first of the futures that is waited for; None if it is decided already."""
+        open_ = None
+        for future in self.futures:
+            state = state_soon_of(future)
+            if state in _OPEN:
+                open_ = open_ or future
+            elif (self.success if state is TaskState.SUCCEEDED else self.failure) is not self.all:
+                return None
+        return open_

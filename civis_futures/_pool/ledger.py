@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import _wire
-from .._data.contents import Content
-from .._data.pickling import SentCall
-from .._futures.future import ContainerFuture, Timings, show, view_of
+from .._data.contents import Content, SentCall
+from .._data.pickling import fill_in
+from .._futures.future import ContainerFuture, Timings, number_of, show, value_in, view_of
 from .._scheduling import events as e
 from .._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId
 from .mailbox import PoolFiles, WorkerRun
@@ -58,13 +58,20 @@ class Ledger:
     #: Set when no call runs any more that was cancelled before.
     waiting: list[threading.Event] = field(default_factory=list)
 
-    def take_in(self, event: e.Event, attachment: Any) -> None:
-        """Put the attachment of an event where it belongs, before the scheduler decides."""
+    def take_in(self, event: e.Event, attachment: Any) -> e.Event:
+        """Put the attachment of an event where it belongs, before the scheduler decides. Gives the
+        event, with what is known here alone.
+        """
         match event:
             case e.Submitted():
-                self.futures[event.task], self.items[event.task] = attachment
+                self.futures[event.task], sent = attachment
+                self.items[event.task] = sent
                 if event.found is not None:
                     self._find(event.task, event.found)
+                there = [each.inline for each in sent.values] if event.needs else []
+                if more := sum(blob.size for blob in there if blob is not None):
+                    size = event.size + more * 4 // 3  # as text
+                    return replace(event, size=size, data=event.data + more)
             case e.Attached():
                 self.inheritance = attachment
                 for found in event.workers:
@@ -97,6 +104,7 @@ class Ledger:
                     table.pop(worker, None)
             case _:
                 pass
+        return event
 
     def cancels_done(self) -> None:
         """Wake those who wait for it."""
@@ -130,6 +138,8 @@ class Ledger:
 
     def _find(self, task: TaskId, found: e.FoundTask) -> None:
         """An earlier process has given it to this worker, which may be gone."""
+        if found.answer is not None:
+            self.returned(task, found.answer)
         if found.worker in self.held:
             self.give(found.worker, ((task, found.attempt),))
         elif found.worker in self.inheritance.worker_runs:  # else it never had a run
@@ -165,6 +175,7 @@ class Ledger:
     @staticmethod
     def _call(task: TaskId, sent: SentCall, attempt: int = 1) -> _wire.Call | None:
         """The call, if all of it is on the platform, or in here."""
+        fill_in(sent)
         if sent.blob is None or not all(content.ready for content in sent.buffers):
             return None
         buffers = tuple(content.blob for content in sent.buffers)
@@ -175,7 +186,7 @@ class Ledger:
         if command.answer is None or command.answer.kind != _wire.CALL_NOT_FETCHED:
             return set()
         items = [self.items[task] for task, _ in command.calls if task in self.items]
-        return {content for item in items for content in item.buffers}
+        return {content for item in items for content in item.contents}
 
     # --- the end of a call, and of a task ------------------------------------------------------
 
@@ -219,9 +230,18 @@ class Ledger:
         self.take_back(command.task)
         self._show(command.task, state=TaskState.PENDING)
 
+    def returned(self, task: TaskId, answer: _wire.Answer) -> None:
+        """Who needs the result of the task can have it, if this is one."""
+        if answer.kind == _wire.RETURNED:
+            self.items[task].came = answer.data  # first: see `upstream`
+            value = value_in(self.futures[task])
+            if value is not None:
+                value.fill(answer.data)
+
     def settle(self, command: e.Settle) -> tuple[ContainerFuture[Any], CallPlace]:
         """The task has ended with this answer."""
         item, answer = self.items[command.task], command.answer
+        self.returned(command.task, answer)
         known = self.futures[command.task].timings
         timings = Timings(
             known.submitted,
@@ -237,6 +257,8 @@ class Ledger:
         self.attempted(command.task, command.worker, answer, reason_of(answer))
         if answer.kind == _wire.RETURNED:
             item.shrink()
+        elif all(each.came is not None for each in item.values):
+            fill_in(item)  # if it is not complete, an earlier process has sent it
         return self._remove(command.task)
 
     def lose(self, command: e.Lose) -> tuple[ContainerFuture[Any], CallPlace]:
@@ -244,6 +266,11 @@ class Ledger:
         if isinstance(command.cause, e.Verdict):
             self.attempted(command.task, command.worker, command.cause, command.cause.reason)
         return self._remove(command.task)
+
+    def needed(self, task: TaskId, other: TaskId) -> ContainerFuture[Any]:
+        """The future of another task that this one needs."""
+        needs = self.items[task].needs
+        return next(f for need in needs for f in need.futures if number_of(f) == other)
 
     def name(self, task: TaskId) -> str:
         """What a task is called in messages."""
@@ -297,8 +324,10 @@ class Ledger:
             show(future, **changes)
 
 
-def reason_of(cause: _wire.Answer | e.Verdict | Exception) -> str:
+def reason_of(cause: _wire.Answer | e.Verdict | e.Unmet | Exception) -> str:
     """How a call ended, in one line; empty if it returned."""
+    if isinstance(cause, e.Unmet):
+        return f"it needs task {cause.task}, which has not ended as it should"
     if isinstance(cause, e.Verdict):
         return cause.reason
     if isinstance(cause, Exception):

@@ -32,9 +32,9 @@ from .. import _wire
 from .._api.client import PlatformClient
 from .._api.failures import is_hopeless, is_refused, is_stranger
 from .._container import Container, Template, disk_space
-from .._data.contents import Content, ContentStore
+from .._data.contents import Content, ContentStore, SentCall
 from .._data.deposit import Deposit
-from .._data.pickling import Payload, SentCall
+from .._data.pickling import Payload, fill_in
 from .._display.outlook import why_waiting
 from .._exceptions import BrokenContainerPool, PlatformError, Recalled
 from .._futures.future import ContainerFuture
@@ -47,7 +47,7 @@ from .launch import bundle
 from .ledger import Ledger, outline, reason_of
 from .mailbox import Mailbox, PoolFiles, WorkerRun
 from .neighbours import neighbours
-from .outcomes import Outcome, ask_user, outcome_from, settle
+from .outcomes import Outcome, ask_user, outcome_from, settle, unmet_outcome
 from .threads import Lane, SettleLane, interpreter_exit
 
 _log = logging.getLogger(__name__)
@@ -225,7 +225,7 @@ class Manager:
                 if isinstance(event, _Defect):
                     raise event.error
                 self._log_event(event, attachment)
-                self._ledger.take_in(event, attachment)
+                event = self._ledger.take_in(event, attachment)
                 more = self._more_from_users() if isinstance(event, _MANY) else ()
                 now = time.monotonic()
                 for command in self.scheduler.advance(event, now, more):
@@ -323,8 +323,7 @@ class Manager:
             if not isinstance(event, _MANY):
                 self._ahead = event, attachment
                 break
-            self._ledger.take_in(event, attachment)
-            more.append(event)
+            more.append(self._ledger.take_in(event, attachment))
         return more
 
     def _collapse(self, error: BaseException) -> None:
@@ -399,11 +398,11 @@ class Manager:
         """What must be in Files before this command can be performed."""
         match command:
             case e.Prepare():
-                return (*self._program, *self._initializer, *self.pool.initializer.buffers)
+                return (*self._program, *self._initializer, *self.pool.initializer.contents)
             case e.Launch():
                 return self._program
             case e.Upload(task):
-                return self._ledger.items[task].buffers
+                return self._ledger.items[task].contents
             case _:
                 return ()
 
@@ -430,6 +429,7 @@ class Manager:
 
     def _upload(self, command: e.Upload) -> _Work:
         item, name = self._ledger.items[command.task], self._ledger.futures[command.task].task
+        fill_in(item, self.scheduler.fleet.policy.inline_bytes)
         call, data = item.blob, item.data or b""
         self._ledger.uploading(command.task)
         return lambda: call or self.mailbox.upload(data, f"call of {name}")
@@ -498,6 +498,7 @@ class Manager:
     def _fetch(self, command: e.Fetch) -> _Work:
         blob = command.answer.data
         assert blob is not None, "only answers with data are fetched"
+        self._ledger.returned(command.task, command.answer)
         return partial(self.mailbox.fetch, blob)
 
     def _diagnose(self, command: e.Diagnose) -> _Work:
@@ -551,8 +552,14 @@ class Manager:
         self._put_outcome(future, outcome_from(command.answer, fetched, place))
 
     def _lose(self, command: e.Lose) -> None:
-        future, place = self._ledger.lose(command)
-        self._put_outcome(future, outcome_from(command.cause, None, place))
+        cause = command.cause
+        if isinstance(cause, e.Unmet):
+            needed = self._ledger.needed(command.task, cause.task)
+            future, place = self._ledger.lose(command)
+            self._put_outcome(future, partial(unmet_outcome, needed, place))
+        else:
+            future, place = self._ledger.lose(command)
+            self._put_outcome(future, outcome_from(cause, None, place))
 
     def _drop(self, command: e.Drop) -> None:
         # `wait` and `as_completed` see a cancelled future only after this; it must happen once,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from .._exceptions import (
     BrokenContainerPool,
     CallLostError,
     CallUnpicklingError,
+    DependencyError,
     EnvironmentMismatchError,
     OutcomePicklingError,
     OutcomeUnpicklingError,
@@ -258,6 +260,35 @@ def lost_outcome(cause: Verdict | Exception, place: CallPlace) -> Outcome:
             **place.details,
         )
     )
+
+
+def unmet_outcome(needed: ContainerFuture[Any], place: CallPlace) -> Outcome:
+    """The outcome of a task that needs another one, which has ended in another way."""
+    error: BaseException | None
+    if needed.cancelled():
+        error = CancelledError(f"{needed.task} was cancelled")
+    else:
+        error = needed.exception()  # it is being settled, if it is not yet
+    root: Any = needed
+    said = f"it needs {needed.task}, which {_how(error)}"
+    if isinstance(error, DependencyError) and error.root is not None:
+        root, error = error.root, error.__cause__
+        said = f"it needs {needed.task}, which was not run; in the end, {root.task} {_how(error)}"
+    unmet = DependencyError(
+        f"{place} was not run: {said}", dependency=needed, root=root, **place.details
+    )
+    unmet.__cause__ = error
+    return Outcome(exception=unmet)
+
+
+def _how(error: BaseException | None) -> str:
+    """How a task has ended, in one line."""
+    if error is None:
+        return "has succeeded"
+    if isinstance(error, CancelledError):
+        return "was cancelled"
+    first, _, _ = brief(error).partition("\n")  # all of it is the cause
+    return f"failed: {first}"
 
 
 def _timed_out(cause: Verdict, place: CallPlace) -> TaskTimeoutError:

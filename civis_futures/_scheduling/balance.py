@@ -38,6 +38,16 @@ def resize(fleet: Fleet, step: Step, max_workers: int) -> None:
                 fleet.take_back(step, call, worker)
 
 
+def hand_on(fleet: Fleet) -> None:
+    """Workers that have nothing to do stay for the next process, and end by themselves after
+    `keep_alive`.
+    """
+    if not fleet.handed_on:
+        fleet.handed_on = {w.id for w in fleet.listening() if w.running and not w.calls}
+        if fleet.handed_on:
+            fleet.write_failed()
+
+
 def may_even_out(fleet: Fleet) -> bool:
     """Whether a worker that has nothing to do may get calls of others."""
     for worker in fleet.workers.values():

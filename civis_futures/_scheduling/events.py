@@ -31,6 +31,20 @@ class FoundTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Need:
+    """What must have come of other tasks before one may begin: `all` of them, or any one, must have
+    ended with `success`, which is that their function returned, or with `failure`. With `values`,
+    their results are parts of its call.
+    """
+
+    tasks: tuple[TaskId, ...]
+    all: bool = True
+    success: bool = True
+    failure: bool = False
+    values: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """Which task a call is. In a session also its key, what was found of it, and why it must not be
     sent, if so.
@@ -44,7 +58,11 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A new task; `upload` if its call is too large to travel inline, else its `size` in bytes."""
+    """A new task; `upload` if its call is too large to travel inline, else its `size` in bytes.
+
+    `needs` name tasks that were submitted before. `data` is how many bytes its pickle has, to which
+    results of these are added.
+    """
 
     task: TaskId
     upload: bool = False
@@ -52,6 +70,15 @@ class Submitted:
     terms: Terms = PLAIN_TERMS
     key: str = ""
     found: FoundTask | None = None
+    needs: tuple[Need, ...] = ()
+    data: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """A task has failed before it could be submitted."""
+
+    task: TaskId
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +245,7 @@ class Tick:
 
 Event = (
     Submitted
+    | NotSent
     | Attached
     | CancelRequested
     | Done
@@ -364,12 +392,19 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmet:
+    """A task is not run: this one, of those that it needs, has ended in another way."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
 class Lose:
     """End a task with an error: a verdict about its container, or what made it impossible."""
 
     task: TaskId
     worker: WorkerId | None
-    cause: Verdict | Exception
+    cause: Verdict | Unmet | Exception
 
 
 @dataclass(frozen=True, slots=True)

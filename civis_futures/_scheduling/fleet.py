@@ -68,7 +68,7 @@ class Fleet:
     # Which calls the inbox that is being written revokes.
     _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)
     #: Workers that stay for the next process, once the inbox says so.
-    _handed_on: set[WorkerId] = field(default_factory=set)
+    handed_on: set[WorkerId] = field(default_factory=set)
     _told: bool = False  # the inbox that is being written says so
     _beat: float = 0.0  # when the inbox was written
     _repeat: float = math.inf  # seconds from then until it is written again as it is
@@ -291,7 +291,7 @@ class Fleet:
         self._repeat = 2 * self._repeat if letters else math.inf
         # Even if there is no letter: a call that was dropped must not stay in there.
         self._written_for = self._sharing()
-        self._told = bool(self._handed_on)
+        self._told = bool(self.handed_on)
         lease = self.policy.keep_alive if self._told else None
         step.do(e.WriteInbox(tuple(letters), self._written_for, lease))
         self._sent = {worker.id: self._taken_back(worker) for worker in readers}
@@ -325,7 +325,7 @@ class Fleet:
         for name, revoked in self._sent.items():
             if name in self.workers:
                 self.workers[name].revoked_in_inbox = revoked
-        for name in self._handed_on if self._told else ():
+        for name in self.handed_on if self._told else ():
             self.workers.pop(name, None)
 
     def write_failed(self) -> None:
@@ -446,10 +446,20 @@ class Fleet:
         number = sum(worker.open and not worker.held_up for worker in self.workers.values())
         return number, max(self._width(), number)  # more than `max_workers`, perhaps, as yet
 
-    def adopt(self, step: Step, worker: Worker) -> None:
-        """An earlier process has launched it."""
-        self.workers[worker.id] = worker
-        self.news(step, worker)
+    def adopt(self, step: Step, attached: e.Attached) -> None:
+        """These workers were launched by an earlier process, and are ours now."""
+        self.highest_id = attached.highest_id
+        for found in attached.workers:
+            worker = self.workers[found.id] = Worker.inherited(found, step.now)
+            self.news(step, worker)
+            for call in found.wanted:
+                self.tasks.inherit(call, found.id)
+
+    def leave(self) -> None:
+        """Workers are another process's now; those that it cannot know of stay."""
+        for worker in list(self.workers.values()):
+            if worker.phase in (WorkerPhase.ALIVE, WorkerPhase.CONCLUDING):
+                del self.workers[worker.id]
 
     # --- the end of a worker -------------------------------------------------------------------
 
@@ -460,7 +470,7 @@ class Fleet:
         wanted = self._room_wanted() if idle else []
         surplus = self._surplus()
         for worker in idle:
-            if worker.id in self._handed_on:
+            if worker.id in self.handed_on:
                 continue
             leave_at = worker.idle_since + self.policy.idle_timeout
             # It is of no use to make room again for what has not taken it.
@@ -474,15 +484,6 @@ class Fleet:
             if makes_room:
                 wanted.pop()
             self._let(step, worker)
-
-    def hand_on(self) -> None:
-        """Workers that have nothing to do stay for the next process, and end by themselves after
-        `keep_alive`.
-        """
-        if not self._handed_on:
-            idle = [w.id for w in self.listening() if w.running and not w.calls]
-            self._handed_on = set(idle)
-            self._stale = self._stale or bool(idle)
 
     def _surplus(self) -> set[WorkerId]:
         """Those that are too many since `max_workers` was lowered: those with the least to do."""

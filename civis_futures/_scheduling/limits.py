@@ -19,6 +19,7 @@ from .state import Step, TaskPhase, Tasks, Worker
 #: Seconds more for the first call of a container that is set up by a command, which may take long:
 #: nobody sees when the call begins.
 SETUP = 900.0
+_NOT_BEGUN = (TaskPhase.WAITING, TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,11 @@ class TimeLimits:
             elif not worker.cancelled:  # it may begin until its run has ended: see `begun_late`
                 self.fleet.cancel(step, worker)
             return
-        if task.phase not in (TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED):
+        if task.phase not in _NOT_BEGUN:
             return
         reason = f"it had not begun after its queue_timeout of {task.terms.queue_timeout:g} s"
+        if task.phase is TaskPhase.WAITING:
+            reason += f"; it waited for task {self.tasks.awaited_by(name)}"
         self.give_up(e.Lose(name, None, e.Verdict(None, reason, timed_out=True)))
 
     def begun_late(self, step: Step, name: TaskId, worker: Worker) -> e.Verdict | None:

@@ -3,10 +3,13 @@
 A task is known from `Submitted` until exactly one of `Settle`, `Lose`, `Drop` names it; whatever
 comes of it later is ignored. Between the two it is in one phase::
 
-    UPLOADING ──> READY ──> HELD by one worker ──> FETCHING ──> (JUDGING) ──> Settle
-                    ^         │         │             │             │
-                 DELAYED <────┴─ LOSING ┴─────────────┴─────────────┘  (attempts left)  ──> Lose
+    (WAITING) ──> UPLOADING ──> READY ──> HELD by one worker ──> FETCHING ──> (JUDGING) ──> Settle
+        │                         ^         │         │             │             │
+        └──> Lose              DELAYED <────┴─ LOSING ┴─────────────┴─────────────┘  ──> Lose
                                                  from anywhere, on cancel  ──> Drop
+
+WAITING is for other tasks, which were submitted before: so none waits for itself. What waits is in
+no worker's hands. Once what it needs cannot be had any more, it is lost, and so down the line.
 
 What workers do is in `fleet`. What always holds, after every event of the random histories in
 `tests/scheduling/test_scheduler.py`:
@@ -29,6 +32,8 @@ What workers do is in `fleet`. What always holds, after every event of the rando
    since `max_workers` was lowered.
 10. `CancelsDone` comes once nothing that was cancelled can run any more.
 11. No worker is given a call while one with a higher priority is READY that it could do.
+12. A task waits for others as long as it is not decided whether it may begin, and no longer; one is
+    given to a worker only when all that it needs has come.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ from .._pacing import Pacing
 from .._types import Standing, TaskId
 from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
-from .balance import even_out, may_even_out, resize
+from .balance import even_out, hand_on, may_even_out, resize
 from .fleet import Fleet
 from .limits import TimeLimits
 from .pacing import FALSE_STARTS, HOPE, RetriedRequest
@@ -72,6 +77,7 @@ class Scheduler:
         self._step = Step(0.0)
         self._handlers: dict[type, Callable[[Any], None]] = {
             e.Submitted: self._submitted,
+            e.NotSent: lambda event: self.tasks.failed.add(event.task),
             e.Attached: self._attached,
             e.CancelRequested: self._cancel_requested,
             e.Done: lambda event: self._done[type(event.command)](event.command, event.news),
@@ -120,7 +126,9 @@ class Scheduler:
             self._handlers[type(another)](another)
         if (at := self.tasks.wake(now)) is not None:
             step.wake(at)
+        self._tell_dependants()
         self.limits.expire(step)
+        self._tell_dependants()
         self._prepare()
         if self._known:
             self.fleet.give(step)
@@ -128,7 +136,7 @@ class Scheduler:
             even_out(self.fleet, step)
         keeps = self._closing and self._broken is None and self.policy.keep_alive > 0
         if keeps and not self.tasks.known:
-            self.fleet.hand_on()
+            hand_on(self.fleet)
         self.fleet.let_go(step, self._more_may_come() or (keeps and bool(self.tasks.known)))
         self.fleet.cancel_again(step)
         if self._known:
@@ -146,14 +154,37 @@ class Scheduler:
         limit = event.terms.queue_timeout
         expires = None if limit is None else self._step.now + limit
         task = Task(phase, event.terms, event.terms.resources, event.size, expires)
+        task.unsent, task.data = event.upload, event.data
         if event.found is not None:
             self._claimed(event, event.found, task)
             return
+        if event.needs:
+            task.phase = TaskPhase.WAITING
         self.tasks.add(event.task, task)
         if self._broken is not None:  # it was under way when the pool broke
             self._end(e.Lose(event.task, None, self._broken))
+        elif event.needs:
+            self.tasks.wait_for(event.task, event.needs)
+            self._begin(event.task)
         elif event.upload:
             self._step.do(e.Upload(event.task))
+
+    def _tell_dependants(self) -> None:
+        """Who waits for what has ended begins, or ends as well; and so down the line."""
+        for name in self.tasks.told():
+            self._begin(name)
+
+    def _begin(self, name: TaskId) -> None:
+        """Let a task begin that waits for others, or end if it never can."""
+        task = self.tasks.known[name]
+        if task.phase is not TaskPhase.WAITING:  # an earlier process has given it to a worker
+            return
+        if task.blocked is not None:
+            self._end(e.Lose(name, None, e.Unmet(task.blocked)))
+        elif not task.unmet:
+            task.measure(self.fleet.policy)
+            if self.tasks.move(name, TaskPhase.READY).phase is TaskPhase.UPLOADING:
+                self._step.do(e.Upload(name))
 
     def _uploaded(self, command: e.Upload, _: object) -> None:
         if command.task in self.tasks.known:
@@ -164,11 +195,12 @@ class Scheduler:
 
     def _attached(self, event: e.Attached) -> None:
         self._last_look = self._step.now
-        take_over(self.fleet, self.tasks, self._step, event)
+        self.fleet.adopt(self._step, event)
 
     def _claimed(self, event: e.Submitted, found: e.FoundTask, wish: Task) -> None:
         """A task that an earlier process has given away: go on from there."""
-        name, task = event.task, claim(self.tasks, event, found, wish)
+        name, task = event.task, self.tasks.claim(event.task, found, wish)
+        self.tasks.wait_for(name, event.needs)
         if self._broken is not None:
             self._end(e.Lose(name, None, self._broken))
         elif task.phase is TaskPhase.UNCLAIMED:
@@ -217,8 +249,11 @@ class Scheduler:
             self.tasks.move(name, TaskPhase.LOSING)
             self._step.do(e.Diagnose(task.worker, ((name, task.given),), answer))
         elif answer.data is not None and answer.data.file_id is not None:
-            self.tasks.move(name, TaskPhase.FETCHING)
+            task = self.tasks.move(name, TaskPhase.FETCHING)
             self._step.do(e.Fetch(name, answer))
+            if answer.kind == RETURNED:  # who needs the result can have it, even if we cannot
+                task.returned = True
+                self.tasks.tell(name, answer)
         else:
             self._settle(name, answer)
 
@@ -289,16 +324,25 @@ class Scheduler:
         if self.tasks.keep(name, None):
             return
         self._wait(e.Again(name), self._step.now)
-        self.limits.expire_if_due(self._step, name)
+        if name in self.tasks.known:
+            self.limits.expire_if_due(self._step, name)
 
     def _wait(self, again: e.Again, until: float) -> None:
-        if self.tasks.known[again.task].unsent:  # given away by an earlier process
+        task = self.tasks.known[again.task]
+        if task.unmet:  # given away by an earlier process, as the rest
+            self.tasks.move(again.task, TaskPhase.WAITING)
+            self._step.do(again)
+            self._begin(again.task)
+            return
+        task.measure(self.fleet.policy)
+        if task.unsent:
             self._step.do(e.Upload(again.task))
         self.tasks.delay(again.task, until)
         self._step.do(again)
 
     def _end(self, last_word: e.Settle | e.Lose | e.Drop) -> None:
-        if self.tasks.remove(last_word.task).claimed:
+        answer = last_word.answer if isinstance(last_word, e.Settle) else None
+        if self.tasks.remove(last_word.task, answer).claimed:
             self._step.do(last_word)
 
     # --- the platform and its workers ----------------------------------------------------------
@@ -513,7 +557,7 @@ class Scheduler:
 
     def _terminate(self, event: e.TerminateRequested) -> None:
         if event.leave:
-            leave(self.fleet)
+            self.fleet.leave()
         self._break(event.error)
 
     def _break(self, error: Exception) -> None:
@@ -550,30 +594,3 @@ class Scheduler:
 def _is_enough(request: RetriedRequest, hopeless: bool) -> bool:
     """Whether one more failure is one too many where nothing is at work yet."""
     return hopeless or request.failures + 1 >= HOPE
-
-
-def take_over(fleet: Fleet, tasks: Tasks, step: Step, event: e.Attached) -> None:
-    """These workers are ours now."""
-    fleet.highest_id = event.highest_id
-    for found in event.workers:
-        fleet.adopt(step, Worker.inherited(found, step.now))
-        for call in found.wanted:
-            tasks.inherit(call, found.id)
-
-
-def leave(fleet: Fleet) -> None:
-    """These workers are another process's now; those that it cannot know of stay."""
-    for worker in list(fleet.workers.values()):
-        if worker.phase in (WorkerPhase.ALIVE, WorkerPhase.CONCLUDING):
-            del fleet.workers[worker.id]
-
-
-def claim(tasks: Tasks, event: e.Submitted, found: e.FoundTask, wish: Task) -> Task:
-    """A task that was given away is submitted, with these wishes."""
-    if event.task not in tasks.known:
-        past = Task(TaskPhase.UNCLAIMED, worker=found.worker, given=found.attempt)
-        past.end = found.answer
-        tasks.add(event.task, past)
-    task = tasks.claim(event.task, wish)
-    task.unsent = event.upload
-    return task

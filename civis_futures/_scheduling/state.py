@@ -5,7 +5,8 @@ Only the scheduler writes these. The phases are drawn in its docstring.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from heapq import heappop, heappush
@@ -28,10 +29,12 @@ from .._wire import (
     INBOX_CALLS,
     MEMORY,
     ORDER_CALLS,
+    RETURNED,
     TIMED_OUT,
     Answer,
+    inline_limit,
 )
-from .events import CORRUPT, Command, Given, Reading, Report, Verdict
+from .events import CORRUPT, Command, FoundTask, Given, Need, Reading, Report, Verdict
 from .pacing import Pause, RetriedRequest
 
 #: Answers of calls that were lost.
@@ -67,10 +70,16 @@ class Policy:
         """How many bytes the calls in one worker's letter may take."""
         return min(INBOX_CALLS // self.max_workers, ORDER_CALLS)
 
+    @property
+    def inline_bytes(self) -> int:
+        """How many bytes a call may have that is not uploaded."""
+        return inline_limit(self.max_workers)
+
 
 class TaskPhase(Enum):
     """Where a task is."""
 
+    WAITING = auto()  # for other tasks
     UPLOADING = auto()
     READY = auto()
     DELAYED = auto()
@@ -91,6 +100,14 @@ class WorkerPhase(Enum):
 
 
 @dataclass(slots=True)
+class Wait:
+    """What is known of a need: how many of its tasks have not ended; 0 once it is decided."""
+
+    need: Need
+    left: int
+
+
+@dataclass(slots=True)
 class Task:
     """One task that has not ended."""
 
@@ -105,6 +122,16 @@ class Task:
     claimed: bool = True  # submitted to this process, and not only to an earlier one
     end: Answer | Verdict | None = None  # how it ended while UNCLAIMED; None: it never began
     unsent: bool = False  # its call must be uploaded before it is given to a worker
+    data: int = 0  # bytes of its pickle, if results of others are added to it
+    returned: bool = False  # its function has, with a result that is in a File
+    waits: tuple[Wait, ...] = ()
+    unmet: int = 0  # how many of these are not met
+    blocked: TaskId | None = None  # the task for whose sake one of them cannot be met any more
+
+    def measure(self, policy: Policy) -> None:
+        """Its call is known now, with what was added to it: see whether it must be uploaded."""
+        self.unsent = self.unsent or self.data > policy.inline_bytes
+        self.data = 0
 
     def grow(self) -> bool:
         """Ask for more memory, if the terms allow; whether they do."""
@@ -128,6 +155,11 @@ class Tasks:
         self._ready: dict[Resources, list[tuple[float, TaskId]]] = {}
         self._delayed: list[tuple[float, TaskId]] = []
         self._expiring: list[tuple[float, TaskId]] = []
+        #: Of all that have ended, those whose function has not returned.
+        self.failed: set[TaskId] = set()
+        # By the tasks that are waited for: who waits, some of whom may have ended meanwhile.
+        self._awaited: dict[TaskId, list[tuple[TaskId, Wait]]] = {}
+        self._ends: deque[tuple[TaskId, Answer | None]] = deque()  # who waits is not told yet
 
     def add(self, name: TaskId, task: Task) -> None:
         """A new task."""
@@ -138,10 +170,13 @@ class Tasks:
         if task.phase is TaskPhase.READY:
             self._queue(name, task)
 
-    def remove(self, name: TaskId) -> Task:
-        """The task has ended."""
+    def remove(self, name: TaskId, answer: Answer | None = None) -> Task:
+        """The task has ended, with this answer if there is one."""
         task = self.known.pop(name)
         self.count[task.phase] -= 1
+        if not task.returned and (answer is None or answer.kind != RETURNED):
+            self.failed.add(name)
+        self.tell(name, answer)
         return task
 
     def move(self, name: TaskId, phase: TaskPhase) -> Task:
@@ -161,11 +196,16 @@ class Tasks:
         """A worker of an earlier process has this call in hand."""
         self.add(call[0], Task(TaskPhase.HELD, worker=worker, given=call[1], claimed=False))
 
-    def claim(self, name: TaskId, wish: Task) -> Task:
-        """It is submitted now, with these terms."""
+    def claim(self, name: TaskId, found: FoundTask, wish: Task) -> Task:
+        """A task that was given away by an earlier process is submitted now, with these terms."""
+        if name not in self.known:
+            past = Task(TaskPhase.UNCLAIMED, worker=found.worker, given=found.attempt)
+            past.end = found.answer
+            self.add(name, past)
         task = self.known[name]
         task.terms, task.resources, task.size = wish.terms, wish.resources, wish.size
         task.claimed, task.expires = True, wish.expires
+        task.unsent, task.data = wish.unsent, wish.data
         if task.expires is not None:
             heappush(self._expiring, (task.expires, name))
         return task
@@ -177,6 +217,56 @@ class Tasks:
             return False
         self.move(name, TaskPhase.UNCLAIMED).end = end
         return True
+
+    # --- what waits for other tasks ------------------------------------------------------------
+
+    def wait_for(self, name: TaskId, needs: tuple[Need, ...]) -> None:
+        """A task needs others, which may have ended."""
+        task = self.known[name]
+        task.waits = tuple(Wait(need, len(need.tasks)) for need in needs)
+        task.unmet = len(needs)
+        for wait in task.waits:
+            for other in wait.need.tasks:
+                if self._has_ended(other):
+                    _tell(task, wait, other, other not in self.failed)
+                else:
+                    self._awaited.setdefault(other, []).append((name, wait))
+
+    def _has_ended(self, name: TaskId) -> bool:
+        task = self.known.get(name)
+        return task is None or task.returned
+
+    def tell(self, name: TaskId, answer: Answer | None) -> None:
+        """Tell those that wait for it, in `told`, that a task has ended."""
+        if name in self._awaited:
+            self._ends.append((name, answer))
+
+    def told(self) -> Iterator[TaskId]:
+        """Those that may begin now, or never, since tasks have ended for which they waited; more
+        of these may end meanwhile.
+        """
+        while self._ends:
+            name, answer = self._ends.popleft()
+            returned = answer is not None and answer.kind == RETURNED
+            for waiting, wait in self._awaited.pop(name, ()):
+                task = self.known.get(waiting)
+                if task is None:
+                    continue
+                if wait.need.values and answer is not None and answer.data is not None:
+                    inline = answer.data.size if answer.data.file_id is None else 0
+                    task.size += inline * 4 // 3  # as text
+                    task.data += inline
+                _tell(task, wait, name, returned)
+                if not task.unmet or task.blocked is not None:
+                    yield waiting
+
+    def awaited_by(self, name: TaskId) -> TaskId | None:
+        """The first task that this one still waits for, if there is any."""
+        open_ = (wait.need.tasks for wait in self.known[name].waits if wait.left)
+        tasks = (other for tasks in open_ for other in tasks if not self._has_ended(other))
+        return next(tasks, None)
+
+    # --- what may begin, and when --------------------------------------------------------------
 
     def delay(self, name: TaskId, until: float) -> None:
         """The task will be READY at this time."""
@@ -255,6 +345,21 @@ class Tasks:
     def _is_ready(self, name: TaskId) -> bool:
         task = self.known.get(name)
         return task is not None and task.phase is TaskPhase.READY
+
+
+def _tell(task: Task, wait: Wait, other: TaskId, returned: bool) -> None:
+    """One of the tasks that a task waits for has ended."""
+    need = wait.need
+    if not wait.left:
+        return
+    wait.left -= 1
+    good = need.success if returned else need.failure
+    if good is not need.all:  # which decides it, whatever becomes of the others
+        wait.left = 0
+    if not wait.left and good:
+        task.unmet -= 1
+    elif not wait.left and task.blocked is None:
+        task.blocked = other
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ import cloudpickle
 
 from .._data.contents import SharedData
 from .._data.own import imports_of_code, is_own, own_place, resolved, source_of
+from .._futures.future import ContainerFuture, key_of
 from .values import Values, atom, joined
 
 #: How much of a digest is kept, in hexadecimal digits: calls of one number are compared, no others.
@@ -144,6 +145,8 @@ class _Reached:
                 return joined("code", *_of_code(value))
             case types.CellType():
                 return joined("cell", *self._of_cell(value))
+            case ContainerFuture():  # its call, as what that will give is not known
+                return joined("future", key_of(value).encode())
             case SharedData():
                 return joined("shared", value._head, repr(value._digests).encode())
         kind = type(value)

@@ -245,6 +245,8 @@ class Script:
         home = self._homes.get(id(kind))
         if home is None:
             return _way("_class_setstate")(kind, state)
+        if "__globals__" not in slots:  # of the result of another call: it is the one that is here
+            return kind
         self._put_variables(kind.__module__, slots["__globals__"])
         fresh = not home.sent
         if fresh:

@@ -49,6 +49,22 @@ def test_submit(row):
         _submit(row, executor)
 
 
+def test_submit_of_a_graph(row):
+    """10,000 calls that each need the one before, beside as many that need nothing"""
+    with running(start_delay=600) as platform, pool(platform, 10) as executor:
+        began = time.perf_counter()
+        for number in range(NUMBER):
+            executor.submit(pow, number, 2)
+        alone = time.perf_counter() - began
+        link = executor.submit(pow, 1, 1)
+        began = time.perf_counter()
+        for _ in range(NUMBER):
+            link = executor.submit(pow, link, 1)
+        took = time.perf_counter() - began
+    row.add(f"{NUMBER:,} submits, each with an edge", took, "s", most=4)
+    row.add("of that, for the edges", took - alone, "s", most=1)
+
+
 def test_submit_to_nobody(row):
     """`submit` of a small call, to a platform that does not answer"""
     with Silent() as silent, pool(silent, 10, patience=2) as executor:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import socket
 import sys
 import threading
@@ -67,6 +68,36 @@ def test_requests_of_one_container_for_one_task():
             executor.shutdown()
     assert spent.count() - spent.watching <= MOST_REQUESTS * 6
     assert spent.starts == 6
+
+
+def test_a_graph_costs_no_request_more_than_its_calls():
+    """Two diamonds, as above; each call in a container of its own."""
+    with running() as platform, pool(platform, 3, max_tasks_per_worker=1) as executor:
+        executor.submit(no_op).result(60)
+        wait_until(lambda: platform.stats().count("PUT"))
+        with spending(platform) as spent:
+            last = 0
+            for _ in range(2):
+                first = executor.submit(operator.add, last, 1)
+                sides = [executor.submit(operator.add, first, 1) for _ in range(2)]
+                last = executor.submit(operator.add, *sides)
+            assert last.result(60) == 12
+            executor.shutdown()
+    assert spent.count() - spent.watching <= MOST_REQUESTS * 8
+    assert spent.starts == 8
+
+
+def test_a_large_result_does_not_come_back_through_here():
+    size = 3_000_000
+    with running() as platform, pool(platform, 1) as executor:
+        executor.submit(no_op).result(60)
+        with spending(platform) as spent:
+            large = executor.submit(bytes, size)
+            pending = executor.submit(len, large)
+            assert pending.result(60) == len(large.result(60)) == size
+            assert executor.submit(len, large).result(60) == size  # it is here, now
+    assert spent.uploads == 1  # the container's own
+    assert spent.downloads == 2  # by the future, and by the container, once
 
 
 def test_a_look_costs_one_request_while_nothing_changes(tmp_path):

@@ -27,7 +27,16 @@ from civis_futures._scheduling.pacing import (
 )
 from civis_futures._scheduling.scheduler import Scheduler
 from civis_futures._scheduling.state import Policy, TaskPhase, WorkerPhase
-from civis_futures._types import Inherited, Resources, Run, RunState, TaskId, Terms, WorkerId
+from civis_futures._types import (
+    PLAIN_TERMS,
+    Inherited,
+    Resources,
+    Run,
+    RunState,
+    TaskId,
+    Terms,
+    WorkerId,
+)
 
 ERROR = PlatformError("no answer")
 INLINE = _wire.Blob.of(b"x")
@@ -1106,6 +1115,129 @@ def test_a_held_look_that_ends_early_without_news_is_followed_by_a_pause():
     assert pauses[-1] == pytest.approx(SHORTEST_LOOK * LOOK_STRETCH, rel=0.01)
 
 
+# --- tasks that need others --------------------------------------------------------------------
+
+
+def needing(task: int, *tasks: int, upload: bool = False, terms: Terms = PLAIN_TERMS, **how):
+    need = e.Need(tuple(map(TaskId, tasks)), **how)
+    return e.Submitted(TaskId(task), upload=upload, terms=terms, needs=(need,), data=100)
+
+
+def returned(task: int, size: int = 1) -> _wire.Answer:
+    return replace(answer(task), data=_wire.Blob("0" * 64, size, inline=""))
+
+
+def test_a_task_waits_for_another_one_and_holds_nothing():
+    table = started(max_workers=1)
+    assert table(needing(1, 0, values=True)) == []
+    assert table.scheduler.tasks.known[TaskId(1)].phase is TaskPhase.WAITING
+    done = e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),))
+    assert kinds(table.looked(done)) == ["Settle", "WriteInbox"]
+    assert table(WRITTEN) == []
+    table(needing(2, 0))  # it has ended
+    assert table.scheduler.tasks.known[TaskId(2)].phase is not TaskPhase.WAITING
+
+
+def test_a_large_result_releases_who_needs_it_before_it_is_here():
+    table = started(max_workers=1)
+    table(needing(1, 0, values=True))
+    large = answer(0, file=True)
+    commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (large,)))
+    assert kinds(commands) == ["Fetch", "WriteInbox"]
+    [letter] = commands[1].letters
+    assert letter.calls == ((TaskId(1), 1),)
+    # And whatever becomes of that: its function has returned.
+    assert kinds(table(e.CancelRequested(TaskId(0)))) == ["Drop"]
+    table(needing(2, 0))
+    assert table.scheduler.tasks.known[TaskId(2)].phase is not TaskPhase.WAITING
+
+
+def test_results_that_make_a_call_too_large_are_uploaded_with_it():
+    table = started(tasks=2, max_workers=1)
+    table(needing(2, 0, 1, values=True))
+    table(needing(3, 0, 1))
+    half = _wire.INLINE_LIMIT * 2 // 3
+    answers = returned(0, half), returned(1, half)
+    commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), answers))
+    assert kinds(commands) == ["Settle", "Settle", "Upload", "WriteInbox"]
+    assert commands[2] == e.Upload(TaskId(2))
+
+
+def test_what_must_be_uploaded_waits_first():
+    table = started(max_workers=1)
+    assert table(needing(1, 0, upload=True)) == []
+    commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),)))
+    assert e.Upload(TaskId(1)) in commands
+
+
+def test_a_thousand_in_a_row_that_cannot_be_run_any_more_end_at_once():
+    table = started()
+    for number in range(1, 1001):
+        table(needing(number, number - 1))
+    failed = answer(0, _wire.RAISED)
+    commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (failed,)))
+    assert commands[0] == e.Settle(TaskId(0), WorkerId(1), failed)
+    expected = [e.Lose(TaskId(n), None, e.Unmet(TaskId(n - 1))) for n in range(1, 1001)]
+    assert commands[1:] == expected
+    [lost] = table(needing(1001, 1000))
+    assert lost == e.Lose(TaskId(1001), None, e.Unmet(TaskId(1000)))
+
+
+def test_a_thousand_that_one_needs():
+    table = started(tasks=1000, max_workers=1)
+    table(needing(1000, *range(1000), values=True))
+    table(needing(1001, *range(1000), all=False))
+    running = run_in(RunState.RUNNING)
+    begun = []
+    for number in range(1000):
+        task = table.scheduler.tasks.known[TaskId(number)]
+        if task.phase is TaskPhase.HELD:
+            begun.append(number)
+    table.looked(e.Report(WorkerId(1), running, tuple(map(answer, begun))))
+    known = table.scheduler.tasks.known
+    assert known[TaskId(1000)].unmet == (1 if len(begun) < 1000 else 0)
+    assert known[TaskId(1000)].waits[0].left == 1000 - len(begun)
+    assert known[TaskId(1001)].phase is not TaskPhase.WAITING
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "runs"),
+    [
+        ({}, _wire.RETURNED, True),
+        ({}, _wire.RAISED, False),
+        ({"failure": True}, _wire.RAISED, True),
+        ({"success": False, "failure": True}, _wire.RETURNED, False),
+        ({"success": False, "failure": True}, _wire.RAISED, True),
+    ],
+)
+def test_what_must_have_become_of_it(how, kind, runs):
+    table = started(max_workers=1)
+    table(needing(1, 0, **how))
+    commands = table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0, kind),)))
+    assert kinds(commands) == ["Settle", "WriteInbox" if runs else "Lose"]
+    later = table(needing(2, 0, **how))
+    assert (kinds(later) == ["Lose"]) is not runs
+
+
+def test_a_break_ends_what_waits_with_the_same_error():
+    table = started()
+    table(needing(1, 0))
+    error = BrokenContainerPool("enough")
+    commands = table(e.TerminateRequested(error))
+    assert [c for c in commands if isinstance(c, e.Lose)] == [
+        e.Lose(TaskId(0), WorkerId(1), error), e.Lose(TaskId(1), None, error),
+    ]  # fmt: skip
+
+
+def test_a_queue_timeout_says_what_was_waited_for():
+    table = started()
+    table(needing(1, 0, terms=Terms(queue_timeout=5.0)))
+    commands = table.until("Lose", e.Report(WorkerId(1), run_in(RunState.RUNNING)))
+    [lost] = [command for command in commands if isinstance(command, e.Lose)]
+    assert lost.task == 1
+    assert lost.cause.reason.endswith("its queue_timeout of 5 s; it waited for task 0")
+
+
 # --- random histories --------------------------------------------------------------------------
 
 BAD_ENDS = [
@@ -1142,6 +1274,9 @@ class World:
     abandoned: set = field(default_factory=set)
     past: dict = field(default_factory=dict)  # task -> what an earlier process left of it
     cancels_awaited: bool = False
+    needs: dict = field(default_factory=dict)  # task -> what it needs
+    returned: dict = field(default_factory=dict)  # task -> whether its function has, once it ended
+    depend: bool = False  # whether some tasks need others
     lease: float | None = None  # for how long workers shall stay for another process
 
     def __post_init__(self):
@@ -1157,6 +1292,11 @@ class World:
     def obey(self, command: e.Command) -> None:
         if isinstance(command, e.Settle | e.Lose | e.Drop):
             self.ended[command.task] += 1
+            if isinstance(command, e.Lose) and isinstance(command.cause, e.Unmet):
+                assert command.worker is None, "invariant 12"
+                assert self.decided(command.task) is False, "invariant 12"
+            good = isinstance(command, e.Settle) and command.answer.kind == _wire.RETURNED
+            self.returned.setdefault(command.task, good)
         elif isinstance(command, e.Finish):
             self.finished += 1
             self.abandoned = set(command.abandoned)
@@ -1172,6 +1312,8 @@ class World:
             calls = {c[0] for worker in going for c in self.todo[worker] if c not in freed}
             assert calls <= self.scheduler.tasks.known.keys(), "invariant 10"
         elif not isinstance(command, e.Break | e.Again):
+            if isinstance(command, e.Fetch) and command.answer.kind == _wire.RETURNED:
+                self.returned[command.task] = True  # its result can be had
             if isinstance(command, e.Launch):
                 assert all(name < self.submitted for name, _ in command.calls), "unclaimed"
             same = [type(other) for other in self.pending]
@@ -1193,6 +1335,11 @@ class World:
             assert (task.phase is TaskPhase.HELD) == (name in held), "invariant 1"
             assert self.ended[name] == 0, "invariant 3"
             assert task.attempts <= self.terms[name].max_retries, "invariant 6"
+            if task.phase is TaskPhase.WAITING:
+                assert self.decided(name) is None, "invariant 12"
+                assert tasks.awaited_by(name) in tasks.known, "invariant 7"
+            elif task.phase in (TaskPhase.UPLOADING, TaskPhase.READY) and task.claimed:
+                assert self.decided(name), "invariant 12"
             if name in held:
                 assert held[name].resources.cover(task.resources), "invariant 5"
         phases = Counter(task.phase for task in tasks.known.values())
@@ -1231,6 +1378,29 @@ class World:
         if len(idle) > moving and not too_many:
             tied = [call for w in waiting for call in movable(fleet, w, idle)]
             assert not tied or not self.scheduler._known, "invariant 9"
+
+    def decided(self, name: TaskId) -> bool | None:
+        """Whether a task has all that it needs; False: it never will; None: that is open."""
+        met = True
+        for need in self.needs.get(name, ()):
+            ends = [self.returned.get(other) for other in need.tasks]
+            good = [None if end is None else need.success if end else need.failure for end in ends]
+            enough, wrong = (all, any) if need.all else (any, all)
+            if wrong(each is False for each in good):
+                return False
+            met = met and enough(good)
+        return met or None
+
+    def choose_needs(self, name: TaskId) -> tuple[e.Need, ...]:
+        chance = self.chance
+        needs = []
+        while name and chance.random() < 0.3:
+            few = min(name, chance.choice([1, 1, 2, 5]))
+            tasks = chance.sample(range(max(0, name - chance.choice([3, 100])), name), k=1)
+            tasks = tuple({*tasks, *chance.sample(range(name), k=few - 1)})
+            kind = chance.choice([(True, False), (True, False), (False, True), (True, True)])
+            needs.append(e.Need(tasks, chance.random() < 0.7, *kind, values=chance.random() < 0.5))
+        return tuple(needs)
 
     def check_priorities(self, held) -> None:
         """Invariant 11: of what a worker could do, it was given what comes first."""
@@ -1435,7 +1605,16 @@ class World:
             priority=chance.choice([0, 0, 0, 1, -1]),
         )
         upload, found = chance.random() < 0.2, self.past.pop(name, None)
-        self.send(e.Submitted(name, upload=upload, size=100, terms=terms, found=found))
+        needs = self.needs[name] = self.choose_needs(name) if self.depend else ()
+        if found is None and chance.random() < 0.02:
+            self.ended[name], self.returned[name] = 1, False
+            self.send(e.NotSent(name))
+            return
+        self.send(
+            e.Submitted(
+                name, upload=upload, size=100, terms=terms, found=found, needs=needs, data=100
+            )
+        )
 
     def crowd(self) -> None:
         self.send(e.OthersWait(self.chance.choice([None, 0.0, self.now])))
@@ -1474,7 +1653,7 @@ def history(seed: int, heir: bool = False) -> Counter:
     )
     scheduler = Scheduler(policy, jitter=chance.random)
     scheduler.fleet.shares = AtMost(limit=chance.choice([100, 100, 1, 3]))
-    world = World(chance, scheduler)
+    world = World(chance, scheduler, depend=chance.random() < 0.5)
     if heir:
         world.attach()
     steps = [world.deliver, world.work, world.pass_time, world.submit, world.cancel, world.crowd]

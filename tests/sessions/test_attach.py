@@ -352,3 +352,42 @@ def gate_file(tmp_path):
     gate = tmp_path / "gate"
     yield gate
     gate.touch()
+
+
+GRAPH = """
+firsts = [executor.submit(work, number) for number in range(tasks)]
+seconds_ = [executor.submit(add, first, 100) for first in firsts]
+last = executor.submit(collect, seconds_)
+print(json.dumps(last.result()))
+"""
+GRAPH_FUNCTIONS = """
+def note(number):
+    with open(folder / "runs", "a") as file:  # one line for each execution
+        file.write(f"{number}\\n")
+    time.sleep(seconds)
+
+def work(number):
+    note(number)
+    return number
+
+def add(number, more):
+    note(number + more)
+    return number + more
+
+def collect(numbers):
+    note(1000)
+    return numbers
+"""
+
+
+@pytest.mark.parametrize("ended", [3, 8, 13], ids=["upstream", "between", "downstream"])
+def test_a_client_that_is_killed_within_a_graph(client, until, ended):
+    """What had ended, or is in a container's hands, is not run again, nor waits again."""
+    options = {"session": f"graph {ended}", "max_workers": 2, "idle_timeout": 5}
+    graph = {"cell": GRAPH, "functions": GRAPH_FUNCTIONS}
+    first = client.start(8, 0.1, **graph, **options)
+    until(lambda: len(client.runs) >= ended, 60)
+    client.kill(first)
+    sums = [number + 100 for number in range(8)]
+    assert client(8, 0.1, **graph, **options) == sums
+    assert sorted(client.runs) == [*range(8), *sums, 1000]

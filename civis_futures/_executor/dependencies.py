@@ -1,0 +1,127 @@
+"""Calls that need others: what stands in them for the results of these, and what the scheduler is
+told; and which of them to submit once more.
+
+Knows futures and the calls that were sent, and does not submit any.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from .._data.contents import SentCall, Value
+from .._futures.future import ContainerFuture, number_of, value_in
+from .._futures.waiting import Dependency
+from .._scheduling.events import Need
+from .._types import TaskId
+
+#: Futures of a pool, and those that have taken their places, with what stands for their results.
+Replaced = Mapping[ContainerFuture[Any], tuple[ContainerFuture[Any], Value]]
+
+
+def upstream(owner: object, future: Future[Any]) -> Value | None:
+    """What stands for the result of a future in a call; None if it is here already.
+
+    Raises:
+        TypeError: it is not a future of this owner.
+    """
+    if not isinstance(future, ContainerFuture) or future._pool is not owner:
+        raise TypeError(f"{future!r} is not of this executor: pass its result")
+    sent = sent_of(future)
+    if sent is None:
+        return Value()
+    value: Value = value_in(future, Value(sent.modules))
+    # The pool notes what has come before it looks for this value: so one of the two finds it. It is
+    # forgotten only when the future has its result.
+    came = sent.came
+    if came is not None:
+        value.fill(came)
+    elif future.done() and not failed(future):
+        return None
+    return value
+
+
+def sent_of(future: ContainerFuture[Any]) -> SentCall | None:
+    """The call of a future of ours, if it was sent."""
+    sent = future._sent
+    assert sent is None or isinstance(sent, SentCall), "no pool but ours has these futures"
+    return sent
+
+
+def check_owner(owner: object, after: Sequence[Dependency]) -> None:
+    """Raise ValueError if one of the futures is not of this owner."""
+    for future in itertools.chain.from_iterable(need.futures for need in after):
+        if future._pool is not owner:
+            raise ValueError(f"after has a future of another executor: {future!r}")
+
+
+def needs_of(futures: Sequence[Any], after: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
+    """What a call needs that has the results of these futures in it."""
+    return (Dependency(futures), *after) if futures else after
+
+
+def told(sent: SentCall) -> tuple[Need, ...]:
+    """What a call needs, for the scheduler."""
+    values = bool(sent.needs) and bool(sent.values)
+    return tuple(
+        Need(
+            tuple(TaskId(number_of(future)) for future in need.futures),
+            need.all,
+            need.success,
+            need.failure,
+            values and not number,
+        )
+        for number, need in enumerate(sent.needs)
+    )
+
+
+def failed_before(future: ContainerFuture[Any]) -> list[ContainerFuture[Any]]:
+    """What to submit again for the sake of this one, in this order, itself included: those that
+    have failed and that it needs, and what these need.
+
+    Raises:
+        RuntimeError: one of them was never sent.
+    """
+    order: list[ContainerFuture[Any]] = []
+    seen, ahead = {future}, [(future, False)]
+    while ahead:
+        each, complete = ahead.pop()
+        if complete:
+            order.append(each)
+            continue
+        sent = sent_of(each)
+        if sent is None or not sent.kept:
+            raise RuntimeError(f"the call was never sent, so it cannot be sent again: {each!r}")
+        ahead.append((each, True))
+        more = [other for other in _failed(sent) if other not in seen]
+        seen.update(more)
+        ahead += [(other, False) for other in more]
+    return order
+
+
+def _failed(sent: SentCall) -> Iterator[ContainerFuture[Any]]:
+    for need in sent.needs:
+        yield from filter(failed, need.futures if need.success else ())
+
+
+def failed(future: Future[Any]) -> bool:
+    """Whether it is done, and has no result."""
+    return future.done() and (future.cancelled() or future.exception() is not None)
+
+
+def replaced(sent: SentCall, again: Replaced) -> tuple[tuple[Any, ...], tuple[Dependency, ...]]:
+    """The buffers and the needs of a call, with other futures in place of some."""
+    values = {id(value_in(old)): new for old, (_, new) in again.items()}
+    buffers = tuple(values.get(id(each), each) for each in sent.buffers)
+    needs = tuple(
+        Dependency(
+            [again[future][0] if future in again else future for future in need.futures],
+            all=need.all,
+            success=need.success,
+            failure=need.failure,
+        )
+        for need in sent.needs
+    )
+    return buffers, needs

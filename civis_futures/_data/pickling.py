@@ -33,6 +33,9 @@ PROTOCOL = 5
 #: Buffers of at least this many bytes leave the pickle, to be uploaded once. Each costs a request
 #: to upload and one per worker to find, which takes about as long as it takes to send 1 MB.
 LEAST_BUFFER = 1_000_000
+#: Arrays of at least this many bytes do so when a second call has them: such a call would take a
+#: File of its own, as it is larger than what travels inline (`_wire.INLINE_LIMIT`).
+LEAST_REPEATED = 50_000
 #: The most buffers that leave one pickle, lest a list of arrays costs hundreds of requests.
 MOST_BUFFERS = 16
 #: The pickle of shared data (what is left of it without its buffers) travels with each call up to
@@ -275,7 +278,7 @@ def _pickled(
     apart: Mapping[int, SharedData] = MappingProxyType({}),
 ) -> Payload:
     """The pickle of a value, with handles in place of the objects with these ids."""
-    target, buffers = io.BytesIO(), _Buffers(contents)
+    target, buffers = io.BytesIO(), _Buffers(contents, manner)
     pickler = _Pickler(target, buffers, manner, apart)
     pickler.dump(value)
     modules = frozenset(pickler.references.modules)
@@ -371,7 +374,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(value) is _Bytes:
             return bytes, (pickle.PickleBuffer(value.data),)
         if type(value) is not SharedData:
-            array = _as_buffer(value, self._shared_from)
+            array = _as_buffer(value, self._shared_from, self._buffers.of_array)
             if array is not None:
                 return array
             if type(value).__name__ in _GENERATORS and (found := Carried.of(value)) is not None:
@@ -421,7 +424,9 @@ class _Reduced:
         return self._how
 
 
-def _as_buffer(value: Any, shared_from: float) -> tuple[Any, ...] | None:
+def _as_buffer(
+    value: Any, shared_from: float, buffer_of: Callable[[Any], pickle.PickleBuffer]
+) -> tuple[Any, ...] | None:
     """How to pickle a large array of NumPy so that its bytes can leave the pickle, if its own way
     would keep them there: strided views, dates, memory-mapped files. One of fewer bytes than
     `shared_from` is copied when it has arrived, so that it can be written.
@@ -433,7 +438,7 @@ def _as_buffer(value: Any, shared_from: float) -> tuple[Any, ...] | None:
     array = getattr(numpy, "ndarray", None)
     if numpy is None or array is None or not isinstance(value, array):
         return None
-    if value.nbytes < LEAST_BUFFER or value.dtype.hasobject:
+    if value.nbytes < LEAST_REPEATED or value.dtype.hasobject:
         return None
     if type(value) not in (array, numpy.memmap):
         return _bytes_apart(value)
@@ -441,8 +446,9 @@ def _as_buffer(value: Any, shared_from: float) -> tuple[Any, ...] | None:
     whole = numpy.asarray(value, order=order).view(numpy.ndarray)
     data = whole.reshape(-1, order=order).view(numpy.uint8)  # no copy: it is contiguous
     shape, dtype = value.shape, value.dtype
-    how = numpy.ndarray, (shape, dtype, pickle.PickleBuffer(data), 0, None, order)
-    return how if value.nbytes >= shared_from else (numpy.array, (_Reduced(how),))
+    how = numpy.ndarray, (shape, dtype, buffer_of(data), 0, None, order)
+    shared = value.nbytes >= max(shared_from, LEAST_BUFFER)
+    return how if shared else (numpy.array, (_Reduced(how),))
 
 
 class _Bytes:
@@ -471,9 +477,11 @@ class _Buffers:
     in a cycle with it, all that was pickled would live on for a while.)
     """
 
-    def __init__(self, contents: ContentStore) -> None:
+    def __init__(self, contents: ContentStore, call: object) -> None:
         self.out: list[Content] = []
         self._contents = contents
+        self._call = call  # stands for the call: it may be pickled several times
+        self._of_arrays: dict[int, pickle.PickleBuffer] = {}  # by id
         # By the id of an empty buffer that stands for it.
         self._stand_ins: dict[int, tuple[pickle.PickleBuffer, Content]] = {}
 
@@ -489,10 +497,24 @@ class _Buffers:
         except BufferError:  # not contiguous
             return True
         with view:
-            if view.nbytes < LEAST_BUFFER:
+            if view.nbytes < LEAST_BUFFER and not self._is_repeated(buffer, view):
                 return True
             self.out.append(self._contents.take(view))
         return False
+
+    def of_array(self, data: Any) -> pickle.PickleBuffer:
+        """The buffer of an array that is copied where it arrives, unless it is large: only such a
+        one may leave the pickle without becoming read-only there.
+        """
+        buffer = pickle.PickleBuffer(data)
+        self._of_arrays[id(buffer)] = buffer
+        return buffer
+
+    def _is_repeated(self, buffer: pickle.PickleBuffer, view: memoryview) -> bool:
+        """Whether another call has had the same array before."""
+        if view.nbytes < LEAST_REPEATED or id(buffer) not in self._of_arrays:
+            return False
+        return self._contents.is_repeated(view, self._call)
 
     def stand_ins(self, handle: SharedData) -> list[pickle.PickleBuffer]:
         """For each piece of a handle, a buffer that `take` will know."""

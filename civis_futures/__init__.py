@@ -30,6 +30,7 @@ from ._exceptions import (
     WorkerCrashedError,
     WorkerMemoryError,
 )
+from ._executor.decorators import ParallelFunction, require
 from ._executor.executor import ContainerPoolExecutor, PlatformAddress, WithOptions
 from ._executor.here import this_container
 from ._executor.map import MapResult
@@ -40,7 +41,7 @@ from ._futures.tables import Table, table
 from ._futures.waiting import Dependency, as_completed, as_completed_async
 from ._public import publish as _publish
 from ._public import version as _version
-from ._sessions.registry import SessionInfo, purge, sessions
+from ._sessions.registry import SessionInfo, purge, results, sessions
 from ._types import Attempt, LogLine, TaskState
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "NamedFiles",
     "OutcomePicklingError",
     "OutcomeUnpicklingError",
+    "ParallelFunction",
     "PlatformAddress",
     "PlatformError",
     "ProgressBar",
@@ -86,6 +88,8 @@ __all__ = [
     "as_completed_async",
     "progress",
     "purge",
+    "require",
+    "results",
     "sessions",
     "table",
     "this_container",

@@ -252,11 +252,11 @@ class Order:
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
     `initializer` the pickled (function, args, kwargs) to run first in each process, with its
     buffers, of which the last `initializer_code` are modules as of a call; `disk` the container's
-    disk, in MB; whoever `greets` shows in the name of the script at once that it can change it;
-    `holder` as in the inbox; `key` is what answers are sealed with, a secret. In seconds: `poll` is
-    the longest pause between two looks at the inbox, `linger` how long an answer may wait for
-    others before they are posted together, and `lease` how long the inbox may stay as it is: then
-    nobody is there.
+    disk, in MB, and `cores` how many it was asked for (0: nobody knows); whoever `greets` shows in
+    the name of the script at once that it can change it; `holder` as in the inbox; `key` is what
+    answers are sealed with, a secret. In seconds: `poll` is the longest pause between two looks at
+    the inbox, `linger` how long an answer may wait for others before they are posted together, and
+    `lease` how long the inbox may stay as it is: then nobody is there.
     """
 
     worker: str
@@ -275,6 +275,7 @@ class Order:
     holder: int = 0
     key: str = field(default="", repr=False)
     initializer_code: int = 0
+    cores: float = 0.0
     version: int = WIRE_VERSION
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from typing import assert_type
 
-from civis_futures import ContainerFuture, ContainerPoolExecutor, Dependency, MapResult
+from civis_futures import ContainerFuture, ContainerPoolExecutor, Dependency, MapResult, require
 
 
 def work(x: int, *, scale: float = 1.0) -> str:
@@ -48,6 +48,17 @@ def use(executor: ContainerPoolExecutor, general: Executor) -> None:
     assert_type(executor.map(work, range(3), timeout=1, chunksize=3), MapResult[str])
     assert_type(executor.options().map(work, [1], buffersize=3, progress=True), MapResult[str])
     _: Iterator[str] = executor.map(work, range(3))
+    given = executor.map(work, [1], return_exceptions=True, ordered=False)
+    assert_type(given, MapResult[str | BaseException])
+    assert_type(executor.map(work, [1], return_exceptions=False), MapResult[str])
+    assert_type(
+        executor.options().map(work, [1], return_exceptions=bool(given)),
+        MapResult[str | BaseException],
+    )
+    assert_type(executor.parallel(work).map([1]), MapResult[str])
+    assert_type(executor.parallel(timeout=3)(work).submit(1), ContainerFuture[str])
+    assert_type(executor.parallel(work)(1), str)
+    assert_type(require("numpy")(work)(1, scale=2.0), str)
     assert_type(executor.submit_batch(work, [(1,)]).result(), list[str])
     use(executor, general=executor)
     assert_type(general.submit(work, 1), Future[str])
@@ -64,6 +75,9 @@ def use(executor: ContainerPoolExecutor, general: Executor) -> None:
     executor.options().options(label=3)  # type: ignore
     executor.options(after=3)  # type: ignore
     executor.map(work, 3)  # type: ignore
+    executor.map(work, [1], return_exceptions=1)  # type: ignore
+    executor.parallel(work).submit("one")  # type: ignore
+    require("numpy")(work)("one")  # type: ignore
     executor.map(work, [1], chunk=3)  # type: ignore
     executor.options().map(work, [1], chunksize="many")  # type: ignore
 """

@@ -185,13 +185,16 @@ class PlatformClient:
         params.update(order="created_at", order_dir="desc")
         return self._page(path, params, replies.job_row)[0]
 
-    def search_jobs(self, text: str, page: int = 1) -> tuple[list[JobRow], bool]:
-        """My hidden jobs with this text in their names, and whether more pages follow. GET /jobs.
+    def search_jobs(
+        self, text: str, page: int = 1, user: int | None = None
+    ) -> tuple[list[JobRow], bool]:
+        """Hidden jobs with this text in their names, and whether more pages follow. GET /jobs.
 
-        Mine only: anybody can give a job any name, and what these names say is believed.
+        Mine only, or that user's: anybody can give a job any name, and what these names say is
+        believed.
         """
         params = {"q": text, "hidden": True, "limit": PAGE_SIZE, "page_num": page}
-        params["author"] = self.me()
+        params["author"] = self.me() if user is None else user
         return self._page("jobs", params, replies.job_row)
 
     def list_jobs(

@@ -24,6 +24,8 @@ from .. import _wire
 LEAST_LIFE = 6 * 86400.0
 #: Characters of a call that has succeeded, which its future keeps: as much as it takes itself.
 MOST_KEPT = 4_000
+#: Digests that are remembered of bytes that may come again, some 150 bytes each; then none is.
+MOST_MET = 10_000
 
 
 class Piece(Protocol):
@@ -200,11 +202,18 @@ class ContentStore:
         self._lock = threading.Lock()
         self._ready: dict[str, Content] = {}
         # Those on their way live as long as a call, a handle or an upload has use for them.
+        self._met: dict[str, object] = {}  # digests that were asked about, and by what
         self._coming: weakref.WeakValueDictionary[str, Content] = weakref.WeakValueDictionary()
 
     def take(self, view: memoryview) -> Content:
         """The content with these bytes, of which a copy is made only if they are new."""
         return self.find(_wire.digest(view)) or self.keep(bytes(view))
+
+    def is_repeated(self, view: memoryview, by: object) -> bool:
+        """Whether this was asked about these bytes before, by something else."""
+        if len(self._met) > MOST_MET:
+            self._met.clear()
+        return self._met.setdefault(_wire.digest(view), by) is not by
 
     def keep(self, data: bytes) -> Content:
         """The content with these bytes."""

@@ -16,7 +16,7 @@ import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType
@@ -39,6 +39,9 @@ PROTOCOL = 5
 #: Buffers of at least this many bytes leave the pickle, to be uploaded once. Each costs a request
 #: to upload and one per worker to find, which takes about as long as it takes to send 1 MB.
 LEAST_BUFFER = 1_000_000
+#: Arrays of at least this many bytes do so when a second call has them: such a call would take a
+#: File of its own, as it is larger than what travels inline (`_wire.INLINE_LIMIT`).
+LEAST_REPEATED = 50_000
 #: The most buffers that leave one pickle, lest a list of arrays costs hundreds of requests.
 MOST_BUFFERS = 16
 #: The pickle of shared data (what is left of it without its buffers) travels with each call up to
@@ -211,6 +214,7 @@ class Manner:
     named: Collection[int] = ()
     apart_from: float = LEAST_BUFFER
     upstream: Upstream | None = None
+    call: object = field(default_factory=object)  # stands for the call, in all its pickles
 
 
 def payload(
@@ -363,7 +367,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(
         self, contents: ContentStore, manner: Manner, apart: Mapping[int, SharedData]
     ) -> None:
-        self._target, self._buffers = io.BytesIO(), _Buffers(contents)
+        self._target, self._buffers = io.BytesIO(), _Buffers(contents, manner.call)
         super().__init__(self._target, PROTOCOL, self._buffers.take)
         self._contents, self._manner, self._apart = contents, manner, apart
         self.futures: list[Future[Any]] = []
@@ -398,7 +402,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return bytes, (pickle.PickleBuffer(value.data),)
         if _is_array(value):
             if not value.dtype.hasobject:
-                array = _as_buffer(value, self._manner.shared_from)
+                array = _as_buffer(value, self._manner.shared_from, self._buffers.of_array)
                 if array is not None:
                     return array
             elif (handle := self._in_a_pickle_of_its_own(value)) is not None:
@@ -493,14 +497,16 @@ def _is_alike(value: Any) -> bool:
     return isinstance(value.__reduce_ex__(PROTOCOL), str)
 
 
-def _as_buffer(value: Any, shared_from: float) -> tuple[Any, ...] | None:
+def _as_buffer(
+    value: Any, shared_from: float, buffer_of: Callable[[Any], pickle.PickleBuffer]
+) -> tuple[Any, ...] | None:
     """How to pickle a large array of NumPy so that its bytes can leave the pickle, if its own way
     would keep them there: strided views, dates, memory-mapped files. One of fewer bytes than
     `shared_from` is copied when it has arrived, so that it can be written.
 
     As with NumPy's own pickles, what is not contiguous becomes so, in C order.
     """
-    if value.nbytes < LEAST_BUFFER:
+    if value.nbytes < LEAST_REPEATED:
         return None
     numpy = sys.modules["numpy"]
     if type(value) not in (numpy.ndarray, numpy.memmap):
@@ -509,8 +515,9 @@ def _as_buffer(value: Any, shared_from: float) -> tuple[Any, ...] | None:
     whole = numpy.asarray(value, order=order).view(numpy.ndarray)
     data = whole.reshape(-1, order=order).view(numpy.uint8)  # no copy: it is contiguous
     shape, dtype = value.shape, value.dtype
-    how = numpy.ndarray, (shape, dtype, pickle.PickleBuffer(data), 0, None, order)
-    return how if value.nbytes >= shared_from else (numpy.array, (Reduced(how),))
+    how = numpy.ndarray, (shape, dtype, buffer_of(data), 0, None, order)
+    shared = value.nbytes >= max(shared_from, LEAST_BUFFER)
+    return how if shared else (numpy.array, (Reduced(how),))
 
 
 class _Bytes:
@@ -539,9 +546,11 @@ class _Buffers:
     in a cycle with it, all that was pickled would live on for a while.)
     """
 
-    def __init__(self, contents: ContentStore) -> None:
+    def __init__(self, contents: ContentStore, call: object) -> None:
         self.out: list[Content | Value] = []
         self._contents = contents
+        self._call = call  # stands for the call: it may be pickled several times
+        self._of_arrays: dict[int, pickle.PickleBuffer] = {}  # by id
         # By the id of an empty buffer that stands for it.
         self._stand_ins: dict[int, tuple[pickle.PickleBuffer, Content | Value]] = {}
 
@@ -557,10 +566,24 @@ class _Buffers:
         except BufferError:  # not contiguous
             return True
         with view:
-            if view.nbytes < LEAST_BUFFER:
+            if view.nbytes < LEAST_BUFFER and not self._is_repeated(buffer, view):
                 return True
             self.out.append(self._contents.take(view))
         return False
+
+    def of_array(self, data: Any) -> pickle.PickleBuffer:
+        """The buffer of an array that is copied where it arrives, unless it is large: only such a
+        one may leave the pickle without becoming read-only there.
+        """
+        buffer = pickle.PickleBuffer(data)
+        self._of_arrays[id(buffer)] = buffer
+        return buffer
+
+    def _is_repeated(self, buffer: pickle.PickleBuffer, view: memoryview) -> bool:
+        """Whether another call has had the same array before."""
+        if view.nbytes < LEAST_REPEATED or id(buffer) not in self._of_arrays:
+            return False
+        return self._contents.is_repeated(view, self._call)
 
     def stand_ins(self, handle: SharedData) -> list[pickle.PickleBuffer]:
         """For each piece of a handle, a buffer that `take` will know."""

@@ -22,6 +22,7 @@ from typing import (
     ParamSpec,
     Protocol,
     TypeVar,
+    Unpack,
     overload,
 )
 
@@ -37,7 +38,8 @@ from .options import UNCHANGED, After, PoolOptions, RetryOn, given
 
 if TYPE_CHECKING:
     from .._pool.manager import Manager
-    from .map import MapResult
+    from .decorators import ParallelFunction
+    from .map import MapOptions, MapResult
     from .options import CallOptions
     from .submission import Intake
 
@@ -218,13 +220,14 @@ class ContainerPoolExecutor(Executor):
         max_memory: float = UNCHANGED,
         priority: float = UNCHANGED,
         after: After = UNCHANGED,
+        requires: Mapping[str, str] | None = UNCHANGED,
         **unknown: Never,
     ) -> WithOptions:
         """A view of this pool whose `submit` and `map` give each call these options.
 
         Args:
-            max_retries, retry_on, memory_growth: as of the executor, whose values are the
-                defaults.
+            max_retries, retry_on, memory_growth, requires: as of the executor, whose values are
+                the defaults.
             max_memory: the most that `memory_growth` leads to, in MB.
             timeout: seconds that the call may run, unpickling included; then it is ended, and
                 fails with `TaskTimeoutError`. Other calls of its container are not touched.
@@ -245,6 +248,26 @@ class ContainerPoolExecutor(Executor):
             TypeError, ValueError: there is no such option, or it is out of range.
         """
         return WithOptions(self, self._intake, self._options.changed(given(locals())))
+
+    @overload
+    def parallel(self, function: Callable[P, T], /) -> ParallelFunction[P, T]: ...
+
+    @overload
+    def parallel(self, /, **options: Any) -> Callable[[Callable[P, T]], ParallelFunction[P, T]]: ...
+
+    def parallel(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """A decorator, for scripts and notebooks: the function gets the `submit` and the `map` of
+        this pool. A plain call of it runs here, as does one within a task.
+
+        ``@executor.parallel``, or with the arguments of `options`:
+        ``@executor.parallel(timeout=60)``.
+
+        Raises:
+            TypeError, ValueError: there is no such option, or it is out of range.
+        """
+        from .decorators import parallel
+
+        return parallel(self.options(**options), function)
 
     def submit_batch(
         self, fn: Callable[..., T], rows: Sequence[Sequence[Any]], *, first: int = 0
@@ -282,9 +305,27 @@ class ContainerPoolExecutor(Executor):
         """Why the pool can do no more work, or None if it can."""
         return self._manager.broken
 
+    @overload
     def map(
         self,
         fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        return_exceptions: Literal[False] = False,
+        **how: Unpack[MapOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        return_exceptions: bool,
+        **how: Unpack[MapOptions],
+    ) -> MapResult[T | BaseException]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = "auto",
@@ -293,7 +334,7 @@ class ContainerPoolExecutor(Executor):
         ordered: bool = True,
         return_exceptions: bool = False,
         seed: int | None = None,
-    ) -> MapResult[T]:
+    ) -> MapResult[Any]:
         """The results of ``map(fn, *iterables)``, in order, computed in containers.
 
         Args:
@@ -499,9 +540,27 @@ class WithOptions:
         """As `ContainerPoolExecutor.submit`, with these options."""
         return self._intake.submit(self._options, fn, args, kwargs)
 
+    @overload
     def map(
         self,
         fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        return_exceptions: Literal[False] = False,
+        **how: Unpack[MapOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        return_exceptions: bool,
+        **how: Unpack[MapOptions],
+    ) -> MapResult[T | BaseException]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = "auto",
@@ -510,7 +569,7 @@ class WithOptions:
         ordered: bool = True,
         return_exceptions: bool = False,
         seed: int | None = None,
-    ) -> MapResult[T]:
+    ) -> MapResult[Any]:
         """As `ContainerPoolExecutor.map`, with these options."""
         return self._intake.map(
             self._options,
@@ -538,6 +597,7 @@ class WithOptions:
         max_memory: float = UNCHANGED,
         priority: float = UNCHANGED,
         after: After = UNCHANGED,
+        requires: Mapping[str, str] | None = UNCHANGED,
         **unknown: Never,
     ) -> WithOptions:
         """The same view, with some options changed."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 from .._display import markup, panels
 from .._futures.future import ContainerFuture
@@ -25,6 +25,17 @@ T = TypeVar("T", covariant=True)
 
 #: Nothing is taken for quicker than that, in seconds.
 LEAST_SECONDS = 1e-4
+
+
+class MapOptions(TypedDict, total=False):
+    """For type checkers: the arguments of `map` that do not change what it gives."""
+
+    timeout: float | None
+    chunksize: int | Literal["auto"]
+    buffersize: int | None
+    progress: bool
+    ordered: bool
+    seed: int | None
 
 
 class Watcher(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -84,6 +85,7 @@ def open_pool(options: PoolOptions) -> Opened:
         pool=Pool(pool_name(options.title, session), url, container, initial, policy.lease),
         contents=contents,
         at_end=_enders(attached, owned),
+        stopped=_asks_whether_stopped(options.platform),
     )
     if attached is not None:
         _hand_over(attached, manager)
@@ -160,6 +162,19 @@ def _enders(session: Session | None, owned: Any) -> Callable[[], None]:
             owned.stop()
 
     return end
+
+
+def _asks_whether_stopped(platform: Any) -> Callable[[], bool]:
+    """Whether a `LocalPlatform` of this process has ended. It is not kept alive for that."""
+    if not isinstance(getattr(platform, "running", None), bool):
+        return lambda: False
+    reference = weakref.ref(platform)
+
+    def stopped() -> bool:
+        there = reference()
+        return there is None or not there.running
+
+    return stopped
 
 
 def _local_platform(session: str | None) -> Any:

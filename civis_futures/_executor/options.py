@@ -84,6 +84,7 @@ class CallOptions:
     required_resources: Mapping[str, float] | None = None
     memory_growth: float | None = None
     max_memory: float = MAX_MEMORY
+    requires: Mapping[str, str] | None = None
     priority: float = 0.0
     after: Any = ()
 
@@ -109,6 +110,8 @@ class CallOptions:
         if not _is_retry_on(self.retry_on):
             raise TypeError("retry_on must be exception types, or a function of an exception")
         checked_resources(self.required_resources)
+        if self.requires is not None and not isinstance(self.requires, Mapping):
+            raise TypeError("requires must be a mapping from modules to their least versions")
 
     def changed(self, changes: Mapping[str, Any]) -> CallOptions:
         """These options, but for some.
@@ -265,8 +268,6 @@ class PoolOptions:
             raise TypeError("name must be a str")
         if self.container is not None and not isinstance(self.container, Container | Template):
             raise TypeError(_no_container(self.container))
-        if self.requires is not None and not isinstance(self.requires, Mapping):
-            raise TypeError("requires must be a mapping from modules to their least versions")
         if self.session is not None:
             checked_name(self.session)
         for name in ("include", "exclude"):
@@ -306,7 +307,12 @@ class PoolOptions:
     @property
     def calls(self) -> CallOptions:
         """The options of each call, unless it has others."""
-        return CallOptions(self.max_retries, self.retry_on, memory_growth=self.memory_growth)
+        return CallOptions(
+            self.max_retries,
+            self.retry_on,
+            memory_growth=self.memory_growth,
+            requires=self.requires,
+        )
 
     @property
     def _workers(self) -> int:

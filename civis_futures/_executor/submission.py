@@ -3,11 +3,6 @@
 All in the caller's thread, and without a request: what is pickled here is a snapshot, and so are
 the user's modules, whose files are looked at. Shared by an executor and the views of it that have
 other options; it knows no executor.
-
-What the image must have for a call is checked in the container before the call is unpickled. The
-check travels with the call and is pickled by value, as a function within a function: nothing of
-ours is installed there. It must be the first thing that is unpickled, since what comes later may
-need those modules.
 """
 
 from __future__ import annotations
@@ -34,6 +29,7 @@ from .._pacing import default_pacing
 from .._pickles.generators import Carried
 from .._scheduling.events import CancelRequested, Claimed, FoundTask, NotSent, Submitted
 from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms, seconds, whole
+from .decorators import taken_apart, with_requirements
 from .dependencies import (
     Replaced,
     check_owner,
@@ -69,7 +65,6 @@ class Intake:
         self._contents = opened.manager.contents
         self._resources = resources_of(options.runs_in)
         self.resize(options.policy.max_workers)
-        self._requires = dict(options.requires or {})
         self._shared_from = options.shared_from
         # Made once: what each future has of its own is work for the garbage collector, and that is
         # half of what a submit costs.
@@ -108,11 +103,12 @@ class Intake:
     ) -> ContainerFuture[T]:
         """One call; `place` is its place in a map, if it has one."""
         self._check_open()
+        fn, needed = taken_apart(fn)
         check_function(fn)
         seeded = {} if place is None else place.seeded
         pickled = partial(
             pickling.call_payload,
-            fn=self._with_requirements(fn),
+            fn=with_requirements(fn, {**(options.requires or {}), **needed}),
             args=args,
             kwargs={**kwargs, **seeded} if seeded else kwargs,
             contents=self._contents,
@@ -143,7 +139,7 @@ class Intake:
             raise ValueError("timeout must not be negative")
         if buffersize is not None:
             buffersize = whole("buffersize", buffersize)
-        check_function(fn)
+        check_function(taken_apart(fn)[0])
         size = 1 if chunksize == "auto" else whole("chunksize", chunksize)
         seed = checked_seed(seed)
         for name, value in (("ordered", ordered), ("return_exceptions", return_exceptions)):
@@ -202,11 +198,12 @@ class Intake:
     ) -> ContainerFuture[list[T]]:
         """As `ContainerPoolExecutor.submit_batch`."""
         self._check_open()
+        fn, needed = taken_apart(fn)
         check_function(fn)
         catch, seed = (False, None) if place is None else (place.catch, place.seed)
         pickled = partial(
             pickling.chunk_payload,
-            fn=self._with_requirements(fn),
+            fn=with_requirements(fn, {**(options.requires or {}), **needed}),
             rows=rows,
             first=whole("first", first, least=0),
             contents=self._contents,
@@ -334,6 +331,8 @@ class Intake:
         options, sent = future._options, sent_of(future)
         assert isinstance(options, CallOptions), "it is of this pool"
         assert sent is not None, "that was looked at"
+        if changes.get("requires", options.requires) != options.requires:
+            raise ValueError("requires is part of the call that was sent: submit it anew")
         options, session = options.changed(changes), self._opened.session
         check_owner(self, options.after)
         buffers, needs = replaced(sent, before)
@@ -383,9 +382,6 @@ class Intake:
         least = self._least.get(function, 0)
         self._least[function] = min(size, least or size)
         return (size - min(size, least)) * 4 // 3
-
-    def _with_requirements(self, fn: Callable[..., Any]) -> Any:
-        return Requiring(fn, self._requires) if self._requires else fn
 
     def _check_open(self) -> None:
         if os.getpid() != self._process:
@@ -491,52 +487,3 @@ def _name_of(fn: Callable[..., Any]) -> str:
     while isinstance(fn, partial):
         fn = fn.func
     return getattr(fn, "__qualname__", None) or type(fn).__qualname__
-
-
-class Requiring:
-    """A function that is unpickled, as itself, only where the modules are.
-
-    `modules` has the least version of each, e.g. ``{"numpy": "2.1"}``; "" is any.
-    """
-
-    def __init__(self, function: Callable[..., Any], modules: Mapping[str, str]) -> None:
-        self.__wrapped__ = function  # as `functools.wraps` calls it
-        self.modules = dict(modules)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """The check comes first: of these two it is what is unpickled first."""
-        return _Check(self.modules), (self.__wrapped__,)
-
-
-class _Check:
-    """The check, unpickled by running it; what is left of it there gives the function."""
-
-    def __init__(self, modules: dict[str, str]) -> None:
-        self._modules = modules
-
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Pickle wants it to be callable."""
-        return function
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _check(), (self._modules,)
-
-
-def _check() -> Callable[[dict[str, str]], Callable[[Any], Any]]:
-    def check(modules: dict[str, str]) -> Callable[[Any], Any]:
-        import importlib
-        import re
-
-        def numbers(version: str) -> list[int]:
-            return [int(part) for part in re.findall(r"\d+", version)]
-
-        for name, least in modules.items():
-            found = getattr(importlib.import_module(name), "__version__", "")
-            if found and numbers(found) < numbers(least):
-                error = ModuleNotFoundError(f"the image has {name} {found}")
-                # Not as its name: who renders it may look for such a module, or propose others.
-                error.civis_futures_requirement = f"{name}>={least}"  # type: ignore[attr-defined]
-                raise error
-        return lambda function: function
-
-    return check

@@ -96,6 +96,8 @@ class Manager:
     pool: Pool
     contents: ContentStore
     at_end: Callable[[], None] = lambda: None
+    #: Whether the platform was stopped in this very process, so that nothing of it is left.
+    stopped: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         """Nothing runs before `start`."""
@@ -225,6 +227,10 @@ class Manager:
                 if isinstance(event, _Defect):
                     raise event.error
                 self._log_event(event, attachment)
+                stopped = isinstance(event, e.ShutdownRequested) and self.stopped()
+                if stopped:
+                    error = BrokenContainerPool("the local platform was stopped")
+                    event = e.TerminateRequested(error, leave=True)
                 event = self._ledger.take_in(event, attachment)
                 more = self._more_from_users() if isinstance(event, _MANY) else ()
                 now = time.monotonic()
@@ -232,6 +238,8 @@ class Manager:
                     self._log_command(command)
                     self._here.get(type(command), self._begin)(command)
                 self._say_how_it_stands(now)
+                if stopped:  # whatever is asked of it now is in vain
+                    self._finish(e.Finish((), (), ""))
                 del event, attachment, more  # or a task's would live until the next event comes
         except BaseException as error:
             _log.critical("the pool %s has a defect", self.pool.name, exc_info=True)
@@ -323,6 +331,7 @@ class Manager:
             if not isinstance(event, _MANY):
                 self._ahead = event, attachment
                 break
+            self._log_event(event, attachment)
             more.append(self._ledger.take_in(event, attachment))
         return more
 
@@ -451,6 +460,7 @@ class Manager:
             linger=linger(readers, pace),
             lease=pool.lease,
             disk=disk_space(command.resources),
+            cores=command.resources.cpu / 1000,
             greets=worker == 1,
         )
         wanted = self._ledger.launch(worker, command.calls)

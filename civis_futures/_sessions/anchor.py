@@ -62,14 +62,15 @@ class Anchor:
             client.rename(Job(self.number, kind), title + TAKEN)
 
 
-def anchors(client: PlatformClient, name: str = "") -> list[Anchor]:
-    """Those of my sessions, or of those of that name; the oldest first."""
-    user, found = str(client.me()), dict[int, Anchor]()  # a row may be on two pages
+def anchors(client: PlatformClient, name: str = "", user: int | None = None) -> list[Anchor]:
+    """Those of my sessions, or of those of that name or user; the oldest first."""
+    whose = str(client.me() if user is None else user)
+    found = dict[int, Anchor]()  # a row may be on two pages
     for page in range(1, PAGES + 1):
-        rows, more = client.search_jobs(f"civis_futures session {name}", page)
+        rows, more = client.search_jobs(f"civis_futures session {name}", page, user)
         for row in rows:
             match = TITLE.fullmatch(row.name)
-            if match and match["user"] == user and name in ("", match["name"]):
+            if match and match["user"] == whose and name in ("", match["name"]):
                 taken = match["taken"] is not None
                 found[row.job_id] = Anchor(row.job_id, match["name"], int(match["head"]), taken)
         if not more:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._container import Container
 from .._exceptions import PlatformError
-from .._types import Job
+from .._types import Job, TaskId
 
 if TYPE_CHECKING:
     from .._api.client import PlatformClient
+    from .._pool.mailbox import Mailbox
+    from .recovery import Findings
 
 #: What a session may be called.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?")
@@ -66,6 +69,70 @@ def purge(name: str, platform: Any = None) -> None:
     checked_name(name)
     with closing(_client(platform)) as client:
         remove(client, name)
+
+
+def results(name: str, platform: Any = None, *, user: int | None = None) -> dict[int, Future[Any]]:
+    """What the calls of a session have given so far, whoever has it open; nothing is changed.
+
+    For each call that has ended, a future that is done, by the number of the call: as calls were
+    submitted, from 0 on. Calls that were lost, cancelled, or are yet to end, are not among them.
+    Results are unpickled, which runs code of who has made them: read sessions of people you trust.
+
+    Args:
+        name: that of the session.
+        platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+        user: the id of a colleague whose session it is, and whose scripts you may see on the
+            platform. If None, it is yours. (Anybody may have a session of that name.)
+
+    Raises:
+        LookupError: there is no session of that name.
+        TypeError, ValueError: no session can have such a name.
+        CredentialsError: there is no key.
+        PlatformError: the platform cannot be reached, or refuses; or a result is in a File that
+            has expired.
+    """
+    checked_name(name)
+    with closing(_client(platform)) as client:
+        return read(client, name, user)
+
+
+def read(client: PlatformClient, name: str, user: int | None = None) -> dict[int, Future[Any]]:
+    """As `results`, over a client."""
+    from .._pool.mailbox import Mailbox
+    from .anchor import anchors
+    from .holding import heads, latest
+    from .session import gather
+
+    head = latest(heads(client, anchors(client, name, user)))
+    if head is None:
+        of = "" if user is None else f" of user {user}"
+        raise LookupError(f"there is no session {name!r}{of}")
+    mailbox = Mailbox(client, Container(), key=head.key)
+    found, _ = gather(client, head, mailbox)
+    return {
+        int(task): _ended(client, mailbox, found, task)
+        for task, each in sorted(found.found.items())
+        if each.answer is not None
+    }
+
+
+def _ended(client: PlatformClient, mailbox: Mailbox, found: Findings, task: TaskId) -> Future[Any]:
+    """The future of a call that has ended."""
+    from .._pool.outcomes import CallPlace, outcome_from
+
+    ended = found.found[task]
+    worker_run, answer = found.inheritance.worker_runs[ended.worker], ended.answer
+    assert answer is not None, "it has ended"
+    name = f"{found.keys.get(task, '').partition('/')[0] or 'a call'} (task {task})"
+    job, run = worker_run.job, worker_run.run_id
+    place = CallPlace(name, "its image", job.id, run, client.job_url(job))
+    data = None if answer.data is None else mailbox.fetch(answer.data)
+    outcome, future = outcome_from(answer, data, place)(), Future[Any]()
+    if outcome.exception is not None:
+        future.set_exception(outcome.exception)
+    else:
+        future.set_result(outcome.result)
+    return future
 
 
 def listed(client: PlatformClient) -> list[SessionInfo]:

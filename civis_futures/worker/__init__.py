@@ -14,6 +14,7 @@ for ``python -m``. The modules, each of which knows only those below it::
     _surroundings  what a call may change that would harm others, put back
     _script    the functions, classes and variables of the client's script
     _frames    what passes between the two over a pipe
+    _groups    the kernel's groups, and how many cores they give
     _platform  the requests that a worker makes
     _http      a request, repeated until it is answered
     _pacing    how long is waited for what

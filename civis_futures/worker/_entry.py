@@ -12,6 +12,7 @@ import sys
 from urllib.parse import urlsplit  # which http.client has imported
 
 from .. import _wire
+from ._groups import share_cores
 from ._http import Http, HttpError
 from ._loop import StartedAgainError, Terminated, WorkerLoop
 from ._pacing import WorkerPacing
@@ -39,6 +40,7 @@ def run(order: str = "", pacing: WorkerPacing | None = None) -> int:
         # It holds a secret, and those who look for what went wrong print their environment.
         os.environ.pop(_wire.ORDER_VARIABLE, None)
         what = read_order(said, lambda file: _content(file, folder).decode())
+        share_cores(what.cores)
         platform = _platform(_endpoint(what.url), pacing, max(what.lease, pacing.request))
         WorkerLoop(what, platform, folder, pacing).run()
     except NoOrderError as error:

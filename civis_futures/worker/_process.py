@@ -15,6 +15,7 @@ import time
 
 from . import _child
 from ._frames import Frames, high_pipe, new_mark, packed
+from ._groups import own_groups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 _LOOK = 0.25
 #: Seconds: no run lasts as long, and the kernel's timers take no more than they can count.
 _LONGEST = 1e8
-#: Where the kernel's groups of processes are (cgroup v2, v1), and in which file of a group it
-#: counts the processes that it killed for want of memory.
-_CGROUPS = ("sys/fs/cgroup", "memory.events"), ("sys/fs/cgroup/memory", "memory.oom_control")
 
 
 class DiedError(Exception):
@@ -293,29 +291,9 @@ def _ready(fd: int, event: int, timeout: float) -> int:
 
 
 def _oom_counters(root: str = "/") -> list[str]:
-    """The files in which the kernel counts what it kills in this process's own groups.
-
-    In a container the tree's root is its own group. A job of a cluster shares the machine's tree:
-    there the root counts what happens to others, or nothing. A container without a namespace of its
-    own for groups is told a path that leads nowhere in it; then it is the root again.
-    """
-    paths = ["/", "/"]
-    try:
-        with open(os.path.join(root, "proc/self/cgroup")) as file:
-            for line in file:
-                _, kinds, path = line.rstrip("\n").split(":", 2)
-                if not kinds or "memory" in kinds.split(","):
-                    paths[bool(kinds)] = path
-    except (OSError, ValueError):
-        pass  # no Linux
-    counters = []
-    for way, (tree, name) in enumerate(_CGROUPS):
-        path = paths[way]
-        group = os.path.join(root, tree, path.lstrip("/"))
-        if ".." in path.split("/") or not os.path.isdir(group):
-            group = os.path.join(root, tree)
-        counters.append(os.path.join(group, name))
-    return counters
+    """The files in which the kernel counts what it kills in this process's own groups."""
+    second, first = own_groups("memory", root)
+    return [os.path.join(second, "memory.events"), os.path.join(first, "memory.oom_control")]
 
 
 def _oom_kills(paths: Iterable[str]) -> int:

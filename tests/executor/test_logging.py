@@ -39,9 +39,10 @@ def test_containers_from_their_start_to_their_end(make_executor, caplog):
     assert lines[-2:] == [f"container 1, run {run}: succeeded", "the pool has ended"]
 
 
-def test_calls_that_are_lost_and_tried_again(make_executor, platform, caplog):
+def test_calls_that_are_lost_and_tried_again(make_executor, faulty, caplog):
     caplog.set_level(logging.INFO, "civis_futures")
-    with platform.fault(Fault("kill", times=2)), make_executor(1, max_retries=1) as executor:
+    options = {"platform": faulty, "max_retries": 1}
+    with faulty.fault(Fault("kill", times=2)), make_executor(1, **options) as executor:
         future = executor.submit(add, 1, 2)
         assert future.exception() is not None
     text = "\n".join(said(caplog, logging.INFO))
@@ -67,6 +68,16 @@ def test_each_step_without_what_is_the_users(make_executor, caplog):
                  "-> Settle task 0", "-> Finish"):  # fmt: skip
         assert step in text
     assert "secret" not in caplog.text
+
+
+def test_each_task_and_each_container_has_its_own_line(make_executor, caplog):
+    caplog.set_level(logging.DEBUG, "civis_futures")
+    with make_executor(2) as executor:
+        assert list(executor.map(add, range(200), range(200))) == list(range(0, 400, 2))
+    lines = [line.partition(": ")[2] for line in said(caplog, logging.DEBUG)]
+    for task in range(200):
+        assert lines.count(f"Submitted task {task}") == 1
+        assert sum(line.startswith(f"-> Settle task {task} ") for line in lines) == 1
 
 
 @pytest.mark.parametrize("level", [logging.WARNING, logging.ERROR])

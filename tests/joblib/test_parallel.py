@@ -257,7 +257,7 @@ def test_threads_of_numerical_libraries():
     with parallel_config("civis", n_jobs=2, inner_max_num_threads=3):
         found = Parallel()(delayed(variable)("OMP_NUM_THREADS") for _ in range(2))
     assert found == ["3"] * 2
-    assert Parallel(2, backend="civis")([delayed(variable)("OMP_NUM_THREADS")]) == [None]
+    assert Parallel(2, backend="civis")([delayed(variable)("OMP_NUM_THREADS")]) == ["1"]
 
 
 def test_threads_of_numerical_libraries_in_a_template():

@@ -9,6 +9,7 @@
 from ._container import Container, Template
 from ._data.contents import SharedData
 from ._data.named import NamedFile, NamedFiles
+from ._display.report import FunctionReport, PoolReport
 from ._exceptions import (
     BrokenContainerPool,
     CallLostError,
@@ -54,6 +55,7 @@ __all__ = [
     "ContainerPoolExecutor",
     "CredentialsError",
     "EnvironmentMismatchError",
+    "FunctionReport",
     "LogLine",
     "MapResult",
     "NamedFile",
@@ -62,6 +64,7 @@ __all__ = [
     "OutcomeUnpicklingError",
     "PlatformAddress",
     "PlatformError",
+    "PoolReport",
     "ProgressBar",
     "RemoteTraceback",
     "SerializationError",

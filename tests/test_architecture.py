@@ -34,7 +34,7 @@ civis_joblib -> __init__
 __main__     -> cli
 cli          -> _api _display _exceptions _futures _images _pacing _public _sessions _types _wire
              -> local
-__init__     -> _container _data _exceptions _executor _futures _public _sessions _types
+__init__     -> _container _data _display _exceptions _executor _futures _public _sessions _types
 testing      -> _pacing _public local
 
 _executor    -> _api _container _data _display _exceptions _futures _pacing _pool _scheduling
@@ -63,10 +63,12 @@ tenacity          in _api.transport
 cloudpickle       in _data.pickling _data.unpickling _pickles.by_value _sessions.identity
                   in _sessions.values worker
 pickle            in _data.pickling _data.unpickling _exceptions _sessions.values worker
-threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
-                  in _futures.tables _pool.ledger _pool.manager _pool.neighbours _pool.threads
-                  in _sessions.session cli local
-queue             in _executor.map _futures.progress _pool.manager _pool.threads local
+threading         in _api.budget _api.client _api.transport _data.contents _display.live
+                  in _display.usage _futures.prints _futures.progress _futures.tables
+                  in _pool.ledger _pool.manager _pool.neighbours _pool.threads _sessions.session
+                  in cli local
+queue             in _executor.map _futures.prints _futures.progress _pool.manager _pool.threads
+                  in local
 subprocess        in cli local
 os.fork           in worker
 asyncio           in _futures.awaiting _pickles.rows local

@@ -27,7 +27,8 @@ from typing import (
 
 from .._container import Container, Template
 from .._data.contents import SharedData
-from .._display import markup, panels
+from .._display import live, markup, panels
+from .._display.report import PoolReport, report_of
 from .._exceptions import BrokenContainerPool
 from .._futures.future import ContainerFuture
 from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
@@ -267,6 +268,7 @@ class ContainerPoolExecutor(Executor):
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
         progress: bool = False,
+        logs: bool = False,
         ordered: bool = True,
         return_exceptions: bool = False,
         seed: int | None = None,
@@ -280,6 +282,7 @@ class ContainerPoolExecutor(Executor):
             buffersize: read the iterables this many calls ahead of the results, and not to their
                 end at once; so they may be infinite.
             progress: show a bar while results are waited for; see `civis_futures.progress`.
+            logs: print what the calls print while results are waited for; see there, too.
             ordered: False to give results as they come, and not in the order of the items.
             return_exceptions: True to give what a call raises in its place among the results, as
                 `asyncio.gather` does; nothing is cancelled for it. Of a chunk, all items are run.
@@ -300,6 +303,7 @@ class ContainerPoolExecutor(Executor):
             chunksize=chunksize,
             buffersize=buffersize,
             progress=progress,
+            logs=logs,
             ordered=ordered,
             return_exceptions=return_exceptions,
             seed=seed,
@@ -414,10 +418,25 @@ class ContainerPoolExecutor(Executor):
         One dict for each, in the order of submission, that pandas takes as it is: ``task``,
         ``number``, ``state``, ``reason`` (of a failure, or of a wait, in one line), ``attempts``;
         ``elapsed``, ``queue`` and ``compute`` in seconds, ``peak_memory`` in MB, ``submitted`` in
-        seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``. None is what
-        nobody knows.
+        seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``; for how many
+        seconds it was seen ``running``, while it does, and how long its last attempt had
+        ``occupied`` its container, imports included; ``asked_memory`` in MB. None is what nobody
+        knows.
         """
         return panels.records(self._intake.pool_futures.summaries())
+
+    def report(self) -> PoolReport:
+        """What this pool has used so far, and what would have been enough; from memory, at once.
+
+        Container hours, starts and requests; the speed-up, and which part of their time containers
+        were busy; the slowest tasks, and the peak memory of each function beside what was asked
+        for; and what follows from that. It prints, displays, and is data by `as_dict()`.
+        """
+        futures, manager = self._intake.pool_futures, self._manager
+        title, used = f"{self._name} on {self._url}", manager.containers.used()
+        requests = manager.client.budget.requests
+        totals, work = futures.totals(), futures.work()
+        return report_of(title, self._max_workers, totals, work, used, requests)
 
     def __repr__(self) -> str:
         """Name, size, platform (without the key), and how many calls are how."""
@@ -426,14 +445,22 @@ class ContainerPoolExecutor(Executor):
             f"platform={self._url!r}: {self._intake.pool_futures.totals()}>"
         )
 
-    def _panel(self) -> panels.Panel:
+    def _panel(self, most: int = panels.MOST_ROWS) -> panels.Panel:
         title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
-        panel = self._intake.pool_futures.panel(title, self._manager.why_waiting())
+        panel = self._intake.pool_futures.panel(title, self._manager.why_waiting(), most)
         return panel if self._page is None else dataclasses.replace(panel, page=self._page())
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""
-        return markup.html(self._panel())
+        return markup.html(self._panel(panels.MOST_PAGED), panels.MOST_PAGED)
+
+    def _is_over(self) -> bool:
+        totals = self._intake.pool_futures.totals()
+        return self._intake.closed and totals.done == totals.tasks
+
+    def _ipython_display_(self) -> None:
+        """For notebooks, where it changes."""
+        live.show_live(self, keep=False)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """For IPython in a terminal."""
@@ -478,6 +505,7 @@ class WithOptions:
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
         progress: bool = False,
+        logs: bool = False,
         ordered: bool = True,
         return_exceptions: bool = False,
         seed: int | None = None,
@@ -491,6 +519,7 @@ class WithOptions:
             chunksize=chunksize,
             buffersize=buffersize,
             progress=progress,
+            logs=logs,
             ordered=ordered,
             return_exceptions=return_exceptions,
             seed=seed,

@@ -120,6 +120,7 @@ class Intake:
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
         progress: bool = False,
+        logs: bool = False,
         ordered: bool = True,
         return_exceptions: bool = False,
         seed: int | None = None,
@@ -138,10 +139,10 @@ class Intake:
                 raise TypeError(f"{name} must be True or False")
         self._check_open()
         watcher: Watcher | None = None
-        if progress:
+        if progress or logs:
             from .._futures.progress import meter_for_map
 
-            watcher = meter_for_map(iterables, size)
+            watcher = meter_for_map(iterables, size, progress, logs)
         ended = EndedTasks()
         place = MapPlace(
             _both(ended.count, self._count), None, seed, return_exceptions and size > 1
@@ -267,10 +268,7 @@ class Intake:
     ) -> ContainerFuture[Any]:
         """Give it to the manager; `size` as of `Submitted`."""
         future._sent, sent.timeout, sent.retry_on = sent, options.timeout, options.wants_retry
-        known, terms = self._terms
-        if options is not known:
-            terms = options.terms(self._resources)
-            self._terms = options, terms
+        terms = self._terms_of(options)
         upload = sent.blob is None or not all(content.ready for content in sent.buffers)
         event = Submitted(TaskId(future._number), upload, size, terms, sent.key, found)
         self._raise_if_shut_down()
@@ -314,7 +312,7 @@ class Intake:
     ) -> ContainerFuture[Any]:
         return ContainerFuture(
             name,
-            View(Timings(time.time())),
+            View(Timings(time.time()), asked_memory=self._terms_of(options).resources.memory),
             self._cancel,
             self._opened.logs,
             self._opened.load,
@@ -325,6 +323,13 @@ class Intake:
             self,
             options,
         )
+
+    def _terms_of(self, options: CallOptions) -> Terms:
+        known, terms = self._terms
+        if options is not known:
+            terms = options.terms(self._resources)
+            self._terms = options, terms
+        return terms
 
     def _novel(self, function: str, size: int) -> int:
         """How much of a pickled call is new, as text: letters are packed, and the rest of it has

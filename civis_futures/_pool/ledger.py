@@ -217,7 +217,7 @@ class Ledger:
             self.attempted(command.task, command.worker, command.cause, reason)
         self.fetched.pop(command.task, None)  # of that attempt
         self.take_back(command.task)
-        self._show(command.task, state=TaskState.PENDING)
+        self._show(command.task, state=TaskState.PENDING, running_since=None)
 
     def settle(self, command: e.Settle) -> tuple[ContainerFuture[Any], CallPlace]:
         """The task has ended with this answer."""
@@ -288,8 +288,11 @@ class Ledger:
         """A worker that runs is at the first of its calls."""
         held = self.held[worker]
         first = next(iter(held.tasks), None)
-        if first is not None and held.state is RunState.RUNNING:
-            self._show(first, state=TaskState.RUNNING)
+        future = None if first is None else self.futures.get(first)
+        if future is None or held.state is not RunState.RUNNING:
+            return
+        if view_of(future).state is not TaskState.RUNNING:
+            show(future, state=TaskState.RUNNING, running_since=time.time())
 
     def _show(self, task: TaskId, **changes: Any) -> None:
         future = self.futures.get(task)

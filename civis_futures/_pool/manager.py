@@ -36,12 +36,13 @@ from .._data.contents import Content, ContentStore
 from .._data.deposit import Deposit
 from .._data.pickling import Payload, SentCall
 from .._display.outlook import why_waiting
+from .._display.usage import ContainerSums
 from .._exceptions import BrokenContainerPool, PlatformError, Recalled
 from .._futures.future import ContainerFuture
 from .._scheduling import events as e
 from .._scheduling.pacing import linger, poll
 from .._scheduling.scheduler import Scheduler
-from .._types import Standing
+from .._types import ANY_RESOURCES, Resources, Standing
 from .._wire import PYTHON
 from .launch import bundle
 from .ledger import Ledger, outline, reason_of
@@ -107,6 +108,7 @@ class Manager:
         self._events: queue.SimpleQueue[tuple[Any, _Attachment]] = queue.SimpleQueue()
         self._ahead: tuple[Any, _Attachment] | None = None  # the manager thread's, one event
         self._beat = 0  # the manager thread's
+        self.containers = ContainerSums()
         self.standing = Standing()  # replaced as a whole by the manager thread
         self._said = 0.0  # the manager thread's: after how many seconds a wait was logged last
         self._troubles: frozenset[str] = frozenset()  # the manager thread's: those that were logged
@@ -249,24 +251,34 @@ class Manager:
             _log.info("%s: the pool has ended", self.pool.name)
 
     def _log_event(self, event: e.Event, attachment: _Attachment) -> None:
-        """What users would write down of containers, before the ledger knows it."""
+        """What users would write down of containers, and sums of that, before the ledger knows."""
         pool = self.pool.name
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("%s: %s", pool, outline(event))
         match event:
-            case e.Done(e.Launch(worker)):
+            case e.Done(e.Launch(worker) as launch):
+                self.containers.started(worker, self._size(launch.resources))
                 run, url = attachment.run_id, self.client.job_url(attachment.job)
                 _log.info("%s: container %s is started: run %s of %s", pool, worker, run, url)
             case e.Failed(e.Launch(worker), error):
                 _log.info("%s: container %s is not started: %s", pool, worker, error)
             case e.Done(e.Look(), e.Looked(reports)):
                 for report in reports:
+                    if report.run:
+                        self.containers.seen(report.worker, report.run)
                     held = self._ledger.held.get(report.worker)
                     if report.run and held and report.run.state is not held.state:
                         said = "%s: container %s, run %s: %s"
                         _log.info(said, pool, report.worker, report.run.id, report.run.state)
+            case e.Done(e.Archive(worker)):
+                self.containers.gone(worker)
             case _:
                 pass
+
+    def _size(self, asked: Resources) -> Resources:
+        """What a container has that is started so."""
+        own = self.pool.container.required_resources
+        return Resources(**own) if asked == ANY_RESOURCES and own else asked
 
     def _log_command(self, command: e.Command) -> None:
         """What users would write down of tasks, while the ledger still has them."""

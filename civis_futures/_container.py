@@ -150,9 +150,10 @@ class Template:
     """Run the workers as Custom Scripts of a template, for those who may only use templates.
 
     The template's script must run `civis-futures-worker` (from this package, in its image) and
-    have a parameter ``CIVIS_FUTURES_ORDER`` of type ``multi_line_string``. Or it hands the id of a
-    File to it: `civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}`, with such a parameter, of
-    type ``integer``, and `order_in_file`.
+    have a parameter ``CIVIS_FUTURES_ORDER`` of type ``multi_line_string``. Or, with
+    `order_in_file`, its parameter `order_param`, of type ``integer``, gets the id of a File. A
+    template that was made for civis.parallel has such a one, ``JOBLIB_FUNC_FILE_ID``, and runs as
+    it is; an image without civis runs `civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}`.
 
     Args:
         from_template_id: the id of the template.

@@ -102,6 +102,7 @@ class Terms:
     """What is agreed for one call; times in seconds, memory in MB.
 
     `judged`: an exception of the function may be a reason to try again; ask before it settles.
+    `priority`: of the calls that wait, those with a higher one begin first.
     """
 
     max_retries: int = 0
@@ -111,6 +112,7 @@ class Terms:
     memory_growth: float | None = None
     max_memory: float = 0.0
     judged: bool = False
+    priority: float = 0.0
 
 
 #: Fits every container; and terms without any wish.

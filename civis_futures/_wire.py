@@ -69,16 +69,22 @@ LINE_LIMIT = 500
 _LARGEST = 1e15
 #: How a compressed letter begins, and from how many characters on it is worth it.
 _PACKED, _LONG = "z:", 2000
-#: What stands before an order in a File. A template may still end in the worker's command of
-#: civis-python, which unpickles whatever the File holds: to that, this is a pickle that ends the
-#: program with these words. ASCII only, and no newline within.
-_NOTICE = (
-    "civis_futures: this container runs civis_joblib_worker, the command of civis-python, which "
-    "cannot read what civis_joblib sends. Let the template's script run this command in its place: "
-    "civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID} "
-    "(the image needs civis-futures; see docs/migrating.md)"
-)
-_NOTICE_BEGINS, _NOTICE_ENDS = "csys\nexit\n(V", "\ntR.\n"
+#: What a template is given in a File: an order within a pickle, which says
+#: (functools.partial(exec, START, {"order": ..., "program": ...}), "sequential"). A template that
+#: was made for civis.parallel runs the worker of civis-python, which unpickles a function and the
+#: name of a backend of joblib's, and calls the function. In protocol 0 a text is one line, so our
+#: own worker finds the order without unpickling.
+_PICKLE_BEGINS, _PICKLE_ENDS = "(cfunctools\npartial\n(cbuiltins\nexec\nV", "\ndtRVsequential\nt."
+_ORDER_BEGINS, _PROGRAM_BEGINS = "\n(Vorder\nV", "\nVprogram\nV"
+# The process becomes our worker, in place of being its parent: so it has no other program in its
+# memory, a TERM reaches it, and its exit code is the container's.
+_START = f"""\
+import os, sys
+os.environ["{ORDER_VARIABLE}"] = order
+sys.stdout.flush()
+sys.stderr.flush()
+os.execv(sys.executable, [sys.executable, "-c", program])
+"""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -271,10 +277,11 @@ class Order:
 class Inbox:
     """The client's one JSON value: worker token -> letter. A worker not named has no news.
 
-    `poll` and `linger` replace those of the order; `beat` changes with each version: a sign of
-    life. `holder` is the script that stands for the process that wrote this, if others may want to:
-    once its name ends in `TAKEN`, nothing that it says counts any more. A worker whose order is
-    from another holder may go on if it is named.
+    `poll`, `linger` and `lease` replace those of the order (the first workers cannot read `lease`,
+    so it is left out while it is None); `beat` changes with each version: a sign of life. `holder`
+    is the script that stands for the process that wrote this, if others may want to: once its name
+    ends in `TAKEN`, nothing that it says counts any more. A worker whose order is from another
+    holder may go on if it is named.
     """
 
     letters: dict[str, Letter] = field(default_factory=dict)
@@ -282,6 +289,7 @@ class Inbox:
     linger: float | None = None
     beat: int = 0
     holder: int = 0
+    lease: float | None = None
     version: int = WIRE_VERSION
 
 
@@ -418,9 +426,10 @@ def to_json(letter: Order | Inbox | Answers) -> str:
 
 
 def _fields(part: Any) -> dict[str, Any]:
-    """What is said of a part of a letter. The first workers cannot read one with `code`."""
+    """What is said of a part of a letter; what the first workers cannot read only if need be."""
     said = vars(part)
-    return said if said.get("code") != 0 else {k: v for k, v in said.items() if k != "code"}
+    unsaid = [key for key, empty in (("code", 0), ("lease", None)) if said.get(key, said) == empty]
+    return {key: said[key] for key in said if key not in unsaid} if unsaid else said
 
 
 def packed(letter: Order | Inbox) -> str:
@@ -434,15 +443,32 @@ def packed(letter: Order | Inbox) -> str:
     return _PACKED + base64.b64encode(zlib.compress(text.encode("ascii"))).decode("ascii")
 
 
-def for_file(order: str) -> bytes:
-    """An order as what a File holds: a notice for a worker of civis-python first."""
-    return f"{_NOTICE_BEGINS}{_NOTICE}{_NOTICE_ENDS}{order}".encode("ascii")
+def for_template(order: str, program: str) -> bytes:
+    """An order (a text in ASCII) as a call of civis.parallel's, which starts `program` with it."""
+    start, order, program = map(_pickled_text, (_START, order, program))
+    return (
+        f"{_PICKLE_BEGINS}{start}{_ORDER_BEGINS}{order}{_PROGRAM_BEGINS}{program}{_PICKLE_ENDS}"
+    ).encode("ascii")
+
+
+def order_for_template(content: str) -> str:
+    """The order in what `for_template` has made; of anything else, that itself."""
+    if not content.startswith(_PICKLE_BEGINS):
+        return content
+    order = content.partition(_ORDER_BEGINS)[2].partition(_PROGRAM_BEGINS)[0]
+    return order.replace(_BACKSLASH, "\\")  # there are no lines in it
+
+
+#: How a pickle of protocol 0 has a backslash in a text; it is what begins each escape.
+_BACKSLASH = "\\u005c"
+
+
+def _pickled_text(text: str) -> str:
+    return text.replace("\\", _BACKSLASH).replace("\n", "\\u000a")
 
 
 def order_from_json(text: str) -> Order:
-    """The order that `text` holds, from a File or not; WireError if it holds none."""
-    if text.startswith(_NOTICE_BEGINS):
-        text = text.partition(_NOTICE_ENDS)[2]
+    """The order that `text` holds; WireError if it holds none."""
     value = _object(text)
     try:
         value["letter"] = _letter(value["letter"])

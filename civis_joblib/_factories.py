@@ -116,8 +116,9 @@ def make_backend_template_factory(
     """A factory of backends whose workers are custom scripts of a template.
 
     Args:
-        from_template_id: a template whose command is (or ends in)
-            ``civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}``, and which has this parameter.
+        from_template_id: a template that was made for civis.parallel, as it is; or one whose
+            command is (or ends in) ``civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}``, and
+            which has this parameter.
         arguments: values for its other parameters.
         **options: more fields of `Template`; all else as in `make_backend_factory`.
     """

@@ -101,7 +101,7 @@ class SessionCalls:
                 earlier.shutdown()
             self._executor = _sessions[self._name] = ContainerPoolExecutor(number, **options)
             weakref.finalize(self, self._executor.shutdown, wait=False)
-        self._executor.resize(number)
+        self._executor.scale(number)
         self._busy = True
         return self
 

@@ -91,7 +91,7 @@ class ContainerPoolExecutor(Executor):
             it lacks is an `EnvironmentMismatchError`.
         session: the name of a session, kept on the platform. Another process that makes an
             executor with the same name, after this one has ended or died, and submits the same
-            calls in the same order gets what there is of them. Opening it asks the platform.
+            calls, in any order, gets what there is of them. Opening it asks the platform.
         include: modules (or their names), files and folders that go along with every call,
             besides those of your own modules that it refers to.
         exclude: modules, paths and patterns of names (``"*.parquet"``) that do not go along.
@@ -99,6 +99,9 @@ class ContainerPoolExecutor(Executor):
         share_arrays: arrays of NumPy of so many bytes (and of 1 MB at the least) are shared by the
             calls of a container, and read-only there. Of smaller ones, or of all if None, each
             call has its own, which it can write.
+        keep_alive: with a `session`, containers that are idle at the end stay for this many
+            seconds, and the next process that opens the session begins with them. They cost what
+            running containers cost.
 
     Raises:
         SessionInUseError: another process has the session open.
@@ -131,11 +134,12 @@ class ContainerPoolExecutor(Executor):
         exclude: Collection[ModuleType | str | os.PathLike[str]] = (),
         code: bool = True,
         share_arrays: float | None = 1_000_000,
+        keep_alive: float = 0.0,
     ) -> None:
         options = PoolOptions(
             max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
             initargs, max_retries, retry_on, memory_growth, lease, name, requires, session, include,
-            exclude, code, share_arrays,
+            exclude, code, share_arrays, keep_alive,
         )  # fmt: skip
         from .opening import open_pool
         from .submission import Intake
@@ -203,6 +207,7 @@ class ContainerPoolExecutor(Executor):
         required_resources: Mapping[str, float] | None = UNCHANGED,
         memory_growth: float | None = UNCHANGED,
         max_memory: float = UNCHANGED,
+        priority: float = UNCHANGED,
         **unknown: Never,
     ) -> WithOptions:
         """A view of this pool whose `submit` and `map` give each call these options.
@@ -218,6 +223,9 @@ class ContainerPoolExecutor(Executor):
             label: what to call it, in place of the function's name.
             required_resources: what its container must have at the least, as in `Container`; it
                 runs in no smaller one.
+            priority: calls with a higher one begin first, of those that wait; 0 if not given.
+                Calls of one priority begin in the order of their submission. What a container
+                has been given already is not put off.
 
         Raises:
             TypeError, ValueError: there is no such option, or it is out of range.
@@ -326,7 +334,7 @@ class ContainerPoolExecutor(Executor):
         """
         return self._intake.put(value)
 
-    def resize(self, max_workers: int) -> None:
+    def scale(self, max_workers: int) -> None:
         """Have up to this many containers from now on.
 
         More start when there is work for them. Those that are too many get no more calls, and end
@@ -536,6 +544,7 @@ class WithOptions:
         required_resources: Mapping[str, float] | None = UNCHANGED,
         memory_growth: float | None = UNCHANGED,
         max_memory: float = UNCHANGED,
+        priority: float = UNCHANGED,
         **unknown: Never,
     ) -> WithOptions:
         """The same view, with some options changed."""

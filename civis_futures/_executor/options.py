@@ -80,11 +80,13 @@ class CallOptions:
     required_resources: Mapping[str, float] | None = None
     memory_growth: float | None = None
     max_memory: float = MAX_MEMORY
+    priority: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the fields, and raise here what is wrong with them."""
         make_plain(self, ("max_retries",), whole, least=0)
         make_plain(self, ("timeout", "queue_timeout", "memory_growth", "max_memory"), number)
+        make_plain(self, ("priority",), number)
         for name in ("timeout", "queue_timeout"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -94,6 +96,8 @@ class CallOptions:
             raise ValueError("memory_growth must be above 1, for example 2.0")
         if not self.max_memory > 0:
             raise ValueError("max_memory must be a positive number of MB")
+        if not -float("inf") < self.priority < float("inf"):
+            raise ValueError("priority must be a finite number; higher ones begin first")
         if self.label is not None and not isinstance(self.label, str):
             raise TypeError("label must be a str")
         if not _is_retry_on(self.retry_on):
@@ -123,6 +127,7 @@ class CallOptions:
             self.memory_growth,
             self.max_memory,
             judged=self.retry_on is not None,
+            priority=self.priority,
         )
 
     @property
@@ -210,13 +215,18 @@ class PoolOptions:
     exclude: Collection[Include] = ()
     code: bool = True
     share_arrays: float | None = LEAST_SHARED
+    keep_alive: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the fields, and raise here what is wrong with them."""
         make_plain(self, ("max_workers", "max_tasks_per_worker"), whole)
         if self.share_arrays is not None:
             make_plain(self, ("share_arrays",), number)
-        make_plain(self, ("idle_timeout", "lease"), number)
+        make_plain(self, ("idle_timeout", "lease", "keep_alive"), number)
+        if not 0 <= self.keep_alive < float("inf"):
+            raise ValueError("keep_alive must be a finite number of seconds, 0 or more")
+        if self.keep_alive and not self.session:
+            raise ValueError("keep_alive is for the next process of a session: give it a session=")
         if not 0 <= self.idle_timeout < float("inf"):
             raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
         if not 0 < self.lease < float("inf"):
@@ -291,4 +301,5 @@ class PoolOptions:
             float(self.idle_timeout),
             float(self.lease),
             setup=bool(getattr(self.runs_in, "setup_cmd", True)),  # a template may do anything
+            keep_alive=float(self.keep_alive),
         )

@@ -32,7 +32,7 @@ from .._exceptions import CallPicklingError, SessionMismatchError
 from .._futures.future import ContainerFuture, Timings, View
 from .._futures.tables import EndedTasks, PoolFutures
 from .._pacing import default_pacing
-from .._scheduling.events import CancelRequested, FoundTask, Submitted
+from .._scheduling.events import CancelRequested, Claimed, FoundTask, Submitted
 from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms, seconds, whole
 from .map import BatchSize, MapPlace, MapResult, Pending, Watcher
 from .options import CallOptions, PoolOptions, check_function
@@ -229,7 +229,9 @@ class Intake:
         place: MapPlace | None = None,
         at_end: Callable[[Any], None] | None = None,
     ) -> Any:
-        task = TaskId(next(self._ids))
+        session = self._opened.session
+        claimed = self._new() if session is None else session.claim(*what)
+        task = claimed.task
         item = "" if place is None else place.said
         function, name = name, f"{options.label or name} (task {task}{item})"
         count = self._count if place is None else place.count
@@ -238,18 +240,22 @@ class Intake:
             future.add_done_callback(at_end)
         try:
             payload = pickling.with_modules(name, pickled(name), self._opened.own_modules)
+            if claimed.error is not None:
+                raise claimed.error
             if payload.carried:
                 self._clones.meet(name, function, payload, self._contents)
-            session = self._opened.session
-            key, found = ("", None) if session is None else session.claim(task, *what)
-        except (CallPicklingError, SessionMismatchError) as error:
-            return self._unsent(future, error)
+        except (CallPicklingError, SessionMismatchError) as reason:
+            return self._unsent(future, reason)
         data = payload.data
         inline = len(data) <= self._inline
         blob = _wire.Blob.of(data) if inline else None
         size = payload.extent + (self._novel(function, len(data)) if blob else 0)
-        sent = SentCall(blob, None if inline else data, payload.buffers, payload.code, key)
-        return self._send(future, options, sent, size, found)
+        sent = SentCall(blob, None if inline else data, payload.buffers, payload.code, claimed.key)
+        return self._send(future, options, sent, size, claimed.found)
+
+    def _new(self) -> Claimed:
+        """A task of an executor without a session."""
+        return Claimed(TaskId(next(self._ids)))
 
     def _unsent(self, future: ContainerFuture[Any], error: Exception) -> ContainerFuture[Any]:
         """The future of a call that cannot be sent."""
@@ -288,20 +294,19 @@ class Intake:
         before, sent = future._options, future._sent
         assert isinstance(before, CallOptions), "it is of this pool"
         assert isinstance(sent, SentCall), "it was sent"
-        options, task = before.changed(changes), TaskId(next(self._ids))
+        options, session = before.changed(changes), self._opened.session
+        claimed = self._new() if session is None else session.claim_again(sent.key)
+        task = claimed.task
         name = options.label or future.task.rpartition(" (task ")[0]
         again = self._future(f"{name} (task {task})", task, options, self._count)
-        session = self._opened.session
-        try:
-            found = None if session is None else session.claim_again(task, sent.key)
-        except SessionMismatchError as error:
-            return self._unsent(again, error)
+        if claimed.error is not None:
+            return self._unsent(again, claimed.error)
         # A File may have expired since; of content it is looked at, and other bytes are sent anew.
         buffers = tuple(map(self._contents.adopt, sent.buffers))
         copy = SentCall(sent.blob, sent.data, buffers, sent.code, sent.key)
         inline = "" if sent.blob is None else sent.blob.inline or ""
         size = len(inline) + _wire.BUFFER_NAME * len(buffers)
-        return self._send(again, options, copy, size, found)
+        return self._send(again, options, copy, size, claimed.found)
 
     def _future(
         self,

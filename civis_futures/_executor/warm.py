@@ -107,7 +107,7 @@ class WarmPool:
         if executor is None:
             executor = ContainerPoolExecutor(max_workers, **options)
         else:
-            executor.resize(asked.policy.max_workers)
+            executor.scale(asked.policy.max_workers)
             executor.reset_batch_size()
         self.executor: ContainerPoolExecutor = executor
 

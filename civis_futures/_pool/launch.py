@@ -171,17 +171,7 @@ def docker_command(url: str, sha256: str, file_id: int, setup_cmd: str | None = 
     `url` is the base of the API and `file_id` the bundle's File, for when the platform gives no
     link to it; `setup_cmd` a shell command to run first, and to stop at if it fails.
     """
-    program = _BOOTSTRAP.format(
-        endpoint=_wire.ENDPOINT_VARIABLE,
-        ca_certs=_wire.CA_CERTS_VARIABLE,
-        api=json.dumps(url.rstrip("/") + "/"),
-        file=int(file_id),
-        sha256=json.dumps(sha256),
-        variable=_wire.BUNDLE_VARIABLE,
-        package=PACKAGE,
-        no_worker=_wire.NO_PROGRAM,
-    )
-    run = f"exec python3 -c {shlex.quote(program)}"
+    run = f"exec python3 -c {shlex.quote(bootstrap(url, sha256, file_id))}"
     if setup_cmd is None or not setup_cmd.strip():
         return run
     # On lines of its own: it may hold `;`, end in a comment or in a here-document. It runs in this
@@ -190,6 +180,20 @@ def docker_command(url: str, sha256: str, file_id: int, setup_cmd: str | None = 
     return (
         f"trap '{said}; exit {_wire.SETUP_FAILED}' EXIT\n"
         f"{{ {setup_cmd}\n}} || exit\ntrap - EXIT\n{run}"
+    )
+
+
+def bootstrap(url: str, sha256: str, file_id: int) -> str:
+    """The source of the program that fetches the bundle and runs it; arguments as above."""
+    return _BOOTSTRAP.format(
+        endpoint=_wire.ENDPOINT_VARIABLE,
+        ca_certs=_wire.CA_CERTS_VARIABLE,
+        api=json.dumps(url.rstrip("/") + "/"),
+        file=int(file_id),
+        sha256=json.dumps(sha256),
+        variable=_wire.BUNDLE_VARIABLE,
+        package=PACKAGE,
+        no_worker=_wire.NO_PROGRAM,
     )
 
 
@@ -260,7 +264,8 @@ def script_body(
 ) -> dict[str, Any]:
     """The body of ``POST /scripts/containers`` or ``POST /scripts/custom`` for one worker.
 
-    `program` is the bundle in its File; what runs in a template has its own.
+    `program` is the bundle in its File. A template has a program of its own; one that takes its
+    order in a File finds ours in there.
     """
     body = {
         field.name: value

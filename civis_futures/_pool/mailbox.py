@@ -25,7 +25,7 @@ from .._data import sources
 from .._exceptions import PlatformError, Recalled
 from .._scheduling import events as e
 from .._types import ANY_RESOURCES, Job, JobRow, Output, Resources, Run, RunState, WorkerId
-from .launch import script_body
+from .launch import bootstrap, script_body
 from .verdict import part_of, reached, told_by_run, told_by_worker
 
 _log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class Mailbox:
     ) -> tuple[Job, Run]:
         """Create the script of a pool's worker, of this size, and start its run.
 
-        `program` is what it runs, unless it is of a template.
+        `program` is what it runs, unless its template has one.
         `wanted` is emptied by the manager when the worker is no longer wanted.
 
         Raises:
@@ -171,17 +171,16 @@ class Mailbox:
         container = self._container
         if resources != ANY_RESOURCES:
             container = replace(container, required_resources=asdict(resources))
-        in_file = isinstance(container, Template) and container.order_in_file
-        file_id = None
-        if in_file or len(text) > _wire.ORDER_LIMIT:
-            file_id = self.upload(_wire.for_file(text), f"order of {name}").file_id
-        body = script_body(
-            container,
-            name=name,
-            order=text if file_id is None else file_id,
-            program=program,
-            url=order.url,
-        )
+        if len(text) > _wire.ORDER_LIMIT:
+            text = str(self.upload(text.encode(), f"order of {name}").file_id)
+        said: str | int | None = text
+        if isinstance(container, Template) and container.order_in_file:
+            assert program is not None, "it goes along"
+            assert program.file_id is not None, "it travels in a File"
+            start = bootstrap(order.url, program.sha256, program.file_id)
+            said = self.upload(_wire.for_template(text, start), f"start of {name}").file_id
+        assert said is not None, "what was uploaded is in a File"
+        body = script_body(container, name=name, order=said, program=program, url=order.url)
         job = self._create(name, body)
         try:
             if not wanted:

@@ -420,11 +420,13 @@ class Manager:
                 return ()
 
     def _worker_program(self) -> tuple[Content, ...]:
-        """What workers run, if it is not in a template. Asked for at each launch, as a pool may
-        outlive the File that had it at first.
+        """What workers run, if their template does not have it. Asked for at each launch, as a pool
+        may outlive the File that had it at first.
         """
-        of_its_own = isinstance(self.pool.container, Template)
-        return () if of_its_own else (self.contents.keep(bundle().data),)
+        given = self.pool.container
+        if isinstance(given, Template) and not given.order_in_file:
+            return ()
+        return (self.contents.keep(bundle().data),)
 
     # Each of these takes what it needs from the ledger, and returns what the lane has to do.
 
@@ -484,7 +486,11 @@ class Manager:
         inbox_id, pace = files.inbox_id, self.client.budget.pace
         self._beat += 1
         inbox = _wire.Inbox(
-            letters, poll(command.workers, pace), linger(command.workers, pace), self._beat
+            letters,
+            poll(command.workers, pace),
+            linger(command.workers, pace),
+            self._beat,
+            lease=command.lease,
         )
         return partial(self.mailbox.write_inbox, inbox_id, inbox)
 

@@ -9,6 +9,7 @@ worker was given is taken back through the inbox; it moves once it is certain ne
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from .._types import WorkerId
 from . import events as e
@@ -21,6 +22,20 @@ def even_out(fleet: Fleet, step: Step) -> None:
     _from_waiting(fleet, step)
     if not fleet.tasks.count[TaskPhase.READY]:
         _from_running(fleet, step)
+
+
+def resize(fleet: Fleet, step: Step, max_workers: int) -> None:
+    """There may be this many workers from now on. If that is more, those that run keep no more than
+    their share of the calls, so that there is work to start the others for.
+    """
+    more = max_workers > fleet.policy.max_workers
+    fleet.policy = replace(fleet.policy, max_workers=max_workers)
+    fair = fleet.fair_share()
+    for worker in fleet.workers.values():
+        if more and worker.running and worker.reads_inbox and worker.open:
+            unbegun = worker.unbegun
+            for call in unbegun[max(fair - (worker.held - len(unbegun)), 0) :]:
+                fleet.take_back(step, call, worker)
 
 
 def may_even_out(fleet: Fleet) -> bool:

@@ -31,6 +31,18 @@ class FoundTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Claimed:
+    """Which task a call is. In a session also its key, what was found of it, and why it must not be
+    sent, if so.
+    """
+
+    task: TaskId
+    key: str = ""
+    found: FoundTask | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
     """A new task; `upload` if its call is too large to travel inline, else its `size` in bytes."""
 
@@ -260,10 +272,13 @@ class LetterContent:
 
 @dataclass(frozen=True, slots=True)
 class WriteInbox:
-    """Write the whole inbox; `workers` is how many share the budget."""
+    """Write the whole inbox; `workers` is how many share the budget, and `lease` how many seconds
+    it stays as it is at the most, if not the lease of the orders.
+    """
 
     letters: tuple[LetterContent, ...]
     workers: int
+    lease: float | None = None
 
 
 class Reading(Enum):

@@ -25,8 +25,10 @@ What workers do is in `fleet`. What always holds, after every event of the rando
    set: no waiting for nothing.
 8. A call that is given to a second worker is certain not to begin in the first one any more.
 9. Each idle worker has a call on its way to it, if any that it could do is tied to a worker that
-   two looks have found waiting for its start while others run.
+   two looks have found waiting for its start while others run; unless some workers are too many
+   since `max_workers` was lowered.
 10. `CancelsDone` comes once nothing that was cancelled can run any more.
+11. No worker is given a call while one with a higher priority is READY that it could do.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from .._pacing import Pacing
 from .._types import Standing, TaskId
 from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
-from .balance import even_out, may_even_out
+from .balance import even_out, may_even_out, resize
 from .fleet import Fleet
 from .limits import TimeLimits
 from .pacing import FALSE_STARTS, HOPE, RetriedRequest
@@ -76,7 +78,7 @@ class Scheduler:
             e.Failed: lambda event: self._failed[type(event.command)](event.command, event),
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: self._terminate,
-            e.Resized: lambda event: self.fleet.resize(event.max_workers),
+            e.Resized: lambda event: resize(self.fleet, self._step, event.max_workers),
             e.CancelsAwaited: self._await_cancels,
             e.OthersWait: self._others_wait,
             e.InboxInDoubt: lambda _: self.fleet.write_failed(),
@@ -124,7 +126,10 @@ class Scheduler:
             self.fleet.give(step)
             self.fleet.launch(step)
             even_out(self.fleet, step)
-        self.fleet.let_go(step, self._more_may_come())
+        keeps = self._closing and self._broken is None and self.policy.keep_alive > 0
+        if keeps and not self.tasks.known:
+            self.fleet.hand_on()
+        self.fleet.let_go(step, self._more_may_come() or (keeps and bool(self.tasks.known)))
         self.fleet.cancel_again(step)
         if self._known:
             self.fleet.write(step)

@@ -60,6 +60,7 @@ class Policy:
     idle_timeout: float = 60.0
     lease: float = 3600.0
     setup: bool = False  # containers may have something to do before their first call
+    keep_alive: float = 0.0  # how long idle workers stay after the end for the next process
 
     @property
     def letter_bytes(self) -> int:
@@ -116,13 +117,15 @@ class Task:
 
 
 class Tasks:
-    """All tasks that have not ended, with a queue of those that are READY, the oldest first."""
+    """All tasks that have not ended, with a queue of those that are READY: by priority, and then
+    the oldest first.
+    """
 
     def __init__(self) -> None:
         self.known: dict[TaskId, Task] = {}
         self.count: Counter[TaskPhase] = Counter()
         # Heaps; entries whose task has meanwhile left that phase are skipped.
-        self._ready: dict[Resources, list[TaskId]] = {}
+        self._ready: dict[Resources, list[tuple[float, TaskId]]] = {}
         self._delayed: list[tuple[float, TaskId]] = []
         self._expiring: list[tuple[float, TaskId]] = []
 
@@ -205,19 +208,19 @@ class Tasks:
         return names, None
 
     def next_ready(self, resources: Resources | None = None) -> TaskId | None:
-        """The oldest READY task; of those only that a container with `resources` can serve."""
+        """The READY task that is next; of those only that fit a container with `resources`."""
         heads = []
         for needs, heap in list(self._ready.items()):
-            while heap and not self._is_ready(heap[0]):
+            while heap and not self._is_ready(heap[0][1]):
                 heappop(heap)
             if not heap:
                 del self._ready[needs]
             elif resources is None or resources.cover(needs):
                 heads.append(heap[0])
-        return min(heads, default=None)
+        return min(heads)[1] if heads else None
 
     def give(self, worker: Worker, size: int) -> bool:
-        """Hand the oldest READY task that it can serve to a worker; whether there was one.
+        """Hand the next READY task that it can serve to a worker; whether there was one.
 
         It has room for `size` bytes more; the first call that it gets may be of any size.
         """
@@ -246,7 +249,7 @@ class Tasks:
         )
 
     def _queue(self, name: TaskId, task: Task) -> None:
-        heappush(self._ready.setdefault(task.resources, []), name)
+        heappush(self._ready.setdefault(task.resources, []), (-task.terms.priority, name))
 
     def _is_ready(self, name: TaskId) -> bool:
         task = self.known.get(name)

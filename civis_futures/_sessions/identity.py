@@ -62,22 +62,33 @@ def identity(fn: Callable[..., Any], arguments: Any) -> str:
     Raises:
         Exception: whatever pickling raises.
     """
-    inner: Any = fn
-    while hasattr(inner, "func"):  # a partial
+    called: Any = fn
+    while type(called) is functools.partial:  # what it holds are arguments
+        called, arguments = called.func, (called.args, called.keywords, arguments)
+    code: list[Any] = [called]
+    arguments = _without_functions(arguments, code)
+    inner = called
+    while hasattr(inner, "func"):  # a class derived from partial
         inner = inner.func
     name = str(getattr(inner, "__qualname__", type(inner).__qualname__)).replace("/", "_")
-    return f"{name[-60:]}/{_digest(fn)}/{_digest(arguments)}"
+    return f"{name[-60:]}/{_digest(code if len(code) > 1 else called)}/{_digest(arguments)}"
 
 
-def difference(before: str, now: str) -> str:
-    """What differs between two of these, in words."""
-    name, function, _ = before.split("/")
-    new_name, new_function, _ = now.split("/")
-    if name != new_name:
-        return f"it called {name}, and now it calls {new_name}"
-    if function != new_function:
-        return f"{name} does something else now: its code, a default or what it refers to changed"
-    return f"{name} is called with other arguments now"
+def without_code(key: str) -> str:
+    """What this has in common with that of a call of changed code: the name, and the arguments."""
+    name, _, arguments = key.split("/")
+    return f"{name}/{arguments}"
+
+
+def _without_functions(arguments: Any, code: list[Any], levels: int = 2) -> Any:
+    """Arguments, or rows of them, with names in place of functions; these are added to `code`."""
+    if type(arguments) is types.FunctionType:
+        code.append(arguments)
+        return "function", arguments.__qualname__
+    if not levels or type(arguments) not in (tuple, list):
+        return arguments
+    kept = (_without_functions(each, code, levels - 1) for each in arguments)
+    return type(arguments)(kept)
 
 
 def _digest(value: Any) -> str:

@@ -1,5 +1,7 @@
 """From the head of a session, its inbox and its workers' answers to what was found. Pure.
 
+Which of the tasks a call is that is submitted now, its key decides, wherever it was submitted then.
+
 A task's last attempt decides. It was answered: that is its end, if the function returned or raised.
 A worker has it in hand: it stays there, also if the container has ended meanwhile, which the
 scheduler will see. Anything else was never sent, or was taken back: it is sent again.
@@ -7,6 +9,8 @@ scheduler will see. Anything else was never sent, or was taken back: it is sent 
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +20,7 @@ from .._scheduling import events as e
 from .._types import Inherited, TaskId, WorkerId
 from .._wire import OUTCOME_PICKLING, RAISED, RETURNED, Answer, Inbox, Letter
 from .head import Entry, Head
+from .identity import without_code
 
 #: What the function itself did; all else is tried again in the next process.
 _FINISHED = (RETURNED, RAISED, OUTCOME_PICKLING)
@@ -42,6 +47,52 @@ class Findings:
     def held(self) -> int:
         """How many tasks are held by workers."""
         return sum(len(worker.wanted) for worker in self.workers)
+
+
+class Calls:
+    """Which task each call is that this process submits. A signal's handler may use it at any time.
+
+    Equal calls are the tasks of earlier processes in the order of their numbers. A call that is not
+    among them is a new task. Its number is its place among the calls of this process, if no earlier
+    call is known by that number, so that the same calls in the same order have the same numbers.
+    """
+
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
+        self._equal: dict[str, deque[TaskId]] = {}
+        self._alike: dict[str, list[TaskId]] = {}
+        for task, key in sorted(findings.keys.items()):
+            self._equal.setdefault(key, deque()).append(task)
+            self._alike.setdefault(without_code(key), []).append(task)
+        self._places = itertools.count()
+        self._unused = itertools.count(max(findings.found, default=-1) + 1)
+        self._taken: dict[TaskId, object] = dict.fromkeys(findings.keys)
+
+    def claim(self, key: str) -> TaskId:
+        """The task of this call, which is no other call's from now on."""
+        place = next(self._places)
+        try:
+            return self._equal[key].popleft()
+        except (KeyError, IndexError):
+            return self._number(place)
+
+    def new(self) -> TaskId:
+        """A new task."""
+        return self._number(next(self._places))
+
+    def _number(self, place: int) -> TaskId:
+        mine = object()  # two may ask for a number at a time: one of them gets it
+        numbers = map(TaskId, itertools.chain([place], self._unused))
+        return next(task for task in numbers if self._taken.setdefault(task, mine) is mine)
+
+    def changed(self, key: str) -> TaskId | None:
+        """A task with the name and the arguments of this call, but of other code, which nobody has
+        claimed; None if there is none, or if one with this key is left.
+        """
+        if self._equal.get(key):
+            return None
+        alike = self._alike.get(without_code(key), ())
+        return next((task for task in alike if task in self._findings.found), None)
 
 
 @dataclass(slots=True)

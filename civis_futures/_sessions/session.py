@@ -19,13 +19,13 @@ from .._api.client import PlatformClient
 from .._container import Container, Template
 from .._exceptions import PlatformError, Recalled, SessionInUseError, SessionMismatchError
 from .._pool.mailbox import Mailbox, WorkerRun
-from .._scheduling.events import FoundTask
-from .._types import Job, JobRow, Resources, TaskId, WorkerId
+from .._scheduling.events import Claimed
+from .._types import Job, JobRow, Resources, WorkerId
 from .anchor import anchors
 from .head import Entry, Head
 from .holding import Claim, claim, in_use, withdraw
-from .identity import difference, identity
-from .recovery import Findings, FoundWorker, findings
+from .identity import identity
+from .recovery import Calls, Findings, FoundWorker, findings
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ class Session:
         self._before, self._seized = claimed.before, claimed.seized
         self.head = claimed.head
         self.findings = Findings()
-        self._refused: SessionMismatchError | None = None
+        self._calls = Calls(self.findings)
+        self._refused = ""  # why nothing more is run
         # Guards the head and whether it is being written; the writing itself is outside.
         self._turn = threading.Condition()
         self._asked = self._done = 0
@@ -152,6 +153,7 @@ class Session:
     def begin(self, mailbox: Mailbox) -> None:
         """See what earlier processes have left, and say that it is ours."""
         self.findings, inbox = gather(self._client, self.head, mailbox)
+        self._calls = Calls(self.findings)
         self._entries = {entry.token: entry for entry in self.head.workers}
         self.head.ready = True
         self._write()
@@ -181,38 +183,33 @@ class Session:
             if token not in self._entries and (row.run is None or row.run.state.over):
                 self._client.archive(Job(row.job_id, self.head.kind))
 
-    def claim(
-        self, task: TaskId, fn: Callable[..., Any], arguments: Any
-    ) -> tuple[str, FoundTask | None]:
-        """What tells this call from others, and what was found of it.
+    def claim(self, fn: Callable[..., Any], arguments: Any) -> Claimed:
+        """Which task this call is, and what was found of it."""
+        try:
+            key = identity(fn, arguments)
+        except Exception as error:  # it cannot be pickled either, which will say more
+            return Claimed(self._calls.new(), error=error)
+        return self.claim_again(key)
 
-        Raises:
-            SessionMismatchError: it is not what was called before, or one before it was not.
+    def claim_again(self, key: str) -> Claimed:
+        """The same of a call with this key.
+
+        If it must not be sent, that is for good, and no later call is sent.
         """
-        self._check_refused()
-        key = identity(fn, arguments)
-        return key, self.claim_again(task, key)
-
-    def claim_again(self, task: TaskId, key: str) -> FoundTask | None:
-        """What was found of a call with this key.
-
-        Raises:
-            SessionMismatchError: as of `claim`.
-        """
-        self._check_refused()
-        known = self.findings.keys.get(task, key)
-        if known != key:
-            self._refused = SessionMismatchError(
-                f"task {task} of session {self.head.name!r} is not what it was: "
-                f"{difference(known, key)}. Nothing more is run in it: take another name, or "
+        changed = None if self._refused else self._calls.changed(key)
+        if changed is not None:
+            name = key.partition("/")[0]
+            self._refused = (
+                f"task {changed} of session {self.head.name!r} is not what it was: {name} does "
+                "something else now: its code, a default or what it refers to changed. Nothing "
+                "more is run in it: give the new function another name, take another session, or "
                 f"civis_futures.purge({self.head.name!r}) and begin anew"
             )
-            raise self._refused
-        return self.findings.found.pop(task, None)
-
-    def _check_refused(self) -> None:
-        if self._refused is not None:
-            raise SessionMismatchError(str(self._refused))
+        if self._refused:
+            task = self._calls.new() if changed is None else changed
+            return Claimed(task, key, error=SessionMismatchError(self._refused))
+        task = self._calls.claim(key)
+        return Claimed(task, key, self.findings.found.pop(task, None))
 
     # --- workers, as a `Book` ------------------------------------------------------------------
 

@@ -109,12 +109,13 @@ def read_order(text: str, fetch: Callable[[int], str]) -> _wire.Order:
     """The order that `text` is, or that the File holds which it names: as ``123`` or ``file:123``.
 
     A long order does not fit into an environment variable (the kernel allows 128 kB each), and a
-    parameter of type `file` holds an id.
+    template may be given the id of a File, which names another one if the order is long.
     """
-    text = text.strip()
-    number = text[5:] if text.startswith("file:") else text
-    if number.isdigit():
-        text = fetch(int(number))
+    for _ in range(2):
+        text = text.strip()
+        number = text[5:] if text.startswith("file:") else text
+        if number.isdigit():
+            text = _wire.order_for_template(fetch(int(number)))
     return _wire.order_from_json(text)
 
 

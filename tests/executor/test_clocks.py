@@ -95,10 +95,15 @@ def first_day(platform, name):
     cf.purge(name, platform)
 
 
-HOURS = [pytest.param(each, marks=pytest.mark.stress) for each in (HOUR, -HOUR)]
+def one_of(ahead):
+    """The four ways to be wrong; this one is always tried, as each takes seconds."""
+    return [
+        each if each == ahead else pytest.param(each, marks=pytest.mark.stress)
+        for each in (MONTH, -MONTH, HOUR, -HOUR)
+    ]
 
 
-@pytest.mark.parametrize("ahead", [MONTH, -MONTH, *HOURS])
+@pytest.mark.parametrize("ahead", one_of(MONTH))
 def test_the_first_day_with_a_platform_whose_clock_is_another(faulty, ahead):
     faulty.faults.add(Fault.clock(ahead))
     first_day(faulty, f"clock {ahead:.0f}")
@@ -121,7 +126,7 @@ def test_a_large_result_is_the_first_thing_that_a_container_asks_about(faulty, a
     assert len(made()) - before == 2, "once with the right end"
 
 
-@pytest.mark.parametrize("ahead", [MONTH, -MONTH, *HOURS])
+@pytest.mark.parametrize("ahead", one_of(-MONTH))
 def test_the_first_day_with_a_clock_that_is_wrong(faulty, monkeypatch, ahead):
     monkeypatch.setattr(time, "time", lambda: real() + ahead)
     first_day(faulty, f"wrong {ahead:.0f}")

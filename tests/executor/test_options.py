@@ -10,7 +10,7 @@ from contextlib import closing
 
 import cloudpickle
 import pytest
-from tasks import SECONDS, identity
+from tasks import SECONDS, identity, wait_at
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
@@ -279,6 +279,43 @@ def test_up_to_a_cap(make_executor):
     assert len(future.attempts) == 2
 
 
+# --- what comes first, and how many at a time ----------------------------------------------------
+
+
+def test_of_what_waits_the_highest_priority_begins_first(make_executor, gate, until):
+    executor = make_executor(1, max_tasks_per_worker=1)
+    held = executor.submit(wait_at, gate.path)
+    until(lambda: gate.arrived)
+    futures = [executor.options(priority=each).submit(identity, each) for each in (0, -1, 2.5, 2)]
+    last = executor.submit(identity, "last")
+    gate.open()
+    assert held.result(SECONDS) is None
+    ended = [future.result() for future in cf.as_completed([*futures, last], SECONDS)]
+    assert ended == [2.5, 2, 0, "last", -1]
+
+
+def test_a_pool_that_is_scaled(make_executor, gate, until):
+    with LocalPlatform(cores=4) as platform:
+        scaled(platform, make_executor(1, platform=platform), gate, until)
+
+
+def scaled(platform, executor, gate, until):
+    futures = [executor.submit(wait_at, gate.path, number) for number in range(3)]
+    until(lambda: gate.arrived)
+    executor.scale(3)
+    until(lambda: len(gate.arrived) == 3)
+    assert executor.max_workers == 3
+    executor.scale(1)
+    gate.open()
+    assert [future.result(SECONDS) for future in futures] == [0, 1, 2]
+    assert len({future.worker for future in futures}) == 3, "none was ended for it"
+    until(lambda: len(platform.stats().active) == 1)
+    assert executor.submit(identity, 7).result(SECONDS) == 7
+    for number, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError)):
+        with pytest.raises(error, match="max_workers"):
+            executor.scale(number)
+
+
 # --- what cannot be ----------------------------------------------------------------------------
 
 
@@ -304,6 +341,10 @@ def test_up_to_a_cap(make_executor):
         ({"memory_growth": float("nan")}, ValueError, "memory_growth must be"),
         ({"max_memory": 0}, ValueError, "max_memory must be a positive number"),
         ({"max_memory": float("nan")}, ValueError, "max_memory must be a positive number"),
+        ({"priority": "high"}, TypeError, "priority must be a number, not 'high'"),
+        ({"priority": None}, TypeError, "priority must be a number"),
+        ({"priority": float("nan")}, ValueError, "priority must be a finite number"),
+        ({"priority": float("inf")}, ValueError, "priority must be a finite number"),
         ({"nonsense": 1}, TypeError, "nonsense"),
     ],
     ids=str,

@@ -148,7 +148,7 @@ def hasty(paced):
     """All pauses and patience are short."""
     paced(
         first_backoff=0.02, request_backoff=0.01, longest_request_backoff=0.02, outage=0.2,
-        last_patience=0.5, last_patience_refused=0.2,
+        last_patience=0.5, last_patience_refused=0.2, lag=0.1,
     )  # fmt: skip
 
 

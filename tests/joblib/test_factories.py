@@ -326,28 +326,55 @@ def test_a_failure_in_a_template(template):
         run(make_backend_template_factory(template), delayed(square)(None), delayed(square)(1))
 
 
-# As the command `civis_joblib_worker` of civis-python does.
-THEIRS = "python3 -m civis.run_joblib_func ${JOBLIB_FUNC_FILE_ID}"
+# --- templates that were made for civis.parallel, as they are ----------------------------------
+
+# As the command `civis_joblib_worker` of civis-python does, and with the id in the environment.
+COMMANDS_OF_CIVIS = [
+    "python3 -m civis.run_joblib_func",
+    "civis_joblib_worker ${JOBLIB_FUNC_FILE_ID}",
+]
 
 
-@pytest.mark.parametrize("command", [THEIRS, "civis_joblib_worker ${JOBLIB_FUNC_FILE_ID}"])
-def test_a_template_that_still_has_the_command_of_civis(command, ask):
+def modules_and_colour(prefix):
+    """Whether this process has such modules, and whether its parents run something else."""
+    theirs = [name for name in sys.modules if name.partition(".")[0] == prefix]
+    return theirs, os.environ.get("COLOUR")
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_CIVIS)
+def test_a_template_of_civis_parallel_runs_as_it_is(command, ask, platform):
     pytest.importorskip("civis")
-    factory = make_backend_template_factory(template_of(ask, command))
-    with pytest.raises(cf.CivisFuturesError) as caught:
-        run(factory, delayed(square)(3))
-    said = str(caught.value)
-    assert "civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}" in said
-    assert "docs/migrating.md" in said
-    assert "load key" not in said
+    factory = make_backend_template_factory(template_of(ask, command), {"COLOUR": "green"})
+    before = platform.stats().runs_started
+    calls = [delayed(square)(n) for n in range(30)]
+    assert run(factory, *calls, delayed(modules_and_colour)("civis"))[-1] == ([], "green")
+    assert 1 <= platform.stats().runs_started - before <= 2  # n_jobs
 
 
-def test_an_order_in_a_file_is_a_notice_to_who_unpickles_it(capsys):
-    data = _wire.for_file("an order")
-    with pytest.raises(SystemExit, match="civis-futures-worker --file"):
-        pickle.loads(data)
-    assert data.endswith(b"\nan order")
-    assert b"\0" not in data
+def test_a_failure_and_a_crash_in_a_template_of_civis_parallel(ask):
+    pytest.importorskip("civis")
+    factory = make_backend_template_factory(template_of(ask, COMMANDS_OF_CIVIS[0]))
+    with pytest.raises(TypeError, match="NoneType"):
+        run(factory, delayed(square)(None))
+    with pytest.raises(cf.CallLostError, match="exit code 7"):
+        run(factory, delayed(os._exit)(7))
+
+
+def test_a_long_order_in_a_template_of_civis_parallel(ask):
+    pytest.importorskip("civis")
+    factory = make_backend_template_factory(template_of(ask, COMMANDS_OF_CIVIS[0]))
+    texts = [os.urandom(50_000).hex() for _ in range(4)]
+    assert run(factory, *(delayed(len)(text) for text in texts), n_jobs=2) == [100_000] * 4
+
+
+@pytest.mark.parametrize("order", ["an order", '{"a": "\\\\ \\u00e9 \\n"}', "file:12"])
+def test_an_order_in_a_file_is_a_call_to_who_unpickles_it(order):
+    data = _wire.for_template(order, "import sys\nprint('\\n')\n")
+    call, backend = pickle.loads(data)
+    assert backend == "sequential"
+    assert call.func is exec
+    assert call.args[1] == {"order": order, "program": "import sys\nprint('\\n')\n"}
+    assert _wire.order_for_template(data.decode("ascii")) == order
 
 
 def our_worker(ask, platform, content, *, civis=True):

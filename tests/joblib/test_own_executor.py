@@ -54,7 +54,7 @@ def test_how_many_jobs_there_are(make_executor):
     with civis_joblib.using(executor):
         assert effective_n_jobs(-1) == effective_n_jobs(50) == 3
         assert effective_n_jobs(-2) == 2
-        executor.resize(1)
+        executor.scale(1)
         with civis_joblib.using(executor):  # joblib would run a single job here
             assert effective_n_jobs(-1) == 2
 
@@ -194,14 +194,18 @@ def test_the_same_calls_again_have_their_results(name, tmp_path):
 
 
 def test_what_differs_is_told(name, tmp_path):
-    for number, error in ((0, None), (5, cf.SessionMismatchError)):
-        with parallel_config("civis", n_jobs=2, session=name):
-            tasks = [delayed(count)(str(tmp_path), x + number) for x in range(3)]
-            if error is None:
-                Parallel()(tasks)
-            else:
-                with pytest.raises(error, match="called with other arguments now"):
-                    Parallel()(tasks)
+    def changed(folder, x):
+        return x
+
+    changed.__qualname__ = count.__qualname__
+    with parallel_config("civis", n_jobs=2, session=name):
+        Parallel()(delayed(count)(str(tmp_path), x) for x in range(3))
+    with parallel_config("civis", n_jobs=2, session=name):
+        others = Parallel()(delayed(count)(str(tmp_path), x) for x in (5, 1, 2))
+        assert others == [25, 1, 4]
+        with pytest.raises(cf.SessionMismatchError, match="count does something else now"):
+            Parallel()(delayed(changed)(str(tmp_path), x) for x in range(3))
+    assert run_of(tmp_path) == ["0", "1", "2", "5"]
 
 
 def test_one_call_after_the_other(name, gates):

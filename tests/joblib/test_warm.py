@@ -356,8 +356,10 @@ assert call() == [1, 2]
 )
 def test_nothing_is_left_at_the_exit(more, starts, platform, started, tmp_path):
     before = set(platform.stats().active)
+    warnings = "error", "ignore:This process:DeprecationWarning"  # has threads, and forks
+    options = [option for each in warnings for option in ("-W", each)]
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT.format(more=more)],
+        [sys.executable, *options, "-c", SCRIPT.format(more=more)],
         cwd=tmp_path, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -156,6 +156,27 @@ def test_a_task_from_submit_to_finish():
     assert table(archived(WorkerId(1))) == [e.Finish()]
 
 
+def test_of_what_waits_the_highest_priority_is_first():
+    """And of one priority the oldest."""
+    table = started(max_workers=1, max_tasks_per_worker=1)
+    for task, priority in ((1, 0), (2, -1), (3, 2.5), (4, 0), (5, 2.5)):
+        table.submit(task, priority=priority)
+    given = []
+    for number in range(5):
+        [running] = table.scheduler.fleet.workers.values()
+        [(task, _)] = running.calls
+        report = e.Report(running.id, run_in(RunState.SUCCEEDED), (answer(task),))
+        commands = table.until("Archive", report)
+        commands += table(archived(running.id))
+        while "Launch" not in kinds(commands):
+            commands = table.tick()
+        [launch] = [each for each in commands if isinstance(each, e.Launch)]
+        given += [name for name, _ in launch.calls]
+        table(launched(launch.worker))
+        assert number < 5
+    assert given == [3, 5, 1, 4, 2]
+
+
 def test_a_worker_is_reused_and_an_idle_one_is_let_go():
     table = started(idle_timeout=60.0, max_workers=1)
     table(e.Submitted(TaskId(1)))
@@ -855,6 +876,17 @@ def test_a_call_of_a_frozen_worker_ends_here(one_shot):
     assert 130 < table.now < 200
 
 
+def test_a_late_call_may_be_cancelled_before_it_is_ended_here():
+    table = started(2, terms={"timeout": 10.0}, max_workers=1)
+    frozen = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    worker = table.scheduler.fleet.workers[WorkerId(1)]
+    while worker.late is None:
+        table.looked(replace(frozen, complete=False))
+    assert kinds(table(e.CancelRequested(TaskId(0))))[0] == "Drop"
+    commands = table(looked((replace(frozen, read=True),), 1, 0.0))
+    assert "Lose" not in kinds(commands)
+
+
 def test_a_call_is_not_late_whose_answer_could_not_be_read():
     table = started(terms={"timeout": 10.0})
     unread = e.Report(WorkerId(1), run_in(RunState.RUNNING), complete=False)
@@ -1066,9 +1098,11 @@ class World:
     abandoned: set = field(default_factory=set)
     past: dict = field(default_factory=dict)  # task -> what an earlier process left of it
     cancels_awaited: bool = False
+    lease: float | None = None  # for how long workers shall stay for another process
 
     def __post_init__(self):
         self.policy = self.scheduler.policy
+        self.given = set()  # the calls that workers held after the event before
         self.allowed = self.policy.max_workers  # so many workers at the most, as of now
 
     def send(self, event: e.Event) -> None:
@@ -1137,6 +1171,7 @@ class World:
             )
             assert worker.revoked <= set(worker.calls)
         self.check_places(workers)
+        self.check_priorities(held)
         if workers or any(task.phase is not TaskPhase.UNCLAIMED for task in tasks.known.values()):
             assert self.pending or scheduler.deadline is not None, "invariant 7"
 
@@ -1148,9 +1183,21 @@ class World:
         idle = [w for w in workers.values() if w.listens and w.running and not w.held]
         waiting = [w for w in workers.values() if w.is_passed]
         moving = sum(tasks.holds(call, w) for w in waiting for call in w.revoked)
-        if len(idle) > moving:
+        too_many = sum(w.open for w in workers.values()) > fleet.policy.max_workers
+        if len(idle) > moving and not too_many:
             tied = [call for w in waiting for call in movable(fleet, w, idle)]
             assert not tied or not self.scheduler._known, "invariant 9"
+
+    def check_priorities(self, held) -> None:
+        """Invariant 11: of what a worker could do, it was given what comes first."""
+        known = self.scheduler.tasks.known
+        given = {(name, known[name].given): worker for name, worker in held.items()}
+        ready = [task for task in known.values() if task.phase is TaskPhase.READY]
+        for call in given.keys() - self.given:
+            possible = [each for each in ready if given[call].resources.cover(each.resources)]
+            first = max((each.terms.priority for each in possible), default=-1)
+            assert first <= known[call[0]].terms.priority, "invariant 11"
+        self.given = given.keys()
 
     # what an earlier process has left
 
@@ -1235,6 +1282,7 @@ class World:
 
     def post(self, command: e.WriteInbox) -> None:
         self.letters = {letter.worker: letter for letter in command.letters}
+        self.lease = command.lease
 
     def read(self, worker: WorkerId) -> None:
         """A worker reads the inbox."""
@@ -1340,6 +1388,7 @@ class World:
             memory_growth=chance.choice([None, 2.0]),
             max_memory=8.0,
             judged=chance.random() < 0.2,
+            priority=chance.choice([0, 0, 0, 1, -1]),
         )
         upload, found = chance.random() < 0.2, self.past.pop(name, None)
         self.send(e.Submitted(name, upload=upload, size=100, terms=terms, found=found))
@@ -1377,6 +1426,7 @@ def history(seed: int, heir: bool = False) -> Counter:
         max_workers=chance.choice([1, 2, 3, 5]),
         max_tasks_per_worker=chance.choice([None, 1, 1, 2, 3]),
         idle_timeout=chance.choice([0.0, 1.0, 60.0]),
+        keep_alive=chance.choice([0.0, 0.0, 30.0]),
     )
     scheduler = Scheduler(policy, jitter=chance.random)
     scheduler.fleet.shares = AtMost(limit=chance.choice([100, 100, 1, 3]))
@@ -1413,7 +1463,9 @@ def history(seed: int, heir: bool = False) -> Counter:
         harmless |= e.WriteInbox
     assert all(isinstance(command, harmless) for command in world.pending), f"seed {seed}"
     left = {worker for worker, state in world.runs.items() if not state.over}
-    assert leave or left <= world.abandoned, f"seed {seed}: a run is left"
+    kept = {worker for worker in left if world.lease and not world.todo[worker]} - world.stops
+    assert kept <= world.seen.keys() - world.letters.keys(), f"seed {seed}: it has to do something"
+    assert leave or left - kept <= world.abandoned, f"seed {seed}: a run is left"
     assert not world.cancels_awaited or world.abandoned, f"seed {seed}: who waits is not told"
     assert early or not (world.friendly and world.abandoned), f"seed {seed}: given up too soon"
     assert set(world.ended) == set(range(world.submitted)), f"seed {seed}: a task is lost"

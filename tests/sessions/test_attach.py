@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import time
+import types
+from functools import partial
 
 import cloudpickle
 import pytest
@@ -148,17 +150,81 @@ def test_a_function_that_changed_is_not_run_at_all(make_executor, purged):
     with make_executor(session=name) as executor:
         assert list(executor.map(double, range(3))) == [0, 2, 4]
     with make_executor(session=name) as executor:
-        futures = [executor.submit(fail, n) for n in range(4)]
-        for future in futures:
-            with pytest.raises(SessionMismatchError, match=r"it called double, and now .* fail"):
+        changed = types.FunctionType(fail.__code__, globals(), "double")
+        changed.__qualname__ = double.__qualname__
+        futures = [executor.submit(double, 2), executor.submit(changed, 1), executor.submit(abs, 3)]
+        assert futures[0].result(10) == 4
+        for future in futures[1:]:
+            with pytest.raises(SessionMismatchError, match=r"task 1 .* double does something else"):
                 future.result(10)
-    with make_executor(session=name) as executor:
-        futures = [executor.submit(double, n) for n in (0, 2, 1)]
-        assert futures[0].result(10) == 0
-        with pytest.raises(SessionMismatchError, match=r"task 1 .* with other arguments"):
-            futures[1].result(10)
+        assert executor.submit(changed, 9).exception(10) is not None
     with make_executor(session=name) as executor:
         assert list(executor.map(double, range(4))) == [0, 2, 4, 6]
+
+
+def tenfold(number, by=10):
+    return number * by
+
+
+def test_calls_are_found_by_what_they_are(make_executor, platform, purged):
+    """Wherever they are submitted, and whatever is submitted besides."""
+    name = purged("shuffled")
+    with make_executor(session=name) as executor:
+        first = [executor.submit(tenfold, n) for n in range(6)]
+        first += [executor.submit(partial(tenfold, by=n), 1) for n in range(3)]
+        assert [future.result(20) for future in first] == [0, 10, 20, 30, 40, 50, 0, 1, 2]
+    runs = platform.stats().runs_started
+    numbers = [5, 2, 0, 3]
+    with make_executor(session=name) as executor:
+        again = [executor.submit(tenfold, n) for n in numbers]
+        again += [executor.submit(partial(tenfold, by=n), 1) for n in (2, 1)]
+        assert [future.result(20) for future in again] == [50, 20, 0, 30, 2, 1]
+        assert platform.stats().runs_started == runs
+        more = executor.submit(tenfold, 7), executor.submit(partial(tenfold, by=7), 1)
+        assert [future.result(20) for future in more] == [70, 7]
+    assert [future.task for future in again] == [f"tenfold (task {n})" for n in (5, 2, 0, 3, 8, 7)]
+    assert [future.task for future in more] == ["tenfold (task 9)", "tenfold (task 10)"]
+    runs = platform.stats().runs_started
+    with make_executor(session=name) as executor:
+        assert list(executor.map(tenfold, [7, 5, 4])) == [70, 50, 40]
+        assert executor.submit(partial(tenfold, by=7), 1).result(20) == 7
+    assert platform.stats().runs_started == runs
+
+
+def drawn():
+    return os.urandom(8)
+
+
+def test_equal_calls_have_their_results_in_their_order(make_executor, purged):
+    name = purged("equal")
+    with make_executor(session=name) as executor:
+        drawn_then = [executor.submit(drawn).result(20) for _ in range(3)]
+    with make_executor(session=name) as executor:
+        futures = [executor.submit(drawn) for _ in range(4)]
+        drawn_now = [future.result(20) for future in futures]
+    assert drawn_now[:3] == drawn_then
+    assert drawn_now[3] not in drawn_then
+
+
+SHUFFLED_CELL = """
+import random
+order = [n for n in range(tasks) if tasks == 60 or n not in (5, 50)]
+random.Random(tasks).shuffle(order)
+print(json.dumps(sorted(executor.map(work, order))))
+"""
+
+
+def test_of_an_edited_cell_only_the_difference_is_run(client, platform, until):
+    """60 calls, killed after some 30; two are left out, three are new, the order is another."""
+    options = {"session": "edited", "max_workers": 6, "cell": SHUFFLED_CELL}
+    first = client.start(60, 0.2, **options)
+    until(lambda: len(client.runs) >= 30, 60)
+    client.kill(first)
+    requests = platform.stats().count(origin="client")
+    assert client(63, 0.2, **options) == [n * n for n in range(63) if n not in (5, 50)]
+    assert platform.stats().count(origin="client") - requests < 250
+    assert len(client.runs) == len(set(client.runs)), "none is run twice"
+    assert {*client.runs, 5, 50} == set(range(63))
 
 
 def crash(number):

@@ -6,9 +6,10 @@
 [32, 9]
 """
 
-from ._container import Container, Template
+from ._container.container import Container, Template
 from ._data.contents import SharedData
 from ._data.named import NamedFile, NamedFiles
+from ._display.report import FunctionReport, PoolReport
 from ._exceptions import (
     BrokenContainerPool,
     CallLostError,
@@ -30,11 +31,10 @@ from ._exceptions import (
     WorkerCrashedError,
     WorkerMemoryError,
 )
-from ._executor.decorators import ParallelFunction, require
-from ._executor.executor import ContainerPoolExecutor, PlatformAddress, WithOptions
+from ._executor.executor import ContainerPoolExecutor, PlatformAddress
 from ._executor.here import this_container
 from ._executor.map import MapResult
-from ._executor.warm import WarmPool
+from ._executor.views import ParallelFunction, WithOptions, require
 from ._futures.future import ContainerFuture, Timings
 from ._futures.progress import ProgressBar, progress
 from ._futures.tables import Table, table
@@ -43,6 +43,7 @@ from ._public import publish as _publish
 from ._public import version as _version
 from ._sessions.registry import SessionInfo, purge, results, sessions
 from ._types import Attempt, LogLine, TaskState
+from ._warm import WarmPool
 
 __all__ = [
     "Attempt",
@@ -58,6 +59,7 @@ __all__ = [
     "Dependency",
     "DependencyError",
     "EnvironmentMismatchError",
+    "FunctionReport",
     "LogLine",
     "MapResult",
     "NamedFile",
@@ -67,6 +69,7 @@ __all__ = [
     "ParallelFunction",
     "PlatformAddress",
     "PlatformError",
+    "PoolReport",
     "ProgressBar",
     "RemoteTraceback",
     "SerializationError",

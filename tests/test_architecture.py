@@ -32,30 +32,31 @@ MOST_IMPORTS = 70  # modules, besides ours, that `import civis_futures` loads
 ARROWS = """
 civis_joblib -> __init__
 __main__     -> cli
-cli          -> _api _checking _container _display _exceptions _futures _images _pacing _public
-             -> _sessions _types _wire local
-__init__     -> _container _data _exceptions _executor _futures _public _sessions _types
+cli          -> _api _checking _container _display _exceptions _futures _pacing _public _sessions
+             -> _types _wire local
+__init__     -> _container _data _display _exceptions _executor _futures _public _sessions _types
+             -> _warm
 testing      -> _pacing _public local
 
+_warm        -> _api _data _executor
 _checking    -> _api _exceptions _kept _pacing _pool _types _wire
 
 _executor    -> _api _container _data _display _exceptions _futures _pacing _pickles _pool
              -> _scheduling _sessions _types _wire local
 _sessions    -> _api _container _data _exceptions _futures _pool _scheduling _types _wire
-_pool        -> _api _container _data _display _exceptions _futures _images _scheduling _types
-             -> _wire
+_pool        -> _api _container _data _display _exceptions _futures _scheduling _types _wire
 _data        -> _api _container _exceptions _kept _pickles _types _wire
 _futures     -> _display _pacing _types _wire
 _display     -> _types
 _scheduling  -> _exceptions _pacing _types _wire
 _api         -> _exceptions _kept _pacing _public _types
-_container   -> _images _types
+_container   -> _types
 
 worker       -> _pickles _wire
 
 _pickles     -> _wire
 
-_types _exceptions _wire _pacing _images _public _kept local ->
+_types _exceptions _wire _pacing _public _kept local ->
 """
 
 # Each of these is imported in these packages and modules, and nowhere else.
@@ -66,10 +67,12 @@ cloudpickle       in _data.pickling _data.unpickling _pickles.by_value _sessions
                   in _sessions.values worker
 pickle            in _data.pickling _data.unpickling _exceptions _pickles.generators
                   in _sessions.values worker
-threading         in _api.budget _api.client _api.transport _data.contents _futures.progress
-                  in _futures.tables _pool.ledger _pool.manager _pool.neighbours _pool.threads
-                  in _sessions.session cli local
-queue             in _executor.map _futures.progress _pool.manager _pool.threads local
+threading         in _api.budget _api.client _api.transport _data.contents _display.live
+                  in _display.usage _futures.prints _futures.progress _futures.tables
+                  in _pool.ledger _pool.manager _pool.neighbours _pool.threads _sessions.session
+                  in cli local
+queue             in _executor.map _futures.prints _futures.progress _pool.manager _pool.threads
+                  in local
 subprocess        in cli local
 os.fork           in worker local
 asyncio           in _futures.awaiting _pickles.rows local
@@ -89,7 +92,7 @@ _data.pickling        uses _of _modules _head _pieces
 _executor.dependencies uses _pool _sent
 _executor.map         uses _check_process
 _executor.submission  uses _number _options _sent
-_executor.warm        uses _intake
+_warm                 uses _intake
 _sessions.identity    uses _head _digests
 civis_joblib._backend uses _lock
 """

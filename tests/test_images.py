@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from civis_futures import Container, ContainerPoolExecutor, _images, _wire
+from civis_futures import Container, ContainerPoolExecutor, _wire
+from civis_futures._container import images
 from civis_futures._pool.launch import script_body
 from civis_futures._pool.outcomes import CallPlace, outcome_of
 from civis_joblib import make_backend_factory
@@ -24,13 +25,13 @@ NEWER = "3.99"
 @pytest.fixture
 def python(monkeypatch):
     """python("3.14"): as if that were this Python, as far as images are concerned."""
-    return lambda version: monkeypatch.setattr(_images, "python_here", lambda: version)
+    return lambda version: monkeypatch.setattr(images, "python_here", lambda: version)
 
 
 def test_this_python():
     import sys
 
-    assert _images.python_here() == "{}.{}".format(*sys.version_info)
+    assert images.python_here() == "{}.{}".format(*sys.version_info)
 
 
 @pytest.mark.parametrize(
@@ -45,14 +46,14 @@ def test_a_container_without_an_image_has_this_python(version, tag, python):
     assert hash(container.image) == hash(Container().image)
     assert f"docker_image_tag='{tag}'" in repr(container)
     body = script_body(container, name="", order="", program=_wire.Blob.in_file(1, "", 1), url="")
-    assert (body["docker_image_name"], body["docker_image_tag"]) == (_images.OFFICIAL, tag)
+    assert (body["docker_image_name"], body["docker_image_tag"]) == (images.OFFICIAL, tag)
 
 
 @pytest.mark.parametrize("version", ["3.11", NEWER])
 def test_what_is_said_is_done(version, python):
     python(version)
     assert Container(docker_image_tag="latest").docker_image_tag == "latest"
-    assert Container(docker_image_tag="1.2").image == f"{_images.OFFICIAL}:1.2"
+    assert Container(docker_image_tag="1.2").image == f"{images.OFFICIAL}:1.2"
     assert Container(docker_image_name="mine").image == "mine:latest"
     assert Container(docker_image_name="mine", docker_image_tag="3").image == "mine:3"
 
@@ -113,7 +114,7 @@ def test_on_the_local_platform_images_do_not_matter(python, platform):
     [
         (
             "3.11",
-            f"with Python 3.11 ({_images.OFFICIAL}:7.0.0 has it), or run this with Python 3.8",
+            f"with Python 3.11 ({images.OFFICIAL}:7.0.0 has it), or run this with Python 3.8",
         ),
         (NEWER, "no official image is known to have it; the newest known one has Python 3.14"),
     ],
@@ -132,4 +133,4 @@ def test_an_error_names_the_image_that_fits(version, words):
 def test_the_documents_have_the_same_table():
     text = (ROOT / "docs" / "containers-and-images.md").read_text("utf-8")
     rows = re.findall(r"^\| (3\.\d+) \| `(.*?)` \|", text, re.MULTILINE)
-    assert dict(rows) == _images.TAGS
+    assert dict(rows) == images.TAGS

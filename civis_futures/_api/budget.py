@@ -68,6 +68,7 @@ class RateBudget:
         self._sent_runs: deque[float] = deque()
         self._reported = 0.0  # what the platform said was left, less what we sent since
         self._reported_at = -math.inf
+        self._requests = 0
 
     @property
     def pace(self) -> float:
@@ -91,6 +92,7 @@ class RateBudget:
         """Seconds until such a request may go. 0.0 is now, and has spent what it needs."""
         with self._lock:
             if self._limit >= UNLIMITED:
+                self._requests += 1
                 return 0.0
             now = self._clock()
             self._forget(now)
@@ -104,12 +106,19 @@ class RateBudget:
                 wait = max(wait, self._wait(self._sent_runs, self._run_limit, now))
             if wait > 0:
                 return max(wait, LEAST_WAIT)
+            self._requests += 1
             if counts:
                 self._sent.append(now)
                 self._reported -= 1
             if kind is Kind.RUN:
                 self._sent_runs.append(now)
             return 0.0
+
+    @property
+    def requests(self) -> int:
+        """How many have gone so far."""
+        with self._lock:
+            return self._requests
 
     @property
     def next_start(self) -> float:

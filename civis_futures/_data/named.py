@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .._container import Container, script_that_is_never_run
+from .._container.container import Container, script_that_is_never_run
 from .._exceptions import PlatformError
 from .._types import Job, JobKind
 

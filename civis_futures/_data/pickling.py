@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
-import datetime
 import io
 import math
 import operator
@@ -17,15 +16,15 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType
+from types import CodeType, FunctionType, MappingProxyType, MethodType
 from typing import Any, NamedTuple
 
 import cloudpickle
 
 from .. import _wire
 from .._exceptions import CallPicklingError
+from .._pickles.alike import PLAIN, is_alike, is_plain
 from .._pickles.by_value import reduction, variables_of
 from .._pickles.code import with_file_names
 from .._pickles.generators import GENERATORS, Carried, Reduced, SeededGenerator
@@ -59,13 +58,6 @@ Upstream = Callable[[Future[Any]], Value | None]
 _large: weakref.WeakSet[FunctionType] = weakref.WeakSet()
 #: Functions that pickles by value name, which every worker has.
 _ITS_OWN = {each for each in vars(cloudpickle.cloudpickle).values() if type(each) is FunctionType}
-#: Of these types equal values may be one object by chance.
-_PLAIN = {int, float, complex, str, bytes, bool, tuple, type(None)}
-#: Nobody can tell an object of these, or of what is derived from them, from a copy.
-_ALIKE = (
-    *(type, FunctionType, BuiltinFunctionType, Enum),
-    *(datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo),
-)
 #: Characters of what another error says, in the message of one of ours.
 REASON = 2_000
 
@@ -169,7 +161,7 @@ def initial_payload(
         given += [*inner.args, *inner.keywords.values()]
         inner = inner.func
     given.append(getattr(inner, "__self__", None))
-    manner = Manner(shared_from, {id(each) for each in given if type(each) not in _PLAIN})
+    manner = Manner(shared_from, {id(each) for each in given if type(each) not in PLAIN})
     parts = partial(of_call, fn, args, {})
     return payload("the initializer", (fn, tuple(args), {}), contents, parts, manner)
 
@@ -457,7 +449,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         pickler = _pickler_of(array, self._contents, manner, self._apart)
         if len(pickler.data) < LEAST_BUFFER or pickler.futures:
             return None
-        if not _is_plain(array):
+        if not is_plain(array):
             self._mixed.append((array, pickler))
         made = pickler.payload()
         self._carried += made.carried
@@ -471,7 +463,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         for array, pickler in self._mixed:
             there = pickler.memo.copy()
             common = (there.keys() & seen.keys()) - {id(array)}
-            if not all(_is_alike(there[each][1]) for each in common):
+            if not all(is_alike(there[each][1]) for each in common):
                 return True
             seen |= there
         return False
@@ -481,20 +473,6 @@ def _is_array(value: Any) -> bool:
     """Whether it is an array of NumPy, which is not imported for this: users who have one have."""
     array = getattr(sys.modules.get("numpy"), "ndarray", None)
     return array is not None and isinstance(value, array)
-
-
-def _is_plain(array: Any) -> bool:
-    """Whether each object of an array of objects is alike its copies, by one of each type."""
-    kinds = {type(each): each for each in array.ravel().tolist()}
-    return tuple not in kinds and all(map(_is_alike, kinds.values()))
-
-
-def _is_alike(value: Any) -> bool:
-    """Whether nobody can tell an object from a copy of it, or there is none: it goes by name."""
-    numpy = sys.modules["numpy"]
-    if type(value) in _PLAIN or isinstance(value, (*_ALIKE, numpy.generic, numpy.dtype)):
-        return True
-    return isinstance(value.__reduce_ex__(PROTOCOL), str)
 
 
 def _as_buffer(

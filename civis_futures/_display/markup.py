@@ -6,7 +6,22 @@ import html as _html
 from collections.abc import Sequence
 
 from .._types import TaskState
-from .panels import DONE, STATES, Panel, TaskSummary, chosen, duration, memory, sums, visible
+from .panels import (
+    DONE,
+    EXPLAINED,
+    MOST_ROWS,
+    STATES,
+    Panel,
+    TaskSummary,
+    duration,
+    legend,
+    memory,
+    sums,
+    visible,
+)
+
+#: How many rows are opened at once.
+PAGE = 100
 
 # Text has the page's own colour, so it can be read on any theme; the colours of states are of a
 # middle lightness, which shows on both. Outside of notebooks that trust it, a style is dropped:
@@ -43,7 +58,10 @@ vertical-align:top;background:none;color:inherit}
 font-variant-numeric:tabular-nums}
 .civis-futures td.failed{color:var(--bad);font-weight:600}
 .civis-futures td.running{color:var(--run)}.civis-futures td.succeeded{color:var(--ok)}
-.civis-futures td.why{overflow-wrap:anywhere;min-width:16em;width:99%}
+.civis-futures tbody tr.why{border-top:0}
+.civis-futures tr.why>td{overflow-wrap:anywhere;padding:0 .9em .4em 1.2em;opacity:.85}
+.civis-futures details{margin:.5em 0 0}.civis-futures summary{cursor:pointer;opacity:.75}
+.civis-futures td.task{width:60%}
 .civis-futures td.task{white-space:nowrap;max-width:20em;overflow:hidden;text-overflow:ellipsis}
 .civis-futures td.state{white-space:nowrap}
 .civis-futures .cf-table{overflow-x:auto}
@@ -51,16 +69,18 @@ font-variant-numeric:tabular-nums}
 """.strip().replace("\n", "")
 
 
-def html(panel: Panel) -> str:
-    """The panel as HTML, for light and dark pages."""
-    totals, listed = panel.totals, chosen(panel.summaries)
+def html(panel: Panel, most: int = MOST_ROWS) -> str:
+    """The panel as HTML, for light and dark pages; of the tasks `most` at the most, and those after
+    the first of them to be opened.
+    """
+    totals, listed = panel.totals, panel.listed(most)
     bar = "".join(
         f'<i class="{state}" style="width:{100 * count / totals.tasks:.2f}%"></i>'
         for state in (*DONE, TaskState.RUNNING)
         if (count := totals.counts[state])
     )
     counts = "".join(
-        f'<span><i class="{state}"></i>{count:,} {state}</span>'
+        f'<span{_hint(state)}><i class="{state}"></i>{count:,} {state}</span>'
         for state in STATES
         if (count := totals.counts[state])
     )
@@ -74,9 +94,20 @@ def html(panel: Panel) -> str:
         f'<div class="cf-line"><span>{totals.done:,} of {totals.tasks:,} done</span>{counts}</div>'
         f'<div class="cf-line cf-sums">{summed}</div>'
         + (f'<div class="cf-waiting">waiting: {escaped(panel.waiting)}</div>' * bool(panel.waiting))
-        + _table(listed)
+        + _table(listed[:MOST_ROWS])
+        + _pages(listed)
         + (f'<div class="cf-more">and {more:,} more</div>' if more and listed else "")
+        + "".join(f'<div class="cf-more">{escaped(said)}</div>' for said in legend(totals))
         + "</div>"
+    )
+
+
+def _pages(listed: Sequence[TaskSummary]) -> str:
+    """Those after the first ones, to be opened."""
+    pages = ((begin, listed[begin : begin + PAGE]) for begin in range(MOST_ROWS, len(listed), PAGE))
+    return "".join(
+        f"<details><summary>{begin + 1} to {begin + len(page)}</summary>{_table(page)}</details>"
+        for begin, page in pages
     )
 
 
@@ -86,7 +117,7 @@ def _table(listed: Sequence[TaskSummary]) -> str:
     numbers = ("elapsed", "queue", "compute", "memory")
     head = "".join(f"<th>{name}</th>" for name in ("task", "state"))
     head += "".join(f'<th class="n">{name}</th>' for name in numbers)
-    head += "<th>run</th><th>why</th>"
+    head += "<th>run</th>"
     rows = "".join(map(_row, listed))
     return (
         f'<div class="cf-table"><table><thead><tr>{head}</tr></thead>'
@@ -102,12 +133,43 @@ def _row(summary: TaskSummary) -> str:
         memory(summary.peak_memory),
     )
     attempts = f" (attempt {summary.attempts})" if summary.attempts > 1 else ""
+    if summary.running is not None:
+        attempts = f" for {duration(summary.running)}{attempts}"
+    why = f'<tr class="why"><td colspan="7">{escaped(summary.reason)}</td></tr>'
     return (
         f'<tr><td class="task" title="{escaped(summary.task)}">{escaped(summary.task)}</td>'
-        f'<td class="state {summary.state}">{summary.state}{attempts}</td>'
+        f'<td class="state {summary.state}">{summary.state}{escaped(attempts)}</td>'
         + "".join(f'<td class="n">{escaped(number)}</td>' for number in numbers)
-        + f'<td>{_link(summary)}</td><td class="why">{escaped(summary.reason)}</td></tr>'
+        + f"<td>{_link(summary)}</td></tr>{why if summary.reason else ''}"
     )
+
+
+def page_with(title: str, parts: Sequence[str | Sequence[Sequence[str]]]) -> str:
+    """Lines, and tables whose first rows are their heads, in the same style."""
+    blocks = [
+        f"<div>{escaped(part)}</div>" if isinstance(part, str) else _grid(part) for part in parts
+    ]
+    head = f'<div class="cf-title">{escaped(title)}</div>'
+    return f'<div class="civis-futures"><style>{_STYLE}</style>{head}{"".join(blocks)}</div>'
+
+
+def _grid(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (
+        "".join(
+            f"<{tag}{' class=n' if place else ''}>{escaped(cell)}</{tag}>"
+            for place, cell in enumerate(row)
+        )
+        for tag, row in zip(("th", *["td"] * (len(rows) - 1)), rows, strict=True)
+    )
+    lines = "".join(f"<tr>{line}</tr>" for line in body)
+    return (
+        f'<div class="cf-table"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _hint(state: TaskState) -> str:
+    return f' title="{escaped(EXPLAINED[state])}"' if state in EXPLAINED else ""
 
 
 def _link(summary: TaskSummary) -> str:

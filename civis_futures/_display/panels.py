@@ -16,6 +16,8 @@ from .._types import TaskState
 
 #: How many tasks a panel lists; the others are counted.
 MOST_ROWS = 12
+#: How many it lists where the rest of them can be opened; each is some 500 bytes of HTML.
+MOST_PAGED = 300
 #: The characters of a message that are shown.
 REASON_LENGTH = 200
 #: The order of the states in all displays, and which of them the bar counts as done.
@@ -25,6 +27,11 @@ STATES = (
 )  # fmt: skip
 DONE = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
 WAITING = (TaskState.PENDING, TaskState.QUEUED)
+#: What the two states mean in which nothing runs.
+EXPLAINED = {
+    TaskState.PENDING: "no container has it yet",
+    TaskState.QUEUED: "a container has it, and has not begun it",
+}
 #: The order in which tasks are listed, as far as there is room.
 _LISTED = (
     TaskState.FAILED, TaskState.RUNNING, TaskState.QUEUED,
@@ -59,6 +66,13 @@ class TaskSummary:
     job_id: int | None = None
     run_id: int | None = None
     job_url: str | None = None
+    running: float | None = None  # for how long it was seen to run, while it does
+    occupied: float | None = None  # for how long it had a container at the end, imports included
+    asked_memory: float | None = None
+
+
+#: The names of what is known of each task.
+COLUMNS = tuple(each.name for each in fields(TaskSummary))
 
 
 @dataclass(slots=True)
@@ -99,7 +113,9 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Many tasks at one moment; `summaries` are all of them, or the first of `chosen`."""
+    """Many tasks at one moment; `summaries` are all of them, or the first of `chosen`; if they are
+    `ordered`, that is how they are listed.
+    """
 
     title: str
     totals: Totals
@@ -108,13 +124,20 @@ class Panel:
     waiting: str = ""  # what its waiting tasks wait for
     page: str = ""  # a link to the platform's page
     rows: int | None = None  # how many there are to choose from, if not one for each task
+    ordered: bool = False
+
+    def listed(self, most: int) -> list[TaskSummary]:
+        """Those to list."""
+        return list(self.summaries[:most]) if self.ordered else chosen(self.summaries, most)
 
     def unlisted(self, listed: int) -> int:
         """How many rows are left out."""
         return (self.totals.tasks if self.rows is None else self.rows) - listed
 
 
-def panel_of(title: str, summaries: Iterable[TaskSummary], now: float) -> Panel:
+def panel_of(
+    title: str, summaries: Iterable[TaskSummary], now: float, ordered: bool = False
+) -> Panel:
     """The panel of exactly these tasks."""
     listed = tuple(summaries)
     totals = Totals()
@@ -122,15 +145,14 @@ def panel_of(title: str, summaries: Iterable[TaskSummary], now: float) -> Panel:
         totals.add(summary)
     begin = min((summary.submitted for summary in listed), default=now)
     end = max((summary.submitted + summary.elapsed for summary in listed), default=now)
-    return Panel(title, totals, listed, end - begin)
+    return Panel(title, totals, listed, end - begin, ordered=ordered)
 
 
 def records(summaries: Iterable[TaskSummary]) -> list[dict[str, Any]]:
     """Plain data, one dict for each task, in the order of their submission."""
     ordered = sorted(summaries, key=lambda summary: (summary.submitted, summary.number))
-    names = [each.name for each in fields(TaskSummary)]
     return [
-        {name: getattr(summary, name) for name in names} | {"state": str(summary.state)}
+        {name: getattr(summary, name) for name in COLUMNS} | {"state": str(summary.state)}
         for summary in ordered
     ]
 
@@ -178,9 +200,14 @@ def rank(state: TaskState, number: int) -> tuple[int, int]:
     return _LISTED.index(state), -number
 
 
-def chosen(summaries: Iterable[TaskSummary]) -> list[TaskSummary]:
+def chosen(summaries: Iterable[TaskSummary], most: int = MOST_ROWS) -> list[TaskSummary]:
     """Those to list."""
-    return nsmallest(MOST_ROWS, summaries, key=lambda summary: rank(summary.state, summary.number))
+    return nsmallest(most, summaries, key=lambda summary: rank(summary.state, summary.number))
+
+
+def legend(totals: Totals) -> list[str]:
+    """What the states of waiting tasks mean, of those that there are."""
+    return [f"{state}: {said}" for state, said in EXPLAINED.items() if totals.counts[state]]
 
 
 # --- text ----------------------------------------------------------------------------------------
@@ -192,7 +219,7 @@ def text(panel: Panel, width: int = 80) -> str:
     lines += _wrapped(str(panel.totals).split(", "), ", ", width)
     lines += _wrapped([f"{name} {value}" for name, value in sums(panel)], ", ", width)
     lines += [shortened(f"waiting: {panel.waiting}", width)] if panel.waiting else []
-    listed = chosen(panel.summaries)
+    listed = panel.listed(MOST_ROWS)
     for summary in listed:
         lines.append(shortened(f"  {summary.state:<10}{summary.task}{_took(summary)}", width))
         if summary.reason and summary.reason != panel.waiting:
@@ -200,6 +227,7 @@ def text(panel: Panel, width: int = 80) -> str:
         if summary.state is TaskState.FAILED and summary.job_url:
             lines.append(f"    {visible(summary.job_url)}")
     lines += [f"  and {more:,} more"] if (more := panel.unlisted(len(listed))) else []
+    lines += [shortened(said, width) for said in legend(panel.totals)]
     lines += [f"runs and logs: {panel.page}"] if panel.page else []
     return "\n".join(lines)
 
@@ -214,6 +242,8 @@ def _bar(totals: Totals, width: int) -> str:
     }
     while sum(sizes.values()) > room:
         sizes[max(sizes, key=lambda state: sizes[state])] -= 1
+    if sizes and totals.done == totals.tasks:  # what rounding has left out
+        sizes[max(sizes, key=lambda state: sizes[state])] += room - sum(sizes.values())
     bar = "".join(_MARKS[state] * size for state, size in sizes.items())
     return f"[{bar:.<{room}}] {totals.done:,} of {totals.tasks:,} done"
 
@@ -230,6 +260,7 @@ def _wrapped(pieces: Sequence[str], glue: str, width: int) -> list[str]:
 
 def _took(summary: TaskSummary) -> str:
     parts = [duration(summary.elapsed)]
+    parts += [] if summary.running is None else [f"running for {duration(summary.running)}"]
     parts += [memory(summary.peak_memory)] if summary.peak_memory else []
     parts += [f"attempt {summary.attempts}"] if summary.attempts > 1 else []
     return f"  {', '.join(parts)}"
@@ -240,9 +271,9 @@ def sums(panel: Panel) -> list[tuple[str, str]]:
     totals = panel.totals
     return [
         ("elapsed", duration(panel.elapsed)),
-        ("queue", duration(totals.queue)),
-        ("compute", duration(totals.compute)),
-        ("peak memory", memory(totals.peak_memory)),
+        ("total queue", duration(totals.queue)),
+        ("total compute", duration(totals.compute)),
+        ("highest peak memory", memory(totals.peak_memory)),
     ]
 
 

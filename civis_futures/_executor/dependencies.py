@@ -1,5 +1,12 @@
-"""Calls that need others: what stands in them for the results of these, and what the scheduler is
-told; and which of them to submit once more.
+"""What calls need: results of others, and modules.
+
+What stands in a call for the results of others, and what the scheduler is told; and which of them
+to submit once more.
+
+What the image must have for a call is checked in the container before the call is unpickled. The
+check travels with the call and is pickled by value, as a function within a function: nothing of
+ours is installed there. It must be the first thing that is unpickled, since what comes later may
+need those modules.
 
 Knows futures and the calls that were sent, and does not submit any.
 """
@@ -7,8 +14,9 @@ Knows futures and the calls that were sent, and does not submit any.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import update_wrapper
 from typing import Any
 
 from .._data.contents import SentCall, Value
@@ -125,3 +133,80 @@ def replaced(sent: SentCall, again: Replaced) -> tuple[tuple[Any, ...], tuple[De
         for need in sent.needs
     )
     return buffers, needs
+
+
+# --- modules ---------------------------------------------------------------------------------
+
+
+class Decorated:
+    """A function that was decorated here."""
+
+    __wrapped__: Callable[..., Any]
+
+
+def taken_apart(function: Callable[..., Any]) -> tuple[Callable[..., Any], Mapping[str, str]]:
+    """A function as it was before it was decorated here, and the modules that it needs."""
+    if isinstance(function, Decorated) and not isinstance(function, Requiring):
+        function = function.__wrapped__
+    if isinstance(function, Requiring):
+        return function.__wrapped__, function.modules
+    return function, {}
+
+
+def with_requirements(function: Callable[..., Any], modules: Mapping[str, str]) -> Any:
+    """What is pickled for a function that needs these modules."""
+    return Requiring(function, modules) if modules else function
+
+
+class Requiring(Decorated):
+    """A function that is unpickled, as itself, only where the modules are.
+
+    `modules` has the least version of each, e.g. ``{"numpy": "2.1"}``; "" is any.
+    """
+
+    def __init__(self, function: Callable[..., Any], modules: Mapping[str, str]) -> None:
+        update_wrapper(self, function)
+        self.__wrapped__ = function
+        self.modules = dict(modules)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Here, nothing is checked."""
+        return self.__wrapped__(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The check comes first: of these two it is what is unpickled first."""
+        return _Check(self.modules), (self.__wrapped__,)
+
+
+class _Check:
+    """The check, unpickled by running it; what is left of it there gives the function."""
+
+    def __init__(self, modules: dict[str, str]) -> None:
+        self._modules = modules
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Pickle wants it to be callable."""
+        return function
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _check(), (self._modules,)
+
+
+def _check() -> Callable[[dict[str, str]], Callable[[Any], Any]]:
+    def check(modules: dict[str, str]) -> Callable[[Any], Any]:
+        import importlib
+        import re
+
+        def numbers(version: str) -> list[int]:
+            return [int(part) for part in re.findall(r"\d+", version)]
+
+        for name, least in modules.items():
+            found = getattr(importlib.import_module(name), "__version__", "")
+            if found and numbers(found) < numbers(least):
+                error = ModuleNotFoundError(f"the image has {name} {found}")
+                # Not as its name: who renders it may look for such a module, or propose others.
+                error.civis_futures_requirement = f"{name}>={least}"  # type: ignore[attr-defined]
+                raise error
+        return lambda function: function
+
+    return check

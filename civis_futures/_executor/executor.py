@@ -26,22 +26,20 @@ from typing import (
     overload,
 )
 
-from .._container import Container, Template
+from .._container.container import Container, Template
 from .._data.contents import SharedData
-from .._display import markup, panels
+from .._display import live, markup, panels
+from .._display.report import PoolReport, report_of
 from .._exceptions import BrokenContainerPool
 from .._futures.future import ContainerFuture
 from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
 from .._types import TaskState, whole
-from .dependencies import check_owner
 from .options import UNCHANGED, After, PoolOptions, RetryOn, given
+from .views import ParallelFunction, WithOptions, parallel
 
 if TYPE_CHECKING:
     from .._pool.manager import Manager
-    from .decorators import ParallelFunction
     from .map import MapOptions, MapResult
-    from .options import CallOptions
-    from .submission import Intake
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -265,8 +263,6 @@ class ContainerPoolExecutor(Executor):
         Raises:
             TypeError, ValueError: there is no such option, or it is out of range.
         """
-        from .decorators import parallel
-
         return parallel(self.options(**options), function)
 
     def submit_batch(
@@ -331,6 +327,7 @@ class ContainerPoolExecutor(Executor):
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
         progress: bool = False,
+        logs: bool = False,
         ordered: bool = True,
         return_exceptions: bool = False,
         seed: int | None = None,
@@ -344,6 +341,7 @@ class ContainerPoolExecutor(Executor):
             buffersize: read the iterables this many calls ahead of the results, and not to their
                 end at once; so they may be infinite.
             progress: show a bar while results are waited for; see `civis_futures.progress`.
+            logs: print what the calls print while results are waited for; see there, too.
             ordered: False to give results as they come, and not in the order of the items.
             return_exceptions: True to give what a call raises in its place among the results, as
                 `asyncio.gather` does; nothing is cancelled for it. Of a chunk, all items are run.
@@ -364,6 +362,7 @@ class ContainerPoolExecutor(Executor):
             chunksize=chunksize,
             buffersize=buffersize,
             progress=progress,
+            logs=logs,
             ordered=ordered,
             return_exceptions=return_exceptions,
             seed=seed,
@@ -478,10 +477,25 @@ class ContainerPoolExecutor(Executor):
         One dict for each, in the order of submission, that pandas takes as it is: ``task``,
         ``number``, ``state``, ``reason`` (of a failure, or of a wait, in one line), ``attempts``;
         ``elapsed``, ``queue`` and ``compute`` in seconds, ``peak_memory`` in MB, ``submitted`` in
-        seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``. None is what
-        nobody knows.
+        seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``; for how many
+        seconds it was seen ``running``, while it does, and how long its last attempt had
+        ``occupied`` its container, imports included; ``asked_memory`` in MB. None is what nobody
+        knows.
         """
         return panels.records(self._intake.pool_futures.summaries())
+
+    def report(self) -> PoolReport:
+        """What this pool has used so far, and what would have been enough; from memory, at once.
+
+        Container hours, starts and requests; the speed-up, and which part of their time containers
+        were busy; the slowest tasks, and the peak memory of each function beside what was asked
+        for; and what follows from that. It prints, displays, and is data by `as_dict()`.
+        """
+        futures, manager = self._intake.pool_futures, self._manager
+        title, used = f"{self._name} on {self._url}", manager.containers.used()
+        requests = manager.client.budget.requests
+        totals, work = futures.totals(), futures.work()
+        return report_of(title, self._max_workers, totals, work, used, requests)
 
     def __repr__(self) -> str:
         """Name, size, platform (without the key), and how many calls are how."""
@@ -490,14 +504,22 @@ class ContainerPoolExecutor(Executor):
             f"platform={self._url!r}: {self._intake.pool_futures.totals()}>"
         )
 
-    def _panel(self) -> panels.Panel:
+    def _panel(self, most: int = panels.MOST_ROWS) -> panels.Panel:
         title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
-        panel = self._intake.pool_futures.panel(title, self._manager.why_waiting())
+        panel = self._intake.pool_futures.panel(title, self._manager.why_waiting(), most)
         return panel if self._page is None else dataclasses.replace(panel, page=self._page())
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""
-        return markup.html(self._panel())
+        return markup.html(self._panel(panels.MOST_PAGED), panels.MOST_PAGED)
+
+    def _is_over(self) -> bool:
+        totals = self._intake.pool_futures.totals()
+        return self._intake.closed and totals.done == totals.tasks
+
+    def _ipython_display_(self) -> None:
+        """For notebooks, where it changes."""
+        live.show_live(self, keep=False)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """For IPython in a terminal."""
@@ -507,106 +529,6 @@ class ContainerPoolExecutor(Executor):
     def __reduce__(self) -> NoReturn:
         """Executors hold threads and a key; neither travels."""
         raise TypeError(f"cannot pickle a {type(self).__name__}")
-
-
-class WithOptions:
-    """A view of a `ContainerPoolExecutor`: the same pool, with options for each call.
-
-    Made by `ContainerPoolExecutor.options`.
-    """
-
-    def __init__(self, executor: object, intake: Intake, options: CallOptions) -> None:
-        self._executor = executor  # held: a forgotten executor shuts down
-        self._intake = intake
-        self._options = options
-        check_owner(intake, options.after)
-
-    @overload
-    def submit(
-        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> ContainerFuture[T]: ...
-
-    @overload
-    def submit(
-        self, fn: Callable[..., T], future: ContainerFuture[Any], /, *args: Any, **kwargs: Any
-    ) -> ContainerFuture[T]: ...
-
-    @overload
-    def submit(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> ContainerFuture[T]: ...
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ContainerFuture[Any]:
-        """As `ContainerPoolExecutor.submit`, with these options."""
-        return self._intake.submit(self._options, fn, args, kwargs)
-
-    @overload
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        return_exceptions: Literal[False] = False,
-        **how: Unpack[MapOptions],
-    ) -> MapResult[T]: ...
-
-    @overload
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        return_exceptions: bool,
-        **how: Unpack[MapOptions],
-    ) -> MapResult[T | BaseException]: ...
-
-    def map(
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | Literal["auto"] = "auto",
-        buffersize: int | None = None,
-        progress: bool = False,
-        ordered: bool = True,
-        return_exceptions: bool = False,
-        seed: int | None = None,
-    ) -> MapResult[Any]:
-        """As `ContainerPoolExecutor.map`, with these options."""
-        return self._intake.map(
-            self._options,
-            fn,
-            iterables,
-            timeout=timeout,
-            chunksize=chunksize,
-            buffersize=buffersize,
-            progress=progress,
-            ordered=ordered,
-            return_exceptions=return_exceptions,
-            seed=seed,
-        )
-
-    def options(
-        self,
-        *,
-        max_retries: int = UNCHANGED,
-        retry_on: RetryOn = UNCHANGED,
-        timeout: float | None = UNCHANGED,
-        queue_timeout: float | None = UNCHANGED,
-        label: str | None = UNCHANGED,
-        required_resources: Mapping[str, float] | None = UNCHANGED,
-        memory_growth: float | None = UNCHANGED,
-        max_memory: float = UNCHANGED,
-        priority: float = UNCHANGED,
-        after: After = UNCHANGED,
-        requires: Mapping[str, str] | None = UNCHANGED,
-        **unknown: Never,
-    ) -> WithOptions:
-        """The same view, with some options changed."""
-        changes = given(locals())
-        return WithOptions(self._executor, self._intake, self._options.changed(changes))
-
-    def __repr__(self) -> str:
-        """Its options."""
-        return f"<{type(self).__name__} {self._options}>"
 
 
 def _abandon(manager: Manager) -> None:

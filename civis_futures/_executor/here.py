@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from .._container import Container
+from .._container.container import Container
 from .._exceptions import PlatformError
 from .._types import Job, JobKind
 

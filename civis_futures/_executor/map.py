@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
-from .._display import markup, panels
+from .._display import live, markup, panels
 from .._futures.future import ContainerFuture
 from .._futures.tables import EndedTasks, panel_of
 
@@ -46,6 +46,9 @@ class Watcher(Protocol):
 
     def wait(self, future: Any, timeout: float | None) -> None:
         """Return when it is done, or after `timeout` seconds."""
+
+    def finish(self) -> None:
+        """All results were given out, or one has failed; nothing is cancelled yet."""
 
     def close(self) -> None:
         """No result is asked for any more."""
@@ -192,6 +195,11 @@ class Pending:
         for future in self.futures():
             future.cancel()
 
+    def finish(self) -> None:
+        """All results were given out, or one has failed."""
+        if self._watcher is not None:
+            self._watcher.finish()
+
     def close(self) -> None:
         """No result is asked for any more."""
         self.cancel()
@@ -281,12 +289,22 @@ class MapResult(Iterator[T]):
             f"serial time {panels.duration(self.serial_time)}>"
         )
 
-    def _repr_html_(self) -> str:
-        """For notebooks; from memory."""
+    def _panel(self, most: int) -> panels.Panel:
         futures = self._pending.futures()
         waiting = next((f.reason for f in futures if not (f.running() or f.done())), "")
         title = f"{len(self):,} items of {self._name}, speed-up {self.speedup:.1f}"
-        return markup.html(panel_of(title, self._ended, futures, waiting))
+        return panel_of(title, self._ended, futures, waiting, most)
+
+    def _is_over(self) -> bool:
+        return self._pending.over and not self._pending.undone
+
+    def _repr_html_(self) -> str:
+        """For notebooks; from memory."""
+        return markup.html(self._panel(panels.MOST_PAGED), panels.MOST_PAGED)
+
+    def _ipython_display_(self) -> None:
+        """For notebooks, where it changes."""
+        live.show_live(self, keep=False)  # to drop it cancels its calls
 
 
 def _results(pending: Pending, end: float | None) -> Generator[Any, None, None]:
@@ -296,6 +314,11 @@ def _results(pending: Pending, end: float | None) -> Generator[Any, None, None]:
             items = pending.next(end)
             while items:
                 yield items.pop()  # no name for it: the generator must not keep it alive
+    except Exception:  # and not if it was dropped, or interrupted
+        pending.finish()
+        raise
+    else:
+        pending.finish()
     finally:
         pending.close()
 

@@ -14,7 +14,7 @@ from typing import Any
 from .._api.budget import RateBudget, platform_clock
 from .._api.client import LogSource, PlatformClient, access
 from .._api.credentials import Access
-from .._container import Container, Template, job_kind
+from .._container.container import Container, Template, job_kind
 from .._data.contents import Content, ContentStore, SentCall, Value, content_store
 from .._data.own import OwnModules
 from .._data.pickling import Payload, initial_payload, with_modules

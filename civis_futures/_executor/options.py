@@ -17,7 +17,7 @@ from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .._container import (
+from .._container.container import (
     DEFAULT_RESOURCES,
     Container,
     Template,

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .. import _wire
-from .._container import DEFAULT_RESOURCES, Container, Template
+from .._container.container import DEFAULT_RESOURCES, Container, Template
 from .._data import pickling
 from .._data.contents import SentCall, SharedData, Value
 from .._display.panels import TaskSummary
@@ -29,7 +29,6 @@ from .._pacing import default_pacing
 from .._pickles.generators import Carried
 from .._scheduling.events import CancelRequested, Claimed, FoundTask, NotSent, Submitted
 from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms, seconds, whole
-from .decorators import taken_apart, with_requirements
 from .dependencies import (
     Replaced,
     check_owner,
@@ -37,8 +36,10 @@ from .dependencies import (
     needs_of,
     replaced,
     sent_of,
+    taken_apart,
     told,
     upstream,
+    with_requirements,
 )  # fmt: skip
 from .map import BatchSize, MapPlace, MapResult, Pending, Watcher
 from .options import CallOptions, PoolOptions, check_function
@@ -129,6 +130,7 @@ class Intake:
         chunksize: int | Literal["auto"] = "auto",
         buffersize: int | None = None,
         progress: bool = False,
+        logs: bool = False,
         ordered: bool = True,
         return_exceptions: bool = False,
         seed: int | None = None,
@@ -147,10 +149,10 @@ class Intake:
                 raise TypeError(f"{name} must be True or False")
         self._check_open()
         watcher: Watcher | None = None
-        if progress:
+        if progress or logs:
             from .._futures.progress import meter_for_map
 
-            watcher = meter_for_map(iterables, size)
+            watcher = meter_for_map(iterables, size, progress, logs)
         ended = EndedTasks()
         place = MapPlace(
             _both(ended.count, self._count), None, seed, return_exceptions and size > 1
@@ -291,10 +293,7 @@ class Intake:
     ) -> ContainerFuture[Any]:
         """Give it to the manager; `size` as of `Submitted`."""
         future._sent, sent.timeout, sent.retry_on = sent, options.timeout, options.wants_retry
-        known, terms = self._terms
-        if options is not known:
-            terms = options.terms(self._resources)
-            self._terms = options, terms
+        terms = self._terms_of(options)
         needs, data = told(sent) if sent.needs else (), 0
         if sent.data is not None and needs and needs[0].values:
             data = len(sent.data)
@@ -363,7 +362,7 @@ class Intake:
     ) -> ContainerFuture[Any]:
         return ContainerFuture(
             name,
-            View(Timings(time.time())),
+            View(Timings(time.time()), asked_memory=self._terms_of(options).resources.memory),
             self._cancel,
             self._opened.logs,
             self._opened.load,
@@ -374,6 +373,13 @@ class Intake:
             self,
             options,
         )
+
+    def _terms_of(self, options: CallOptions) -> Terms:
+        known, terms = self._terms
+        if options is not known:
+            terms = options.terms(self._resources)
+            self._terms = options, terms
+        return terms
 
     def _novel(self, function: str, size: int) -> int:
         """How much of a pickled call is new, as text: letters are packed, and the rest of it has

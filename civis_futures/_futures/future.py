@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar, overload
 
-from .._display import markup, panels
+from .._display import live, markup, panels
 from .._types import Attempt, LogLine, TaskState, seconds, whole
 from . import logs as _logs
 
@@ -56,6 +56,8 @@ class View(NamedTuple):
     worker: int | None = None
     attempts: tuple[Attempt, ...] = ()
     note: str = ""  # what this task alone waits for
+    running_since: float | None = None  # seconds since the epoch, by this machine's clock
+    asked_memory: float = 0.0  # MB that its container was to have; 0.0: not known
 
 
 class Sent(Protocol):
@@ -398,6 +400,10 @@ class ContainerFuture(Future[T]):
             queue = min(max(0.0, timings.started - timings.submitted), elapsed)
         elif state in panels.WAITING:
             queue = elapsed
+        running = None
+        if state is TaskState.RUNNING and view.running_since is not None:
+            running = min(max(0.0, time.time() - view.running_since), elapsed)
+            queue = elapsed - running
         reasons = [attempt.reason for attempt in attempts if attempt.reason]
         if state in panels.WAITING:
             reasons.append(view.note or self._needed() or self._why_waiting())
@@ -417,6 +423,9 @@ class ContainerFuture(Future[T]):
             job_id=view.job_id,
             run_id=view.run_id,
             job_url=view.job_url,
+            running=running,
+            occupied=_between(timings.started, timings.finished),
+            asked_memory=view.asked_memory or None,
         )
 
     def _needed(self) -> str:
@@ -429,6 +438,7 @@ class ContainerFuture(Future[T]):
         seen = self._summary()
         where = "" if seen.run_id is None else f" job={seen.job_id} run={seen.run_id}"
         numbers = [f"elapsed {panels.duration(seen.elapsed)}"]
+        numbers += [] if seen.running is None else [f"running {panels.duration(seen.running)}"]
         numbers += [] if seen.compute is None else [f"compute {panels.duration(seen.compute)}"]
         numbers += [panels.memory(seen.peak_memory)] if seen.peak_memory else []
         why = f": {seen.reason}" if seen.reason else ""
@@ -437,7 +447,18 @@ class ContainerFuture(Future[T]):
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""
-        return markup.html(panels.panel_of(self._task, [self._summary()], time.time()))
+        return markup.html(self._panel())
+
+    def _panel(self, most: int = panels.MOST_ROWS) -> panels.Panel:
+        del most  # there is one
+        return panels.panel_of(self._task, [self._summary()], time.time())
+
+    def _is_over(self) -> bool:
+        return self.done()
+
+    def _ipython_display_(self) -> None:
+        """For notebooks, where it changes."""
+        live.show_live(self, keep=True)
 
 
 # For the pool, and for what shows many at once: no methods, since users hold futures.
@@ -465,6 +486,11 @@ def value_in(future: ContainerFuture[Any], new: Any = None) -> Any:
     return known.get("_value") if new is None else known.setdefault("_value", new)
 
 
+def log_access_of(future: ContainerFuture[Any]) -> _logs.LogAccess:
+    """Where its log is read."""
+    return future._log_access
+
+
 def number_of(future: ContainerFuture[Any]) -> int:
     """That of its task."""
     return future._number
@@ -483,6 +509,10 @@ def state_soon_of(future: ContainerFuture[Any]) -> TaskState:
 def has_ended(future: ContainerFuture[Any]) -> bool:
     """Whether it has counted itself among those that have ended."""
     return future._ended is not None
+
+
+def _between(began: float | None, ended: float | None) -> float | None:
+    return None if began is None or ended is None else max(0.0, ended - began)
 
 
 def _last(reasons: list[str]) -> str:

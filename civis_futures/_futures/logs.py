@@ -96,7 +96,7 @@ class LastLines:
     def drop(self, by_stderr: bool) -> None:
         """Forget those of one stream."""
         for line in self.take():
-            if _by_stderr(line) != by_stderr:
+            if is_of_stderr(line) != by_stderr:
                 self.add(line)
 
     def take(self) -> list[LogLine]:
@@ -151,7 +151,7 @@ class Cutter:
     def feed(self, lines: Iterable[LogLine]) -> None:
         """Take in the next lines."""
         for line in lines:
-            by_stderr = _by_stderr(line)
+            by_stderr = is_of_stderr(line)
             stream = self._streams[by_stderr]
             mark = BEGIN_LINE.search(line.message.rstrip()) if self.reused else None
             # Where a line went before it that had no end, only the call itself believes it: it
@@ -196,14 +196,14 @@ class Cutter:
             stream.blank = None
 
 
-def _by_stderr(line: LogLine) -> bool:
+def is_of_stderr(line: LogLine) -> bool:
     """Which stream it came by: the platform's level of a line says that, and nothing else."""
     return line.level == "error"
 
 
 def is_echo(line: LogLine) -> bool:
     """Whether it says for the second time that a call begins."""
-    return _by_stderr(line) and BEGIN_LINE.match(line.message) is not None
+    return is_of_stderr(line) and BEGIN_LINE.match(line.message) is not None
 
 
 def leveled(line: LogLine) -> LogLine:
@@ -287,32 +287,53 @@ def _follow_run(
 ) -> Iterator[LogLine]:
     cutter, position, complete = _begin(source, access, call, where, tail)
     cutter.widen()
-    seen: set[int] = set()
+    log = RunTail(source, where, position)
     if tail == 0:
         cutter.take()
     elif cutter.sure:
         yield from cutter.take()
-    pause = shortest = min(max(access.pacing.log_pause, REQUESTS * source.pace), LONGEST_PAUSE)
-    limit, quiet, first = FIRST_PAGE, 0.0, True
+    pause = shortest = pause_of(access, source)
+    quiet = 0.0
     while not (complete or cutter.over):
-        page = source.page(*where, max(0, position - OVERLAP), limit)
-        # The first overlap was in what we began with, or is of others.
-        new = [x for x in page.lines if x.id not in seen and (x.id > position or not first)]
-        first = False
-        full, limit = len(page.lines) >= limit, _size(page.lines)
-        position = max(position, _highest(page.lines))
-        seen = {line.id for line in page.lines if line.id > position - OVERLAP}
+        new, full, over = log.read()
         cutter.feed(new)
         if cutter.sure:
             yield from cutter.take()
         if full:
             continue
         quiet = 0.0 if new or not call.done() else quiet + pause
-        complete = page.complete or quiet > access.pacing.log_grace or call.where() != where
+        complete = over or quiet > access.pacing.log_grace or call.where() != where
         pause = shortest if new else min(pause * 1.5, LONGEST_PAUSE)
         if not complete:
             time.sleep(pause) if call.done() else call.wait(pause)
     yield from cutter.rest()
+
+
+def pause_of(access: LogAccess, source: LogPages) -> float:
+    """Seconds between two reads of logs that grow."""
+    return min(max(access.pacing.log_pause, REQUESTS * source.pace), LONGEST_PAUSE)
+
+
+class RunTail:
+    """The log of a run as it grows, after a `position`: each line once, and late ones too."""
+
+    def __init__(self, source: LogPages, where: tuple[int, int], position: int = 0) -> None:
+        self.where = where
+        self._source, self._position = source, position
+        self._seen: set[int] = set()
+        self._limit, self._first = FIRST_PAGE, True
+
+    def read(self) -> tuple[list[LogLine], bool, bool]:
+        """New lines; whether there are more already; whether there can be no more after that."""
+        position = self._position
+        page = self._source.page(*self.where, max(0, position - OVERLAP), self._limit)
+        # The first overlap was in what we began with, or is of others.
+        first, self._first = self._first, False
+        new = [x for x in page.lines if x.id not in self._seen and (x.id > position or not first)]
+        full, self._limit = len(page.lines) >= self._limit, _size(page.lines)
+        self._position = max(position, _highest(page.lines))
+        self._seen = {line.id for line in page.lines if line.id > self._position - OVERLAP}
+        return new, full, page.complete
 
 
 def _highest(lines: Iterable[LogLine]) -> int:

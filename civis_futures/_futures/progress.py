@@ -8,6 +8,7 @@ kind.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sys
 import threading
@@ -18,10 +19,12 @@ from concurrent.futures import Future
 from heapq import nsmallest
 from typing import Any, Protocol
 
+from .._display.live import Handle, is_notebook
 from .._display.markup import html
 from .._display.panels import MOST_ROWS, Panel, TaskSummary, Totals, chosen, duration, rank, text
 from .._types import TaskState, whole
 from .future import ContainerFuture, number_of, state_soon_of, summary_of
+from .prints import Prints
 from .tables import Table
 
 #: Seconds between two drawings: the least, and the most when nothing ends (what runs may change).
@@ -48,6 +51,9 @@ class Bar(Protocol):
     def close(self, totals: Totals, expected: int) -> None:
         """Show the last ones and end."""
 
+    def write(self, line: str) -> None:
+        """Print a line of a task's."""
+
 
 class Meter:
     """Counts futures as they end, and draws while it waits for them; holds none that has ended.
@@ -56,14 +62,19 @@ class Meter:
         expected: how many there will be, if that is known before all are watched.
         table: in a notebook, show their table below the bar while somebody waits; what is left
             there in the end are failures.
+        bar: whether there is a bar.
+        logs: print what they print, while somebody waits.
 
     Raises:
-        ModuleNotFoundError: tqdm is not installed.
+        ModuleNotFoundError: tqdm is not installed, and there is to be a bar.
     """
 
-    def __init__(self, expected: int = 0, table: bool = False) -> None:
-        self._bar = _bar(expected)
-        self._table = _LiveTable() if table and _is_notebook(sys.stderr) else None
+    def __init__(
+        self, expected: int = 0, table: bool = False, *, bar: bool = True, logs: bool = False
+    ) -> None:
+        self._bar = _bar(expected) if bar else _NoBar()
+        self._prints = Prints(self.wake) if logs else None
+        self._table = _LiveTable() if table and is_notebook(sys.stderr) else None
         self._expected = expected
         self._watched = 0
         self._open: dict[Future[Any], int] = {}  # with their numbers of tasks
@@ -77,6 +88,8 @@ class Meter:
         self._watched += tasks
         self._open[future] = tasks
         future.add_done_callback(self._end)
+        if self._prints is not None and isinstance(future, ContainerFuture):
+            self._prints.watch(future)
 
     def draw_until(self, over: threading.Event) -> None:
         """Draw until that is set and `wake` was called."""
@@ -102,9 +115,18 @@ class Meter:
         while self._totals.done < self._watched:
             self._step(MOST)
 
+    def finish(self) -> None:
+        """Wait for the last lines that the tasks that have ended have printed."""
+        if self._prints is not None:
+            self._prints.finish()
+
     def close(self) -> None:
         """Draw for the last time."""
         self._count(0.0)
+        if self._prints is not None:
+            self._prints.close()
+            self._print()
+            _say(f"reading what tasks print has taken {self._prints.requests:,} requests")
         totals = self._look()
         self._bar.close(totals, max(self._expected, self._watched))
         if self._table is not None:
@@ -124,6 +146,7 @@ class Meter:
     def _step(self, seconds: float) -> None:
         """Wait for the next end, but not longer than this; then draw if it is time."""
         self._count(seconds)
+        self._print()
         now = time.monotonic()
         if now - self._drawn >= max(LEAST, self._cost / SHARE):
             totals, waiting = self._look(), self._waiting()
@@ -144,6 +167,13 @@ class Meter:
         except queue.Empty:
             pass
 
+    def _print(self) -> None:
+        """What tasks have printed, above the bar."""
+        if self._prints is not None:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._bar.write(self._prints.lines.get_nowait())
+
     def _waiting(self) -> str:
         """What the first of those waits for that no container has begun."""
         for future in list(self._open):
@@ -161,12 +191,14 @@ class Meter:
         return totals
 
 
-def meter_for_map(iterables: Iterable[Iterable[Any]], chunksize: int) -> Meter:
+def meter_for_map(
+    iterables: Iterable[Iterable[Any]], chunksize: int, bar: bool, logs: bool
+) -> Meter:
     """One for the calls of a `map`; where all say how long they are, it knows how many."""
     sizes = [len(each) if isinstance(each, Sized) else None for each in iterables]
     known = [size for size in sizes if size is not None]
     expected = min(known) if known and len(known) == len(sizes) else 0
-    return Meter(-(-expected // chunksize))
+    return Meter(-(-expected // chunksize), bar=bar, logs=logs)
 
 
 class ProgressBar:
@@ -201,22 +233,29 @@ class ProgressBar:
         self._meter.close()
 
 
-def progress(futures: Iterable[ContainerFuture[Any]]) -> Table:
+def progress(futures: Iterable[ContainerFuture[Any]], *, logs: bool = False) -> Table:
     """Wait until all are done, with a bar; then the futures, as `table` gives them.
 
     The bar is tqdm's (the extra ``progress``) in a terminal and in a notebook. In a log file it is
     a line now and then. A Ctrl-C ends the waiting, and does nothing to the futures.
+
+    Args:
+        futures: what to wait for.
+        logs: print what the tasks print meanwhile, each line with the name of its task before it.
+            For all tasks together this takes at most a quarter of the requests that the rate limit
+            sustains, so lines of many containers come late; in the end it says how many it took.
 
     Raises:
         ModuleNotFoundError: tqdm is not installed.
         TypeError: one of them is not a `ContainerFuture`.
     """
     shown = Table(futures)
-    meter = Meter(len(shown))
+    meter = Meter(len(shown), logs=logs)
     try:
         for future in shown:
             meter.watch(future)
         meter.wait_for_all()
+        meter.finish()
     finally:
         meter.close()
     return shown
@@ -238,17 +277,12 @@ def _bar(expected: int) -> Bar:
 
 def _is_looked_at(stream: Any) -> bool:
     """Whether it is a terminal, or the output of a notebook's cell."""
-    if _is_notebook(stream):
+    if is_notebook(stream):
         return True
     try:
         return bool(stream.isatty())
     except (AttributeError, ValueError):  # None, or closed
         return False
-
-
-def _is_notebook(stream: Any) -> bool:
-    """Whether it is the output of a notebook's cell."""
-    return type(stream).__module__.startswith("ipykernel")
 
 
 class _LiveTable:
@@ -259,14 +293,12 @@ class _LiveTable:
     """
 
     def __init__(self) -> None:
-        import IPython.display  # who draws in a notebook has it
-
         self._begun = time.monotonic()
         self._ended: list[TaskSummary] = []
         self._others = 0
         self._sums = Totals()
-        display: Any = IPython.display.display
-        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+        self._handle = Handle()
+        self._handle.open({"text/plain": ""})
 
     def add(self, row: TaskSummary) -> None:
         """One has ended like this."""
@@ -289,14 +321,14 @@ class _LiveTable:
         if failed:
             self._draw(failed, totals, "", totals.counts[TaskState.FAILED] - len(failed))
         else:
-            self._handle.update({"text/plain": ""}, raw=True)
+            self._handle.update({"text/plain": ""})
 
     def _draw(self, rows: list[TaskSummary], totals: Totals, waiting: str, others: int) -> None:
         totals.queue, totals.compute = self._sums.queue, self._sums.compute
         totals.peak_memory = self._sums.peak_memory
         title, elapsed = f"{totals.tasks:,} tasks", time.monotonic() - self._begun
         panel = Panel(title, totals, tuple(rows), elapsed, waiting, rows=len(rows) + others)
-        self._handle.update({"text/html": html(panel), "text/plain": text(panel)}, raw=True)
+        self._handle.update({"text/html": html(panel), "text/plain": text(panel)})
 
 
 class _Drawn:
@@ -322,8 +354,26 @@ class _Drawn:
         self.show(totals, expected, "")
         self._bar.close()
 
+    def write(self, line: str) -> None:
+        """Print it above the bar."""
+        self._bar.write(line)
 
-class _Lines:
+
+class _NoBar:
+    """For those who have asked for no bar."""
+
+    def show(self, totals: Totals, expected: int, waiting: str) -> None:
+        """Nothing."""
+
+    def close(self, totals: Totals, expected: int) -> None:
+        """Nothing."""
+
+    def write(self, line: str) -> None:
+        """Print it."""
+        print(line, flush=True)  # without a stdout, that does nothing
+
+
+class _Lines(_NoBar):
     """For a log file: a line for each tenth, and one when there was none for long."""
 
     def __init__(self) -> None:
@@ -346,12 +396,13 @@ class _Lines:
         self._last = time.monotonic()
         rest = _rest(totals, waiting)
         said = f"{totals.done:,} of {expected:,} tasks done{', ' if rest else ''}{rest}"
-        if sys.stderr is not None:
-            print(
-                f"civis_futures: {said}, {duration(self._last - self._begun)}",
-                file=sys.stderr,
-                flush=True,
-            )
+        _say(f"{said}, {duration(self._last - self._begun)}")
+
+
+def _say(text: str) -> None:
+    """To who reads the log."""
+    if sys.stderr is not None:
+        print(f"civis_futures: {text}", file=sys.stderr, flush=True)
 
 
 def _rest(totals: Totals, waiting: str) -> str:

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from heapq import nsmallest
 from typing import Any, overload
 
-from .._display import markup, panels
-from .._display.panels import MOST_ROWS, WAITING, Panel, TaskSummary, Totals, rank
+from .._display import live, markup, panels
+from .._display.panels import MOST_PAGED, MOST_ROWS, WAITING, Panel, TaskSummary, Totals, rank
+from .._display.usage import WorkSums
 from .future import ContainerFuture, has_ended, number_of, state_soon_of, summary_of, view_of
 
 #: Futures that have ended are added up when the sums are asked for, or when there are this many.
@@ -24,8 +25,8 @@ MOST_UNCOUNTED = 1000
 class Table(Sequence[ContainerFuture[Any]]):
     """Futures as a sequence that displays: in a notebook, a terminal, and by ``print``."""
 
-    def __init__(self, futures: Iterable[ContainerFuture[Any]]) -> None:
-        self._futures = tuple(futures)
+    def __init__(self, futures: Iterable[ContainerFuture[Any]], *, ordered: bool = False) -> None:
+        self._futures, self._ordered = tuple(futures), ordered
         for future in self._futures:
             if not isinstance(future, ContainerFuture):
                 kind = type(future).__name__
@@ -42,16 +43,43 @@ class Table(Sequence[ContainerFuture[Any]]):
     def __getitem__(self, index: int | slice) -> ContainerFuture[Any] | Table:
         """One of them, or a table of some."""
         if isinstance(index, slice):
-            return Table(self._futures[index])
+            return Table(self._futures[index], ordered=self._ordered)
         return self._futures[index]
+
+    def sort_by(self, column: str, *, ascending: bool = False) -> Table:
+        """A table of the same futures in another order, in which it displays them, too.
+
+        A display has failures first, then what runs, what has ended, and what waits; of each the
+        latest first. The first 12 are shown, and slices are the pages after that:
+        ``table(futures).sort_by("compute")[12:24]``.
+
+        Args:
+            column: one of those of `status`; what is not known comes last.
+            ascending: the smallest first.
+
+        Raises:
+            ValueError: there is no such column.
+        """
+        rows = [(future, summary_of(future)) for future in self._futures]
+        if column not in panels.COLUMNS:
+            raise ValueError(f"there is no column {column!r}: {', '.join(panels.COLUMNS)}")
+        known = [row for row in rows if getattr(row[1], column) is not None]
+        known.sort(key=lambda row: getattr(row[1], column), reverse=not ascending)
+        unknown = [row for row in rows if getattr(row[1], column) is None]
+        return Table((future for future, _ in known + unknown), ordered=True)
 
     def status(self) -> list[dict[str, Any]]:
         """As `ContainerPoolExecutor.status`."""
         return panels.records(self._panel().summaries)
 
-    def _panel(self) -> panels.Panel:
+    def _panel(self, most: int = MOST_ROWS) -> Panel:
+        del most  # all are known one by one
         summaries = list(map(summary_of, self._futures))
-        return panels.panel_of(f"{len(summaries):,} futures", summaries, time.time())
+        title = f"{len(summaries):,} futures"
+        return panels.panel_of(title, summaries, time.time(), self._ordered)
+
+    def _is_over(self) -> bool:
+        return all(map(has_ended, self._futures))
 
     def __repr__(self) -> str:
         """Several lines, as wide as the terminal."""
@@ -59,7 +87,11 @@ class Table(Sequence[ContainerFuture[Any]]):
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        return markup.html(self._panel())
+        return markup.html(self._panel(), MOST_PAGED)
+
+    def _ipython_display_(self) -> None:
+        """For notebooks, where it changes."""
+        live.show_live(self, keep=True)
 
 
 def table(futures: Iterable[ContainerFuture[Any]]) -> Table:
@@ -74,9 +106,12 @@ def table(futures: Iterable[ContainerFuture[Any]]) -> Table:
 
 
 class EndedTasks:
-    """Sums of tasks that have ended; all threads may use it."""
+    """Sums of tasks that have ended, and in `work`, if there is one, what they took; all threads
+    may use it.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, work: WorkSums | None = None) -> None:
+        self._work = work
         self._uncounted: deque[TaskSummary] = deque()
         # Guards the sums, and what is taken from those that are not counted yet; arithmetic only.
         self._lock = threading.RLock()
@@ -99,6 +134,12 @@ class EndedTasks:
             self._sum_up()
             return self._totals.copy(), self._span
 
+    def work(self) -> WorkSums:
+        """What they took, as it is now."""
+        with self._lock:
+            self._sum_up()
+            return WorkSums() if self._work is None else self._work.copy()
+
     def _sum_up(self) -> None:
         """Under the lock."""
         if self._counting:  # this thread does so already: a signal's handler looks at us
@@ -108,6 +149,8 @@ class EndedTasks:
             while self._uncounted:
                 summary = self._uncounted.popleft()
                 self._totals.add(summary)
+                if self._work is not None:
+                    self._work.add(summary)
                 begin, end = summary.submitted, summary.submitted + summary.elapsed
                 if self._span is not None:
                     begin, end = min(begin, self._span[0]), max(end, self._span[1])
@@ -125,8 +168,8 @@ class PoolFutures:
         self._futures: weakref.WeakValueDictionary[int, ContainerFuture[Any]] = (
             weakref.WeakValueDictionary()
         )
-        self._ended = EndedTasks()
-        self.count = self._ended.count
+        self._ended = EndedTasks(WorkSums())
+        self.count, self.work = self._ended.count, self._ended.work
 
     def add(self, future: ContainerFuture[Any]) -> None:
         """Take in a new one. The pool holds it until it has ended; we do not."""
@@ -146,15 +189,19 @@ class PoolFutures:
         """All tasks in numbers."""
         return self.panel("").totals
 
-    def panel(self, title: str, waiting: str = "") -> Panel:
-        """All tasks in numbers, and some of those that the user holds one by one; `waiting` is what
-        those wait for that no container has begun.
+    def panel(self, title: str, waiting: str = "", most: int = MOST_ROWS) -> Panel:
+        """All tasks in numbers, and `most` of those that the user holds one by one; `waiting` is
+        what those wait for that no container has begun.
         """
-        return panel_of(title, self._ended, self.futures(), waiting)
+        return panel_of(title, self._ended, self.futures(), waiting, most)
 
 
 def panel_of(
-    title: str, ended: EndedTasks, futures: Iterable[ContainerFuture[Any]], waiting: str = ""
+    title: str,
+    ended: EndedTasks,
+    futures: Iterable[ContainerFuture[Any]],
+    waiting: str = "",
+    most: int = MOST_ROWS,
 ) -> Panel:
     """The sums of those that have ended, and those of these futures that have not; some of the
     futures one by one.
@@ -169,7 +216,7 @@ def panel_of(
             totals.queue += now - submitted if state in WAITING else 0.0
             begin, end = min(begin, submitted), now
     listed = nsmallest(
-        MOST_ROWS, futures, key=lambda future: rank(state_soon_of(future), number_of(future))
+        most, futures, key=lambda future: rank(state_soon_of(future), number_of(future))
     )
     summaries = tuple(map(summary_of, listed))
     waiting = waiting if any(totals.counts[state] for state in WAITING) else ""

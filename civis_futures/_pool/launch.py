@@ -30,7 +30,7 @@ from types import CodeType
 from typing import Any
 
 from .. import _wire
-from .._container import Container, Template
+from .._container.container import Container, Template
 from .._wire import BUNDLE_VARIABLE, ORDER_VARIABLE
 
 #: What the package is called in the bundle.

@@ -6,6 +6,7 @@ id is here: future, call, run, inbox token. Futures are shown a new frozen `View
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from .._scheduling import events as e
 from .._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId
 from .mailbox import PoolFiles, WorkerRun
 from .outcomes import CallPlace
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +231,7 @@ class Ledger:
             self.attempted(command.task, command.worker, command.cause, reason)
         self.fetched.pop(command.task, None)  # of that attempt
         self.take_back(command.task)
-        self._show(command.task, state=TaskState.PENDING)
+        self._show(command.task, state=TaskState.PENDING, running_since=None)
 
     def returned(self, task: TaskId, answer: _wire.Answer) -> None:
         """Who needs the result of the task can have it, if this is one."""
@@ -271,6 +274,17 @@ class Ledger:
         """The future of another task that this one needs."""
         needs = self.items[task].needs
         return next(f for need in needs for f in need.futures if number_of(f) == other)
+
+    def log_failure(self, pool: str, command: e.Command) -> None:
+        """What users would write down of a task that is tried again, or lost."""
+        match command:
+            case e.Again(task, cause=cause, reason=reason) if cause is not None:
+                why = reason or reason_of(cause)
+                _log.info("%s: %s is tried again: %s", pool, self.name(task), why)
+            case e.Lose(task, cause=cause):
+                _log.info("%s: %s is lost: %s", pool, self.name(task), reason_of(cause))
+            case _:
+                pass
 
     def name(self, task: TaskId) -> str:
         """What a task is called in messages."""
@@ -315,8 +329,11 @@ class Ledger:
         """A worker that runs is at the first of its calls."""
         held = self.held[worker]
         first = next(iter(held.tasks), None)
-        if first is not None and held.state is RunState.RUNNING:
-            self._show(first, state=TaskState.RUNNING)
+        future = None if first is None else self.futures.get(first)
+        if future is None or held.state is not RunState.RUNNING:
+            return
+        if view_of(future).state is not TaskState.RUNNING:
+            show(future, state=TaskState.RUNNING, running_since=time.time())
 
     def _show(self, task: TaskId, **changes: Any) -> None:
         future = self.futures.get(task)

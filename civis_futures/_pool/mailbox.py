@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 from .. import _wire
 from .._api.client import Held, PlatformClient
 from .._api.failures import is_ambiguous, is_hopeless, is_running_already
-from .._container import Container, Template, job_kind
+from .._container.container import Container, Template, job_kind
 from .._data import sources
 from .._exceptions import PlatformError, Recalled
 from .._scheduling import events as e

@@ -31,20 +31,21 @@ from typing import Any
 from .. import _wire
 from .._api.client import PlatformClient
 from .._api.failures import is_hopeless, is_refused, is_stranger
-from .._container import Container, Template, disk_space
+from .._container.container import Container, Template, disk_space
 from .._data.contents import Content, ContentStore, SentCall
 from .._data.deposit import Deposit
 from .._data.pickling import Payload, fill_in
 from .._display.outlook import why_waiting
+from .._display.usage import ContainerSums
 from .._exceptions import BrokenContainerPool, PlatformError, Recalled
 from .._futures.future import ContainerFuture
 from .._scheduling import events as e
 from .._scheduling.pacing import linger, poll
 from .._scheduling.scheduler import Scheduler
-from .._types import Standing
+from .._types import ANY_RESOURCES, Resources, Standing
 from .._wire import PYTHON
 from .launch import bundle
-from .ledger import Ledger, outline, reason_of
+from .ledger import Ledger, outline
 from .mailbox import Mailbox, PoolFiles, WorkerRun
 from .neighbours import neighbours
 from .outcomes import Outcome, ask_user, outcome_from, settle, unmet_outcome
@@ -109,6 +110,7 @@ class Manager:
         self._events: queue.SimpleQueue[tuple[Any, _Attachment]] = queue.SimpleQueue()
         self._ahead: tuple[Any, _Attachment] | None = None  # the manager thread's, one event
         self._beat = 0  # the manager thread's
+        self.containers = ContainerSums()
         self.standing = Standing()  # replaced as a whole by the manager thread
         self._said = 0.0  # the manager thread's: after how many seconds a wait was logged last
         self._troubles: frozenset[str] = frozenset()  # the manager thread's: those that were logged
@@ -257,38 +259,39 @@ class Manager:
             _log.info("%s: the pool has ended", self.pool.name)
 
     def _log_event(self, event: e.Event, attachment: _Attachment) -> None:
-        """What users would write down of containers, before the ledger knows it."""
+        """What users would write down of containers, and sums of that, before the ledger knows."""
         pool = self.pool.name
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("%s: %s", pool, outline(event))
         match event:
-            case e.Done(e.Launch(worker)):
+            case e.Done(e.Launch(worker) as launch):
+                self.containers.started(worker, self._size(launch.resources))
                 run, url = attachment.run_id, self.client.job_url(attachment.job)
                 _log.info("%s: container %s is started: run %s of %s", pool, worker, run, url)
             case e.Failed(e.Launch(worker), error):
                 _log.info("%s: container %s is not started: %s", pool, worker, error)
             case e.Done(e.Look(), e.Looked(reports)):
                 for report in reports:
+                    if report.run:
+                        self.containers.seen(report.worker, report.run)
                     held = self._ledger.held.get(report.worker)
                     if report.run and held and report.run.state is not held.state:
                         said = "%s: container %s, run %s: %s"
                         _log.info(said, pool, report.worker, report.run.id, report.run.state)
-            case _:
-                pass
+            case e.Done(e.Archive(worker)):
+                self.containers.gone(worker)
+
+    def _size(self, asked: Resources) -> Resources:
+        """What a container has that is started so."""
+        own = self.pool.container.required_resources
+        return Resources(**own) if asked == ANY_RESOURCES and own else asked
 
     def _log_command(self, command: e.Command) -> None:
         """What users would write down of tasks, while the ledger still has them."""
         pool = self.pool.name
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("%s: -> %s", pool, outline(command))
-        match command:
-            case e.Again(task, cause=cause, reason=reason) if cause is not None:
-                why = reason or reason_of(cause)
-                _log.info("%s: %s is tried again: %s", pool, self._ledger.name(task), why)
-            case e.Lose(task, cause=cause):
-                _log.info("%s: %s is lost: %s", pool, self._ledger.name(task), reason_of(cause))
-            case _:
-                pass
+        self._ledger.log_failure(pool, command)
 
     def _say_how_it_stands(self, now: float) -> None:
         """To futures, to other pools, and to the log if tasks wait for long."""
@@ -587,8 +590,8 @@ class Manager:
             said = "%s: runs that were cancelled have not been seen to end: %s (%s)"
             _log.warning(said, pool, ending, command.reason)
         if left:
-            said = "%s: these runs may go on: %s (%s)"
-            _log.warning(said, pool, list(left.values()), command.reason)
+            runs = list(left.values())
+            _log.warning("%s: these runs may go on: %s (%s)", pool, runs, command.reason)
         self.deposit.finish(self.broken)
         self._close()
 

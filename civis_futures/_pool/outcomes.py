@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _wire
+from .._container.images import proposal
 from .._data import sources
 from .._data.pickling import brief
 from .._data.unpickling import loaded
@@ -34,7 +35,6 @@ from .._exceptions import (
     WorkerMemoryError,
 )
 from .._futures.future import ContainerFuture
-from .._images import proposal
 from .._scheduling.events import Verdict
 from .._types import Attempt
 from .._wire import PYTHON, Answer

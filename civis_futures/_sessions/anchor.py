@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._api.client import PlatformClient
-from .._container import Container, Template, script_that_is_never_run
+from .._container.container import Container, Template, script_that_is_never_run
 from .._exceptions import PlatformError
 from .._types import Job, JobKind
 from .._wire import TAKEN

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from .. import _wire
 from .._api.client import PlatformClient
 from .._api.failures import is_ambiguous
-from .._container import Container, Template, job_kind
+from .._container.container import Container, Template, job_kind
 from .._exceptions import PlatformError, SessionInUseError, SessionMismatchError
 from .._types import Job, JobKind
 from .anchor import Anchor, anchors, make_anchor

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._container import Container
+from .._container.container import Container
 from .._exceptions import PlatformError
 from .._types import Job, TaskId
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import _wire
 from .._api.client import PlatformClient
-from .._container import Container, Template
+from .._container.container import Container, Template
 from .._exceptions import PlatformError, Recalled, SessionInUseError, SessionMismatchError
 from .._pool.mailbox import Mailbox, WorkerRun
 from .._scheduling.events import Claimed

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._container.images import proposal
 from .._exceptions import PlatformError
-from .._images import proposal
 from .._types import Job, JobKind, LogLine, Run
 from ._connection import connected
 from ._terms import DIFFERS, MistakeError, UnavailableError, show_json, show_table

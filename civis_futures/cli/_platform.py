@@ -6,8 +6,8 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from .._container import image_and_tag
-from .._images import OFFICIAL, tag_of
+from .._container.container import image_and_tag
+from .._container.images import OFFICIAL, tag_of
 from ._connection import connected
 from ._terms import DIFFERS, MistakeError, UnavailableError, show_json, show_table
 

@@ -25,8 +25,10 @@ def test_tab_completes_them(make_executor):
     completer = pytest.importorskip("IPython.core.completer")
     executor = make_executor(1)
     for names in ({"pool": executor}, {"pool": executor.options(label="a")}):
-        found = completer.IPCompleter(namespace=names).complete(line_buffer="pool.options(")[1]
-        assert {f"{name}=" for name in OPTIONS} <= {each.strip() for each in found}
+        tab = completer.IPCompleter(namespace=names)
+        with completer.provisionalcompleter():
+            found = {each.text for each in tab.completions("pool.options(", 13)}
+        assert {f"{name}=" for name in OPTIONS} <= found
 
 
 def test_what_is_not_given_stays(make_executor):

@@ -10,7 +10,7 @@ from tasks import SECONDS, wait_at
 
 import civis_futures as cf
 import civis_futures.testing
-from civis_futures._container import image_and_tag
+from civis_futures._container.container import image_and_tag
 from civis_futures._executor.options import PoolOptions
 
 

@@ -74,7 +74,8 @@ def test_text_has_failures_first_with_reason_and_link():
     lines = d.text(d.panel_of("mine", MIXED, 200.0)).splitlines()
     assert lines[0] == "mine"
     assert lines[1] == "[####xxxx---->>>>........] 3 of 5 done"
-    assert lines[3] == "elapsed 11 s, queue 2 s, compute 1.5 s, peak memory 120 MB"
+    said = "elapsed 11 s, total queue 2 s, total compute 1.5 s, highest peak memory 120 MB"
+    assert lines[3] == said
     assert lines[4].startswith("  failed    f (task 2)")
     assert lines[5:7] == ["    ValueError: x", "    https://c/2"]
     assert lines[7].startswith("  running   f (task 1)")
@@ -102,7 +103,7 @@ def test_html_is_sound(summaries):
     assert "mine" in page.shown
     bar = next(attrs for tag, attrs in page.tags if attrs.get("role") == "progressbar")
     assert bar["aria-valuemax"] == str(len(summaries))
-    assert [tag for tag, _ in page.tags].count("tr") == (6 if summaries else 0)
+    assert [tag for tag, _ in page.tags].count("tr") == (7 if summaries else 0)  # one is why
     assert page.links == (["https://c/2", "https://civis/jobs/1"] if summaries else [])
     assert "prefers-color-scheme" in html(d.panel_of("mine", summaries, 200.0))
 
@@ -119,6 +120,58 @@ def test_everything_of_the_user_is_escaped():
     assert "alert(1)" in page.shown
     assert page.links == ['https://x/"><script>']
     assert "\x1b" not in d.text(panel) + html(panel)
+
+
+def test_the_bar_is_full_at_the_end_alone():
+    for tasks in range(1, 60):
+        some = [
+            summary(n, TaskState.FAILED if n % 3 else TaskState.SUCCEEDED) for n in range(tasks)
+        ]
+        assert re.match(r"\[[#x]{24}\] ", d.text(d.panel_of("", some, 0.0)).splitlines()[1])
+        some.append(summary(99, TaskState.PENDING))
+        assert ".] " in d.text(d.panel_of("", some, 0.0)).splitlines()[1]
+
+
+def test_it_says_how_long_a_task_runs_and_what_waiting_is():
+    some = [
+        summary(0, TaskState.RUNNING, elapsed=100.0, queue=60.0, running=40.0),
+        summary(1, TaskState.QUEUED),
+        summary(2, TaskState.PENDING),
+    ]
+    panel = d.panel_of("", some, 0.0)
+    assert "running   f (task 0)  1:40, running for 40 s\n" in d.text(panel)
+    shown = Page(html(panel)).shown
+    assert "running for 40 s" in shown
+    for said in (d.text(panel), shown):
+        assert "pending: no container has it yet" in said
+        assert "queued: a container has it, and has not begun it" in said
+        assert "pending: " not in d.text(d.panel_of("", some[:2], 0.0))
+
+
+def test_rows_after_the_first_can_be_opened():
+    many = [summary(n) for n in range(250)]
+    many += [summary(250, TaskState.FAILED, reason="<i>why</i>")]
+    page = Page(html(d.panel_of("many", many, 0.0), 212))
+    assert [tag for tag, _ in page.tags].count("details") == 2
+    assert page.shown.count("(task ") == 212
+    assert "13 to 112" in page.shown
+    assert "113 to 212" in page.shown
+    assert "and 39 more" in page.shown
+    assert "<i>why</i>" in page.shown
+
+
+def test_a_table_in_another_order():
+    futures = [
+        ContainerFuture(f"f{n}", View(Timings(100.0, compute=compute)), None, None, None, number=n)
+        for n, compute in enumerate([2.0, None, 3.0, 1.0])
+    ]
+    numbers = [future._number for future in table(futures).sort_by("compute")]
+    assert numbers == [2, 0, 3, 1]
+    sliced = table(futures).sort_by("compute", ascending=True)[1:]
+    assert [future._number for future in sliced] == [0, 2, 1]
+    assert re.findall(r"f\d", repr(sliced)) == ["f0", "f2", "f1"]
+    with pytest.raises(ValueError, match="no column 'weight': task, number, "):
+        table(futures).sort_by("weight")
 
 
 def test_one_line_of_an_error():

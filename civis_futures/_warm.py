@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .._api.credentials import credentials
-from .._data.contents import content_store
-from .executor import ContainerPoolExecutor
-from .options import PoolOptions
+from ._api.credentials import credentials
+from ._data.contents import content_store
+from ._executor.executor import ContainerPoolExecutor
+from ._executor.options import PoolOptions
 
 if TYPE_CHECKING:
-    from .._data.pickling import Payload
+    from ._data.pickling import Payload
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,7 @@ class PoolKind:
             CredentialsError: there is no key, and no platform either.
             CallPicklingError: the initializer cannot be pickled.
         """
-        from .opening import initializer_call  # slow to import
+        from ._executor.opening import initializer_call  # slow to import
 
         local = options.platform == "local"
         whose = ("local", "") if local else credentials(options.platform)

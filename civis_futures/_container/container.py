@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from . import _images
-from ._types import JobKind, Resources, make_plain, number, whole
+from .._types import JobKind, Resources, make_plain, number, whole
+from . import images
 
 #: What Platform accepts at the least (api contract, section 2): millicores, MB.
 MINIMUM_RESOURCES = {"cpu": 2, "memory": 4}
@@ -79,7 +79,7 @@ class Container:
         TypeError: a field is of the wrong type, or what is in `environment` is no text.
     """
 
-    docker_image_name: str = _images.OFFICIAL
+    docker_image_name: str = images.OFFICIAL
     docker_image_tag: str | None = None
     required_resources: Mapping[str, float] = field(default_factory=dict)
     repo_http_uri: str | None = None
@@ -113,7 +113,7 @@ class Container:
                 f"docker_image_name={name!r}, docker_image_tag={tag_in_name!r}"
             )
         if self.docker_image_tag is None:
-            tag, is_known = _images.tag_of(self.docker_image_name)
+            tag, is_known = images.tag_of(self.docker_image_name)
             object.__setattr__(self, "docker_image_tag", tag)
             object.__setattr__(self, "_tag_is_a_guess", not is_known)
         resources = {**DEFAULT_RESOURCES, **checked_resources(self.required_resources)}
@@ -142,7 +142,7 @@ class Container:
     @property
     def doubt(self) -> str | None:
         """What speaks against the image, if it was not chosen: perhaps it has another Python."""
-        return _images.doubt() if self._tag_is_a_guess else None
+        return images.doubt() if self._tag_is_a_guess else None
 
 
 @dataclass(frozen=True, kw_only=True)

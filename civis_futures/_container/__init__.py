@@ -1,0 +1,1 @@
+"""What workers run in: containers and templates, and the official images."""

@@ -1,0 +1,202 @@
+"""Views of a pool: with options for each call, or with one function; and functions that know what
+they need where they run.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import update_wrapper
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    Never,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from .dependencies import Decorated, Requiring, check_owner, taken_apart
+from .options import UNCHANGED, After, RetryOn, given
+
+if TYPE_CHECKING:
+    from .._futures.future import ContainerFuture
+    from .map import MapOptions, MapResult
+    from .options import CallOptions
+    from .submission import Intake
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class WithOptions:
+    """A view of a `ContainerPoolExecutor`: the same pool, with options for each call.
+
+    Made by `ContainerPoolExecutor.options`.
+    """
+
+    def __init__(self, executor: object, intake: Intake, options: CallOptions) -> None:
+        self._executor = executor  # held: a forgotten executor shuts down
+        self._intake = intake
+        self._options = options
+        check_owner(intake, options.after)
+
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    @overload
+    def submit(
+        self, fn: Callable[..., T], future: ContainerFuture[Any], /, *args: Any, **kwargs: Any
+    ) -> ContainerFuture[T]: ...
+
+    @overload
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ContainerFuture[T]: ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ContainerFuture[Any]:
+        """As `ContainerPoolExecutor.submit`, with these options."""
+        return self._intake.submit(self._options, fn, args, kwargs)
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        return_exceptions: Literal[False] = False,
+        **how: Unpack[MapOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        return_exceptions: bool,
+        **how: Unpack[MapOptions],
+    ) -> MapResult[T | BaseException]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        progress: bool = False,
+        logs: bool = False,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        seed: int | None = None,
+    ) -> MapResult[Any]:
+        """As `ContainerPoolExecutor.map`, with these options."""
+        return self._intake.map(
+            self._options,
+            fn,
+            iterables,
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            progress=progress,
+            logs=logs,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            seed=seed,
+        )
+
+    def options(
+        self,
+        *,
+        max_retries: int = UNCHANGED,
+        retry_on: RetryOn = UNCHANGED,
+        timeout: float | None = UNCHANGED,
+        queue_timeout: float | None = UNCHANGED,
+        label: str | None = UNCHANGED,
+        required_resources: Mapping[str, float] | None = UNCHANGED,
+        memory_growth: float | None = UNCHANGED,
+        max_memory: float = UNCHANGED,
+        priority: float = UNCHANGED,
+        after: After = UNCHANGED,
+        requires: Mapping[str, str] | None = UNCHANGED,
+        **unknown: Never,
+    ) -> WithOptions:
+        """The same view, with some options changed."""
+        changes = given(locals())
+        return WithOptions(self._executor, self._intake, self._options.changed(changes))
+
+    def __repr__(self) -> str:
+        """Its options."""
+        return f"<{type(self).__name__} {self._options}>"
+
+
+def require(*modules: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A decorator: the function runs only where these modules can be imported.
+
+    What the image lacks is an `EnvironmentMismatchError`, before the call is unpickled there. Here
+    the function is as it was. For least versions, and for functions of others, there is
+    ``executor.options(requires={"numpy": "2.1"})``.
+
+    Args:
+        modules: their names, as they are imported.
+
+    Raises:
+        TypeError: one is no name; the decorator was used without any, as ``@require``.
+    """
+    if not modules or not all(isinstance(name, str) for name in modules):
+        raise TypeError('require takes names of modules: @require("numpy", "pandas")')
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        inner, known = taken_apart(function)
+        return cast("Callable[P, T]", Requiring(inner, {**known, **dict.fromkeys(modules, "")}))
+
+    return decorate
+
+
+def parallel(view: Any, function: Callable[..., Any] | None) -> Any:
+    """See `ContainerPoolExecutor.parallel`; `view` is what has its `submit` and `map`."""
+    if function is None:
+        return lambda function: ParallelFunction(function, view)
+    return ParallelFunction(function, view)
+
+
+class ParallelFunction(Decorated, Generic[P, T]):
+    """A function with the pool that runs it: `submit` and `map` are those of the pool, and a plain
+    call is a call here.
+
+    Wherever it is part of a call it is the function alone. Made by
+    `ContainerPoolExecutor.parallel`.
+    """
+
+    def __init__(self, function: Callable[P, T], view: Any) -> None:
+        self.__wrapped__ = function
+        self._view = view
+        update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call it here and now."""
+        result: T = self.__wrapped__(*args, **kwargs)
+        return result
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> ContainerFuture[T]:
+        """As `ContainerPoolExecutor.submit`."""
+        future: ContainerFuture[T] = self._view.submit(self.__wrapped__, *args, **kwargs)
+        return future
+
+    def map(self, *iterables: Iterable[Any], **how: Any) -> MapResult[T]:
+        """As `ContainerPoolExecutor.map`, with its options."""
+        results: MapResult[T] = self._view.map(self.__wrapped__, *iterables, **how)
+        return results
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The function is what arrives."""
+        return operator.itemgetter(0), ((self.__wrapped__,),)
+
+    def __repr__(self) -> str:
+        """The function, and the options of its calls."""
+        return f"<{type(self).__name__} {self.__wrapped__!r}>"

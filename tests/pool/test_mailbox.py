@@ -205,7 +205,7 @@ def test_one_request_shows_all_states():
 def test_a_row_of_an_older_run_says_nothing():
     stub = Stub(
         list_jobs=[([row(n, RunState.FAILED, run=1) for n in (1, 2, 3)], False)],
-        get_row=[lambda job: row(job.id)],
+        get_row=[lambda job, held=None: row(job.id)],
     )
     reports, _, _ = look(stub, *(worker_run(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
     assert [report.run.state for report in reports] == [RUNNING] * 3
@@ -214,7 +214,7 @@ def test_a_row_of_an_older_run_says_nothing():
 def test_what_the_list_does_not_show_is_asked_for_by_turns():
     stub = Stub(
         list_jobs=[([row(1)], False)],
-        get_row=[lambda job: row(job.id)],
+        get_row=[lambda job, held=None: row(job.id)],
     )
     mailbox = Mailbox(stub, Container())
     worker_runs = [worker_run(n) for n in range(1, 10)]

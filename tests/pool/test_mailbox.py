@@ -233,7 +233,7 @@ def test_paging_stops_where_there_is_no_news():
         ([row(n) for n in range(101, 121)], False),
     ]
     stub = Stub(
-        list_jobs=[lambda kind, hidden, page: pages[page - 1]],
+        list_jobs=[lambda kind, hidden, page, held=None: pages[page - 1]],
         get_row=[row(1)],
     )
     mailbox = Mailbox(stub, Container())
@@ -246,7 +246,7 @@ def test_paging_stops_where_there_is_no_news():
 
 def test_a_row_that_moves_between_pages_counts_once():
     pages = [([row(1, RunState.SUCCEEDED), row(2)], True), ([row(1), row(3)], False)]
-    stub = Stub(list_jobs=[lambda kind, hidden, page: pages[page - 1]])
+    stub = Stub(list_jobs=[lambda kind, hidden, page, held=None: pages[page - 1]])
     reports, _, _ = look(stub, *(worker_run(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
     assert [report.run.state for report in reports] == [RunState.SUCCEEDED, RUNNING, RUNNING]
 

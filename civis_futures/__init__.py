@@ -7,8 +7,6 @@
 """
 
 from ._container.container import Container, Template
-from ._data.contents import SharedData
-from ._data.named import NamedFile, NamedFiles
 from ._display.report import FunctionReport, PoolReport
 from ._exceptions import (
     BrokenContainerPool,
@@ -35,6 +33,8 @@ from ._executor.executor import ContainerPoolExecutor, PlatformAddress
 from ._executor.here import this_container
 from ._executor.map import MapResult
 from ._executor.views import ParallelFunction, WithOptions, require
+from ._files.contents import SharedData
+from ._files.named import NamedFile, NamedFiles
 from ._futures.future import ContainerFuture, Timings
 from ._futures.progress import ProgressBar, progress
 from ._futures.tables import Table, table

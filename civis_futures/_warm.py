@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._api.credentials import credentials
-from ._data.contents import content_store
 from ._executor.executor import ContainerPoolExecutor
 from ._executor.options import PoolOptions
+from ._files.contents import content_store
 
 if TYPE_CHECKING:
     from ._data.pickling import Payload

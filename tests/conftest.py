@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from civis_futures import ContainerPoolExecutor
-from civis_futures._data import contents
+from civis_futures._files import contents
 from civis_futures._pacing import default_pacing, set_default_pacing
 from civis_futures._wire import ScriptName, pool_name
 from civis_futures.local import LocalPlatform

@@ -34,18 +34,19 @@ civis_joblib -> __init__
 __main__     -> cli
 cli          -> _api _checking _container _display _exceptions _futures _pacing _public _sessions
              -> _types _wire local
-__init__     -> _container _data _display _exceptions _executor _futures _public _sessions _types
+__init__     -> _container _display _exceptions _executor _files _futures _public _sessions _types
              -> _warm
 testing      -> _pacing _public local
 
-_warm        -> _api _data _executor
+_warm        -> _api _data _executor _files
 _checking    -> _api _exceptions _kept _pacing _pool _types _wire
 
-_executor    -> _api _container _data _display _exceptions _futures _pacing _pickles _pool
-             -> _scheduling _sessions _types _wire local
-_sessions    -> _api _container _data _exceptions _futures _pool _scheduling _types _wire
-_pool        -> _api _container _data _display _exceptions _futures _scheduling _types _wire
-_data        -> _api _container _exceptions _kept _pickles _types _wire
+_executor    -> _api _container _data _display _exceptions _files _futures _pacing _pool _scheduling
+             -> _sessions _types _wire local
+_sessions    -> _api _container _data _exceptions _files _futures _pool _scheduling _types _wire
+_pool        -> _api _container _data _display _exceptions _files _futures _scheduling _types _wire
+_data        -> _exceptions _files _pickles _wire
+_files       -> _api _container _exceptions _kept _types _wire
 _futures     -> _display _pacing _types _wire
 _display     -> _types
 _scheduling  -> _exceptions _pacing _types _wire
@@ -65,12 +66,11 @@ httpx             in _api.client _api.discreet _api.routes _api.transport
 tenacity          in _api.transport
 cloudpickle       in _data.pickling _data.unpickling _pickles.by_value _sessions.identity
                   in _sessions.values worker
-pickle            in _data.pickling _data.unpickling _exceptions _pickles.generators
-                  in _sessions.values worker
-threading         in _api.budget _api.client _api.transport _data.contents _display.live
-                  in _display.usage _futures.prints _futures.progress _futures.tables
-                  in _pool.ledger _pool.manager _pool.neighbours _pool.threads _sessions.session
-                  in cli local
+pickle            in _data.generators _data.pickling _data.unpickling _exceptions _sessions.values
+                  in worker
+threading         in _api.budget _api.client _api.transport _display.live _display.usage
+                  in _files.contents _futures.prints _futures.progress _futures.tables _pool.ledger
+                  in _pool.manager _pool.neighbours _pool.threads _sessions.session cli local
 queue             in _executor.map _futures.prints _futures.progress _pool.manager _pool.threads
                   in local
 subprocess        in cli local

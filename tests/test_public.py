@@ -19,7 +19,7 @@ import civis_futures.local
 import civis_futures.testing
 import civis_joblib
 from civis_futures import Attempt, Container, SharedData, TaskState
-from civis_futures._data.contents import NamedPiece
+from civis_futures._files.contents import NamedPiece
 
 MODULES = (civis_futures, civis_futures.local, civis_futures.testing, civis_joblib)
 NAMES = [(module, name) for module in MODULES for name in module.__all__]

@@ -28,6 +28,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .. import _wire
+from .._files.contents import Content, ContentStore
 from .bundles import (
     TICK,
     Excluded,
@@ -41,7 +42,6 @@ from .bundles import (
     packed,
     read,
 )
-from .contents import Content, ContentStore
 from .sources import note_folder
 
 #: This many files are looked at for each call. Of more, as often as takes half of the time at most.

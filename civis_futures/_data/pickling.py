@@ -24,14 +24,14 @@ import cloudpickle
 
 from .. import _wire
 from .._exceptions import CallPicklingError
-from .._pickles.alike import PLAIN, is_alike, is_plain
+from .._files.contents import Content, ContentStore, SentCall, SharedData, Value, contents_in
 from .._pickles.by_value import reduction, variables_of
 from .._pickles.code import with_file_names
-from .._pickles.generators import GENERATORS, Carried, Reduced, SeededGenerator
 from .._pickles.unpicklable import of_batch, of_call, way_to
 from . import sources
+from .alike import PLAIN, is_alike, is_plain
 from .bundles import CodeError
-from .contents import Content, ContentStore, SentCall, SharedData, Value, contents_in
+from .generators import GENERATORS, Carried, Reduced, SeededGenerator
 from .own import OwnModules, References
 
 PROTOCOL = 5

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from functools import update_wrapper
 from typing import Any
 
-from .._data.contents import SentCall, Value
+from .._files.contents import SentCall, Value
 from .._futures.future import ContainerFuture, number_of, value_in
 from .._futures.waiting import Dependency
 from .._scheduling.events import Need

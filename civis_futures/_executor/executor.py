@@ -27,10 +27,10 @@ from typing import (
 )
 
 from .._container.container import Container, Template
-from .._data.contents import SharedData
 from .._display import live, markup, panels
 from .._display.report import PoolReport, report_of
 from .._exceptions import BrokenContainerPool
+from .._files.contents import SharedData
 from .._futures.future import ContainerFuture
 from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
 from .._types import TaskState, whole

@@ -79,7 +79,7 @@ class MapPlace:
         """The generator of the item."""
         if self.seed is None:
             return {}
-        from .._pickles.generators import SeededGenerator
+        from .._data.generators import SeededGenerator
 
         return {"rng": SeededGenerator(self.seed, self.item or 0)}
 

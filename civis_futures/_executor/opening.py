@@ -15,11 +15,11 @@ from .._api.budget import RateBudget, platform_clock
 from .._api.client import LogSource, PlatformClient, access
 from .._api.credentials import Access
 from .._container.container import Container, Template, job_kind
-from .._data.contents import Content, ContentStore, SentCall, Value, content_store
 from .._data.own import OwnModules
 from .._data.pickling import Payload, initial_payload, with_modules
 from .._data.unpickling import loaded_call
 from .._exceptions import BrokenContainerPool
+from .._files.contents import Content, ContentStore, SentCall, Value, content_store
 from .._futures.logs import LogAccess
 from .._pacing import default_pacing
 from .._pool.mailbox import Mailbox

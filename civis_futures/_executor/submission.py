@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from .. import _wire
 from .._container.container import DEFAULT_RESOURCES, Container, Template
 from .._data import pickling
-from .._data.contents import SentCall, SharedData, Value
+from .._data.generators import Carried
 from .._display.panels import TaskSummary
 from .._exceptions import CallPicklingError, SessionMismatchError
+from .._files.contents import SentCall, SharedData, Value
 from .._futures.future import ContainerFuture, Timings, View, value_in
 from .._futures.tables import EndedTasks, PoolFutures
 from .._pacing import default_pacing
-from .._pickles.generators import Carried
 from .._scheduling.events import CancelRequested, Claimed, FoundTask, NotSent, Submitted
 from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms, seconds, whole
 from .dependencies import (
@@ -45,8 +45,8 @@ from .map import BatchSize, MapPlace, MapResult, Pending, Watcher
 from .options import CallOptions, PoolOptions, check_function
 
 if TYPE_CHECKING:
-    from .._data.contents import ContentStore
     from .._data.pickling import Payload
+    from .._files.contents import ContentStore
     from .._pool.manager import Manager
     from .opening import Opened
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import _wire
-from .._data.contents import Content, SentCall
 from .._data.pickling import fill_in
+from .._files.contents import Content, SentCall
 from .._futures.future import ContainerFuture, Timings, number_of, show, value_in, view_of
 from .._scheduling import events as e
 from .._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId

@@ -32,12 +32,12 @@ from .. import _wire
 from .._api.client import PlatformClient
 from .._api.failures import is_hopeless, is_refused, is_stranger
 from .._container.container import Container, Template, disk_space
-from .._data.contents import Content, ContentStore, SentCall
-from .._data.deposit import Deposit
 from .._data.pickling import Payload, fill_in
 from .._display.outlook import why_waiting
 from .._display.usage import ContainerSums
 from .._exceptions import BrokenContainerPool, PlatformError, Recalled
+from .._files.contents import Content, ContentStore, SentCall
+from .._files.deposit import Deposit
 from .._futures.future import ContainerFuture
 from .._scheduling import events as e
 from .._scheduling.pacing import linger, poll

@@ -25,8 +25,8 @@ from typing import Any
 
 import cloudpickle
 
-from .._data.contents import SharedData
 from .._data.own import imports_of_code, is_own, own_place, resolved, source_of
+from .._files.contents import SharedData
 from .._futures.future import ContainerFuture, key_of
 from .values import Values, atom, joined
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from civis_futures._data import pickling
-from civis_futures._data.contents import ContentStore
 from civis_futures._data.pickling import LEAST_BUFFER, Manner, Payload
+from civis_futures._files.contents import ContentStore
 
 np = pytest.importorskip("numpy")
 

@@ -14,8 +14,8 @@ import pytest
 
 from civis_futures._data import bundles, own
 from civis_futures._data.bundles import CodeError, Excluded, Place, listing, packed
-from civis_futures._data.contents import ContentStore
 from civis_futures._data.own import OwnModules
+from civis_futures._files.contents import ContentStore
 
 NOTHING = Excluded()
 

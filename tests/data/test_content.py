@@ -11,7 +11,7 @@ from collections import deque
 
 import pytest
 
-from civis_futures._data.contents import (
+from civis_futures._files.contents import (
     LEAST_LIFE,
     Carrier,
     ContentStore,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from civis_futures import _wire
-from civis_futures._data.deposit import KEEP, Index, cache_folder
+from civis_futures._files.deposit import KEEP, Index, cache_folder
 
 PLATFORM = "https://api.example.org/"
 LATER = 4e9  # seconds since the epoch

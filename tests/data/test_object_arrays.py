@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from civis_futures._data import pickling
-from civis_futures._data.contents import ContentStore
 from civis_futures._data.pickling import LEAST_BUFFER, MOST_BUFFERS, Manner, Payload
+from civis_futures._files.contents import ContentStore
 
 np = pytest.importorskip("numpy")
 pd = pytest.importorskip("pandas")

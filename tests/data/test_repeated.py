@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from civis_futures._data.contents import ContentStore
 from civis_futures._data.pickling import LEAST_BUFFER, LEAST_REPEATED, call_payload
+from civis_futures._files.contents import ContentStore
 
 SHARED_FROM = 1_000_000
 

@@ -12,7 +12,7 @@ import pytest
 
 import civis_futures as cf
 from civis_futures._data import pickling
-from civis_futures._data.contents import ContentStore
+from civis_futures._files.contents import ContentStore
 from civis_futures.worker import _child
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -7,7 +7,7 @@ import cloudpickle
 import pytest
 
 from civis_futures._data import pickling
-from civis_futures._data.contents import ContentStore
+from civis_futures._files.contents import ContentStore
 from civis_futures.worker import _payload, _script
 
 

@@ -1,12 +1,11 @@
 """Generators of random numbers in calls: which there are, in which state, and one for each item.
 
-Standard library only, as `_wire`: NumPy is there if somebody has a generator of it.
+NumPy is imported only where somebody has asked for one of its generators.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,9 +50,10 @@ class SeededGenerator:
         self._seed, self._item = seed, item
 
     def __reduce__(self) -> tuple[Any, ...]:
-        random = importlib.import_module("numpy.random")  # here, and in no worker
-        seeds = partial(random.SeedSequence, spawn_key=(self._item,))
-        return random.default_rng, (Reduced((seeds, (self._seed,))),)
+        from numpy.random import SeedSequence, default_rng
+
+        seeds = partial(SeedSequence, spawn_key=(self._item,))
+        return default_rng, (Reduced((seeds, (self._seed,))),)
 
 
 class Reduced:

@@ -1,6 +1,6 @@
 """Objects that nobody can tell from their copies, so that each of several pickles may have one.
 
-Standard library only, as `_wire`: NumPy is there if somebody has an array of it.
+NumPy is there if somebody has an array of it; it is not imported for this.
 """
 
 from __future__ import annotations

@@ -60,9 +60,10 @@ def test_the_same_content_makes_the_same_bundle():
 def test_what_is_in_it():
     packed = bundle()
     assert packed.sha256 == _wire.digest(packed.data)
-    assert len(packed.data) < 600_000
     with zipfile.ZipFile(io.BytesIO(packed.data)) as archive:
         names = archive.namelist()
+        ours = [each for each in archive.infolist() if each.filename.startswith("civis_futures")]
+        assert sum(each.compress_size for each in ours) < 500_000  # how large cloudpickle is varies
         assert names == sorted(names)
         assert {name.partition("/")[0] for name in names} == {"civis_futures_worker", "cloudpickle"}
         sources = {name for name in names if name.endswith(".py")}

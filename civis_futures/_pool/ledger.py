@@ -22,8 +22,6 @@ from .._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId
 from .mailbox import PoolFiles, WorkerRun
 from .outcomes import CallPlace
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Inheritance:
@@ -275,14 +273,14 @@ class Ledger:
         needs = self.items[task].needs
         return next(f for need in needs for f in need.futures if number_of(f) == other)
 
-    def log_failure(self, pool: str, command: e.Command) -> None:
+    def log_failure(self, log: logging.Logger, pool: str, command: e.Command) -> None:
         """What users would write down of a task that is tried again, or lost."""
         match command:
             case e.Again(task, cause=cause, reason=reason) if cause is not None:
                 why = reason or reason_of(cause)
-                _log.info("%s: %s is tried again: %s", pool, self.name(task), why)
+                log.info("%s: %s is tried again: %s", pool, self.name(task), why)
             case e.Lose(task, cause=cause):
-                _log.info("%s: %s is lost: %s", pool, self.name(task), reason_of(cause))
+                log.info("%s: %s is lost: %s", pool, self.name(task), reason_of(cause))
             case _:
                 pass
 

@@ -291,7 +291,7 @@ class Manager:
         pool = self.pool.name
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("%s: -> %s", pool, outline(command))
-        self._ledger.log_failure(pool, command)
+        self._ledger.log_failure(_log, pool, command)
 
     def _say_how_it_stands(self, now: float) -> None:
         """To futures, to other pools, and to the log if tasks wait for long."""

@@ -457,7 +457,9 @@ class Scheduler:
                 self._lost(name, found.verdict)
             else:
                 self._again(name)
-        if worker is not None and worker.phase is WorkerPhase.CONCLUDING:
+        if worker is None or worker.phase is not WorkerPhase.CONCLUDING:
+            return
+        if not any(self.tasks.holds(call, worker) for call in worker.calls):  # or they come next
             self.fleet.archive(self._step, worker)
 
     def _false_start(self, command: e.Diagnose, verdict: e.Verdict) -> None:

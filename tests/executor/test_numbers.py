@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -51,7 +52,8 @@ def test_options(three, real):
     )  # fmt: skip
     policy = pool.policy
     assert plain([policy.max_workers, policy.max_tasks_per_worker, policy.lease]) == [3, 3, 2.5]
-    call = CallOptions(three, None, real, real, None, {"memory": three * 100}, real, real, three)
+    call = CallOptions(three, None, real, real, None, {"memory": three * 100}, real, real)
+    call = replace(call, priority=three)
     terms = call.terms(cf._types.Resources(1000, 2048, 1.0))
     plain([terms.max_retries, terms.timeout, terms.queue_timeout, terms.max_memory, terms.priority])
     assert plain(terms.resources.memory) == 300

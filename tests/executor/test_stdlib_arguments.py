@@ -108,10 +108,14 @@ def test_a_future_is_not_pickled(reused, copier, done):
         copier(future)
 
 
-def test_neither_travels_with_a_call(reused):
-    for passenger in (reused, reused.submit(pow, 2, 2)):
-        with pytest.raises(pickle.PicklingError):
-            reused.submit(print, passenger).result(30)
+def test_an_executor_travels_with_no_call(reused):
+    with pytest.raises(pickle.PicklingError):
+        reused.submit(print, reused).result(30)
+
+
+def test_a_future_travels_as_its_result(reused):
+    assert reused.submit(pow, reused.submit(pow, 2, 2), 2).result(30) == 16
+    assert reused.submit(str, reused.submit(pow, 2, 2)).result(30) == "4"
 
 
 def test_its_text_says_which_it_is_without_the_key(make_executor, platform):

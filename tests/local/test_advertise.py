@@ -220,10 +220,10 @@ def test_a_worker_with_another_certificate_gives_up(served, authority):
     assert isinstance(error, BrokenContainerPool)
     assert "CERTIFICATE_VERIFY_FAILED" in str(error)
     headers = {"Authorization": f"Bearer {served.api_key}"}
-    again = Http(only=(HERE, served.ca_certs)).anew(30.0)  # as for its last words after a TERM
-    assert (
-        again.request("GET", f"{served.url}/users/me", lambda reply: reply.status, headers) == 200
-    )
+    # As for its last words after a TERM.
+    with closing(Http(only=(HERE, served.ca_certs)).anew(30.0)) as again:
+        me = f"{served.url}/users/me"
+        assert again.request("GET", me, lambda reply: reply.status, headers) == 200
     for only in ((HERE, wrong), (HERE, ""), ("127.0.0.3", served.ca_certs)):
         with pytest.raises(UnreachableError, match="SSLCertVerificationError"):
             Http(only=only).request("GET", f"{served.url}/users/me", lambda reply: None, {})

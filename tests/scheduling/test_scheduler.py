@@ -891,6 +891,19 @@ def test_a_call_of_a_frozen_worker_ends_here(one_shot):
     assert 130 < table.now < 200
 
 
+def test_a_worker_is_kept_until_all_its_calls_are_diagnosed():
+    table = started(2, max_workers=1)
+    out_of_memory = answer(0, _wire.MEMORY)
+    running, over = run_in(RunState.RUNNING), run_in(RunState.FAILED)
+    commands = table.looked(e.Report(WorkerId(1), running, (out_of_memory,)))
+    [first] = [command for command in commands if isinstance(command, e.Diagnose)]
+    commands = table.until("Diagnose", e.Report(WorkerId(1), over))
+    [second] = [command for command in commands if isinstance(command, e.Diagnose)]
+    memory = e.Verdict(over, "out of memory", memory=True)
+    assert kinds(table(e.Done(first, e.Diagnosis(memory, 0)))) == ["Lose"]
+    assert kinds(table(e.Done(second, e.Diagnosis(memory, 0)))) == ["Lose", "Archive"]
+
+
 def test_a_late_call_may_be_cancelled_before_it_is_ended_here():
     table = started(2, terms={"timeout": 10.0}, max_workers=1)
     frozen = e.Report(WorkerId(1), run_in(RunState.RUNNING))

@@ -277,10 +277,11 @@ class Order:
 class Inbox:
     """The client's one JSON value: worker token -> letter. A worker not named has no news.
 
-    `poll` and `linger` replace those of the order; `beat` changes with each version: a sign of
-    life. `holder` is the script that stands for the process that wrote this, if others may want to:
-    once its name ends in `TAKEN`, nothing that it says counts any more. A worker whose order is
-    from another holder may go on if it is named.
+    `poll`, `linger` and `lease` replace those of the order (the first workers cannot read `lease`,
+    so it is left out while it is None); `beat` changes with each version: a sign of life. `holder`
+    is the script that stands for the process that wrote this, if others may want to: once its name
+    ends in `TAKEN`, nothing that it says counts any more. A worker whose order is from another
+    holder may go on if it is named.
     """
 
     letters: dict[str, Letter] = field(default_factory=dict)
@@ -288,6 +289,7 @@ class Inbox:
     linger: float | None = None
     beat: int = 0
     holder: int = 0
+    lease: float | None = None
     version: int = WIRE_VERSION
 
 
@@ -426,9 +428,10 @@ def to_json(letter: Order | Inbox | Answers) -> str:
 
 
 def _fields(part: Any) -> dict[str, Any]:
-    """What is said of a part of a letter. The first workers cannot read one with `code`."""
+    """What is said of a part of a letter; what the first workers cannot read only if need be."""
     said = vars(part)
-    return said if said.get("code") != 0 else {k: v for k, v in said.items() if k != "code"}
+    unsaid = [key for key, empty in (("code", 0), ("lease", None)) if said.get(key, said) == empty]
+    return {key: said[key] for key in said if key not in unsaid} if unsaid else said
 
 
 def packed(letter: Order | Inbox) -> str:

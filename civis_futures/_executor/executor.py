@@ -98,6 +98,9 @@ class ContainerPoolExecutor(Executor):
         share_arrays: arrays of NumPy of so many bytes (and of 1 MB at the least) are shared by the
             calls of a container, and read-only there. Of smaller ones, or of all if None, each
             call has its own, which it can write.
+        keep_alive: with a `session`, containers that are idle at the end stay for this many
+            seconds, and the next process that opens the session begins with them. They cost what
+            running containers cost.
 
     Raises:
         SessionInUseError: another process has the session open.
@@ -130,11 +133,12 @@ class ContainerPoolExecutor(Executor):
         exclude: Collection[ModuleType | str | os.PathLike[str]] = (),
         code: bool = True,
         share_arrays: float | None = 1_000_000,
+        keep_alive: float = 0.0,
     ) -> None:
         options = PoolOptions(
             max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
             initargs, max_retries, retry_on, memory_growth, lease, name, requires, session, include,
-            exclude, code, share_arrays,
+            exclude, code, share_arrays, keep_alive,
         )  # fmt: skip
         from .opening import open_pool
         from .submission import Intake

@@ -215,13 +215,18 @@ class PoolOptions:
     exclude: Collection[Include] = ()
     code: bool = True
     share_arrays: float | None = LEAST_SHARED
+    keep_alive: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the fields, and raise here what is wrong with them."""
         make_plain(self, ("max_workers", "max_tasks_per_worker"), whole)
         if self.share_arrays is not None:
             make_plain(self, ("share_arrays",), number)
-        make_plain(self, ("idle_timeout", "lease"), number)
+        make_plain(self, ("idle_timeout", "lease", "keep_alive"), number)
+        if not 0 <= self.keep_alive < float("inf"):
+            raise ValueError("keep_alive must be a finite number of seconds, 0 or more")
+        if self.keep_alive and not self.session:
+            raise ValueError("keep_alive is for the next process of a session: give it a session=")
         if not 0 <= self.idle_timeout < float("inf"):
             raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
         if not 0 < self.lease < float("inf"):
@@ -296,4 +301,5 @@ class PoolOptions:
             float(self.idle_timeout),
             float(self.lease),
             setup=bool(getattr(self.runs_in, "setup_cmd", True)),  # a template may do anything
+            keep_alive=float(self.keep_alive),
         )

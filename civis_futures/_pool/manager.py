@@ -474,7 +474,11 @@ class Manager:
         inbox_id, pace = files.inbox_id, self.client.budget.pace
         self._beat += 1
         inbox = _wire.Inbox(
-            letters, poll(command.workers, pace), linger(command.workers, pace), self._beat
+            letters,
+            poll(command.workers, pace),
+            linger(command.workers, pace),
+            self._beat,
+            lease=command.lease,
         )
         return partial(self.mailbox.write_inbox, inbox_id, inbox)
 

@@ -274,10 +274,13 @@ class LetterContent:
 
 @dataclass(frozen=True, slots=True)
 class WriteInbox:
-    """Write the whole inbox; `workers` is how many share the budget."""
+    """Write the whole inbox; `workers` is how many share the budget, and `lease` how many seconds
+    it stays as it is at the most, if not the lease of the orders.
+    """
 
     letters: tuple[LetterContent, ...]
     workers: int
+    lease: float | None = None
 
 
 class Reading(Enum):

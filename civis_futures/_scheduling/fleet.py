@@ -67,6 +67,9 @@ class Fleet:
     _stale: bool = False  # the inbox on the platform is not what it should be
     # Which calls the inbox that is being written revokes.
     _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)
+    #: Workers that stay for the next process, once the inbox says so.
+    _handed_on: set[WorkerId] = field(default_factory=set)
+    _told: bool = False  # the inbox that is being written says so
     _beat: float = 0.0  # when the inbox was written
     _repeat: float = math.inf  # seconds from then until it is written again as it is
     _launched_at: float = 0.0  # when a worker was launched last
@@ -288,7 +291,9 @@ class Fleet:
         self._repeat = 2 * self._repeat if letters else math.inf
         # Even if there is no letter: a call that was dropped must not stay in there.
         self._written_for = self._sharing()
-        step.do(e.WriteInbox(tuple(letters), self._written_for))
+        self._told = bool(self._handed_on)
+        lease = self.policy.keep_alive if self._told else None
+        step.do(e.WriteInbox(tuple(letters), self._written_for, lease))
         self._sent = {worker.id: self._taken_back(worker) for worker in readers}
 
     def _taken_back(self, worker: Worker) -> frozenset[e.Given]:
@@ -320,6 +325,8 @@ class Fleet:
         for name, revoked in self._sent.items():
             if name in self.workers:
                 self.workers[name].revoked_in_inbox = revoked
+        for name in self._handed_on if self._told else ():
+            self.workers.pop(name, None)
 
     def write_failed(self) -> None:
         """The inbox may be as it was."""
@@ -453,6 +460,8 @@ class Fleet:
         wanted = self._room_wanted() if idle else []
         surplus = self._surplus()
         for worker in idle:
+            if worker.id in self._handed_on:
+                continue
             leave_at = worker.idle_since + self.policy.idle_timeout
             # It is of no use to make room again for what has not taken it.
             makes_room = bool(wanted) and worker.running and worker.launched < wanted[-1]
@@ -465,6 +474,15 @@ class Fleet:
             if makes_room:
                 wanted.pop()
             self._let(step, worker)
+
+    def hand_on(self) -> None:
+        """Workers that have nothing to do stay for the next process, and end by themselves after
+        `keep_alive`.
+        """
+        if not self._handed_on:
+            idle = [w.id for w in self.listening() if w.running and not w.calls]
+            self._handed_on = set(idle)
+            self._stale = self._stale or bool(idle)
 
     def _surplus(self) -> set[WorkerId]:
         """Those that are too many since `max_workers` was lowered: those with the least to do."""

@@ -91,7 +91,9 @@ class TimeLimits:
         """End the late calls of which a look has brought nothing either."""
         for worker, report in ((each.worker, each.report) for each in seen):
             read = (report.read and report.complete) or not worker.owes_answers
-            if worker.calls and worker.late == worker.calls[0] and worker.running and read:
+            if not (worker.calls and worker.late == worker.calls[0] and worker.running and read):
+                continue
+            if self.tasks.holds(worker.calls[0], worker):  # else it was cancelled meanwhile
                 self._end_late(step, worker, worker.calls[0])
 
     def _late_at(self, worker: Worker) -> float | None:

@@ -25,7 +25,8 @@ What workers do is in `fleet`. What always holds, after every event of the rando
    set: no waiting for nothing.
 8. A call that is given to a second worker is certain not to begin in the first one any more.
 9. Each idle worker has a call on its way to it, if any that it could do is tied to a worker that
-   two looks have found waiting for its start while others run.
+   two looks have found waiting for its start while others run; unless some workers are too many
+   since `max_workers` was lowered.
 10. `CancelsDone` comes once nothing that was cancelled can run any more.
 11. No worker is given a call while one with a higher priority is READY that it could do.
 """
@@ -125,7 +126,10 @@ class Scheduler:
             self.fleet.give(step)
             self.fleet.launch(step)
             even_out(self.fleet, step)
-        self.fleet.let_go(step, self._more_may_come())
+        keeps = self._closing and self._broken is None and self.policy.keep_alive > 0
+        if keeps and not self.tasks.known:
+            self.fleet.hand_on()
+        self.fleet.let_go(step, self._more_may_come() or (keeps and bool(self.tasks.known)))
         self.fleet.cancel_again(step)
         if self._known:
             self.fleet.write(step)

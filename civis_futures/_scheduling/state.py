@@ -60,6 +60,7 @@ class Policy:
     idle_timeout: float = 60.0
     lease: float = 3600.0
     setup: bool = False  # containers may have something to do before their first call
+    keep_alive: float = 0.0  # how long idle workers stay after the end for the next process
 
     @property
     def letter_bytes(self) -> int:

@@ -43,7 +43,7 @@ class InboxReader:
         self._platform = platform
         self._id = order.inbox
         self._worker = order.worker
-        self._lease = order.lease
+        self._lease = self._own_lease = order.lease
         self._poll = order.poll
         self.linger = order.linger
         self._content: Any = None
@@ -133,6 +133,9 @@ class InboxReader:
         if self._is_news(inbox.holder, letter) and self._platform.is_taken(inbox.holder):
             return None
         self.known, self.holder, self._letter = True, inbox.holder, letter
+        lease = inbox.lease
+        given = isinstance(lease, (int, float)) and lease > 0
+        self._lease = lease if lease and given else self._own_lease
         most = self._lease / _LOOKS_PER_LEASE
         if isinstance(inbox.poll, (int, float)) and inbox.poll > 0:
             self._poll = min(inbox.poll, most)

@@ -882,6 +882,17 @@ def test_a_call_of_a_frozen_worker_ends_here(one_shot):
     assert 130 < table.now < 200
 
 
+def test_a_late_call_may_be_cancelled_before_it_is_ended_here():
+    table = started(2, terms={"timeout": 10.0}, max_workers=1)
+    frozen = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    worker = table.scheduler.fleet.workers[WorkerId(1)]
+    while worker.late is None:
+        table.looked(replace(frozen, complete=False))
+    assert kinds(table(e.CancelRequested(TaskId(0))))[0] == "Drop"
+    commands = table(looked((replace(frozen, read=True),), 1, 0.0))
+    assert "Lose" not in kinds(commands)
+
+
 def test_a_call_is_not_late_whose_answer_could_not_be_read():
     table = started(terms={"timeout": 10.0})
     unread = e.Report(WorkerId(1), run_in(RunState.RUNNING), complete=False)
@@ -1131,6 +1142,7 @@ class World:
     abandoned: set = field(default_factory=set)
     past: dict = field(default_factory=dict)  # task -> what an earlier process left of it
     cancels_awaited: bool = False
+    lease: float | None = None  # for how long workers shall stay for another process
 
     def __post_init__(self):
         self.policy = self.scheduler.policy
@@ -1215,7 +1227,8 @@ class World:
         idle = [w for w in workers.values() if w.listens and w.running and not w.held]
         waiting = [w for w in workers.values() if w.is_passed]
         moving = sum(tasks.holds(call, w) for w in waiting for call in w.revoked)
-        if len(idle) > moving:
+        too_many = sum(w.open for w in workers.values()) > fleet.policy.max_workers
+        if len(idle) > moving and not too_many:
             tied = [call for w in waiting for call in movable(fleet, w, idle)]
             assert not tied or not self.scheduler._known, "invariant 9"
 
@@ -1313,6 +1326,7 @@ class World:
 
     def post(self, command: e.WriteInbox) -> None:
         self.letters = {letter.worker: letter for letter in command.letters}
+        self.lease = command.lease
 
     def read(self, worker: WorkerId) -> None:
         """A worker reads the inbox."""
@@ -1456,6 +1470,7 @@ def history(seed: int, heir: bool = False) -> Counter:
         max_workers=chance.choice([1, 2, 3, 5]),
         max_tasks_per_worker=chance.choice([None, 1, 1, 2, 3]),
         idle_timeout=chance.choice([0.0, 1.0, 60.0]),
+        keep_alive=chance.choice([0.0, 0.0, 30.0]),
     )
     scheduler = Scheduler(policy, jitter=chance.random)
     scheduler.fleet.shares = AtMost(limit=chance.choice([100, 100, 1, 3]))
@@ -1492,7 +1507,9 @@ def history(seed: int, heir: bool = False) -> Counter:
         harmless |= e.WriteInbox
     assert all(isinstance(command, harmless) for command in world.pending), f"seed {seed}"
     left = {worker for worker, state in world.runs.items() if not state.over}
-    assert leave or left <= world.abandoned, f"seed {seed}: a run is left"
+    kept = {worker for worker in left if world.lease and not world.todo[worker]} - world.stops
+    assert kept <= world.seen.keys() - world.letters.keys(), f"seed {seed}: it has to do something"
+    assert leave or left - kept <= world.abandoned, f"seed {seed}: a run is left"
     assert not world.cancels_awaited or world.abandoned, f"seed {seed}: who waits is not told"
     assert early or not (world.friendly and world.abandoned), f"seed {seed}: given up too soon"
     assert set(world.ended) == set(range(world.submitted)), f"seed {seed}: a task is lost"

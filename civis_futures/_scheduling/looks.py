@@ -75,7 +75,7 @@ class Looks:
         reads = (w.reads.at for w in watched if w.running and w.owes_answers)
         at = max(min(self.pause.at, min(reads, default=self.pause.at)), self._next)
         sure = self._sure(watched)
-        hold = 0.0 if sure else min(at - step.now, self._hold)
+        hold = 0.0 if sure else max(min(at - step.now, self._hold), 0.0)
         if at > step.now and hold <= 0:
             step.wake(at)
             return
@@ -83,8 +83,8 @@ class Looks:
         for worker in watched:
             worker.revoked_at_look = worker.revoked_in_inbox
         self._held_until = step.now + hold
-        workers = tuple((worker.id, worker.reading(step.now)) for worker in watched)
-        step.do(Look(workers, sure, max(hold, 0.0)))
+        workers = tuple((worker.id, worker.reading(step.now, hold)) for worker in watched)
+        step.do(Look(workers, sure, hold))
 
     @staticmethod
     def _sure(watched: list[Worker]) -> frozenset[WorkerId]:

@@ -490,9 +490,9 @@ class Worker:
         """Whether it may post answers before its end."""
         return bool(self.calls) and not (self.one_shot and len(self.calls) == 1)
 
-    def reading(self, now: float) -> Reading:
-        """When a look should read its answers."""
-        if not self.calls:
+    def reading(self, now: float, hold: float = 0.0) -> Reading:
+        """When a look should read its answers; while one is held, it may be given calls."""
+        if not self.calls and not hold:
             return Reading.NEVER
         due = self.owes_answers and self.reads.at <= now
         return Reading.RUNNING if due else Reading.AT_END

@@ -1110,6 +1110,17 @@ def test_where_the_platform_holds_looks_their_pause_is_spent_there():
     assert look.hold == 0.0
 
 
+def test_a_held_look_reads_what_is_answered_to_calls_that_are_given_meanwhile():
+    table = started()
+    one = e.Report(WorkerId(1), run_in(RunState.RUNNING), (answer(0),), read=True)
+    table.tick()
+    settle, look = table(looked((one,), 1, 0.0, 20.0))
+    assert kinds([settle, look]) == ["Settle", "Look"]
+    assert look.workers == ((WorkerId(1), e.Reading.AT_END),)  # though it has no calls now
+    [plain] = [*table(looked((one,), 1, 0.0), after=look.hold), *table.tick()]
+    assert (plain.hold, plain.workers) == (0.0, ((WorkerId(1), e.Reading.NEVER),))
+
+
 def test_a_held_look_that_ends_early_without_news_is_followed_by_a_pause():
     """There is news of another pool: it may have some all the time."""
     table = started()

@@ -202,7 +202,7 @@ def test_one_request_shows_all_states():
 def test_a_row_of_an_older_run_says_nothing():
     stub = Stub(
         list_jobs=[([row(n, RunState.FAILED, run=1) for n in (1, 2, 3)], False)],
-        get_row=[lambda job: row(job.id)],
+        get_row=[lambda job, held: row(job.id)],
     )
     reports, _, _ = look(stub, *(worker_run(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
     assert [report.run.state for report in reports] == [RUNNING] * 3
@@ -211,7 +211,7 @@ def test_a_row_of_an_older_run_says_nothing():
 def test_what_the_list_does_not_show_is_asked_for_by_turns():
     stub = Stub(
         list_jobs=[([row(1)], False)],
-        get_row=[lambda job: row(job.id)],
+        get_row=[lambda job, held: row(job.id)],
     )
     mailbox = Mailbox(stub, Container())
     worker_runs = [worker_run(n) for n in range(1, 10)]
@@ -230,7 +230,7 @@ def test_paging_stops_where_there_is_no_news():
         ([row(n) for n in range(101, 121)], False),
     ]
     stub = Stub(
-        list_jobs=[lambda kind, hidden, page: pages[page - 1]],
+        list_jobs=[lambda kind, hidden, page, held: pages[page - 1]],
         get_row=[row(1)],
     )
     mailbox = Mailbox(stub, Container())
@@ -243,7 +243,7 @@ def test_paging_stops_where_there_is_no_news():
 
 def test_a_row_that_moves_between_pages_counts_once():
     pages = [([row(1, RunState.SUCCEEDED), row(2)], True), ([row(1), row(3)], False)]
-    stub = Stub(list_jobs=[lambda kind, hidden, page: pages[page - 1]])
+    stub = Stub(list_jobs=[lambda kind, hidden, page, held: pages[page - 1]])
     reports, _, _ = look(stub, *(worker_run(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
     assert [report.run.state for report in reports] == [RunState.SUCCEEDED, RUNNING, RUNNING]
 
@@ -433,3 +433,26 @@ def test_a_container_that_never_ran_a_worker(run, line, words):
     assert verdict.unstarted
     assert words in verdict.reason
     assert Container().image in verdict.reason
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_only_what_all_workers_are_asked_for_by_is_held(number):
+    """The first page of the list, or the only worker's script: never what is asked for besides."""
+
+    def page(kind, hidden, page, held):
+        asked.append(held is not None)
+        return [row(1)], page == 1
+
+    def one(job, held):
+        asked.append(held is not None)
+        return row(job.id)
+
+    asked = []
+    mailbox = Mailbox(Stub(list_jobs=[page], get_row=[one]), Container())
+    runs = [(worker_run(n), e.Reading.AT_END) for n in range(1, number + 1)]
+    mailbox.look(runs, hold=0.5)
+    assert mailbox.held.seconds == 0.5
+    assert asked[0]
+    assert not any(asked[1:])
+    mailbox.look(runs)
+    assert mailbox.held.seconds == 0.0

@@ -436,3 +436,26 @@ def test_a_container_that_never_ran_a_worker(run, line, words):
     assert verdict.unstarted
     assert words in verdict.reason
     assert Container().image in verdict.reason
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_only_what_all_workers_are_asked_for_by_is_held(number):
+    """The first page of the list, or the only worker's script: never what is asked for besides."""
+
+    def page(kind, hidden, page, held):
+        asked.append(held is not None)
+        return [row(1)], page == 1
+
+    def one(job, held):
+        asked.append(held is not None)
+        return row(job.id)
+
+    asked = []
+    mailbox = Mailbox(Stub(list_jobs=[page], get_row=[one]), Container())
+    runs = [(worker_run(n), e.Reading.AT_END) for n in range(1, number + 1)]
+    mailbox.look(runs, hold=0.5)
+    assert mailbox.held.seconds == 0.5
+    assert asked[0]
+    assert not any(asked[1:])
+    mailbox.look(runs)
+    assert mailbox.held.seconds == 0.0

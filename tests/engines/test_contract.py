@@ -26,7 +26,8 @@ EXIT = "Error on job: Process ended with an error, exiting: {}."
 WAITS = "echo here; exec sleep 3600"
 DEAF = "trap '' TERM; echo here; sleep 3600; sleep 3600"
 TIDY = "trap 'echo bye; exit 0' TERM; echo here; sleep 3600 & wait"
-EATS = "echo here; exec python3 -c 'b = b\"x\" * 400_000_000; print(len(b))'"
+#: It does not end before a meter has looked, which it does now and then.
+EATS = "echo here; exec python3 -c 'import time; b = b\"x\" * 400_000_000; time.sleep(60)'"
 
 
 def eat(megabytes, pause):

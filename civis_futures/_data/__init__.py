@@ -1,1 +1,1 @@
-"""Calls, arrays, modules and source lines as bytes: what is sent, and which File it is in."""
+"""Calls, arrays, modules and source lines as bytes, and back again."""

@@ -1,1 +1,1 @@
-"""What users hold and see: futures, their logs, how they are shown and waited for."""
+"""What users hold: futures and their logs, in tables, and how they are waited for."""

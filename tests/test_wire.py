@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 
 import pytest
 import unhurried  # noqa: F401
@@ -80,6 +81,18 @@ def test_inboxes_there_and_back(inbox):
 def test_answers_there_and_back(letter):
     text = _wire.to_json(letter)
     assert _wire.answers_from_json(text) == _wire.answers_from_json(json.loads(text)) == letter
+    assert _wire.answers_from_json(json.loads(_wire.answers_text(letter))) == letter
+
+
+def test_many_answers_take_a_part_of_the_room():
+    many = [
+        Answer(n, _wire.RETURNED, Blob.of(b"%d" % n), seal=_wire.digest(b"%d" % n))
+        for n in range(100)
+    ]
+    letter = Answers("w", tuple(many))
+    assert 3 * len(_wire.answers_text(letter)) < len(_wire.to_json(letter))
+    one = Answers("w", (replace(many[0], text="x" * 10_000),))
+    assert _wire.answers_text(one) == _wire.to_json(one)  # it has nothing in common with others
 
 
 RUBBISH = [

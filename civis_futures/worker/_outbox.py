@@ -120,7 +120,7 @@ class Outbox:
         return replace(answer, data=blob, upload=time.monotonic() - begin)
 
     def _send(self, batch: list[_wire.Answer]) -> None:
-        text = _wire.to_json(_wire.Answers(self._worker, tuple(batch)))
+        text = _wire.answers_text(_wire.Answers(self._worker, tuple(batch)))
         if len(text) > _wire.JSON_VALUE_LIMIT and len(batch) > 1:
             half = len(batch) // 2
             self._send(batch[:half])
@@ -137,7 +137,7 @@ class Outbox:
                 return
             short = _without_what_it_says(batch[0], error)
             short = _wire.sealed(short, self._worker, self._key)
-            self._output(_wire.to_json(_wire.Answers(self._worker, (short,))))
+            self._output(_wire.answers_text(_wire.Answers(self._worker, (short,))))
         self._posted += 1
         self._last = time.monotonic()
         del self._waiting[: len(batch)]

@@ -22,6 +22,8 @@ from .fault import Fault
 
 PAGE = "<!DOCTYPE html>\n<html><body><h1>Down for maintenance</h1></body></html>\n"
 TRANSPORT = "transport"
+#: How the head of an answer begins, and not that of one that is only on the way ("100 Continue").
+_HEAD = tuple(f"HTTP/1.1 {kind}".encode() for kind in "2345")
 
 
 class OpenConnection(H11Protocol):
@@ -30,7 +32,29 @@ class OpenConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Put the transport where the application finds it."""
         self.app_state = {**self.app_state, TRANSPORT: transport}
-        super().connection_made(transport)
+        super().connection_made(_Joined(transport))  # type: ignore[arg-type]
+
+
+class _Joined:
+    """A transport by which the head of an answer goes out with what is written next, be it nothing:
+    uvicorn writes both, one after the other. That saves a system call here, and another one to
+    whoever reads it.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write it, or wait for what comes next."""
+        if data.startswith(_HEAD) and not self._head:
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
 
 
 class Reset:

@@ -27,7 +27,17 @@ from .budget import platform_clock
 from .credentials import DEFAULT_URL, access, checked_key, credentials, headers_for, with_slash
 from .discreet import discreet, ours, without_links
 from .routes import Routes
-from .transport import Bytes, FileLinks, Held, Kind, RateBudget, Section, Sender, is_json
+from .transport import (
+    FOR_HEADER,
+    Bytes,
+    FileLinks,
+    Held,
+    Kind,
+    RateBudget,
+    Section,
+    Sender,
+    is_json,
+)
 
 __all__ = [
     "DEFAULT_URL",
@@ -339,9 +349,12 @@ class PlatformClient:
         body = {"name": name, "valueStr": text}
         return self._ask("POST", "json_values", replies.identity, json=body, idempotent=True)
 
-    def update_json_value(self, value_id: int, text: str) -> None:
-        """PATCH /json_values/{id}."""
-        self._send("PATCH", f"json_values/{value_id}", json={"valueStr": text}, idempotent=True)
+    def update_json_value(self, value_id: int, text: str, names: Sequence[str] = ()) -> None:
+        """PATCH /json_values/{id}. `names`: of the workers for which it is news, if not for all."""
+        headers = {FOR_HEADER: ",".join(names)} if names else None
+        body = {"valueStr": text}
+        path = f"json_values/{value_id}"
+        self._send("PATCH", path, json=body, headers=headers, idempotent=True)
 
     def get_json_value(self, value_id: int, *, low_priority: bool = False) -> Any:
         """The decoded value. GET /json_values/{id}."""
@@ -449,11 +462,12 @@ class PlatformClient:
         *,
         params: Mapping[str, Any] | None = None,
         json: Any = None,
+        headers: Mapping[str, str] | None = None,
         held: Held | None = None,
         **how: Any,
     ) -> httpx.Response:
         """The answer, if it is a good one; `how` is what `Sender.send` takes."""
-        request = self._http.build_request(method, path, params=params, json=json)
+        request = self._http.build_request(method, path, params=params, json=json, headers=headers)
         if held is None:
             response = self._sender.send(request, **how)
         else:

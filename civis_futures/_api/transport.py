@@ -56,6 +56,8 @@ _DOWNLOAD_SECONDS, _SLOWEST = 60.0, 1000
 #: How a platform of ours says for how many seconds it holds such a request until there is another
 #: answer, and how it is asked to.
 HOLD_HEADER = "Civis-Local-Hold"
+#: How a change says for whom it is news: who waits by another name is not told of it at once.
+FOR_HEADER = "Civis-Local-For"
 #: After so many requests in a row that were held and cut off, or answered without news before their
 #: time, none is held any more: somebody between us and the platform does not bear it.
 _CUTS = 3

@@ -40,6 +40,8 @@ DIRECT_LOOKS = 2
 LIST_PAGES = 20
 #: How many outputs are asked for at once, at the most: what the platform gives.
 MOST_OUTPUTS = 50
+#: For how many workers at the most a version of the inbox is news, without being so for all.
+MOST_NAMED = 200
 #: How many looks find the same answers unreadable before they count as garbled.
 GARBLED_LOOKS = 3
 #: How often a request is sent whose reply is lost each time, and which has had no effect.
@@ -116,6 +118,7 @@ class Mailbox:
         self._states: dict[WorkerId, RunState] = {}  # owned by `look`
         self._unseen: Counter[WorkerId] = Counter()  # owned by `look`
         self.held = Held()  # owned by `look`
+        self._inbox: _wire.Inbox | None = None  # as it is on the platform, if that is certain
 
     # --- prepare, upload, fetch ----------------------------------------------------------------
 
@@ -252,7 +255,10 @@ class Mailbox:
         """
         if self._book is not None:
             inbox = self._book.signed(inbox)
-        self._client.update_json_value(inbox_id, json.dumps(_wire.packed(inbox)))
+        before, self._inbox = self._inbox, None
+        names = _with_news(inbox, before) if before is not None and self.held.offered else ()
+        self._client.update_json_value(inbox_id, json.dumps(_wire.packed(inbox)), names)
+        self._inbox = inbox
 
     def cancel(self, worker_run: WorkerRun) -> None:
         """Ask for the end of a run; one that is over already is fine."""
@@ -470,6 +476,25 @@ class Mailbox:
         at = reached(calls, said)
         verdict = told_by_run(run, said, self._container.image, calls[at])
         return e.Diagnosis(replace(verdict, reason=verdict.reason + unknown), at)
+
+
+def _with_news(inbox: _wire.Inbox, before: _wire.Inbox) -> Sequence[str]:
+    """The tokens of the workers that have something to do now that the inbox was another one
+    before; none if that concerns all, or nobody: then it is a sign of life.
+    """
+    if (inbox.holder, inbox.lease) != (before.holder, before.lease):
+        return ()
+    nothing = _wire.Letter()
+
+    def said(letter: _wire.Letter) -> object:  # new calls come last
+        return letter.calls[-1:], letter.stop, letter.revoked, letter.ended
+
+    names = [
+        token
+        for token, letter in inbox.letters.items()
+        if said(letter) != said(before.letters.get(token, nothing))
+    ]
+    return names if len(names) <= MOST_NAMED else ()
 
 
 def _numbered(

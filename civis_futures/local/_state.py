@@ -12,7 +12,7 @@ import dataclasses
 import hmac
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._faults.rules import Rules
@@ -90,33 +90,45 @@ class News:
     """Who waits until something is changed."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Topic, set[asyncio.Future[None]]] = collections.defaultdict(set)
+        # By topic: who waits, and the name that each has given ("" if none).
+        self._waiting: dict[Topic, dict[asyncio.Future[None], str]] = collections.defaultdict(dict)
+        self._names: frozenset[str] = frozenset()
         self._closed = False
+
+    @contextlib.contextmanager
+    def only_for(self, names: Collection[str]) -> Iterator[None]:
+        """Within it, what changes is news for those with one of these names, if there are any, and
+        for those without one.
+        """
+        self._names = frozenset(names)
+        try:
+            yield
+        finally:
+            self._names = frozenset()
 
     def changed(self, table: str, key: int) -> None:
         """Wake those who wait for this."""
         for topic in (table, (table, key)):
-            for waiter in self._waiting.pop(topic, ()):
-                if not waiter.done():
+            for waiter, name in self._waiting.get(topic, {}).items():
+                if not (waiter.done() or (self._names and name and name not in self._names)):
                     waiter.set_result(None)
 
-    async def wait(self, topics: Collection[Topic], seconds: float) -> bool:
+    async def wait(self, topics: Collection[Topic], seconds: float, name: str = "") -> bool:
         """Return as soon as one of these changes; False if none did in time, or if none will be
-        waited for any more.
+        waited for any more. With a `name`, what changes for others only is waited out.
         """
         if self._closed or seconds <= 0:
             return False
         waiter = asyncio.get_running_loop().create_future()
         for topic in topics:
-            self._waiting[topic].add(waiter)
+            self._waiting[topic][waiter] = name
         try:
             done, _ = await asyncio.wait([waiter], timeout=seconds)
         finally:
             for topic in topics:
-                if waiter in self._waiting.get(topic, ()):
-                    self._waiting[topic].discard(waiter)
-                    if not self._waiting[topic]:
-                        del self._waiting[topic]
+                del self._waiting[topic][waiter]
+                if not self._waiting[topic]:
+                    del self._waiting[topic]
         return bool(done) and not self._closed
 
     def close(self) -> None:

@@ -86,7 +86,7 @@ class InboxReader:
             return self.look()
         began, http = time.monotonic(), self._platform.http
         try:
-            changed, content = self._platform.next_json_value(self._id, most)
+            changed, content = self._platform.next_json_value(self._id, most, self._worker)
         except HttpError:
             http.stalled += time.monotonic() - began
             stalled = http.stalled

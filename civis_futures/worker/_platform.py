@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: How a platform of ours says for how many seconds it holds the request for a JSON value until the
 #: value changes, and how it is asked to.
 HOLD_HEADER = "Civis-Local-Hold"
+#: By which name we wait: what is changed for others alone need not be told at once.
+FOR_HEADER = "Civis-Local-For"
 #: Above this size a file goes up in parts.
 SINGLE_UPLOAD = 50 << 20
 SMALLEST_PART = 5 << 20
@@ -74,15 +76,16 @@ class PlatformRequests:
         """What a JSON value holds; then `offered` says whether one can wait for it to change."""
         return self._json_value(value_id, {})
 
-    def next_json_value(self, value_id: int, seconds: float) -> tuple[bool, Any]:
-        """What it holds as soon as that is not what was read last; False if it is, after so long.
+    def next_json_value(self, value_id: int, seconds: float, name: str) -> tuple[bool, Any]:
+        """What it holds as soon as it is changed for who has this `name`, or for everybody; False
+        if it is what was read last, after so long.
 
         Raises:
             HttpError: there was no answer. It was asked once only: it may be that somebody between
                 us and the platform does not bear it that requests wait.
         """
         patience, self.http.patience = self.http.patience, 0.0
-        held = {"If-None-Match": self._tag, HOLD_HEADER: f"{seconds:g}"}
+        held = {"If-None-Match": self._tag, HOLD_HEADER: f"{seconds:g}", FOR_HEADER: name}
         try:
             return True, self._json_value(value_id, held)
         except RefusedError as error:

@@ -5,6 +5,7 @@ The client is a stand-in, since the real platform cannot be made to fail in just
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 
@@ -459,3 +460,43 @@ def test_only_what_all_workers_are_asked_for_by_is_held(number):
     assert not any(asked[1:])
     mailbox.look(runs)
     assert mailbox.held.seconds == 0.0
+
+
+OUT = [_wire.Call(n, _wire.Blob.of(b"%d" % n)) for n in range(5)]
+
+
+def told(*versions, offered=20.0, fails=()):
+    """For whom each version of the inbox is news, as the platform is told."""
+    outcomes = [PlatformError("no") if n in fails else None for n in range(len(versions))]
+    stub = Stub(update_json_value=[*outcomes, None])
+    mailbox = Mailbox(stub, Container())
+    mailbox.held._offered = offered
+    for letters in versions:
+        inbox = letters if isinstance(letters, _wire.Inbox) else _wire.Inbox(letters)
+        with contextlib.suppress(PlatformError):
+            mailbox.write_inbox(7, inbox)
+    return [names for _, _, _, names in stub.asked]
+
+
+def to_do(*numbers, **more):
+    return _wire.Letter(tuple(OUT[n] for n in numbers), **more)
+
+
+def test_the_inbox_is_news_for_who_has_something_to_do():
+    assert told(
+        {"a": to_do(0)},
+        {"a": to_do(0), "b": to_do(1)},
+        {"a": to_do(0, 2), "b": to_do(1), "c": to_do(3, 4)},
+        {"b": to_do(1, stop=True), "c": to_do(4)},  # who has answered need not be told
+        {"b": to_do(1, stop=True), "c": to_do(4, revoked=((4, 1),))},
+        {"b": to_do(1, stop=True, ended=((1, 1),)), "c": to_do(4, revoked=((4, 1),))},
+    ) == [(), ["b"], ["a", "c"], ["b"], ["c"], ["b"]]
+
+
+def test_the_inbox_is_for_all_where_it_is_not_certain_who_knows_what():
+    first, second = {"a": to_do(0)}, {"a": to_do(0), "b": to_do(1)}
+    assert told(first, second, offered=0.0) == [(), ()]
+    assert told(first, second, second, fails=[1]) == [(), ["b"], ()]
+    assert told(first, first) == [(), []]  # a sign of life
+    assert told(first, _wire.Inbox(second, lease=5.0)) == [(), ()]
+    assert told(first, {f"{n}": to_do(1) for n in range(1000)}) == [(), ()]

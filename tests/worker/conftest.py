@@ -49,6 +49,7 @@ class Stub:
         self.faults = collections.defaultdict(collections.deque)  # (method, path prefix) -> faults
         self.hold = 0.0  # seconds for which it offers to hold a read of a value
         self.held = []  # the seconds that such reads asked for
+        self.waiting_for = set()  # by which names they waited
         # What becomes of them: None, a fault, or "early" or "swallowed": an answer without news.
         self.cut = None
         self.hang_up = False  # set: hang up one that is being held
@@ -216,6 +217,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         seconds = float(self.headers.get("Civis-Local-Hold", 0))
         if seconds:
             stub.held.append(seconds)
+            stub.waiting_for.add(self.headers.get("Civis-Local-For"))
             if stub.cut not in (None, "early", "swallowed"):
                 return self.fail(stub.cut)
             end = time.monotonic() + min(seconds, stub.hold)

@@ -39,6 +39,7 @@ def test_news_is_not_waited_for(stub, idle, calls, inbox):
     inbox.write(calls(*[os.getpid] * 3), stop=True)
     worker.end()
     assert len(stub.answers()) == 3
+    assert stub.waiting_for == {"w"}  # what is written for others need not wake it
     # Less than the requests are patient, and than the client's silence is.
     assert max(stub.held) <= 30
 

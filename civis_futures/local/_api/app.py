@@ -43,6 +43,9 @@ from . import about, files, json_values, lists, runs, scripts
 #: How a request is held until there is news. An answer says by it for how many seconds at the
 #: most; a request for how many at the most it will wait for another answer than `If-None-Match`.
 HOLD_HEADER = "Civis-Local-Hold"
+#: For whom a change is news: names, with commas between. A request that is held and has such a name
+#: waits for changes that are for it, or for everybody.
+FOR_HEADER = "Civis-Local-For"
 PAGED = ("scripts", "custom", "jobs", "runs", "outputs")  # how the paths of lists end
 Endpoint = Callable[[Platform, ApiRequest], Reply | Awaitable[Reply]]
 
@@ -307,7 +310,9 @@ class _Exchange:
             self.platform.later(fault.seconds, partial(_perform, self.platform, self.route, asked))
         if fails:
             return Reply()
-        reply = await _perform(self.platform, self.route, asked)
+        names = _names(self.request.headers.get(FOR_HEADER, ""))
+        with self.platform.news.only_for(names if self.route.method == "PATCH" else ()):
+            reply = await _perform(self.platform, self.route, asked)
         hold = self._hold()
         return reply if hold is None else await self._until_news(asked, reply, *hold)
 
@@ -333,12 +338,14 @@ class _Exchange:
         """
         assert self.route is not None
         end, topics = time.monotonic() + wait, self.route.topics(asked.ids)
+        name, news = self.request.headers.get(FOR_HEADER, "").strip(), True
         while True:
             reply = dataclasses.replace(reply, raw=_content(reply))
             if _tag(reply.raw or b"") != known:
                 return reply
-            if not await self.platform.news.wait(topics, end - time.monotonic()):
+            if not news:
                 return Reply(304, headers={"ETag": known})
+            news = await self.platform.news.wait(topics, end - time.monotonic(), name)
             reply = await _perform(self.platform, self.route, asked)
 
     def _key(self) -> str:
@@ -404,6 +411,10 @@ class _Exchange:
 async def _perform(platform: Platform, route: Route, request: ApiRequest) -> Reply:
     answer = route.endpoint(platform, request)
     return await answer if inspect.isawaitable(answer) else answer
+
+
+def _names(given: str) -> list[str]:
+    return [name for each in given.split(",") if (name := each.strip())]
 
 
 def _query(given: bytes) -> dict[str, str]:

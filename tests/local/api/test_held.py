@@ -8,6 +8,7 @@ import time
 import pytest
 
 HOLD, OFFER = "Civis-Local-Hold", "civis-local-hold"
+FOR = "Civis-Local-For"
 #: Seconds; nobody waits as long: what ends such a request is news.
 LONG = 3600
 
@@ -31,11 +32,11 @@ def aside():
         yield threads.submit
 
 
-def held(platform, api, aside, path, tag, seconds=LONG):
+def held(platform, api, aside, path, tag, seconds=LONG, **more):
     """The future of a request that is being held by now."""
     template = "/scripts" if path.startswith("/scripts?") else "/json_values/{id}"
     before = platform.stats().count("GET", template, "client")
-    future = aside(api, "GET", path, **{"If-None-Match": tag, HOLD: f"{seconds:g}"})
+    future = aside(api, "GET", path, **{"If-None-Match": tag, HOLD: f"{seconds:g}", **more})
     end = time.monotonic() + 30
     while platform.stats().count("GET", template, "client") == before:
         assert time.monotonic() < end
@@ -77,6 +78,28 @@ def test_a_value_is_told_as_soon_as_it_changes(patient, patient_api, aside):
     reply = future.result(30)
     assert (reply.status, reply["value"]) == (200, 2)
     assert reply.headers["etag"] == api("GET", path).headers["etag"]
+
+
+def test_a_change_for_some_wakes_those_and_who_has_no_name(patient, patient_api, aside):
+    api = patient_api
+    path, tag = value(api)
+    wanted = {name: {FOR: name} for name in "abc"} | {"all": {}}
+    futures = {name: held(patient, api, aside, path, tag, **more) for name, more in wanted.items()}
+    assert api("PATCH", path, {"valueStr": "2"}, **{FOR: "b, c,d"}).status == 200
+    assert [futures[name].result(30)["value"] for name in ("b", "c", "all")] == [2, 2, 2]
+    assert not futures["a"].done()
+    api.ok("PATCH", path, {"valueStr": "3"})  # for everybody
+    assert futures["a"].result(30)["value"] == 3
+
+
+def test_what_was_changed_for_others_is_told_in_the_end(patient, patient_api, aside):
+    api = patient_api
+    path, tag = value(api)
+    future = held(patient, api, aside, path, tag, 0.5, **{FOR: "a"})
+    assert api("PATCH", path, {"valueStr": "2"}, **{FOR: "b"}).status == 200
+    assert future.result(30)["value"] == 2
+    # And at once to who asks later.
+    assert api("GET", path, **{"If-None-Match": tag, HOLD: f"{LONG}", FOR: "a"})["value"] == 2
 
 
 def test_a_list_is_told_as_soon_as_it_changes(patient, patient_api, aside):

@@ -215,15 +215,18 @@ class PlatformClient:
         page: int = 1,
         low_priority: bool = True,
         archived: bool = False,
+        by_script: bool = False,
         held: Held | None = None,
     ) -> tuple[list[JobRow], bool]:
         """My scripts, the last changed first, and whether more pages follow.
 
-        GET /scripts by the time of the last run's change; GET /scripts/custom by the script's.
-        Rows move between pages while one turns them: not seen is not gone.
+        GET /scripts by the time of the last run's change, or `by_script` by the script's own, as
+        its name; GET /scripts/custom by the script's. Rows move between pages while one turns them:
+        not seen is not gone.
         """
         path, params = self._mine(kind, hidden)
-        key = "last_run.updated_at" if kind is JobKind.CONTAINER else "updated_at"
+        by_run = kind is JobKind.CONTAINER and not by_script
+        key = "last_run.updated_at" if by_run else "updated_at"
         params.update(order=key, order_dir="desc", page_num=page)
         if archived:  # they are in no list that does not ask for them
             params["archived"] = "true"

@@ -7,6 +7,7 @@ pickles or scheduling. Methods raise PlatformError; the manager makes events of 
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import secrets
@@ -36,8 +37,10 @@ FILE_LIFE = timedelta(days=14)
 #: How many runs a look asks for one by one, besides the list and those of which it must be sure:
 #: those it has not seen for longest.
 DIRECT_LOOKS = 2
-#: How many pages of a list a look reads at the most; 50 rows each.
-LIST_PAGES = 20
+#: Where lists go on after what they have shown, that is for what is lost: once in so many looks.
+DIRECT_EVERY = 10
+#: How many pages of a list a look reads at the most; PAGE rows each.
+LIST_PAGES, PAGE = 20, 50
 #: How many outputs are asked for at once, at the most: what the platform gives.
 MOST_OUTPUTS = 50
 #: For how many workers at the most a version of the inbox is news, without being so for all.
@@ -117,6 +120,7 @@ class Mailbox:
         self._kind = job_kind(container)
         self._states: dict[WorkerId, RunState] = {}  # owned by `look`
         self._unseen: Counter[WorkerId] = Counter()  # owned by `look`
+        self._looks = itertools.count()  # owned by `look`
         self.held = Held()  # owned by `look`
         self._inbox: _wire.Inbox | None = None  # as it is on the platform, if that is certain
 
@@ -326,11 +330,11 @@ class Mailbox:
         rows: dict[WorkerId, JobRow] = {}
         direct: set[WorkerId] = set()
         failed: PlatformError | None = None
-        cost = 0
+        cost, more, number = 0, False, next(self._looks)
         for gone in self._states.keys() - {worker_run.worker for worker_run in worker_runs}:
             del self._states[gone], self._unseen[gone]
         if len(worker_runs) > 1:
-            cost = self._list(worker_runs, rows)
+            cost, more = self._lists(worker_runs, rows, number)
         missed = [p for p in worker_runs if p.worker not in rows or p.worker in sure]
         missed.sort(key=lambda worker_run: -self._unseen[worker_run.worker])
         # A list that shows none of ours (its filters are not fully documented) is no help.
@@ -338,6 +342,8 @@ class Mailbox:
         asked = [worker_run for worker_run in missed if worker_run.worker in sure]
         others = [worker_run for worker_run in missed if worker_run.worker not in sure]
         others = others[: DIRECT_LOOKS * (3 if blind else 1)]
+        if more and not blind and number % DIRECT_EVERY:
+            others = []  # the list would show them if they had changed
         cost += len(others)  # what must be sure is asked once, and need not slow down the looks
         for worker_run in asked + others:
             try:
@@ -375,36 +381,67 @@ class Mailbox:
             run = Run(run_id, RunState.UNKNOWN, GONE, finished=0.0)
         return replace(row, run=run)
 
-    def _list(self, worker_runs: Sequence[WorkerRun], found: dict[WorkerId, JobRow]) -> int:
-        """Read the list of jobs, newest change first, while it brings news of these workers."""
-        ours = {
-            (worker_run.job.id, worker_run.run_id): worker_run.worker for worker_run in worker_runs
-        }
+    def _lists(
+        self, worker_runs: Sequence[WorkerRun], found: dict[WorkerId, JobRow], number: int
+    ) -> tuple[int, bool]:
+        """Read the list of jobs in the order in which their runs have changed.
+
+        Where one page cannot show all, the answers of those behind it would be news to nobody. So
+        it is read by turns in the order in which the scripts have changed, names included; that is
+        what can be waited for. Returns the requests, and whether the list goes on.
+        """
+        by_script = len(worker_runs) > PAGE and (number % 2 == 1 or self.held.seconds > 0)
+        by_run = len(worker_runs) <= PAGE or number % 2 == 0
+        cost, more = 0, False
+        if by_script:
+            cost, more = self._list(worker_runs, found, by_script=True, held=self.held)
+        if by_run:
+            held = None if by_script else self.held
+            pages, more = self._list(worker_runs, found, by_script=False, held=held)
+            cost += pages
+        return cost, more
+
+    def _list(
+        self,
+        worker_runs: Sequence[WorkerRun],
+        found: dict[WorkerId, JobRow],
+        *,
+        by_script: bool,
+        held: Held | None,
+    ) -> tuple[int, bool]:
+        """Read the list, newest change first, while it brings news of these workers."""
+        ours = {(worker_run.job.id, worker_run.run_id): worker_run for worker_run in worker_runs}
+        hidden = self._container.hidden
         for page in range(1, LIST_PAGES + 1):
             rows, more = self._client.list_jobs(
                 self._kind,
-                hidden=self._container.hidden,
+                hidden=hidden,
                 page=page,
-                held=self.held if page == 1 else None,
+                by_script=by_script,
+                held=held if page == 1 else None,
             )
-            if not (self._take(rows, ours, found) and more and len(found) < len(worker_runs)):
+            news = self._take(rows, ours, found, answers=by_script)
+            if not (news and more and len(found) < len(worker_runs)):
                 break
-        return page
+        return page, more
 
     def _take(
         self,
         rows: Sequence[JobRow],
-        ours: dict[tuple[int, int], WorkerId],
+        ours: dict[tuple[int, int], WorkerRun],
         found: dict[WorkerId, JobRow],
+        *,
+        answers: bool,
     ) -> bool:
-        """Take our runs out of a page; whether there was news in it."""
+        """Take our runs out of a page; whether there was news in it: a state, or `answers`."""
         news = False
         for row in rows:
-            worker = ours.get((row.job_id, row.run.id)) if row.run is not None else None
-            if worker is None or row.run is None or worker in found:
+            worker_run = ours.get((row.job_id, row.run.id)) if row.run is not None else None
+            if worker_run is None or row.run is None or worker_run.worker in found:
                 continue  # a row may move to the next page while we read; the first one counts
-            news |= self._states.get(worker) is not row.run.state
-            found[worker] = row
+            news |= self._states.get(worker_run.worker) is not row.run.state
+            news |= answers and (_wire.count_in(row.name) or 0) > worker_run.read
+            found[worker_run.worker] = row
         return news
 
     def _read(self, report: e.Report, worker_run: WorkerRun) -> tuple[e.Report, WorkerRun]:

@@ -234,7 +234,7 @@ def test_paging_stops_where_there_is_no_news():
         ([row(n) for n in range(101, 121)], False),
     ]
     stub = Stub(
-        list_jobs=[lambda kind, hidden, page, held=None: pages[page - 1]],
+        list_jobs=[lambda kind, hidden, page, **how: pages[page - 1]],
         get_row=[row(1)],
     )
     mailbox = Mailbox(stub, Container())
@@ -242,12 +242,61 @@ def test_paging_stops_where_there_is_no_news():
     _, _, first = look(stub, *worker_runs, reading=e.Reading.NEVER, mailbox=mailbox)
     assert first == 3
     _, _, second = look(stub, *worker_runs, reading=e.Reading.NEVER, mailbox=mailbox)
-    assert second == 1 + 2  # one page, and two that were not on it
+    assert second == 1
+
+
+def many(number=130, last_changed=120):
+    """A client for so many workers that run; the last of them is behind the first page, unless the
+    scripts are in the order of their own changes, where its answers bring it to the front.
+    """
+    rows = [row(n) for n in range(1, number + 1)]
+    news = replace(row(last_changed), name=_wire.counted("w", 1))
+    rows[last_changed - 1] = news
+
+    def page(kind, hidden, page, by_script, held):
+        asked.append((by_script, page, held is not None))
+        order = [news, *(r for r in rows if r is not news)] if by_script else rows
+        return order[50 * (page - 1) : 50 * page], 50 * page < number
+
+    asked = []
+    token = f"token{last_changed}"
+    posted = letter(0, 7, token=token, name=_wire.answers_name(token, 0))
+    stub = Stub(
+        list_jobs=[page],
+        get_row=[lambda job, held=None: row(job.id)],
+        list_outputs=[([posted], False)],
+    )
+    mailbox = Mailbox(stub, Container())
+    mailbox._states = {WorkerId(n): RUNNING for n in range(1, number + 1)}
+    return mailbox, [(worker_run(n), e.Reading.AT_END) for n in range(1, number + 1)], asked
+
+
+def test_answers_of_a_worker_that_the_first_page_does_not_show_are_read():
+    mailbox, watches, asked = many()
+    for _ in range(2):
+        reports, worker_runs, _ = mailbox.look(watches)
+    answers = [answer.task for report in reports for answer in report.answers]
+    assert answers == [7]
+    assert (False, 1, True) in asked
+    assert (True, 1, True) in asked
+    # While there is no news any more, one request is enough; what lists do not show is rare.
+    watches = [(each, e.Reading.AT_END) for each in worker_runs]
+    costs = [mailbox.look(watches)[2] for _ in range(100)]
+    assert costs.count(1) == 90
+    assert sum(costs) == 100 + 10 * 2
+
+
+def test_what_is_waited_for_is_a_change_of_any_script():
+    mailbox, watches, asked = many()
+    for _ in range(3):
+        mailbox.look(watches, hold=5.0)
+    assert [by_script for by_script, page, held in asked if page == 1 and held] == [True] * 3
+    assert (False, 1, False) in asked  # runs that end are seen as well
 
 
 def test_a_row_that_moves_between_pages_counts_once():
     pages = [([row(1, RunState.SUCCEEDED), row(2)], True), ([row(1), row(3)], False)]
-    stub = Stub(list_jobs=[lambda kind, hidden, page, held=None: pages[page - 1]])
+    stub = Stub(list_jobs=[lambda kind, hidden, page, **how: pages[page - 1]])
     reports, _, _ = look(stub, *(worker_run(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
     assert [report.run.state for report in reports] == [RunState.SUCCEEDED, RUNNING, RUNNING]
 
@@ -443,7 +492,7 @@ def test_a_container_that_never_ran_a_worker(run, line, words):
 def test_only_what_all_workers_are_asked_for_by_is_held(number):
     """The first page of the list, or the only worker's script: never what is asked for besides."""
 
-    def page(kind, hidden, page, held):
+    def page(kind, hidden, page, by_script, held):
         asked.append(held is not None)
         return [row(1)], page == 1
 

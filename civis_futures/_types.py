@@ -41,10 +41,10 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"
 
-    @property
-    def over(self) -> bool:
-        """Whether the run can have no further state."""
-        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+    over: bool  #: whether the run can have no further state
+
+    def __init__(self, value: str) -> None:
+        self.over = value in ("succeeded", "failed", "cancelled")
 
 
 class JobKind(Enum):

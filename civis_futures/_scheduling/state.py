@@ -99,6 +99,11 @@ class WorkerPhase(Enum):
     ARCHIVING = auto()
 
 
+# Asked for of each worker at each event, and Python 3.11 finds a member of an enum slowly.
+_LAUNCHING, _ALIVE = WorkerPhase.LAUNCHING, WorkerPhase.ALIVE
+_QUEUED, _RUNNING = RunState.QUEUED, RunState.RUNNING
+
+
 @dataclass(slots=True)
 class Wait:
     """What is known of a need: how many of its tasks have not ended; 0 once it is decided."""
@@ -428,8 +433,7 @@ class Worker:
     @property
     def open(self) -> bool:
         """Whether it counts against `max_workers`."""
-        launching = self.phase is WorkerPhase.LAUNCHING
-        return launching or (self.alive and not self.state.over)
+        return self.phase is _LAUNCHING or (self.phase is _ALIVE and not self.state.over)
 
     @property
     def concluding(self) -> bool:
@@ -439,7 +443,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether it has a run that is not known to be over."""
-        return self.phase is WorkerPhase.ALIVE
+        return self.phase is _ALIVE
 
     @property
     def listens(self) -> bool:
@@ -450,13 +454,13 @@ class Worker:
     @property
     def running(self) -> bool:
         """Whether its run was seen to run."""
-        return self.alive and self.state is RunState.RUNNING
+        return self.phase is _ALIVE and self.state is _RUNNING
 
     @property
     def is_passed(self) -> bool:
         """Whether it waits for its start, though others have started."""
-        waits = self.open and self.state is RunState.QUEUED and not self.cancelled
-        return waits and self.looks_passed >= PASSED_OVER
+        waits = self.state is _QUEUED and self.looks_passed >= PASSED_OVER
+        return waits and self.open and not self.cancelled
 
     @property
     def held_up(self) -> bool:
@@ -482,7 +486,7 @@ class Worker:
     @property
     def unbegun(self) -> list[Given]:
         """Its calls that it cannot have begun, without those that were revoked."""
-        calls = self.calls[1:] if self.state is RunState.RUNNING else self.calls
+        calls = self.calls[1:] if self.state is _RUNNING else self.calls
         return [call for call in calls if call not in self.revoked]
 
     @property

@@ -110,9 +110,13 @@ def movable(fleet: Fleet, worker: Worker, helpers: Collection[Worker]) -> list[e
 
 def _from_running(fleet: Fleet, step: Step) -> None:
     """From workers that have many calls, for those that have none."""
-    for helper in [w for w in fleet.listening() if w.running and not w.held]:
-        running = [w for w in fleet.workers.values() if w.running and not w.cancelled]
-        victims = [(_surplus(fleet, worker, helper, step), worker.id) for worker in running]
+    helpers = [w for w in fleet.listening() if w.running and not w.held]
+    if not helpers:
+        return
+    horizon = fleet.horizon()
+    running = [w for w in fleet.workers.values() if w.running and not w.cancelled and w.unbegun]
+    for helper in helpers:
+        victims = [(_surplus(fleet, each, helper, step, horizon), each.id) for each in running]
         number, name = max(victims, default=(0, WorkerId(0)))
         if not number:
             return
@@ -121,11 +125,11 @@ def _from_running(fleet: Fleet, step: Step) -> None:
         fleet.news(step, victim)
 
 
-def _surplus(fleet: Fleet, worker: Worker, helper: Worker, step: Step) -> int:
-    """How many of its calls, the last ones, the helper should take."""
+def _surplus(fleet: Fleet, worker: Worker, helper: Worker, step: Step, horizon: float) -> int:
+    """How many of its calls, the last ones, the helper should take; a move takes `horizon`."""
     unbegun = worker.unbegun
     if not worker.reads_inbox or any(fleet.tasks.holds(call, worker) for call in worker.revoked):
         return 0
     if not all(fleet.serves(helper.resources, name) for name, _ in unbegun):
         return 0
-    return fleet.shares.surplus(len(unbegun), step.now - worker.at_call_since, fleet.horizon())
+    return fleet.shares.surplus(len(unbegun), step.now - worker.at_call_since, horizon)

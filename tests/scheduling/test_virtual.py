@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections import Counter
 
 import pytest
 from virtual import Virtual
 
+from civis_futures._scheduling.scheduler import Scheduler
 from civis_futures._types import Resources
 
 #: Seconds per request that a fresh budget of 1,000 in 300 s can afford.
@@ -104,3 +107,29 @@ def test_a_platform_without_room_for_any_is_waited_for():
     pool = Virtual([0.1] * 5, 5, slots=0, longest=100.0)
     assert pool.seconds == math.inf
     assert pool.scheduler.standing(pool.now).queued == 5
+
+
+def work_for_each(workers, monkeypatch):
+    """How many function calls the scheduler makes at one event, for each of its workers."""
+    advance, made = Scheduler.advance, Counter()
+
+    def counted(self, *args, **more):
+        def note(_frame, event, _function):
+            made["calls"] += event == "call"
+
+        made["events"] += 1
+        sys.setprofile(note)
+        try:
+            return advance(self, *args, **more)
+        finally:
+            sys.setprofile(None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Scheduler, "advance", counted)
+        # All of them run out at about the same time, and some have calls that others could do.
+        Virtual([20.0 + n % 7 for n in range(3 * workers)], workers, pace=0.3)
+    return made["calls"] / made["events"] / workers
+
+
+def test_an_event_costs_no_more_for_each_worker_if_there_are_many(monkeypatch):
+    assert work_for_each(80, monkeypatch) < 1.2 * work_for_each(20, monkeypatch)

@@ -144,6 +144,8 @@ class _Spoiled:
             if message["type"] == "http.response.start":
                 self._room = int(_length(message) * self._fault.keep)
                 await send(message)
+                # So that the head goes out by itself, as nobody knows when the body comes.
+                await send({"type": "http.response.body", "body": b"", "more_body": True})
             elif self._fault.kind == "corrupt":
                 await send({**message, "body": self._other(message.get("body", b""))})
             elif self._fault.kind == "drip":

@@ -13,7 +13,7 @@ import cloudpickle
 import pytest
 from tasks import SECONDS
 
-from civis_futures import ContainerFuture, MapResult
+from civis_futures import ContainerFuture, ContainerPoolExecutor, MapResult
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -113,7 +113,7 @@ def no_collector():
 FAILURES = {
     "raised": lambda pool: pool.submit(divmod, 1, 0),
     "crashed": lambda pool: pool.submit(os._exit, 3),
-    "never sent": lambda pool: pool.submit(len, (each for each in [])),
+    "never sent": lambda pool: ContainerPoolExecutor.submit(pool, len, (each for each in [])),
     "no pickle": lambda pool: pool.submit(eval, "(each for each in [])"),
     "of another": lambda pool: pool.submit(abs, pool.submit(divmod, 1, 0)),
     "batch": lambda pool: pool.submit_batch(divmod, [(1, 0), (2, 0)]),

@@ -305,7 +305,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
 
     def retrieve_result_callback(self, future: Future[Any]) -> Any:
         """The results of a batch, or the exception of the item that failed."""
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            del future  # the exception has this frame, and the future the exception
 
     def compute_batch_size(self) -> int:
         """How many items the next batch shall have. joblib's own measure is of no use here: it

@@ -90,7 +90,6 @@ tqdm              in _futures.progress
 PRIVATE = """
 _data.pickling        uses _of _modules _head _pieces
 _executor.dependencies uses _pool _sent
-_executor.map         uses _check_process
 _executor.submission  uses _number _options _sent
 _warm                 uses _intake
 _sessions.identity    uses _head _digests

@@ -485,7 +485,7 @@ class PlatformClient:
             raise self._error(response, "answered something that is not JSON")
         try:
             return parse(response.extensions["value"])
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             said = f"answered JSON that was not expected ({type(error).__name__}: {error})"
             raise self._error(response, said) from discreet(error)
 

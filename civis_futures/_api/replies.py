@@ -1,8 +1,8 @@
 """What the platform's JSON says: from decoded bodies to values of `_types`, and back for moments.
 
-Pure. A body that lacks what is needed raises AttributeError, LookupError, TypeError or ValueError,
-of which the client makes an error of ours. Where the platform may add words (run states), any is
-taken. This module must not know HTTP.
+Pure. A body that lacks what is needed raises ArithmeticError, AttributeError, LookupError,
+TypeError or ValueError, of which the client makes an error of ours. Where it may add words
+(run states), any is taken. This module must not know HTTP.
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ def integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"a whole number was expected, not {type(value).__name__}")
     return value
+
+
+def number(value: Any) -> float | None:
+    """`value` if it is a number that can be of anything; else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
+        return None
+    return float(value)
 
 
 def text(value: Any) -> str:
@@ -57,7 +64,6 @@ def run(value: Any) -> Run:
     """A run, of the scripts endpoints or as the ``lastRun`` of a row."""
     said = str(value["state"])
     error = value.get("error")
-    memory = value.get("maxMemoryUsage")
     return Run(
         id=identity(value),
         state=_STATES.get(said, RunState.UNKNOWN),
@@ -66,7 +72,7 @@ def run(value: Any) -> Run:
         started=seconds(value.get("startedAt")),
         finished=seconds(value.get("finishedAt")),
         error=None if error is None else str(error),
-        max_memory=float(memory) if isinstance(memory, int | float) else None,
+        max_memory=number(value.get("maxMemoryUsage")),
     )
 
 

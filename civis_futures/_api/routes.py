@@ -6,6 +6,9 @@ The environment says, as it does for `requests`, which the civis package uses: `
 then these count there, and nothing else. What it says and cannot be done is an error that names the
 variable; and nothing is set up before a request needs it.
 
+A connection also has a time limit for a request until the head of its answer is there. (Those
+of httpx are for each step, and a server that sends a byte now and then would never be late.)
+
 This module must not know what a request is about.
 """
 
@@ -14,11 +17,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import ipaddress
+import math
 import os
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from urllib.request import getproxies, proxy_bypass
 
+import httpcore
 import httpx
 
 from .._exceptions import PlatformError
@@ -26,6 +33,12 @@ from .discreet import without_links
 
 #: What names certificates to believe, the first one that is set.
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+#: Seconds until the head of an answer must be there; and one more for so many bytes of the request.
+_SECONDS, _SLOWEST = 120.0, 1000
+
+#: When it must be there, by the monotonic clock.
+_due: ContextVar[float] = ContextVar("_due", default=math.inf)
 
 
 class Routes(httpx.BaseTransport):
@@ -46,18 +59,33 @@ class Routes(httpx.BaseTransport):
 
         Raises:
             PlatformError: what the environment says cannot be done.
+            httpx.TransportError: as of any transport; it names the proxy, if there is one.
         """
-        return self.way(request.url).handle_request(request)
+        way = self.way(request.url)
+        length = request.headers.get("Content-Length", "0")
+        due = _due.set(time.monotonic() + _SECONDS + int(length) / _SLOWEST)
+        try:
+            return way.handle_request(request)
+        except httpx.TransportError as error:
+            name, proxy = self._proxy(request.url)
+            if proxy is not None:
+                error.args = (f"{error}; by {name}={_shown(proxy)}",)
+            raise
+        finally:
+            _due.reset(due)
 
     def way(self, url: httpx.URL) -> httpx.HTTPTransport:
         """The connections that lead to this address; PlatformError as above."""
-        name, proxy = (None, None) if self._direct else proxy_for(url)
+        name, proxy = self._proxy(url)
         pem = self._only[1] if url.host == self._only[0] else None
         key = url.scheme == "https", proxy, pem
         if key not in self._ways:
             # Two threads may both come here: the first one counts.
             self._ways.setdefault(key, _transport(key[0], name, proxy, pem))
         return self._ways[key]
+
+    def _proxy(self, url: httpx.URL) -> tuple[str | None, str | None]:
+        return (None, None) if self._direct else proxy_for(url)
 
     def close(self) -> None:
         """Close all connections."""
@@ -106,20 +134,85 @@ def _transport(
 ) -> httpx.HTTPTransport:
     # Without TLS, a context without certificates: httpx would read all certificates for its own.
     verify = _nobody() if not tls else _tls() if pem is None else _pinned(pem)
-    with _named(f"{name}={without_links(proxy or '')}"):
+    with _named(f"{name}={_shown(proxy or '')}", secret="@" in (proxy or "")):
         through = None if proxy is None else httpx.Proxy(proxy)
-        return httpx.HTTPTransport(verify=verify, trust_env=False, proxy=through)
+        if through is not None and not through.url.host:
+            raise ValueError("it names no host")
+        transport = httpx.HTTPTransport(verify=verify, trust_env=False, proxy=through)
+    transport._pool._network_backend = _Network()  # httpx has no public name for it
+    return transport
+
+
+class _Network(httpcore.NetworkBackend):
+    """Connections that end when the head of an answer is due."""
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """As of any network."""
+        below = httpcore.SyncBackend()
+        return _Connection(below.connect_tcp(host, port, timeout, local_address, socket_options))
+
+
+class _Connection(httpcore.NetworkStream):
+    def __init__(self, below: httpcore.NetworkStream) -> None:
+        self._below = below
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._below.read(max_bytes, _left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._below.write(buffer, _left(timeout))
+
+    def close(self) -> None:
+        self._below.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        return _Connection(self._below.start_tls(ssl_context, server_hostname, _left(timeout)))
+
+    def get_extra_info(self, info: str) -> object:
+        return self._below.get_extra_info(info)
+
+
+def _left(timeout: float | None) -> float | None:
+    """Seconds for the next step; httpcore.ReadTimeout if there are none."""
+    left = _due.get() - time.monotonic()
+    if left <= 0:
+        raise httpcore.ReadTimeout("the head of the answer took too long")
+    if left == math.inf:
+        return timeout
+    return left if timeout is None else min(timeout, left)
+
+
+def _shown(proxy: str) -> str:
+    """The address of a proxy without user name and password, wherever these may end."""
+    scheme, mark, rest = proxy.partition("://")
+    return without_links(f"{scheme}{mark}{rest.rpartition('@')[2]}")
 
 
 @contextlib.contextmanager
-def _named(setting: str) -> Iterator[None]:
-    """Errors name what the environment says."""
+def _named(setting: str, secret: bool = False) -> Iterator[None]:
+    """Errors name what the environment says. If that has a `secret`, they quote nothing of it."""
     try:
         yield
     except ImportError as error:
         said = f"{setting} needs another package: pip install 'httpx[socks]'"
         raise PlatformError(said, sent=False) from error
-    except (OSError, ValueError, httpx.InvalidURL) as error:
+    except (UnicodeError, httpx.InvalidURL) as error:
+        hint = "it is no URL; in a user name or password, all but letters and digits must be"
+        why = f"{hint} percent-encoded" if secret else without_links(str(error))
+        raise PlatformError(f"{setting} cannot be used: {why}", sent=False) from None
+    except (OSError, ValueError) as error:
         said = f"{setting} cannot be used: {without_links(str(error))}"
         raise PlatformError(said, sent=False) from None
 
@@ -137,7 +230,7 @@ def _believing(name: str, path: str) -> ssl.SSLContext:
     if not path:
         return httpx.create_ssl_context(trust_env=False)
     with _named(f"{name}={path}"):
-        if os.path.isdir(path):
+        if os.path.isdir(path) or (name == "SSL_CERT_DIR" and os.pathsep in path):  # several
             return ssl.create_default_context(capath=path)
         return ssl.create_default_context(cafile=path)
 

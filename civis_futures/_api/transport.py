@@ -131,13 +131,13 @@ def _read_answer(
     client: httpx.Client, request: httpx.Request, clock: Callable[[], float]
 ) -> httpx.Response:
     """The answer with its body. (The client's time limits are for each step, not for all.)"""
+    response = client.send(request, stream=True)  # which may take long: it uploads, say
     end = clock() + _LONGEST_ANSWER
 
     def check() -> None:
         if clock() > end:
             raise httpx.ReadTimeout(f"the answer took longer than {_LONGEST_ANSWER:g} s")
 
-    response = client.send(request, stream=True)
     try:
         response.stream = _Checked(cast(httpx.SyncByteStream, response.stream), check)
         response.read()

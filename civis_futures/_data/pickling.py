@@ -399,6 +399,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                     return array
             elif (handle := self._in_a_pickle_of_its_own(value)) is not None:
                 value = handle
+        elif kind is memoryview and value.nbytes >= LEAST_BUFFER:
+            return bytes, (_Bytes(value.tobytes()),)
+        elif kind is _kind("array", "array"):
+            return _bytes_apart(value)
         elif isinstance(value, Future):
             return self._result_of(value)
         if type(value) is not SharedData:
@@ -469,9 +473,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return False
 
 
+def _kind(module: str, name: str) -> Any:
+    """A class of a module, which is not imported for this: users who have one have. Else None."""
+    return getattr(sys.modules.get(module), name, None)
+
+
 def _is_array(value: Any) -> bool:
-    """Whether it is an array of NumPy, which is not imported for this: users who have one have."""
-    array = getattr(sys.modules.get("numpy"), "ndarray", None)
+    """Whether it is an array of NumPy."""
+    array = _kind("numpy", "ndarray")
     return array is not None and isinstance(value, array)
 
 

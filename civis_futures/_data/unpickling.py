@@ -32,7 +32,11 @@ def loaded(data: bytes, buffers: Sequence[bytes] = ()) -> Any:
     Raises:
         Exception: whatever unpickling raises.
     """
-    return _Unpickler(io.BytesIO(data), buffers=buffers).load()
+    unpickler = _Unpickler(io.BytesIO(data), buffers=buffers)
+    try:
+        return unpickler.load()
+    finally:
+        unpickler.let_go()
 
 
 def loaded_call(data: bytes, buffers: Sequence[bytes]) -> Callable[[], Any]:
@@ -60,6 +64,13 @@ class _Unpickler(pickle.Unpickler):
             "_function_setstate": self._fill_function,
             "_class_setstate": self._fill_class,
         }
+
+    def let_go(self) -> None:
+        """Of all that was unpickled. (These methods of its own are in its memo: in such a cycle, it
+        would all live until the garbage collector comes.)
+        """
+        self._stand_ins.clear()
+        self.memo.clear()
 
     def find_class(self, module: str, name: str) -> Any:
         """What a pickle names."""

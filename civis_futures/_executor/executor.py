@@ -393,10 +393,12 @@ class ContainerPoolExecutor(Executor):
 
         Raises:
             ValueError, TypeError: as for the constructor's argument.
+            RuntimeError: this process is a fork of the one that made the executor.
         """
-        self._max_workers = whole("max_workers", max_workers)
-        self._intake.resize(max_workers)
-        self._manager.post(Resized(max_workers))
+        most = whole("max_workers", max_workers)
+        self._intake.resize(most)
+        self._max_workers = most
+        self._manager.post(Resized(most))
 
     # --- the end -------------------------------------------------------------------------------
 

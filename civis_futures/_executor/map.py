@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 from .._display import live, markup, panels
-from .._futures.future import ContainerFuture
+from .._futures.future import ContainerFuture, check_process
 from .._futures.tables import EndedTasks, panel_of
 
 T = TypeVar("T", covariant=True)
@@ -172,7 +172,7 @@ class Pending:
         return self._given(*self._open.pop(number))
 
     def _await_any(self, timeout: float | None) -> int:
-        self.futures()[0]._check_process()
+        check_process(self.futures()[:1])
         try:
             return self._ends.get(timeout=timeout)
         except queue.Empty:
@@ -182,7 +182,10 @@ class Pending:
         error = _error_of(future) if self._catch else None
         if error is not None:
             return [error] * size
-        result = future.result(timeout=0)
+        try:
+            result = future.result(timeout=0)
+        finally:
+            del future  # this frame becomes a part of the exception, which the future has
         if not self._batches:
             return [result]
         if self._catch:

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from .. import _wire
 from .._container.container import DEFAULT_RESOURCES, Container, Template
@@ -59,6 +59,7 @@ class Intake:
     """What `submit` and `map` of an executor do."""
 
     def __init__(self, opened: Opened, options: PoolOptions) -> None:
+        self._process = os.getpid()
         self.pool_futures = PoolFutures()
         self.reset_batches()
         self._opened = opened
@@ -71,7 +72,6 @@ class Intake:
         # half of what a submit costs.
         self._cancel = partial(_cancel, self._manager)
         self._count, self._why_waiting = self.pool_futures.count, self._manager.why_waiting
-        self._process = os.getpid()
         self._terms: tuple[CallOptions | None, Terms] = None, PLAIN_TERMS  # those of the last call
         # No lock: a signal's handler may use the pool while `submit` is at any line. What is posted
         # at the moment of the shutdown is work like other work, or the manager refuses it.
@@ -88,6 +88,7 @@ class Intake:
 
     def resize(self, max_workers: int) -> None:
         """From now on there may be this many workers, which share the room in the inbox."""
+        self._check_process()
         self._inline = _wire.inline_limit(max_workers)
 
     def close(self) -> None:
@@ -117,8 +118,7 @@ class Intake:
             upstream=self._upstream,
         )
         what = fn, (args, kwargs) if place is None else place.identified(args, kwargs)
-        future: ContainerFuture[T] = self._post(options, _name_of(fn), pickled, what, place)
-        return future
+        return cast(ContainerFuture[T], self._post(options, _name_of(fn), pickled, what, place))
 
     def map(
         self,
@@ -219,10 +219,10 @@ class Intake:
         learn = partial(_learn, self.batches, len(rows))
         differs = catch or seed is not None
         what = fn, (rows, first, catch, seed) if differs else rows
-        future: ContainerFuture[list[T]] = self._post(
-            options, name, pickled, what, place, at_end=learn
+        return cast(
+            ContainerFuture[list[T]],
+            self._post(options, name, pickled, what, place, at_end=learn),
         )
-        return future
 
     def _upstream(self, future: Any) -> Value | None:
         return upstream(self, future)
@@ -260,7 +260,10 @@ class Intake:
             if payload.carried:
                 self._clones.meet(name, function, payload, self._contents, self._upstream)
         except (CallPicklingError, SessionMismatchError) as reason:
-            return self._unsent(future, reason)
+            try:
+                return self._unsent(future, reason)
+            finally:
+                del future  # what led to the error has this frame, and the future the error
         data = payload.data
         inline = len(data) <= self._inline
         blob = _wire.Blob.of(data) if inline and not payload.futures else None
@@ -278,7 +281,7 @@ class Intake:
     def _unsent(self, future: ContainerFuture[Any], error: Exception) -> ContainerFuture[Any]:
         """The future of a call that cannot be sent."""
         future.set_running_or_notify_cancel()
-        future.set_exception(error)
+        future.set_exception(error.with_traceback(None))
         self._manager.post(NotSent(TaskId(future._number)))
         self.pool_futures.add(future)
         return future
@@ -389,12 +392,15 @@ class Intake:
         self._least[function] = min(size, least or size)
         return (size - min(size, least)) * 4 // 3
 
-    def _check_open(self) -> None:
+    def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise RuntimeError(
                 f"this executor works in process {self._process}, of which this one is a fork: "
                 "make another one here"
             )
+
+    def _check_open(self) -> None:
+        self._check_process()
         self._raise_if_shut_down()
         self._manager.raise_if_closed()
 

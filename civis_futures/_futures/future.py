@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar, overload
@@ -197,7 +197,8 @@ class ContainerFuture(Future[T]):
 
         Raises:
             RuntimeError: this process is a fork of the one that the future belongs to; so do
-                `result`, `exception`, `await` and `logs` of one that is not done.
+                `result`, `exception`, `await`, `logs` and `add_done_callback` of one that is not
+                done.
         """
         self._check_process()
         cancelled = super().cancel()
@@ -207,18 +208,27 @@ class ContainerFuture(Future[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """As of any future; the CancelledError names the call."""
-        self._check_process()
         try:
+            self._check_process()
             return super().result(seconds(timeout))
         except CancelledError:
             if not self.cancelled():
                 raise
             raise CancelledError(f"{self!r} was cancelled") from None
+        finally:
+            # This frame becomes a part of the exception, which the future has. In such a cycle both
+            # would live on, and with them the frames of the callers.
+            del self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As of any future."""
         self._check_process()
         return super().exception(seconds(timeout))
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """As of any future."""
+        self._check_process()
+        super().add_done_callback(fn)
 
     def _check_process(self) -> None:
         """In a fork nothing would ever settle it, or learn that it is cancelled."""
@@ -245,7 +255,10 @@ class ContainerFuture(Future[T]):
             # so this needs no lock.
             watchers = self.__dict__.setdefault("_watchers", set())
             yield from ended(self.done, watchers).__await__()
-        return self.result(timeout=0)
+        try:
+            return self.result(timeout=0)
+        finally:
+            del self  # as in `result`
 
     def set_result(self, result: T) -> None:
         """For the pool alone."""
@@ -462,6 +475,13 @@ class ContainerFuture(Future[T]):
 
 
 # For the pool, and for what shows many at once: no methods, since users hold futures.
+
+
+def check_process(futures: Iterable[Future[Any]]) -> None:
+    """RuntimeError if one of them will never end here, as this process is a fork of its own."""
+    for future in futures:
+        if isinstance(future, ContainerFuture):
+            future._check_process()
 
 
 def view_of(future: ContainerFuture[Any]) -> View:

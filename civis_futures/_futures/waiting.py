@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
+import os
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
 from .._types import TaskState, seconds
-from .future import ContainerFuture, state_soon_of
+from .future import ContainerFuture, check_process, state_soon_of
 
 F = TypeVar("F", bound=Future[Any])
 _OPEN = (TaskState.PENDING, TaskState.QUEUED, TaskState.RUNNING)
@@ -29,6 +31,7 @@ def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
 
     Raises:
         TimeoutError: they are not.
+        RuntimeError: one that is not done is an executor's of which this process is a fork.
     """
     pending = set(fs)
     completed: Iterator[Any] = concurrent.futures.as_completed(pending, seconds(timeout))
@@ -36,12 +39,17 @@ def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
 
 
 def _interruptible(completed: Iterator[Any], pending: set[Any]) -> Iterator[Any]:
+    process = None
     try:
-        for future in completed:
-            pending.discard(future)
-            box = [future]
-            del future  # what was given out may be collected
-            yield box.pop()
+        while True:
+            if process != os.getpid():  # it may have been forked meanwhile
+                process = os.getpid()
+                check_process(pending)
+            box = list(itertools.islice(completed, 1))
+            if not box:
+                return
+            pending.discard(box[0])
+            yield box.pop()  # no name for it: what was given out may be collected
     except KeyboardInterrupt:
         for future in pending:
             future.cancel()

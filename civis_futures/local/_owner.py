@@ -15,6 +15,7 @@ import numbers
 import os
 import secrets
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -429,6 +430,10 @@ def _own_file(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "ab+")
 
 
+#: Seconds that the server's process has for its start; on a machine that does much else it is slow.
+_START = 60.0
+
+
 def _launch(
     settings: Settings, key: str, log: Path | None
 ) -> tuple[subprocess.Popen[bytes], Mapping[str, Any]]:
@@ -459,15 +464,18 @@ def _launch(
         if "url" in answer:
             return process, answer
         _end(process, os.getpid())
-        raise RuntimeError(f"the local platform did not start: {_reason(answer, messages)}")
+        why = _reason(answer, messages)
+        if not answer and process.returncode == -signal.SIGKILL:  # by us, or for want of memory
+            why = f"it had not answered within {_START:g} s, or the system has killed it; {why}"
+        raise RuntimeError(f"the local platform did not start: {why}")
 
 
 def _first_answer(process: subprocess.Popen[bytes], first_line: bytes) -> bytes:
-    """Give the server its first line, and return the one that it prints, or nothing after 30 s."""
+    """Give the server its first line, and return the one that it prints: nothing if it is slow."""
     assert process.stdin is not None
     assert process.stdout is not None
     # The pipe ends when the server dies, and when it is killed because it prints nothing.
-    late = threading.Timer(30.0, process.kill)
+    late = threading.Timer(_START, process.kill)
     late.name = "civis-local-start"
     late.daemon = True
     late.start()

@@ -62,9 +62,9 @@ def use(folders: list[str]) -> None:
 
     What is in folders that were used before is the same, as far as it is in the new ones.
     """
+    sys.path[:0] = [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
     new = [folder for folder in dict.fromkeys(folders) if folder not in _used]
     _used.extend(new)
-    sys.path[:0] = new
     tops = {name.removesuffix(".py"): folder for folder in new for name in os.listdir(folder)}
     for name, module in list(sys.modules.items()):
         folder = tops.get(name.partition(".")[0])

@@ -50,12 +50,12 @@ def load(
     try:
         if path is None:
             loader = _Loader(io.BytesIO(body), views, script)
-            parts = loader.load()
+            parts = loader.loaded()
         else:
             with open(path, "rb") as file:
                 os.unlink(path)  # its room is free again as soon as it is read
                 loader = _Loader(file, views, script)
-                parts = loader.load()
+                parts = loader.loaded()
         script.settle()
     except BaseException:
         script.give_up()
@@ -77,6 +77,15 @@ class _Loader(pickle.Unpickler):
         self.importing = 0.0
         self._script = script
 
+    def loaded(self) -> Any:
+        """What the payload is. It is not kept: methods of this are in its memo, and in such a cycle
+        a call's arguments would live on until the garbage collector comes.
+        """
+        try:
+            return self.load()
+        finally:
+            self.memo.clear()
+
     def find_class(self, module: str, name: str) -> Any:
         """A global that the payload names; its module is imported if it is not yet."""
         found = self._timed(super().find_class, module, name)
@@ -92,7 +101,7 @@ class _Loader(pickle.Unpickler):
         found = self._script.recall(file)
         if found is None:
             loader = _Loader(io.BytesIO(data), buffers, self._script)
-            found = loader.load()
+            found = loader.loaded()
             self.importing += loader.importing
             self._script.note(file, found)
         return found

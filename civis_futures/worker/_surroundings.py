@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 _all, _map = all, map  # which a call may have replaced
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+#: Those whose handlers change what later calls are told: of their subprocesses, and of their pipes.
+#: (Other handlers stay: a library may set them when it is imported, and nothing sends the signals.)
+_SIGNALS = (signal.SIGCHLD, signal.SIGPIPE)
+#: Where the interpreter looks for modules.
+_SEARCHED = ("path", "path_hooks", "meta_path")
 
 
 class Surroundings:
@@ -39,7 +45,11 @@ class Surroundings:
         self._trace = sys.gettrace()
         self._profile = sys.getprofile()
         self._filters = _strict_filters()
-        self._finders = list(sys.meta_path)
+        self._searched = {name: list(getattr(sys, name)) for name in _SEARCHED}
+        self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._timers = [timer for timer in _TIMERS if signal.getitimer(timer)[0] == 0]
+        self._user = os.geteuid(), os.getegid()
 
     def restore(self) -> bool:
         """Put it back; whether the process can do another call. Whatever it meets, it goes on."""
@@ -50,12 +60,22 @@ class Surroundings:
             now.update(self._builtins)
         try:
             self._restore()
-            return sys.modules.get(__name__) is _ourselves and bool(sys.meta_path)
+            return sys.modules.get(__name__) is _ourselves
         except Exception:  # a limit that cannot be raised again, or what was left of a module
             return False
 
     def _restore(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in self._timers:
+            signal.setitimer(timer, 0)
+        if "faulthandler" in sys.modules:
+            sys.modules["faulthandler"].cancel_dump_traceback_later()
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+        if (os.geteuid(), os.getegid()) != self._user:
+            os.seteuid(self._user[0])  # first, as only a superuser may change the group
+            os.setegid(self._user[1])
         for number, limits in self._limits.items():
             if resource.getrlimit(number) != limits:
                 resource.setrlimit(number, limits)
@@ -70,6 +90,11 @@ class Surroundings:
             sys.setrecursionlimit(self._recursion)
         if self._collects:
             gc.enable()
+        for name, before in self._searched.items():
+            now = getattr(sys, name)
+            if missing := [each for each in before if each not in now]:
+                now += missing
+                sys.path_importer_cache.clear()  # which has noted that nobody reads these
         filters: Any = getattr(sys.modules.get("warnings"), "filters", [])
         for strict in _strict_filters():
             if strict not in self._filters:

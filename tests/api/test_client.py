@@ -339,3 +339,12 @@ def test_close_ends_a_wait(httpx_mock: HTTPXMock) -> None:
     client.close()
     thread.join(5)
     assert errors == ["GET /users/me: the client was closed"]
+
+
+@pytest.mark.parametrize("memory", [10**400, 1e300, -1, True, "9", [], None])
+def test_a_memory_that_makes_no_sense_is_not_known(
+    client: PlatformClient, httpx_mock: HTTPXMock, memory: object
+) -> None:
+    said = {"id": 5, "state": "running", "maxMemoryUsage": memory}
+    httpx_mock.add_response(json=said)
+    assert client.get_run(Job(1), 5).max_memory is None

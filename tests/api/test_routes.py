@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -157,6 +160,51 @@ def test_so_do_those_with_tls(environment: Set, proxy: tuple[str, list[str]]) ->
     assert set(asked) == {"CONNECT civis.test:443"}
 
 
+def test_one_that_does_not_answer_is_named(environment: Set) -> None:
+    environment({"HTTPS_PROXY": "user:secret@127.0.0.1:1"})
+    with (
+        closing(PlatformClient("https://civis.test", "key", patience=0)) as client,
+        pytest.raises(PlatformError, match=r"refused; by HTTPS_PROXY=http://127.0.0.1:1\)"),
+    ):
+        client.me()
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """The address of a server whose answers have a head that comes byte by byte."""
+
+    class Dripping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+            with contextlib.suppress(OSError):  # the client has hung up
+                for _ in range(400):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
+                self.wfile.write(b'\r\nContent-Length: 8\r\n\r\n{"id":7}')
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_head_that_drips_is_not_waited_for(
+    dripping: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "_SECONDS", 0.5)
+    with (
+        closing(PlatformClient(dripping, "key", patience=0)) as client,
+        pytest.raises(PlatformError, match="ReadTimeout"),
+    ):
+        client.me()
+
+
 # --- what cannot be done -----------------------------------------------------------------------
 
 
@@ -167,6 +215,14 @@ def test_so_do_those_with_tls(environment: Set, proxy: tuple[str, list[str]]) ->
         ({"all_proxy": "socks://127.0.0.1:1"}, "all_proxy=socks://127.0.0.1:1 cannot be used"),
         ({"HTTPS_PROXY": "http://a:b:c"}, "HTTPS_PROXY="),
         ({"HTTPS_PROXY": "ftp://user:secret@proxy.test"}, "HTTPS_PROXY=ftp://proxy.test"),
+        *[
+            (
+                {"HTTPS_PROXY": f"http://user:sec{odd}ret@proxy.test:1"},
+                "proxy.test:1 cannot be used",
+            )
+            for odd in "/?#\n"
+        ],
+        ({"HTTPS_PROXY": "http://"}, "HTTPS_PROXY=http:// cannot be used: it names no host"),
         *[({name: "/nowhere/ca.pem"}, f"{name}=/nowhere/ca.pem cannot") for name in CERTIFICATES],
         ({"SSL_CERT_FILE": __file__}, f"SSL_CERT_FILE={__file__} cannot be used"),
     ],
@@ -176,7 +232,7 @@ def test_what_cannot_be_done_is_named(environment: Set, given: dict[str, str], s
     with pytest.raises(PlatformError) as caught:
         PlatformClient("https://civis.test", "key")
     assert says in str(caught.value)
-    assert "secret" not in str(caught.value)
+    assert "sec" not in str(caught.value)
     assert not caught.value.sent
 
 
@@ -223,6 +279,14 @@ def test_the_one_of_requests_comes_first(environment: Set, one_authority: Path) 
 def test_a_folder_of_authorities(environment: Set, one_authority: Path, name: str) -> None:
     environment({name: str(one_authority.parent)})
     assert routes._tls().get_ca_certs() == []  # they are read when they are needed
+
+
+def test_several_folders_of_authorities(
+    environment: Set, one_authority: Path, tmp_path: Path
+) -> None:
+    folders = tmp_path / "missing", one_authority.parent
+    environment({"SSL_CERT_DIR": os.pathsep.join(map(str, folders))})
+    assert routes._tls().get_ca_certs() == []
 
 
 def test_the_usual_authorities(environment: Set) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from civis_futures._api.transport import FileLinks, Kind, RateBudget, Sender
+from civis_futures._api.transport import FileLinks, Kind, RateBudget, Section, Sender
 from civis_futures._exceptions import PlatformError, Recalled
 
 URL = "http://platform.test/scripts/1"
@@ -434,6 +434,15 @@ def test_an_answer_that_drips_is_not_waited_for(clock: Clock) -> None:
     with pytest.raises(PlatformError, match="the answer took longer than 120 s"):
         send(Script(lambda request: httpx.Response(200, stream=Drip(clock))), clock, "POST")
     assert clock.now - begin < 130
+
+
+def test_an_upload_may_take_longer_than_its_answer(clock: Clock) -> None:
+    def app(request: httpx.Request) -> httpx.Response:
+        clock.now += 500
+        return httpx.Response(201, text="<PostResponse/>")
+
+    links = FileLinks(over(Script(app)), threading.Event(), attempts=1, clock=clock)
+    links.put("it", URL, Section(b"x" * 500_000, 500_000))
 
 
 def test_a_download_that_drips_is_given_up(clock: Clock) -> None:

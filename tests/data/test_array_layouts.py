@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import pickle
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,23 @@ def test_arrow_tables_and_columns_go_up_once() -> None:
         assert list(map(id, first.buffers)) == list(map(id, second.buffers))
         buffers = [content.data for content in first.buffers]
         assert pickle.loads(first.data, buffers=buffers).equals(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        array.array("d", range(200_000)),
+        array.array("b", bytes(2_000_000)),
+        memoryview(bytearray(b"ab" * 1_000_000)),
+        memoryview(b"ab" * 1_000_000)[::2],
+        memoryview(np.arange(400_000.0)[::2]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_arrays_of_the_standard_library_leave_the_pickle(value: Any) -> None:
+    arrived, in_pickle, beside = sent(value)
+    expected = value.tobytes() if isinstance(value, memoryview) else value
+    assert type(arrived) is type(expected)
+    assert arrived == expected
+    assert in_pickle < 1000
+    assert beside == memoryview(expected).nbytes

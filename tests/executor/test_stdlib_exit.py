@@ -346,14 +346,26 @@ def test_a_fork_of_the_script_leaves_the_executor_alone(script):
 def test_in_a_fork_executor_and_futures_say_that_they_are_not_there(script):
     code, out, err = script(
         """
-        import os, warnings
+        import asyncio, contextlib, io, os, warnings
+        from civis_futures import as_completed, as_completed_async, progress
         done = executor.submit(abs, -7)
         done.result(20)
         pending = executor.submit(wait_and_return, 0.5, "apple")
+        begun = as_completed([done, pending])
+        next(begun)
+
+        def quiet_progress():
+            with contextlib.redirect_stderr(io.StringIO()):
+                return progress([done, pending])
+
         uses = [
             lambda: executor.submit(abs, -1), lambda: executor.map(abs, [-1]),
             lambda: executor.submit_batch(abs, [(-1,)]), lambda: executor.put(b"x" * 2_000_000),
             pending.result, pending.exception, pending.cancel, pending.logs,
+            lambda: pending.add_done_callback(print), quiet_progress,
+            lambda: next(begun), lambda: list(as_completed([pending])),
+            lambda: asyncio.run(as_completed_async([pending]).__anext__()),
+            lambda: executor.scale(2),
         ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

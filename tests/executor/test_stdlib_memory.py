@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 import weakref
@@ -11,6 +12,8 @@ from concurrent.futures import wait
 import cloudpickle
 import pytest
 from tasks import SECONDS
+
+from civis_futures import ContainerFuture, ContainerPoolExecutor, MapResult
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -96,6 +99,51 @@ def test_an_exception_lives_as_long_as_its_future(reused, until):
     reference = weakref.ref(future)
     del future
     until(lambda: gone(reference))
+
+
+@pytest.fixture
+def no_collector():
+    """Only what nobody refers to is let go, and no cycle."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+FAILURES = {
+    "raised": lambda pool: pool.submit(divmod, 1, 0),
+    "crashed": lambda pool: pool.submit(os._exit, 3),
+    "never sent": lambda pool: ContainerPoolExecutor.submit(pool, len, (each for each in [])),
+    "no pickle": lambda pool: pool.submit(eval, "(each for each in [])"),
+    "of another": lambda pool: pool.submit(abs, pool.submit(divmod, 1, 0)),
+    "batch": lambda pool: pool.submit_batch(divmod, [(1, 0), (2, 0)]),
+    "map": lambda pool: pool.map(divmod, [1, 2], [0, 0]),
+    "chunks": lambda pool: pool.map(divmod, [1, 2], [0, 0], chunksize=2),
+    "as they come": lambda pool: pool.map(divmod, [1, 2], [0, 0], ordered=False),
+}
+
+
+def locals_of_who_asked(failing, ask):
+    """A variable of somebody who caught what `ask` raises, and the future."""
+    thing, reference = Thing(), weakref.ref(failing)
+    try:
+        ask(failing)
+    except Exception:
+        del failing, ask
+    return weakref.ref(thing), reference
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES.keys())
+def test_what_failed_keeps_nobody_alive(executor, until, no_collector, failure):
+    """Neither a future nor those who asked for its result, as nobody waits for the collector."""
+    ask = list if isinstance(failure(executor), MapResult) else ContainerFuture.result
+    references = locals_of_who_asked(failure(executor), ask)
+    until(lambda: not any(reference() for reference in references))
+
+
+def test_a_result_that_travels_by_value_is_let_go(executor, until, no_collector):
+    reference = weakref.ref(executor.submit(make_thing).result(SECONDS))
+    until(lambda: reference() is None)
 
 
 @pytest.mark.parametrize("options", [{}, {"chunksize": 3}, {"buffersize": 2}], ids=str)

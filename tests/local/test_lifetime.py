@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from civis_futures.local import LocalPlatform
+from civis_futures.local import LocalPlatform, _owner
 
 
 def server_of(platform):
@@ -379,3 +379,9 @@ def test_the_server_imports_no_client():
     ours = [name for name in names if name.startswith("civis")]
     assert "civis_futures.local._server" in ours
     assert all(name.startswith("civis_futures.local.") for name in ours), ours
+
+
+def test_a_start_that_takes_too_long_is_said_to_have(temporary, monkeypatch):
+    monkeypatch.setattr(_owner, "_START", 0.01)
+    with pytest.raises(RuntimeError, match=r"it had not answered within 0\.01 s"):
+        LocalPlatform().start()

@@ -115,6 +115,17 @@ def test_what_was_imported_from_elsewhere_is_forgotten(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+def test_they_are_found_again_if_a_call_has_emptied_the_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(_code, "_used", [])
+    monkeypatch.setattr(sys, "path", [])
+    folder = str(tmp_path)
+    for _ in range(2):
+        _code.use([folder])
+        _code.use([folder])
+        assert sys.path == [folder]
+        sys.path.clear()
+
+
 def test_a_worker_without_any_imports_nothing_for_it(run, stub):
     data = pickle.dumps(
         (eval, ("[x for x in __import__('sys').modules if 'zip' in x or '_code' in x]",), {})

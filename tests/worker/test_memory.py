@@ -2,12 +2,15 @@
 
 import os
 import resource
+import sys
 import time
 
 import cloudpickle
 import pytest
 
 from civis_futures import _wire
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 BIG = 150_000_000
 #: Bytes; what the interpreter and the allocator keep for themselves stays below it.
@@ -97,9 +100,12 @@ def test_nothing_of_a_call_is_there_in_the_next_one(run, calls, stub, function):
     assert max(grown) < LITTLE, (answers[1].kind, grown)
 
 
-def test_arguments_are_let_go(run, calls, stub):
+@pytest.mark.parametrize(
+    "function", [len, lambda large: len(large) + os.getpid()], ids=["by name", "with a module"]
+)
+def test_arguments_are_let_go(run, calls, stub, function):
     large = os.urandom(BIG // 3)
-    given = cloudpickle.dumps((len, (large,), {}))
+    given = cloudpickle.dumps((function, (large,), {}))
     file = stub.put_file(given)
     [first, last] = calls(in_memory, in_memory)
     call = _wire.Call(9, _wire.Blob.in_file(file, _wire.digest(given), len(given)))

@@ -6,7 +6,9 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 
@@ -278,3 +280,71 @@ def test_what_the_initializer_did_stays(run, calls, stub):
     first = cloudpickle.dumps((set_up, (), {}))
     for answer in run(calls(what_is_there, what_is_there), initializer=_wire.Blob.of(first)):
         assert stub.outcome(answer)[2:6] == ("/", 0, 100, False)
+
+
+def ignore_children():
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def die_of_pipes():
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def leave_timers():
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0.1)
+
+
+def exit_soon():
+    import faulthandler
+
+    faulthandler.dump_traceback_later(0.2, exit=True)
+
+
+def forget_where_modules_are():
+    sys.path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+    sys.meta_path[:] = sys.meta_path[:1]
+
+
+def become_nobody():
+    os.setegid(65534)
+    os.seteuid(65534)
+
+
+def become_nobody_for_good():
+    os.setgid(65534)
+    os.setuid(65534)
+
+
+def works(module):
+    """What a process can do: subprocesses, pipes, imports, files; and it lives on for a while."""
+    computed, passed = time.process_time() + 0.2, time.monotonic() + 0.4
+    while time.process_time() < computed or time.monotonic() < passed:
+        pass
+    readable, writable = os.pipe()
+    os.close(readable)
+    try:
+        os.write(writable, b"x")
+    except BrokenPipeError:
+        os.close(writable)
+    __import__(module)
+    with tempfile.TemporaryFile():
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        return subprocess.run(["false"], check=False).returncode, mask, os.geteuid(), os.getegid()
+
+
+@pytest.mark.parametrize(
+    "prank",
+    [
+        ignore_children, die_of_pipes, block_signals, leave_timers, exit_soon,
+        forget_where_modules_are,
+        *([become_nobody, become_nobody_for_good] if os.geteuid() == 0 else []),
+    ],
+    ids=lambda prank: prank.__name__,
+)  # fmt: skip
+def test_later_calls_can_do_what_they_could_before(run, calls, stub, prank):
+    answers = run(calls((works, "colorsys"), prank, (works, "sched")))
+    before, _, after = map(stub.outcome, answers)
+    assert before == after == (1, set(), os.geteuid(), os.getegid())

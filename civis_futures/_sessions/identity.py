@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
+import typing
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +29,7 @@ import cloudpickle
 from .._data.own import imports_of_code, is_own, own_place, resolved, source_of
 from .._files.contents import SharedData
 from .._futures.future import ContainerFuture, key_of
+from .._pickles.by_value import annotations_of
 from .values import Values, atom, joined
 
 #: How much of a digest is kept, in hexadecimal digits: calls of one number are compared, no others.
@@ -143,6 +145,8 @@ class _Reached:
                 return joined("dispatch", self._loose(value.dispatcher), self._loose(value.func))
             case types.CodeType():
                 return joined("code", *_of_code(value))
+            case typing.TypeVar():  # cloudpickle gives each a random number
+                return joined("variable", repr((value, _meaning_of(value))).encode())
             case types.CellType():
                 return joined("cell", *self._of_cell(value))
             case ContainerFuture():  # its call, as what that will give is not known
@@ -239,6 +243,8 @@ class _Reached:
             if key in _ASIDE or (special and not _is_code(value)):
                 continue
             yield joined(key, self._loose(value))
+        if annotations := annotations_of(kind):  # which a dataclass checks, say
+            yield joined("annotations", self._loose(annotations))
 
     def _loose(self, value: Any, whole: bool = False) -> bytes:
         """The digest of what code refers to. What is neither code nor plain data may be anything:
@@ -280,6 +286,10 @@ def _travels_by_value(function: types.FunctionType) -> bool:
 
 def _is_code(value: Any) -> bool:
     return isinstance(value, _CODE)
+
+
+def _meaning_of(variable: typing.TypeVar) -> tuple[Any, ...]:
+    return variable.__bound__, variable.__constraints__
 
 
 def _contents(function: types.FunctionType) -> Iterator[Any]:

@@ -17,6 +17,7 @@ by value counts with all that it brings.
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import types
 import typing
@@ -145,8 +146,9 @@ class _Reached:
                 return joined("dispatch", self._loose(value.dispatcher), self._loose(value.func))
             case types.CodeType():
                 return joined("code", *_of_code(value))
-            case typing.TypeVar():  # cloudpickle gives each a random number
-                return joined("variable", repr((value, _meaning_of(value))).encode())
+            case typing.TypeVar():  # to which cloudpickle gives a random number
+                bounds = value.__bound__, value.__constraints__
+                return joined("variable", _shown((value, bounds)))
             case types.CellType():
                 return joined("cell", *self._of_cell(value))
             case ContainerFuture():  # its call, as what that will give is not known
@@ -244,7 +246,7 @@ class _Reached:
                 continue
             yield joined(key, self._loose(value))
         if annotations := annotations_of(kind):  # which a dataclass checks, say
-            yield joined("annotations", self._loose(annotations))
+            yield joined("annotations", _shown(annotations))
 
     def _loose(self, value: Any, whole: bool = False) -> bytes:
         """The digest of what code refers to. What is neither code nor plain data may be anything:
@@ -288,8 +290,10 @@ def _is_code(value: Any) -> bool:
     return isinstance(value, _CODE)
 
 
-def _meaning_of(variable: typing.TypeVar) -> tuple[Any, ...]:
-    return variable.__bound__, variable.__constraints__
+def _shown(annotations: Any) -> bytes:
+    """Types and what else annotations consist of, by their names."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(annotations))
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _contents(function: types.FunctionType) -> Iterator[Any]:

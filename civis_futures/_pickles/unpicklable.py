@@ -165,4 +165,3 @@ def _of_instance(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _name_of_part(number: int, part: Any) -> str:
     return f"class {part.__qualname__}" if isinstance(part, type) else f"part {number}"
-

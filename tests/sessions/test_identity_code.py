@@ -95,7 +95,8 @@ MODEL = Model()
 def use(x, default=32, *, keyword=(33, helper)):
     def nested(y): return y + 34
     return [deeper, even, ready, first, second, cached, decorated, shown, times, also, Model, Color,
-            Data, Typed, Fields, Bound, Point, LIMITS, MODEL.fit, x in {"35", "36"}, operator.add, random.random]
+            Data, Typed, Fields, Bound, Point, LIMITS, MODEL.fit, x in {"35", "36"},
+            operator.add, random.random]
 
 def other(x): return 99
 """

@@ -109,7 +109,7 @@ def test_one_object_is_one_object_wherever_it_is(script, client):
         "slotted = Slotted(); slotted.it = model\n"
         "space = types.SimpleNamespace(deep=[{'it': (1, [model])}])\n"
         "lists = [[model]], (model, [model]), collections.deque([model]), MyList([model])\n"
-        "dicts = collections.OrderedDict(a={'b': model}), collections.defaultdict(list, a=[model])\n"
+        "dicts = collections.OrderedDict(a={'b': model}), collections.Counter(a=[model])\n"
         "methods = {'get': [model.get]}\n"
         "itself = []; itself += [itself, model]\n"
         "def work():\n"

@@ -43,7 +43,8 @@ _checking    -> _api _exceptions _kept _pacing _pool _types _wire
 
 _executor    -> _api _container _data _display _exceptions _files _futures _pacing _pool _scheduling
              -> _sessions _types _wire local
-_sessions    -> _api _container _data _exceptions _files _futures _pool _scheduling _types _wire
+_sessions    -> _api _container _data _exceptions _files _futures _pickles _pool _scheduling _types
+             -> _wire
 _pool        -> _api _container _data _display _exceptions _files _futures _scheduling _types _wire
 _data        -> _exceptions _files _pickles _wire
 _files       -> _api _container _exceptions _kept _types _wire

@@ -64,6 +64,10 @@ _IMPORT = re.compile(
     re.MULTILINE,
 )
 
+#: What imports by a name, and what that may look like in code.
+_BY_NAME = {"import_module", "__import__"}
+_NAME = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+
 #: Modules, or paths of modules and folders.
 Include = ModuleType | str | os.PathLike[str]
 
@@ -506,9 +510,12 @@ def imports_of_code(code: CodeType) -> tuple[tuple[str, int], ...]:
                 found += [(name, level)] if name else []
                 found += [(f"{name}.{part}".lstrip("."), level) for part in taken if part != "*"]
             before = [before[1], each.argval]
+    by_name = not _BY_NAME.isdisjoint(code.co_names)  # as of a plugin
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             found += imports_of_code(constant)
+        elif by_name and isinstance(constant, str) and _NAME.fullmatch(constant):
+            found.append((constant, 0))
     while len(_by_code) >= _MOST_CODE:
         _by_code.pop(next(iter(_by_code)), None)
     _by_code[id(code)] = (code, tuple(found))

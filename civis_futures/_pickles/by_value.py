@@ -131,7 +131,7 @@ def _named_class(kind: type, how: Any, keyed: bool) -> Any:
     options = given[-1] if type(given[-1]) is dict else {}  # enumerations have none
     if vars(kind).get("__slots__"):  # or instances would not fit into this class when they are back
         options["__slots__"] = kind.__slots__  # type: ignore[attr-defined]
-    annotations = _annotations_of(kind)
+    annotations = annotations_of(kind)
     if annotations:
         attributes.pop(_CACHED, None)
         attributes["__annotations__"] = annotations
@@ -200,7 +200,7 @@ def _with_known_names(function: FunctionType) -> FunctionType:
     return known
 
 
-def _annotations_of(kind: type) -> Any:
+def annotations_of(kind: type) -> Any:
     """The annotations of a class itself, without those of its bases.
 
     Since Python 3.14 a class has a function that makes them. That has the names of the class, and

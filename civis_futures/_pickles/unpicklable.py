@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from itertools import islice
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .. import _wire
@@ -76,6 +76,8 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What a thing is made of when it is pickled."""
     if isinstance(value, FunctionType):
         yield from _of_function(value)
+    elif isinstance(value, type):
+        yield from _of_class(value)
     elif isinstance(value, MethodType):
         yield "the method's object", value.__self__
         yield value.__func__.__qualname__, value.__func__
@@ -83,12 +85,16 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from of_call(value.func, value.args, value.keywords)
     elif isinstance(value, (staticmethod, classmethod)):
         yield value.__func__.__qualname__, value.__func__
-    elif isinstance(value, type):
-        own = vars(value).items()
-        yield from ((f"attribute {name!r}", each) for name, each in own if name not in _NOT_SENT)
+    elif isinstance(value, property):
+        ways = {"getter": value.fget, "setter": value.fset, "deleter": value.fdel}
+        yield from ways.items()
+    elif isinstance(value, functools._lru_cache_wrapper):
+        yield _name(value.__wrapped__), value.__wrapped__
+    elif isinstance(value, ModuleType):
+        yield from ((f"variable {name!r}", each) for name, each in vars(value).items())
     elif isinstance(value, (list, tuple, set, frozenset)):
         yield from ((f"[{number}]", each) for number, each in enumerate(islice(value, _MOST)))
-    elif isinstance(value, dict):
+    elif isinstance(value, (dict, MappingProxyType)):
         for key, each in islice(value.items(), _MOST):
             yield f"[{_wire.clipped(repr(key), _KEY)}]", each
             yield f"key {_wire.clipped(repr(key), _KEY)}", key
@@ -96,8 +102,21 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from _of_instance(value)
 
 
+def _of_class(kind: type) -> Iterator[tuple[str, Any]]:
+    for name, each in vars(kind).items():
+        if name not in _NOT_SENT:
+            yield f"attribute {name!r}", each
+    for base in (*kind.__bases__, type(kind)):
+        yield _name_of_part(0, base), base
+
+
 def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
     code = function.__code__
+    registry = getattr(function, "registry", None)
+    if isinstance(registry, MappingProxyType) and hasattr(function, "dispatch"):
+        for kind, each in registry.items():  # of `functools.singledispatch`; the rest is made anew
+            yield f"for {kind.__qualname__}", each
+        return
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # an empty one
             yield f"closure {name!r}", cell.cell_contents
@@ -111,6 +130,9 @@ def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
         yield f"default of {name!r}", each
     for name, each in vars(function).items():
         yield f"attribute {name!r}", each
+    with contextlib.suppress(Exception):  # since Python 3.14 they are expressions of the user's
+        for name, each in function.__annotations__.items():
+            yield f"annotation of {name!r}", each
 
 
 def _globals_in(code: CodeType) -> Iterator[str]:
@@ -134,8 +156,12 @@ def _of_instance(value: Any) -> Iterator[tuple[str, Any]]:
         else:
             yield "its state", each
     for number, part in enumerate(given, 1):
-        yield f"part {number}", part
+        yield _name_of_part(number, part), part
     yield from ((f"[{number}]", part) for number, part in enumerate(islice(elements or (), _MOST)))
     for key, part in islice(items or (), _MOST):
         yield f"[{_wire.clipped(repr(key), _KEY)}]", part
-    yield "its type", made
+    yield "its type" if not isinstance(made, type) else f"class {made.__qualname__}", made
+
+
+def _name_of_part(number: int, part: Any) -> str:
+    return f"class {part.__qualname__}" if isinstance(part, type) else f"part {number}"

@@ -17,8 +17,10 @@ by value counts with all that it brings.
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import types
+import typing
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +30,7 @@ import cloudpickle
 from .._data.own import imports_of_code, is_own, own_place, resolved, source_of
 from .._files.contents import SharedData
 from .._futures.future import ContainerFuture, key_of
+from .._pickles.by_value import annotations_of
 from .values import Values, atom, joined
 
 #: How much of a digest is kept, in hexadecimal digits: calls of one number are compared, no others.
@@ -143,6 +146,9 @@ class _Reached:
                 return joined("dispatch", self._loose(value.dispatcher), self._loose(value.func))
             case types.CodeType():
                 return joined("code", *_of_code(value))
+            case typing.TypeVar():  # to which cloudpickle gives a random number
+                bounds = value.__bound__, value.__constraints__
+                return joined("variable", _shown((value, bounds)))
             case types.CellType():
                 return joined("cell", *self._of_cell(value))
             case ContainerFuture():  # its call, as what that will give is not known
@@ -239,6 +245,8 @@ class _Reached:
             if key in _ASIDE or (special and not _is_code(value)):
                 continue
             yield joined(key, self._loose(value))
+        if annotations := annotations_of(kind):  # which a dataclass checks, say
+            yield joined("annotations", _shown(annotations))
 
     def _loose(self, value: Any, whole: bool = False) -> bytes:
         """The digest of what code refers to. What is neither code nor plain data may be anything:
@@ -280,6 +288,12 @@ def _travels_by_value(function: types.FunctionType) -> bool:
 
 def _is_code(value: Any) -> bool:
     return isinstance(value, _CODE)
+
+
+def _shown(annotations: Any) -> bytes:
+    """Types and what else annotations consist of, by their names."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(annotations))
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _contents(function: types.FunctionType) -> Iterator[Any]:

@@ -21,12 +21,20 @@ Part of the child. It knows what cloudpickle's pickles are made of, and not wher
 from __future__ import annotations
 
 import builtins
+import collections
 import contextlib
 import functools
 import io
 import itertools
+import operator
 import sys
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 
 from .. import _wire
 from .._pickles.by_value import reduction
@@ -34,12 +42,16 @@ from .._pickles.code import BY_VALUE, with_file_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
 #: Values of these types are compared as they are.
 _PLAIN = (int, str, bytes, bool, type(None), type(Ellipsis))
+#: What has a place of its own, or refers to nothing that has come.
+_NOT_CHANGED = (type, FunctionType, BuiltinFunctionType, ModuleType)
+#: In so many objects of a call copies are looked for of what is here.
+_MOST_SEEN = 1_000_000
 #: Characters or bytes.
 _SHORT = 1000
 #: What a module says of itself that its functions bring along.
@@ -132,10 +144,20 @@ class Script:
         for place in self._fresh:
             key = self._plain(place.value)
             place.home.sent[place.name] = self._digest(place.value) if key is None else key
-            value = _with_own(place.value, own)
-            if value is not place.value and place.get() is place.value:
-                place.put(value)
+        if own:
+            self._put_own(own)
         self.drop()
+
+    def _put_own(self, own: dict[int, Any]) -> None:
+        """What came for other places may have copies of things that are here: these take their
+        place, however deep.
+        """
+        things = _OwnThings(own)
+        for place in [*self._fresh, *self._doubtful]:
+            if id(place.value) not in own and place.get() is place.value:
+                value = things.within(place.value)
+                if value is not place.value:
+                    place.put(value)
 
     def give_up(self) -> None:
         """A call could not be unpickled: what it has changed is not known any more."""
@@ -401,15 +423,66 @@ class _Place:
         return getattr(self.owner, self.attribute, self.value)
 
 
-def _with_own(value: Any, own: dict[int, Any]) -> Any:
-    """What has just come, with what is here in place of its copies; as far as a glance shows."""
-    if id(value) in own:
-        return own[id(value)]
-    if type(value) is tuple and any(id(each) in own for each in value):
-        return tuple(own.get(id(each), each) for each in value)
-    if type(value) is dict and any(id(each) in own for each in value.values()):
-        return {key: own.get(id(each), each) for key, each in value.items()}
-    return value
+class _OwnThings:
+    """What has just come, with what is here in place of its copies: `own`, by the ids of these.
+
+    Lists, dicts and instances that have come are changed, and not copied: something else that has
+    come may refer to them, too. What is here already is left as it is.
+    """
+
+    def __init__(self, own: dict[int, Any]) -> None:
+        self._own = own
+        self._seen = {id(each): each for each in own.values()}
+        self._ahead: list[Any] = []
+
+    def within(self, value: Any) -> Any:
+        """The value, or what stands for it here."""
+        value = self._instead_of(value)
+        while self._ahead and len(self._seen) < _MOST_SEEN:
+            self._change(self._ahead.pop())
+        return value
+
+    def _change(self, value: Any) -> None:
+        if isinstance(value, dict):
+            self._change_items(dict.__setitem__, value, dict.items(value))
+        for kind in (list, collections.deque):
+            if isinstance(value, kind):
+                self._change_items(kind.__setitem__, value, enumerate(kind.__iter__(value)))
+        with contextlib.suppress(AttributeError):
+            attributes = object.__getattribute__(value, "__dict__")  # no code of the user's
+            self._change_items(dict.__setitem__, attributes, attributes.items())
+        for kind in type(value).__mro__:
+            slots = [each for each in vars(kind).values() if type(each) is MemberDescriptorType]
+            for slot in slots:
+                with contextlib.suppress(AttributeError):  # an empty one
+                    self._change_items(_fill, value, [(slot, slot.__get__(value))])
+
+    def _change_items(self, put: Any, owner: Any, items: Iterable[tuple[Any, Any]]) -> None:
+        for key, value in list(items):
+            instead = self._instead_of(value)
+            if instead is not value:
+                put(owner, key, instead)
+
+    def _instead_of(self, value: Any) -> Any:
+        if id(value) in self._own:
+            return self._own[id(value)]
+        kind = type(value)
+        if kind in _PLAIN or kind is float or isinstance(value, _NOT_CHANGED):
+            return value
+        if kind is MethodType:
+            instance = self._instead_of(value.__self__)
+            return value if instance is value.__self__ else MethodType(value.__func__, instance)
+        if kind is tuple:
+            made = tuple(map(self._instead_of, value))
+            return value if all(map(operator.is_, made, value)) else made
+        if id(value) not in self._seen:
+            self._seen[id(value)] = value
+            self._ahead.append(value)
+        return value
+
+
+def _fill(owner: Any, slot: MemberDescriptorType, value: Any) -> None:
+    slot.__set__(owner, value)
 
 
 def _shape(kind: Any, parts: int) -> tuple[Any, ...]:

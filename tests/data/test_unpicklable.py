@@ -6,6 +6,7 @@ import collections
 import functools
 import sys
 import threading
+import types
 
 import cloudpickle
 import pytest
@@ -86,6 +87,53 @@ class Itself:
         self.me, self.lock = self, LOCK
 
 
+class OfBase(Holder):
+    pass
+
+
+class Meta(type):
+    lock = LOCK
+
+
+class OfMeta(metaclass=Meta):
+    pass
+
+
+class Properties:
+    @property
+    def lock(self):
+        return LOCK
+
+
+def annotated(x=None):
+    return x
+
+
+annotated.__annotations__ = {"x": LOCK}
+
+
+@functools.singledispatch
+def by_type(x):
+    return x
+
+
+@by_type.register
+def _(x: int):
+    return LOCK
+
+
+def calls_cached():
+    return cached()
+
+
+made = types.ModuleType("made")
+made.lock = LOCK
+
+
+def of_module():
+    return made
+
+
 class MyList(list):
     pass
 
@@ -109,7 +157,15 @@ WAYS = {
     "slots": (len, (Slotted(),), {}, f"argument 1 -> attribute 'lock' -> {TYPE}"),
     "itself": (len, (Itself(),), {}, f"argument 1 -> attribute 'lock' -> {TYPE}"),
     "class": (Holder, (), {}, f"Holder -> attribute 'lock' -> {TYPE}"),
-    "class of": (len, (Holder(),), {}, f"argument 1 -> part 1 -> attribute 'lock' -> {TYPE}"),
+    "class of": (len, (Holder(),), {}, f"argument 1 -> class Holder -> attribute 'lock' -> {TYPE}"),
+    "base class": (OfBase, (), {}, f"OfBase -> class Holder -> attribute 'lock' -> {TYPE}"),
+    "metaclass": (OfMeta, (), {}, f"OfMeta -> class Meta -> attribute 'lock' -> {TYPE}"),
+    "property": (Properties, (), {}, f"attribute 'lock' -> getter -> global 'LOCK' -> {TYPE}"),
+    "annotation": (annotated, (), {}, f"annotated -> annotation of 'x' -> {TYPE}"),
+    "by type": (by_type, (), {}, f"by_type -> for int -> global 'LOCK' -> {TYPE}"),
+    "calls cached": (calls_cached, (), {}, f"global 'cached' -> cached -> global 'LOCK' -> {TYPE}"),
+    "module": (of_module, (), {}, f"of_module -> global 'made' -> variable 'lock' -> {TYPE}"),
+    "view": (len, (types.MappingProxyType({"a": LOCK}),), {}, f"argument 1 -> ['a'] -> {TYPE}"),
     "method": (Model(LOCK).fit, (), {}, "Model.fit -> the method's object -> attribute 'parts'"),
     "partial": (functools.partial(len, LOCK), (), {}, f"len -> argument 1 -> {TYPE}"),
     "list": (len, (MyList([1, LOCK]),), {}, f"argument 1 -> [1] -> {TYPE}"),

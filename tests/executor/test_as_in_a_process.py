@@ -105,6 +105,7 @@ class Slotted:
 
 state, config, space, slotted = State(), Config(), types.SimpleNamespace(a=1), Slotted()
 by_state = {"state": state}
+deep = [({"states": [state]},)]
 
 
 def cell():
@@ -169,6 +170,10 @@ def in_instance():
     return state.model, state.method(), by_state["state"] is state, by_state["state"].model
 
 
+def in_depth():
+    return deep[0][0]["states"][0].model, deep[0][0]["states"][0] is state
+
+
 def in_class():
     return State.shared, State.table, Base.registry, Child.registry, Child.rate
 
@@ -195,7 +200,7 @@ def in_partial(x):
 
 if __name__ == "__main__":
     with Pool(1, initializer=initialize, initargs=(42,)) as pool:
-        for function in (on_global, in_dict, in_instance, in_class, in_others, in_enum,
+        for function in (on_global, in_dict, in_instance, in_depth, in_class, in_others, in_enum,
                          in_functions, in_added):
             print(function.__name__, pool.submit(function).result())
         print("partial", pool.submit(functools.partial(in_partial, 1)).result())

@@ -124,7 +124,13 @@ def test_what_functions_by_value_use(executor, project):
 
         return [shop.total(items), prices.of("a")]
 
+    def of_a_name():
+        import importlib
+
+        return importlib.import_module("rebates").OFF
+
     assert result(executor, of_a_global, "ab") == [21, 1]
+    assert result(executor, of_a_name) == 5
     assert result(executor, lambda: __import__("json").dumps(shop.total("b"))) == "20"
 
 

@@ -12,7 +12,7 @@ import pytest
 from civis_futures._sessions.identity import identity
 
 SCRIPT = """
-import collections, dataclasses, enum, functools, operator, random, threading, types
+import collections, dataclasses, enum, functools, operator, random, threading, types, typing
 
 def helper(x): return x + 1
 def deeper(x): return helper(x)
@@ -80,6 +80,14 @@ class Data:
     weight: int = 27
     more: list = dataclasses.field(default_factory=lambda: [28])
 
+@dataclasses.dataclass
+class Typed:
+    share: float
+
+class Fields(typing.TypedDict):
+    width: int
+
+Bound = typing.TypeVar("Bound", bound=complex)
 Point = collections.namedtuple("Point", "x y")
 LIMITS = {"low": 29, "all": [30, (31,)]}
 MODEL = Model()
@@ -87,7 +95,8 @@ MODEL = Model()
 def use(x, default=32, *, keyword=(33, helper)):
     def nested(y): return y + 34
     return [deeper, even, ready, first, second, cached, decorated, shown, times, also, Model, Color,
-            Data, Point, LIMITS, MODEL.fit, x in {"35", "36"}, operator.add, random.random]
+            Data, Typed, Fields, Bound, Point, LIMITS, MODEL.fit, x in {"35", "36"},
+            operator.add, random.random]
 
 def other(x): return 99
 """
@@ -97,13 +106,13 @@ CHANGES = [
     "return 12", "return 13", "return 14", "15, 16", "17", "18", "helper, 19", "return 20",
     "return 21", "return 22", "return 23", "return 24", "super().level", "RED = 25", "return 26",
     "= 27", "[28]", '"x y"', "29", "30", "(31,)", "default=32", "33, helper", "y + 34", '"36"',
-    "operator.add",
+    "operator.add", "share: float", "width", "bound=complex",
 ]  # fmt: skip
 
 OTHERS = {
     "operator.add": "operator.sub", "x y": "x z", "super().level": "Base().level", '"': '"!',
     "33": "34", "x *": "x +", "x -": "x +", "x +": "x -", "y +": "y -", "x /": "x *", "==": "<",
-    "!=": ">",
+    "!=": ">", "float": "int", "width": "height", "complex": "str",
 }  # fmt: skip
 
 
@@ -181,7 +190,8 @@ FILES = {
         LOCK, CONNECTION = threading.Lock(), object()
         def run(x):
             LOCK, CONNECTION
-            import lazily
+            import importlib, lazily
+            importlib.import_module("by_name")
             return plan.steps.go(x), rules.LIMIT, Step
         """,
     "plan/steps.py": """
@@ -194,6 +204,7 @@ FILES = {
     "plan/rules.py": "LIMIT = [6]\ndef apply(x): return x * 7\ndef unused(): return 8\n",
     "lazily.py": "import indeed\ndef f(): return 9\n",
     "indeed.py": "def f(): return 10\n",
+    "by_name.py": "def f(): return 12\n",
     "apart.py": "def f(): return 11\n",
 }
 
@@ -221,7 +232,7 @@ def key(tmp_path, monkeypatch):
 
     def forget():
         for module in [
-            x for x in sys.modules if x.partition(".")[0] in ("plan", "lazily", "indeed")
+            x for x in sys.modules if x.partition(".")[0] in ("plan", "lazily", "indeed", "by_name")
         ]:
             del sys.modules[module]
         linecache.clearcache()
@@ -236,6 +247,7 @@ def key(tmp_path, monkeypatch):
         ("plan/entry.py", "LIMIT, Step", "LIMIT, 1"), ("plan/steps.py", "apply(x)", "apply(1)"),
         ("plan/steps.py", "return 5", "return 6"), ("plan/rules.py", "[6]", "[7]"),
         ("plan/rules.py", "x * 7", "x * 8"), ("lazily.py", "9", "8"), ("indeed.py", "10", "12"),
+        ("by_name.py", "12", "13"),
     ],
 )  # fmt: skip
 def test_own_modules_count(key, name, old, new):

@@ -96,3 +96,28 @@ def test_a_payload_is_read_by_a_worker_that_knows_none_of_this(client):
     made = pickling.call_payload("it", theirs["work"], (2,), {}, ContentStore("here"))
     function, args, _ = cloudpickle.loads(made.data)
     assert function(*args) == 3
+
+
+def test_one_object_is_one_object_wherever_it_is(script, client):
+    theirs = client(
+        "import collections, types\n"
+        "class Model:\n    n = None\n    def get(self): return self.n\n"
+        "class Slotted:\n    __slots__ = ('it',)\n"
+        "class MyList(list): pass\n"
+        "model = Model()\n"
+        "def begin(): model.n = 7\n"
+        "slotted = Slotted(); slotted.it = model\n"
+        "space = types.SimpleNamespace(deep=[{'it': (1, [model])}])\n"
+        "lists = [[model]], (model, [model]), collections.deque([model]), MyList([model])\n"
+        "dicts = collections.OrderedDict(a={'b': model}), collections.Counter(a=[model])\n"
+        "methods = {'get': [model.get]}\n"
+        "itself = []; itself += [itself, model]\n"
+        "def work():\n"
+        "    found = [slotted.it, space.deep[0]['it'][1][0], lists[0][0][0], lists[1][0],\n"
+        "             lists[1][1][0], lists[2][0], lists[3][0], dicts[0]['a']['b'],\n"
+        "             dicts[1]['a'][0], methods['get'][0].__self__, itself[0][1]]\n"
+        "    return [each is model for each in found], methods['get'][0](), itself[0] is itself\n"
+    )
+    called(script, theirs["begin"])
+    assert called(script, theirs["work"]) == ([True] * 11, 7, True)
+    assert called(script, theirs["work"]) == ([True] * 11, 7, True)

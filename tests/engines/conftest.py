@@ -180,7 +180,12 @@ def ready(name: str, reason: str | None) -> None:
         pytest.skip(f"not tested with {name}: {reason}")
 
 
-@pytest.fixture(scope="session", params=KITS)
+REPEATS = {"docker": pytest.mark.repeats}  # it is called as podman is
+
+
+@pytest.fixture(
+    scope="session", params=[pytest.param(name, marks=REPEATS.get(name, ())) for name in KITS]
+)
 def kit(request):
     kit = KITS[request.param]()
     ready(kit.name, kit.missing())

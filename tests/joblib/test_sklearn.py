@@ -112,6 +112,7 @@ def test_random_forest(data, platform):
     np.testing.assert_array_equal(here.feature_importances_, there.feature_importances_)
 
 
+@pytest.mark.repeats
 def test_many_random_forests(data):
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import cross_validate
@@ -170,7 +171,9 @@ def calibrated(x, y, n_jobs):
     return CalibratedClassifierCV(tree, cv=3, n_jobs=n_jobs).fit(x, y).predict_proba(x)
 
 
-@pytest.mark.parametrize("fit", [stacked, bagged, predicted, calibrated])
+@pytest.mark.parametrize("fit", [
+    stacked, bagged, *(pytest.param(fit, marks=pytest.mark.repeats) for fit in (predicted, calibrated)),
+])  # fmt: skip
 def test_all_jobs_are_as_many_as_the_backend_has(fit, data, platform):
     before = platform.stats().runs_started
     with parallel_config("civis", max_workers=2):

@@ -87,10 +87,15 @@ def cross_validation_in_a_loop(x, y):
         cross_val_score(tree, x, y, cv=2, n_jobs=2)
 
 
-@pytest.mark.parametrize("fit", [
-    sequential_feature_selector, halving_grid_search, recursive_elimination,
-    cross_validation_in_a_loop,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fit",
+    [
+        sequential_feature_selector,
+        pytest.param(halving_grid_search, marks=pytest.mark.repeats),
+        pytest.param(recursive_elimination, marks=pytest.mark.repeats),
+        pytest.param(cross_validation_in_a_loop, marks=pytest.mark.repeats),
+    ],
+)
 def test_a_fit_starts_its_containers_once(fit, started, uploads):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 4))

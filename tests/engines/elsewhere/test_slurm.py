@@ -351,6 +351,7 @@ def test_the_key_of_an_ended_run_is_worth_nothing(slurm, cluster):
 # --- what Slurm takes a minute to notice
 
 
+@pytest.mark.repeats
 @pytest.mark.timeout(300)
 def test_a_time_limit(cluster):
     """Slurm looks at it every half minute, or so."""
@@ -361,6 +362,7 @@ def test_a_time_limit(cluster):
         assert "Slurm ended it: TIMEOUT (TimeLimit)" in api.logs(job, run)
 
 
+@pytest.mark.repeats
 @pytest.mark.timeout(300)
 def test_a_node_crashes(slurm, cluster):
     job, run = slurm.run("echo ready; exec sleep 1000")

@@ -172,7 +172,8 @@ def calibrated(x, y, n_jobs):
 
 
 @pytest.mark.parametrize("fit", [
-    stacked, bagged, *(pytest.param(fit, marks=pytest.mark.repeats) for fit in (predicted, calibrated)),
+    stacked, bagged, pytest.param(predicted, marks=pytest.mark.repeats),
+    pytest.param(calibrated, marks=pytest.mark.repeats),
 ])  # fmt: skip
 def test_all_jobs_are_as_many_as_the_backend_has(fit, data, platform):
     before = platform.stats().runs_started

@@ -36,6 +36,7 @@ test: style types docs unit
 # it `make test` skips these tests, and says so.
 engines:
 	tests/engines/start-image.sh $(BUILD)/engines
+	tests/engines/start-docker.sh $(BUILD)/engines install
 	tests/engines/start-slurm.sh $(BUILD)/engines install
 
 # The newest releases, with PRE=1 also those that are not final.

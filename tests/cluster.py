@@ -56,6 +56,8 @@ class Cluster:
         # So that several processes may have one each.
         self.prefix = f"t{os.getpid()}n"
         self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
+        # Folders of runs on a node that crashes are left to whoever clears up after the machine.
+        self.setup = f"TMPDIR={self.folder}/tmp; export TMPDIR; mkdir -p -m 1777 $TMPDIR"
 
     def begin(self, *arguments, **environment):
         command = [HERE / "start-slurm.sh", self.folder, *arguments]
@@ -76,7 +78,7 @@ class Cluster:
     def platform(self, tls=False, **options):
         """A platform on this cluster; options of the engine that are not the platform's."""
         own = {name: options.pop(name) for name in ("state", "log") if name in options}
-        engine = Slurm(**{"pause": 1, **options})
+        engine = Slurm(**{"pause": 1, "setup": self.setup, **options})
         return LocalPlatform(engine=engine, advertise=self.address, plain_http=not tls, **own)
 
     def end(self):

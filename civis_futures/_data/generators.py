@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ class Carried:
 
     kind: str
     state: str
+    value: Any = field(compare=False, repr=False)
 
     @classmethod
     def of(cls, value: Any) -> Carried | None:
@@ -37,7 +38,7 @@ class Carried:
         kind = f"{type(value).__module__}.{type(value).__name__}"
         read = _STATES.get(kind)
         with contextlib.suppress(Exception):  # a bit generator of somebody's own
-            return read and cls(kind, digest(pickle.dumps(read(value))))
+            return read and cls(kind, digest(pickle.dumps(read(value))), value)
         return None
 
 

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from .opening import Opened
 
 T = TypeVar("T")
-#: So many states of generators are remembered; then all are forgotten.
-MOST_STATES = 10_000
+#: So many states of generators are remembered, with the generators; then all are forgotten.
+MOST_STATES = 1_000
 
 
 class Intake:
@@ -411,11 +411,12 @@ class Intake:
 
 class Clones:
     """Which generators of random numbers calls have carried, and in what state: in a second call,
-    one in that state draws the same numbers once more.
+    one in that state draws the same numbers once more, where it would have gone on here. Another
+    one in the same state, a copy for example, would have drawn the same numbers here, too.
     """
 
     def __init__(self) -> None:
-        self._tasks: dict[Carried, str] = {}
+        self._tasks: dict[Carried, tuple[str, Carried]] = {}  # that has, and as what
         self._told: set[tuple[str, str]] = set()
 
     def meet(
@@ -430,8 +431,9 @@ class Clones:
         if len(self._tasks) > MOST_STATES:
             self._tasks.clear()
         for each in payload.carried:
-            before = self._tasks.setdefault(each, task)
-            if before is task or (function, each.kind) in self._told:
+            before, met = self._tasks.pop(each, (task, each))
+            self._tasks[each] = task, each
+            if met.value is not each.value or met is each or (function, each.kind) in self._told:
                 continue
             self._told.add((function, each.kind))
             where = pickling.way_to_carried(each, payload, contents, upstream)

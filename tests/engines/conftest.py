@@ -21,7 +21,7 @@ from cluster import Cluster, missing_slurm
 from raw import Api, until
 
 from civis_futures import Container, ContainerPoolExecutor
-from civis_futures.local import LocalPlatform, Podman, Slurm
+from civis_futures.local import Docker, LocalPlatform, Podman, Slurm
 
 IMAGE = os.environ.get("CIVIS_TEST_IMAGE", "localhost/civis-test:latest")
 #: MB; what a worker with a child needs is some 40.
@@ -73,27 +73,17 @@ class Kit:
         return []
 
 
-class PodmanKit(Kit):
-    name = "podman"
+class ContainerKit(Kit):
+    """Of an engine for containers, which is called by its name."""
 
-    def __init__(self):
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if self.missing() is None:
-            inside = self.podman("run", "--rm", *LIMITS, "--network=none", IMAGE, "python3", "-V")
-            if not inside.startswith(f"Python {version}."):
-                self.no_pool = f"the image of the tests has {inside.strip()}, and this is {version}"
-
-    def missing(self):
-        if shutil.which("podman") is None:
-            return "there is no podman"
-        if subprocess.run(["podman", "image", "exists", IMAGE], check=False).returncode:
-            return f"podman has no image {IMAGE}: make engines"
-        return None
+    #: How it is started, besides.
+    limits: tuple[str, ...] = ()
 
     def engine(self):
+        kind = {"podman": Podman, "docker": Docker}[self.name]
         # The image has nothing but Python.
         folder = Path(joblib.__file__).parent
-        return Podman(extra=(f"--volume={folder}:/usr/lib/python3/dist-packages/joblib:ro",))
+        return kind(extra=(f"--volume={folder}:/usr/lib/python3/dist-packages/joblib:ro",))
 
     def fields(self):
         name, _, tag = IMAGE.rpartition(":")
@@ -105,27 +95,56 @@ class PodmanKit(Kit):
         return super().container(**(image | fields))
 
     def kill(self, platform, run_id):
-        (name,) = self.podman(
-            "ps", "--filter", f"name=-{run_id}-", "--format", "{{.Names}}"
-        ).split()
-        self.podman("kill", name)
+        name = self("ps", "--filter", f"name=-{run_id}-", "--format", "{{.Names}}").strip()
+        self("kill", name)
 
     def left(self):
-        names = self.podman("ps", "-a", "--filter", "label=civis-futures", "--format", "{{.Names}}")
-        top = Path("/sys/fs/cgroup")
-        groups = [*top.glob("civis-futures-*"), *top.glob("*/civis-futures-*")]
-        return [*names.split(), *map(str, groups)]
+        return self("ps", "-a", "--filter", "label=civis-futures", "--format", "{{.Names}}").split()
 
-    @staticmethod
-    def podman(*arguments):
-        command = ["podman", *arguments]
+    def look_into_the_image(self):
+        """Note why this Python's calls cannot be run there, if they cannot."""
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        inside = self("run", "--rm", "--network=none", *self.limits, IMAGE, "python3", "-V")
+        if not inside.startswith(f"Python {version}."):
+            self.no_pool = f"the image of the tests has {inside.strip()}, and this is {version}"
+
+    def __call__(self, *arguments):
+        command = [self.name, *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=60
         ).stdout
 
 
-#: Of files and processes: podman asks for more than root in a container may have.
-LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
+class PodmanKit(ContainerKit):
+    name = "podman"
+    # Of files and processes: it asks for more than root in a container may have.
+    limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
+
+    def missing(self):
+        if shutil.which("podman") is None:
+            return "there is no podman"
+        if subprocess.run(["podman", "image", "exists", IMAGE], check=False).returncode:
+            return f"podman has no image {IMAGE}: make engines"
+        return None
+
+    def left(self):
+        top = Path("/sys/fs/cgroup")
+        groups = [*top.glob("civis-futures-*"), *top.glob("*/civis-futures-*")]
+        return [*super().left(), *map(str, groups)]
+
+
+class DockerKit(ContainerKit):
+    name = "docker"
+    freezes = False
+
+    def missing(self):
+        path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+        missing = [name for name in ("docker", "dockerd") if shutil.which(name, path=path) is None]
+        if missing:
+            return f"there is no {' and no '.join(missing)}: make engines"
+        if os.geteuid() != 0:
+            return "a daemon for tests needs root"
+        return PodmanKit().missing()  # who has the image
 
 
 class SlurmKit(Kit):
@@ -136,7 +155,7 @@ class SlurmKit(Kit):
         return missing_slurm()
 
     def engine(self):
-        return Slurm(pause=1)
+        return Slurm(pause=1, setup=self.cluster.setup)
 
     def platform(self):
         return {"advertise": self.cluster.address, "plain_http": True}
@@ -150,7 +169,7 @@ class SlurmKit(Kit):
         return self.cluster.jobs()
 
 
-KITS = {kit.name: kit for kit in (Kit, PodmanKit, SlurmKit)}
+KITS = {kit.name: kit for kit in (Kit, PodmanKit, DockerKit, SlurmKit)}
 
 
 def ready(name: str, reason: str | None) -> None:
@@ -161,13 +180,36 @@ def ready(name: str, reason: str | None) -> None:
         pytest.skip(f"not tested with {name}: {reason}")
 
 
-@pytest.fixture(scope="session", params=KITS)
+REPEATS = {"docker": pytest.mark.repeats}  # it is called as podman is
+
+
+@pytest.fixture(
+    scope="session", params=[pytest.param(name, marks=REPEATS.get(name, ())) for name in KITS]
+)
 def kit(request):
     kit = KITS[request.param]()
     ready(kit.name, kit.missing())
     if kit.name == "slurm":
         kit.cluster = request.getfixturevalue("cluster")
+    if kit.name == "docker":
+        request.getfixturevalue("docker")
+    if isinstance(kit, ContainerKit):
+        kit.look_into_the_image()
     return kit
+
+
+@pytest.fixture(scope="session")
+def docker():
+    """A daemon of the tests' own; it is where the client looks for it."""
+    folder = tempfile.mkdtemp(prefix="docker-of-tests-", dir="/tmp")
+    script = Path(__file__).with_name("start-docker.sh")
+    try:
+        subprocess.run([script, folder, IMAGE], check=True, capture_output=True, timeout=100)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DOCKER_HOST", f"unix://{folder}/docker.sock")
+            yield
+    finally:
+        subprocess.run([script, folder, "stop"], check=True, capture_output=True, timeout=100)
 
 
 @pytest.fixture(scope="session")

@@ -225,8 +225,7 @@ def test_a_client_that_fails(tmp_path):
 
 def test_the_way_of_docker(podman, started):
     """No group of ours: the engine is asked how a container ended, ends it, and removes it."""
-    limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
-    _, api = started(Docker(command=AS_DOCKER, extra=limits))
+    _, api = started(Docker(command=AS_DOCKER, extra=podman.limits))
     job, run = api.run("echo $HOME; exit 3")
     assert api.wait(job, run, seconds=SECONDS)["state"] == "failed"
     last = ["Error on job: Process ended with an error, exiting: 3.", "Failed"]

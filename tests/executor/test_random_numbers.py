@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 import sys
@@ -123,6 +124,15 @@ def test_states_that_differ_are_no_clones(reused):
         results = list(reused.map(lambda _, rng: rng.random(), range(3), seed=1))
     values = [future.result(SECONDS) for future in futures[:6]]
     assert len({*values, *results}) == 9
+
+
+def test_copies_in_one_state_draw_the_same_numbers_here_too(reused):
+    """As scikit-learn gives each of its calls a copy, for them to split data in the same way."""
+    rng = np.random.RandomState(9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        futures = [reused.submit(of_an_argument, copy.deepcopy(rng)) for _ in range(3)]
+    assert {future.result(SECONDS) for future in futures} == {rng.random()}
 
 
 def test_who_means_it_can_filter_it(reused):

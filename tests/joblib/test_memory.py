@@ -229,6 +229,50 @@ def test_half_of_an_item_is_never_found(memory, ran, platform):
     assert not memory().cache(double(ran)).check_call_in_cache(5)
 
 
+def test_what_is_removed_while_others_read_it(memory, ran):
+    """They have the result in any case: it is found, or computed anew."""
+    over, read = threading.Event(), [0, 0]
+
+    def work(number):
+        cached = memory().cache(double(ran))
+        while not over.is_set():
+            read[number] += sum(cached(x) == 2 * x for x in range(3))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(6):
+        before = min(read)
+        memory().reduce_size(items_limit=1)
+        while min(read) < before + 3 and all(thread.is_alive() for thread in threads):
+            over.wait(0.01)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert read[0] % 3 == read[1] % 3 == 0
+    assert min(read) >= 18
+
+
+class Scaled:
+    """Equal ones have equal pickles, by which joblib knows them."""
+
+    def __init__(self, factor, ran):
+        self.factor, self._ran = factor, ran
+
+    def __reduce__(self):
+        return Scaled, (self.factor, [])
+
+    def times(self, x):
+        self._ran.append(x)
+        return self.factor * x
+
+
+def test_methods(memory, ran):
+    first, equal, other = Scaled(2, ran), Scaled(2, ran), Scaled(3, ran)
+    assert [memory().cache(each.times)(5) for each in (first, equal, other)] == [10, 10, 15]
+    assert ran == [5, 5]
+
+
 def test_a_file_that_is_gone_is_computed_again(memory, ran):
     cached, other = memory().cache(double(ran)), memory().cache(double(ran))
     assert cached(1) == other(1) == 2

@@ -53,6 +53,27 @@ def test_the_cores_of_the_container(name):
         assert here[1:] not in {place[1:] for place in places}
 
 
+def block_within(name):
+    with parallel_config(name, n_jobs=2):
+        return nest(2)
+
+
+@pytest.mark.parametrize("name", ["threading", "loky"])
+def test_a_block_within_a_task(name):
+    with parallel_config("civis", n_jobs=2):
+        for backend, n_jobs, places, here in Parallel()(delayed(block_within)(name) for _ in "ab"):
+            assert (backend.lower(), n_jobs) == (f"{name}backend", 2)
+            assert {run for run, _, _ in places} == {here[0]}
+
+
+def test_blocks_on_the_threads_of_another_backend(most):
+    with parallel_config("threading", n_jobs=2):
+        found = Parallel()(delayed(block_within)("civis") for _ in range(4))
+    assert {(backend, n_jobs) for backend, n_jobs, _, _ in found} == {("CivisBackend", 2)}
+    assert all(run is not None for _, _, places, _ in found for run, _, _ in places)
+    assert most() <= 4
+
+
 def pids_within():
     return Parallel(2)(delayed(os.getpid)() for _ in range(4)), os.getpid()
 

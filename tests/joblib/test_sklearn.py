@@ -137,6 +137,52 @@ def test_permutation_importance(data):
     np.testing.assert_array_equal(there.importances, here.importances)
 
 
+def stacked(x, y, n_jobs):
+    """Each of its calls gets a copy of one generator: all of them are to split in the same way."""
+    from sklearn.ensemble import StackingClassifier
+    from sklearn.model_selection import KFold
+    from sklearn.tree import DecisionTreeClassifier
+
+    trees = [(str(n), DecisionTreeClassifier(max_depth=n, random_state=0)) for n in (1, 2)]
+    folds = KFold(3, shuffle=True, random_state=np.random.RandomState(0))
+    final = DecisionTreeClassifier(random_state=0)
+    return StackingClassifier(trees, final, cv=folds, n_jobs=n_jobs).fit(x, y).predict(x)
+
+
+def bagged(x, y, n_jobs):
+    from sklearn.ensemble import BaggingClassifier
+
+    return BaggingClassifier(n_estimators=6, random_state=0, n_jobs=n_jobs).fit(x, y).predict(x)
+
+
+def predicted(x, y, n_jobs):
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.tree import DecisionTreeClassifier
+
+    tree = DecisionTreeClassifier(random_state=0)
+    return cross_val_predict(tree, x, y, cv=3, n_jobs=n_jobs)
+
+
+def calibrated(x, y, n_jobs):
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.tree import DecisionTreeClassifier
+
+    tree = DecisionTreeClassifier(random_state=0)
+    return CalibratedClassifierCV(tree, cv=3, n_jobs=n_jobs).fit(x, y).predict_proba(x)
+
+
+@pytest.mark.parametrize("fit", [
+    stacked, bagged, pytest.param(predicted, marks=pytest.mark.repeats),
+    pytest.param(calibrated, marks=pytest.mark.repeats),
+])  # fmt: skip
+def test_all_jobs_are_as_many_as_the_backend_has(fit, data, platform):
+    before = platform.stats().runs_started
+    with parallel_config("civis", max_workers=2):
+        there = fit(*data, n_jobs=-1)
+    assert 1 <= platform.stats().runs_started - before <= 2
+    np.testing.assert_array_equal(there, fit(*data, n_jobs=None))
+
+
 def test_a_failing_fit_is_scikit_learns_own_affair(data):
     from sklearn.model_selection import cross_val_score
     from sklearn.tree import DecisionTreeClassifier

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,6 @@ class ContainerProcess(RunProcess):
         self._spent = spent
         self._killing = killing
         self._removing = removing
-        self._commands: list[subprocess.Popen[bytes]] = []
         self._folder = folder
         self._begun: float | None = None  # when it has, by the monotonic clock
         self._unwanted = False
@@ -139,9 +139,11 @@ class ContainerProcess(RunProcess):
             self._command(self._killing)
 
     def _command(self, arguments: Sequence[str]) -> None:
-        """Let a command run, which is reaped some time after."""
+        """Let a command run, which nobody waits for."""
         null = subprocess.DEVNULL
-        self._commands.append(subprocess.Popen(arguments, stdin=null, stdout=null, stderr=null))
+        command = subprocess.Popen(arguments, stdin=null, stdout=null, stderr=null)
+        # The run may be over before it is, and then nothing else would reap it.
+        threading.Thread(target=command.wait, name="civis-local-command", daemon=True).start()
 
     def stop(self) -> bool:
         """Stop all processes in the container, where they are known."""

@@ -74,7 +74,7 @@ class Podman(Options):
 
 @dataclasses.dataclass(frozen=True)
 class Docker(Options):
-    """The same with docker. It is untested: Docker was not there where the tests are run.
+    """The same with docker.
 
     Args:
         command: How docker is called, with its own options, if any.

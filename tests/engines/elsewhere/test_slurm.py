@@ -348,10 +348,11 @@ def test_the_key_of_an_ended_run_is_worth_nothing(slurm, cluster):
     assert asked.status == 401
 
 
-# --- what takes long
+# --- what Slurm takes a minute to notice
 
 
-@pytest.mark.stress
+@pytest.mark.repeats
+@pytest.mark.timeout(300)
 def test_a_time_limit(cluster):
     """Slurm looks at it every half minute, or so."""
     with cluster.platform(time_limit=5) as platform:
@@ -361,7 +362,8 @@ def test_a_time_limit(cluster):
         assert "Slurm ended it: TIMEOUT (TimeLimit)" in api.logs(job, run)
 
 
-@pytest.mark.stress
+@pytest.mark.repeats
+@pytest.mark.timeout(300)
 def test_a_node_crashes(slurm, cluster):
     job, run = slurm.run("echo ready; exec sleep 1000")
     slurm.says(job, run, "ready")

@@ -71,7 +71,8 @@ def test_somebody_elses_scancel(pool, cluster):
         future.result(SECONDS)
 
 
-@pytest.mark.stress
+@pytest.mark.repeats
+@pytest.mark.timeout(300)
 def test_a_node_crashes_and_another_one_does_the_call(pool, cluster, tmp_path):
     """Slurm needs half a minute to believe it; then the call runs again, elsewhere."""
     executor = pool(1, max_retries=1)

@@ -87,8 +87,10 @@ tqdm              in _futures.progress
 """
 
 # What modules use of objects whose class is in another one, though its name begins with an
-# underscore: of public classes, on which users should not find it. (joblib's lock is joblib's.)
+# underscore: of public classes, on which users should not find it. (joblib's lock is joblib's, and
+# what httpx's transport has below it is httpx's.)
 PRIVATE = """
+_api.routes           uses _pool
 _data.pickling        uses _of _modules _head _pieces
 _executor.dependencies uses _pool _sent
 _executor.submission  uses _number _options _sent

@@ -34,8 +34,8 @@ from .discreet import without_links
 #: What names certificates to believe, the first one that is set.
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
-#: Seconds until the head of an answer must be there; and one more for so many bytes of the request.
-_SECONDS, _SLOWEST = 120.0, 1000
+#: A request gets one second more for so many bytes of its own.
+_SLOWEST = 1000
 
 #: When it must be there, by the monotonic clock.
 _due: ContextVar[float] = ContextVar("_due", default=math.inf)
@@ -47,10 +47,18 @@ class Routes(httpx.BaseTransport):
     Args:
         direct: without any proxy.
         only: a host, and the certificates (as PEM) that alone are believed there; or None.
+        seconds: until the head of an answer must be there.
     """
 
-    def __init__(self, *, direct: bool = False, only: tuple[str, str | None] = ("", None)) -> None:
+    def __init__(
+        self,
+        *,
+        direct: bool = False,
+        only: tuple[str, str | None] = ("", None),
+        seconds: float = 120.0,
+    ) -> None:
         self._direct = direct
+        self._seconds = seconds
         self._only = only
         self._ways: dict[tuple[bool, str | None, str | None], httpx.HTTPTransport] = {}
 
@@ -63,7 +71,7 @@ class Routes(httpx.BaseTransport):
         """
         way = self.way(request.url)
         length = request.headers.get("Content-Length", "0")
-        due = _due.set(time.monotonic() + _SECONDS + int(length) / _SLOWEST)
+        due = _due.set(time.monotonic() + self._seconds + int(length) / _SLOWEST)
         try:
             return way.handle_request(request)
         except httpx.TransportError as error:

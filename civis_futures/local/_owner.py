@@ -430,14 +430,12 @@ def _own_file(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "ab+")
 
 
-#: Seconds that the server's process has for its start; on a machine that does much else it is slow.
-_START = 60.0
-
-
 def _launch(
-    settings: Settings, key: str, log: Path | None
+    settings: Settings, key: str, log: Path | None, seconds: float = 60.0
 ) -> tuple[subprocess.Popen[bytes], Mapping[str, Any]]:
-    """Start the server and return it with what it says: its `url`, its `ca_certs`."""
+    """Start the server and return it with what it says: its `url`, its `ca_certs`. It has so many
+    `seconds`, as it is slow on a machine that does much else.
+    """
     try:
         # Closed by the `with` below.
         messages: IO[bytes] = tempfile.TemporaryFile() if log is None else _own_file(log)  # noqa: SIM115
@@ -455,7 +453,7 @@ def _launch(
         first_line = {"key": key, "owner": os.getpid(), "settings": settings.to_json()}
         try:
             line = _first_answer(
-                process, json.dumps(first_line, default=_plain_number).encode() + b"\n"
+                process, json.dumps(first_line, default=_plain_number).encode() + b"\n", seconds
             )
         except BaseException:  # Ctrl-C, while we wait
             _end(process, os.getpid())
@@ -466,16 +464,16 @@ def _launch(
         _end(process, os.getpid())
         why = _reason(answer, messages)
         if not answer and process.returncode == -signal.SIGKILL:  # by us, or for want of memory
-            why = f"it had not answered within {_START:g} s, or the system has killed it; {why}"
+            why = f"it had not answered within {seconds:g} s, or the system has killed it; {why}"
         raise RuntimeError(f"the local platform did not start: {why}")
 
 
-def _first_answer(process: subprocess.Popen[bytes], first_line: bytes) -> bytes:
+def _first_answer(process: subprocess.Popen[bytes], first_line: bytes, seconds: float) -> bytes:
     """Give the server its first line, and return the one that it prints: nothing if it is slow."""
     assert process.stdin is not None
     assert process.stdout is not None
     # The pipe ends when the server dies, and when it is killed because it prints nothing.
-    late = threading.Timer(_START, process.kill)
+    late = threading.Timer(seconds, process.kill)
     late.name = "civis-local-start"
     late.daemon = True
     late.start()

@@ -381,7 +381,6 @@ def test_the_server_imports_no_client():
     assert all(name.startswith("civis_futures.local.") for name in ours), ours
 
 
-def test_a_start_that_takes_too_long_is_said_to_have(temporary, monkeypatch):
-    monkeypatch.setattr(_owner, "_START", 0.01)
+def test_a_start_that_takes_too_long_is_said_to_have(temporary):
     with pytest.raises(RuntimeError, match=r"it had not answered within 0\.01 s"):
-        LocalPlatform().start()
+        _owner._launch(LocalPlatform()._settings, "the key", None, seconds=0.01)

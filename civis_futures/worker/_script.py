@@ -445,9 +445,10 @@ class _OwnThings:
     def _change(self, value: Any) -> None:
         if isinstance(value, dict):
             self._change_items(dict.__setitem__, value, dict.items(value))
-        for kind in (list, collections.deque):
-            if isinstance(value, kind):
-                self._change_items(kind.__setitem__, value, enumerate(kind.__iter__(value)))
+        if isinstance(value, list):
+            self._change_items(list.__setitem__, value, enumerate(list.__iter__(value)))
+        if isinstance(value, collections.deque):
+            self._change_items(collections.deque.__setitem__, value, enumerate(value))
         with contextlib.suppress(AttributeError):
             attributes = object.__getattribute__(value, "__dict__")  # no code of the user's
             self._change_items(dict.__setitem__, attributes, attributes.items())

@@ -102,6 +102,10 @@ class ContainerPoolExecutor(Executor):
         keep_alive: with a `session`, containers that are idle at the end stay for this many
             seconds, and the next process that opens the session begins with them. They cost what
             running containers cost.
+        max_container_hours: for how many hours containers may run, all together; None is no limit.
+            Then no call begins any more and no container is started: what runs goes on to its end,
+            and the rest fails with `ContainerHoursError`. A container counts from when it was seen
+            to run, and as long as this executor has it; with a `session`, each process begins anew.
 
     Raises:
         SessionInUseError: another process has the session open.
@@ -135,11 +139,12 @@ class ContainerPoolExecutor(Executor):
         code: bool = True,
         share_arrays: float | None = 1_000_000,
         keep_alive: float = 0.0,
+        max_container_hours: float | None = None,
     ) -> None:
         options = PoolOptions(
             max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
             initargs, max_retries, retry_on, memory_growth, lease, name, requires, session, include,
-            exclude, code, share_arrays, keep_alive,
+            exclude, code, share_arrays, keep_alive, max_container_hours,
         )  # fmt: skip
         from .opening import open_pool
         from .submission import Intake

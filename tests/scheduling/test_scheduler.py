@@ -1329,9 +1329,10 @@ def test_the_limit_is_noticed_when_it_is_reached():
 def test_a_worker_that_is_idle_then_costs_nothing_more():
     table, (first, second) = busy(2)
     table.now = 60.0
-    table(e.Tick())
+    assert "Look" in kinds(table(e.Tick()))
     [call] = table.scheduler.fleet.workers[WorkerId(1)].calls
-    table.until("Settle", replace(first, answers=(answer(call[0]),)), second)
+    done = replace(first, answers=(answer(call[0]),), read=True)
+    assert "Settle" in kinds(table(looked((done, second), 1, 0.0)))
     assert table.scheduler.fleet.workers[WorkerId(1)].stop
 
 
@@ -1367,8 +1368,10 @@ def test_a_call_that_fails_then_has_its_own_error():
     table, (first, second) = busy(2)
     table.scheduler.tasks.known[TaskId(0)].terms = Terms(max_retries=3, judged=True)
     table.now = 60.0
-    table(e.Tick())
-    commands = table.until("Settle", replace(first, answers=(answer(0, _wire.RAISED),)), second)
+    assert "Look" in kinds(table(e.Tick()))
+    failed = replace(first, answers=(answer(0, _wire.RAISED),), read=True)
+    commands = table(looked((failed, second), 1, 0.0))
+    assert "Settle" in kinds(commands)
     assert "Judge" not in kinds(commands)
 
 

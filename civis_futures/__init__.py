@@ -7,6 +7,7 @@
 """
 
 from ._container.container import Container, Template
+from ._display.forecast import Forecast, Status
 from ._display.report import FunctionReport, PoolReport
 from ._exceptions import (
     BrokenContainerPool,
@@ -61,6 +62,7 @@ __all__ = [
     "Dependency",
     "DependencyError",
     "EnvironmentMismatchError",
+    "Forecast",
     "FunctionReport",
     "LogLine",
     "MapResult",
@@ -79,6 +81,7 @@ __all__ = [
     "SessionInfo",
     "SessionMismatchError",
     "SharedData",
+    "Status",
     "Table",
     "TaskError",
     "TaskState",

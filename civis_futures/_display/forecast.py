@@ -76,7 +76,7 @@ class Undone:
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
+class PoolSize:
     """The containers that a pool may have: `workers` at a time, each for `tasks_each` tasks at the
     most, and for `seconds_left` all together, if there are such limits. There are `started` now.
     """
@@ -88,7 +88,7 @@ class Capacity:
 
 
 def forecast_of(
-    undone: dict[str, Undone], done: int, work: WorkSums, used: Used, capacity: Capacity, now: float
+    undone: dict[str, Undone], done: int, work: WorkSums, used: Used, size: PoolSize, now: float
 ) -> Forecast | None:
     """The forecast at `now` (seconds since the epoch), if there is something to say: if of each
     function with tasks that are not done some have ended.
@@ -107,15 +107,15 @@ def forecast_of(
     left = waiting + sum(len(tasks.running) for tasks in undone.values())
     if not left:
         return None
-    workers = max(1, min(capacity.workers, left))
+    workers = max(1, min(size.workers, left))
     # What a container took besides its tasks, for its start above all, the next ones take as well.
     besides = max(0.0, used.hours * 3600 - work.occupied - spent) / max(1, used.starts)
-    starts = max(0, workers - capacity.started)
-    if capacity.tasks_each is not None:
-        starts = -(-waiting // capacity.tasks_each)
+    starts = max(0, workers - size.started)
+    if size.tasks_each is not None:
+        starts = -(-waiting // size.tasks_each)
     seconds += starts * besides
     takes = max(seconds / workers, longest)
-    hours_left = None if capacity.seconds_left is None else max(0.0, capacity.seconds_left) / 3600
+    hours_left = None if size.seconds_left is None else max(0.0, size.seconds_left) / 3600
     return Forecast(left, left + done, seconds / 3600, takes, now + takes, hours_left)
 
 

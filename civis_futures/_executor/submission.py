@@ -21,7 +21,7 @@ from .. import _wire
 from .._container.container import DEFAULT_RESOURCES, Container, Template
 from .._data import pickling
 from .._data.generators import Carried
-from .._display.forecast import Capacity, Forecast
+from .._display.forecast import Forecast, PoolSize
 from .._display.panels import TaskSummary
 from .._exceptions import CallPicklingError, SessionMismatchError
 from .._files.contents import SentCall, SharedData, Value
@@ -240,8 +240,8 @@ class Intake:
         seconds_left = None
         if policy.max_seconds < float("inf"):
             seconds_left = policy.max_seconds - used.hours * 3600
-        capacity = Capacity(workers, standing.containers, policy.max_tasks_per_worker, seconds_left)
-        return self.pool_futures.forecast(used, capacity)
+        size = PoolSize(workers, standing.containers, policy.max_tasks_per_worker, seconds_left)
+        return self.pool_futures.forecast(used, size)
 
     def put(self, value: Any) -> SharedData:
         """As `ContainerPoolExecutor.put`."""

@@ -14,7 +14,7 @@ from heapq import nsmallest
 from typing import Any, overload
 
 from .._display import live, markup, panels
-from .._display.forecast import Capacity, Forecast, Undone, forecast_of
+from .._display.forecast import Forecast, PoolSize, Undone, forecast_of
 from .._display.panels import MOST_PAGED, MOST_ROWS, WAITING, Panel, TaskSummary, Totals, rank
 from .._display.usage import Used, WorkSums, function_of
 from .._types import TaskState
@@ -187,7 +187,7 @@ class PoolFutures:
         """How those are that the user holds, one by one."""
         return list(map(summary_of, self.futures()))
 
-    def forecast(self, used: Used, capacity: Capacity) -> Forecast | None:
+    def forecast(self, used: Used, size: PoolSize) -> Forecast | None:
         """When all will be done, if that can be told; `used` by the containers up to now."""
         now, undone = time.time(), dict[str, Undone]()
         for future in self.futures():
@@ -199,7 +199,7 @@ class PoolFutures:
                 else:
                     tasks.waiting += 1
         done = self._ended.sums()[0].done
-        return forecast_of(undone, done, self._ended.work(), used, capacity, now)
+        return forecast_of(undone, done, self._ended.work(), used, size, now)
 
     def totals(self) -> Totals:
         """All tasks in numbers."""

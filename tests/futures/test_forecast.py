@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import io
 import json
 import math
 import random
+import sys
 import time
 
 import pytest
 from summaries import ended, work_of
 from tasks import SECONDS, slept, wait_at
 
-from civis_futures import Forecast, progress
-from civis_futures._display.forecast import Capacity, Undone, forecast_of
+from civis_futures import ContainerFuture, Forecast, Timings
+from civis_futures._display.forecast import PoolSize, Undone, forecast_of
 from civis_futures._display.markup import html
 from civis_futures._display.panels import Panel, Totals, text
 from civis_futures._display.usage import MOST_FUNCTIONS, Used
-from civis_futures._futures import progress as bars
+from civis_futures._futures.future import View
+from civis_futures._futures.progress import Meter
+from civis_futures._types import TaskState
 
 #: 14:00 of some day, here.
 NOON = time.mktime((2026, 3, 2, 14, 0, 0, 0, 0, -1))
@@ -29,9 +33,9 @@ def seen(*seconds, function="f"):
     return work_of(*(ended(n, took=took, function=function) for n, took in enumerate(seconds)))
 
 
-def forecast(undone, work, done=3, used=None, **capacity):
-    capacity = Capacity(**{"workers": 10, "started": 10, **capacity})
-    return forecast_of(undone, done, work, used or Used(), capacity, NOON)
+def forecast(undone, work, done=3, used=None, **size):
+    size = PoolSize(**{"workers": 10, "started": 10, **size})
+    return forecast_of(undone, done, work, used or Used(), size, NOON)
 
 
 def test_it_says_how_many_for_how_long_and_until_when():
@@ -187,25 +191,46 @@ def test_status_report_and_display_of_a_pool(make_executor, tmp_path, until):
     assert status == [dict(row) for row in status]  # and a list of dicts as before
 
 
-def test_bars_say_when_it_is_not_soon(make_executor, capsys, monkeypatch, until):
-    monkeypatch.setattr(bars, "SOON", 0.0)
-    monkeypatch.setattr(bars, "STEP", 0.0)
-    executor = make_executor(1)
-    progress([executor.submit(slept, 0.1) for _ in range(12)])
-    lines = capsys.readouterr().err.splitlines()
-    assert any("less than 0.01 container hours, done at " in line for line in lines)
-    assert "done at" not in lines[-1]
+class Pool:
+    """As much of an executor as a future needs to tell when all will be done."""
+
+    def __init__(self, seconds):
+        self._seconds = seconds
+
+    def forecast(self):
+        return Forecast(1, 2, 3.2, self._seconds, NOON + self._seconds)
+
+    def future(self):
+        view = View(Timings(time.time()), state=TaskState.RUNNING)
+        return ContainerFuture("f (task 1)", view, lambda _: None, None, None, pool=self)
 
 
-def test_a_bar_of_two_pools_says_nothing_of_that(make_executor, capsys, monkeypatch):
-    monkeypatch.setattr(bars, "SOON", 0.0)
-    monkeypatch.setattr(bars, "STEP", 0.0)
-    pools = [make_executor(1), make_executor(1)]
-    for pool in pools:
-        list(pool.map(slept, [0.0] * 3))
-    progress([pool.submit(slept, 0.3) for pool in pools])
-    lines = capsys.readouterr().err.splitlines()
-    assert not [line for line in lines if "0 of 2 tasks" in line and "done at" in line]
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def drawn(monkeypatch, *futures):
+    """What a bar of these futures has drawn before they are done."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    meter = Meter()
+    for future in futures:
+        meter.watch(future)
+    meter.wait(futures[0], 0.0)
+    said = sys.stderr.getvalue()
+    meter.close()
+    return said
+
+
+def test_bars_say_when_it_is_not_soon(monkeypatch):
+    pool = Pool(3600)
+    said = drawn(monkeypatch, pool.future(), pool.future())
+    assert "2 running, about 3.2 container hours, done at 15:00" in said
+    assert "container hours" not in drawn(monkeypatch, Pool(59).future())
+
+
+def test_a_bar_of_two_pools_says_nothing_of_that(monkeypatch):
+    assert "hours" not in drawn(monkeypatch, Pool(3600).future(), Pool(3600).future())
 
 
 def test_a_forecast_is_plain_data():

@@ -311,6 +311,38 @@ def test_a_long_chain(make_executor, length):
     assert link.result(20 * SECONDS) == length
 
 
+def test_a_chain_costs_no_request_more_than_its_calls_one_by_one(make_executor, platform):
+    """Of those that change something: how often is looked is a matter of time."""
+    executor = make_executor(1)
+    executor.submit(add, 1).result(SECONDS)
+
+    def changes():
+        stats = platform.stats()
+        return sum(stats.count(method) for method in ("POST", "PUT", "PATCH")) + stats.uploads
+
+    before = changes()
+    value = 0
+    for _ in range(30):
+        value = executor.submit(add, value, 1).result(SECONDS)
+    middle = changes()
+    link = executor.submit(add, 0, 1)
+    for _ in range(29):
+        link = executor.submit(add, link, 1)
+    assert link.result(SECONDS) == value == 30
+    assert changes() - middle <= 1.1 * (middle - before) + 3
+
+
+def test_a_graph_costs_no_request_more_than_its_calls(make_executor, platform):
+    """A hundred calls that need nothing, and one that needs all of them."""
+    executor = make_executor(2)
+    stats = platform.stats()
+    some = [executor.submit(add, number) for number in range(100)]
+    assert executor.submit(total, some).result(SECONDS) == 4950
+    after = platform.stats()
+    assert after.uploads - stats.uploads <= 1  # the program of the workers, if it was not there
+    assert after.count("POST", "/files") - stats.count("POST", "/files") <= 1
+
+
 # --- failure -----------------------------------------------------------------------------------
 
 

@@ -160,11 +160,13 @@ class HoursLimit:
 
     def expire(self, step: Step) -> None:
         """See whether the limit is reached; if so, end the tasks that no container has begun."""
+        if self.fleet.policy.max_seconds == math.inf:
+            return
         if not self.reached:
             left = self.fleet.policy.max_seconds - self.used(step.now)
             running = sum(worker.running for worker in self.fleet.workers.values())
             self.reached = left <= LEAST_LEFT
-            if not self.reached and running and left < math.inf:
+            if not self.reached and running:
                 step.wake(step.now + left / running)
         if self.reached:
             self._take_back(step)

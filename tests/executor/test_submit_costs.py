@@ -14,7 +14,7 @@ from civis_futures._scheduling.scheduler import Scheduler
 from civis_futures._scheduling.state import Policy
 from civis_futures._types import TaskId
 
-NUMBER = 2_000
+NUMBER = 1_000
 
 
 def test_what_a_call_leaves_to_the_garbage_collector(make_executor, until):

@@ -7,6 +7,7 @@
 """
 
 from ._container.container import Container, Template
+from ._display.forecast import Forecast, Status
 from ._display.report import FunctionReport, PoolReport
 from ._exceptions import (
     BrokenContainerPool,
@@ -14,6 +15,7 @@ from ._exceptions import (
     CallPicklingError,
     CallUnpicklingError,
     CivisFuturesError,
+    ContainerHoursError,
     CredentialsError,
     DependencyError,
     EnvironmentMismatchError,
@@ -54,11 +56,13 @@ __all__ = [
     "CivisFuturesError",
     "Container",
     "ContainerFuture",
+    "ContainerHoursError",
     "ContainerPoolExecutor",
     "CredentialsError",
     "Dependency",
     "DependencyError",
     "EnvironmentMismatchError",
+    "Forecast",
     "FunctionReport",
     "LogLine",
     "MapResult",
@@ -77,6 +81,7 @@ __all__ = [
     "SessionInfo",
     "SessionMismatchError",
     "SharedData",
+    "Status",
     "Table",
     "TaskError",
     "TaskState",

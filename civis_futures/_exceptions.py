@@ -10,6 +10,7 @@
     │   │   ├── WorkerCrashedError       the process that ran it died (exit code, signal)
     │   │   └── WorkerMemoryError        it was killed for its use of memory
     │   ├── TaskTimeoutError             it ran, or waited, for too long (also a TimeoutError)
+    │   ├── ContainerHoursError          the containers have run for max_container_hours
     │   ├── DependencyError              it was not run: another one that it needs has failed, say
     │   ├── EnvironmentMismatchError     the image is not fit: Python version, missing module
     │   └── SerializationError           also a pickle.PicklingError
@@ -39,6 +40,7 @@ __all__ = [
     "CallPicklingError",
     "CallUnpicklingError",
     "CivisFuturesError",
+    "ContainerHoursError",
     "CredentialsError",
     "DependencyError",
     "EnvironmentMismatchError",
@@ -176,6 +178,22 @@ class TaskTimeoutError(TaskError, TimeoutError):
     def __init__(self, message: str, *, log_tail: tuple[str, ...] = (), **details: Any) -> None:
         super().__init__(message, **details)
         self.log_tail = log_tail
+
+
+class ContainerHoursError(TaskError):
+    """The call was given up: the containers of its pool have run for `max_container_hours`.
+
+    Attributes:
+        limit: that number of hours.
+        used: for how many hours they had run, all together.
+    """
+
+    def __init__(
+        self, message: str, *, limit: float = 0.0, used: float = 0.0, **details: Any
+    ) -> None:
+        super().__init__(message, **details)
+        self.limit = limit
+        self.used = used
 
 
 class DependencyError(TaskError):

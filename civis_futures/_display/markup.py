@@ -94,6 +94,7 @@ def html(panel: Panel, most: int = MOST_ROWS) -> str:
         f'<div class="cf-line"><span>{totals.done:,} of {totals.tasks:,} done</span>{counts}</div>'
         f'<div class="cf-line cf-sums">{summed}</div>'
         + (f'<div class="cf-waiting">waiting: {escaped(panel.waiting)}</div>' * bool(panel.waiting))
+        + (f'<div class="cf-line">{escaped(panel.forecast)}</div>' * bool(panel.forecast))
         + _table(listed[:MOST_ROWS])
         + _pages(listed)
         + (f'<div class="cf-more">and {more:,} more</div>' if more and listed else "")

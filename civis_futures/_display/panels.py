@@ -125,6 +125,7 @@ class Panel:
     page: str = ""  # a link to the platform's page
     rows: int | None = None  # how many there are to choose from, if not one for each task
     ordered: bool = False
+    forecast: str = ""  # what is left, and when it will be done
 
     def listed(self, most: int) -> list[TaskSummary]:
         """Those to list."""
@@ -219,6 +220,7 @@ def text(panel: Panel, width: int = 80) -> str:
     lines += _wrapped(str(panel.totals).split(", "), ", ", width)
     lines += _wrapped([f"{name} {value}" for name, value in sums(panel)], ", ", width)
     lines += [shortened(f"waiting: {panel.waiting}", width)] if panel.waiting else []
+    lines += [shortened(panel.forecast, width)] if panel.forecast else []
     listed = panel.listed(MOST_ROWS)
     for summary in listed:
         lines.append(shortened(f"  {summary.state:<10}{summary.task}{_took(summary)}", width))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .forecast import Forecast
 from .markup import page_with
 from .panels import Totals, duration, memory, shortened
 from .usage import FunctionSums, Used, WorkSums
@@ -65,6 +66,9 @@ class PoolReport:
         functions: each function by itself.
         advice: what would have been enough, and what was too little.
         not_known: what this report cannot tell.
+        max_container_hours: the limit of `container_hours`, if there is one.
+        forecast: what is left to do, and when it will be done; None if that cannot be told yet, or
+            if nothing is left.
     """
 
     title: str
@@ -85,6 +89,8 @@ class PoolReport:
     functions: tuple[FunctionReport, ...]
     advice: tuple[str, ...]
     not_known: tuple[str, ...]
+    max_container_hours: float | None = None
+    forecast: Forecast | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data, which is JSON, too."""
@@ -114,7 +120,14 @@ class PoolReport:
 
 
 def report_of(
-    title: str, max_workers: int, totals: Totals, work: WorkSums, used: Used, requests: int
+    title: str,
+    max_workers: int,
+    totals: Totals,
+    work: WorkSums,
+    used: Used,
+    requests: int,
+    max_hours: float | None = None,
+    forecast: Forecast | None = None,
 ) -> PoolReport:
     """The report of these sums."""
     seconds = used.hours * 3600
@@ -141,6 +154,8 @@ def report_of(
         functions=tuple(functions),
         advice=tuple(_advice(max_workers, totals, work, used, busy, functions)),
         not_known=tuple(_not_known(totals, used, functions)),
+        max_container_hours=max_hours,
+        forecast=forecast,
     )
 
 
@@ -227,6 +242,7 @@ def _facts(report: PoolReport) -> list[tuple[str, str]]:
         ("reserved", _reserved(report)),
         ("busy", busy),
         ("requests", f"{report.requests:,} of this process, starts included"),
+        *([] if report.forecast is None else [("forecast", str(report.forecast))]),
     ]
 
 
@@ -242,7 +258,9 @@ def _reserved(report: PoolReport) -> str:
         "not known" if value is None else f"{value:.4g}"
         for value in (report.cpu_hours, report.memory_hours)
     )
-    return f"{report.container_hours:.4g} container hours: cores {cores}, GB {size}"
+    most = report.max_container_hours
+    of = "" if most is None else f" of {most:.4g}"
+    return f"{report.container_hours:.4g}{of} container hours: cores {cores}, GB {size}"
 
 
 def _slowest(report: PoolReport) -> list[list[str]]:

@@ -23,8 +23,15 @@ MOST_FUNCTIONS = 100
 MOST_SLOWEST = 5
 #: Stretches of work that are kept apart; older ones are one sum.
 MOST_STRETCHES = 64
+#: Seconds; tasks that took less count as this long where their logarithms are added.
+SHORTEST = 1e-3
 OTHERS = "all others"
 _BATCH = re.compile(r" and \d+ more$")
+
+
+def function_of(task: str) -> str:
+    """The function (or label) of a task, by the task's name."""
+    return _BATCH.sub("", task.rpartition(" (task ")[0] or task)
 
 
 @dataclass(slots=True)
@@ -34,6 +41,10 @@ class FunctionSums:
     tasks: int = 0
     failed: int = 0
     compute: float = 0.0
+    occupied: float = 0.0
+    timed: int = 0  # how many tasks are in that, and in the sums of logarithms
+    logs: float = 0.0
+    squares: float = 0.0  # of the logarithms
     longest: float = 0.0
     peak_memory: float = 0.0
     peaks: int = 0  # how many tasks have told their peak
@@ -44,6 +55,10 @@ class FunctionSums:
         self.tasks += 1
         self.failed += summary.state is TaskState.FAILED
         self.compute += summary.compute or 0.0
+        if summary.occupied is not None:
+            log = math.log(max(summary.occupied, SHORTEST))
+            self.timed, self.occupied = self.timed + 1, self.occupied + summary.occupied
+            self.logs, self.squares = self.logs + log, self.squares + log * log
         self.longest = max(self.longest, summary.compute or 0.0)
         self.peak_memory = max(self.peak_memory, summary.peak_memory or 0.0)
         self.peaks += summary.peak_memory is not None
@@ -131,7 +146,7 @@ class WorkSums:
         """Count one more that has ended."""
         if summary.state not in DONE:
             return
-        name = _BATCH.sub("", summary.task.rpartition(" (task ")[0] or summary.task)
+        name = function_of(summary.task)
         if name not in self.functions and len(self.functions) >= MOST_FUNCTIONS:
             name = OTHERS
         self.functions.setdefault(name, FunctionSums()).add(summary)

@@ -28,6 +28,7 @@ from typing import (
 
 from .._container.container import Container, Template
 from .._display import live, markup, panels
+from .._display.forecast import Status
 from .._display.report import PoolReport, report_of
 from .._exceptions import BrokenContainerPool
 from .._files.contents import SharedData
@@ -102,6 +103,10 @@ class ContainerPoolExecutor(Executor):
         keep_alive: with a `session`, containers that are idle at the end stay for this many
             seconds, and the next process that opens the session begins with them. They cost what
             running containers cost.
+        max_container_hours: for how many hours containers may run, all together; None is no limit.
+            Then no call begins any more and no container is started: what runs goes on to its end,
+            and the rest fails with `ContainerHoursError`. A container counts from when it was seen
+            to run, and as long as this executor has it; with a `session`, each process begins anew.
 
     Raises:
         SessionInUseError: another process has the session open.
@@ -135,11 +140,12 @@ class ContainerPoolExecutor(Executor):
         code: bool = True,
         share_arrays: float | None = 1_000_000,
         keep_alive: float = 0.0,
+        max_container_hours: float | None = None,
     ) -> None:
         options = PoolOptions(
             max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
             initargs, max_retries, retry_on, memory_growth, lease, name, requires, session, include,
-            exclude, code, share_arrays, keep_alive,
+            exclude, code, share_arrays, keep_alive, max_container_hours,
         )  # fmt: skip
         from .opening import open_pool
         from .submission import Intake
@@ -147,6 +153,7 @@ class ContainerPoolExecutor(Executor):
         opened = open_pool(options)
         self._options = options.calls
         self._max_workers, self._name = options.policy.max_workers, options.title
+        self._max_hours = options.max_container_hours
         self._manager, self._url, self._page = opened.manager, opened.url, opened.page
         self._intake = Intake(opened, options)
         # A forgotten executor finishes its work and goes; the manager does not hold it.
@@ -473,7 +480,7 @@ class ContainerPoolExecutor(Executor):
 
     # --- looking -------------------------------------------------------------------------------
 
-    def status(self) -> list[dict[str, Any]]:
+    def status(self) -> Status:
         """How the calls are whose futures you hold, as plain data; from memory, at once.
 
         One dict for each, in the order of submission, that pandas takes as it is: ``task``,
@@ -482,9 +489,11 @@ class ContainerPoolExecutor(Executor):
         seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``; for how many
         seconds it was seen ``running``, while it does, and how long its last attempt had
         ``occupied`` its container, imports included; ``asked_memory`` in MB. None is what nobody
-        knows.
+        knows. The list has an attribute, too: ``forecast``, as `report` has it.
         """
-        return panels.records(self._intake.pool_futures.summaries())
+        status = Status(panels.records(self._intake.pool_futures.summaries()))
+        status.forecast = self._intake.forecast()
+        return status
 
     def report(self) -> PoolReport:
         """What this pool has used so far, and what would have been enough; from memory, at once.
@@ -492,12 +501,17 @@ class ContainerPoolExecutor(Executor):
         Container hours, starts and requests; the speed-up, and which part of their time containers
         were busy; the slowest tasks, and the peak memory of each function beside what was asked
         for; and what follows from that. It prints, displays, and is data by `as_dict()`.
+
+        While tasks are not done: how many, for how many container hours more, and when the last
+        one will be done (`forecast`). That is said once some tasks of each function have ended, by
+        the time that these took. The display and the bars have it, too.
         """
         futures, manager = self._intake.pool_futures, self._manager
         title, used = f"{self._name} on {self._url}", manager.containers.used()
         requests = manager.client.budget.requests
         totals, work = futures.totals(), futures.work()
-        return report_of(title, self._max_workers, totals, work, used, requests)
+        hours, forecast = self._max_hours, self._intake.forecast()
+        return report_of(title, self._max_workers, totals, work, used, requests, hours, forecast)
 
     def __repr__(self) -> str:
         """Name, size, platform (without the key), and how many calls are how."""
@@ -509,7 +523,8 @@ class ContainerPoolExecutor(Executor):
     def _panel(self, most: int = panels.MOST_ROWS) -> panels.Panel:
         title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
         panel = self._intake.pool_futures.panel(title, self._manager.why_waiting(), most)
-        return panel if self._page is None else dataclasses.replace(panel, page=self._page())
+        page, forecast = self._page and self._page(), self._intake.forecast()
+        return dataclasses.replace(panel, page=page or "", forecast=str(forecast or ""))
 
     def _repr_html_(self) -> str:
         """For notebooks; from memory."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -244,6 +245,7 @@ class PoolOptions:
     code: bool = True
     share_arrays: float | None = LEAST_SHARED
     keep_alive: float = 0.0
+    max_container_hours: float | None = None
 
     def __post_init__(self) -> None:
         """Check the fields, and raise here what is wrong with them."""
@@ -251,10 +253,14 @@ class PoolOptions:
         if self.share_arrays is not None:
             make_plain(self, ("share_arrays",), number)
         make_plain(self, ("idle_timeout", "lease", "keep_alive"), number)
+        make_plain(self, ("max_container_hours",), number)
         if not 0 <= self.keep_alive < float("inf"):
             raise ValueError("keep_alive must be a finite number of seconds, 0 or more")
         if self.keep_alive and not self.session:
             raise ValueError("keep_alive is for the next process of a session: give it a session=")
+        hours = self.max_container_hours
+        if hours is not None and not 0 < hours < float("inf"):
+            raise ValueError("max_container_hours must be a finite number of hours, above 0")
         if not 0 <= self.idle_timeout < float("inf"):
             raise ValueError("idle_timeout must be a finite number of seconds, 0 or more")
         if not 0 < self.lease < float("inf"):
@@ -333,4 +339,7 @@ class PoolOptions:
             float(self.lease),
             setup=bool(getattr(self.runs_in, "setup_cmd", True)),  # a template may do anything
             keep_alive=float(self.keep_alive),
+            max_seconds=math.inf
+            if self.max_container_hours is None
+            else 3600.0 * self.max_container_hours,
         )

@@ -21,6 +21,7 @@ from .. import _wire
 from .._container.container import DEFAULT_RESOURCES, Container, Template
 from .._data import pickling
 from .._data.generators import Carried
+from .._display.forecast import Forecast, PoolSize
 from .._display.panels import TaskSummary
 from .._exceptions import CallPicklingError, SessionMismatchError
 from .._files.contents import SentCall, SharedData, Value
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: So many states of generators are remembered, with the generators; then all are forgotten.
 MOST_STATES = 1_000
+#: Seconds after which a container that is queued counts for nothing in a forecast.
+FULL = 30.0
 
 
 class Intake:
@@ -226,6 +229,19 @@ class Intake:
 
     def _upstream(self, future: Any) -> Value | None:
         return upstream(self, future)
+
+    def forecast(self) -> Forecast | None:
+        """When all will be done, if that can be told; from memory."""
+        used, standing = self._manager.containers.used(), self._manager.standing
+        policy = self._manager.scheduler.fleet.policy  # frozen, and replaced as a whole
+        workers = policy.max_workers
+        if standing.queued and time.monotonic() - standing.queued_since > FULL:
+            workers = max(standing.running, 1)
+        seconds_left = None
+        if policy.max_seconds < float("inf"):
+            seconds_left = policy.max_seconds - used.hours * 3600
+        size = PoolSize(workers, standing.containers, policy.max_tasks_per_worker, seconds_left)
+        return self.pool_futures.forecast(used, size)
 
     def put(self, value: Any) -> SharedData:
         """As `ContainerPoolExecutor.put`."""

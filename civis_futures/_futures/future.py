@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar, overload
 
 from .._display import live, markup, panels
+from .._display.forecast import Forecast
 from .._types import Attempt, LogLine, TaskState, seconds, whole
 from . import logs as _logs
 
@@ -88,6 +89,9 @@ class Origin(Protocol):
         self, future: ContainerFuture[T], changes: Mapping[str, Any]
     ) -> ContainerFuture[T]:
         """The call once more, with some options changed."""
+
+    def forecast(self) -> Forecast | None:
+        """When all of its calls will be done."""
 
 
 class ContainerFuture(Future[T]):
@@ -492,6 +496,11 @@ def view_of(future: ContainerFuture[Any]) -> View:
 def show(future: ContainerFuture[Any], **changes: Any) -> None:
     """Replace fields of its view. For the manager's thread alone."""
     future._view = future._view._replace(**changes)
+
+
+def pool_of(future: ContainerFuture[Any]) -> Origin | None:
+    """Its executor's part that submits calls."""
+    return future._pool
 
 
 def key_of(future: ContainerFuture[Any]) -> str:

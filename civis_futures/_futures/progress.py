@@ -23,7 +23,7 @@ from .._display.live import Handle, is_notebook
 from .._display.markup import html
 from .._display.panels import MOST_ROWS, Panel, TaskSummary, Totals, chosen, duration, rank, text
 from .._types import TaskState, whole
-from .future import ContainerFuture, number_of, state_soon_of, summary_of
+from .future import ContainerFuture, number_of, pool_of, state_soon_of, summary_of
 from .prints import Prints
 from .tables import Table
 
@@ -33,6 +33,8 @@ LEAST, MOST = 0.1, 0.5
 SHARE = 0.05
 #: A log gets a line when STEP more of the whole is done, or after SILENCE seconds.
 STEP, SILENCE = 0.1, 60.0
+#: Seconds; when all will be done sooner than that, it is not said.
+SOON = 60.0
 
 
 class Awaited(Protocol):
@@ -45,8 +47,10 @@ class Awaited(Protocol):
 class Bar(Protocol):
     """Something that shows counts."""
 
-    def show(self, totals: Totals, expected: int, waiting: str) -> None:
-        """Show them if it is time: the bar decides. `waiting` is what tasks wait for."""
+    def show(self, totals: Totals, expected: int, waiting: str, forecast: str) -> None:
+        """Show them if it is time: the bar decides. `waiting` is what tasks wait for,
+        and `forecast` when they will be done.
+        """
 
     def close(self, totals: Totals, expected: int) -> None:
         """Show the last ones and end."""
@@ -150,7 +154,7 @@ class Meter:
         now = time.monotonic()
         if now - self._drawn >= max(LEAST, self._cost / SHARE):
             totals, waiting = self._look(), self._waiting()
-            self._bar.show(totals, max(self._expected, self._watched), waiting)
+            self._bar.show(totals, max(self._expected, self._watched), waiting, self._forecast())
             if self._table is not None:
                 self._table.show(list(self._open), totals, waiting)
             self._drawn = time.monotonic()
@@ -180,6 +184,14 @@ class Meter:
             if isinstance(future, ContainerFuture) and not future.running():
                 return future.reason
         return ""
+
+    def _forecast(self) -> str:
+        """When all will be done, if that is not soon, can be told, and they are of one executor."""
+        ours = (each for each in list(self._open) if isinstance(each, ContainerFuture))
+        pools = set(map(pool_of, ours))
+        pool = pools.pop() if len(pools) == 1 else None
+        forecast = None if pool is None else pool.forecast()
+        return "" if forecast is None or forecast.seconds < SOON else forecast.brief
 
     def _look(self) -> Totals:
         totals = self._totals.copy()
@@ -342,16 +354,16 @@ class _Drawn:
             quiet.set_lock(threading.RLock())  # type: ignore[attr-defined]
         self._bar = quiet(total=expected or None, unit="task", dynamic_ncols=True)
 
-    def show(self, totals: Totals, expected: int, waiting: str) -> None:
+    def show(self, totals: Totals, expected: int, waiting: str, forecast: str) -> None:
         """Draw it."""
         self._bar.total = expected
         self._bar.n = totals.done
-        self._bar.set_postfix_str(_rest(totals, waiting), refresh=False)
+        self._bar.set_postfix_str(_rest(totals, waiting, forecast), refresh=False)
         self._bar.refresh()
 
     def close(self, totals: Totals, expected: int) -> None:
         """Draw it and leave it there."""
-        self.show(totals, expected, "")
+        self.show(totals, expected, "", "")
         self._bar.close()
 
     def write(self, line: str) -> None:
@@ -362,7 +374,7 @@ class _Drawn:
 class _NoBar:
     """For those who have asked for no bar."""
 
-    def show(self, totals: Totals, expected: int, waiting: str) -> None:
+    def show(self, totals: Totals, expected: int, waiting: str, forecast: str) -> None:
         """Nothing."""
 
     def close(self, totals: Totals, expected: int) -> None:
@@ -380,11 +392,11 @@ class _Lines(_NoBar):
         self._begun = self._last = time.monotonic()
         self._shown = 0.0
 
-    def show(self, totals: Totals, expected: int, waiting: str) -> None:
+    def show(self, totals: Totals, expected: int, waiting: str, forecast: str) -> None:
         """Write a line if it is time for one."""
         part = totals.done / max(1, expected)
         if part >= self._shown + STEP or time.monotonic() >= self._last + SILENCE:
-            self._write(totals, expected, waiting)
+            self._write(totals, expected, waiting, forecast)
             self._shown = part
 
     def close(self, totals: Totals, expected: int) -> None:
@@ -392,9 +404,9 @@ class _Lines(_NoBar):
         if self._shown < 1:
             self._write(totals, expected)
 
-    def _write(self, totals: Totals, expected: int, waiting: str = "") -> None:
+    def _write(self, totals: Totals, expected: int, waiting: str = "", forecast: str = "") -> None:
         self._last = time.monotonic()
-        rest = _rest(totals, waiting)
+        rest = _rest(totals, waiting, forecast)
         said = f"{totals.done:,} of {expected:,} tasks done{', ' if rest else ''}{rest}"
         _say(f"{said}, {duration(self._last - self._begun)}")
 
@@ -405,8 +417,9 @@ def _say(text: str) -> None:
         print(f"civis_futures: {text}", file=sys.stderr, flush=True)
 
 
-def _rest(totals: Totals, waiting: str) -> str:
-    """The counts that a bar does not show itself, and what is waited for."""
+def _rest(totals: Totals, waiting: str, forecast: str) -> str:
+    """The counts that a bar does not show itself, what is waited for, and when all is done."""
     states = (TaskState.FAILED, TaskState.CANCELLED, TaskState.RUNNING, TaskState.QUEUED)
     rest = ", ".join(f"{count:,} {state}" for state in states if (count := totals.counts[state]))
-    return f"{rest} ({waiting})" if waiting and rest else rest
+    rest = f"{rest} ({waiting})" if waiting and rest else rest
+    return f"{rest}, {forecast}" if forecast and rest else rest

@@ -14,8 +14,10 @@ from heapq import nsmallest
 from typing import Any, overload
 
 from .._display import live, markup, panels
+from .._display.forecast import Forecast, PoolSize, Undone, forecast_of
 from .._display.panels import MOST_PAGED, MOST_ROWS, WAITING, Panel, TaskSummary, Totals, rank
-from .._display.usage import WorkSums
+from .._display.usage import Used, WorkSums, function_of
+from .._types import TaskState
 from .future import ContainerFuture, has_ended, number_of, state_soon_of, summary_of, view_of
 
 #: Futures that have ended are added up when the sums are asked for, or when there are this many.
@@ -184,6 +186,20 @@ class PoolFutures:
     def summaries(self) -> list[TaskSummary]:
         """How those are that the user holds, one by one."""
         return list(map(summary_of, self.futures()))
+
+    def forecast(self, used: Used, size: PoolSize) -> Forecast | None:
+        """When all will be done, if that can be told; `used` by the containers up to now."""
+        now, undone = time.time(), dict[str, Undone]()
+        for future in self.futures():
+            if not has_ended(future):
+                tasks = undone.setdefault(function_of(future.task), Undone())
+                view = view_of(future)
+                if view.state is TaskState.RUNNING and view.running_since is not None:
+                    tasks.running.append(max(0.0, now - view.running_since))
+                else:
+                    tasks.waiting += 1
+        done = self._ended.sums()[0].done
+        return forecast_of(undone, done, self._ended.work(), used, size, now)
 
     def totals(self) -> Totals:
         """All tasks in numbers."""

@@ -24,6 +24,7 @@ from .._exceptions import (
     BrokenContainerPool,
     CallLostError,
     CallUnpicklingError,
+    ContainerHoursError,
     DependencyError,
     EnvironmentMismatchError,
     OutcomePicklingError,
@@ -237,6 +238,11 @@ def lost_outcome(cause: Verdict | Exception, place: CallPlace) -> Outcome:
         broken = BrokenContainerPool(f"{place} was given up: {cause}")
         broken.__cause__ = cause.__cause__
         return Outcome(exception=broken)
+    if isinstance(cause, ContainerHoursError):
+        spent = ContainerHoursError(
+            f"{place} was given up: {cause}", limit=cause.limit, used=cause.used, **place.details
+        )
+        return Outcome(exception=spent)
     if isinstance(cause, Exception):
         lost = CallLostError(f"{place} could not be sent: {brief(cause)}", **place.details)
         lost.__cause__ = cause

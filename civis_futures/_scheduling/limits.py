@@ -1,4 +1,5 @@
-"""The limits of calls that the client keeps: `queue_timeout`, and `timeout` if a worker does not.
+"""The limits that the client keeps: of calls `queue_timeout`, and `timeout` if a worker does not;
+of a pool `max_container_hours`.
 
 Pure, as the scheduler is. A worker keeps the `timeout` of its calls itself, by a timer. But it may
 be frozen, with its machine, and say nothing any more; then its call ends here, some time later.
@@ -6,19 +7,23 @@ be frozen, with its machine, and say nothing any more; then its call ends here, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from .._exceptions import ContainerHoursError
 from .._pacing import Pacing
-from .._types import RunState, TaskId
+from .._types import RunState, TaskId, WorkerId
 from . import events as e
 from .fleet import Fleet
 from .looks import Observation
-from .state import Step, TaskPhase, Tasks, Worker
+from .state import Step, Task, TaskPhase, Tasks, Worker, WorkerPhase
 
 #: Seconds more for the first call of a container that is set up by a command, which may take long:
 #: nobody sees when the call begins.
 SETUP = 900.0
+#: Seconds of containers that are as good as none.
+LEAST_LEFT = 1e-3
 _NOT_BEGUN = (TaskPhase.WAITING, TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED)
 
 
@@ -121,3 +126,75 @@ class TimeLimits:
         )
         self.lost(call[0], e.Verdict(None, reason, timed_out=True))
         self.fleet.release(step, call, worker)
+
+
+@dataclass(slots=True)
+class HoursLimit:
+    """How long the containers of a pool may run, all together. Once they have, what is not in hand
+    is given up: so no call is given away any more, and no container started. What runs ends.
+    """
+
+    tasks: Tasks
+    fleet: Fleet
+    give_up: Callable[[e.Lose], None]
+    reached: bool = False
+    _gone: float = 0.0  # seconds of containers that are no more in the fleet
+
+    def used(self, now: float) -> float:
+        """Seconds that containers have run."""
+        return self._gone + sum(worker.seconds(now) for worker in self.fleet.workers.values())
+
+    @property
+    def may_keep(self) -> bool:
+        """Whether workers stay for the next process, which cost what others cost."""
+        return self.fleet.policy.keep_alive > 0 and not self.reached
+
+    def may_retry(self, task: Task) -> bool:
+        """Whether a failed attempt may be followed by another one."""
+        return task.attempts < task.terms.max_retries and not self.reached
+
+    def remove(self, worker: WorkerId, now: float) -> None:
+        """It leaves the fleet, but not the sum."""
+        if (gone := self.fleet.workers.pop(worker, None)) is not None:
+            self._gone += gone.seconds(now)
+
+    def expire(self, step: Step) -> None:
+        """See whether the limit is reached; if so, end the tasks that no container has begun."""
+        if self.fleet.policy.max_seconds == math.inf:
+            return
+        if not self.reached:
+            left = self.fleet.policy.max_seconds - self.used(step.now)
+            running = sum(worker.running for worker in self.fleet.workers.values())
+            self.reached = left <= LEAST_LEFT
+            if not self.reached and running:
+                step.wake(step.now + left / running)
+        if self.reached:
+            self._take_back(step)
+            error = self._error(step.now)
+            for name, task in list(self.tasks.known.items()):
+                if task.phase in _NOT_BEGUN and task.claimed:
+                    self.give_up(e.Lose(name, None, error))
+
+    def _error(self, now: float) -> ContainerHoursError:
+        limit, used = self.fleet.policy.max_seconds / 3600, self.used(now) / 3600
+        return ContainerHoursError(
+            f"containers have run for {used:.4g} hours, and max_container_hours is {limit:.4g}. "
+            "What they had begun goes on to its end. For the rest, open another executor, with "
+            "more hours if need be; with the same session, it runs only what is missing",
+            limit=limit,
+            used=used,
+        )
+
+    def _take_back(self, step: Step) -> None:
+        """Take back what workers have not begun; it comes back as READY, and is ended then."""
+        for worker in self.fleet.workers.values():
+            if worker.phase is WorkerPhase.LAUNCHING and not (worker.recalled or worker.cancelled):
+                worker.recalled = True
+                step.do(e.Recall(worker.id))
+            if worker.cancelled or not worker.open:
+                continue
+            if worker.reads_inbox:
+                for call in worker.unbegun:
+                    self.fleet.take_back(step, call, worker)
+            elif worker.alive and worker.state is RunState.QUEUED:
+                self.fleet.cancel(step, worker)

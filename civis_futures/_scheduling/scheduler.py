@@ -34,6 +34,8 @@ What workers do is in `fleet`. What always holds, after every event of the rando
 11. No worker is given a call while one with a higher priority is READY that it could do.
 12. A task waits for others as long as it is not decided whether it may begin, and no longer; one is
     given to a worker only when all that it needs has come.
+13. Once containers have run for `max_seconds`, no worker is launched or given a call, and only
+    what workers have in hand is left.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
 from .balance import even_out, hand_on, may_even_out, resize
 from .fleet import Fleet
-from .limits import TimeLimits
+from .limits import HoursLimit, TimeLimits
 from .pacing import FALSE_STARTS, HOPE, RetriedRequest
 from .state import LOST, Policy, Step, Task, TaskPhase, Tasks, Worker, WorkerPhase
 
@@ -68,6 +70,7 @@ class Scheduler:
         self.tasks = Tasks()
         self.fleet = Fleet(self.policy, self.tasks, self.pacing)
         self.limits = TimeLimits(self.tasks, self.fleet, self.pacing, self._give_up, self._lost)
+        self.hours = HoursLimit(self.tasks, self.fleet, self._give_up)
         self.deadline: float | None = None  # when to send a Tick, at the latest
         self._known = False  # bundle and inbox are on the platform
         self._preparing = RetriedRequest()
@@ -128,13 +131,14 @@ class Scheduler:
             step.wake(at)
         self._tell_dependants()
         self.limits.expire(step)
+        self.hours.expire(step)
         self._tell_dependants()
         self._prepare()
         if self._known:
             self.fleet.give(step)
             self.fleet.launch(step)
             even_out(self.fleet, step)
-        keeps = self._closing and self._broken is None and self.policy.keep_alive > 0
+        keeps = self._closing and self._broken is None and self.hours.may_keep
         if keeps and not self.tasks.known:
             hand_on(self.fleet)
         self.fleet.let_go(step, self._more_may_come() or (keeps and bool(self.tasks.known)))
@@ -275,7 +279,7 @@ class Scheduler:
 
     def _judge(self, name: TaskId, cause: Answer | e.Verdict) -> bool:
         task = self.tasks.known[name]
-        if not task.terms.judged or task.attempts >= task.terms.max_retries or task.worker is None:
+        if not task.terms.judged or not self.hours.may_retry(task) or task.worker is None:
             return False
         self.tasks.move(name, TaskPhase.JUDGING)
         self._step.do(e.Judge(name, task.worker, cause))
@@ -300,14 +304,13 @@ class Scheduler:
         task = self.tasks.known[name]
         task.expires = None  # it may have begun
         again = e.Again(name, task.worker, verdict)
-        if verdict.memory and task.grow():
+        if verdict.memory and not self.hours.reached and task.grow():
             self._delay(again)
             return
         if verdict.timed_out and self._judge(name, verdict):
             return
         # Users who cancel a run on the platform do not want it to come back.
-        final = verdict.outside or verdict.timed_out or task.attempts >= task.terms.max_retries
-        if final:
+        if verdict.outside or verdict.timed_out or not self.hours.may_retry(task):
             self._end(e.Lose(name, task.worker, verdict))
         else:
             task.attempts += 1
@@ -498,7 +501,7 @@ class Scheduler:
             self._finish()
 
     def _archived(self, command: e.Archive, _: object) -> None:
-        self.fleet.workers.pop(command.worker, None)
+        self.hours.remove(command.worker, self._step.now)
 
     def _others_wait(self, event: e.OthersWait) -> None:
         self.fleet.others_wait_since = event.since
@@ -513,8 +516,7 @@ class Scheduler:
 
     def standing(self, now: float) -> Standing:
         """What tasks wait for, if any do."""
-        count = self.tasks.count
-        found = self.fleet.standing(now, bool(count[TaskPhase.READY]))
+        found = self.fleet.standing(now, bool(self.tasks.count[TaskPhase.READY]))
         looks, fleet = self.fleet.looks, self.fleet
         tried = (self._preparing, fleet.launching, fleet.starting, fleet.writing)
         failed = max(tried, key=lambda attempts: attempts.not_before)
@@ -533,7 +535,7 @@ class Scheduler:
     def _more_may_come(self) -> bool:
         """Whether there will be calls for a worker that has none."""
         if not self._closing:
-            return True
+            return not self.hours.reached
         coming = len(self.tasks.known) - self.tasks.count[TaskPhase.HELD]
         return bool(coming) or may_even_out(self.fleet)
 

@@ -5,6 +5,7 @@ Only the scheduler writes these. The phases are drawn in its docstring.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -64,6 +65,7 @@ class Policy:
     lease: float = 3600.0
     setup: bool = False  # containers may have something to do before their first call
     keep_alive: float = 0.0  # how long idle workers stay after the end for the next process
+    max_seconds: float = math.inf  # for how long containers may run, all together
 
     @property
     def letter_bytes(self) -> int:
@@ -395,6 +397,7 @@ class Worker:
     at_call_since: float = 0.0  # when it got to its present call, as far as looks tell
     idle_since: float = 0.0
     running_since: float | None = None  # when a look first found it running
+    ran: float | None = None  # for how long it has run, once its run is over
     begun: bool = False  # whether its run has started, for all we know
     late: Given | None = None  # the call that should long have ended
     reads: Pause = field(default_factory=Pause)  # until its answers are read without any news
@@ -543,10 +546,21 @@ class Worker:
             if run.state is RunState.RUNNING and self.running_since is None:
                 self.running_since = self.at_call_since = now
             self.state, self.unknown_since = run.state, None
-            return run.state.over
-        if self.unknown_since is None:
-            self.unknown_since = now
-        return run.finished is not None or now - self.unknown_since >= UNKNOWN_STATE_PATIENCE
+            over = run.state.over
+        else:
+            since = self.unknown_since = now if self.unknown_since is None else self.unknown_since
+            over = run.finished is not None or now - since >= UNKNOWN_STATE_PATIENCE
+        if over and run.started is not None and run.finished is not None:
+            self.ran = max(0.0, run.finished - run.started)
+        elif over and self.ran is None:
+            self.ran = self.seconds(now)
+        return over
+
+    def seconds(self, now: float) -> float:
+        """For how long it has run, as far as looks tell."""
+        if self.ran is not None:
+            return self.ran
+        return 0.0 if self.running_since is None else now - self.running_since
 
 
 @dataclass(slots=True)

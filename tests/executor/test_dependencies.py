@@ -13,6 +13,7 @@ import urllib.request
 from concurrent.futures import CancelledError
 
 import cloudpickle
+import networkx as nx
 import numpy as np
 import pytest
 from tasks import SECONDS, square, wait_at
@@ -249,20 +250,24 @@ def test_a_dependency_that_makes_no_sense(reused, make, error):
         reused.options(after=1)
 
 
-class Graph:
-    """As much of `networkx.DiGraph` as the example uses."""
-
-    def __init__(self, nodes, edges):
-        chance = random.Random(1)
-        self._nodes = list(range(nodes))
-        pairs = [(a, b) for b in self._nodes for a in range(b)]
-        self._edges = chance.sample(pairs, edges)
-
-    def __iter__(self):
-        return iter(self._nodes)
-
-    def predecessors(self, node):
-        return (a for a, b in self._edges if b == node)
+def random_dag(nodes, edges):
+    """A random graph without circles: "DAG Dependencies" in the documentation of ipyparallel."""
+    chance = random.Random(1)
+    G = nx.DiGraph()
+    for i in range(nodes):
+        G.add_node(i)
+    while edges > 0:
+        a = b = chance.randint(0, nodes - 1)
+        while b == a:
+            b = chance.randint(0, nodes - 1)
+        if G.has_edge(a, b):
+            continue
+        G.add_edge(a, b)
+        if nx.is_directed_acyclic_graph(G):
+            edges -= 1
+        else:
+            G.remove_edge(a, b)
+    return G
 
 
 def randomwait():
@@ -273,11 +278,13 @@ def randomwait():
 
 
 def test_the_example_of_ipython(reused):
-    """ "DAG Dependencies" in the documentation of ipyparallel: its loops, and its check."""
-    G = Graph(16, 32)
-    jobs = dict.fromkeys(G, randomwait)
+    """Its loops and its check, as they are there but for the names of timings."""
+    G = random_dag(32, 128)
+    jobs = {}
+    for node in G:
+        jobs[node] = randomwait
     results = {}
-    for node in G:  # in topological order
+    for node in nx.topological_sort(G):
         deps = [results[n] for n in G.predecessors(node)]
         results[node] = reused.options(after=deps).submit(jobs[node])
     concurrent.futures.wait(results.values(), SECONDS)
@@ -290,6 +297,50 @@ def test_the_example_of_ipython(reused):
                 assert started > finished, f"{node} should have happened after {parent}"
 
     validate_tree(G, results)
+
+
+# --- many --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [300, pytest.param(1000, marks=pytest.mark.stress)])
+def test_a_long_chain(make_executor, length):
+    executor = make_executor(2)
+    link = executor.submit(add, 0)
+    for _ in range(length):
+        link = executor.submit(add, link, 1)
+    assert link.result(20 * SECONDS) == length
+
+
+def test_a_chain_costs_no_request_more_than_its_calls_one_by_one(make_executor, platform):
+    """Of those that change something: how often is looked is a matter of time."""
+    executor = make_executor(1)
+    executor.submit(add, 1).result(SECONDS)
+
+    def changes():
+        stats = platform.stats()
+        return sum(stats.count(method) for method in ("POST", "PUT", "PATCH")) + stats.uploads
+
+    before = changes()
+    value = 0
+    for _ in range(30):
+        value = executor.submit(add, value, 1).result(SECONDS)
+    middle = changes()
+    link = executor.submit(add, 0, 1)
+    for _ in range(29):
+        link = executor.submit(add, link, 1)
+    assert link.result(SECONDS) == value == 30
+    assert changes() - middle <= 1.1 * (middle - before) + 3
+
+
+def test_a_graph_costs_no_request_more_than_its_calls(make_executor, platform):
+    """A hundred calls that need nothing, and one that needs all of them."""
+    executor = make_executor(2)
+    stats = platform.stats()
+    some = [executor.submit(add, number) for number in range(100)]
+    assert executor.submit(total, some).result(SECONDS) == 4950
+    after = platform.stats()
+    assert after.uploads - stats.uploads <= 1  # the program of the workers, if it was not there
+    assert after.count("POST", "/files") - stats.count("POST", "/files") <= 1
 
 
 # --- failure -----------------------------------------------------------------------------------

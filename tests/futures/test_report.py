@@ -9,10 +9,11 @@ import time
 
 import cloudpickle
 import pytest
+from summaries import ended, work_of
 
 from civis_futures import Container, ContainerPoolExecutor, PoolReport
 from civis_futures._display import usage
-from civis_futures._display.panels import TaskSummary, Totals
+from civis_futures._display.panels import Totals
 from civis_futures._display.report import enough_memory, report_of
 from civis_futures._display.usage import ContainerSums, Used, WorkSums
 from civis_futures._types import Resources, Run, RunState, TaskState
@@ -20,30 +21,6 @@ from civis_futures.local import LocalPlatform
 
 # No container has this module: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def ended(number=0, at=0.0, queue=0.0, took=1.0, worker=1, function="f", **fields):
-    """A task that was submitted at that time, waited, and ran; all in seconds."""
-    known = {
-        "task": f"{function} (task {number})",
-        "number": number,
-        "state": TaskState.SUCCEEDED,
-        "attempts": 1,
-        "submitted": at,
-        "elapsed": (queue or 0.0) + took,
-        "queue": queue,
-        "compute": took,
-        "occupied": took,
-        "worker": worker,
-    }
-    return TaskSummary(**{**known, **fields})
-
-
-def work_of(*summaries):
-    work = WorkSums()
-    for summary in sorted(summaries, key=lambda each: each.submitted + each.elapsed):
-        work.add(summary)
-    return work
 
 
 def report(work, used=None, max_workers=10, **counts):

@@ -7,6 +7,7 @@ every run may end at any moment in any way, answers come twice, late or not at a
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 from collections import Counter
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from civis_futures import BrokenContainerPool, _wire
+from civis_futures import BrokenContainerPool, ContainerHoursError, _wire
 from civis_futures._exceptions import PlatformError, Recalled
 from civis_futures._scheduling import events as e
 from civis_futures._scheduling.balance import movable
@@ -1262,7 +1263,129 @@ def test_a_queue_timeout_says_what_was_waited_for():
     assert lost.cause.reason.endswith("its queue_timeout of 5 s; it waited for task 0")
 
 
+# --- how long containers may run ---------------------------------------------------------------
+
+
+def lost_hours(commands):
+    return {
+        int(command.task): command.cause
+        for command in commands
+        if isinstance(command, e.Lose) and isinstance(command.cause, ContainerHoursError)
+    }
+
+
+def busy(number, **policy):
+    """A pool with this many calls, of which two workers run the first ones."""
+    table = Table(**{"max_seconds": 100.0, **policy})
+    table.submit(*range(number))
+    for command in table(PREPARED):
+        if isinstance(command, e.Launch):
+            table(launched(command.worker))
+    runs = [e.Report(WorkerId(n), run_in(RunState.RUNNING)) for n in (1, 2)]
+    table.looked(*runs)
+    return table, runs
+
+
+def test_when_the_hours_are_used_up_what_runs_goes_on_and_the_rest_is_lost():
+    table, _ = busy(5)
+    running = {worker.calls[0][0] for worker in table.scheduler.fleet.workers.values()}
+    table.now = 49.0
+    assert not lost_hours(table(e.Tick()))
+    table.now = 51.0
+    commands = table(e.Tick())
+    in_hand = {c[0] for w in table.scheduler.fleet.workers.values() for c in w.calls}
+    assert running <= in_hand
+    lost = lost_hours(commands)
+    assert lost.keys() == set(range(5)) - in_hand
+    [inbox] = [command for command in commands if isinstance(command, e.WriteInbox)]
+    revoked = {call for letter in inbox.letters for call in letter.revoked}
+    assert {call[0] for call in revoked} == in_hand - running
+    assert not any(isinstance(command, e.CancelRun) for command in commands)
+
+
+def test_no_call_begins_and_no_container_starts_after_that():
+    table, _ = busy(2)
+    table.now = 60.0
+    table(e.Tick())
+    commands = table.submit(2)
+    [error] = lost_hours(commands).values()
+    assert (error.limit, error.used) == (100 / 3600, pytest.approx(120 / 3600, rel=0.1))
+    assert "max_container_hours is 0.02778" in str(error)
+    assert "Launch" not in kinds(commands)
+    waits = table(needing(3, 0))
+    assert lost_hours(waits).keys() == {3}
+
+
+def test_the_limit_is_noticed_when_it_is_reached():
+    """Looks may fail all the time."""
+    table, _ = busy(2)
+    while not table.scheduler.hours.reached:
+        if "Look" in kinds(table.tick()):
+            table(look_failed(ERROR))
+        assert table.now < 60
+    assert table.scheduler.hours.used(table.now) == pytest.approx(100, abs=1)
+
+
+def test_a_worker_that_is_idle_then_costs_nothing_more():
+    table, (first, second) = busy(2)
+    table.now = 60.0
+    assert "Look" in kinds(table(e.Tick()))
+    [call] = table.scheduler.fleet.workers[WorkerId(1)].calls
+    done = replace(first, answers=(answer(call[0]),), read=True)
+    assert "Settle" in kinds(table(looked((done, second), 1, 0.0)))
+    assert table.scheduler.fleet.workers[WorkerId(1)].stop
+
+
+@pytest.mark.parametrize("one_shot", [False, True])
+def test_what_has_not_started_by_then_never_does(one_shot):
+    table = Table(max_seconds=100.0, max_tasks_per_worker=1 if one_shot else None)
+    table.submit(*range(3))
+    for command in table(PREPARED):
+        if isinstance(command, e.Launch) and command.worker == 1:
+            table(launched(command.worker))  # the launch of the other one is under way
+    table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING)))
+    table.now = 150.0
+    commands = table(e.Tick())
+    assert e.Recall(WorkerId(2)) in commands
+    commands = table(e.Failed(e.Launch(WorkerId(2), ()), Recalled()))
+    assert len(lost_hours(commands)) >= 1
+    assert table.scheduler.fleet.workers.keys() == {WorkerId(1)}
+
+
+def test_a_container_that_is_queued_for_one_call_is_cancelled():
+    table = Table(max_seconds=100.0, max_tasks_per_worker=1)
+    table.submit(*range(2))
+    for command in table(PREPARED):
+        if isinstance(command, e.Launch):
+            table(launched(command.worker))
+    queued = e.Report(WorkerId(2), run_in(RunState.QUEUED))
+    table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING)), queued)
+    table.now = 150.0
+    assert e.CancelRun(WorkerId(2)) in table(e.Tick())
+
+
+def test_a_call_that_fails_then_has_its_own_error():
+    table, (first, second) = busy(2)
+    table.scheduler.tasks.known[TaskId(0)].terms = Terms(max_retries=3, judged=True)
+    table.now = 60.0
+    assert "Look" in kinds(table(e.Tick()))
+    failed = replace(first, answers=(answer(0, _wire.RAISED),), read=True)
+    commands = table(looked((failed, second), 1, 0.0))
+    assert "Settle" in kinds(commands)
+    assert "Judge" not in kinds(commands)
+
+
+def test_containers_count_for_as_long_as_the_platform_says_they_ran():
+    table, _ = busy(2, max_seconds=1000.0)
+    over = Run(1, RunState.FAILED, "failed", started=100.0, finished=107.5)
+    table.looked(e.Report(WorkerId(1), over), e.Report(WorkerId(2), over))
+    table.now = 500.0
+    assert table.scheduler.hours.used(table.now) == 15.0
+
+
 # --- random histories --------------------------------------------------------------------------
+
+NOT_BEGUN = TaskPhase.WAITING, TaskPhase.UPLOADING, TaskPhase.READY, TaskPhase.DELAYED
 
 BAD_ENDS = [
     _wire.CRASHED,
@@ -1302,11 +1425,14 @@ class World:
     returned: dict = field(default_factory=dict)  # task -> whether its function has, once it ended
     depend: bool = False  # whether some tasks need others
     lease: float | None = None  # for how long workers shall stay for another process
+    running_since: dict = field(default_factory=dict)  # worker -> when it was seen to run
+    ran: float = 0.0  # seconds that workers have run which were seen to end
 
     def __post_init__(self):
         self.policy = self.scheduler.policy
         self.given = set()  # the calls that workers held after the event before
         self.allowed = self.policy.max_workers  # so many workers at the most, as of now
+        self.used_up = False  # whether the containers have run for as long as they may
 
     def send(self, event: e.Event) -> None:
         for command in self.scheduler.advance(event, self.now):
@@ -1339,6 +1465,7 @@ class World:
             if isinstance(command, e.Fetch) and command.answer.kind == _wire.RETURNED:
                 self.returned[command.task] = True  # its result can be had
             if isinstance(command, e.Launch):
+                assert not self.scheduler.hours.reached, "invariant 13"
                 assert all(name < self.submitted for name, _ in command.calls), "unclaimed"
             same = [type(other) for other in self.pending]
             if isinstance(command, e.Look | e.WriteInbox | e.Prepare):
@@ -1386,7 +1513,8 @@ class World:
             )
             assert worker.revoked <= set(worker.calls)
         self.check_places(workers)
-        self.check_priorities(held)
+        new = self.check_priorities(held)
+        self.check_hours(tasks, new)
         if workers or any(task.phase is not TaskPhase.UNCLAIMED for task in tasks.known.values()):
             assert self.pending or scheduler.deadline is not None, "invariant 7"
 
@@ -1426,8 +1554,10 @@ class World:
             needs.append(e.Need(tasks, chance.random() < 0.7, *kind, values=chance.random() < 0.5))
         return tuple(needs)
 
-    def check_priorities(self, held) -> None:
-        """Invariant 11: of what a worker could do, it was given what comes first."""
+    def check_priorities(self, held) -> set:
+        """Invariant 11: of what a worker could do, it was given what comes first. Gives the calls
+        that were given to workers since the event before.
+        """
         known = self.scheduler.tasks.known
         given = {(name, known[name].given): worker for name, worker in held.items()}
         ready = [task for task in known.values() if task.phase is TaskPhase.READY]
@@ -1435,7 +1565,23 @@ class World:
             possible = [each for each in ready if given[call].resources.cover(each.resources)]
             first = max((each.terms.priority for each in possible), default=-1)
             assert first <= known[call[0]].terms.priority, "invariant 11"
-        self.given = given.keys()
+        new, self.given = given.keys() - self.given, given.keys()
+        return new
+
+    def check_hours(self, tasks, new) -> None:
+        """Invariant 13, by sums of the world's own."""
+        hours, limit = self.scheduler.hours, self.policy.max_seconds
+        since = self.running_since.values()
+        if hours.reached:
+            if not self.used_up:
+                used = self.ran + sum(self.now - begun for begun in since)
+                assert used >= limit - 0.01, "invariant 13"
+            assert not new, "invariant 13"
+            phases = {task.phase for task in tasks.known.values() if task.claimed}
+            assert not phases & {*NOT_BEGUN}, "invariant 13"
+        else:
+            assert hours.used(self.now) < limit, "invariant 13"
+        self.used_up = hours.reached
 
     # what an earlier process has left
 
@@ -1451,6 +1597,7 @@ class World:
             state = chance.choice([RunState.QUEUED, RunState.RUNNING, RunState.FAILED])
             revoked = () if limit == 1 or chance.random() < 0.7 else (calls[-1],)
             self.runs[worker], self.unread[worker] = state, []
+            self.count_time(worker, state)
             self.todo[worker], self.seen[worker] = list(calls), set(calls)
             last = taken == limit
             if last:
@@ -1558,6 +1705,7 @@ class World:
                     self.unread[worker] = []
             garbled = complete and wanted and self.fails(0.005)
             run = run_in(state)
+            self.count_time(worker, state)
             sure = worker in command.ask_directly
             report = e.Report(
                 worker, run, answers, complete, garbled, read=wanted, asked_directly=sure
@@ -1567,6 +1715,12 @@ class World:
             reports.append(report)
         pace = self.chance.choice([0.0, 0.3])
         self.send(e.Done(command, e.Looked(tuple(reports), len(reports), pace)))
+
+    def count_time(self, worker: WorkerId, state: RunState) -> None:
+        if state is RunState.RUNNING:
+            self.running_since.setdefault(worker, self.now)
+        elif worker in self.running_since:
+            self.ran += self.now - self.running_since.pop(worker)
 
     def work(self) -> None:
         """One run makes a step."""
@@ -1674,6 +1828,7 @@ def history(seed: int, heir: bool = False) -> Counter:
         max_tasks_per_worker=chance.choice([None, 1, 1, 2, 3]),
         idle_timeout=chance.choice([0.0, 1.0, 60.0]),
         keep_alive=chance.choice([0.0, 0.0, 30.0]),
+        max_seconds=chance.choice([math.inf, math.inf, 1.0, 20.0, 100.0]),
     )
     scheduler = Scheduler(policy, jitter=chance.random)
     scheduler.fleet.shares = AtMost(limit=chance.choice([100, 100, 1, 3]))

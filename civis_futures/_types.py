@@ -161,6 +161,7 @@ class Inherited:
     one_shot: bool = False
     stop: bool = False
     resources: Resources = ANY_RESOURCES
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

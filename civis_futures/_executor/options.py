@@ -244,10 +244,12 @@ class PoolOptions:
     code: bool = True
     share_arrays: float | None = LEAST_SHARED
     keep_alive: float = 0.0
+    worker_processes: int = 1
 
     def __post_init__(self) -> None:
         """Check the fields, and raise here what is wrong with them."""
         make_plain(self, ("max_workers", "max_tasks_per_worker"), whole)
+        make_plain(self, ("worker_processes",), whole)
         if self.share_arrays is not None:
             make_plain(self, ("share_arrays",), number)
         make_plain(self, ("idle_timeout", "lease", "keep_alive"), number)
@@ -333,4 +335,5 @@ class PoolOptions:
             float(self.lease),
             setup=bool(getattr(self.runs_in, "setup_cmd", True)),  # a template may do anything
             keep_alive=float(self.keep_alive),
+            worker_processes=self.worker_processes,
         )

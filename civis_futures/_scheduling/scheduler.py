@@ -15,8 +15,8 @@ What workers do is in `fleet`. What always holds, after every event of the rando
 `tests/scheduling/test_scheduler.py`:
 
 1. A task is in one phase, and HELD tasks and the workers' lists of calls say the same.
-2. At most `max_workers` workers are launching or alive, whatever happens; where that number was
-   lowered, no worker is launched until it is so.
+2. The workers that are launching or alive run at most `max_workers` calls at once, whatever
+   happens; where that number was lowered, no worker is launched until it is so.
 3. A task ends once; the pool finishes once, with no task and no worker left.
 4. There is never a second look, inbox write or preparation in flight.
 5. A worker that has to stop, or is cancelled, is given no call; one that is to end after its
@@ -34,6 +34,7 @@ What workers do is in `fleet`. What always holds, after every event of the rando
 11. No worker is given a call while one with a higher priority is READY that it could do.
 12. A task waits for others as long as it is not decided whether it may begin, and no longer; one is
     given to a worker only when all that it needs has come.
+13. No worker is launched while launches that are under way bring room for all that is READY.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ from .._pacing import Pacing
 from .._types import Standing, TaskId
 from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
-from .balance import even_out, hand_on, may_even_out, resize
+from .balance import even_out, hand_on, may_even_out, resize, standing
 from .fleet import Fleet
 from .limits import TimeLimits
-from .pacing import FALSE_STARTS, HOPE, RetriedRequest
-from .state import LOST, Policy, Step, Task, TaskPhase, Tasks, Worker, WorkerPhase
+from .pacing import FALSE_STARTS, HOPE, RetriedRequest, Step
+from .state import LOST, Policy, Task, TaskPhase, Tasks, Worker, WorkerPhase
 
 
 @dataclass
@@ -381,7 +382,7 @@ class Scheduler:
             return
         # One that is not wanted any more has not failed; and of a wave of them, one counts.
         unwanted = worker.cancelled or worker.recalled
-        if not unwanted and worker.at_call_since >= self.fleet.launching.failed_at:
+        if not unwanted and worker.launched >= self.fleet.launching.failed_at:
             # As long as containers run, their calls go on, and so may the rest later.
             launching = self.fleet.launching
             patient = any(other.alive for other in self.fleet.workers.values())
@@ -445,16 +446,17 @@ class Scheduler:
 
     def _diagnosed(self, command: e.Diagnose, found: e.Diagnosis) -> None:
         worker = self.fleet.workers.get(command.worker)
-        if found.verdict.unstarted and worker is not None:
-            self._false_start(command, found.verdict)
+        verdicts, (last, verdict) = dict(found.verdicts), found.verdicts[-1]
+        if verdict.unstarted and worker is not None:
+            self._false_start(command, verdict)
         for number, (name, given) in enumerate(command.calls):
             task = self.tasks.known.get(name)
             if task is None or (task.worker, task.given) != (command.worker, given):
                 continue
-            if number < found.at:
+            if number < last:
                 task.expires = None  # it had ended, so it had begun
-            if number == found.at and not found.verdict.unstarted:
-                self._lost(name, found.verdict)
+            if number in verdicts and not verdict.unstarted:
+                self._lost(name, verdicts[number])
             else:
                 self._again(name)
         if worker is None or worker.phase is not WorkerPhase.CONCLUDING:
@@ -514,7 +516,7 @@ class Scheduler:
     def standing(self, now: float) -> Standing:
         """What tasks wait for, if any do."""
         count = self.tasks.count
-        found = self.fleet.standing(now, bool(count[TaskPhase.READY]))
+        found = standing(self.fleet, now, bool(count[TaskPhase.READY]))
         looks, fleet = self.fleet.looks, self.fleet
         tried = (self._preparing, fleet.launching, fleet.starting, fleet.writing)
         failed = max(tried, key=lambda attempts: attempts.not_before)

@@ -61,9 +61,9 @@ class ContainerPoolExecutor(Executor):
     """A pool of containers on Civis Platform, used as the standard library's pools are.
 
     Args:
-        max_workers: how many containers there may be at any moment. If None, 10; on a
-            `LocalPlatform`, as many as that has cores. They start when there is work for them, and
-            are reused.
+        max_workers: how many calls may run at once, each in a container of its own unless
+            `worker_processes` says otherwise. If None, 10; on a `LocalPlatform`, as many as that
+            has cores. Containers start when there is work for them, and are reused.
         container: what each worker runs in: a `Container`, or a `Template`.
         platform: None for Civis Platform, by ``CIVIS_API_KEY`` (and ``CIVIS_API_ENDPOINT``);
             ``"local"`` for a local platform that lives as long as the executor; a
@@ -102,6 +102,9 @@ class ContainerPoolExecutor(Executor):
         keep_alive: with a `session`, containers that are idle at the end stay for this many
             seconds, and the next process that opens the session begins with them. They cost what
             running containers cost.
+        worker_processes: how many calls one container runs at once, each in a process of its own.
+            These share what the container has: with 4, choose one with four times the memory and
+            the cores. There are a quarter as many starts then.
 
     Raises:
         SessionInUseError: another process has the session open.
@@ -135,11 +138,12 @@ class ContainerPoolExecutor(Executor):
         code: bool = True,
         share_arrays: float | None = 1_000_000,
         keep_alive: float = 0.0,
+        worker_processes: int = 1,
     ) -> None:
         options = PoolOptions(
             max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
             initargs, max_retries, retry_on, memory_growth, lease, name, requires, session, include,
-            exclude, code, share_arrays, keep_alive,
+            exclude, code, share_arrays, keep_alive, worker_processes,
         )  # fmt: skip
         from .opening import open_pool
         from .submission import Intake
@@ -147,6 +151,7 @@ class ContainerPoolExecutor(Executor):
         opened = open_pool(options)
         self._options = options.calls
         self._max_workers, self._name = options.policy.max_workers, options.title
+        self._processes = options.worker_processes
         self._manager, self._url, self._page = opened.manager, opened.url, opened.page
         self._intake = Intake(opened, options)
         # A forgotten executor finishes its work and goes; the manager does not hold it.
@@ -281,7 +286,7 @@ class ContainerPoolExecutor(Executor):
 
     @property
     def max_workers(self) -> int:
-        """How many containers there may be at any moment."""
+        """How many calls may run at once."""
         return self._max_workers
 
     @property
@@ -386,10 +391,10 @@ class ContainerPoolExecutor(Executor):
         return self._intake.put(value)
 
     def scale(self, max_workers: int) -> None:
-        """Have up to this many containers from now on.
+        """Have up to this many calls at once from now on.
 
-        More start when there is work for them. Those that are too many get no more calls, and end
-        when they have done what they have.
+        More containers start when there is work for them. Those that are too many get no more
+        calls, and end when they have done what they have.
 
         Raises:
             ValueError, TypeError: as for the constructor's argument.
@@ -495,7 +500,7 @@ class ContainerPoolExecutor(Executor):
         title, used = f"{self._name} on {self._url}", manager.containers.used()
         requests = manager.client.budget.requests
         totals, work = futures.totals(), futures.work()
-        return report_of(title, self._max_workers, totals, work, used, requests)
+        return report_of(title, self._max_workers, totals, work, used, requests, self._processes)
 
     def __repr__(self) -> str:
         """Name, size, platform (without the key), and how many calls are how."""
@@ -505,7 +510,8 @@ class ContainerPoolExecutor(Executor):
         )
 
     def _panel(self, most: int = panels.MOST_ROWS) -> panels.Panel:
-        title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
+        each = f", {self._processes} in a container," if self._processes > 1 else ""
+        title = f"{self._name}, up to {self._max_workers} workers{each} on {self._url}"
         panel = self._intake.pool_futures.panel(title, self._manager.why_waiting(), most)
         return panel if self._page is None else dataclasses.replace(panel, page=self._page())
 

@@ -336,8 +336,9 @@ class Fleet:
         for name, revoked in self._sent.items():
             if name in self.workers:
                 self.workers[name].revoked_in_inbox = revoked
-        for name in self.handed_on if self._told else ():
-            self.workers.pop(name, None)
+        for name in self.handed_on.intersection(self.workers) if self._told else ():
+            if self.workers[name].alive:  # or its script is being archived
+                del self.workers[name]
 
     def write_failed(self) -> None:
         """The inbox may be as it was."""

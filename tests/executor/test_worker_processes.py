@@ -222,16 +222,6 @@ def test_what_is_shown_of_it(make, tmp_path):
     assert "up to 5 workers, 2 in a container, on" in executor._repr_html_()
 
 
-def test_joblib(platform):
-    joblib = pytest.importorskip("joblib")
-    import civis_joblib
-
-    civis_joblib.register()
-    with joblib.parallel_config("civis", n_jobs=4, platform=platform, worker_processes=4):
-        places = joblib.Parallel(batch_size=1)(joblib.delayed(place)() for _ in range(12))
-    assert len({worker for _, worker in places}) == 1
-
-
 def test_a_number_of_numpy(make):
     executor = make(2, np.int64(2))
     assert executor.submit(int, "7").result() == 7

@@ -42,6 +42,11 @@ def labelled(lines, alone=None, known=(1, 2, 3)):
         ([begins(1), "no end" + begins(2), "b"], ["1:no end", "2:b"]),
         ([begins(1), "it says: " + begins(7), "b"], ["1:it says: " + begins(7), "1:b"]),
         ([begins(1), begins(1, 2), "again"], ["1:again"]),
+        (
+            [begins(1), "a", "", "civis_futures: task 2 goes on", "b", "!c"]
+            + ["civis_futures: process 3 goes on", "x", "civis_futures: task 1 goes on", "d"],
+            ["1:a", "2:b", "1:d"],
+        ),
     ],
 )
 def test_each_line_is_of_the_call_that_has_begun_last_on_its_stream(lines, expected):

@@ -211,6 +211,45 @@ def test_a_worker_is_reused_and_an_idle_one_is_let_go():
     assert e.WriteInbox((e.LetterContent(WorkerId(1), stop=True),), 1) in commands
 
 
+def test_calls_fill_a_container_that_runs_several_before_another_one_is_started():
+    table = Table(max_workers=6, worker_processes=4)
+    table.scheduler.fleet.ramp.proven = True
+    table.submit(0)
+    [launch] = table(PREPARED)
+    assert (launch.processes, launch.calls) == (4, ((TaskId(0), 1),))
+    assert table.submit(1, 2) == []  # there will be room
+    [write] = table(launched(launch.worker))
+    assert write.letters[0].calls == ((TaskId(1), 1), (TaskId(2), 1))
+    assert kinds(table(WRITTEN)) == []
+    assert kinds(table.submit(3)) == ["WriteInbox"]
+    [launch] = table.submit(4)
+    assert launch.processes == 2  # six calls at once, and no more
+    table(launched(launch.worker))
+    assert "Launch" not in kinds(table.submit(5, 6, 7))
+
+
+def test_each_call_that_runs_has_its_own_time_limit():
+    table = started(2, terms={"timeout": 10.0}, max_workers=2, worker_processes=2)
+    frozen = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    lost = []
+    while len(lost) < 2 and table.now < 500:
+        commands = table.until("Look", frozen)
+        lost += [each.task for each in commands if isinstance(each, e.Lose)]
+    assert lost == [0, 1]
+
+
+def test_calls_of_a_container_that_dies_are_lost_if_they_had_begun():
+    table = started(4, max_workers=2, worker_processes=2)
+    worker = table.scheduler.fleet.workers[WorkerId(1)]
+    over = e.Report(WorkerId(1), run_in(RunState.FAILED))
+    [diagnose] = [c for c in table.until("Diagnose", over) if isinstance(c, e.Diagnose)]
+    assert len(diagnose.calls) == len(worker.calls) == 4
+    verdict = e.Verdict(run_in(RunState.FAILED), "gone")
+    commands = table(e.Done(diagnose, e.Diagnosis(((0, verdict), (2, verdict)))))
+    assert [each.task for each in commands if isinstance(each, e.Lose)] == [0, 2]
+    assert [each.task for each in commands if isinstance(each, e.Again)] == [1, 3]
+
+
 def test_one_container_per_task_ends_after_it():
     table = Table(max_tasks_per_worker=1)
     assert table(e.Submitted(TaskId(0))) == [e.Prepare()]

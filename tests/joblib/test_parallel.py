@@ -471,6 +471,6 @@ def test_docstring():
 
 
 def test_several_jobs_in_one_container():
-    with parallel_config("civis", n_jobs=4, worker_processes=4, batch_size=1):
-        workers = Parallel()(delayed(os.getppid)() for _ in range(12))
+    with parallel_config("civis", n_jobs=4, worker_processes=4):
+        workers = Parallel(batch_size=1)(delayed(os.getppid)() for _ in range(12))
     assert len(set(workers)) == 1

@@ -79,6 +79,13 @@ class Run:
     error: str | None = None
     max_memory: float | None = None
 
+    @property
+    def seconds(self) -> float | None:
+        """For how long it ran; None: that is not known."""
+        if self.started is None or self.finished is None:
+            return None
+        return max(0.0, self.finished - self.started)
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -161,6 +168,7 @@ class Inherited:
     one_shot: bool = False
     stop: bool = False
     resources: Resources = ANY_RESOURCES
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,11 @@ CA_CERTS_VARIABLE = "CIVIS_FUTURES_CA_CERTS"
 
 #: The attribute of a ModuleNotFoundError that says what is required of the module: "numpy>=2.1".
 REQUIREMENT = "civis_futures_requirement"
-#: The line in a reused worker's log at which a call begins (`begin_line`): its task and attempt.
-BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)\)$")
+#: The line in a reused worker's log at which a call begins (`begin_line`): its task and attempt,
+#: and in which process of the worker, if that has several.
+BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)(?:, process (\d+))?\)$")
+#: The line there after which what a process prints goes on (`go_on_line`): the task that it is at.
+GO_ON_LINE = re.compile(r"civis_futures: (?:task (\d+)|process \d+) goes on$")
 #: The last line in the log of a worker whose lease is over.
 SILENCE = "civis_futures: no word from the client, this worker ends"
 #: The last line of one that the platform has started again within its run.
@@ -118,9 +121,15 @@ def answers_number(name: str, worker: str) -> int | None:
     return int(digits) if name != digits and digits.isascii() and digits.isdecimal() else None
 
 
-def begin_line(task: int, attempt: int) -> str:
-    """What is printed where a call begins, for `BEGIN_LINE`."""
-    return f"civis_futures: task {task} begins (attempt {attempt})"
+def begin_line(task: int, attempt: int, process: int = 0) -> str:
+    """What is printed where a call begins, for `BEGIN_LINE`; `process` if there are several."""
+    more = f", process {process}" if process else ""
+    return f"civis_futures: task {task} begins (attempt {attempt}{more})"
+
+
+def go_on_line(task: str, process: int) -> str:
+    """What is printed where a task goes on to print, for `GO_ON_LINE`; it may be at none ("")."""
+    return f"civis_futures: {f'task {task}' if task else f'process {process}'} goes on"
 
 
 _SCRIPT_NAME = re.compile(
@@ -252,11 +261,12 @@ class Order:
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
     `initializer` the pickled (function, args, kwargs) to run first in each process, with its
     buffers, of which the last `initializer_code` are modules as of a call; `disk` the container's
-    disk, in MB, and `cores` how many it was asked for (0: nobody knows); whoever `greets` shows in
-    the name of the script at once that it can change it; `holder` as in the inbox; `key` is what
-    answers are sealed with, a secret. In seconds: `poll` is the longest pause between two looks at
-    the inbox, `linger` how long an answer may wait for others before they are posted together, and
-    `lease` how long the inbox may stay as it is: then nobody is there.
+    disk, in MB, and `cores` how many it was asked for (0: nobody knows); `processes` how many calls
+    it answers at once; whoever `greets` shows in the name of the script at once that it can change
+    it; `holder` as in the inbox; `key` is what answers are sealed with, a secret. In seconds:
+    `poll` is the longest pause between two looks at the inbox, `linger` how long an answer may wait
+    for others before they are posted together, and `lease` how long the inbox may stay as it is:
+    then nobody is there.
     """
 
     worker: str
@@ -276,6 +286,7 @@ class Order:
     key: str = field(default="", repr=False)
     initializer_code: int = 0
     cores: float = 0.0
+    processes: int = 1
     version: int = WIRE_VERSION
 
 
@@ -427,6 +438,11 @@ def is_sealed(answer: Answer, worker: str, key: str) -> bool:
     return not key or hmac.compare_digest(_seal(answer, worker, key).encode(), said)
 
 
+#: What is left out of a letter where it says nothing: workers of earlier versions refuse a field
+#: that they do not know.
+_UNSAID = (("code", 0), ("lease", None), ("processes", 1))
+
+
 def to_json(letter: Order | Inbox | Answers) -> str:
     """A letter as JSON text (ASCII, no spaces)."""
     # `asdict` copies all of it first, which takes five times as long.
@@ -434,9 +450,9 @@ def to_json(letter: Order | Inbox | Answers) -> str:
 
 
 def _fields(part: Any) -> dict[str, Any]:
-    """What is said of a part of a letter; what the first workers cannot read only if need be."""
+    """What is said of a part of a letter."""
     said = vars(part)
-    unsaid = [key for key, empty in (("code", 0), ("lease", None)) if said.get(key, said) == empty]
+    unsaid = [key for key, empty in _UNSAID if said.get(key, said) == empty]
     return {key: said[key] for key in said if key not in unsaid} if unsaid else said
 
 

@@ -6,6 +6,7 @@ Pure: sums in, text, HTML or plain data out. What is not known is said to be not
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,8 @@ MOST_LISTED = 12
 class FunctionReport:
     """The tasks of one function (or label) that have ended. Seconds and MB; None: not known.
 
-    `enough_memory` would be enough for what was seen, with some to spare.
+    `peak_memory` is of one call; `enough_memory` would be enough for what was seen, with some to
+    spare, also for those that one container runs at once.
     """
 
     function: str
@@ -60,8 +62,9 @@ class PoolReport:
         starts: containers that were started; `most_running`: seen to run at once.
         container_hours: for how long they ran, those that run still included; `cpu_hours` that
             times the cores that were reserved, `memory_hours` times the GB.
-        busy: the part of that in which a task had a container.
+        busy: the part of that in which a task had a container, or its process there.
         requests: what this process asked of the platform for this pool; starts are among them.
+        worker_processes: how many calls one container runs at once.
         slowest: the tasks with the most compute, with their seconds.
         functions: each function by itself.
         advice: what would have been enough, and what was too little.
@@ -85,6 +88,7 @@ class PoolReport:
     memory_hours: float | None
     busy: float | None
     requests: int
+    worker_processes: int
     slowest: tuple[tuple[str, float], ...]
     functions: tuple[FunctionReport, ...]
     advice: tuple[str, ...]
@@ -126,14 +130,15 @@ def report_of(
     work: WorkSums,
     used: Used,
     requests: int,
+    processes: int = 1,
     max_hours: float | None = None,
     forecast: Forecast | None = None,
 ) -> PoolReport:
-    """The report of these sums."""
-    seconds = used.hours * 3600
+    """The report of these sums; a container runs so many calls at once, as `processes`."""
+    seconds = used.hours * 3600 * processes
     busy = min(1.0, work.occupied / seconds) if seconds and work.occupied else None
     sized = not used.unsized
-    functions = [_function(name, sums) for name, sums in work.functions.items()]
+    functions = [_function(name, sums, processes) for name, sums in work.functions.items()]
     functions.sort(key=lambda each: -each.compute)
     return PoolReport(
         title=title,
@@ -150,19 +155,20 @@ def report_of(
         memory_hours=used.memory_hours if sized else None,
         busy=busy,
         requests=requests,
+        worker_processes=processes,
         slowest=tuple((task, seconds) for seconds, task in work.slowest),
         functions=tuple(functions),
-        advice=tuple(_advice(max_workers, totals, work, used, busy, functions)),
+        advice=tuple(_advice(max_workers, totals, work, used, busy, functions, processes)),
         not_known=tuple(_not_known(totals, used, functions)),
         max_container_hours=max_hours,
         forecast=forecast,
     )
 
 
-def _function(name: str, sums: FunctionSums) -> FunctionReport:
+def _function(name: str, sums: FunctionSums, processes: int) -> FunctionReport:
     known = sums.peaks and sums.peaks == sums.tasks - sums.failed
     peak, asked = sums.peak_memory or None, sums.asked_memory or None
-    enough = enough_memory(sums.peak_memory) if known and not sums.failed else None
+    enough = enough_memory(sums.peak_memory * processes) if known and not sums.failed else None
     return FunctionReport(
         name, sums.tasks, sums.failed, sums.compute, sums.longest, peak, asked, enough
     )
@@ -183,8 +189,9 @@ def _advice(
     used: Used,
     busy: float | None,
     functions: list[FunctionReport],
+    processes: int,
 ) -> Iterator[str]:
-    yield from _memory_advice(functions)
+    yield from _memory_advice(functions, processes)
     enough = work.enough(max_workers)
     if enough < max_workers and totals.done == totals.tasks:
         plural = "" if enough == 1 else "s"
@@ -197,17 +204,20 @@ def _advice(
             "waited: fewer of them, a smaller idle_timeout or longer tasks cost less"
         )
     waited = totals.queue > work.occupied
-    if busy >= BUSY and waited and used.most_running >= max_workers:
+    if busy >= BUSY and waited and used.most_running * processes >= max_workers:
         yield f"all {max_workers} workers were busy while tasks waited: more would have been faster"
 
 
-def _memory_advice(functions: list[FunctionReport]) -> Iterator[str]:
+def _memory_advice(functions: list[FunctionReport], processes: int) -> Iterator[str]:
+    at_once = f" ({processes} at once)" if processes > 1 else ""
     for each in functions:
-        if each.peak_memory and each.asked_memory and each.peak_memory > NEAR * each.asked_memory:
-            yield (
-                f"memory: {each.function} has come to {memory(each.peak_memory)} of "
-                f"{memory(each.asked_memory)}: ask for more"
-            )
+        if each.peak_memory and each.asked_memory:
+            peak = each.peak_memory * processes
+            if peak > NEAR * each.asked_memory:
+                yield (
+                    f"memory: {each.function} has come to {memory(peak)}{at_once} of "
+                    f"{memory(each.asked_memory)}: ask for more"
+                )
     sizes = [each.enough_memory for each in functions]
     asked = [each.asked_memory for each in functions]
     known = [size for size in sizes if size is not None]
@@ -247,9 +257,11 @@ def _facts(report: PoolReport) -> list[tuple[str, str]]:
 
 
 def _containers(report: PoolReport) -> str:
+    most = math.ceil(report.max_workers / report.worker_processes)
+    each = f", {report.worker_processes} calls in each" if report.worker_processes > 1 else ""
     return (
-        f"{report.starts:,} started, {report.most_running:,} at once of {report.max_workers:,}, "
-        f"{report.running:,} running now"
+        f"{report.starts:,} started, {report.most_running:,} at once of {most:,}, "
+        f"{report.running:,} running now{each}"
     )
 
 

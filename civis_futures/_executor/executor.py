@@ -62,9 +62,9 @@ class ContainerPoolExecutor(Executor):
     """A pool of containers on Civis Platform, used as the standard library's pools are.
 
     Args:
-        max_workers: how many containers there may be at any moment. If None, 10; on a
-            `LocalPlatform`, as many as that has cores. They start when there is work for them, and
-            are reused.
+        max_workers: how many calls may run at once, each in a container of its own unless
+            `worker_processes` says otherwise. If None, 10; on a `LocalPlatform`, as many as that
+            has cores. Containers start when there is work for them, and are reused.
         container: what each worker runs in: a `Container`, or a `Template`.
         platform: None for Civis Platform, by ``CIVIS_API_KEY`` (and ``CIVIS_API_ENDPOINT``);
             ``"local"`` for a local platform that lives as long as the executor; a
@@ -107,6 +107,9 @@ class ContainerPoolExecutor(Executor):
             Then no call begins any more and no container is started: what runs goes on to its end,
             and the rest fails with `ContainerHoursError`. A container counts from when it was seen
             to run, and as long as this executor has it; with a `session`, each process begins anew.
+        worker_processes: how many calls one container runs at once, each in a process of its own.
+            These share what the container has: with 4, choose one with four times the memory and
+            the cores. There are a quarter as many starts then.
 
     Raises:
         SessionInUseError: another process has the session open.
@@ -141,11 +144,12 @@ class ContainerPoolExecutor(Executor):
         share_arrays: float | None = 1_000_000,
         keep_alive: float = 0.0,
         max_container_hours: float | None = None,
+        worker_processes: int = 1,
     ) -> None:
         options = PoolOptions(
             max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
             initargs, max_retries, retry_on, memory_growth, lease, name, requires, session, include,
-            exclude, code, share_arrays, keep_alive, max_container_hours,
+            exclude, code, share_arrays, keep_alive, max_container_hours, worker_processes,
         )  # fmt: skip
         from .opening import open_pool
         from .submission import Intake
@@ -154,6 +158,7 @@ class ContainerPoolExecutor(Executor):
         self._options = options.calls
         self._max_workers, self._name = options.policy.max_workers, options.title
         self._max_hours = options.max_container_hours
+        self._processes = options.worker_processes
         self._manager, self._url, self._page = opened.manager, opened.url, opened.page
         self._intake = Intake(opened, options)
         # A forgotten executor finishes its work and goes; the manager does not hold it.
@@ -288,7 +293,7 @@ class ContainerPoolExecutor(Executor):
 
     @property
     def max_workers(self) -> int:
-        """How many containers there may be at any moment."""
+        """How many calls may run at once."""
         return self._max_workers
 
     @property
@@ -393,10 +398,10 @@ class ContainerPoolExecutor(Executor):
         return self._intake.put(value)
 
     def scale(self, max_workers: int) -> None:
-        """Have up to this many containers from now on.
+        """Have up to this many calls at once from now on.
 
-        More start when there is work for them. Those that are too many get no more calls, and end
-        when they have done what they have.
+        More containers start when there is work for them. Those that are too many get no more
+        calls, and end when they have done what they have.
 
         Raises:
             ValueError, TypeError: as for the constructor's argument.
@@ -511,7 +516,9 @@ class ContainerPoolExecutor(Executor):
         requests = manager.client.budget.requests
         totals, work = futures.totals(), futures.work()
         hours, forecast = self._max_hours, self._intake.forecast()
-        return report_of(title, self._max_workers, totals, work, used, requests, hours, forecast)
+        return report_of(
+            title, self._max_workers, totals, work, used, requests, self._processes, hours, forecast
+        )
 
     def __repr__(self) -> str:
         """Name, size, platform (without the key), and how many calls are how."""
@@ -521,7 +528,8 @@ class ContainerPoolExecutor(Executor):
         )
 
     def _panel(self, most: int = panels.MOST_ROWS) -> panels.Panel:
-        title = f"{self._name}, up to {self._max_workers} workers on {self._url}"
+        each = f", {self._processes} in a container," if self._processes > 1 else ""
+        title = f"{self._name}, up to {self._max_workers} workers{each} on {self._url}"
         panel = self._intake.pool_futures.panel(title, self._manager.why_waiting(), most)
         page, forecast = self._page and self._page(), self._intake.forecast()
         return dataclasses.replace(panel, page=page or "", forecast=str(forecast or ""))

@@ -246,10 +246,12 @@ class PoolOptions:
     share_arrays: float | None = LEAST_SHARED
     keep_alive: float = 0.0
     max_container_hours: float | None = None
+    worker_processes: int = 1
 
     def __post_init__(self) -> None:
         """Check the fields, and raise here what is wrong with them."""
         make_plain(self, ("max_workers", "max_tasks_per_worker"), whole)
+        make_plain(self, ("worker_processes",), whole)
         if self.share_arrays is not None:
             make_plain(self, ("share_arrays",), number)
         make_plain(self, ("idle_timeout", "lease", "keep_alive"), number)
@@ -342,4 +344,5 @@ class PoolOptions:
             max_seconds=math.inf
             if self.max_container_hours is None
             else 3600.0 * self.max_container_hours,
+            worker_processes=self.worker_processes,
         )

@@ -2,8 +2,9 @@
 
 A reused worker has one log for all of its calls. Where each begins it prints a line, on both of its
 streams, and there the log is cut: each stream by its own, since which of them comes first is not
-certain. Lines come in pages from a `Source`, never more of them in memory than are asked for.
-This module must not know clients, futures or threads.
+certain. If it runs several calls at once, it also prints a line wherever one of them goes on. Lines
+come in pages from a `Source`, never more of them in memory than are asked for. This module must not
+know clients, futures or threads.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Protocol
 
 from .._pacing import Pacing, default_pacing
 from .._types import LogLine, LogPage
-from .._wire import BEGIN_LINE
+from .._wire import BEGIN_LINE, GO_ON_LINE
 
 #: How many lines are given at the most, and how many characters these may have together.
 MOST_LINES, MOST_CHARACTERS = 10_000, 20_000_000
@@ -114,7 +115,9 @@ class _Stream:
     marked: bool = False  # whether any call is known to have begun
     begun: bool = False  # this one is
     blank: LogLine | None = None  # its last line, if that is empty: it may belong to the next mark
-    over: bool = False  # and another one after it
+    process: str | None = None  # of the worker, in which it has; None: there is only one
+    away: bool = False  # what is printed just now is another one's
+    over: bool = False  # another one has begun after it
 
 
 class Cutter:
@@ -154,12 +157,15 @@ class Cutter:
             by_stderr = is_of_stderr(line)
             stream = self._streams[by_stderr]
             mark = BEGIN_LINE.search(line.message.rstrip()) if self.reused else None
+            if self.reused and (goes_on := GO_ON_LINE.match(line.message.rstrip())):
+                self._goes_on(stream, by_stderr, goes_on[1])
+                continue
             # Where a line went before it that had no end, only the call itself believes it: it
             # may be what a task says.
             if mark and mark.start() and (stream.begun or int(mark[1]) != self._number):
                 mark = None
             if mark is None:
-                if not stream.over and (stream.begun or not stream.marked):
+                if not (stream.over or stream.away) and (stream.begun or not stream.marked):
                     self._let_go(stream)
                     if line.message or not self.reused:
                         self._kept.add(line)
@@ -170,11 +176,18 @@ class Cutter:
             if int(mark[1]) == self._number:
                 self._kept.drop(by_stderr)  # an earlier attempt of it, if anything
                 stream.marked = stream.begun = True
-                stream.over = False
+                stream.away = stream.over = False
+                stream.process = mark[3]
             else:
-                if not stream.begun:
-                    self._kept.drop(by_stderr)
-                stream.marked, stream.over = True, stream.begun
+                self._goes_on(stream, by_stderr, None)
+                stream.over = stream.over or (stream.begun and stream.process == mark[3])
+
+    def _goes_on(self, stream: _Stream, by_stderr: bool, task: str | None) -> None:
+        """What follows on a stream is of this task, or of none."""
+        stream.blank = None
+        if not stream.begun:
+            self._kept.drop(by_stderr)
+        stream.marked, stream.away = True, task != str(self._number)
 
     def widen(self) -> None:
         """Keep whole pages from now on."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._types import LogLine, TaskState
-from .._wire import BEGIN_LINE
+from .._wire import BEGIN_LINE, GO_ON_LINE
 from .future import ContainerFuture, log_access_of, number_of, state_soon_of, view_of
 from .logs import LogAccess, LogPages, RunTail, is_of_stderr, pause_of
 
@@ -47,6 +47,10 @@ class Borders:
                 yield self._alone, line
                 continue
             stream = is_of_stderr(line)
+            if goes_on := GO_ON_LINE.match(line.message.rstrip()):
+                self._blank[stream] = None
+                self._now[stream] = None if goes_on[1] is None else int(goes_on[1])
+                continue
             mark = BEGIN_LINE.search(line.message.rstrip())
             number = -1 if mark is None else int(mark[1])
             inside = mark is not None and mark.start() > 0

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from .. import _wire
@@ -37,6 +38,7 @@ class HeldTasks:
 
     state: RunState = RunState.QUEUED
     tasks: dict[TaskId, None] = field(default_factory=dict)
+    processes: int = 1
 
 
 @dataclass(slots=True)
@@ -77,7 +79,7 @@ class Ledger:
                 self.inheritance = attachment
                 for found in event.workers:
                     self.worker_runs[found.id] = attachment.worker_runs[found.id]
-                    self.held[found.id] = HeldTasks(found.state)
+                    self.held[found.id] = HeldTasks(found.state, processes=found.processes)
             case e.Done(e.Upload(task)) if task in self.items:
                 item = self.items[task]
                 item.blob, item.data = attachment, None
@@ -116,10 +118,12 @@ class Ledger:
         """Its function or arguments are on their way to the platform."""
         self._show(task, note="what it was called with is being uploaded")
 
-    def launch(self, worker: WorkerId, calls: tuple[e.Given, ...]) -> list[object]:
+    def launch(
+        self, worker: WorkerId, calls: tuple[e.Given, ...], processes: int = 1
+    ) -> list[object]:
         """A worker is about to be started with these calls; what its launch looks at."""
         wanted = self.wanted[worker] = [worker]
-        self.held[worker] = HeldTasks()
+        self.held[worker] = HeldTasks(processes=processes)
         self.give(worker, calls)
         return wanted
 
@@ -136,6 +140,10 @@ class Ledger:
             if worker_run is not None:
                 self._arrive(task, worker_run)
         self._show_first(worker)
+
+    def processes(self, worker: WorkerId) -> int:
+        """How many calls it runs at once, if it is there."""
+        return self.held[worker].processes if worker in self.held else 1
 
     def _find(self, task: TaskId, found: e.FoundTask) -> None:
         """An earlier process has given it to this worker, which may be gone."""
@@ -324,14 +332,14 @@ class Ledger:
             )
 
     def _show_first(self, worker: WorkerId) -> None:
-        """A worker that runs is at the first of its calls."""
+        """A worker that runs is at the first of its calls, one in each process."""
         held = self.held[worker]
-        first = next(iter(held.tasks), None)
-        future = None if first is None else self.futures.get(first)
-        if future is None or held.state is not RunState.RUNNING:
+        if held.state is not RunState.RUNNING:
             return
-        if view_of(future).state is not TaskState.RUNNING:
-            show(future, state=TaskState.RUNNING, running_since=time.time())
+        for task in islice(held.tasks, held.processes):
+            future = self.futures.get(task)
+            if future is not None and view_of(future).state is not TaskState.RUNNING:
+                show(future, state=TaskState.RUNNING, running_since=time.time())
 
     def _show(self, task: TaskId, **changes: Any) -> None:
         future = self.futures.get(task)

@@ -497,9 +497,13 @@ class Mailbox:
     # --- diagnose ------------------------------------------------------------------------------
 
     def diagnose(
-        self, worker_run: WorkerRun, calls: Sequence[e.Given], answer: _wire.Answer | None
+        self,
+        worker_run: WorkerRun,
+        calls: Sequence[e.Given],
+        answer: _wire.Answer | None,
+        processes: int = 1,
     ) -> e.Diagnosis:
-        """Why calls of this worker were lost, and which of them it was at."""
+        """Why calls of this worker were lost, and which of them it was at, with its `processes`."""
         run, lines, unknown = None, [], ""
         try:
             run = self._client.get_run(worker_run.job, worker_run.run_id)
@@ -509,10 +513,12 @@ class Mailbox:
             _log.warning("run %s cannot be looked into: %s", worker_run.run_id, error)
         said = [line.message.rstrip() for line in lines]
         if answer is not None:
-            return e.Diagnosis(told_by_worker(answer, run, part_of(said, calls[0])))
-        at = reached(calls, said)
-        verdict = told_by_run(run, said, self._container.image, calls[at])
-        return e.Diagnosis(replace(verdict, reason=verdict.reason + unknown), at)
+            return e.Diagnosis(((0, told_by_worker(answer, run, part_of(said, calls[0]))),))
+        verdicts = []
+        for at in reached(calls, said, processes):
+            verdict = told_by_run(run, said, self._container.image, calls[at])
+            verdicts.append((at, replace(verdict, reason=verdict.reason + unknown)))
+        return e.Diagnosis(tuple(verdicts))
 
 
 def _with_news(inbox: _wire.Inbox, before: _wire.Inbox) -> Sequence[str]:

@@ -464,9 +464,10 @@ class Manager:
             lease=pool.lease,
             disk=disk_space(command.resources),
             cores=command.resources.cpu / 1000,
+            processes=command.processes,
             greets=worker == 1,
         )
-        wanted = self._ledger.launch(worker, command.calls)
+        wanted = self._ledger.launch(worker, command.calls, command.processes)
         program = self._program = self._worker_program()
 
         def work() -> WorkerRun:
@@ -517,11 +518,11 @@ class Manager:
     def _diagnose(self, command: e.Diagnose) -> _Work:
         worker_run = self._ledger.worker_run(command.worker)
         self.deposit.forget(self._ledger.not_fetched(command))
-        program = self._program
+        program, processes = self._program, self._ledger.processes(command.worker)
 
         def work() -> tuple[e.Diagnosis, None]:
-            news = self.mailbox.diagnose(worker_run, command.calls, command.answer)
-            if news.verdict.unstarted:  # perhaps somebody has removed the File
+            news = self.mailbox.diagnose(worker_run, command.calls, command.answer, processes)
+            if news.verdicts[0][1].unstarted:  # perhaps somebody has removed the File
                 self.deposit.forget(program)
             return news, None
 

@@ -86,29 +86,47 @@ def _beginning(line: str) -> Given | None:
     return None if match is None else (TaskId(int(match.group(1))), int(match.group(2)))
 
 
+def _process(line: str) -> str:
+    """In which process a call begins at this line; empty if there is only one."""
+    match = _wire.BEGIN_LINE.search(line)
+    return (match and match.group(3)) or ""
+
+
 def part_of(said: Sequence[str], call: Given) -> Sequence[str]:
-    """The lines of a log from where this call begins; all, if it does not tell."""
+    """The lines of a log that are of this call; all, if it does not tell where it begins."""
     if not any(_beginning(line) == call for line in said):
         return said
     part: list[str] = []
-    at = None
+    inside = False
     for line in said:
-        begun = _beginning(line)
-        if begun is not None and part and not part[-1]:
-            part.pop()  # the newline with which a beginning begins
-        at = begun or at
-        if begun is None and at == call:
-            part.append(line)
+        begun, goes_on = _beginning(line), _wire.GO_ON_LINE.match(line)
+        if begun is None and goes_on is None:
+            if inside:
+                part.append(line)
+            continue
+        if inside and part and not part[-1]:
+            part.pop()  # the newline with which a mark begins
+        inside = begun == call if goes_on is None else goes_on.group(1) == str(call[0])
     return part
 
 
-def reached(calls: Sequence[Given], said: Sequence[str]) -> int:
-    """Which of these calls the worker was at: the last one that the log tells of.
+def reached(calls: Sequence[Given], said: Sequence[str], processes: int = 1) -> list[int]:
+    """The places of those of these calls that the worker was at: of each of its processes the last
+    one that the log tells of.
 
-    Without a word of any, the first one: the log may have been lost with the container.
+    Of a process of which it tells none, the first one that may be: the log may have been lost with
+    the container, and of a long one only the end is read.
     """
-    seen = {_beginning(line) for line in said}
-    return max((place for place, call in enumerate(calls) if call in seen), default=0)
+    places = {call: place for place, call in enumerate(calls)}
+    at: dict[str, int] = {}  # by process
+    begun = set()
+    for line in said:
+        call = _beginning(line)
+        if call is not None and call in places:
+            at[_process(line)] = places[call]
+            begun.add(places[call])
+    untold = [place for place in range(max(begun, default=len(calls))) if place not in begun]
+    return sorted([*at.values(), *untold[: processes - len(at)]])
 
 
 def _is_unstarted(run: Run | None, exit_code: int | None) -> bool:

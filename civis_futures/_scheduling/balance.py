@@ -4,6 +4,8 @@ Workers get calls ahead of time: with their launch, and then as many as keep the
 guesses. Calls move where a guess was wrong: from a worker that runs and has many to one that has
 none; and from a worker that has not started, though others have, to any that has room. What a
 worker was given is taken back through the inbox; it moves once it is certain never to begin there.
+
+And how the workers stand: whether they are too few or too many, and what users are told of it.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from .._types import WorkerId
+from .._types import RunState, Standing, WorkerId
 from . import events as e
 from .fleet import Fleet
-from .state import Step, TaskPhase, Worker, WorkerPhase
+from .pacing import Step
+from .state import TaskPhase, Worker, WorkerPhase
 
 
 def even_out(fleet: Fleet, step: Step) -> None:
@@ -25,16 +28,16 @@ def even_out(fleet: Fleet, step: Step) -> None:
 
 
 def resize(fleet: Fleet, step: Step, max_workers: int) -> None:
-    """There may be this many workers from now on. If that is more, those that run keep no more than
-    their share of the calls, so that there is work to start the others for.
+    """So many calls may run at once from now on. If that is more, workers that run keep no more
+    than their share of the calls, so that there is work to start others for.
     """
     more = max_workers > fleet.policy.max_workers
     fleet.policy = replace(fleet.policy, max_workers=max_workers)
     fair = fleet.fair_share()
     for worker in fleet.workers.values():
         if more and worker.running and worker.reads_inbox and worker.open:
-            unbegun = worker.unbegun
-            for call in unbegun[max(fair - (worker.held - len(unbegun)), 0) :]:
+            unbegun, share = worker.unbegun, fair * worker.processes
+            for call in unbegun[max(share - (worker.held - len(unbegun)), 0) :]:
                 fleet.take_back(step, call, worker)
 
 
@@ -53,9 +56,29 @@ def may_even_out(fleet: Fleet) -> bool:
     for worker in fleet.workers.values():
         wanted = [call for call in worker.calls if fleet.tasks.holds(call, worker)]
         begun = worker.running and not worker.revoked.intersection(wanted)
-        if worker.open and worker.reads_inbox and len(wanted) > begun:
+        at_once = worker.processes if begun else 0
+        if worker.open and worker.reads_inbox and len(wanted) > at_once:
             return True
     return False
+
+
+def standing(fleet: Fleet, now: float, tasks_wait: bool) -> Standing:
+    """How the containers are, as far as tasks wait for them."""
+    open_ = [worker for worker in fleet.workers.values() if worker.open]
+    queued = [w for w in open_ if w.alive and w.state is RunState.QUEUED and not w.cancelled]
+    running = [worker for worker in open_ if worker.running]
+    held_back = any(w.held > (w.processes if w.running else 0) for w in open_)
+    return Standing(
+        containers=len(open_),
+        launching=sum(not worker.alive for worker in open_),
+        queued=len(queued),
+        running=len(running),
+        idle=sum(not worker.held for worker in running),
+        queued_since=min((worker.launched for worker in queued), default=now),
+        room_wanted_since=min((w.launched for w in queued if w.held), default=None),
+        tasks_wait=tasks_wait or held_back,
+        probing=tasks_wait and not fleet.ramp.proven and fleet.room_left() > 0,
+    )
 
 
 def _from_waiting(fleet: Fleet, step: Step) -> None:
@@ -80,7 +103,7 @@ def _from_waiting(fleet: Fleet, step: Step) -> None:
     moving = sum(fleet.tasks.holds(call, worker) for worker in waiting for call in worker.revoked)
     fair = fleet.fair_share()
     room = sum(fleet.room(helper, fair, horizon) for helper in helpers)
-    idle = sum(not helper.held for helper in helpers)
+    idle = sum(helper.free for helper in helpers)
     calls = [(call, worker) for worker in waiting for call in movable(fleet, worker, helpers)]
     for call, worker in sorted(calls, key=lambda pair: pair[0]):
         most = room if worker.held_up else min(room, idle * fleet.done_before(step, worker))
@@ -109,8 +132,8 @@ def movable(fleet: Fleet, worker: Worker, helpers: Collection[Worker]) -> list[e
 
 
 def _from_running(fleet: Fleet, step: Step) -> None:
-    """From workers that have many calls, for those that have none."""
-    helpers = [w for w in fleet.listening() if w.running and not w.held]
+    """From workers that have many calls, for those that have room to begin some."""
+    helpers = [w for w in fleet.listening() if w.running and w.free]
     if not helpers:
         return
     horizon = fleet.horizon()
@@ -132,4 +155,5 @@ def _surplus(fleet: Fleet, worker: Worker, helper: Worker, step: Step, horizon: 
         return 0
     if not all(fleet.serves(helper.resources, name) for name, _ in unbegun):
         return 0
-    return fleet.shares.surplus(len(unbegun), step.now - worker.at_call_since, horizon)
+    age = step.now - worker.at_call_since
+    return fleet.shares.surplus(len(unbegun), age, horizon, worker.processes, helper.free)

@@ -157,14 +157,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Why calls were lost; the worker was `at` this one of them.
+    """Why calls were lost: of each that the worker was at, by its place among them.
 
-    Those before it had ended, and their answers went with the container; those after it had not
-    begun.
+    Others before the last of these had ended, and their answers went with the container; those
+    after it had not begun.
     """
 
-    verdict: Verdict
-    at: int = 0
+    verdicts: tuple[tuple[int, Verdict], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +215,7 @@ class TerminateRequested:
 
 @dataclass(frozen=True, slots=True)
 class Resized:
-    """There may be this many workers from now on."""
+    """From now on so many calls may run at once."""
 
     max_workers: int
 
@@ -276,8 +275,8 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a worker with its first calls; if `one_shot`, it ends after them. `readers` is how many
-    workers share the budget, about.
+    """Start a worker with its first calls; if `one_shot`, it ends after them. It runs `processes`
+    of its calls at once. `readers` is how many workers share the budget, about.
     """
 
     worker: WorkerId
@@ -285,6 +284,7 @@ class Launch:
     one_shot: bool = False
     resources: Resources = ANY_RESOURCES
     readers: int = 1
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

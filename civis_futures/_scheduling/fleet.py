@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, field
 
 from .._pacing import Pacing
-from .._types import Resources, RunState, Standing, TaskId, WorkerId
+from .._types import Resources, RunState, TaskId, WorkerId
 from .._wire import (
     CALL_NOT_FETCHED,
     CALL_UNPICKLING,
@@ -28,8 +28,8 @@ from .._wire import (
 )
 from . import events as e
 from .looks import Looks, Observation
-from .pacing import PROBE_SECONDS, Ramp, RetriedRequest, Shares
-from .state import Policy, Step, TaskPhase, Tasks, Worker, WorkerPhase
+from .pacing import PROBE_SECONDS, Ramp, RetriedRequest, Shares, Step
+from .state import Policy, TaskPhase, Tasks, Worker, WorkerPhase
 
 #: Seconds after which a cancel that shows no effect is repeated.
 CANCEL_AGAIN = 30.0
@@ -91,7 +91,7 @@ class Fleet:
         workers = [
             worker
             for worker in self.listening()
-            if worker.running
+            if (worker.running or worker.fills)
             and worker.id not in surplus
             and not self.is_busy(step, worker, horizon)
         ]
@@ -101,10 +101,8 @@ class Fleet:
             workers.remove(leaving)
             if not leaving.held:
                 self._let(step, leaving)
-        idle = [worker for worker in workers if not worker.calls]
         for worker in self._deal(workers):
-            if worker in idle:
-                worker.at_call_since = step.now
+            worker.get_on(step.now)
             worker.stop = worker.calls_given == self.policy.max_tasks_per_worker
             self.news(step, worker)
 
@@ -114,35 +112,47 @@ class Fleet:
         open_ = [worker for worker in self.workers.values() if worker.open]
         if any(worker.stop or worker.cancelled for worker in open_):
             return False  # there will be room
-        if name is None or len(open_) < self.policy.max_workers:
+        if name is None or self.room_left() > 0:
             return False
         return not any(self.serves(worker.resources, name) for worker in open_)
 
     def launch(self, step: Step) -> None:
         """New workers for the calls that are left, while there is room for workers."""
         new: list[Worker] = []
-        while (name := self.tasks.next_ready()) is not None:
+        while (name := self.tasks.next_ready()) is not None and not self._come_to(name):
             if not (
                 step.may(self.launching) and step.may(self.starting) and self._may_launch(step)
             ):
                 break
             self.highest_id += 1
             worker = Worker(WorkerId(self.highest_id), self.tasks.known[name].resources)
+            worker.processes = self.policy.processes(self.room_left())
             self.workers[worker.id] = worker
-            self.tasks.give(worker, 0)
+            size = self.policy.letter_bytes(worker) - self.tasks.give(worker, 0)
+            while worker.free and (more := self.tasks.give(worker, size)):
+                size -= more
             self.ramp.start(step.now)
             new.append(worker)
         self._launched_at = step.now if new else self._launched_at
         if not self._is_full():  # or they would only wait with it
             self._deal(new)
         sharing = self._sharing()
-        for worker in new:
-            worker.launch_calls, worker.at_call_since = tuple(worker.calls), step.now
-            worker.launched = step.now
-            worker.one_shot = worker.calls_given == self.policy.max_tasks_per_worker
-            step.do(
-                e.Launch(worker.id, worker.launch_calls, worker.one_shot, worker.resources, sharing)
-            )
+        for w in new:
+            w.launch_calls, w.launched = tuple(w.calls), step.now
+            w.get_on(step.now)
+            w.one_shot = w.calls_given == self.policy.max_tasks_per_worker
+            step.do(e.Launch(w.id, w.launch_calls, w.one_shot, w.resources, sharing, w.processes))
+
+    def room_left(self) -> int:
+        """How many calls more could run at once, in workers that there are not yet."""
+        open_ = sum(worker.processes for worker in self.workers.values() if worker.open)
+        return self.policy.max_workers - open_
+
+    def _come_to(self, name: TaskId) -> bool:
+        """Whether launches that are under way bring room for this call, and for all others."""
+        coming = (w for w in self.workers.values() if w.fills and not w.alive)
+        room = sum(worker.free for worker in coming if self.serves(worker.resources, name))
+        return room >= self.tasks.count[TaskPhase.READY]
 
     def _may_launch(self, step: Step) -> bool:
         """Whether there may be one more worker."""
@@ -157,7 +167,7 @@ class Fleet:
                 return False
         few = len(self.tasks.known) <= FEW and not self.ramp.unfit
         if self.ramp.proven or few:
-            return number < self.policy.max_workers
+            return self.room_left() > 0
         unclear = sum(worker.concluding for worker in self.workers.values())
         if self.starting.failures and number + unclear:
             return False  # first see whether the others start
@@ -166,7 +176,7 @@ class Fleet:
             if at is not None:
                 step.wake(at)
             return False
-        return number < self.policy.max_workers
+        return self.room_left() > 0
 
     def _deal(self, workers: list[Worker]) -> list[Worker]:
         """Deal calls out to these workers, in turns, so that the oldest begin first.
@@ -174,20 +184,21 @@ class Fleet:
         Each gets as many as it should have; the share of those that may still come is left to them.
         Returns those that got any.
         """
-        fair, number = self.fair_share(), sum(worker.open for worker in self.workers.values())
-        width, sharing = self._width(), self._sharers()
-        spare = fair * max(width - number, 0)
+        fair, sharing = self.fair_share(), self._sharers()
+        here = self.policy.max_workers - self.room_left()
+        spare = fair * max(self._width() - here, 0)
         sizes = {worker.id: self.tasks.size(worker) for worker in workers}
         got: dict[WorkerId, Worker] = {}
         while workers:
             hungry = []
             for worker in workers:
                 left = self.tasks.count[TaskPhase.READY]
-                if left <= (spare if worker.held else 0):
+                if left <= (0 if worker.free else spare):
                     continue
-                horizon = self.looks.horizon(_some_of(*sharing, left))
+                horizon = self.looks.horizon(self._some_of(*sharing, left))
                 if self.room(worker, fair, horizon) > 0:
-                    size = self.tasks.give(worker, self.policy.letter_bytes - sizes[worker.id])
+                    most = self.policy.letter_bytes(worker)
+                    size = self.tasks.give(worker, most - sizes[worker.id])
                     if size:
                         sizes[worker.id] += size
                         got[worker.id] = worker
@@ -197,20 +208,20 @@ class Fleet:
 
     def room(self, worker: Worker, fair: int, horizon: float) -> int:
         """How many more calls a worker should have, if `fair` calls are its share."""
-        number = self.shares.number(fair, horizon) - worker.held
+        number = self.shares.number(fair, horizon) * worker.processes - worker.held
         limit = self.policy.max_tasks_per_worker
         return number if limit is None else min(number, limit - worker.calls_given)
 
     def fair_share(self) -> int:
-        """How many calls there are for each worker that runs, or that may soon."""
+        """How many calls there are for each that can run at once, now or soon."""
         held = sum(worker.held for worker in self.workers.values() if worker.open)
         return math.ceil((self.tasks.count[TaskPhase.READY] + held) / self._width())
 
     def _width(self) -> int:
-        """How many workers share the calls."""
-        open_ = [worker for worker in self.workers.values() if worker.open]
-        most = len(open_) if self._is_full() else self.policy.max_workers
-        return max(most - sum(worker.held_up for worker in open_), 1)
+        """How many calls can run at once, now or soon."""
+        most = self.policy.max_workers - (self.room_left() if self._is_full() else 0)
+        held_up = (worker.processes for worker in self.workers.values() if worker.held_up)
+        return max(most - sum(held_up), 1)
 
     def done_before(self, step: Step, worker: Worker) -> int:
         """How many calls another worker will have done before this one starts; at least 1."""
@@ -231,11 +242,11 @@ class Fleet:
         Then it gets more later, since each time costs requests. The same holds for one that has
         been at its call for long, since its end cannot be foreseen.
         """
-        if not worker.held:
+        if worker.free:
             return False
         if self.shares.seconds is None or step.now - worker.at_call_since > horizon:
             return True
-        return worker.held * self.shares.seconds > horizon / 2
+        return worker.held * self.shares.seconds > horizon / 2 * worker.processes
 
     def serves(self, resources: Resources, name: TaskId) -> bool:
         """Whether a container with these resources can do this task's call."""
@@ -325,8 +336,9 @@ class Fleet:
         for name, revoked in self._sent.items():
             if name in self.workers:
                 self.workers[name].revoked_in_inbox = revoked
-        for name in self.handed_on if self._told else ():
-            self.workers.pop(name, None)
+        for name in self.handed_on.intersection(self.workers) if self._told else ():
+            if self.workers[name].alive:  # or its script is being archived
+                del self.workers[name]
 
     def write_failed(self) -> None:
         """The inbox may be as it was."""
@@ -383,11 +395,13 @@ class Fleet:
     def answered(self, step: Step, worker: Worker, call: e.Given, answer: Answer) -> None:
         """A worker is through with a call."""
         worker.drop(call)
+        worker.get_on(step.now)
         worker.idle_since = worker.at_call_since = step.now
         if worker.must_end_by is not None:
             worker.must_end_by = step.now + self.horizon() + CANCEL_PATIENCE
-        if worker.calls and self.tasks.holds(worker.calls[0], worker):
-            worker.revoked.discard(worker.calls[0])  # too late: it has begun, or it will say so
+        for other in worker.present:
+            if self.tasks.holds(other, worker):
+                worker.revoked.discard(other)  # too late: it has begun, or it will say so
         self._learn(step, answer)
 
     def _learn(self, step: Step, answer: Answer) -> None:
@@ -439,12 +453,18 @@ class Fleet:
 
     def _sharing(self) -> int:
         """How many workers share the budget: those that there are, and those that will come."""
-        return _some_of(*self._sharers(), self.tasks.count[TaskPhase.READY])
+        return self._some_of(*self._sharers(), self.tasks.count[TaskPhase.READY])
 
     def _sharers(self) -> tuple[int, int]:
         """How many they are now, and how many they may become."""
         number = sum(worker.open and not worker.held_up for worker in self.workers.values())
-        return number, max(self._width(), number)  # more than `max_workers`, perhaps, as yet
+        most = math.ceil(self._width() / self.policy.worker_processes)
+        return number, max(most, number)  # more than `max_workers`, perhaps, as yet
+
+    def _some_of(self, now: int, most: int, coming: int) -> int:
+        """How many share it, with as many tasks `coming` for which there is none."""
+        more = math.ceil(coming / self.policy.worker_processes)
+        return max(1, min(now + more, most))
 
     def adopt(self, step: Step, attached: e.Attached) -> None:
         """These workers were launched by an earlier process, and are ours now."""
@@ -488,9 +508,13 @@ class Fleet:
     def _surplus(self) -> set[WorkerId]:
         """Those that are too many since `max_workers` was lowered: those with the least to do."""
         staying = [w for w in self.workers.values() if w.open and not (w.stop or w.cancelled)]
-        too_many = max(0, len(staying) - self.policy.max_workers)
-        leaving = sorted(staying, key=lambda worker: worker.held)[:too_many]
-        return {worker.id for worker in leaving}
+        too_many = sum(worker.processes for worker in staying) - self.policy.max_workers
+        leaving = set()
+        for worker in sorted(staying, key=lambda worker: worker.held):
+            if too_many > 0:
+                leaving.add(worker.id)
+                too_many -= worker.processes
+        return leaving
 
     def has_unwanted_calls(self) -> bool:
         """Whether a container may still run a call that was cancelled."""
@@ -568,31 +592,9 @@ class Fleet:
         worker.phase = WorkerPhase.ARCHIVING
         step.do(e.Archive(worker.id))
 
-    def standing(self, now: float, tasks_wait: bool) -> Standing:
-        """How the containers are, as far as tasks wait for them."""
-        open_ = [worker for worker in self.workers.values() if worker.open]
-        queued = [w for w in open_ if w.alive and w.state is RunState.QUEUED and not w.cancelled]
-        running = [worker for worker in open_ if worker.running]
-        return Standing(
-            containers=len(open_),
-            launching=sum(not worker.alive for worker in open_),
-            queued=len(queued),
-            running=len(running),
-            idle=sum(not worker.held for worker in running),
-            queued_since=min((worker.launched for worker in queued), default=now),
-            room_wanted_since=min((w.launched for w in queued if w.held), default=None),
-            tasks_wait=tasks_wait or any(worker.held > worker.running for worker in open_),
-            probing=tasks_wait and not self.ramp.proven and len(open_) < self.policy.max_workers,
-        )
-
     def listening(self) -> list[Worker]:
         return [worker for worker in self.workers.values() if worker.listens]
 
     def busy(self) -> bool:
         """Whether a request is under way that must come to its end."""
         return self.writing.busy or self.looks.looking.busy
-
-
-def _some_of(now: int, most: int, coming: int) -> int:
-    """How many workers share the budget, with as many tasks `coming` for which there is none."""
-    return max(1, min(now + coming, most))

@@ -17,7 +17,8 @@ from .._types import RunState, TaskId, WorkerId
 from . import events as e
 from .fleet import Fleet
 from .looks import Observation
-from .state import Step, Task, TaskPhase, Tasks, Worker, WorkerPhase
+from .pacing import Step
+from .state import Task, TaskPhase, Tasks, Worker, WorkerPhase
 
 #: Seconds more for the first call of a container that is set up by a command, which may take long:
 #: nobody sees when the call begins.
@@ -47,15 +48,16 @@ class TimeLimits:
         for name in names:
             self.expire_if_due(step, name)
         for worker in self.fleet.workers.values():
-            late_at = self._late_at(worker)
-            if late_at is None or worker.late == worker.calls[0]:
-                continue
-            if late_at > step.now:
-                step.wake(late_at)
-                continue
-            worker.late = worker.calls[0]  # unless its answer is there, and was not read yet
-            worker.reads.at = step.now
-            self.fleet.looks.soon(step)
+            for call in worker.present:
+                late_at = self._late_at(worker, call)
+                if late_at is None or call in worker.late:
+                    continue
+                if late_at > step.now:
+                    step.wake(late_at)
+                    continue
+                worker.late.add(call)  # unless its answer is there, and was not read yet
+                worker.reads.at = step.now
+                self.fleet.looks.soon(step)
 
     # --- begun too late ------------------------------------------------------------------------
 
@@ -67,7 +69,7 @@ class TimeLimits:
         if task.phase is TaskPhase.HELD and task.worker is not None:
             call, worker = (name, task.given), self.fleet.workers[task.worker]
             begun = worker.state is not RunState.QUEUED and (
-                worker.one_shot or worker.calls[0] == call
+                worker.one_shot or call in worker.present
             )
             if begun or not worker.open:
                 task.expires = None  # it has begun, or what has become of it will be known
@@ -99,16 +101,15 @@ class TimeLimits:
         """End the late calls of which a look has brought nothing either."""
         for worker, report in ((each.worker, each.report) for each in seen):
             read = (report.read and report.complete) or not worker.owes_answers
-            if not (worker.calls and worker.late == worker.calls[0] and worker.running and read):
-                continue
-            if self.tasks.holds(worker.calls[0], worker):  # else it was cancelled meanwhile
-                self._end_late(step, worker, worker.calls[0])
+            for call in worker.present:
+                late = call in worker.late and worker.running and read
+                if late and self.tasks.holds(call, worker):  # else it was cancelled meanwhile
+                    self._end_late(step, worker, call)
 
-    def _late_at(self, worker: Worker) -> float | None:
-        """When it should long have told the end of the first of its calls, if that has a limit."""
-        if not worker.running or worker.cancelled or not worker.calls:
+    def _late_at(self, worker: Worker, call: e.Given) -> float | None:
+        """When it should long have told the end of this call, if that has a limit."""
+        if not worker.running or worker.cancelled:
             return None
-        call = worker.calls[0]
         if not self.tasks.holds(call, worker):
             return None
         limit = self.tasks.known[call[0]].terms.timeout
@@ -116,7 +117,8 @@ class TimeLimits:
             return None
         first = worker.calls_given == len(worker.calls)  # it has not answered any
         setup = SETUP if first and self.fleet.policy.setup else 0.0
-        return worker.at_call_since + limit + setup + self.pacing.frozen + 2 * self.fleet.horizon()
+        since = worker.began.get(call, worker.at_call_since)
+        return since + limit + setup + self.pacing.frozen + 2 * self.fleet.horizon()
 
     def _end_late(self, step: Step, worker: Worker, call: e.Given) -> None:
         terms = self.tasks.known[call[0]].terms

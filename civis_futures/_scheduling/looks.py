@@ -13,8 +13,8 @@ from itertools import islice
 
 from .._types import RunState, WorkerId
 from .events import Look, Looked, Report
-from .pacing import SAVED_LOOKS, SHORTEST_LINGER, Pause, RetriedRequest, linger, poll
-from .state import Step, Worker
+from .pacing import SAVED_LOOKS, SHORTEST_LINGER, Pause, RetriedRequest, Step, linger, poll
+from .state import Worker
 
 #: Where the list tells how many letters a worker has posted, its answers are read without such news
 #: only after TRUST seconds, and after twice as many each time that there are none.

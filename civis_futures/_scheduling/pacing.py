@@ -11,9 +11,10 @@ Time and chance are arguments; this module knows no other.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .._pacing import Pacing
+from .events import Command
 
 #: Bounds of the pause between two looks, in seconds; in between the budget decides.
 SHORTEST_LOOK, LONGEST_LOOK = 0.05, 60.0
@@ -85,11 +86,41 @@ class RetriedRequest:
         self.failures += 1
         self.not_before = now + pacing.backoff(self.failures, chance)
 
+    def is_last(self, hopeless: bool) -> bool:
+        """Whether one more failure is one too many where nothing is at work yet."""
+        return hopeless or self.failures + 1 >= HOPE
+
     def in_vain(self, pacing: Pacing, refused: bool) -> bool:
         """Whether it makes no sense to go on, now that one has failed again, or was `refused`."""
         if self.failures < HOPE:
             return False
         return refused or self.failed_at - self.since >= pacing.outage
+
+
+@dataclass(slots=True)
+class Step:
+    """One call of `Scheduler.advance`: its time, its commands so far, when to be called again."""
+
+    now: float
+    out: list[Command] = field(default_factory=list)
+    deadline: float | None = None
+
+    def do(self, command: Command) -> None:
+        """One more command."""
+        self.out.append(command)
+
+    def wake(self, at: float) -> None:
+        """Be called at that time, at the latest."""
+        self.deadline = at if self.deadline is None else min(self.deadline, at)
+
+    def may(self, attempts: RetriedRequest) -> bool:
+        """Whether such a request may be made now."""
+        if attempts.busy:
+            return False
+        if attempts.not_before > self.now:
+            self.wake(attempts.not_before)
+            return False
+        return True
 
 
 @dataclass(slots=True)
@@ -168,17 +199,21 @@ class Shares:
             self.seconds = mean if self.seconds is None else (self.seconds + mean) / 2
 
     def number(self, fair: int, horizon: float) -> int:
-        """How many calls a worker may hold: its fair share, but no more than keep it busy for the
-        `horizon`, the seconds until it can get more.
+        """How many calls a worker may hold for each that it runs at once: its fair share, but no
+        more than keep it busy for the `horizon`, the seconds until it can get more.
         """
         useful = BLIND if self.seconds is None else math.ceil(horizon / self.seconds)
         return max(1, min(fair, useful))
 
-    def surplus(self, unbegun: int, age: float, horizon: float) -> int:
-        """How many of a worker's calls that it has not begun an idle worker should take over.
+    def surplus(
+        self, unbegun: int, age: float, horizon: float, at_once: int = 1, free: int = 1
+    ) -> int:
+        """How many of a worker's calls that it has not begun another one should take over, which
+        has room to begin `free` calls.
 
-        The worker has been at its present call for `age` seconds, as far as the last look tells;
-        a move takes `horizon` seconds. Calls that it can do itself in that time stay.
+        The worker has been at its present calls, `at_once` of them, for `age` seconds, as far as
+        the last look tells; a move takes `horizon` seconds. Calls that it can do itself in that
+        time stay.
         """
-        each = max(self.seconds or 0.0, age - horizon)
-        return math.ceil(unbegun / 2) if unbegun * each > horizon else 0
+        each = max(self.seconds or 0.0, age - horizon) / at_once
+        return math.ceil(unbegun * free / (at_once + free)) if unbegun * each > horizon else 0

@@ -15,8 +15,8 @@ What workers do is in `fleet`. What always holds, after every event of the rando
 `tests/scheduling/test_scheduler.py`:
 
 1. A task is in one phase, and HELD tasks and the workers' lists of calls say the same.
-2. At most `max_workers` workers are launching or alive, whatever happens; where that number was
-   lowered, no worker is launched until it is so.
+2. The workers that are launching or alive run at most `max_workers` calls at once, whatever
+   happens; where that number was lowered, no worker is launched until it is so.
 3. A task ends once; the pool finishes once, with no task and no worker left.
 4. There is never a second look, inbox write or preparation in flight.
 5. A worker that has to stop, or is cancelled, is given no call; one that is to end after its
@@ -36,6 +36,7 @@ What workers do is in `fleet`. What always holds, after every event of the rando
     given to a worker only when all that it needs has come.
 13. Once containers have run for `max_seconds`, no worker is launched or given a call, and only
     what workers have in hand is left.
+14. No worker is launched while launches that are under way bring room for all that is READY.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ from .._pacing import Pacing
 from .._types import Standing, TaskId
 from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
-from .balance import even_out, hand_on, may_even_out, resize
+from .balance import even_out, hand_on, may_even_out, resize, standing
 from .fleet import Fleet
 from .limits import HoursLimit, TimeLimits
-from .pacing import FALSE_STARTS, HOPE, RetriedRequest
-from .state import LOST, Policy, Step, Task, TaskPhase, Tasks, Worker, WorkerPhase
+from .pacing import FALSE_STARTS, RetriedRequest, Step
+from .state import LOST, Policy, Task, TaskPhase, Tasks, Worker, WorkerPhase
 
 
 @dataclass
@@ -363,7 +364,7 @@ class Scheduler:
         self.fleet.opened(self._step)
 
     def _prepare_failed(self, _: e.Prepare, failure: e.Failed) -> None:
-        over = _is_enough(self._preparing, failure.hopeless)
+        over = self._preparing.is_last(failure.hopeless)
         self._count(self._preparing, failure, "the platform cannot be used", over)
 
     def _inbox_failed(self, _: e.WriteInbox, failure: e.Failed) -> None:
@@ -384,11 +385,11 @@ class Scheduler:
             return
         # One that is not wanted any more has not failed; and of a wave of them, one counts.
         unwanted = worker.cancelled or worker.recalled
-        if not unwanted and worker.at_call_since >= self.fleet.launching.failed_at:
+        if not unwanted and worker.launched >= self.fleet.launching.failed_at:
             # As long as containers run, their calls go on, and so may the rest later.
             launching = self.fleet.launching
             patient = any(other.alive for other in self.fleet.workers.values())
-            over = _is_enough(launching, failure.hopeless) and not patient
+            over = launching.is_last(failure.hopeless) and not patient
             self._count(launching, failure, "no container can be started", over)
         for name in held:
             if name in self.tasks.known:
@@ -448,16 +449,17 @@ class Scheduler:
 
     def _diagnosed(self, command: e.Diagnose, found: e.Diagnosis) -> None:
         worker = self.fleet.workers.get(command.worker)
-        if found.verdict.unstarted and worker is not None:
-            self._false_start(command, found.verdict)
+        verdicts, (last, verdict) = dict(found.verdicts), found.verdicts[-1]
+        if verdict.unstarted and worker is not None:
+            self._false_start(command, verdict)
         for number, (name, given) in enumerate(command.calls):
             task = self.tasks.known.get(name)
             if task is None or (task.worker, task.given) != (command.worker, given):
                 continue
-            if number < found.at:
+            if number < last:
                 task.expires = None  # it had ended, so it had begun
-            if number == found.at and not found.verdict.unstarted:
-                self._lost(name, found.verdict)
+            if number in verdicts and not verdict.unstarted:
+                self._lost(name, verdicts[number])
             else:
                 self._again(name)
         if worker is None or worker.phase is not WorkerPhase.CONCLUDING:
@@ -472,7 +474,7 @@ class Scheduler:
         error = BrokenContainerPool(f"{verdict.reason}{lines}")
         hopeless = not self.fleet.ramp.proven and starting.failures + 1 >= FALSE_STARTS
         patient = any(other.running for other in self.fleet.workers.values())
-        over = _is_enough(starting, hopeless) and not patient
+        over = starting.is_last(hopeless) and not patient
         self._count(
             starting, e.Failed(command, error, hopeless), "no container can be started", over
         )
@@ -516,7 +518,8 @@ class Scheduler:
 
     def standing(self, now: float) -> Standing:
         """What tasks wait for, if any do."""
-        found = self.fleet.standing(now, bool(self.tasks.count[TaskPhase.READY]))
+        count = self.tasks.count
+        found = standing(self.fleet, now, bool(count[TaskPhase.READY]))
         looks, fleet = self.fleet.looks, self.fleet
         tried = (self._preparing, fleet.launching, fleet.starting, fleet.writing)
         failed = max(tried, key=lambda attempts: attempts.not_before)
@@ -593,8 +596,3 @@ class Scheduler:
             broken = BrokenContainerPool(f"{what}: {failed.error}")
             broken.__cause__ = failed.error
             self._break(broken)
-
-
-def _is_enough(request: RetriedRequest, hopeless: bool) -> bool:
-    """Whether one more failure is one too many where nothing is at work yet."""
-    return hopeless or request.failures + 1 >= HOPE

@@ -35,8 +35,8 @@ from .._wire import (
     Answer,
     inline_limit,
 )
-from .events import CORRUPT, Command, FoundTask, Given, Need, Reading, Report, Verdict
-from .pacing import Pause, RetriedRequest
+from .events import CORRUPT, FoundTask, Given, Need, Reading, Report, Verdict
+from .pacing import Pause
 
 #: Answers of calls that were lost.
 LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, CORRUPT)
@@ -57,7 +57,11 @@ PASSED_OVER, STARTS, SLOW_LAUNCH = 2, 2.0, 30.0
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the user asked for; times in seconds."""
+    """What the user asked for; times in seconds.
+
+    `max_workers` is how many calls may run at once, of which one container has up to
+    `worker_processes`. `max_tasks_per_worker` is of a container.
+    """
 
     max_workers: int
     max_tasks_per_worker: int | None = None
@@ -66,11 +70,16 @@ class Policy:
     setup: bool = False  # containers may have something to do before their first call
     keep_alive: float = 0.0  # how long idle workers stay after the end for the next process
     max_seconds: float = math.inf  # for how long containers may run, all together
+    worker_processes: int = 1
 
-    @property
-    def letter_bytes(self) -> int:
-        """How many bytes the calls in one worker's letter may take."""
-        return min(INBOX_CALLS // self.max_workers, ORDER_CALLS)
+    def processes(self, room: int) -> int:
+        """How many the next worker has, if so many calls more may run at once."""
+        most = self.max_tasks_per_worker
+        return max(1, min(self.worker_processes, room, room if most is None else most))
+
+    def letter_bytes(self, worker: Worker) -> int:
+        """How many bytes the calls in a worker's letter may take."""
+        return min(INBOX_CALLS // self.max_workers * worker.processes, ORDER_CALLS)
 
     @property
     def inline_bytes(self) -> int:
@@ -373,7 +382,8 @@ def _tell(task: Task, wait: Wait, other: TaskId, returned: bool) -> None:
 class Worker:
     """One container run, from the decision to launch it until its script is archived.
 
-    `calls` are those it has not answered, in the order in which it runs them. `revoked` are those
+    `calls` are those it has not answered, in the order in which it begins them; it runs `processes`
+    of them at once. `revoked` are those
     of them that it was asked not to begin; it answers these as well. Times are monotonic, in
     seconds.
     """
@@ -394,12 +404,13 @@ class Worker:
     phase: WorkerPhase = WorkerPhase.LAUNCHING
     state: RunState = RunState.QUEUED
     launched: float = 0.0  # when its launch began
-    at_call_since: float = 0.0  # when it got to its present call, as far as looks tell
+    at_call_since: float = 0.0  # when it got to the last of its present calls, as looks tell
+    began: dict[Given, float] = field(default_factory=dict)  # and to each of these
     idle_since: float = 0.0
     running_since: float | None = None  # when a look first found it running
     ran: float | None = None  # for how long it has run, once its run is over
     begun: bool = False  # whether its run has started, for all we know
-    late: Given | None = None  # the call that should long have ended
+    late: set[Given] = field(default_factory=set)  # the calls that should long have ended
     reads: Pause = field(default_factory=Pause)  # until its answers are read without any news
     stop: bool = False  # it has to end after its calls
     cancelled: bool = False  # its run was asked to end
@@ -416,6 +427,7 @@ class Worker:
     looks_passed: int = 0  # looks that found others running, and this one not started
     overdue: bool = False  # it has waited for longer than a start takes
     recalled: bool = False  # its launch was asked not to happen, if it has not yet
+    processes: int = 1
 
     @classmethod
     def inherited(cls, found: Inherited, now: float) -> Worker:
@@ -423,6 +435,7 @@ class Worker:
         worker = cls(
             found.id, found.resources, found.one_shot, found.launch_calls, list(found.calls)
         )
+        worker.processes = found.processes
         worker.revoked, worker.calls_given, worker.stop = (
             set(found.revoked),
             found.calls_given,
@@ -431,7 +444,30 @@ class Worker:
         worker.phase, worker.state = WorkerPhase.ALIVE, found.state
         worker.launched = worker.at_call_since = worker.idle_since = now
         worker.running_since = now if found.state is RunState.RUNNING else None
+        worker.get_on(now)
         return worker
+
+    @property
+    def present(self) -> list[Given]:
+        """The calls that it may be at, if it runs."""
+        return self.calls[: self.processes]
+
+    @property
+    def free(self) -> int:
+        """How many calls more it could begin at once."""
+        return max(self.processes - self.held, 0)
+
+    @property
+    def fills(self) -> bool:
+        """Whether it has not started, and has calls, and room to begin more with them."""
+        waits = self.state is RunState.QUEUED and not self.is_passed
+        wanted = not (self.ends or self.recalled)
+        return self.open and waits and wanted and 0 < self.held < self.processes
+
+    def get_on(self, now: float) -> None:
+        """Note which calls it may have come to."""
+        self.began = {call: self.began.get(call, now) for call in self.present}
+        self.at_call_since = max(self.began.values(), default=self.at_call_since)
 
     @property
     def open(self) -> bool:
@@ -451,8 +487,12 @@ class Worker:
     @property
     def listens(self) -> bool:
         """Whether it may be given more calls."""
-        ends = self.one_shot or self.stop or self.cancelled or self.state.over
-        return self.alive and not ends
+        return self.alive and not self.ends
+
+    @property
+    def ends(self) -> bool:
+        """Whether it ends after the calls that it has, or has ended."""
+        return self.one_shot or self.stop or self.cancelled or self.state.over
 
     @property
     def running(self) -> bool:
@@ -489,7 +529,7 @@ class Worker:
     @property
     def unbegun(self) -> list[Given]:
         """Its calls that it cannot have begun, without those that were revoked."""
-        calls = self.calls[1:] if self.state is _RUNNING else self.calls
+        calls = self.calls[self.processes :] if self.state is RunState.RUNNING else self.calls
         return [call for call in calls if call not in self.revoked]
 
     @property
@@ -530,9 +570,8 @@ class Worker:
         elif report.read and self.unread_since is None:
             self.unread_since = now
         self.unread = self.unread if report.error is None else str(report.error)
-        since = self.unread_since
-        too_long = since is not None and now - since >= UNREADABLE[report.hopeless]
-        return report.garbled or too_long
+        since = now if self.unread_since is None else self.unread_since
+        return report.garbled or now - since >= UNREADABLE[report.hopeless]
 
     def is_over(self, run: Run, now: float) -> bool:
         """Take in what a look tells of its run; whether that is over.
@@ -545,15 +584,14 @@ class Worker:
         if run.state is not RunState.UNKNOWN:
             if run.state is RunState.RUNNING and self.running_since is None:
                 self.running_since = self.at_call_since = now
+                self.began = dict.fromkeys(self.present, now)
             self.state, self.unknown_since = run.state, None
             over = run.state.over
         else:
             since = self.unknown_since = now if self.unknown_since is None else self.unknown_since
             over = run.finished is not None or now - since >= UNKNOWN_STATE_PATIENCE
-        if over and run.started is not None and run.finished is not None:
-            self.ran = max(0.0, run.finished - run.started)
-        elif over and self.ran is None:
-            self.ran = self.seconds(now)
+        if over:
+            self.ran = self.seconds(now) if run.seconds is None else run.seconds
         return over
 
     def seconds(self, now: float) -> float:
@@ -561,29 +599,3 @@ class Worker:
         if self.ran is not None:
             return self.ran
         return 0.0 if self.running_since is None else now - self.running_since
-
-
-@dataclass(slots=True)
-class Step:
-    """One call of `Scheduler.advance`: its time, its commands so far, when to be called again."""
-
-    now: float
-    out: list[Command] = field(default_factory=list)
-    deadline: float | None = None
-
-    def do(self, command: Command) -> None:
-        """One more command."""
-        self.out.append(command)
-
-    def wake(self, at: float) -> None:
-        """Be called at that time, at the latest."""
-        self.deadline = at if self.deadline is None else min(self.deadline, at)
-
-    def may(self, attempts: RetriedRequest) -> bool:
-        """Whether such a request may be made now."""
-        if attempts.busy:
-            return False
-        if attempts.not_before > self.now:
-            self.wake(attempts.not_before)
-            return False
-        return True

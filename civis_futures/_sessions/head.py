@@ -72,13 +72,16 @@ class Entry:
     over: bool = False
     resources: dict[str, float] | None = None
     run: int = 0
+    processes: int = 1
 
     @classmethod
     def of(cls, order: Order, job: int, resources: Resources) -> Entry:
         """The worker that got this order."""
         first = [(call.task, call.attempt, call.key) for call in order.letter.calls]
         size = None if resources == ANY_RESOURCES else asdict(resources)
-        return cls(order.worker, job, first, order.letter.stop, False, size)
+        return cls(
+            order.worker, job, first, order.letter.stop, False, size, processes=order.processes
+        )
 
     @property
     def size(self) -> Resources:
@@ -106,6 +109,9 @@ class Head:
     def to_json(self) -> str:
         """As text."""
         value = {**asdict(self), "kind": self.kind.value, "version": VERSION}
+        for worker in value["workers"]:
+            if worker["processes"] == 1:  # earlier versions do not know the word
+                del worker["processes"]
         return json.dumps(value, separators=(",", ":"))
 
 

@@ -196,4 +196,5 @@ def _inherited(result: Findings, past: _Past) -> Inherited | None:
         one_shot=past.entry.last,
         stop=past.letter.stop,
         resources=past.entry.size,
+        processes=past.entry.processes,
     )

@@ -40,7 +40,7 @@ def run(order: str = "", pacing: WorkerPacing | None = None) -> int:
         # It holds a secret, and those who look for what went wrong print their environment.
         os.environ.pop(_wire.ORDER_VARIABLE, None)
         what = read_order(said, lambda file: _content(file, folder).decode())
-        share_cores(what.cores)
+        share_cores(what.cores, processes=what.processes)
         platform = _platform(_endpoint(what.url), pacing, max(what.lease, pacing.request))
         WorkerLoop(what, platform, folder, pacing).run()
     except NoOrderError as error:

@@ -40,17 +40,17 @@ def _group(root: str, tree: str, path: str) -> str:
     return group
 
 
-def share_cores(asked: float, root: str = "/") -> None:
-    """Have numerical libraries start as many threads as the container has cores: unless they are
-    told otherwise, it is as many as the machine has. `asked` is what the container was asked for,
-    for where the kernel has no quota; 0 if nobody knows.
+def share_cores(asked: float, root: str = "/", processes: int = 1) -> None:
+    """Have numerical libraries start as many threads as the container has cores for each of so many
+    `processes`: unless they are told otherwise, it is as many as the machine has. `asked` is what
+    the container was asked for, for where the kernel has no quota; 0 if nobody knows.
 
     Who has set `OMP_NUM_THREADS` has set it for all of them, since the others read it as well.
     """
     cores = _quota(root) or asked
     if cores and "OMP_NUM_THREADS" not in os.environ:
         for name in _VARIABLES:
-            os.environ.setdefault(name, str(max(1, int(cores))))
+            os.environ.setdefault(name, str(max(1, int(cores / processes))))
 
 
 def _quota(root: str) -> float:

@@ -1,8 +1,9 @@
 """The parent: which call next, when to post answers, when to look for more, when to end.
 
-One thread, so that it may fork. Calls run one after the other, in the order of the letters, and
-none twice. It unpickles nothing and runs no user code: that is the child's part, which may die of
-it without taking this process along.
+One thread, so that it may fork. Calls begin in the order of the letters, each as soon as one of
+the processes is free; none runs twice. How many processes there are, the order says. It unpickles
+nothing and runs no user code: that is the child's part, which may die of it without taking this
+process along.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from ._http import HttpError, RefusedError, UnreachableError
 from ._inbox import InboxReader
 from ._outbox import Outbox
 from ._platform import Outgoing
-from ._process import DiedError, Process
+from ._process import Children, DiedError, Process, wait_for_any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._lines import Lines
     from ._pacing import WorkerPacing
     from ._platform import PlatformRequests
 
@@ -68,6 +70,20 @@ class Refusal:
         self.frames = tuple(_wire.Frame(**frame) for frame in frames)
 
 
+class Slot:
+    """Room for one process, and the call that it runs; `number` is from 1, or 0 if there is only
+    one.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process: Process | None = None
+        self.ready = False  # whether it has run its initializer, if there is one
+        self.call: _wire.Call | None = None
+        self.since = 0.0  # when that was handed over
+        self.modules: list[str] = []  # the folders with modules that the process may need
+
+
 class WorkerLoop:
     """Answers the calls of an order, in processes of its own."""
 
@@ -95,12 +111,13 @@ class WorkerLoop:
         self._taken: set[str] = set()  # every call ever seen: an inbox names them again
         self._queue: deque[_wire.Call] = deque()
         self._fetched: dict[str, FetchedCall] = {}  # at most the next call, fetched ahead
-        self._running: _wire.Call | None = None
         self._printed = order.initializer is not None  # whether user code may have printed
-        self._again = ""  # a call whose child ended before it began it
-        self._since = 0.0  # when the running call was handed over
-        self._process: Process | None = None
-        self._ready = False  # whether that process has run its initializer, if there is one
+        self._again: set[str] = set()  # calls whose child ended before it began them
+        self._children = Children()
+        several = order.processes > 1 and not self._alone
+        numbers = range(1, order.processes + 1) if several else [0]
+        self._slots = [Slot(number) for number in numbers]
+        self._lines: Lines | None = None  # what their processes print into, if they are several
         self._initializer: FetchedCall | None = None
         self._refusal: Refusal | None = None  # why none can be run
 
@@ -111,11 +128,12 @@ class WorkerLoop:
             self._prepare()
             self._answer_all()
         except Terminated:
-            if self._process is not None:
-                self._process.terminate()  # it gets the TERM too, and time, while answers go out
+            processes = [slot.process for slot in self._slots if slot.process is not None]
+            for process in processes:
+                process.terminate()  # it gets the TERM too, and time, while answers go out
             self._last_words()
-            if self._process is not None:
-                self._process.wait()
+            for process in processes:
+                process.wait()
             raise
         except StartedAgainError:  # which has answered nothing
             raise
@@ -124,8 +142,20 @@ class WorkerLoop:
             self._last_words()
             raise
         finally:
-            if self._process is not None:
-                self._process.end()
+            self._end_all()
+
+    @property
+    def _running(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.call is not None]
+
+    def _end_all(self) -> None:
+        """Let the processes end, and what they have printed come out."""
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.end()
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
 
     def _raise_if_started_again(self) -> None:
         """End if the platform has started this container before, within the same run.
@@ -177,24 +207,34 @@ class WorkerLoop:
         self._take_first()
         while True:
             if self._inbox is not None and self._inbox.silent:
+                for slot in self._slots:
+                    self._end_process(slot)
+                self._end_all()
                 print(_wire.SILENCE, flush=True)
-                self._end_call()
                 self._outbox.post()
                 return
             self._start_next()  # before posting, so that posting and computing overlap
-            if self._outbox and (
-                self._running is None or self._outbox.due_in(len(self._queue)) == 0
-            ):
+            if self._outbox and (self._idle or self._outbox.due_in(len(self._queue)) == 0):
                 self._outbox.post()
             if self._outbox.greets:
                 self._outbox.tell()
-            if self._running is not None:
+            if self._running:
                 self._fetch_ahead()
                 self._await_answer()
             elif self._stop or self._inbox is None:
                 return
             else:
                 self._take(self._look(wait=True))
+
+    @property
+    def _idle(self) -> bool:
+        """Whether there is a process, or room for one, that has nothing to do."""
+        return any(slot.call is None for slot in self._slots)
+
+    @property
+    def _eager(self) -> bool:
+        """Whether news in the inbox would be taken up at once."""
+        return bool(self._queue) or self._idle
 
     def _look(self, wait: bool = False) -> _wire.Letter | None:
         """Read the inbox; `wait` until there is news, or it is time, if nothing else is to do."""
@@ -234,9 +274,11 @@ class WorkerLoop:
         self._taken.update(_name(call) for call in new)
         self._queue.extend(new)
         for task, attempt in letter.ended:
-            if self._running is not None and _name(self._running) == f"{task}-{attempt}":
-                self._end_call()
-                self._answer(self._running, _wire.REVOKED, "")
+            for slot in self._running:
+                call = slot.call
+                if call is not None and _name(call) == f"{task}-{attempt}":
+                    self._end_process(slot)
+                    self._answer(call, _wire.REVOKED, "")
         for task, attempt in letter.revoked + letter.ended:
             self._revoke(task, attempt)
 
@@ -257,11 +299,11 @@ class WorkerLoop:
         self._outbox.add(_wire.Answer(task, _wire.REVOKED, attempt=attempt, key=key))
 
     def _start_next(self) -> None:
-        """Give the child its next call; answer at once those that cannot be run."""
-        while self._running is None and self._queue:
+        """Give each child that is free its next call; answer at once those that cannot be run."""
+        while self._queue and (slot := self._free_slot()) is not None:
             call = self._queue.popleft()
             fetched = self._fetched.pop(_name(call), None)
-            if self._process is None or not self._process.alive():
+            if slot.process is None or not slot.process.alive():
                 self._have_initializer()
             if self._refusal is not None:
                 self._refuse(call, self._refusal)
@@ -271,13 +313,18 @@ class WorkerLoop:
             if fetched.problem:
                 self._answer(call, _wire.CALL_NOT_FETCHED, fetched.problem)
                 continue
-            self._begin(call, fetched)
+            self._begin(slot, call, fetched)
 
-    def _begin(self, call: _wire.Call, fetched: FetchedCall) -> None:
+    def _free_slot(self) -> Slot | None:
+        """One without a call, if there is any; rather one that has a process."""
+        free = [slot for slot in self._slots if slot.call is None]
+        return min(free, key=lambda slot: slot.process is None, default=None)
+
+    def _begin(self, slot: Slot, call: _wire.Call, fetched: FetchedCall) -> None:
         """Hand a call to the child, which says so in the log if there may be others in there."""
-        process = self._living_process(fetched)
-        self._running, self._since = call, time.time()
-        if self._ready:
+        process = self._living_process(slot, fetched)
+        slot.call, slot.since = call, time.time()
+        if slot.ready:
             process.limit(call.timeout)
         header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
         header["buffers"] = fetched.buffers
@@ -287,39 +334,55 @@ class WorkerLoop:
             # On a line of its own: what was before may have ended without a newline, and been
             # written by anything, so nobody knows.
             start = "\n" if self._printed else ""
-            header["title"] = start + _wire.begin_line(call.task, call.attempt)
+            header["title"] = start + _wire.begin_line(call.task, call.attempt, slot.number)
         self._printed = True
         process.send(header, fetched.body)
 
-    def _living_process(self, call: FetchedCall) -> Process:
+    def _living_process(self, slot: Slot, call: FetchedCall) -> Process:
         """The child, or a new one if the call has another version of the user's modules: a process
         that has imported the old one cannot forget it.
         """
-        process = self._process
+        process = slot.process
         if process is not None and not (process.alive() and process.takes(call.code)):
             process.end()
-            self._process = None
+            slot.process, slot.modules = None, []
             if call.modules:
                 from ._code import tidy
 
-                tidy(self._folder, self._modules(call))
-        if self._process is None:
-            self._ready = self._initializer is None
+                others = [folder for other in self._slots for folder in other.modules]
+                tidy(self._folder, [*others, *self._modules(call)])
+        slot.modules.extend(x for x in self._modules(call) if x not in slot.modules)
+        if slot.process is None:
+            slot.ready = self._initializer is None
             first, payload = self._initializer, None
             if first is not None:  # what the call brings too is the call's
                 payload = first.body, first.path, first.buffers, self._modules(call)
             code = call.code or (first.code if first is not None else set())
-            self._process = Process(self._folder, payload, code, self._pacing)
-            self._process.start(self._platform.http.close)
-        return self._process
+            slot.process = Process(self._folder, payload, code, self._pacing, self._children)
+            if slot.number and self._lines is None:
+                from ._lines import Lines
+
+                self._lines = Lines(len(self._slots), self._platform.http.close)
+            slot.process.start(lambda: self._in_child(slot))
+        return slot.process
+
+    def _in_child(self, slot: Slot) -> None:
+        """Leave what is the parent's, or another child's."""
+        self._platform.http.close()
+        for other in self._slots:
+            if other is not slot and other.process is not None:
+                other.process.let_go()
+        if self._lines is not None:
+            self._lines.print_as(slot.number)
 
     def _modules(self, call: FetchedCall) -> list[str]:
         """The folders with modules that a new process may need."""
         return [*call.modules, *([] if self._initializer is None else self._initializer.modules)]
 
     def _fetch_ahead(self) -> None:
-        """Fetch the next call while the child works on this one."""
-        if self._ready and self._queue and not self._fetched and self._refusal is None:
+        """Fetch the next call while the children work on others."""
+        ready = any(slot.ready for slot in self._slots)
+        if ready and self._queue and not self._fetched and self._refusal is None:
             self._fetched[_name(self._queue[0])] = self._fetch_call(self._queue[0])
 
     def _fetch_call(self, call: _wire.Call) -> FetchedCall:
@@ -351,60 +414,70 @@ class WorkerLoop:
             return FetchedCall(problem=str(error))
 
     def _await_answer(self) -> None:
-        """Wait for the child's answer, but not longer than anything else can wait."""
-        assert self._process is not None
-        assert self._running is not None
-        try:
-            frame = self._process.receive(self._patience())
-        except DiedError as death:
-            self._crashed(death)
-            return
-        if frame is not None:
-            self._hear(*frame)
-        elif self._inbox is not None and self._inbox.due_in(bool(self._queue)) == 0:
+        """Wait for a child's answer, but not longer than anything else can wait."""
+        running, patience = self._running, self._patience()
+        if len(running) > 1:
+            wait_for_any([slot.process for slot in running if slot.process is not None], patience)
+            patience = 0.0
+        heard = [self._listen(slot, patience) for slot in running]
+        if not any(heard) and self._inbox is not None and self._inbox.due_in(self._eager) == 0:
             self._take(self._look())
 
-    def _hear(self, header: dict[str, Any], body: bytes) -> None:
+    def _listen(self, slot: Slot, patience: float | None) -> bool:
+        """Take in what the child of a call says within so many seconds, if anything; or its end."""
+        assert slot.process is not None
+        try:
+            frame = slot.process.receive(patience)
+        except DiedError as death:
+            self._crashed(slot, death)
+            return True
+        if frame is not None:
+            self._hear(slot, *frame)
+        return frame is not None
+
+    def _hear(self, slot: Slot, header: dict[str, Any], body: bytes) -> None:
         """The child has said something: of its start, or of the running call."""
-        assert self._process is not None
-        assert self._running is not None
-        if self._process.expired:  # the TERM has become an exception in user code
-            self._end_call()
-            self._time_out(self._running, 0.0)
+        call = slot.call
+        assert slot.process is not None
+        assert call is not None
+        if slot.process.expired:  # the TERM has become an exception in user code
+            self._end_process(slot)
+            self._time_out(slot, call, 0.0)
         elif "ready" not in header:
-            self._finished(self._running, header, body)
+            self._finished(slot, call, header, body)
         elif header["ready"]:
-            self._ready = True
-            self._process.limit(self._running.timeout)
+            slot.ready = True
+            slot.process.limit(call.timeout)
         else:
             self._refusal = Refusal(_wire.INITIALIZER, header["text"], frames=header["frames"])
-            self._refuse(self._running, self._refusal)
+            self._refuse(call, self._refusal)
 
     def _patience(self) -> float | None:
-        """Seconds until there is something else to do than to wait for the child."""
+        """Seconds until there is something else to do than to wait for the children."""
         waits = [self._outbox.due_in(len(self._queue))]
         if self._inbox is not None:
-            waits.append(self._inbox.due_in(bool(self._queue)))
+            waits.append(self._inbox.due_in(self._eager))
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def _time_out(self, call: _wire.Call, peak_mb: float) -> None:
+    def _time_out(self, slot: Slot, call: _wire.Call, peak_mb: float) -> None:
         """The running call has had its time."""
         text = f"it ran for longer than its timeout of {call.timeout:g} s"
-        self._answer(call, _wire.TIMED_OUT, text, started=self._since, peak_mb=peak_mb)
+        self._answer(call, _wire.TIMED_OUT, text, started=slot.since, peak_mb=peak_mb)
 
-    def _end_call(self) -> None:
-        """End the child, and with it what it runs."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
+    @staticmethod
+    def _end_process(slot: Slot) -> None:
+        """End a child, and with it what it runs."""
+        if slot.process is not None:
+            slot.process.stop()
+            slot.process = None
 
-    def _finished(self, call: _wire.Call, header: dict[str, Any], body: bytes) -> None:
+    def _finished(self, slot: Slot, call: _wire.Call, header: dict[str, Any], body: bytes) -> None:
         _, path, has_data, last = (header.pop(key) for key in ("name", "path", "data", "last"))
-        assert self._process is not None
-        self._process.limit(None)
+        assert slot.process is not None
+        slot.process.limit(None)
         if last:  # the call has made of it what no other call could run in
-            self._process.end()
-            self._process = None
+            slot.process.end()
+            slot.process = None
         try:
             source = Outgoing(body, path) if has_data else None
             frames = tuple(_wire.Frame(**frame) for frame in header.pop("frames"))
@@ -412,35 +485,39 @@ class WorkerLoop:
                 _wire.Answer(call.task, attempt=call.attempt, key=call.key, frames=frames, **header)
             )
         except (OSError, TypeError, ValueError) as error:  # user code has removed it, or changed us
-            self._answer(call, _wire.CRASHED, f"its answer is lost: {error}", started=self._since)
+            self._answer(call, _wire.CRASHED, f"its answer is lost: {error}", started=slot.since)
             return
-        self._running = None
-        self._buffers.release(f"call-{_name(call)}")
+        self._done_with(call)
         self._outbox.add(answer, source)
         self._drained()
 
-    def _crashed(self, death: DiedError) -> None:
-        call = self._running
+    def _done_with(self, call: _wire.Call) -> None:
+        """A call has ended: its child has room for another one."""
+        for slot in self._slots:
+            slot.call = None if slot.call is call else slot.call
+        self._buffers.release(f"call-{_name(call)}")
+
+    def _crashed(self, slot: Slot, death: DiedError) -> None:
+        call = slot.call
         assert call is not None
-        assert self._process is not None
-        if self._process.expired:
-            self._time_out(call, death.peak_mb)
+        assert slot.process is not None
+        if slot.process.expired:
+            self._time_out(slot, call, death.peak_mb)
             return
-        if self._initializer is not None and not self._ready:
+        if self._initializer is not None and not slot.ready:
             self._refusal = Refusal(_wire.INITIALIZER, f"the process ended in it: {death}")
             self._refuse(call, self._refusal)
             return
-        if not self._process.begun and self._again != _name(
-            call
-        ):  # an earlier call may be the reason
-            self._again = _name(call)
+        # An earlier call may be the reason.
+        if not slot.process.begun and _name(call) not in self._again:
+            self._again.add(_name(call))
             self._queue.appendleft(call)
-            self._running = None
+            slot.call = None
             return
         kind = _wire.MEMORY if death.memory else _wire.CRASHED
         text = f"the process ended before the call did: {death}"
         code = str(death.code)
-        self._answer(call, kind, text, code, started=self._since, peak_mb=death.peak_mb)
+        self._answer(call, kind, text, code, started=slot.since, peak_mb=death.peak_mb)
 
     def _refuse(self, call: _wire.Call, why: Refusal) -> None:
         self._answer(call, why.kind, why.text, why.detail, frames=why.frames)
@@ -471,8 +548,7 @@ class WorkerLoop:
             key=call.key,
             frames=frames,
         )
-        self._running = None
-        self._buffers.release(f"call-{_name(call)}")
+        self._done_with(call)
         self._outbox.add(answer)
         self._drained()
 
@@ -482,15 +558,10 @@ class WorkerLoop:
             self._inbox.restart()
 
     def _hear_who_has_ended(self) -> None:
-        """Take in the answer of a call that has ended meanwhile."""
-        if self._running is not None and self._process is not None:
-            try:
-                frame = self._process.receive(0)
-            except DiedError as death:
-                self._crashed(death)
-            else:
-                if frame is not None:
-                    self._hear(*frame)
+        """Take in the answers of calls that have ended meanwhile."""
+        for slot in self._running:
+            if slot.process is not None:
+                self._listen(slot, 0)
 
     def _last_words(self) -> None:
         """Post the answers that are left, if that can be done soon."""

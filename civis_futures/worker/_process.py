@@ -59,6 +59,82 @@ class DiedError(Exception):
         return f"killed by {name}{perhaps}"
 
 
+class Children:
+    """What the children of one worker share: the kernel's one timer, its one count of those that it
+    has killed for want of memory, and who was reaped when another one was looked at.
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[Process, float] = {}  # the monotonic time at which each is to be called
+        self._pids: set[int] = set()
+        self._ended: dict[int, tuple[int, float]] = {}
+        self._oom_counters = _oom_counters()
+        self._explained = 0  # of those that the kernel has killed, how many are known
+
+    def call_in(self, process: Process, seconds: float | None) -> None:
+        """Call `process.expire` after so many seconds, or not any more.
+
+        By a signal to ourselves, as we may be in a request then that takes long. It breaks nothing
+        off: Python goes on with what it was waiting for.
+        """
+        if seconds is not None:
+            self._due[process] = time.monotonic() + min(seconds, _LONGEST)
+        elif self._due.pop(process, None) is None:
+            return
+        signal.signal(signal.SIGALRM, self._ring)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        first = min(self._due.values(), default=None)  # at once: `_ring` may come at any moment
+        left = 0.0 if first is None else max(first - time.monotonic(), 1e-6)
+        signal.setitimer(signal.ITIMER_REAL, left)
+
+    def _ring(self, *_: object) -> None:
+        now = time.monotonic()
+        for process, at in list(self._due.items()):
+            if at <= now:
+                self._due.pop(process, None)
+                process.expire()
+        self._set_timer()
+
+    def born(self, pid: int) -> int:
+        """There is another one; how many the kernel has killed before."""
+        self._pids.add(pid)
+        return self._kills()
+
+    def reap(self, pid: int) -> tuple[int, float] | None:
+        """The status of one that has ended, and its peak of memory; None while it runs."""
+        # As process 1 of the container, we also inherit whatever a child leaves behind.
+        target = -1 if os.getpid() == 1 else pid
+        while pid not in self._ended:
+            try:
+                found, status, usage = os.wait4(target, os.WNOHANG)
+            except ChildProcessError:  # reaped by a call of this that a TERM broke off
+                return self._forget(pid)
+            if found == 0:
+                return None
+            if found in self._pids:
+                self._ended[found] = status, _child.peak_mb(usage)
+        return self._forget(pid)
+
+    def _forget(self, pid: int) -> tuple[int, float]:
+        self._pids.discard(pid)
+        return self._ended.pop(pid, (0, 0.0))
+
+    def was_out_of_memory(self, before: int) -> bool:
+        """Whether the kernel has killed one more than it had `before`, and than is known of others
+        that were killed.
+        """
+        explained = max(self._explained, before)
+        if self._kills() <= explained:
+            return False
+        self._explained = explained + 1
+        return True
+
+    def _kills(self) -> int:
+        return _oom_kills(self._oom_counters)
+
+
 class Process:
     """A child. `folder` is for bytes too large for a pipe; `initializer` what it runs first; `code`
     the digests of zips with the user's modules that it begins with.
@@ -72,8 +148,10 @@ class Process:
         initializer: _child.Payload | None,
         code: Iterable[str],
         pacing: WorkerPacing,
+        children: Children,
     ) -> None:
         self._folder = folder
+        self._children = children
         self._pacing = pacing
         self._code = set(code)
         self._initializer = initializer
@@ -84,10 +162,8 @@ class Process:
         self._heard_end = False
         self._status: int | None = 0  # None while it runs
         self._peak_mb = 0.0
-        self._oom_counters = _oom_counters()
-        self._kills = _oom_kills(self._oom_counters)
+        self._kills = 0
         self.expired = False
-        self._limited = False
         self.pid = 0
 
     def start(self, in_child: Callable[[], None]) -> None:
@@ -112,6 +188,7 @@ class Process:
                 calls_out, answers_in, self._mark, self._folder, self._flag, self._initializer
             )
         self._status = None
+        self._kills = self._children.born(self.pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.close(calls_out)
         os.close(answers_in)
@@ -128,7 +205,7 @@ class Process:
             try:
                 view = view[os.write(self._calls, view) :]
             except BlockingIOError:
-                _ready(self._calls, select.POLLOUT, _LOOK)
+                _ready([self._calls], select.POLLOUT, _LOOK)
                 if not self.alive():
                     return
             except BrokenPipeError:
@@ -144,32 +221,31 @@ class Process:
         return code <= self._code
 
     @property
+    def heard_by(self) -> int:
+        """The pipe by which it says something; -1 if that is closed."""
+        return -1 if self._heard_end else self._answers
+
+    @property
     def begun(self) -> bool:
         """Whether it has got what it was given last."""
         return self._flag[0] == 1
 
     def limit(self, seconds: float | None) -> None:
-        """End it, unless it says something within this many seconds; None: there is no limit.
+        """End it, unless it says something within this many seconds; None: there is no limit."""
+        self._children.call_in(self, seconds)
 
-        By a signal to ourselves, as we may be in a request then that takes long. It breaks nothing
-        off: Python goes on with what it was waiting for.
-        """
-        if seconds is not None or self._limited:
-            signal.signal(signal.SIGALRM, self._expire)
-            signal.setitimer(signal.ITIMER_REAL, min(seconds or 0, _LONGEST))
-        self._limited = seconds is not None
-
-    def _expire(self, *_: object) -> None:
+    def expire(self) -> None:
+        """Its time is over."""
         if self.expired:
             self._kill_all()
         elif self._answers < 0 or not self.alive():
             return
-        elif _ready(self._answers, select.POLLIN, 0) & select.POLLIN:  # its answer, most likely
-            signal.setitimer(signal.ITIMER_REAL, _LOOK)
+        elif _ready([self._answers], select.POLLIN, 0) & select.POLLIN:  # its answer, most likely
+            self._children.call_in(self, _LOOK)
         else:
             self.expired = True
             self._signal(signal.SIGTERM)
-            signal.setitimer(signal.ITIMER_REAL, self._pacing.child_term)
+            self._children.call_in(self, self._pacing.child_term)
 
     def receive(self, timeout: float | None) -> tuple[dict[str, Any], bytes] | None:
         """The next frame, or None after `timeout` seconds. DiedError if there will be none."""
@@ -189,19 +265,15 @@ class Process:
 
     def alive(self) -> bool:
         """Whether it still runs."""
-        # As process 1 of the container, we also inherit whatever the child leaves behind.
-        target = -1 if os.getpid() == 1 else self.pid
-        while self._status is None:
-            try:
-                pid, status, usage = os.wait4(target, os.WNOHANG)
-            except ChildProcessError:  # reaped by a call of this that a TERM broke off
-                self._status = 0
-                break
-            if pid == 0:
-                break
-            if pid == self.pid:
-                self._status, self._peak_mb = status, _child.peak_mb(usage)
+        if self._status is None and (ended := self._children.reap(self.pid)) is not None:
+            self._status, self._peak_mb = ended
         return self._status is None
+
+    def let_go(self) -> None:
+        """In a fork that is another child: its pipes are none of that one's business."""
+        for fd in (self._calls, self._answers):
+            if fd >= 0:
+                os.close(fd)
 
     def end(self) -> None:
         """Let it end by itself: it sees that no more calls come. Then less kindly."""
@@ -239,7 +311,7 @@ class Process:
         if self._heard_end:  # yet the child may run on: user code has closed the other end
             self._gone(timeout)
             return False
-        if not _ready(self._answers, select.POLLIN, timeout):
+        if not _ready([self._answers], select.POLLIN, timeout):
             return False
         data = os.read(self._answers, 1 << 16)
         self._heard_end = not data
@@ -249,7 +321,7 @@ class Process:
     def _death(self) -> DiedError:
         status = self._status or 0
         code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        memory = code == -signal.SIGKILL and _oom_kills(self._oom_counters) > self._kills
+        memory = code == -signal.SIGKILL and self._children.was_out_of_memory(self._kills)
         self._kill_all()
         self._close()
         return DiedError(code, memory, self._peak_mb)
@@ -283,10 +355,17 @@ class Process:
                 os.close(fd)
 
 
-def _ready(fd: int, event: int, timeout: float) -> int:
+def wait_for_any(processes: Iterable[Process], timeout: float | None) -> None:
+    """Wait until one of these has said something, or may have ended; `timeout` seconds at most."""
+    fds = [fd for fd in (process.heard_by for process in processes) if fd >= 0]
+    _ready(fds, select.POLLIN, _LOOK if timeout is None else min(timeout, _LOOK))
+
+
+def _ready(fds: Iterable[int], event: int, timeout: float) -> int:
     """What has happened there within `timeout` seconds: `event`, or that the other end is gone."""
     poll = select.poll()
-    poll.register(fd, event)
+    for fd in fds:
+        poll.register(fd, event)
     return sum(happened for _, happened in poll.poll(timeout * 1000))
 
 

@@ -70,6 +70,25 @@ def test_requests_of_one_container_for_one_task():
     assert spent.starts == 6
 
 
+def test_calls_that_share_a_container_cost_fewer_starts_and_requests(tmp_path):
+    spent = {}
+    for processes in (1, 3):
+        gate = tmp_path / f"open-{processes}"
+        with (
+            running() as platform,
+            pool(platform, 6, worker_processes=processes) as executor,
+            spending(platform) as spent[processes],
+        ):
+            futures = submit_all(executor, 6, wait_for_file, str(gate))
+            wait_until(lambda these=futures: all(future.running() for future in these))
+            gate.touch()
+            assert done_within(futures, 60) == 6
+            executor.shutdown()
+    assert (spent[1].starts, spent[3].starts) == (6, 2)
+    requests = {number: each.count() - each.watching for number, each in spent.items()}
+    assert requests[3] < requests[1]
+
+
 def test_a_graph_costs_no_request_more_than_its_calls():
     """Two diamonds, as above; each call in a container of its own."""
     with running() as platform, pool(platform, 3, max_tasks_per_worker=1) as executor:

@@ -26,6 +26,14 @@ def begins(task, attempt=1):
     return f"civis_futures: task {task} begins (attempt {attempt})"
 
 
+def at(task, process, attempt=1):
+    return f"civis_futures: task {task} begins (attempt {attempt}, process {process})"
+
+
+def on(task):
+    return f"civis_futures: task {task} goes on"
+
+
 class Log:
     """A made-up log as a source; it counts what is asked of it."""
 
@@ -81,6 +89,13 @@ def texts(log, number=3, tail=None, reused=True, done=True):
         ([begins(1), "x", "", begins(3), "a", "", begins(4), "y"], ["a"]),  # a mark's own newline
         ([begins(3), "a", "", "b", "", "", begins(4)], ["a", "", "b", ""]),
         ([begins(3), "a", ""], ["a", ""]),
+        # of a worker that runs several calls at once
+        ([at(3, 1), "a", at(4, 2), "x", on(3), "b", on(4), "y"], ["a", "b"]),
+        ([at(4, 2), "x", at(3, 1), "a", "", on(4), "y", "", on(3), "", "b"], ["a", "", "b"]),
+        ([at(3, 1), "a", at(4, 2), "x", at(5, 1), "y", on(4), "z"], ["a"]),  # over
+        ([at(3, 1), "a", at(4, 2), at(5, 2), "x", on(3), "b"], ["a", "b"]),  # not over
+        ([at(3, 1), "a", "civis_futures: process 2 goes on", "x", on(3), "b"], ["a", "b"]),
+        ([at(3, 1), "a", at(4, 2), "x", at(3, 2, 2), "b"], ["b"]),  # the last attempt
     ],
 )
 def test_a_log_is_cut_at_the_calls_borders(messages, expected):

@@ -23,6 +23,10 @@ def begins(task, attempt=1):
     return f"civis_futures: task {task} begins (attempt {attempt})"
 
 
+def goes_on(what):
+    return f"civis_futures: {what} goes on"
+
+
 def labelled(lines, alone=None, known=(1, 2, 3)):
     """The lines as `N:text`; those that begin with "!" came by stderr."""
     borders = Borders(alone, known.__contains__)
@@ -42,6 +46,22 @@ def labelled(lines, alone=None, known=(1, 2, 3)):
         ([begins(1), "no end" + begins(2), "b"], ["1:no end", "2:b"]),
         ([begins(1), "it says: " + begins(7), "b"], ["1:it says: " + begins(7), "1:b"]),
         ([begins(1), begins(1, 2), "again"], ["1:again"]),
+        (
+            [
+                begins(1),
+                "a",
+                "",
+                goes_on("task 2"),
+                "b",
+                "!c",
+                goes_on("process 3"),
+                "x",
+                "",
+                goes_on("task 1"),
+                "d",
+            ],
+            ["1:a", "2:b", "1:d"],
+        ),
     ],
 )
 def test_each_line_is_of_the_call_that_has_begun_last_on_its_stream(lines, expected):

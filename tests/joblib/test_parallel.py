@@ -468,3 +468,9 @@ def test_docstring():
     failures, tests = doctest.testmod(civis_joblib)
     assert (failures, tests) == (0, 8)
     assert Path(civis_joblib.__file__).exists()
+
+
+def test_several_jobs_in_one_container():
+    with parallel_config("civis", n_jobs=4, worker_processes=4):
+        workers = Parallel(batch_size=1)(delayed(os.getppid)() for _ in range(12))
+    assert len(set(workers)) == 1

@@ -441,7 +441,7 @@ def test_a_verdict_without_a_platform():
     stub = Stub(get_run=[LOST])
     found = Mailbox(stub, Container()).diagnose(worker_run(1), [(TaskId(1), 1)], None)
     reason = f"its container ended (why, cannot be looked into: {LOST})"
-    assert found == e.Diagnosis(e.Verdict(None, reason))
+    assert found == e.Diagnosis(((0, e.Verdict(None, reason)),))
 
 
 EXITED = "Error on job: Process ended with an error, exiting: {}."
@@ -455,10 +455,27 @@ LOG = [
 
 
 def test_the_log_tells_which_call_a_worker_was_at():
-    assert reached(CALLS, LOG) == 1
-    assert reached(CALLS, LOG[:2]) == 0
-    assert reached(CALLS, []) == 0
-    assert reached(CALLS, ["civis_futures: task 5 begins (attempt 1)"]) == 0  # an earlier attempt
+    assert reached(CALLS, LOG) == [1]
+    assert reached(CALLS, LOG[:2]) == [0]
+    assert reached(CALLS, []) == [0]
+    assert reached(CALLS, ["civis_futures: task 5 begins (attempt 1)"]) == [0]  # an earlier attempt
+
+
+def test_of_each_process_the_last_call_that_began_is_the_one_that_it_was_at():
+    calls = [(TaskId(task), 1) for task in range(5)]
+    said = [_wire.begin_line(task, 1, process) for task, process in [(0, 1), (1, 2), (2, 2)]]
+    assert reached(calls, said, 2) == [0, 2]  # 1 had ended; 3 and 4 had not begun
+    assert reached(calls, said, 3) == [0, 2]
+    assert reached(calls, said[1:], 2) == [0, 2]  # the beginning of the log is not known
+    assert reached(calls, [], 3) == [0, 1, 2]
+    assert reached(calls[:1], [], 3) == [0]
+
+
+def test_the_part_of_a_call_where_several_print():
+    said = [_wire.begin_line(0, 1, 1), "a", "", _wire.begin_line(1, 1, 2), "b", ""]
+    said += [_wire.go_on_line("0", 1), "c", "", "", _wire.go_on_line("", 3), "d"]
+    assert part_of(said, (TaskId(0), 1)) == ["a", "c", ""]
+    assert part_of(said, (TaskId(1), 1)) == ["b"]
 
 
 def test_the_part_of_a_log_that_is_of_one_call():

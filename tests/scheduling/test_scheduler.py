@@ -77,7 +77,7 @@ def look_failed(*how, **more) -> e.Event:
 
 
 def diagnosed(worker: WorkerId, calls, verdict: e.Verdict, at: int = 0) -> e.Event:
-    return e.Done(e.Diagnose(worker, calls), e.Diagnosis(verdict, at))
+    return e.Done(e.Diagnose(worker, calls), e.Diagnosis(((at, verdict),)))
 
 
 def archived(worker: WorkerId) -> e.Event:
@@ -209,6 +209,45 @@ def test_a_worker_is_reused_and_an_idle_one_is_let_go():
             break
         table(looked((), 1, 0.0))
     assert e.WriteInbox((e.LetterContent(WorkerId(1), stop=True),), 1) in commands
+
+
+def test_calls_fill_a_container_that_runs_several_before_another_one_is_started():
+    table = Table(max_workers=6, worker_processes=4)
+    table.scheduler.fleet.ramp.proven = True
+    table.submit(0)
+    [launch] = table(PREPARED)
+    assert (launch.processes, launch.calls) == (4, ((TaskId(0), 1),))
+    assert table.submit(1, 2) == []  # there will be room
+    [write] = table(launched(launch.worker))
+    assert write.letters[0].calls == ((TaskId(1), 1), (TaskId(2), 1))
+    assert kinds(table(WRITTEN)) == []
+    assert kinds(table.submit(3)) == ["WriteInbox"]
+    [launch] = table.submit(4)
+    assert launch.processes == 2  # six calls at once, and no more
+    table(launched(launch.worker))
+    assert "Launch" not in kinds(table.submit(5, 6, 7))
+
+
+def test_each_call_that_runs_has_its_own_time_limit():
+    table = started(2, terms={"timeout": 10.0}, max_workers=2, worker_processes=2)
+    frozen = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    lost = []
+    while len(lost) < 2 and table.now < 500:
+        commands = table.until("Look", frozen)
+        lost += [each.task for each in commands if isinstance(each, e.Lose)]
+    assert lost == [0, 1]
+
+
+def test_calls_of_a_container_that_dies_are_lost_if_they_had_begun():
+    table = started(4, max_workers=2, worker_processes=2)
+    worker = table.scheduler.fleet.workers[WorkerId(1)]
+    over = e.Report(WorkerId(1), run_in(RunState.FAILED))
+    [diagnose] = [c for c in table.until("Diagnose", over) if isinstance(c, e.Diagnose)]
+    assert len(diagnose.calls) == len(worker.calls) == 4
+    verdict = e.Verdict(run_in(RunState.FAILED), "gone")
+    commands = table(e.Done(diagnose, e.Diagnosis(((0, verdict), (2, verdict)))))
+    assert [each.task for each in commands if isinstance(each, e.Lose)] == [0, 2]
+    assert [each.task for each in commands if isinstance(each, e.Again)] == [1, 3]
 
 
 def test_one_container_per_task_ends_after_it():
@@ -901,15 +940,15 @@ def test_a_worker_is_kept_until_all_its_calls_are_diagnosed():
     commands = table.until("Diagnose", e.Report(WorkerId(1), over))
     [second] = [command for command in commands if isinstance(command, e.Diagnose)]
     memory = e.Verdict(over, "out of memory", memory=True)
-    assert kinds(table(e.Done(first, e.Diagnosis(memory, 0)))) == ["Lose"]
-    assert kinds(table(e.Done(second, e.Diagnosis(memory, 0)))) == ["Lose", "Archive"]
+    assert kinds(table(e.Done(first, e.Diagnosis(((0, memory),))))) == ["Lose"]
+    assert kinds(table(e.Done(second, e.Diagnosis(((0, memory),))))) == ["Lose", "Archive"]
 
 
 def test_a_late_call_may_be_cancelled_before_it_is_ended_here():
     table = started(2, terms={"timeout": 10.0}, max_workers=1)
     frozen = e.Report(WorkerId(1), run_in(RunState.RUNNING))
     worker = table.scheduler.fleet.workers[WorkerId(1)]
-    while worker.late is None:
+    while not worker.late:
         table.looked(replace(frozen, complete=False))
     assert kinds(table(e.CancelRequested(TaskId(0))))[0] == "Drop"
     commands = table(looked((replace(frozen, read=True),), 1, 0.0))
@@ -1427,15 +1466,19 @@ class World:
     lease: float | None = None  # for how long workers shall stay for another process
     running_since: dict = field(default_factory=dict)  # worker -> when it was seen to run
     ran: float = 0.0  # seconds that workers have run which were seen to end
+    processes: dict = field(default_factory=dict)  # worker -> how many calls it runs at once
+    running: dict = field(default_factory=dict)  # worker -> those that it runs, of several
 
     def __post_init__(self):
         self.policy = self.scheduler.policy
         self.given = set()  # the calls that workers held after the event before
-        self.allowed = self.policy.max_workers  # so many workers at the most, as of now
+        self.allowed = self.policy.max_workers  # so many calls at once at the most, as of now
         self.used_up = False  # whether the containers have run for as long as they may
 
     def send(self, event: e.Event) -> None:
-        for command in self.scheduler.advance(event, self.now):
+        commands = self.scheduler.advance(event, self.now)
+        self.check_launches([each for each in commands if isinstance(each, e.Launch)])
+        for command in commands:
             self.obey(command)
         self.check()
 
@@ -1459,7 +1502,8 @@ class World:
             known = self.scheduler.fleet.workers.keys()  # others are another process's now
             going = [name for name in known & self.runs.keys() if not self.runs[name].over]
             freed = set().union(*(w.freed for w in self.scheduler.fleet.workers.values()))
-            calls = {c[0] for worker in going for c in self.todo[worker] if c not in freed}
+            left = [(*self.todo[worker], *self.running.get(worker, ())) for worker in going]
+            calls = {call[0] for call in itertools.chain(*left) if call not in freed}
             assert calls <= self.scheduler.tasks.known.keys(), "invariant 10"
         elif not isinstance(command, e.Break | e.Again):
             if isinstance(command, e.Fetch) and command.answer.kind == _wire.RETURNED:
@@ -1467,6 +1511,7 @@ class World:
             if isinstance(command, e.Launch):
                 assert not self.scheduler.hours.reached, "invariant 13"
                 assert all(name < self.submitted for name, _ in command.calls), "unclaimed"
+                self.processes[command.worker] = command.processes
             same = [type(other) for other in self.pending]
             if isinstance(command, e.Look | e.WriteInbox | e.Prepare):
                 assert type(command) not in same, "invariant 4"
@@ -1495,9 +1540,10 @@ class World:
                 assert held[name].resources.cover(task.resources), "invariant 5"
         phases = Counter(task.phase for task in tasks.known.values())
         assert +tasks.count == phases, "invariant 1"
-        open_ = sum(worker.open for worker in workers.values())
+        open_ = sum(worker.processes for worker in workers.values() if worker.open)
         assert open_ <= self.allowed, "invariant 2"
-        active = sum(not state.over for state in self.runs.values())
+        running = (worker for worker, state in self.runs.items() if not state.over)
+        active = sum(self.processes.get(worker, 1) for worker in running)
         assert active <= self.allowed, "invariant 2"
         self.allowed = max(
             scheduler.fleet.policy.max_workers, min(self.allowed, max(open_, active))
@@ -1523,13 +1569,28 @@ class World:
         tied to a worker that two looks have found waiting for its start.
         """
         fleet, tasks = self.scheduler.fleet, self.scheduler.tasks
-        idle = [w for w in workers.values() if w.listens and w.running and not w.held]
+        idle = [w for w in workers.values() if w.listens and w.running and w.free]
+        limit = self.policy.max_tasks_per_worker
+        room = sum(min(w.free, (limit or math.inf) - w.calls_given) for w in idle)
         waiting = [w for w in workers.values() if w.is_passed]
         moving = sum(tasks.holds(call, w) for w in waiting for call in w.revoked)
-        too_many = sum(w.open for w in workers.values()) > fleet.policy.max_workers
-        if len(idle) > moving and not too_many:
+        too_many = sum(w.processes for w in workers.values() if w.open) > fleet.policy.max_workers
+        if room > moving and not too_many:
             tied = [call for w in waiting for call in movable(fleet, w, idle)]
             assert not tied or not self.scheduler._known, "invariant 9"
+
+    def check_launches(self, launches: list[e.Launch]) -> None:
+        """Invariant 14."""
+        tasks, workers = self.scheduler.tasks, self.scheduler.fleet.workers
+        new = {launch.worker for launch in launches}
+        before = [w for w in workers.values() if w.id not in new and w.fills and not w.alive]
+        left = tasks.count[TaskPhase.READY]
+        for launch in reversed(launches):
+            left += len(launch.calls)
+            needs = tasks.known[launch.calls[0][0]].resources
+            room = sum(w.free for w in before if w.resources.cover(needs))
+            assert left > room, "invariant 14"
+            assert len(launch.calls) <= (self.policy.max_tasks_per_worker or math.inf)
 
     def decided(self, name: TaskId) -> bool | None:
         """Whether a task has all that it needs; False: it never will; None: that is open."""
@@ -1649,8 +1710,11 @@ class World:
                 run = run_in(self.runs[command.worker])
                 kind = self.chance.choice(["memory", "timed_out", "unstarted", "", "", "", ""])
                 verdict = e.Verdict(run, "lost", **({kind: True} if kind else {}))
-                at = self.chance.randrange(len(command.calls))
-                self.send(e.Done(command, e.Diagnosis(verdict, at)))
+                at = [self.chance.randrange(len(command.calls))]
+                if command.answer is None and (most := self.processes.get(command.worker, 1)) > 1:
+                    few = min(self.chance.randint(1, most), len(command.calls))
+                    at = sorted(self.chance.sample(range(len(command.calls)), few))
+                self.send(e.Done(command, e.Diagnosis(tuple((each, verdict) for each in at))))
                 return
             case e.Judge():
                 self.send(e.Done(command, e.Judgement(self.chance.random() < 0.5)))
@@ -1682,6 +1746,11 @@ class World:
                     todo.remove(call)
                 name, attempt = call
                 back = answer(name, _wire.REVOKED, attempt=attempt, at=self.now)
+                self.unread[worker].append(back)
+        for call in letter.ended:
+            if call in self.running.get(worker, ()):
+                self.running[worker].remove(call)
+                back = answer(call[0], _wire.REVOKED, attempt=call[1], at=self.now)
                 self.unread[worker].append(back)
         if letter.stop:
             self.stops.add(worker)
@@ -1739,21 +1808,33 @@ class World:
             return
         if self.fails(0.5):
             self.read(worker)
-        todo = self.todo[worker]
-        if todo:
-            self.begin(worker, *todo.pop(0))
+        todo, running = self.todo[worker], self.running.setdefault(worker, [])
+        if running and (len(running) >= self.processes[worker] or self.chance.random() < 0.5):
+            self.end(worker, *running.pop(self.chance.randrange(len(running))))
+        elif todo:
+            call = todo.pop(0)
+            self.begin(worker, *call)
+            if self.processes.get(worker, 1) > 1:
+                running.append(call)
+            else:
+                self.end(worker, *call)
+        elif running:
+            self.read(worker)
         elif worker in self.stops:
             self.runs[worker] = RunState.SUCCEEDED
         else:
             self.read(worker)
 
     def begin(self, worker: WorkerId, name: TaskId, attempt: int) -> None:
-        """A worker does a call."""
+        """A worker begins a call."""
         task = self.scheduler.tasks.known.get(name)
         mine = self.scheduler.fleet.workers.get(worker)
         if task is not None and mine is not None and mine.phase is WorkerPhase.ALIVE:
             lost = task.phase in (TaskPhase.DELAYED, TaskPhase.READY) and mine.cancelled
             assert task.given == attempt or lost or mine.unknown_since is not None, "invariant 8"
+
+    def end(self, worker: WorkerId, name: TaskId, attempt: int) -> None:
+        """A call has ended."""
         kind = _wire.RETURNED
         if self.fails(0.1):
             kind = self.chance.choice(BAD_ENDS)
@@ -1829,6 +1910,7 @@ def history(seed: int, heir: bool = False) -> Counter:
         idle_timeout=chance.choice([0.0, 1.0, 60.0]),
         keep_alive=chance.choice([0.0, 0.0, 30.0]),
         max_seconds=chance.choice([math.inf, math.inf, 1.0, 20.0, 100.0]),
+        worker_processes=random.Random(f"{seed}").choice([1, 1, 2, 4]),
     )
     scheduler = Scheduler(policy, jitter=chance.random)
     scheduler.fleet.shares = AtMost(limit=chance.choice([100, 100, 1, 3]))
@@ -1865,7 +1947,8 @@ def history(seed: int, heir: bool = False) -> Counter:
         harmless |= e.WriteInbox
     assert all(isinstance(command, harmless) for command in world.pending), f"seed {seed}"
     left = {worker for worker, state in world.runs.items() if not state.over}
-    kept = {worker for worker in left if world.lease and not world.todo[worker]} - world.stops
+    busy = {worker for worker in left if world.todo[worker] or world.running.get(worker)}
+    kept = {worker for worker in left - busy if world.lease} - world.stops
     assert kept <= world.seen.keys() - world.letters.keys(), f"seed {seed}: it has to do something"
     assert leave or left - kept <= world.abandoned, f"seed {seed}: a run is left"
     assert not world.cancels_awaited or world.abandoned, f"seed {seed}: who waits is not told"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,8 @@ CHARTED_RUNS = 2000
 POINTS = 120
 #: Lines of logs that are read at once to find where tasks begin; the rest with the next question.
 LINES_AT_ONCE = 50_000
-#: What a worker of `civis_futures` prints where a task begins, without the attempt.
-TASK_BEGINS = "civis_futures: task "
+#: What a worker of `civis_futures` prints where a task begins.
+TASK_BEGINS = re.compile(r"civis_futures: task (\d+) begins (\(attempt \d+)(?:, process \d+)?\)")
 
 _RUNS = """
 SELECT runs.*, scripts.name, scripts.kind, scripts.doc FROM runs
@@ -115,10 +116,10 @@ class Overview:
         lines = self._platform.store.all(sql, self._read, LINES_AT_ONCE)
         for line in lines:
             # A worker prints it on both of its streams.
-            if line["level"] == "info" and line["message"].startswith(TASK_BEGINS):
+            begins = TASK_BEGINS.match(line["message"])
+            if line["level"] == "info" and begins is not None:
                 self._begun[line["run_id"]] += 1
-                said = line["message"].removeprefix(TASK_BEGINS)
-                self._last[line["run_id"]] = said.replace(" begins", "", 1)
+                self._last[line["run_id"]] = f"{begins[1]} {begins[2]})"
                 self._times.append(line["created_at"])
         if lines:
             self._read = lines[-1]["id"]

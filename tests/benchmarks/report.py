@@ -34,10 +34,11 @@ This page is generated; figures of time depend on the machine, counts do not.
 
 #: Between its two marks, `docs/cost.md` has this paragraph.
 COSTS = """\
-A thousand empty calls on ten containers took {thousand_requests} requests and {thousand_starts} run starts.
-Ten thousand calls of 0.1 s took {ten_thousand_requests} requests. With `max_tasks_per_worker=1`, each call
-took {single_requests} requests, not counting the client's looks, and the starts of a thousand calls alone
-would take 45 minutes. These figures are those of the last [benchmark](benchmarks.md).
+A thousand empty calls on ten containers took {thousand_requests} requests and {thousand_starts} run
+starts. Ten thousand calls of 0.1 s took {ten_thousand_requests} requests. With
+`max_tasks_per_worker=1`, each call took {single_requests} requests, not counting the client's
+looks, and the starts of a thousand calls alone would take 45 minutes. These figures are those of
+the last [benchmark](benchmarks.md).
 """
 COST_MARKS = re.compile(r"(?<=<!-- measured -->\n\n).*?(?=\n<!-- end -->)", re.DOTALL)
 #: Its figures: how their rows begin, and which figure of the row it is.

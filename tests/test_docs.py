@@ -189,8 +189,6 @@ def test_the_page_of_costs_has_the_figures_of_the_benchmarks():
     text = costs.read_text("utf-8")
     assert cost_page(text, benchmarks.read_text("utf-8")) == text
     assert "{" not in COST_MARKS.search(text)[0]
-    other = benchmarks.read_text("utf-8").replace("| 685 |", "| 777 |")
-    assert "took 777 requests" in cost_page(text, other) or "| 685 |" not in benchmarks.read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

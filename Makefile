@@ -25,7 +25,7 @@ ALONE = cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' -q -m alone
 LESS := and not repeats
 
 .NOTPARALLEL:
-.PHONY: demo test engines test-newest test-lowest style types unit coverage docs stress bench develop format lock clean
+.PHONY: demo test engines test-newest test-lowest style types unit coverage docs stress bench screenshots develop format lock clean
 
 demo: .venv/demo
 	.venv/bin/python docs/examples/quickstart.py
@@ -81,6 +81,10 @@ bench: export BENCHMARKS_PAGE = $(CURDIR)/docs/benchmarks.md
 bench: build/installed build/venv/bench
 	@$(PYTEST)/benchmarks -q -m bench --timeout=1200 \
 		-o faulthandler_timeout=0
+
+# Takes the pictures of the documentation anew; needs chromium.
+screenshots: .venv/develop
+	.venv/bin/python docs/screenshots.py
 
 # An editable .venv with everything in it, to run single tests and tools from.
 develop: .venv/develop

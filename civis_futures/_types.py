@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numbers
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any, NewType, SupportsIndex
@@ -297,3 +297,32 @@ def make_plain(
         value = getattr(frozen, name)
         if value is not None or frozen.__dataclass_fields__[name].default is not None:
             object.__setattr__(frozen, name, check(name, value, **options))
+
+
+# --- options -------------------------------------------------------------------------------------
+
+RetryOn = (
+    type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object] | None
+)
+
+
+class _Unchanged:
+    """Stands for an option that was not given."""
+
+    def __repr__(self) -> str:
+        """For signatures."""
+        return "<unchanged>"
+
+
+#: The default of each parameter of `options` and `resubmit`: editors list them by name.
+UNCHANGED: Any = _Unchanged()
+
+
+def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among these parameters that were given; `unknown` holds misspelt ones."""
+    others = ("self", "unknown")
+    changes = dict(parameters["unknown"])
+    for name, value in parameters.items():
+        if name not in others and value is not UNCHANGED:
+            changes[name] = value
+    return changes

@@ -26,7 +26,7 @@ html_theme = "furo"
 html_title = f"civis_futures {release}"
 html_copy_source = False
 
-myst_enable_extensions = ["deflist", "substitution"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
 default_role = "code"
@@ -38,38 +38,6 @@ autodoc_inherit_docstrings = False
 python_maximum_signature_line_length = 90
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-
-
-# --- figures -------------------------------------------------------------------------------------
-
-#: Figures in the text, as in `{{ thousand_requests }}`: the beginning of what was done, and which
-#: figure of it, as the page of benchmarks has them.
-FIGURES = {
-    "thousand_requests": ("1,000 no-op tasks on 10 workers", "API requests"),
-    "thousand_starts": ("1,000 no-op tasks on 10 workers", "run starts"),
-    "ten_thousand_requests": ("10,000 tasks of 0.1 s on 10 workers", "API requests"),
-    "single_requests": ("Small call, small result, one container", "API requests for each task"),
-}
-
-
-def measured() -> dict[str, str]:
-    """What `make bench` has measured last of each of these."""
-    rows, work = [], ""
-    for line in (HERE / "benchmarks.md").read_text("utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if line.startswith("| ") and len(cells) >= 3:
-            work = cells[0].strip("| ") or work
-            rows.append((work, cells[1], cells[2]))
-    found = {}
-    for name, (beginning, figure) in FIGURES.items():
-        values = [v for w, f, v in rows if w.startswith(beginning) and f.startswith(figure)]
-        if not values:
-            raise SphinxError(f"benchmarks.md has no figure {figure!r} of {beginning!r}")
-        found[name] = values[0]
-    return found
-
-
-myst_substitutions = measured()
 
 
 # --- the reference -------------------------------------------------------------------------------

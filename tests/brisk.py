@@ -5,6 +5,7 @@ How long the pauses are in earnest, the tables of the scheduler and of the trans
 
 from __future__ import annotations
 
+import logging
 import os
 from types import SimpleNamespace
 
@@ -15,8 +16,9 @@ _forever = short_waits()
 
 
 def shorten():
-    """Short waits, to the end of this process."""
+    """Short waits, to the end of this process. (matplotlib does not say that it lists fonts.)"""
     _forever.__enter__()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def share_platform():

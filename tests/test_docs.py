@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.report import COST_MARKS, cost_page
 
 import civis_futures
 import civis_futures.local
@@ -181,6 +182,13 @@ def test_every_public_name_is_in_the_reference():
     named = re.findall(r"auto(?:class|exception|function):: (\w+)", text)
     modules = (civis_futures, civis_futures.local, civis_futures.testing, civis_joblib)
     assert sorted(named) == sorted({name for module in modules for name in module.__all__})
+
+
+def test_the_page_of_costs_has_the_figures_of_the_benchmarks():
+    costs, benchmarks = (ROOT / "docs" / name for name in ("cost.md", "benchmarks.md"))
+    text = costs.read_text("utf-8")
+    assert cost_page(text, benchmarks.read_text("utf-8")) == text
+    assert "{" not in COST_MARKS.search(text)[0]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

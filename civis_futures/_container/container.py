@@ -19,6 +19,11 @@ MINIMUM_RESOURCES = {"cpu": 2, "memory": 4}
 DEFAULT_RESOURCES = {"cpu": 1000, "memory": 2048, "disk_space": 1.0}
 #: With less than this many MB, no worker gets as far as its first call: it needs some 20 itself.
 _PYTHON_MB = 32
+#: Fields of a Container that are text, or None if they are not given.
+_TEXTS = (
+    *("docker_image_name", "docker_image_tag", "repo_http_uri", "repo_ref", "setup_cmd"),
+    *("instance_type", "partition_label", "time_zone", "user_context"),
+)
 _IDS = ("target_project_id", "running_as_id")
 _RESOURCE_NAMES = ("cpu", "memory", "disk_space")
 
@@ -106,10 +111,16 @@ class Container:
 
     def __post_init__(self) -> None:
         """Choose a tag, and take copies: a later change of the caller's dicts does not reach us."""
+        for field_name in _TEXTS:
+            text = getattr(self, field_name)
+            if not isinstance(text, str) and (
+                text is not None or field_name == "docker_image_name"
+            ):
+                raise TypeError(f"{field_name} must be a str, not {text!r}")
         name, tag_in_name = image_and_tag(self.docker_image_name)
         if tag_in_name:
             raise ValueError(
-                f"docker_image_name is {self.docker_image_name!r}, with a tag in it: say "
+                f"docker_image_name is {self.docker_image_name!r}, which contains a tag: use "
                 f"docker_image_name={name!r}, docker_image_tag={tag_in_name!r}"
             )
         if self.docker_image_tag is None:

@@ -34,8 +34,8 @@ from .._exceptions import BrokenContainerPool
 from .._files.contents import SharedData
 from .._futures.future import ContainerFuture
 from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
-from .._types import TaskState, whole
-from .options import UNCHANGED, After, PoolOptions, RetryOn, given
+from .._types import UNCHANGED, RetryOn, TaskState, given, whole
+from .options import After, PoolOptions
 from .views import ParallelFunction, WithOptions, parallel
 
 if TYPE_CHECKING:

@@ -29,14 +29,11 @@ from .._futures.future import ContainerFuture
 from .._futures.waiting import Dependency
 from .._scheduling.state import Policy
 from .._sessions.registry import checked_name
-from .._types import ANY_RESOURCES, Resources, Terms, make_plain, number, whole
+from .._types import ANY_RESOURCES, Resources, RetryOn, Terms, make_plain, number, whole
 
 if TYPE_CHECKING:
     from .._data.own import Include
 
-RetryOn = (
-    type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object] | None
-)
 After = Dependency | ContainerFuture[Any] | Iterable[ContainerFuture[Any]] | None
 #: What `memory_growth` may lead to unless told otherwise, in MB.
 MAX_MEMORY = 64_000.0
@@ -45,28 +42,6 @@ MAX_MEMORY = 64_000.0
 LEAST_SHARED = 1_000_000
 #: `max_workers` unless told otherwise. On another machine: the size of this one says nothing of it.
 DEFAULT_WORKERS = 10
-
-
-class _Unchanged:
-    """What an option is given that nobody has given."""
-
-    def __repr__(self) -> str:
-        """For signatures."""
-        return "<unchanged>"
-
-
-#: The default of each parameter of `options`, so that editors can tell which there are.
-UNCHANGED: Any = _Unchanged()
-
-
-def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Those parameters of `options` that were given; those it does not have are among `unknown`."""
-    others = ("self", "unknown")
-    changes = dict(parameters["unknown"])
-    for name, value in parameters.items():
-        if name not in others and value is not UNCHANGED:
-            changes[name] = value
-    return changes
 
 
 @dataclass(frozen=True, slots=True)

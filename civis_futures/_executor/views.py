@@ -20,8 +20,9 @@ from typing import (
     overload,
 )
 
+from .._types import UNCHANGED, RetryOn, given
 from .dependencies import Decorated, Requiring, check_owner, taken_apart
-from .options import UNCHANGED, After, RetryOn, given
+from .options import After
 
 if TYPE_CHECKING:
     from .._futures.future import ContainerFuture

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar, overload
+from typing import Any, Literal, NamedTuple, Never, NoReturn, Protocol, TypeVar, overload
 
 from .._display import live, markup, panels
 from .._display.forecast import Forecast
-from .._types import Attempt, LogLine, TaskState, seconds, whole
+from .._types import UNCHANGED, Attempt, LogLine, RetryOn, TaskState, given, seconds, whole
 from . import logs as _logs
 
 T = TypeVar("T")
@@ -367,29 +367,45 @@ class ContainerFuture(Future[T]):
                 pdb.post_mortem(error.__traceback__)
             raise
 
-    def resubmit(self, **options: Any) -> ContainerFuture[T]:
-        """Submit the call of a future that is done once more; its new future.
+    def resubmit(
+        self,
+        *,
+        max_retries: int = UNCHANGED,
+        retry_on: RetryOn = UNCHANGED,
+        timeout: float | None = UNCHANGED,
+        queue_timeout: float | None = UNCHANGED,
+        label: str | None = UNCHANGED,
+        required_resources: Mapping[str, float] | None = UNCHANGED,
+        memory_growth: float | None = UNCHANGED,
+        max_memory: float = UNCHANGED,
+        priority: float = UNCHANGED,
+        after: Any = UNCHANGED,
+        requires: Mapping[str, str] | None = UNCHANGED,
+        **unknown: Never,
+    ) -> ContainerFuture[T]:
+        """Submit the same call again, with other options if you like; its new future.
 
-        Function and arguments are those that were sent, and this future stays as it is. If it has
-        failed with a `DependencyError`, what has failed on the way to it is submitted again, too.
+        The function and arguments are those that were sent. This future stays as it is. If it
+        failed with a `DependencyError`, the calls that caused it are submitted again as well.
 
-        Args:
-            options: those of `ContainerPoolExecutor.options` that are to be others than before.
+        The options are those of `ContainerPoolExecutor.options`, and what is left out stays as it
+        was. Only `requires` cannot change, as it was sent with the call.
 
         Raises:
-            RuntimeError: the future is not done; or its call was not sent; or it has succeeded,
-                and was too large to be kept; or the executor is shut down.
+            RuntimeError: this future is not done; its call was never sent; it succeeded and was
+                too large to be kept; or the executor is shut down.
             TypeError, ValueError: there is no such option, or it is out of range.
             BrokenContainerPool: the pool can do no more work.
         """
+        changes = given(locals())
         self._check_process()
         if not self.done():
-            raise RuntimeError(f"only what is done can be submitted again, not {self!r}")
+            raise RuntimeError(f"only a call that is done can be submitted again, not {self!r}")
         if self._pool is None or self._sent is None:
             raise RuntimeError(f"the call was never sent, so it cannot be sent again: {self!r}")
         if not self._sent.kept:
-            raise RuntimeError(f"the call has succeeded, and was too large to be kept: {self!r}")
-        return self._pool.resubmit(self, options)
+            raise RuntimeError(f"the call succeeded, and was too large to be kept: {self!r}")
+        return self._pool.resubmit(self, changes)
 
     def __reduce__(self) -> NoReturn:
         """As the standard library's futures: what they wait for cannot travel."""

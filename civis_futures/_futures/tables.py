@@ -31,8 +31,7 @@ class Table(Sequence[ContainerFuture[Any]]):
         self._futures, self._ordered = tuple(futures), ordered
         for future in self._futures:
             if not isinstance(future, ContainerFuture):
-                kind = type(future).__name__
-                raise TypeError(f"a table shows the futures of a container pool, not a {kind}")
+                raise TypeError(f"a table shows futures of a container pool, not {future!r}")
 
     def __len__(self) -> int:
         """How many futures there are."""

@@ -178,6 +178,9 @@ class LocalPlatform:
         _check(self._settings)
         self._log = None if log is None else Path(log).absolute()
         self._first_faults = tuple(faults)
+        for fault in self._first_faults:
+            if not isinstance(fault, Fault):
+                raise TypeError(f"faults must be Faults, not {fault!r}")
         # Guards the five below against start and stop from two threads. Starting and stopping
         # wait under it, on purpose: the second caller has nothing to do before the first is done.
         self._lock = threading.Lock()
@@ -338,7 +341,11 @@ class LocalPlatform:
 
 
 def _check(settings: Settings) -> None:
-    """Raise ValueError for what makes no sense."""
+    """Raise TypeError or ValueError for what makes no sense."""
+    for name in ("port", "cores", "memory", "start_delay", "hold", "max_file_size", "seed"):
+        value = getattr(settings, name)
+        if not isinstance(value, numbers.Real | None) or isinstance(value, bool):
+            raise TypeError(f"{name} must be a number, not {value!r}")
     if problem := unclear(settings):
         raise ValueError(problem)
     rules = (

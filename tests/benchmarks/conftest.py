@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.measure import Row
-from benchmarks.report import page
+from benchmarks.report import cost_page, page
 
 #: Where to write the page to. Not set when single benchmarks are run: half a table is none.
 TARGET = "BENCHMARKS_PAGE"
@@ -39,4 +39,6 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(text)
     if target := os.environ.get(TARGET):
         Path(target).write_text(text)
-        terminalreporter.write_line(f"written to {target}")
+        costs = Path(target).with_name("cost.md")
+        costs.write_text(cost_page(costs.read_text(), text))
+        terminalreporter.write_line(f"written to {target}, with figures for {costs}")

@@ -1,9 +1,12 @@
-"""The table of the benchmarks: rows to Markdown, with the machine and the versions it is of."""
+"""The table of the benchmarks: rows to Markdown, with the machine and the versions it is of; and
+the paragraph of `docs/cost.md` that has some of its figures.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +31,45 @@ not API requests. The `civis` package and the other pools ran in the same run on
 
 This page is generated; figures of time depend on the machine, counts do not.
 """
+
+#: Between its two marks, `docs/cost.md` has this paragraph.
+COSTS = """\
+A thousand empty calls on ten containers took {thousand_requests} requests and {thousand_starts} run
+starts. Ten thousand calls of 0.1 s took {ten_thousand_requests} requests. With
+`max_tasks_per_worker=1`, each call took {single_requests} requests, not counting the client's
+looks, and the starts of a thousand calls alone would take 45 minutes. These figures are those of
+the last [benchmark](benchmarks.md).
+"""
+COST_MARKS = re.compile(r"(?<=<!-- measured -->\n\n).*?(?=\n<!-- end -->)", re.DOTALL)
+#: Its figures: how their rows begin, and which figure of the row it is.
+COST_FIGURES = {
+    "thousand_requests": ("1,000 no-op tasks on 10 workers", "API requests"),
+    "thousand_starts": ("1,000 no-op tasks on 10 workers", "run starts"),
+    "ten_thousand_requests": ("10,000 tasks of 0.1 s on 10 workers", "API requests"),
+    "single_requests": (
+        "Small call, small result",
+        "API requests for each task, looks not counted",
+    ),
+}
+
+
+def cost_page(page: str, benchmarks: str) -> str:
+    """`docs/cost.md` with the figures of the page of benchmarks."""
+    measured, work = {}, ""
+    for line in benchmarks.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 3:
+            work = cells[1] or work
+            measured[work, cells[2]] = cells[3]
+    found = {
+        name: next(
+            value
+            for (work, each), value in measured.items()
+            if work.startswith(beginning) and each == figure
+        )
+        for name, (beginning, figure) in COST_FIGURES.items()
+    }
+    return COST_MARKS.sub(COSTS.format(**found), page, count=1)
 
 
 def page(rows: Sequence[Row], seconds: float, load: float) -> str:

@@ -12,6 +12,7 @@ import civis_futures as cf
 import civis_futures.testing
 from civis_futures._container.container import image_and_tag
 from civis_futures._executor.options import PoolOptions
+from civis_futures.local import LocalPlatform
 
 
 @pytest.mark.parametrize(("given", "meant"), [("retries", "max_retries"), ("time_out", "timeout")])
@@ -113,3 +114,36 @@ def test_there_is_a_version():
     assert cf.__version__[:1].isdigit()
     with pytest.raises(AttributeError, match="has no attribute '__verzion__'"):
         _ = cf.__verzion__
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "docker_image_name",
+        "docker_image_tag",
+        "repo_http_uri",
+        "repo_ref",
+        "setup_cmd",
+        "time_zone",
+    ],
+)
+def test_a_text_of_a_container_must_be_text(field):
+    with pytest.raises(TypeError, match=f"^{field} must be a str, not 3$"):
+        cf.Container(**{field: 3})
+
+
+@pytest.mark.parametrize("option", ["port", "cores", "memory", "start_delay", "hold", "seed"])
+@pytest.mark.parametrize("value", ["4GB", True], ids=repr)
+def test_a_number_of_a_local_platform_must_be_a_number(option, value):
+    with pytest.raises(TypeError, match=f"^{option} must be a number, not {value!r}$"):
+        LocalPlatform(**{option: value})
+
+
+def test_the_faults_of_a_local_platform_must_be_faults():
+    with pytest.raises(TypeError, match=r"^faults must be Faults, not 'kill'$"):
+        LocalPlatform(faults=["kill"])
+
+
+def test_a_table_is_of_futures_of_a_pool():
+    with pytest.raises(TypeError, match=r"^a table shows futures of a container pool, not 1$"):
+        cf.table([1])

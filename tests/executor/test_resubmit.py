@@ -94,7 +94,7 @@ def test_what_could_not_be_uploaded_is_sent_again(faulty, make_executor):
 
 def test_what_is_not_done_is_refused(make_executor, gate):
     future = make_executor(1).submit(wait_at, gate.path)
-    with pytest.raises(RuntimeError, match="only what is done"):
+    with pytest.raises(RuntimeError, match="only a call that is done"):
         future.resubmit()
     gate.open()
 

@@ -596,6 +596,5 @@ class Worker:
 
     def seconds(self, now: float) -> float:
         """For how long it has run, as far as looks tell."""
-        if self.ran is not None:
-            return self.ran
-        return 0.0 if self.running_since is None else now - self.running_since
+        since = now if self.running_since is None else self.running_since
+        return now - since if self.ran is None else self.ran

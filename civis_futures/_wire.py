@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 import sys
 import zlib
@@ -256,7 +257,8 @@ class Order:
     the name of the script at once that it can change it; `holder` as in the inbox; `key` is what
     answers are sealed with, a secret. In seconds: `poll` is the longest pause between two looks at
     the inbox, `linger` how long an answer may wait for others before they are posted together, and
-    `lease` how long the inbox may stay as it is: then nobody is there.
+    `lease` how long the inbox may stay as it is: then nobody is there. `turn` is the part of each
+    period of `poll` seconds after which a worker without calls looks (`next_turn`).
     """
 
     worker: str
@@ -276,6 +278,7 @@ class Order:
     key: str = field(default="", repr=False)
     initializer_code: int = 0
     cores: float = 0.0
+    turn: float = 0.0
     version: int = WIRE_VERSION
 
 
@@ -488,13 +491,13 @@ def order_from_json(text: str) -> Order:
 
 
 def inbox_from_json(value: Any, worker: str | None = None) -> Inbox:
-    """The inbox that a JSON value (text, or already decoded) holds, of one worker's letter only if
-    that is named; WireError if it holds none.
+    """The inbox that a JSON value (text, or already decoded) holds; WireError if it holds none.
+    If a worker is named, the letters of all others are empty: they are not even understood.
     """
     value = _object(value)
     try:
         letters = value["letters"].items()
-        value["letters"] = {k: _letter(v) for k, v in letters if worker in (None, k)}
+        value["letters"] = {k: _letter(v) if worker in (None, k) else Letter() for k, v in letters}
         return Inbox(**_known(Inbox, value))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an inbox: {error}") from error
@@ -513,6 +516,15 @@ def answers_from_json(value: Any) -> Answers:
         return Answers(**{**_known(Answers, value), "answers": answers})
     except (AttributeError, KeyError, TypeError) as error:
         raise WireError(f"not answers: {error}") from error
+
+
+def next_turn(turn: float, period: float, after: float) -> float:
+    """When it is the turn of who has this part of each period, first `after` that time: seconds on
+    the platform's clock, by which all agree. The turns of half a period are those of a whole one,
+    and as many in between.
+    """
+    first = turn * period
+    return first + period * (math.floor((after - first) / period) + 1)
 
 
 def shown(line: str) -> str:

@@ -75,6 +75,7 @@ class Fleet:
     _launched_at: float = 0.0  # when a worker was launched last
     _started: int = 0  # the highest number of a worker that has started
     _written_for: int = 0  # the workers that share the budget, as the inbox says
+    _period: float = 0.0  # of idle workers' turns, as the inbox says that is being written
     startup: float = 0.0  # seconds from a launch until a look finds it running; a moving mean
     #: Since when another pool of this process has a container that waits for room, if one has.
     others_wait_since: float | None = None
@@ -102,11 +103,13 @@ class Fleet:
             if not leaving.held:
                 self._let(step, leaving)
         idle = [worker for worker in workers if not worker.calls]
+        turns = self.looks.turns  # those first that can begin soon
+        workers.sort(key=lambda worker: (bool(worker.held), turns.next(worker.id, step.now)))
         for worker in self._deal(workers):
             if worker in idle:
                 worker.at_call_since = step.now
             worker.stop = worker.calls_given == self.policy.max_tasks_per_worker
-            self.news(step, worker)
+            self.news(step, worker, worker in idle)
 
     def _blocked(self) -> bool:
         """Whether no container, there or to come, can serve the oldest waiting call."""
@@ -135,14 +138,15 @@ class Fleet:
         self._launched_at = step.now if new else self._launched_at
         if not self._is_full():  # or they would only wait with it
             self._deal(new)
-        sharing = self._sharing()
+        sharing, turns = self._sharing(), self.looks.turns
+        if new:
+            turns.begin(step.now, sharing, self.looks.pace)
         for worker in new:
             worker.launch_calls, worker.at_call_since = tuple(worker.calls), step.now
             worker.launched = step.now
             worker.one_shot = worker.calls_given == self.policy.max_tasks_per_worker
-            step.do(
-                e.Launch(worker.id, worker.launch_calls, worker.one_shot, worker.resources, sharing)
-            )
+            said = worker.launch_calls, worker.one_shot, worker.resources
+            step.do(e.Launch(worker.id, *said, sharing, turns.period))
 
     def _may_launch(self, step: Step) -> bool:
         """Whether there may be one more worker."""
@@ -282,18 +286,17 @@ class Fleet:
         self.writing.busy = True
         letters = []
         for worker in readers:
-            worker.revoked_in_inbox &= self._taken_back(
-                worker
-            )  # each version of the inbox has these
+            worker.revoked_in_inbox &= self._taken_back(worker)  # which each version has
             letter = self._letter(worker)
             if letter != e.LetterContent(worker.id):
                 letters.append(letter)
         self._repeat = 2 * self._repeat if letters else math.inf
         # Even if there is no letter: a call that was dropped must not stay in there.
         self._written_for = self._sharing()
+        self._period = self.looks.turns.fitting(self._written_for, self.looks.pace)
         self._told = bool(self.handed_on)
         lease = self.policy.keep_alive if self._told else None
-        step.do(e.WriteInbox(tuple(letters), self._written_for, lease))
+        step.do(e.WriteInbox(tuple(letters), self._written_for, self._period, lease))
         self._sent = {worker.id: self._taken_back(worker) for worker in readers}
 
     def _taken_back(self, worker: Worker) -> frozenset[e.Given]:
@@ -320,6 +323,7 @@ class Fleet:
 
     def written(self, step: Step) -> None:
         """The inbox is as it should be."""
+        self.looks.turns.tell(step.now, self._period)
         self.writing = RetriedRequest()
         self._beat = step.now
         for name, revoked in self._sent.items():
@@ -332,10 +336,10 @@ class Fleet:
         """The inbox may be as it was."""
         self._stale = True
 
-    def news(self, step: Step, worker: Worker) -> None:
+    def news(self, step: Step, worker: Worker, idle: bool = False) -> None:
         """There is something to tell this worker, and soon to hear from it."""
         self._stale = True
-        self.looks.fed(step, worker)
+        self.looks.fed(step, worker, idle)
 
     # --- what a look tells ---------------------------------------------------------------------
 
@@ -369,11 +373,8 @@ class Fleet:
         """
         free = []
         for worker, report in ((each.worker, each.report) for each in seen):
-            if (
-                report.asked_directly
-                and report.run is not None
-                and report.run.state is RunState.QUEUED
-            ):
+            queued = report.run is not None and report.run.state is RunState.QUEUED
+            if report.asked_directly and queued:
                 calls = worker.revoked_at_look & self._taken_back(worker)
                 worker.revoked_in_inbox -= calls
                 worker.freed |= calls

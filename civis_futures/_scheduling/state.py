@@ -5,6 +5,7 @@ Only the scheduler writes these. The phases are drawn in its docstring.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -389,6 +390,7 @@ class Worker:
     launched: float = 0.0  # when its launch began
     at_call_since: float = 0.0  # when it got to its present call, as far as looks tell
     idle_since: float = 0.0
+    awaited: float = math.inf  # when it may have answered, at the soonest, what it was given idle
     running_since: float | None = None  # when a look first found it running
     begun: bool = False  # whether its run has started, for all we know
     late: Given | None = None  # the call that should long have ended

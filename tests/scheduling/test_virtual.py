@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 from virtual import Virtual
@@ -104,3 +105,38 @@ def test_a_platform_without_room_for_any_is_waited_for():
     pool = Virtual([0.1] * 5, 5, slots=0, longest=100.0)
     assert pool.seconds == math.inf
     assert pool.scheduler.standing(pool.now).queued == 5
+
+
+def _seconds_for_one_call(workers, wrong_by=lambda _: 0.0):
+    """The median and the longest wait for a call to a pool that has nothing else to do; and how
+    many requests a second there are meanwhile.
+    """
+    quiet, calls = 40.0, 8
+    later = [(0.0, range(workers))]
+    later += [(quiet + 5.3 * number, [workers + number]) for number in range(calls)]
+    pool = Virtual(
+        [6.0] * workers + [0.001] * calls,
+        workers,
+        later=later,
+        limit=1000,
+        idle_timeout=math.inf,
+        wrong_by=wrong_by,
+    )
+    took = [pool.ended[name] - at for name, at in pool.submitted.items() if name >= workers]
+    requests = sum(at >= quiet for at in pool.asked) / (pool.seconds - quiet)
+    return statistics.median(took), max(took), requests
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_idle_workers_read_in_turns(workers):
+    """A call waits for the one that reads next, however many there are."""
+    median, longest, requests = _seconds_for_one_call(workers)
+    assert median <= 1.0
+    assert longest <= 2.0
+    assert requests < 1000 / 300 * 1.2
+
+
+def test_clocks_that_differ_a_little_cost_no_period():
+    median, longest, _ = _seconds_for_one_call(8, lambda number: -0.02 * number)
+    assert median <= 1.2
+    assert longest <= 2.2

@@ -129,11 +129,13 @@ def _seconds_for_one_call(workers, wrong_by=lambda _: 0.0):
 
 @pytest.mark.parametrize("workers", [1, 8])
 def test_idle_workers_read_in_turns(workers):
-    """A call waits for the one that reads next, however many there are."""
+    """A call waits for the one that reads next, however many there are. When it was tied to one of
+    them it took 2.6 s and up to 5.5 with 8, and with either number as many requests.
+    """
     median, longest, requests = _seconds_for_one_call(workers)
-    assert median <= 1.0
-    assert longest <= 2.0
-    assert requests < 1000 / 300 * 1.2
+    assert median <= 1.2
+    assert longest <= 2.2
+    assert requests <= 4.2
 
 
 def test_clocks_that_differ_a_little_cost_no_period():

@@ -103,8 +103,10 @@ def reduction(
         return _named_class(value, how, keyed) if made_anew else how
     if kind is Cached:
         return NotImplemented if _importable(value) else _cached(value)
-    if kind is functools.cached_property:  # before Python 3.12 it has a lock
-        state = {name: part for name, part in vars(value).items() if name != "lock"}
+    if kind is functools.cached_property or kind is functools.singledispatchmethod:
+        # Before Python 3.12 the first has a lock, in 3.13.0 the second a cache of weak references.
+        left = "lock", "_method_cache"
+        state = {name: part for name, part in vars(value).items() if name not in left}
         return kind, (value.func,), state
     if kind is functools.partialmethod:  # since Python 3.14 it cannot be made without its function
         method: Any = kind

@@ -46,7 +46,7 @@ def reused(platform):
         yield it
 
 
-@pytest.fixture(params=["fresh", "reused"])
+@pytest.fixture(params=[pytest.param("fresh", marks=pytest.mark.repeats), "reused"])
 def executor(request, until, gates):
     """An executor of 4 workers, in each mode. It is shared, so a test must not shut it down."""
     executor = request.getfixturevalue(request.param)

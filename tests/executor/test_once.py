@@ -25,6 +25,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = pytest.mark.usefixtures("brisk")
 
+REPEATS = pytest.mark.repeats
+
 SECONDS = 300
 SCRIPTS, RUNS = "POST /scripts/containers", "POST /scripts/containers/{id}/runs"
 
@@ -71,7 +73,9 @@ def run_with_lost_replies(folder, tasks, reuse, bad_seconds):
         assert stats.count("POST", "/scripts/containers") == stats.runs_started
 
 
-@pytest.mark.parametrize(("reuse", "tasks"), [(1, 12), (None, 60)], ids=["fresh", "reused"])
+@pytest.mark.parametrize(
+    ("reuse", "tasks"), [(1, 12), pytest.param(None, 60, marks=REPEATS)], ids=["fresh", "reused"]
+)
 def test_lost_replies_cost_no_second_execution(tmp_path, reuse, tasks):
     run_with_lost_replies(tmp_path, tasks, reuse, bad_seconds=1)
 
@@ -260,7 +264,11 @@ def histories(folder, seed, tasks, pools, harmless=HARMLESS, costly=LOSSY):
         assert not platform.stats().queued
 
 
-@pytest.mark.parametrize("seed", [51, 198, 332])  # together they have every fault
+@pytest.mark.parametrize(
+    # Together they have every fault.
+    "seed",
+    [51, pytest.param(198, marks=REPEATS), pytest.param(332, marks=REPEATS)],
+)
 def test_histories(tmp_path, seed):
     histories(tmp_path, seed, tasks=7, pools=5)
 

@@ -8,7 +8,7 @@ from collections import Counter
 
 from civis_futures._scheduling.scheduler import Scheduler
 
-NUMBER = 2_000
+NUMBER = 1_000
 
 
 def test_what_a_call_leaves_to_the_garbage_collector(make_executor, until):

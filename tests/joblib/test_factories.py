@@ -341,7 +341,9 @@ def modules_and_colour(prefix):
     return theirs, os.environ.get("COLOUR")
 
 
-@pytest.mark.parametrize("command", COMMANDS_OF_CIVIS)
+@pytest.mark.parametrize(
+    "command", [COMMANDS_OF_CIVIS[0], pytest.param(COMMANDS_OF_CIVIS[1], marks=pytest.mark.repeats)]
+)
 def test_a_template_of_civis_parallel_runs_as_it_is(command, ask, platform):
     pytest.importorskip("civis")
     factory = make_backend_template_factory(template_of(ask, command), {"COLOUR": "green"})

@@ -112,6 +112,7 @@ def test_random_forest(data, platform):
     np.testing.assert_array_equal(here.feature_importances_, there.feature_importances_)
 
 
+@pytest.mark.repeats
 def test_many_random_forests(data):
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import cross_validate

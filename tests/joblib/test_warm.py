@@ -87,10 +87,15 @@ def cross_validation_in_a_loop(x, y):
         cross_val_score(tree, x, y, cv=2, n_jobs=2)
 
 
-@pytest.mark.parametrize("fit", [
-    sequential_feature_selector, halving_grid_search, recursive_elimination,
-    cross_validation_in_a_loop,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fit",
+    [
+        sequential_feature_selector,
+        pytest.param(halving_grid_search, marks=pytest.mark.repeats),
+        pytest.param(recursive_elimination, marks=pytest.mark.repeats),
+        pytest.param(cross_validation_in_a_loop, marks=pytest.mark.repeats),
+    ],
+)
 def test_a_fit_starts_its_containers_once(fit, started, uploads):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 4))
@@ -357,7 +362,9 @@ assert call() == [1, 2]
 def test_nothing_is_left_at_the_exit(more, starts, platform, started, tmp_path):
     before = set(platform.stats().active)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT.format(more=more)],
+        # Since Python 3.12 a fork warns if there are threads.
+        [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning",
+         "-c", SCRIPT.format(more=more)],
         cwd=tmp_path, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

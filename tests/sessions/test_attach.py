@@ -45,7 +45,9 @@ def purged(platform):
 
 
 @pytest.mark.parametrize(
-    ("limit", "tasks", "workers"), [(None, 60, 6), (1, 18, 3)], ids=["reused", "fresh"]
+    ("limit", "tasks", "workers"),
+    [(None, 60, 6), pytest.param(1, 18, 3, marks=pytest.mark.repeats)],
+    ids=["reused", "fresh"],
 )
 def test_a_killed_client_loses_nothing_and_repeats_nothing(client, until, limit, tasks, workers):
     options = {"session": f"killed {limit}", "max_workers": workers, "max_tasks_per_worker": limit}

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 from raw import until
-from sklearn.datasets import make_classification
-from sklearn.model_selection import GridSearchCV
-from sklearn.tree import DecisionTreeClassifier
 from tasks import HOUR, SECONDS, slept, square
 
 import civis_joblib
@@ -101,6 +98,10 @@ def first_host_then_wait(folder):
 
 
 def test_a_search_with_scikit_learn(pool):
+    from sklearn.datasets import make_classification
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.tree import DecisionTreeClassifier
+
     x, y = make_classification(200, random_state=0)
     search, here = (
         GridSearchCV(DecisionTreeClassifier(random_state=0), {"max_depth": [1, 3]}, cv=2)

@@ -133,8 +133,16 @@ print(tiny.__file__.startswith(sys.prefix), present.__version__)
     ("user", "install"),
     [
         ("plain", "pip install --no-index {wheels}/tiny-1.0-py3-none-any.whl"),
-        ("plain", "python -m pip install --no-index --find-links {wheels} tiny present"),
-        ("with system packages", "pip3 install --no-index --find-links {wheels} tiny"),
+        pytest.param(
+            "plain",
+            "python -m pip install --no-index --find-links {wheels} tiny present",
+            marks=pytest.mark.repeats,
+        ),
+        pytest.param(
+            "with system packages",
+            "pip3 install --no-index --find-links {wheels} tiny",
+            marks=pytest.mark.repeats,
+        ),
         ("with pip", "{python} -m pip install --no-index --find-links {wheels} tiny"),
     ],
     indirect=["user"],

@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 import sys
 import zlib
@@ -63,8 +64,7 @@ INLINE_TOTAL = 600_000
 INBOX_CALLS, ORDER_CALLS = 800_000, 80_000
 #: An order above this size travels as a File.
 ORDER_LIMIT = 100_000
-#: How many bytes a call takes in a packed letter besides those that it shares with no others, and
-#: what each buffer that it names takes: a digest, a size and a File.
+#: Bytes that a call takes in a packed letter besides its own, and that each buffer's name takes.
 CALL_OVERHEAD, BUFFER_NAME = 150, 160
 #: Characters of one line of output in an error.
 LINE_LIMIT = 500
@@ -79,8 +79,7 @@ _PACKED, _LONG = "z:", 2000
 #: own worker finds the order without unpickling.
 _PICKLE_BEGINS, _PICKLE_ENDS = "(cfunctools\npartial\n(cbuiltins\nexec\nV", "\ndtRVsequential\nt."
 _ORDER_BEGINS, _PROGRAM_BEGINS = "\n(Vorder\nV", "\nVprogram\nV"
-# The process becomes our worker, in place of being its parent: so it has no other program in its
-# memory, a TERM reaches it, and its exit code is the container's.
+# The process becomes our worker: so a TERM reaches that, and its exit code is the container's.
 _START = f"""\
 import os, sys
 os.environ["{ORDER_VARIABLE}"] = order
@@ -264,9 +263,9 @@ class Order:
     disk, in MB, and `cores` how many it was asked for (0: nobody knows); `processes` how many calls
     it answers at once; whoever `greets` shows in the name of the script at once that it can change
     it; `holder` as in the inbox; `key` is what answers are sealed with, a secret. In seconds:
-    `poll` is the longest pause between two looks at the inbox, `linger` how long an answer may wait
-    for others before they are posted together, and `lease` how long the inbox may stay as it is:
-    then nobody is there.
+    `poll` is the longest pause between two looks at the inbox (for a worker without calls that part
+    of each which is its `turn`), `linger` how long an answer may wait for others before they are
+    posted together, and `lease` how long the inbox may stay as it is: then nobody is there.
     """
 
     worker: str
@@ -287,6 +286,7 @@ class Order:
     initializer_code: int = 0
     cores: float = 0.0
     processes: int = 1
+    turn: float = 0.0
     version: int = WIRE_VERSION
 
 
@@ -509,13 +509,13 @@ def order_from_json(text: str) -> Order:
 
 
 def inbox_from_json(value: Any, worker: str | None = None) -> Inbox:
-    """The inbox that a JSON value (text, or already decoded) holds, of one worker's letter only if
-    that is named; WireError if it holds none.
+    """The inbox that a JSON value (text, or already decoded) holds; WireError if it holds none.
+    If a worker is named, the letters of all others are empty: they are not even understood.
     """
     value = _object(value)
     try:
         letters = value["letters"].items()
-        value["letters"] = {k: _letter(v) for k, v in letters if worker in (None, k)}
+        value["letters"] = {k: _letter(v) if worker in (None, k) else Letter() for k, v in letters}
         return Inbox(**_known(Inbox, value))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"not an inbox: {error}") from error
@@ -534,6 +534,14 @@ def answers_from_json(value: Any) -> Answers:
         return Answers(**{**_known(Answers, value), "answers": answers})
     except (AttributeError, KeyError, TypeError) as error:
         raise WireError(f"not answers: {error}") from error
+
+
+def next_turn(turn: float, period: float, after: float) -> float:
+    """When it is next the turn of who has this part of each period, in seconds on the platform's
+    clock. The turns of half a period are those of a whole one, and as many in between.
+    """
+    first = turn * period
+    return first + period * (math.floor((after - first) / period) + 1)
 
 
 def shown(line: str) -> str:

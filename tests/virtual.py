@@ -16,17 +16,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from civis_futures import _wire
+from civis_futures._api.budget import Kind, RateBudget
 from civis_futures._exceptions import Recalled
 from civis_futures._scheduling import events as e
-from civis_futures._scheduling.pacing import linger, poll
+from civis_futures._scheduling.pacing import linger, turn
 from civis_futures._scheduling.scheduler import Scheduler
 from civis_futures._scheduling.state import Policy
 from civis_futures._types import ANY_RESOURCES, Resources, Run, RunState, TaskId, Terms, WorkerId
+from civis_futures._wire import next_turn
 
 INLINE = _wire.Blob.of(b"x")
 #: Seconds that requests take: a look, a write of the inbox, a launch (three at a time), others.
 LOOK, WRITE, LAUNCH, OTHER = 0.05, 0.08, 0.2, 0.1
 LANES = 3
+#: As in the worker: how often one looks at the most that has just been at work.
+MOST, FACTOR, SHORT = 8, 0.5, 1.5
+#: Seconds by which the platform's clock is ahead.
+AHEAD = 1000.0
+#: Seconds that the three requests take with which a container posts answers.
+POST = 0.1
+#: As in the worker: the first pause between two readings, that while its only call runs; and how
+#: long the first answers wait for others.
+FIRST_PAUSE, CALM, FIRST_LINGER = 0.05, 10.0, 0.5
 
 
 @dataclass
@@ -42,7 +53,15 @@ class Box:
     unposted: list[_wire.Answer] = field(default_factory=list)
     posted: list[_wire.Answer] = field(default_factory=list)
     letters: int = 0
-    pause: float = 0.1
+    idle: float = 0.0  # since when it has no calls
+    alone: bool = False  # whether those were the only ones in the inbox
+    looked: float = 0.0  # when it read the inbox
+    reading: int = 0  # only the last reading that was planned takes place
+    linger: float = 0.5
+    longest: float = 0.5
+    poll: float = 0.25
+    posted_at: float = -math.inf
+    going: list[_wire.Answer] = field(default_factory=list)  # being posted
 
 
 @dataclass
@@ -63,18 +82,29 @@ class Virtual:
     resources: dict[int, Resources] = field(default_factory=dict)
     max_tasks_per_worker: int | None = None
     longest: float = 5000.0
+    #: Requests in 300 s that the platform allows; looks and pauses then go by what is left of them.
+    limit: int | None = None
+    idle_timeout: float = 60.0
+    #: How much longer than others the container of this number takes for a call.
+    slow: dict[int, float] = field(default_factory=dict)
+    #: By how many seconds the clock of the container of this number is wrong.
+    wrong_by: Callable[[int], float] = lambda _: 0.0
 
     def __post_init__(self) -> None:
-        policy = Policy(self.workers, self.max_tasks_per_worker)
+        policy = Policy(self.workers, self.max_tasks_per_worker, self.idle_timeout)
         self.scheduler = Scheduler(policy, jitter=lambda: 0.5)
         self.now = 0.0
         self.seconds = math.inf
-        self.starts = self.requests = 0
+        self.starts = 0
         self.begun: Counter[int] = Counter()
+        self.began: dict[int, float] = {}
+        self.submitted: dict[int, float] = {}
+        self.asked: list[float] = []  # when requests were made
+        self._budget = RateBudget(self.limit or 10**6, clock=lambda: self.now)
         self.ended: dict[int, float] = {}
         self._boxes: dict[WorkerId, Box] = {}
         self._inbox: dict[WorkerId, e.LetterContent] = {}
-        self._poll, self._linger = poll(1, self.pace), linger(1, self.pace)
+        self._poll = self._linger = 0.0  # what the inbox says of them, if anything
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
         self._launches: list[e.Launch] = []
@@ -92,7 +122,22 @@ class Virtual:
     def _after(self, seconds: float, do: Callable[..., None], *args: Any) -> None:
         heapq.heappush(self._events, (self.now + seconds, next(self._numbers), do, args))
 
+    @property
+    def requests(self) -> int:
+        return len(self.asked)
+
+    @property
+    def _pace(self) -> float:
+        return self._budget.pace if self.limit else self.pace
+
+    def _ask(self, number: int = 1) -> None:
+        """So many requests are made, by whomever."""
+        for _ in range(number):
+            self.asked.append(self.now)
+            self._budget.delay(Kind.GENERAL)
+
     def _submit(self, names: list[int]) -> None:
+        self.submitted.update(dict.fromkeys(names, self.now))
         first, *rest = [
             e.Submitted(
                 TaskId(name),
@@ -117,7 +162,7 @@ class Virtual:
     def _obey(self, command: e.Command) -> None:
         match command:
             case e.Prepare():
-                self._after(OTHER, self._send, e.Done(e.Prepare()))
+                self._after(OTHER, self._send, e.Done(e.Prepare(), e.Prepared(self._pace, AHEAD)))
             case e.Launch():
                 self._launches.append(command)
                 self._launch()
@@ -125,15 +170,15 @@ class Virtual:
                 self._recalled.add(command.worker)
                 self._launch()
             case e.WriteInbox():
-                self.requests += 1
+                self._ask(1)
                 self._after(WRITE, self._written, command)
             case e.Look():
-                self._after(LOOK, self._looked, command)
+                self._look(command)
             case e.CancelRun():
-                self.requests += 1
+                self._ask(1)
                 self._after(OTHER, self._cancelled, command.worker)
             case e.Archive():
-                self.requests += 1
+                self._ask(1)
                 self._after(OTHER, self._send, e.Done(command))
             case e.Settle():
                 self.ended[command.task] = self.now
@@ -148,7 +193,7 @@ class Virtual:
             self._after(0.0, self._send, e.Failed(command, Recalled()))
         while self._launches and self._lanes < LANES:
             self._lanes += 1
-            self.requests += 3
+            self._ask(3)
             self._after(LAUNCH, self._launched, self._launches.pop(0))
 
     def _launched(self, command: e.Launch) -> None:
@@ -156,6 +201,7 @@ class Virtual:
         self.starts += 1
         takes = math.inf if self.starts in self.stuck else self.start(self.starts)
         box = Box(list(command.calls), command.one_shot, self.now + takes, known=set(command.calls))
+        box.poll, box.longest = command.period, linger(command.readers, self._pace)
         self._boxes[command.worker] = box
         if takes < math.inf:
             self._after(takes, self._fill)
@@ -180,9 +226,17 @@ class Virtual:
 
     def _written(self, command: e.WriteInbox) -> None:
         self._inbox = {letter.worker: letter for letter in command.letters}
-        self._poll = poll(command.workers, self.pace)
-        self._linger = linger(command.workers, self.pace)
+        self._poll = command.period
+        self._linger = linger(command.workers, self._pace)
         self._send(e.Done(command))
+
+    def _look(self, command: e.Look) -> None:
+        wait = self._budget.delay(Kind.LOOK)
+        if wait > 0:
+            self._after(wait, self._look, command)
+            return
+        self.asked.append(self.now)
+        self._after(LOOK, self._looked, command)
 
     def _looked(self, command: e.Look) -> None:
         reports = []
@@ -191,7 +245,7 @@ class Virtual:
             wanted = reading is not e.Reading.NEVER and (box.posted or box.state.over)
             if wanted:
                 answers, box.posted = tuple(box.posted), []
-                self.requests += 1
+                self._ask(1)
             run = Run(int(worker), box.state, box.state.value)
             sure = worker in command.ask_directly
             reports.append(
@@ -204,18 +258,22 @@ class Virtual:
                     asked_directly=sure,
                 )
             )
-        self.requests += 1 + len(command.ask_directly)
-        self._send(e.Done(command, e.Looked(tuple(reports), 1, self.pace)))
+        self._ask(len(command.ask_directly))
+        self._send(e.Done(command, e.Looked(tuple(reports), 1, self._pace, ahead=AHEAD)))
 
-    def _read(self, worker: WorkerId) -> None:
-        """A container reads the inbox, again and again."""
+    def _read(self, worker: WorkerId, number: int = 0) -> None:
+        """A container reads the inbox, and plans to do so again."""
         box = self._boxes[worker]
-        if box.state is not RunState.RUNNING:
+        if box.state is not RunState.RUNNING or number != box.reading:
             return
-        self.requests += 1
+        self._ask()
+        box.looked = self.now
+        box.poll, box.longest = self._poll or box.poll, self._linger or box.longest
         letter = self._inbox.get(worker, e.LetterContent(worker))
         new = [call for call in letter.calls if call not in box.known]
         box.todo += new
+        if new:
+            box.alone = len(self._inbox) == 1
         box.known.update(new)
         box.stop = box.stop or letter.stop
         for call in letter.revoked + letter.ended:
@@ -225,8 +283,23 @@ class Virtual:
                     box.todo.remove(call)
                 self._answer(box, call, _wire.REVOKED, self.now)
         self._work(worker)
-        box.pause = max(0.1, self._poll / 4) if new else min(box.pause * 1.5, self._poll)
-        self._after(max(self._poll, 1.0) if box.running else box.pause, self._read, worker)
+        self._plan(worker)
+
+    def _plan(self, worker: WorkerId) -> None:
+        """The next reading of the inbox."""
+        box = self._boxes[worker]
+        box.reading += 1
+        at, turns = box.looked + max(box.poll, CALM), MOST
+        if box.alone and box.poll > SHORT:
+            turns = 1
+        if box.todo or not box.running:
+            least = max(FIRST_PAUSE, (box.looked - box.idle) * FACTOR)
+            while turns > 1 and box.poll / turns < least:
+                turns //= 2
+            wrong = AHEAD + self.wrong_by(worker)
+            own = turn(worker) * turns
+            at = next_turn(own, box.poll / turns, box.looked + wrong) - wrong
+        self._after(max(at - self.now, 0.0) + 0.001, self._read, worker, box.reading)
 
     def _work(self, worker: WorkerId) -> None:
         box = self._boxes[worker]
@@ -234,8 +307,11 @@ class Virtual:
             return
         if box.todo:
             box.running = box.todo.pop(0)
-            self.begun[box.running[0]] += 1
-            self._after(self.durations[box.running[0]], self._end, worker, box.running, self.now)
+            name = box.running[0]
+            self.begun[name] += 1
+            self.began[name] = self.now
+            takes = self.durations[name] * self.slow.get(worker, 1.0)
+            self._after(takes, self._end, worker, box.running, self.now)
         else:
             self._post(box)
             if box.stop:
@@ -246,24 +322,35 @@ class Virtual:
         box = self._boxes[worker]
         if box.running != call or box.state is not RunState.RUNNING:
             return
-        box.running, box.pause = None, max(0.1, self._poll / 4)
+        box.running = None
         self._answer(box, call, _wire.RETURNED, begun)
         self._work(worker)
-        if not box.todo:
-            self._after(box.pause, self._read, worker)
+        if not box.todo and not box.running:
+            box.idle = self.now
+        self._plan(worker)
 
     def _answer(self, box: Box, call: e.Given, kind: str, begun: float) -> None:
         data = INLINE if kind == _wire.RETURNED else None
         task, attempt = call
+        if not box.unposted and self.now - box.posted_at > 2 * box.longest:
+            box.linger = FIRST_LINGER
         box.unposted.append(
             _wire.Answer(task, kind, data, attempt=attempt, started=begun, finished=self.now)
         )
         if len(box.unposted) == 1:
-            self._after(self._linger, self._post, box)
+            self._after(min(box.linger, box.longest), self._post, box)
 
     def _post(self, box: Box) -> None:
+        """The answers and the name of the script, in three requests."""
         if box.unposted:
-            box.posted += box.unposted
+            box.going += box.unposted
             box.unposted = []
-            box.letters += 1
-            self.requests += 2
+            box.posted_at = self.now
+            box.linger = min(3 * box.linger, box.longest)
+            self._ask(3)
+            self._after(POST, self._arrive, box, len(box.going))
+
+    def _arrive(self, box: Box, number: int) -> None:
+        box.posted += box.going
+        box.letters += bool(box.going)
+        box.going = []

@@ -170,6 +170,9 @@ class RateBudget:
 class PlatformClock:
     """What time it is on a platform, in seconds since the epoch: by the ``Date`` of its answers.
 
+    That has whole seconds. So each says when a second had begun at the latest, and the one that
+    came soonest after that tells the most: after some answers, the time is right to a fraction.
+
     This machine's own clock may be wrong by any time, or stand still in a test. It is asked only as
     long as no answer has had a date. Threads may share one.
     """
@@ -181,20 +184,26 @@ class PlatformClock:
     ) -> None:
         self._clock = clock
         self._here = here
-        self._seen: tuple[float, float] | None = None  # replaced as a whole: no lock needed
+        self._ahead: float | None = None  # of `clock`
 
-    def observe(self, headers: Mapping[str, str]) -> None:
-        """Learn from the headers of an answer that has just come."""
+    def observe(self, headers: Mapping[str, str], took: float = 0.0) -> None:
+        """Learn from the headers of an answer that has just come, `took` seconds after its request
+        was sent.
+        """
         date = _http_date(headers.get("Date", ""))
         if date is not None and 0.0 < date < LAST_TIME:
-            self._seen = date, self._clock()
+            least, known = date - self._clock(), self._ahead
+            behind = known is None or known > least + took + 1.0  # or its clock was set back
+            self._ahead = least if known is None or behind else max(known, least)
+
+    @property
+    def ahead(self) -> float:
+        """How many seconds it is ahead of `clock`."""
+        return self.now() - self._clock()
 
     def now(self) -> float:
-        """The time there; right to a second or two."""
-        if self._seen is None:
-            return self._here()
-        date, at = self._seen
-        return date + self._clock() - at
+        """The time there; right to a second, and to less after some answers."""
+        return self._here() if self._ahead is None else self._clock() + self._ahead
 
 
 _clocks: dict[str, PlatformClock] = {}

@@ -272,6 +272,7 @@ class Sender:
             if not trial.wanted:
                 raise Recalled
         self._check_open(trial)
+        sent = self._clock()
         try:
             with ours():
                 response = _read_answer(self._client, trial.request, self._clock)
@@ -285,7 +286,7 @@ class Sender:
         self._reached |= trial.readable
         trial.arrived |= response.status_code != 429
         if trial.readable:
-            self._platform_clock.observe(response.headers)
+            self._platform_clock.observe(response.headers, self._clock() - sent)
         self._learn(trial.kind, response.headers)
         return response
 

@@ -40,7 +40,7 @@ from .._files.contents import Content, ContentStore, SentCall
 from .._files.deposit import Deposit
 from .._futures.future import ContainerFuture
 from .._scheduling import events as e
-from .._scheduling.pacing import linger, poll
+from .._scheduling.pacing import linger, turn
 from .._scheduling.scheduler import Scheduler
 from .._types import ANY_RESOURCES, Resources, Standing
 from .._wire import PYTHON
@@ -55,8 +55,7 @@ _log = logging.getLogger(__name__)
 
 #: The most tasks, or cancels, that are taken in together, when many come at once.
 MOST_AT_ONCE = 1000
-#: Seconds that containers must have been queued before the log says so; again when it is twice as
-#: long.
+#: Seconds that containers must be queued before the log says so; it does again after twice as many.
 LONG_WAIT = 30.0
 
 _FAILURES = (PlatformError, _wire.WireError, Recalled)
@@ -402,7 +401,7 @@ class Manager:
         except BaseException as error:
             self.post(_Defect(error))
         else:
-            brings_news = isinstance(command, e.Look | e.Diagnose)
+            brings_news = isinstance(command, e.Prepare | e.Look | e.Diagnose)
             news, attachment = result if brings_news else (None, result)
             self.post(e.Done(command, news), attachment)
 
@@ -432,10 +431,11 @@ class Manager:
     def _prepare(self, _: e.Prepare) -> _Work:
         data, contents = self.pool.initializer.data, self._initializer
 
-        def work() -> PoolFiles:
+        def work() -> tuple[e.Prepared, PoolFiles]:
             inbox_id = self.mailbox.prepare(self.pool.name)
             initial = _wire.Blob.of(data) if data and not contents else None
-            return PoolFiles(inbox_id, contents[0].blob if contents else initial)
+            news = e.Prepared(self.client.budget.pace, self.client.clock.ahead)
+            return news, PoolFiles(inbox_id, contents[0].blob if contents else initial)
 
         return work
 
@@ -449,7 +449,6 @@ class Manager:
     def _launch(self, command: e.Launch) -> _Work:
         worker, files, pool = command.worker, self._ledger.files, self.pool
         assert files is not None, "no launch before Prepare is done"
-        readers, pace = command.readers, self.client.budget.pace
         order = _wire.Order(
             worker=secrets.token_hex(8),
             url=pool.url,
@@ -459,13 +458,14 @@ class Manager:
             initializer=files.initializer,
             initializer_buffers=pool.initializer.blobs,
             initializer_code=pool.initializer.code,
-            poll=poll(readers, pace),
-            linger=linger(readers, pace),
+            poll=command.period,
+            linger=linger(command.readers, self.client.budget.pace),
             lease=pool.lease,
             disk=disk_space(command.resources),
             cores=command.resources.cpu / 1000,
             processes=command.processes,
             greets=worker == 1,
+            turn=turn(worker),
         )
         wanted = self._ledger.launch(worker, command.calls, command.processes)
         program = self._program = self._worker_program()
@@ -489,7 +489,7 @@ class Manager:
         self._beat += 1
         inbox = _wire.Inbox(
             letters,
-            poll(command.workers, pace),
+            command.period,
             linger(command.workers, pace),
             self._beat,
             lease=command.lease,
@@ -504,8 +504,8 @@ class Manager:
             reports, worker_runs, cost = self.mailbox.look(
                 asked, command.ask_directly, command.hold
             )
-            pace, offered = self.client.budget.pace, self.mailbox.held.offered
-            return e.Looked(reports, cost, pace, offered), worker_runs
+            pace, ahead = self.client.budget.pace, self.client.clock.ahead
+            return e.Looked(reports, cost, pace, self.mailbox.held.offered, ahead), worker_runs
 
         return work
 

@@ -121,16 +121,26 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """The platform knows us; `pace` and `ahead` as of a look."""
+
+    pace: float
+    ahead: float
+
+
+@dataclass(frozen=True, slots=True)
 class Looked:
     """What a look brought. `cost` is how many requests it took, those for answers not counted;
     `pace` how many seconds per request the rate limit leaves us; `held` for how many seconds at the
-    most the platform would hold the next look until there is news, 0.0 if it would not.
+    most the platform would hold the next look until there is news, 0.0 if it would not; `ahead` how
+    many seconds the platform's clock is ahead of the one by which events have times.
     """
 
     reports: tuple[Report, ...]
     cost: int
     pace: float
     held: float = 0.0
+    ahead: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +186,13 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A command was performed. Looks, diagnoses and judgements bring `news`.
+    """A command was performed. Preparations, looks, diagnoses and judgements bring `news`.
 
     Done is a `CancelRun` when the platform has taken the request: the run ends later.
     """
 
     command: Command
-    news: Looked | Diagnosis | Judgement | None = None
+    news: Prepared | Looked | Diagnosis | Judgement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +286,8 @@ class Upload:
 @dataclass(frozen=True, slots=True)
 class Launch:
     """Start a worker with its first calls; if `one_shot`, it ends after them. It runs `processes`
-    of its calls at once. `readers` is how many workers share the budget, about.
+    of its calls at once. `readers` is how many workers share the budget, about; `period` the
+    seconds in which one without calls looks once.
     """
 
     worker: WorkerId
@@ -285,6 +296,7 @@ class Launch:
     resources: Resources = ANY_RESOURCES
     readers: int = 1
     processes: int = 1
+    period: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,12 +314,13 @@ class LetterContent:
 
 @dataclass(frozen=True, slots=True)
 class WriteInbox:
-    """Write the whole inbox; `workers` is how many share the budget, and `lease` how many seconds
-    it stays as it is at the most, if not the lease of the orders.
+    """Write the whole inbox; `workers` is how many share the budget, `period` as in a launch, and
+    `lease` how many seconds it stays as it is at the most, if not the lease of the orders.
     """
 
     letters: tuple[LetterContent, ...]
     workers: int
+    period: float = 0.25
     lease: float | None = None
 
 

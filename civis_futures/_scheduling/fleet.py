@@ -75,6 +75,7 @@ class Fleet:
     _launched_at: float = 0.0  # when a worker was launched last
     _started: int = 0  # the highest number of a worker that has started
     _written_for: int = 0  # the workers that share the budget, as the inbox says
+    _period: float = 0.0  # of idle workers' turns, as the inbox says that is being written
     startup: float = 0.0  # seconds from a launch until a look finds it running; a moving mean
     #: Since when another pool of this process has a container that waits for room, if one has.
     others_wait_since: float | None = None
@@ -89,11 +90,9 @@ class Fleet:
             return
         surplus, horizon = self._surplus(), self.horizon()
         workers = [
-            worker
-            for worker in self.listening()
-            if (worker.running or worker.fills)
-            and worker.id not in surplus
-            and not self.is_busy(step, worker, horizon)
+            w
+            for w in self.listening()
+            if (w.running or w.fills) and w.id not in surplus and not self.is_busy(step, w, horizon)
         ]
         if workers and self._blocked():
             # One must run out, to make room for a container that can serve the oldest call.
@@ -101,10 +100,13 @@ class Fleet:
             workers.remove(leaving)
             if not leaving.held:
                 self._let(step, leaving)
+        idle = [worker for worker in workers if not worker.calls]
+        turns = self.looks.turns  # those first that can begin soon
+        workers.sort(key=lambda worker: (bool(worker.held), turns.next(worker.id, step.now)))
         for worker in self._deal(workers):
             worker.get_on(step.now)
             worker.stop = worker.calls_given == self.policy.max_tasks_per_worker
-            self.news(step, worker)
+            self.news(step, worker, worker in idle)
 
     def _blocked(self) -> bool:
         """Whether no container, there or to come, can serve the oldest waiting call."""
@@ -120,8 +122,8 @@ class Fleet:
         """New workers for the calls that are left, while there is room for workers."""
         new: list[Worker] = []
         while (name := self.tasks.next_ready()) is not None and not self._come_to(name):
-            if not (
-                step.may(self.launching) and step.may(self.starting) and self._may_launch(step)
+            if not all(map(step.may, (self.launching, self.starting))) or not self._may_launch(
+                step
             ):
                 break
             self.highest_id += 1
@@ -133,15 +135,18 @@ class Fleet:
                 size -= more
             self.ramp.start(step.now)
             new.append(worker)
-        self._launched_at = step.now if new else self._launched_at
         if not self._is_full():  # or they would only wait with it
             self._deal(new)
-        sharing = self._sharing()
+        sharing, turns = self._sharing(), self.looks.turns
+        if new:
+            self._launched_at = step.now
+            turns.begin(step.now, sharing, self.looks.pace)
         for w in new:
             w.launch_calls, w.launched = tuple(w.calls), step.now
             w.get_on(step.now)
             w.one_shot = w.calls_given == self.policy.max_tasks_per_worker
-            step.do(e.Launch(w.id, w.launch_calls, w.one_shot, w.resources, sharing, w.processes))
+            said = w.launch_calls, w.one_shot, w.resources
+            step.do(e.Launch(w.id, *said, sharing, w.processes, turns.period))
 
     def room_left(self) -> int:
         """How many calls more could run at once, in workers that there are not yet."""
@@ -293,18 +298,17 @@ class Fleet:
         self.writing.busy = True
         letters = []
         for worker in readers:
-            worker.revoked_in_inbox &= self._taken_back(
-                worker
-            )  # each version of the inbox has these
+            worker.revoked_in_inbox &= self._taken_back(worker)  # which each version has
             letter = self._letter(worker)
             if letter != e.LetterContent(worker.id):
                 letters.append(letter)
         self._repeat = 2 * self._repeat if letters else math.inf
         # Even if there is no letter: a call that was dropped must not stay in there.
         self._written_for = self._sharing()
+        self._period = self.looks.turns.fitting(self._written_for, self.looks.pace)
         self._told = bool(self.handed_on)
         lease = self.policy.keep_alive if self._told else None
-        step.do(e.WriteInbox(tuple(letters), self._written_for, lease))
+        step.do(e.WriteInbox(tuple(letters), self._written_for, self._period, lease))
         self._sent = {worker.id: self._taken_back(worker) for worker in readers}
 
     def _taken_back(self, worker: Worker) -> frozenset[e.Given]:
@@ -313,13 +317,11 @@ class Fleet:
 
     def _letter(self, worker: Worker) -> e.LetterContent:
         """All that a worker shall know now."""
-        calls = [
-            c for c in worker.calls if c not in worker.revoked and c not in worker.launch_calls
-        ]
+        others = {*worker.revoked, *worker.launch_calls}
         revoked = sorted(worker.revoked)
         return e.LetterContent(
             worker.id,
-            tuple(calls),
+            tuple(call for call in worker.calls if call not in others),
             worker.stop,
             tuple(call for call in revoked if self.tasks.holds(call, worker)),
             tuple(call for call in revoked if not self.tasks.holds(call, worker)),
@@ -331,6 +333,7 @@ class Fleet:
 
     def written(self, step: Step) -> None:
         """The inbox is as it should be."""
+        self.looks.turns.tell(step.now, self._period)
         self.writing = RetriedRequest()
         self._beat = step.now
         for name, revoked in self._sent.items():
@@ -344,10 +347,10 @@ class Fleet:
         """The inbox may be as it was."""
         self._stale = True
 
-    def news(self, step: Step, worker: Worker) -> None:
+    def news(self, step: Step, worker: Worker, idle: bool = False) -> None:
         """There is something to tell this worker, and soon to hear from it."""
         self._stale = True
-        self.looks.fed(step, worker)
+        self.looks.fed(step, worker, idle)
 
     # --- what a look tells ---------------------------------------------------------------------
 
@@ -381,11 +384,8 @@ class Fleet:
         """
         free = []
         for worker, report in ((each.worker, each.report) for each in seen):
-            if (
-                report.asked_directly
-                and report.run is not None
-                and report.run.state is RunState.QUEUED
-            ):
+            queued = report.run is not None and report.run.state is RunState.QUEUED
+            if report.asked_directly and queued:
                 calls = worker.revoked_at_look & self._taken_back(worker)
                 worker.revoked_in_inbox -= calls
                 worker.freed |= calls

@@ -7,13 +7,25 @@ whose answers are worth it. Pure arithmetic; it must not know what is done about
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
 from .._types import RunState, WorkerId
 from .events import Look, Looked, Report
-from .pacing import SAVED_LOOKS, SHORTEST_LINGER, Pause, RetriedRequest, Step, linger, poll
+from .pacing import (
+    LEAD,
+    SAVED_LOOKS,
+    SHORTEST_ANSWER,
+    SHORTEST_LINGER,
+    Pause,
+    RetriedRequest,
+    Step,
+    Turns,
+    linger,
+    poll,
+)
 from .state import Worker
 
 #: Where the list tells how many letters a worker has posted, its answers are read without such news
@@ -46,6 +58,8 @@ class Looks:
     looking: RetriedRequest = field(default_factory=RetriedRequest)
     reading: RetriedRequest = field(default_factory=RetriedRequest)  # of answers
     pace: float = 0.0
+    turns: Turns = field(default_factory=Turns)
+    _seen_at: float = 0.0  # when the last look was over
     _next: float = 0.0  # no look before this monotonic time
     _heard: bool | None = None  # whether workers tell of their answers in the list
     # For how many seconds the platform may hold the next look until there is news.
@@ -56,11 +70,14 @@ class Looks:
         """Something was done whose effect is worth a look."""
         self.pause.soon(step.now)
 
-    def fed(self, step: Step, worker: Worker) -> None:
-        """There is something new to hear from this worker soon."""
+    def fed(self, step: Step, worker: Worker, idle: bool = False) -> None:
+        """There is something new to hear from this worker soon: if it is idle, after its turn."""
         if self._heard is False:
             worker.reads.soon(step.now)
-        self.pause.soon(step.now)
+        if idle and self.turns.period > LEAD:
+            worker.awaited = self.turns.next(worker.id, step.now) + SHORTEST_ANSWER
+        else:
+            self.pause.soon(step.now)
 
     def begin(self, step: Step, worker: Worker) -> None:
         """A worker has a run now."""
@@ -73,7 +90,10 @@ class Looks:
         if not watched or not step.may(self.looking):
             return
         reads = (w.reads.at for w in watched if w.running and w.owes_answers)
-        at = max(min(self.pause.at, min(reads, default=self.pause.at)), self._next)
+        if all(w.running and w.listens and not w.calls for w in watched):
+            self.pause.put_off(self._seen_at)
+        awaited = min(w.awaited for w in watched)
+        at = max(min(self.pause.at, awaited, min(reads, default=self.pause.at)), self._next)
         sure = self._sure(watched)
         hold = 0.0 if sure else max(min(at - step.now, self._hold), 0.0)
         if at > step.now and hold <= 0:
@@ -100,7 +120,7 @@ class Looks:
         self, step: Step, event: Looked, workers: Mapping[WorkerId, Worker]
     ) -> list[Observation]:
         """Take in the states of those workers that are alive."""
-        self.looking, self.pace = RetriedRequest(), event.pace
+        self.looking, self.pace, self.turns.ahead = RetriedRequest(), event.pace, event.ahead
         seen = list(_seen(event.reports, workers, step.now))
         readers = sum(each.worker.running and each.worker.owes_answers for each in seen)
         for each in seen:
@@ -108,7 +128,12 @@ class Looks:
             if each.report.read or each.changed:
                 self._plan_reading(step, each, readers)
         news = any(each.changed or each.report.answers for each in seen)
+        for each in seen:
+            if each.worker.awaited <= step.now:
+                each.worker.awaited = math.inf
+                self.pause.soon(step.now)
         self.pause.after(step.now, news=news, cost=event.cost, pace=event.pace)
+        self._seen_at = step.now
         self._next = step.now + self.pause.first(self.pause.shortest)
         # Where the platform holds looks, the pause is spent there. But one that was answered early,
         # with other pools' news alone, is followed by a pause here: these might go on for ever.

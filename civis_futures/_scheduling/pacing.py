@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass, field
 
 from .._pacing import Pacing
+from .._wire import next_turn
 from .events import Command
 
 #: Bounds of the pause between two looks, in seconds; in between the budget decides.
@@ -37,6 +38,16 @@ FALSE_STARTS = 2
 INBOX_SHARE, ANSWER_SHARE = 4, 4
 #: Bounds of a worker's pause between two reads of the inbox, in seconds.
 SHORTEST_POLL, LONGEST_POLL = 0.25, 30.0
+#: The period of idle workers' turns is changed when it should be STEADY times as long, or as short:
+#: they hear of that at different times.
+STEADY = 1.25
+#: The turn of a worker is this part of each period after that of the worker before it: the golden
+#: ratio, by which any number of turns are spread over the period.
+TURN = (math.sqrt(5) - 1) / 2
+#: Seconds after which what is written now can be read for certain; clocks differ by less.
+LEAD = 0.3
+#: Seconds from there until an answer can be there.
+SHORTEST_ANSWER = 0.2
 #: Bounds of the seconds that an answer waits for others, to be sent together.
 SHORTEST_LINGER, LONGEST_LINGER = 0.5, 30.0
 #: How many containers may start before one of them has shown that it can do the work; the number
@@ -54,6 +65,53 @@ def poll(readers: int, pace: float) -> float:
     per request.
     """
     return min(max(SHORTEST_POLL, readers * pace * INBOX_SHARE), LONGEST_POLL)
+
+
+def turn(number: int) -> float:
+    """At which part of each period the worker of this number looks, while it is idle."""
+    return number * TURN % 1.0
+
+
+@dataclass(slots=True)
+class Turns:
+    """When idle workers look for calls: each at its turn, once in a `period` of seconds, all by the
+    platform's clock, which is `ahead` seconds of ours. They have been told of the period in time
+    for turns from `since` on, and before of another one. Times are monotonic, in seconds.
+
+    Who has just been at work looks more often; that is not counted on.
+    """
+
+    period: float = 0.0  # nobody was told yet
+    since: float = 0.0
+    before: float = 0.0
+    ahead: float = 0.0
+
+    def fitting(self, readers: int, pace: float) -> float:
+        """The period for so many idle workers; the present one, unless that is far off."""
+        wanted = poll(readers, pace)
+        if self.period and 1 / STEADY < wanted / self.period < STEADY:
+            return self.period
+        return wanted
+
+    def begin(self, now: float, readers: int, pace: float) -> None:
+        """The first workers are launched with this."""
+        if not self.period:
+            self.tell(now, self.fitting(readers, pace))
+
+    def tell(self, now: float, period: float) -> None:
+        """The inbox says so."""
+        if period != self.period:
+            self.period, self.since, self.before = period, now, self.period or period
+
+    def next(self, number: int, now: float) -> float:
+        """When the worker of this number looks that can see what is written now."""
+        if not self.period:
+            return now
+        part, after = turn(number), now + self.ahead + LEAD
+        at = next_turn(part, self.before, self.since + self.ahead)
+        if at < after:
+            at = next_turn(part, self.period, after)
+        return at - self.ahead
 
 
 def linger(readers: int, pace: float) -> float:
@@ -148,6 +206,11 @@ class Pause:
         grown = first if news else max(first, self.length * growth)
         self.length = min(grown, max(least, self.shortest * LOOK_STRETCH), LONGEST_LOOK)
         self.at = now + self.length
+
+    def put_off(self, seen_at: float) -> None:
+        """Nothing is expected: the next look may come as long after the last one as ever."""
+        longest = min(self.shortest * LOOK_STRETCH, LONGEST_LOOK)
+        self.at = max(self.at, seen_at + longest)
 
     def first(self, least: float) -> float:
         """The first pause after news, where `least` is what the pace allows."""

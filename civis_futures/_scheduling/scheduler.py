@@ -358,8 +358,10 @@ class Scheduler:
             self._preparing.busy = True
             self._step.do(e.Prepare())
 
-    def _prepared(self, _: e.Prepare, __: object) -> None:
+    def _prepared(self, _: e.Prepare, prepared: e.Prepared | None) -> None:
         self._preparing = RetriedRequest()
+        if prepared is not None:
+            self.fleet.looks.pace, self.fleet.looks.turns.ahead = prepared.pace, prepared.ahead
         self._known = True
         self.fleet.opened(self._step)
 

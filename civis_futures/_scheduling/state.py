@@ -40,8 +40,7 @@ from .pacing import Pause
 
 #: Answers of calls that were lost.
 LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, CORRUPT)
-#: Seconds that a run may be in a state that the API's documentation does not name, before it counts
-#: as over.
+#: Seconds that a run may be in a state that is not documented, before it counts as over.
 UNKNOWN_STATE_PATIENCE = 300.0
 #: How often the answers of a run that is over are read again before one counts as missing; and for
 #: how many seconds if the run succeeded, since outputs may be listed late.
@@ -407,6 +406,7 @@ class Worker:
     at_call_since: float = 0.0  # when it got to the last of its present calls, as looks tell
     began: dict[Given, float] = field(default_factory=dict)  # and to each of these
     idle_since: float = 0.0
+    awaited: float = math.inf  # when it may have answered, at the soonest, what it was given idle
     running_since: float | None = None  # when a look first found it running
     ran: float | None = None  # for how long it has run, once its run is over
     begun: bool = False  # whether its run has started, for all we know

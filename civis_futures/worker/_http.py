@@ -114,7 +114,8 @@ class Http:
         self._pacing = pacing
         self._only = only
         self.stalled = 0.0
-        self.date: str | None = None  # what the newest answer calls the time
+        self.sent = 0.0  # when the newest attempt at a request was made (monotonic), and
+        self.date: str | None = None  # what its answer calls the time
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
 
     def anew(self, patience: float) -> Http:
@@ -148,6 +149,7 @@ class Http:
             attempt += 1
             wait = 0.0
             try:
+                self.sent = time.monotonic()
                 reply = self._send(method, url, headers, body)
                 self.date = reply.headers.get("Date")
                 if 200 <= reply.status < 300:

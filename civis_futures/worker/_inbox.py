@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from ._pacing import WorkerPacing
     from ._platform import PlatformRequests
 
-# The first pause between two reads, in seconds, or if that is longer a part of `poll`; each further
-# one is longer by the factor _GROWTH, up to `poll`. With a longer first one, short calls one after
-# the other took twice the time, and no request less.
+# A worker without calls looks when it is its turn: once in each `poll` seconds, by the platform's
+# clock, so that the client knows when. When its calls have just ended it looks in between as well,
+# up to _MOST_TURNS times as often; but its pauses are _FIRST_PAUSE seconds at the least, and half
+# of the time since then. Who had the only calls in the inbox does not: the next ones will be for
+# others, who look sooner; unless the period is short (_SHORT seconds), as that of few workers is.
 _FIRST_PAUSE = 0.05
-_PART_OF_POLL = 1 / 12
-_GROWTH = 2.0
+_SHORT = 1.5
+_MOST_TURNS = 8
 _LOOKS_PER_LEASE = 4.0
 _REFUSALS = 5  # in a row, after which the inbox is taken for lost
 # A look is held for so many seconds at the most; and after so many in a row that were cut off, or
@@ -44,11 +46,12 @@ class InboxReader:
         self._id = order.inbox
         self._worker = order.worker
         self._lease = self._own_lease = order.lease
-        self._poll = order.poll
+        self._poll, self._turn = order.poll, order.turn
         self.linger = order.linger
         self._content: Any = None
         self._letter: _wire.Letter | None = None  # as it was last
         self._said: _wire.Letter | None = None  # what there is to be obeyed in the present content
+        self._alone = False  # whether the calls that came last were the only ones in the inbox
         self.known = False  # whether it was ever read
         self.holder = 0  # who had written it then
         self._refused = 0
@@ -59,7 +62,7 @@ class InboxReader:
 
     def restart(self) -> None:
         """Look often again: there was work, and now there is none."""
-        self._pause = max(_FIRST_PAUSE, self._poll * _PART_OF_POLL)
+        self._idle_since = time.monotonic()
 
     @property
     def silent(self) -> bool:
@@ -73,8 +76,16 @@ class InboxReader:
     def due_in(self, eager: bool) -> float:
         """Seconds until the next look; if not `eager`, there is hardly any news to expect."""
         calm = min(self._lease / _LOOKS_PER_LEASE, max(self._poll, self._calm))
-        pause = min(self._pause, self._poll) if eager else calm
-        return max(0.0, self._looked + pause - time.monotonic())
+        since = time.monotonic() - self._looked
+        if not eager:
+            return max(0.0, calm - since)
+        least = max((self._looked - self._idle_since) / 2, _FIRST_PAUSE)
+        turns = 1 if self._alone and self._poll > _SHORT else _MOST_TURNS
+        now = self._platform.clock.now()
+        while turns > 1 and self._poll / turns < least:
+            turns //= 2
+        due = _wire.next_turn(self._turn * turns, self._poll / turns, now - since)
+        return max(0.0, due - now)
 
     def wait(self) -> _wire.Letter | None:
         """`look` as soon as there is news, where the platform offers to say when that is; else when
@@ -103,7 +114,6 @@ class InboxReader:
         """The letter of this worker; None if the inbox holds none, is garbage, or if the process
         that wrote it had no right to: a process that has lost its session may not know that yet.
         """
-        self._pause = min(max(self._pause, _FIRST_PAUSE) * _GROWTH, self._poll)
         try:
             content = self._platform.json_value(self._id)
         except RefusedError:
@@ -133,6 +143,8 @@ class InboxReader:
         if self._is_news(inbox.holder, letter) and self._platform.is_taken(inbox.holder):
             return None
         self.known, self.holder, self._letter = True, inbox.holder, letter
+        if letter is not None and letter.calls:
+            self._alone = len(inbox.letters) == 1
         lease = inbox.lease
         given = isinstance(lease, (int, float)) and lease > 0
         self._lease = lease if lease and given else self._own_lease

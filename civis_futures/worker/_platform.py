@@ -66,7 +66,7 @@ class PlatformRequests:
         self._url = url.rstrip("/")
         self._job = f"/scripts/containers/{job_id}"
         self._run = f"{self._job}/runs/{run_id}"
-        self._ahead = 0.0  # seconds by which its clock is ahead of this machine's
+        self.clock = PlatformClock()
         secret = base64.b64encode(f"{key}:".encode()).decode()
         self.offered = 0.0  # seconds for which it held the request for the JSON value read last
         self._tag = ""  # of that JSON value
@@ -160,7 +160,7 @@ class PlatformRequests:
             except RefusedError:  # a link may have expired while we tried; a new File has a new one
                 if attempt == _LINKS:
                     raise
-                self._ahead = _ahead(self.http.date, self._ahead)
+                self.clock.observe(self.http.date, self.http.sent)
         raise AssertionError("unreachable")
 
     def download(self, file_id: int, path: str, blob: Blob | None = None) -> None:
@@ -199,7 +199,7 @@ class PlatformRequests:
             value = json.loads(reply.read())
             if not isinstance(value, dict) or expected not in value:
                 raise ValueError(f"not an answer with {expected!r}")
-            self._ahead = _ahead(reply.headers.get("Date"), self._ahead)
+            self.clock.observe(reply.headers.get("Date"), self.http.sent)
             if note is not None:
                 note(reply.headers)
             return value
@@ -217,13 +217,12 @@ class PlatformRequests:
         It may be the first thing that is asked. If the answer tells that the platform's clock is
         another one, and the File's end is wrong by a day, there is another File.
         """
-        before = self._ahead
-        body = {"name": name, "expiresAt": _timestamp(before + _KEEP_FOR), **more}
-        file = self._api("POST", path, expected, body)
-        if abs(self._ahead - before) > _DAY:
-            body["expiresAt"] = _timestamp(self._ahead + _KEEP_FOR)
+        while True:
+            end = self.clock.now() + _KEEP_FOR
+            body = {"name": name, "expiresAt": _timestamp(end), **more}
             file = self._api("POST", path, expected, body)
-        return file
+            if abs(self.clock.now() + _KEEP_FOR - end) < _DAY:
+                return file
 
     def _upload_form(self, name: str, source: Outgoing) -> int:
         """One POST of a form, as S3 wants it: the fields as given, `key` first, `file` last."""
@@ -353,15 +352,32 @@ def _store(file: FileIO, piece: bytes) -> None:
         raise NoRoomError(f"no room for the bytes of a call: {error}") from error
 
 
-def _ahead(date: str | None, otherwise: float) -> float:
-    """By how many seconds the clock is ahead of ours that gave an answer this date."""
-    try:
-        ahead = parsedate_to_datetime(date or "").timestamp() - time.time()
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return otherwise
-    return ahead if abs(ahead) < _MOST_WRONG else otherwise
+class PlatformClock:
+    """What time it is on the platform, in seconds since the epoch, by the `Date` of its answers.
+
+    A date has whole seconds. So each says when a second had begun at the latest, and the one that
+    came soonest after that tells the most. This machine's own clock counts until one has come.
+    """
+
+    def __init__(self) -> None:
+        self._ahead: float | None = None  # of the monotonic clock
+
+    def observe(self, date: str | None, sent: float) -> None:
+        """Take in the date of an answer that has just come; it was asked for at `sent`."""
+        try:
+            seconds = parsedate_to_datetime(date or "").timestamp()
+        except (TypeError, ValueError, IndexError, OverflowError):
+            return
+        if abs(seconds - time.time()) < _MOST_WRONG:
+            least, most = seconds - time.monotonic(), seconds + 1.0 - sent
+            known = self._ahead
+            self._ahead = least if known is None or known > most else max(known, least)
+
+    def now(self) -> float:
+        """The time there; right to a second, and to less after some answers."""
+        return time.time() if self._ahead is None else time.monotonic() + self._ahead
 
 
-def _timestamp(from_now: float) -> str:
+def _timestamp(seconds: float) -> str:
     """A time as the API writes it. The offset matters: without one it is taken for UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + from_now))
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(seconds))

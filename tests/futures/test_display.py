@@ -308,7 +308,7 @@ def test_a_table_is_a_sequence_of_futures_of_ours(shared):
     assert [future.result(10) for future in shown] == [1, 2, 4]
     assert shown[1] is futures[1]
     assert list(shown[1:]) == futures[1:]
-    with pytest.raises(TypeError, match="not a int"):
+    with pytest.raises(TypeError, match="not 1"):
         table([1])
 
 

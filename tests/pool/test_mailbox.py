@@ -414,7 +414,7 @@ def diagnose(run, *messages, answer=None):
     lines = [LogLine(n, "", "error", message) for n, message in enumerate(messages)]
     stub = Stub(get_run=[run], list_logs=[lines])
     calls = [(TaskId(1), 1)]
-    return Mailbox(stub, Container()).diagnose(worker_run(1), calls, answer).verdict
+    return Mailbox(stub, Container()).diagnose(worker_run(1), calls, answer).verdicts[0][1]
 
 
 def test_the_verdict_on_a_run():

@@ -66,7 +66,7 @@ class PlatformRequests:
         self._url = url.rstrip("/")
         self._job = f"/scripts/containers/{job_id}"
         self._run = f"{self._job}/runs/{run_id}"
-        self.clock = PlatformClock()
+        self.clock = ServerClock()
         secret = base64.b64encode(f"{key}:".encode()).decode()
         self.offered = 0.0  # seconds for which it held the request for the JSON value read last
         self._tag = ""  # of that JSON value
@@ -352,7 +352,7 @@ def _store(file: FileIO, piece: bytes) -> None:
         raise NoRoomError(f"no room for the bytes of a call: {error}") from error
 
 
-class PlatformClock:
+class ServerClock:
     """What time it is on the platform, in seconds since the epoch, by the `Date` of its answers.
 
     A date has whole seconds. So each says when a second had begun at the latest, and the one that

@@ -150,9 +150,9 @@ def test_an_outage_is_no_silence(stub, start, calls, inbox):
 def test_the_pause_grows_to_poll_and_the_inbox_may_change_it(stub, start, inbox):
     inbox.write(poll=0.2)
     worker = start((), inbox=inbox.id, poll=3600.0)  # the first pause would be 180 s then
-    stub.until(lambda: inbox.looks() >= 4)
+    stub.until(lambda: inbox.looks() >= 8)
     times = [at for method, path, at in stub.log if path == f"/json_values/{inbox.id}"]
-    assert times[3] - times[2] >= 0.15
+    assert times[7] - times[6] >= 0.15
     inbox.write(stop=True)
     worker.end()
 

@@ -26,7 +26,8 @@ import zlib
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-WIRE_VERSION = 1
+#: Of letters; and of orders for several processes, which workers that know of one must refuse.
+WIRE_VERSION, SEVERAL_VERSION = 1, 2
 
 #: The environment variable (and script parameter) that holds the order.
 ORDER_VARIABLE = "CIVIS_FUTURES_ORDER"
@@ -52,8 +53,7 @@ STARTED_AGAIN = "civis_futures: the platform has started this container again, t
 SETUP_FAILED, NO_PROGRAM = 78, 79
 #: How the name of a script ends that has stood for the holder of a session, and does so no more.
 TAKEN = " taken"
-# Sizes in bytes. All follow from two facts: Platform takes 1,000,000 bytes in one JSON value, and
-# Linux 128 kB in one environment variable.
+# Bytes. Platform takes 1,000,000 in one JSON value, and Linux 128 kB in one environment variable.
 #: What one JSON value may hold; the rest is headroom.
 JSON_VALUE_LIMIT = 900_000
 #: Bytes above this size travel as a File instead of inline in JSON (before base64).
@@ -566,7 +566,7 @@ def _object(value: Any) -> dict[str, Any]:
             value = json.loads(value)
         except (ValueError, zlib.error) as error:
             raise WireError(f"not JSON: {error}") from error
-    if not isinstance(value, dict) or value.get("version") != WIRE_VERSION:
+    if not isinstance(value, dict) or value.get("version") not in (WIRE_VERSION, SEVERAL_VERSION):
         raise WireError(f"not a letter of version {WIRE_VERSION}")
     return dict(value)
 

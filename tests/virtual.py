@@ -29,8 +29,8 @@ INLINE = _wire.Blob.of(b"x")
 #: Seconds that requests take: a look, a write of the inbox, a launch (three at a time), others.
 LOOK, WRITE, LAUNCH, OTHER = 0.05, 0.08, 0.2, 0.1
 LANES = 3
-#: As in the worker: how often one looks at the most that has just been at work.
-MOST, FACTOR, SHORT = 8, 0.5, 1.5
+#: As in the worker: a period that is short, and the first pause as a part of a period.
+SHORT, PART = 1.5, 1 / 12
 #: Seconds by which the platform's clock is ahead.
 AHEAD = 1000.0
 #: Seconds that the three requests take with which a container posts answers.
@@ -289,16 +289,14 @@ class Virtual:
         """The next reading of the inbox."""
         box = self._boxes[worker]
         box.reading += 1
-        at, turns = box.looked + max(box.poll, CALM), MOST
-        if box.alone and box.poll > SHORT:
-            turns = 1
+        at = box.looked + max(box.poll, CALM)
         if box.todo or not box.running:
-            least = max(FIRST_PAUSE, (box.looked - box.idle) * FACTOR)
-            while turns > 1 and box.poll / turns < least:
-                turns //= 2
+            idle = max(0.0, box.looked - box.idle)
+            pause = idle + max(FIRST_PAUSE, box.poll * PART)
             wrong = AHEAD + self.wrong_by(worker)
-            own = turn(worker) * turns
-            at = next_turn(own, box.poll / turns, box.looked + wrong) - wrong
+            at = box.looked + pause
+            if pause >= box.poll or (box.alone and box.poll > SHORT):
+                at = next_turn(turn(worker), box.poll, box.looked + wrong) - wrong
         self._after(max(at - self.now, 0.0) + 0.001, self._read, worker, box.reading)
 
     def _work(self, worker: WorkerId) -> None:

@@ -78,13 +78,15 @@ class Undone:
 @dataclass(frozen=True, slots=True)
 class PoolSize:
     """The containers that a pool may have: `workers` at a time, each for `tasks_each` tasks at the
-    most, and for `seconds_left` all together, if there are such limits. There are `started` now.
+    most, and for `seconds_left` all together, if there are such limits. There are `started` now,
+    and each runs `processes` tasks at once.
     """
 
     workers: int
     started: int = 0
     tasks_each: int | None = None
     seconds_left: float | None = None
+    processes: int = 1
 
 
 def forecast_of(
@@ -109,14 +111,15 @@ def forecast_of(
         return None
     workers = max(1, min(size.workers, left))
     # What a container took besides its tasks, for its start above all, the next ones take as well.
-    besides = max(0.0, used.hours * 3600 - work.occupied - spent) / max(1, used.starts)
-    starts = max(0, workers - size.started)
+    each = size.processes
+    besides = max(0.0, used.hours * 3600 - (work.occupied + spent) / each) / max(1, used.starts)
+    starts = max(0, -(-workers // each) - size.started)
     if size.tasks_each is not None:
         starts = -(-waiting // size.tasks_each)
-    seconds += starts * besides
+    seconds += starts * besides * each
     takes = max(seconds / workers, longest)
     hours_left = None if size.seconds_left is None else max(0.0, size.seconds_left) / 3600
-    return Forecast(left, left + done, seconds / 3600, takes, now + takes, hours_left)
+    return Forecast(left, left + done, seconds / each / 3600, takes, now + takes, hours_left)
 
 
 def _estimate(sums: FunctionSums, running: list[float]) -> tuple[float, list[float]]:

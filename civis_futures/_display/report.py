@@ -192,7 +192,7 @@ def _advice(
     processes: int,
 ) -> Iterator[str]:
     yield from _memory_advice(functions, processes)
-    enough = work.enough(max_workers)
+    enough = work.enough(max_workers) if processes == 1 else max_workers  # it counts containers
     if enough < max_workers and totals.done == totals.tasks:
         plural = "" if enough == 1 else "s"
         yield f"{enough} worker{plural} would have been as fast as {max_workers}"

@@ -236,11 +236,12 @@ class Intake:
         policy = self._manager.scheduler.fleet.policy  # frozen, and replaced as a whole
         workers = policy.max_workers
         if standing.queued and time.monotonic() - standing.queued_since > FULL:
-            workers = max(standing.running, 1)
+            workers = max(standing.running, 1) * policy.worker_processes
         seconds_left = None
         if policy.max_seconds < float("inf"):
             seconds_left = policy.max_seconds - used.hours * 3600
-        size = PoolSize(workers, standing.containers, policy.max_tasks_per_worker, seconds_left)
+        limits = policy.max_tasks_per_worker, seconds_left, policy.worker_processes
+        size = PoolSize(workers, standing.containers, *limits)
         return self.pool_futures.forecast(used, size)
 
     def put(self, value: Any) -> SharedData:

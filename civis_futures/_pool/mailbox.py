@@ -177,7 +177,9 @@ class Mailbox:
         holder = 0 if self._book is None else self._book.holder
         traits = self._client.traits
         renamed = name if traits.renaming else ""  # workers rename their scripts if they know them
-        text = _wire.packed(replace(order, name=renamed, holder=holder, key=self._key))
+        version = _wire.WIRE_VERSION if order.processes == 1 else _wire.SEVERAL_VERSION
+        order = replace(order, name=renamed, holder=holder, key=self._key, version=version)
+        text = _wire.packed(order)
         container = self._container
         if resources != ANY_RESOURCES:
             container = replace(container, required_resources=asdict(resources))

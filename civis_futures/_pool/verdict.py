@@ -114,8 +114,8 @@ def reached(calls: Sequence[Given], said: Sequence[str], processes: int = 1) -> 
     """The places of those of these calls that the worker was at: of each of its processes the last
     one that the log tells of.
 
-    Of a process of which it tells none, the first one that may be: the log may have been lost with
-    the container, and of a long one only the end is read.
+    If it tells of fewer processes, all those count that it does not tell of, and as many of the
+    next ones as may have begun: of a long log only the end is read, and its last lines may be lost.
     """
     places = {call: place for place, call in enumerate(calls)}
     at: dict[str, int] = {}  # by process
@@ -125,8 +125,12 @@ def reached(calls: Sequence[Given], said: Sequence[str], processes: int = 1) -> 
         if call is not None and call in places:
             at[_process(line)] = places[call]
             begun.add(places[call])
-    untold = [place for place in range(max(begun, default=len(calls))) if place not in begun]
-    return sorted([*at.values(), *untold[: processes - len(at)]])
+    if len(at) >= processes:
+        return sorted(at.values())
+    last = max(begun, default=-1)
+    untold = [place for place in range(last) if place not in begun]
+    more = max(0, processes - len(at) - len(untold))
+    return sorted([*at.values(), *untold, *range(len(calls))[last + 1 : last + 1 + more]])
 
 
 def _is_unstarted(run: Run | None, exit_code: int | None) -> bool:

@@ -139,7 +139,11 @@ def _from_running(fleet: Fleet, step: Step) -> None:
     horizon = fleet.horizon()
     running = [w for w in fleet.workers.values() if w.running and not w.cancelled and w.unbegun]
     for helper in helpers:
-        victims = [(_surplus(fleet, each, helper, step, horizon), each.id) for each in running]
+        victims = [
+            (_surplus(fleet, each, helper, step, horizon), each.id)
+            for each in running
+            if each is not helper
+        ]
         number, name = max(victims, default=(0, WorkerId(0)))
         if not number:
             return

@@ -104,7 +104,7 @@ class Fleet:
         turns = self.looks.turns  # those first that can begin soon
         workers.sort(key=lambda worker: (bool(worker.held), turns.next(worker.id, step.now)))
         for worker in self._deal(workers):
-            worker.get_on(step.now)
+            worker.note_present(step.now)
             worker.stop = worker.calls_given == self.policy.max_tasks_per_worker
             self.news(step, worker, worker in idle)
 
@@ -121,7 +121,7 @@ class Fleet:
     def launch(self, step: Step) -> None:
         """New workers for the calls that are left, while there is room for workers."""
         new: list[Worker] = []
-        while (name := self.tasks.next_ready()) is not None and not self._come_to(name):
+        while (name := self.tasks.next_ready()) is not None and not self._room_is_coming(name):
             if not all(map(step.may, (self.launching, self.starting))) or not self._may_launch(
                 step
             ):
@@ -143,7 +143,7 @@ class Fleet:
             turns.begin(step.now, sharing, self.looks.pace)
         for w in new:
             w.launch_calls, w.launched = tuple(w.calls), step.now
-            w.get_on(step.now)
+            w.note_present(step.now)
             w.one_shot = w.calls_given == self.policy.max_tasks_per_worker
             said = w.launch_calls, w.one_shot, w.resources
             step.do(e.Launch(w.id, *said, sharing, w.processes, turns.period))
@@ -153,7 +153,7 @@ class Fleet:
         open_ = sum(worker.processes for worker in self.workers.values() if worker.open)
         return self.policy.max_workers - open_
 
-    def _come_to(self, name: TaskId) -> bool:
+    def _room_is_coming(self, name: TaskId) -> bool:
         """Whether launches that are under way bring room for this call, and for all others."""
         coming = (w for w in self.workers.values() if w.fills and not w.alive)
         room = sum(worker.free for worker in coming if self.serves(worker.resources, name))
@@ -395,7 +395,7 @@ class Fleet:
     def answered(self, step: Step, worker: Worker, call: e.Given, answer: Answer) -> None:
         """A worker is through with a call."""
         worker.drop(call)
-        worker.get_on(step.now)
+        worker.note_present(step.now)
         worker.idle_since = worker.at_call_since = step.now
         if worker.must_end_by is not None:
             worker.must_end_by = step.now + self.horizon() + CANCEL_PATIENCE

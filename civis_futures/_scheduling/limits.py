@@ -75,7 +75,7 @@ class TimeLimits:
                 task.expires = None  # it has begun, or what has become of it will be known
             elif not worker.one_shot:  # ask the worker: it may begin it at any moment
                 self.fleet.take_back(step, call, worker)
-            elif not worker.cancelled:  # it may begin until its run has ended: see `begun_late`
+            elif not worker.cancelled:  # it may begin until its run has ended: see `begun`
                 self.fleet.cancel(step, worker)
             return
         if task.phase not in _NOT_BEGUN:
@@ -85,9 +85,14 @@ class TimeLimits:
             reason += f"; it waited for task {self.tasks.awaited_by(name)}"
         self.give_up(e.Lose(name, None, e.Verdict(None, reason, timed_out=True)))
 
-    def begun_late(self, step: Step, name: TaskId, worker: Worker) -> e.Verdict | None:
-        """The end of a call whose worker was cancelled as it had not begun, and then had."""
-        task = self.tasks.known[name]
+    def begun(self, step: Step, call: e.Given, worker: Worker) -> e.Verdict | None:
+        """The end of a call that may have begun, although its worker was cancelled for another one
+        that did not end, or since this one was late.
+        """
+        if worker.begun and worker.processes > 1 and call in worker.perhaps_begun:
+            other = "another call in its container did not end when it was asked to"
+            return e.Verdict(None, f"its run was cancelled, since {other}")
+        task = self.tasks.known[call[0]]
         due = task.expires is not None and task.expires <= step.now
         if not due or not worker.begun or not worker.one_shot:
             return None

@@ -428,11 +428,11 @@ class Scheduler:
         elif not worker.has_said_all(complete, self._step.now):
             return
         elif worker.cancelled and not worker.garbled:  # for the sake of another call, or too late
-            for name, _ in held:
-                if (verdict := self.limits.begun_late(self._step, name, worker)) is not None:
-                    self._lost(name, verdict)
+            for call in held:
+                if (verdict := self.limits.begun(self._step, call, worker)) is not None:
+                    self._lost(call[0], verdict)
                 else:
-                    self._again(name)
+                    self._again(call[0])
             self.fleet.archive(self._step, worker)
         else:
             if not worker.state.over:  # an unknown state, for too long: make sure

@@ -382,9 +382,8 @@ class Worker:
     """One container run, from the decision to launch it until its script is archived.
 
     `calls` are those it has not answered, in the order in which it begins them; it runs `processes`
-    of them at once. `revoked` are those
-    of them that it was asked not to begin; it answers these as well. Times are monotonic, in
-    seconds.
+    of them at once. `revoked` are those of them that it was asked not to begin; it answers these as
+    well. Times are monotonic, in seconds.
     """
 
     id: WorkerId
@@ -409,6 +408,7 @@ class Worker:
     awaited: float = math.inf  # when it may have answered, at the soonest, what it was given idle
     running_since: float | None = None  # when a look first found it running
     ran: float | None = None  # for how long it has run, once its run is over
+    adopted: bool = False  # whether an earlier process has launched it
     begun: bool = False  # whether its run has started, for all we know
     late: set[Given] = field(default_factory=set)  # the calls that should long have ended
     reads: Pause = field(default_factory=Pause)  # until its answers are read without any news
@@ -432,25 +432,25 @@ class Worker:
     @classmethod
     def inherited(cls, found: Inherited, now: float) -> Worker:
         """One that an earlier process has launched."""
-        worker = cls(
-            found.id, found.resources, found.one_shot, found.launch_calls, list(found.calls)
-        )
-        worker.processes = found.processes
-        worker.revoked, worker.calls_given, worker.stop = (
-            set(found.revoked),
-            found.calls_given,
-            found.stop,
-        )
+        known = found.id, found.resources, found.one_shot, found.launch_calls, list(found.calls)
+        worker = cls(*known, adopted=True)
+        worker.processes, worker.revoked = found.processes, set(found.revoked)
+        worker.calls_given, worker.stop = found.calls_given, found.stop
         worker.phase, worker.state = WorkerPhase.ALIVE, found.state
         worker.launched = worker.at_call_since = worker.idle_since = now
         worker.running_since = now if found.state is RunState.RUNNING else None
-        worker.get_on(now)
+        worker.note_present(now)
         return worker
 
     @property
     def present(self) -> list[Given]:
         """The calls that it may be at, if it runs."""
         return self.calls[: self.processes]
+
+    @property
+    def perhaps_begun(self) -> list[Given]:
+        """Those that it may have begun, whether or not it knows already what was revoked."""
+        return [call for call in self.calls if call not in self.revoked][: self.processes]
 
     @property
     def free(self) -> int:
@@ -464,7 +464,7 @@ class Worker:
         wanted = not (self.ends or self.recalled)
         return self.open and waits and wanted and 0 < self.held < self.processes
 
-    def get_on(self, now: float) -> None:
+    def note_present(self, now: float) -> None:
         """Note which calls it may have come to."""
         self.began = {call: self.began.get(call, now) for call in self.present}
         self.at_call_since = max(self.began.values(), default=self.at_call_since)
@@ -590,8 +590,8 @@ class Worker:
         else:
             since = self.unknown_since = now if self.unknown_since is None else self.unknown_since
             over = run.finished is not None or now - since >= UNKNOWN_STATE_PATIENCE
-        if over:
-            self.ran = self.seconds(now) if run.seconds is None else run.seconds
+        if over:  # of one that was adopted, an earlier process has had a part
+            self.ran = (None if self.adopted else run.seconds) or self.seconds(now)
         return over
 
     def seconds(self, now: float) -> float:

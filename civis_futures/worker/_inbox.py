@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ._pacing import WorkerPacing
     from ._platform import PlatformRequests
 
-# A worker without calls looks when it is its turn: once in each `poll` seconds, by the platform's
-# clock, so that the client knows when. When its calls have just ended it looks in between as well,
-# up to _MOST_TURNS times as often; but its pauses are _FIRST_PAUSE seconds at the least, and half
-# of the time since then. Who had the only calls in the inbox does not: the next ones will be for
-# others, who look sooner; unless the period is short (_SHORT seconds), as that of few workers is.
+# The first pause between two reads once all calls have ended, in seconds, or if that is longer a
+# part of `poll`; then pauses grow. When one would be as long as `poll`, the worker reads at its
+# turn: once in each period of `poll` seconds by the platform's clock, so the client knows when. One
+# whose calls were the only ones in the inbox does so at once, since the next ones are for others,
+# who read sooner; unless the period is short (_SHORT seconds), as it is for few workers.
 _FIRST_PAUSE = 0.05
+_PART_OF_POLL = 1 / 12
 _SHORT = 1.5
-_MOST_TURNS = 8
 _LOOKS_PER_LEASE = 4.0
 _REFUSALS = 5  # in a row, after which the inbox is taken for lost
 # A look is held for so many seconds at the most; and after so many in a row that were cut off, or
@@ -77,15 +77,12 @@ class InboxReader:
         """Seconds until the next look; if not `eager`, there is hardly any news to expect."""
         calm = min(self._lease / _LOOKS_PER_LEASE, max(self._poll, self._calm))
         since = time.monotonic() - self._looked
-        if not eager:
-            return max(0.0, calm - since)
-        least = max((self._looked - self._idle_since) / 2, _FIRST_PAUSE)
-        turns = 1 if self._alone and self._poll > _SHORT else _MOST_TURNS
-        now = self._platform.clock.now()
-        while turns > 1 and self._poll / turns < least:
-            turns //= 2
-        due = _wire.next_turn(self._turn * turns, self._poll / turns, now - since)
-        return max(0.0, due - now)
+        idle = max(0.0, self._looked - self._idle_since)
+        pause = idle + max(_FIRST_PAUSE, self._poll * _PART_OF_POLL) if eager else calm
+        if eager and (pause >= self._poll or (self._alone and self._poll > _SHORT)):
+            looked = self._platform.clock.now() - since
+            pause = _wire.next_turn(self._turn, self._poll, looked) - looked
+        return max(0.0, pause - since)
 
     def wait(self) -> _wire.Letter | None:
         """`look` as soon as there is news, where the platform offers to say when that is; else when

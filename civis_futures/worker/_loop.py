@@ -234,7 +234,7 @@ class WorkerLoop:
     @property
     def _eager(self) -> bool:
         """Whether news in the inbox would be taken up at once."""
-        return bool(self._queue) or self._idle
+        return bool(self._queue) or self._idle or len(self._slots) > 1
 
     def _look(self, wait: bool = False) -> _wire.Letter | None:
         """Read the inbox; `wait` until there is news, or it is time, if nothing else is to do."""

@@ -104,6 +104,13 @@ def test_containers_that_are_to_start_take_what_the_others_took_for_that():
     assert warm.container_hours == pytest.approx(10 * 10 / 3600)
 
 
+def test_several_at_once_in_a_container():
+    """Forty at once, in ten containers: there is a tenth of the containers' time left."""
+    found = forecast({"f": Undone(360)}, seen(*[100.0] * 40), workers=40, processes=4)
+    assert found.container_hours == pytest.approx(360 * 100 / 4 / 3600)
+    assert found.seconds == pytest.approx(900)
+
+
 def test_a_limit_that_comes_before_the_end_is_told():
     work, undone = seen(3600.0, 3600.0, 3600.0), {"f": Undone(20)}
     short = forecast(undone, work, seconds_left=4 * 3600)

@@ -90,6 +90,12 @@ def test_what_depends_on_the_order_is_not_promised():
     assert work.enough(10) == 10
 
 
+def test_no_advice_of_fewer_where_containers_run_several_at_once():
+    work = work_of(*(ended(n, 0, 0, 10, n % 3) for n in range(12)))
+    said = report_of("mine", 12, Totals(), work, Used(), 7, 4)
+    assert not [each for each in said.advice if "as fast" in each]
+
+
 @pytest.mark.parametrize(
     "fields", [{"attempts": 2}, {"occupied": None}, {"worker": None}, {"queue": None}]
 )

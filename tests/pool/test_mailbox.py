@@ -465,10 +465,13 @@ def test_of_each_process_the_last_call_that_began_is_the_one_that_it_was_at():
     calls = [(TaskId(task), 1) for task in range(5)]
     said = [_wire.begin_line(task, 1, process) for task, process in [(0, 1), (1, 2), (2, 2)]]
     assert reached(calls, said, 2) == [0, 2]  # 1 had ended; 3 and 4 had not begun
-    assert reached(calls, said, 3) == [0, 2]
+    assert reached(calls, said, 3) == [0, 2, 3]  # whose line may have been lost at the end
     assert reached(calls, said[1:], 2) == [0, 2]  # the beginning of the log is not known
     assert reached(calls, [], 3) == [0, 1, 2]
     assert reached(calls[:1], [], 3) == [0]
+    assert reached(calls[:3], [_wire.begin_line(2, 1, 1)], 2) == [0, 1, 2]  # two had begun before
+    of_a_call = [_wire.begin_line(0, 1, process) for process in (1, 7)]
+    assert reached(calls, [*of_a_call, _wire.begin_line(1, 1, 2)], 2) == [0, 0, 1]
 
 
 def test_the_part_of_a_call_where_several_print():

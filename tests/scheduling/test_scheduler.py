@@ -250,6 +250,18 @@ def test_calls_of_a_container_that_dies_are_lost_if_they_had_begun():
     assert [each.task for each in commands if isinstance(each, e.Again)] == [1, 3]
 
 
+def test_what_may_have_begun_is_not_run_again_when_its_container_ends_for_another_call():
+    table = started(4, max_workers=2, worker_processes=2)
+    table(e.CancelRequested(TaskId(0)))
+    table(WRITTEN)
+    running = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    table.until("CancelRun", running)
+    commands = table.until("Again", e.Report(WorkerId(1), run_in(RunState.CANCELLED)))
+    # 2 has begun if 0 has ended all the same.
+    assert [each.task for each in commands if isinstance(each, e.Lose)] == [1, 2]
+    assert [each.task for each in commands if isinstance(each, e.Again)] == [3]
+
+
 def test_one_container_per_task_ends_after_it():
     table = Table(max_tasks_per_worker=1)
     assert table(e.Submitted(TaskId(0))) == [e.Prepare()]
@@ -1420,6 +1432,16 @@ def test_containers_count_for_as_long_as_the_platform_says_they_ran():
     table.looked(e.Report(WorkerId(1), over), e.Report(WorkerId(2), over))
     table.now = 500.0
     assert table.scheduler.hours.used(table.now) == 15.0
+
+
+def test_of_an_adopted_container_counts_what_this_process_had_of_it():
+    table = Table(max_seconds=100.0, keep_alive=60.0)
+    table(e.Attached((Inherited(WorkerId(1), RunState.RUNNING),), 1))
+    table.now = 8.0
+    over = Run(1, RunState.FAILED, "failed", started=1000.0, finished=21_000.0)
+    table.looked(e.Report(WorkerId(1), over))
+    assert table.scheduler.hours.used(table.now) == 8.0
+    assert not table.scheduler.hours.reached
 
 
 # --- random histories --------------------------------------------------------------------------

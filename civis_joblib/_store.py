@@ -53,13 +53,11 @@ class PlatformStore(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         options = backend_options or {}
         self.location, self.verbose = location, verbose
         self.compress = options.get("compress", False)
-        self.mmap_mode = options.get("mmap_mode")
-        if self.compress and self.mmap_mode is not None:
-            self.mmap_mode = None  # joblib has warned
+        self.mmap_mode = None if self.compress else options.get("mmap_mode")  # joblib has warned
         self._files = NamedFiles(options.get("platform", _default["platform"]))
         self._known: dict[str, NamedFile] = {}  # by name
         self._asked: dict[str, float] = {}  # when, for the names that begin so
-        self._sources: dict[int, str] = {}  # of functions, by File
+        self._sources: dict[int | None, str] = {}  # of functions, by File
         self._written: dict[str, BinaryIO] = {}
         self._folder: str | None = None
 
@@ -157,15 +155,19 @@ class PlatformStore(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
             os.replace(f"{here}.part", here)
         return load(here, mmap_mode=self.mmap_mode)
 
+    def store_cached_func_code(self, call_id: Any, func_code: Any = None) -> None:
+        """The source of a function. joblib 1.5.0 writes it in its place, and does not move it."""
+        super().store_cached_func_code(call_id, func_code)
+        if (path := os.path.join(self.location, *call_id, "func_code.py")) in self._written:
+            self._move_item(path, path)
+
     def get_cached_func_code(self, call_id: Any) -> str:
         """The source of a function, for which joblib asks at each call; read once."""
         file = self._find(os.path.join(self.location, *call_id, "func_code.py"))
-        if file is not None and file.file_id in self._sources:
-            return self._sources[file.file_id]
-        text: str = super().get_cached_func_code(call_id)
-        if file is not None:
-            self._sources[file.file_id] = text
-        return text
+        key = None if file is None else file.file_id
+        if key not in self._sources:  # this raises if there is none
+            self._sources[key] = super().get_cached_func_code(call_id)
+        return self._sources[key]
 
     def get_metadata(self, call_id: Any) -> Any:
         """What is known of a call. joblib asks at each call, and hardly ever looks into it."""

@@ -122,9 +122,8 @@ class Fleet:
         """New workers for the calls that are left, while there is room for workers."""
         new: list[Worker] = []
         while (name := self.tasks.next_ready()) is not None and not self._room_is_coming(name):
-            if not all(map(step.may, (self.launching, self.starting))) or not self._may_launch(
-                step
-            ):
+            allowed = step.may(self.launching) and step.may(self.starting)
+            if not (allowed and self._may_launch(step)):
                 break
             self.highest_id += 1
             worker = Worker(WorkerId(self.highest_id), self.tasks.known[name].resources)

@@ -5,7 +5,10 @@ Knows which image has which Python, and nothing of what is sent to the platform.
 
 from __future__ import annotations
 
+import json
+import math
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -17,8 +20,13 @@ from . import images
 MINIMUM_RESOURCES = {"cpu": 2, "memory": 4}
 #: What a container asks for unless told otherwise: millicores, MB, GB.
 DEFAULT_RESOURCES = {"cpu": 1000, "memory": 2048, "disk_space": 1.0}
-#: With less than this many MB, no worker gets as far as its first call: it needs some 20 itself.
-_PYTHON_MB = 32
+#: With less than this, no worker gets as far as its first call, or not within minutes; as units
+#: are easily mistaken, the message says which unit it is and what was probably meant.
+_PYTHON_NEEDS = {"cpu": (10, "millicores", "cores", 1000), "memory": (32, "MB", "GB", 1024)}
+#: Of Docker's names of images, what is certain: no space, no scheme, and the last part, at the
+#: least, in lower case.
+_IMAGE = re.compile(r"(?:[\w.-]+(?::[0-9]+)?/)*[a-z0-9][a-z0-9._-]*(?:@sha256)?")
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 #: Fields of a Container that are text, or None if they are not given.
 _TEXTS = (
     *("docker_image_name", "docker_image_tag", "repo_http_uri", "repo_ref", "setup_cmd"),
@@ -38,16 +46,18 @@ def checked_resources(given: Mapping[str, float] | None) -> dict[str, float]:
             raise ValueError(
                 f"required_resources has no {name!r}; it takes {', '.join(_RESOURCE_NAMES)}"
             )
-        resources[name] = number(f"required_resources[{name!r}]", value)
+        field_name = f"required_resources[{name!r}]"
+        resources[name] = number(field_name, value)
         least = MINIMUM_RESOURCES.get(name, 0)
         if value < least:
+            raise ValueError(f"{field_name} is {value}: the platform's minimum is {least}")
+        if not value < math.inf:
+            raise ValueError(f"{field_name} must be a finite number, not {value}")
+        enough, unit, larger, factor = _PYTHON_NEEDS.get(name, (0, "", "", 0))
+        if value < enough:
             raise ValueError(
-                f"required_resources[{name!r}] is {value}: the platform's minimum is {least}"
-            )
-        if name == "memory" and value < _PYTHON_MB:
-            raise ValueError(
-                f"required_resources['memory'] is in MB, and {value:g} MB are too few for Python; "
-                f"{value:g} GB are {value * 1024:g}"
+                f"{field_name} is in {unit}, and {value:g} {unit} are too few for Python; "
+                f"{value:g} {larger} are {value * factor:g}"
             )
     return resources
 
@@ -111,6 +121,7 @@ class Container:
 
     def __post_init__(self) -> None:
         """Choose a tag, and take copies: a later change of the caller's dicts does not reach us."""
+        _check_types(self, "arguments", "notifications", "environment")
         for field_name in _TEXTS:
             text = getattr(self, field_name)
             if not isinstance(text, str) and (
@@ -123,12 +134,21 @@ class Container:
                 f"docker_image_name is {self.docker_image_name!r}, which contains a tag: use "
                 f"docker_image_name={name!r}, docker_image_tag={tag_in_name!r}"
             )
+        if not _IMAGE.fullmatch(self.docker_image_name):
+            raise ValueError(
+                f"docker_image_name cannot be {self.docker_image_name!r}: an image has a name such "
+                "as 'python' or 'host:5000/team/image', in lower case, without spaces or 'https://'"
+            )
+        if self.docker_image_tag is not None and not _TAG.fullmatch(self.docker_image_tag):
+            raise ValueError(
+                f"docker_image_tag cannot be {self.docker_image_tag!r}: a tag has 1 to 128 "
+                "letters, digits, dots, dashes and underscores"
+            )
         if self.docker_image_tag is None:
             tag, is_known = images.tag_of(self.docker_image_name)
             object.__setattr__(self, "docker_image_tag", tag)
             object.__setattr__(self, "_tag_is_a_guess", not is_known)
         resources = {**DEFAULT_RESOURCES, **checked_resources(self.required_resources)}
-        _check_mappings(self, "arguments", "notifications", "environment")
         params = tuple(self.params)
         if not all(isinstance(param, Mapping) for param in params):
             raise TypeError(f"params must be mappings, not {self.params!r}")
@@ -136,6 +156,7 @@ class Container:
         object.__setattr__(self, "params", tuple(dict(param) for param in params))
         object.__setattr__(self, "arguments", _with_plain_numbers(self.arguments))
         object.__setattr__(self, "notifications", dict(self.notifications))
+        _check_json(self, "params", "arguments", "notifications")
         object.__setattr__(self, "environment", dict(self.environment))
         for name, value in self.environment.items():
             if not isinstance(name, str) or not isinstance(value, str):
@@ -196,9 +217,10 @@ class Template:
 
     def __post_init__(self) -> None:
         """Take copies, so that a later change of the caller's dicts does not reach us."""
-        _check_mappings(self, "arguments", "notifications")
+        _check_types(self, "arguments", "notifications")
         object.__setattr__(self, "arguments", _with_plain_numbers(self.arguments))
         object.__setattr__(self, "notifications", dict(self.notifications))
+        _check_json(self, "arguments", "notifications")
         make_plain(
             self, ("from_template_id", *_IDS, "remote_host_id", "credential_id"), whole, least=0
         )
@@ -228,11 +250,22 @@ def image_and_tag(image: str) -> tuple[str, str]:
     return (name, tag) if colon and "/" not in tag else (image, "")
 
 
-def _check_mappings(of: object, *names: str) -> None:
-    """Raise TypeError for the first of these fields that is no mapping."""
-    for name in names:
+def _check_types(of: Container | Template, *mappings: str) -> None:
+    """Raise TypeError for the first field that is no mapping, or if `hidden` is no bool."""
+    for name in mappings:
         if not isinstance(value := getattr(of, name), Mapping):
             raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
+    if not isinstance(of.hidden, bool):
+        raise TypeError(f"hidden must be True or False, not {of.hidden!r}")
+
+
+def _check_json(of: Container | Template, *names: str) -> None:
+    """Raise TypeError or ValueError for the first of these fields that the API cannot be sent."""
+    for name in names:
+        try:
+            json.dumps(getattr(of, name), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name} cannot be sent as JSON: {error}") from None
 
 
 def script_that_is_never_run(title: str, container: Container, purpose: str) -> dict[str, Any]:

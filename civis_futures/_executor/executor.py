@@ -211,7 +211,8 @@ class ContainerPoolExecutor(Executor):
         ``async def fetch(url)`` gives what `fetch` returns.
 
         Raises:
-            TypeError: `fn` is a generator function, and a generator cannot be sent back.
+            TypeError: `fn` is not callable; or it is a generator function, and a generator cannot
+                be sent back.
             RuntimeError: the executor is shut down.
             BrokenContainerPool: the pool can do no more work.
         """

@@ -22,7 +22,7 @@ from typing import (
 
 from .._types import UNCHANGED, RetryOn, given
 from .dependencies import Decorated, Requiring, check_owner, taken_apart
-from .options import After
+from .options import After, check_function
 
 if TYPE_CHECKING:
     from .._futures.future import ContainerFuture
@@ -175,6 +175,7 @@ class ParallelFunction(Decorated, Generic[P, T]):
     """
 
     def __init__(self, function: Callable[P, T], view: Any) -> None:
+        check_function(taken_apart(function)[0])
         self.__wrapped__ = function
         self._view = view
         update_wrapper(self, function)

@@ -37,7 +37,9 @@ class Options:
                 value = tuple(value)
                 object.__setattr__(self, option, value)
             if not _is(value, kind):
-                raise ValueError(f"{option} of {type(self).__name__} must be {kind}, not {value!r}")
+                raise ValueError(
+                    f"{option} of {type(self).__name__} must be {_in_words(kind)}, not {value!r}"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that `from_json` understands."""
@@ -210,6 +212,14 @@ def _is(value: Any, kind: str) -> bool:
     if kind.startswith("int"):
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
     return isinstance(value, str) and value != ""
+
+
+def _in_words(kind: str) -> str:
+    """Return what values an option takes."""
+    if kind.startswith("tuple"):
+        return "a tuple or list of str"
+    said = "a whole number above 0" if kind.startswith("int") else "a str that is not empty"
+    return said + " or None" * kind.endswith("None")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -64,34 +64,33 @@ def checked_resources(given: Mapping[str, float] | None) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """The container that each worker of a pool runs in; fields as in the API's container scripts.
+    """The container in which each worker of a pool runs; named as in the API's container scripts.
 
     Args:
-        docker_image_name, docker_image_tag: an image with Python of the same minor version as
-            this one, and with every package that the functions import. If no tag is given, it is
-            one of the official image with this Python, where one is known, and else ``"latest"``.
-        required_resources: ``cpu`` in millicores (1000 = one core), ``memory`` in MB,
-            ``disk_space`` in GB; what is left out has the values of 1000, 2048 and 1.0.
+        docker_image_name, docker_image_tag: an image that has Python of the same minor version as
+            this one, and all packages that the functions import. The default tag of Civis's
+            official image is one with this Python, if one is known; that of others is
+            ``"latest"``.
+        required_resources: ``cpu`` in millicores (1000 are one core), ``memory`` in MB,
+            ``disk_space`` in GB. The defaults are 1000, 2048 and 1.0.
         repo_http_uri, repo_ref, git_credential_id: a repository to clone to ``/app``.
-        setup_cmd: a shell command to run first. If None and there is a repository, it is
-            installed with pip.
+        setup_cmd: a shell command to run first. By default, a repository is installed with pip.
         remote_host_credential_id: a database credential to put into the environment.
-        params, arguments: more parameters of the script and their values, as the API takes them;
-            they are environment variables of the container.
-        environment: more environment variables, as text. The platform writes their names in
+        params, arguments: additional parameters of the script, and their values, in the API's
+            form. They become environment variables of the container.
+        environment: additional environment variables, as text. The platform writes their names in
             capitals.
-        cancel_timeout: seconds between the TERM and the KILL of a cancelled container. One that
-            has a pool of its own needs some to end it: 30, say.
-        instance_type, partition_label: placement.
-        time_zone: the zone of the script, e.g. ``"America/Chicago"``.
+        cancel_timeout: seconds between the SIGTERM and the SIGKILL of a container that is
+            cancelled. A container that has a pool of its own needs about 30 to end it.
+        instance_type, partition_label: where the platform runs the container.
+        time_zone: the time zone of the script, such as ``"America/Chicago"``.
         target_project_id, running_as_id, user_context: as in the API.
-        notifications: as in the API; by default nobody gets an e-mail.
+        notifications: as in the API; by default, nobody gets an e-mail.
         hidden: whether the scripts are hidden in the platform's lists.
 
     Raises:
-        ValueError: resources below the platform's minimum, or of an unknown name; a tag in the
-            image's name.
-        TypeError: a field is of the wrong type, or what is in `environment` is no text.
+        ValueError: a resource is unknown, or too small; or the image's name or tag is not allowed.
+        TypeError: a field has the wrong type.
     """
 
     docker_image_name: str = images.OFFICIAL
@@ -168,7 +167,7 @@ class Container:
 
     @property
     def image(self) -> str:
-        """The image with its tag."""
+        """The image's name with its tag."""
         return f"{self.docker_image_name}:{self.docker_image_tag}"
 
     @property
@@ -179,21 +178,25 @@ class Container:
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """Run the workers as Custom Scripts of a template, for those who may only use templates.
+    """A template from which the workers are made as Custom Scripts.
 
-    The template's script must run `civis-futures-worker` (from this package, in its image) and
-    have a parameter ``CIVIS_FUTURES_ORDER`` of type ``multi_line_string``. Or, with
-    `order_in_file`, its parameter `order_param`, of type ``integer``, gets the id of a File. A
-    template that was made for civis.parallel has such a one, ``JOBLIB_FUNC_FILE_ID``, and runs as
-    it is; an image without civis runs `civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}`.
+    It is for users who may start scripts from templates only. The template's script must run the
+    command `civis-futures-worker`, which comes with this package, in the image, and must have a
+    parameter ``CIVIS_FUTURES_ORDER`` of type ``multi_line_string``. With `order_in_file`, its
+    parameter `order_param` has the type ``integer``, and gets the id of a File.
+
+    A template that was made for civis.parallel has such a parameter, ``JOBLIB_FUNC_FILE_ID``, and
+    can be used as it is. If its image does not have civis, its command must be
+    `civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}`.
 
     Args:
         from_template_id: the id of the template.
         arguments: values for the template's other parameters.
-        order_param: the parameter that takes the worker's order, if it has another name.
-        order_in_file: give it the id of a File with the order, and not the order itself.
-        required_resources: overrides those of the template's script; names and units as in
-            `Container`.
+        order_param: the name of the parameter that takes the worker's order.
+        order_in_file: whether that parameter takes the id of a File with the order, in place of
+            the order itself.
+        required_resources: resources in place of those of the template's script, with names and
+            units as in `Container`.
         remote_host_id, credential_id: a database and its credential.
         partition_label, time_zone, target_project_id, running_as_id, notifications, hidden: as in
             `Container`.

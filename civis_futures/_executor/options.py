@@ -89,7 +89,7 @@ class CallOptions:
                 f"exception, not {self.retry_on!r}"
             )
         checked_resources(self.required_resources)
-        _check_requires(self.requires)
+        check_requires(self.requires)
 
     def changed(self, changes: Mapping[str, Any]) -> CallOptions:
         """These options, but for some.
@@ -165,7 +165,7 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _check_requires(requires: Any) -> None:
+def check_requires(requires: Any) -> None:
     """Raise TypeError or ValueError if these are not modules with their least versions."""
     if requires is None:
         return

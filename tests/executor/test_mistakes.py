@@ -108,6 +108,11 @@ def test_modules_that_cannot_be_required(make_executor, requires, said):
         make_executor(1).options(requires=requires)
 
 
+def test_a_distribution_is_no_module_to_require():
+    with pytest.raises(ValueError, match="has 'scikit-learn', which is not the name of a module"):
+        cf.require("numpy", "scikit-learn")
+
+
 @pytest.mark.parametrize("option", ["max_workers", "container", "session"])
 def test_an_option_of_the_executor_is_none_of_a_call(make_executor, option):
     with pytest.raises(TypeError, match=f"^'{option}' is not an option of a call: give it to the"):

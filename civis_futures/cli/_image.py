@@ -73,7 +73,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--timeout", type=float, default=900.0, metavar="S", help="seconds to wait; default: 900"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_check, takes_command=False)
 
 

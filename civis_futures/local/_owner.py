@@ -169,7 +169,7 @@ class LocalPlatform:
             rate_limit=_rate_limit(rate_limit),
             hold=hold,
             max_file_size=max_file_size,
-            environment=dict(environment or {}),
+            environment=_variables(environment),
             engine=chosen(engine).to_json(),
             record=_absolute(record),
             hidden_lists=hidden_lists,
@@ -353,6 +353,10 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if not isinstance(value, numbers.Real | None) or isinstance(value, bool):
             raise TypeError(f"{name} must be a number, not {value!r}")
+    for name in ("plain_http", "updated_at_follows_runs", "whole_seconds"):
+        value = getattr(settings, name)
+        if not isinstance(value, bool):  # any text would be True, "no" as well
+            raise TypeError(f"{name} must be True or False, not {value!r}")
     if problem := unclear(settings):
         raise ValueError(problem)
     rules = (
@@ -378,6 +382,16 @@ def _rate_limit(given: RateLimit) -> tuple[int, int, float] | None:
         general, runs, *seconds = given
         return int(general), int(runs), float(seconds[0]) if seconds else CIVIS_LIMIT[2]
     raise ValueError(f'rate_limit must be "civis" or (requests, runs[, seconds]), not {given!r}')
+
+
+def _variables(environment: Mapping[str, str] | None) -> dict[str, str]:
+    given = {} if environment is None else environment
+    if not isinstance(given, Mapping):
+        raise TypeError(f"environment must be a mapping, not {given!r}")
+    for item in given.items():
+        if not all(isinstance(text, str) for text in item):
+            raise TypeError(f"environment must contain only str, not {item[0]!r}: {item[1]!r}")
+    return dict(given)
 
 
 def _plain_number(value: Any) -> float:

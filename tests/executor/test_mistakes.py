@@ -238,6 +238,25 @@ def test_a_number_of_a_local_platform_must_be_a_number(option, value):
         LocalPlatform(**{option: value})
 
 
+@pytest.mark.parametrize("option", ["plain_http", "updated_at_follows_runs", "whole_seconds"])
+def test_what_a_local_platform_is_told_to_do_is_true_or_false(option):
+    with pytest.raises(TypeError, match=f"^{option} must be True or False, not 'no'$"):
+        LocalPlatform(**{option: "no"})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("A=1", "be a mapping, not 'A=1'"),
+        ({"A": 1}, "contain only str, not 'A': 1"),
+        ({1: "A"}, "contain only str, not 1: 'A'"),
+    ],
+)
+def test_the_environment_of_a_local_platform_is_text(given, said):
+    with pytest.raises(TypeError, match=f"^environment must {said}$"):
+        LocalPlatform(environment=given)
+
+
 def test_the_faults_of_a_local_platform_must_be_faults():
     with pytest.raises(TypeError, match=r"^faults must be Faults, not 'kill'$"):
         LocalPlatform(faults=["kill"])

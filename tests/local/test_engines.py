@@ -28,7 +28,9 @@ def test_they_cross_to_the_server_as_json(given):
     [
         (lambda: LocalPlatform(engine="podmn"), ValueError, "'podmn': did you mean 'podman"),
         (lambda: LocalPlatform(engine="x"), ValueError, "there are process, podman, docker, slurm"),
-        (lambda: LocalPlatform(engine=None), TypeError, "or the options of one, not None"),
+        (lambda: LocalPlatform(engine="SLURM"), ValueError, "'SLURM': did you mean 'slurm'"),
+        (lambda: LocalPlatform(engine=None), TypeError, "or an object such as Podman.., not None"),
+        (lambda: LocalPlatform(engine=Slurm), TypeError, "Slurm is a class$"),
         (lambda: Podman(netwrk="host"), TypeError, "no option 'netwrk': did you mean 'network'"),
         (lambda: Podman(extra="--tls"), ValueError, "must be a tuple or list of str, not"),
         (lambda: Podman(network=""), ValueError, "network of Podman must be"),

@@ -160,7 +160,10 @@ def chosen(given: str | Engine) -> Engine:
         return EVERY[given]()  # type: ignore[call-arg]  # the one that needs some is told of above
     if not isinstance(given, Engine):
         names = " or ".join(f'"{name}"' for name in EVERY)
-        raise TypeError(f"engine must be {names}, or the options of one, not {given!r}")
+        more = f": {given.__name__} is a class" if isinstance(given, type) else ""
+        raise TypeError(
+            f"engine must be {names}, or an object such as Podman(), not {given!r}{more}"
+        )
     return given
 
 
@@ -224,6 +227,6 @@ def _in_words(kind: str) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name.lower(), known, n=1)
     there = ", ".join(known) or "none"
     return f"did you mean {near[0]!r}?" if near else f"there are {there}"

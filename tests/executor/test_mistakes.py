@@ -156,6 +156,15 @@ def test_a_module_that_is_missed_when_the_call_runs(make_executor):
     assert "include=['not_in_any_image']" in notes
 
 
+@pytest.mark.parametrize(("name", "is_here"), [("table.csv", True), ("other.csv", False)])
+def test_a_file_that_is_only_here(make_executor, tmp_path, monkeypatch, name, is_here):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").touch()
+    error = make_executor(1).submit(open, name).exception()
+    assert type(error) is FileNotFoundError
+    assert ("'table.csv' is on this machine" in "\n".join(error.__notes__)) is is_here
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -57,6 +57,12 @@ def add(commands: Any) -> None:
         action="store_true",
         help="--advertise without TLS: anyone on the network can read keys and data",
     )
+    _add_runs(parser)
+    parser.set_defaults(run=_run_local, takes_command=True)
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how runs are kept, limited and run."""
     parser.add_argument("--state", metavar="DIR", help="keep scripts, runs, files and the key here")
     parser.add_argument(
         "--cores", type=float, metavar="X", help="cores for all runs together; default: no limit"
@@ -90,7 +96,6 @@ def add(commands: Any) -> None:
         choices=["civis"],
         help="Civis Platform's limits: 1000 requests and 100 run starts in 300 s",
     )
-    parser.set_defaults(run=_run_local, takes_command=True)
 
 
 def _run_local(options: argparse.Namespace, command: list[str]) -> int:

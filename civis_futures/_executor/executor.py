@@ -85,7 +85,8 @@ class ContainerPoolExecutor(Executor):
             `options` (64,000 MB).
         lease: containers end by themselves, with what they run, when this process has given no
             sign of life for this many seconds; or when they have not reached the platform for
-            that long, and for ten minutes at least.
+            that long, and for ten minutes at least. Those without a call end five minutes after
+            the `idle_timeout` (or `keep_alive`, if that is longer), if that is sooner.
         name: what the scripts are called on the platform.
         requires: modules that the image must have, with the least version of each ("" is any),
             e.g. ``{"sklearn": "1.5"}``. It is checked before a call is unpickled there, and what

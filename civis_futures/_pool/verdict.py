@@ -17,7 +17,7 @@ from .._types import Run, RunState, TaskId
 TAIL = 15
 #: Exit codes of a container that never ran a call, and what they mean.
 NO_WORKER = {
-    2: "was given no order (exit code 2)",
+    2: "was given no order that its version of civis_futures can read (exit code 2)",
     _wire.SETUP_FAILED: "could not be set up: setup_cmd failed",
     _wire.NO_PROGRAM: "could not fetch the program of the worker",
     126: "could not run python3 (or what its template says): exit code 126",

@@ -506,6 +506,7 @@ def test_the_part_of_a_log_that_is_of_one_call():
             "or what its template says): its image has none",
         ),
         (Run(10, RunState.FAILED, started=1.0), EXITED.format(78), "setup_cmd failed"),
+        (Run(10, RunState.FAILED, started=1.0), EXITED.format(2), "its version of civis_futures"),
     ],
 )
 def test_a_container_that_never_ran_a_worker(run, line, words):

@@ -45,8 +45,9 @@ REQUIREMENT = "civis_futures_requirement"
 BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)(?:, process (\d+))?\)$")
 #: The line there after which what a process prints goes on (`go_on_line`): the task that it is at.
 GO_ON_LINE = re.compile(r"civis_futures: (?:task (\d+)|process \d+) goes on$")
-#: The last line in the log of a worker whose lease is over.
+#: The last line in the log of a worker whose lease is over, and of one with nothing to do.
 SILENCE = "civis_futures: no word from the client, this worker ends"
+IDLE_SILENCE = "civis_futures: no word from the client and nothing to do, this worker ends"
 #: The last line of one that the platform has started again within its run.
 STARTED_AGAIN = "civis_futures: the platform has started this container again, this worker ends"
 #: Exit codes: `setup_cmd` failed (EX_CONFIG of sysexits.h); the worker's program was not fetched.
@@ -73,10 +74,9 @@ _LARGEST = 1e15
 #: How a compressed letter begins, and from how many characters on it is worth it.
 _PACKED, _LONG = "z:", 2000
 #: What a template is given in a File: an order within a pickle, which says
-#: (functools.partial(exec, START, {"order": ..., "program": ...}), "sequential"). A template that
-#: was made for civis.parallel runs the worker of civis-python, which unpickles a function and the
-#: name of a backend of joblib's, and calls the function. In protocol 0 a text is one line, so our
-#: own worker finds the order without unpickling.
+#: (functools.partial(exec, START, {"order": ..., "program": ...}), "sequential"). Templates that
+#: are made for civis.parallel run civis-python's worker: it unpickles a function and the name of a
+#: backend, and calls it. In protocol 0 a text is one line, so our own worker unpickles nothing.
 _PICKLE_BEGINS, _PICKLE_ENDS = "(cfunctools\npartial\n(cbuiltins\nexec\nV", "\ndtRVsequential\nt."
 _ORDER_BEGINS, _PROGRAM_BEGINS = "\n(Vorder\nV", "\nVprogram\nV"
 # The process becomes our worker: so a TERM reaches that, and its exit code is the container's.
@@ -265,7 +265,8 @@ class Order:
     it; `holder` as in the inbox; `key` is what answers are sealed with, a secret. In seconds:
     `poll` is the longest pause between two looks at the inbox (for a worker without calls that part
     of each which is its `turn`), `linger` how long an answer may wait for others before they are
-    posted together, and `lease` how long the inbox may stay as it is: then nobody is there.
+    posted together, `lease` how long the inbox may stay as it is: then nobody is there; `idle` is
+    that for a worker without calls, from the last one on.
     """
 
     worker: str
@@ -278,6 +279,7 @@ class Order:
     poll: float = 10.0
     linger: float = 0.5
     lease: float = 3600.0
+    idle: float | None = None
     disk: float = 1000.0
     name: str = ""
     greets: bool = False
@@ -537,9 +539,7 @@ def answers_from_json(value: Any) -> Answers:
 
 
 def next_turn(turn: float, period: float, after: float) -> float:
-    """When it is next the turn of who has this part of each period, in seconds on the platform's
-    clock. The turns of half a period are those of a whole one, and as many in between.
-    """
+    """When it is next the turn of who has this part of each period, in seconds of the platform."""
     first = turn * period
     return first + period * (math.floor((after - first) / period) + 1)
 

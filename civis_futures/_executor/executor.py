@@ -86,7 +86,8 @@ class ContainerPoolExecutor(Executor):
             `options` (64,000 MB). This does not count as a retry.
         lease: seconds. Containers end by themselves, together with what they run, if this process
             gives no sign of life for that long. They also end if they cannot reach the platform
-            for that long, but not before ten minutes.
+            for that long, but not before ten minutes. Containers without a call end five minutes
+            after the `idle_timeout` (or `keep_alive`, if that is longer), if that is sooner.
         name: the name of the scripts on the platform.
         requires: modules that the image must have, and the lowest version of each (``""`` for
             any), such as ``{"sklearn": "1.5"}``. They are checked before a call is unpickled in

@@ -76,7 +76,6 @@ class Pool:
     url: str
     container: Container | Template
     initializer: Payload
-    lease: float
 
 
 @dataclass(slots=True)
@@ -447,7 +446,8 @@ class Manager:
         return lambda: call or self.mailbox.upload(data, f"call of {name}")
 
     def _launch(self, command: e.Launch) -> _Work:
-        worker, files, pool = command.worker, self._ledger.files, self.pool
+        worker, files = command.worker, self._ledger.files
+        pool, policy = self.pool, self.scheduler.fleet.policy
         assert files is not None, "no launch before Prepare is done"
         order = _wire.Order(
             worker=secrets.token_hex(8),
@@ -460,7 +460,8 @@ class Manager:
             initializer_code=pool.initializer.code,
             poll=command.period,
             linger=linger(command.readers, self.client.budget.pace),
-            lease=pool.lease,
+            lease=policy.lease,
+            idle=max(policy.idle_timeout, policy.keep_alive) + self.scheduler.pacing.late,
             disk=disk_space(command.resources),
             cores=command.resources.cpu / 1000,
             processes=command.processes,
@@ -487,13 +488,8 @@ class Manager:
             self._ledger.give(letter.worker, letter.calls)
         inbox_id, pace = files.inbox_id, self.client.budget.pace
         self._beat += 1
-        inbox = _wire.Inbox(
-            letters,
-            command.period,
-            linger(command.workers, pace),
-            self._beat,
-            lease=command.lease,
-        )
+        pauses = command.period, linger(command.workers, pace)
+        inbox = _wire.Inbox(letters, *pauses, self._beat, lease=command.lease)
         return partial(self.mailbox.write_inbox, inbox_id, inbox)
 
     def _look(self, command: e.Look) -> _Work:

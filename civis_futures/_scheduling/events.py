@@ -167,7 +167,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Why calls were lost: of each that the worker was at, by its place among them.
+    """Why calls were lost: of each that the worker was at, by its place among them; -1: at none.
 
     Others before the last of these had ended, and their answers went with the container; those
     after it had not begun.

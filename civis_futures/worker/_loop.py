@@ -187,7 +187,7 @@ class WorkerLoop:
         # What waited for this container may have been taken back meanwhile.
         if inbox is not None and not (self._alone and self._is_from_holder()):
             letter = self._look()
-            while not (inbox.known or inbox.silent):
+            while not (inbox.known or inbox.silent()):
                 time.sleep(inbox.due_in(eager=True))
                 letter = self._look()
             if not inbox.known:
@@ -206,11 +206,12 @@ class WorkerLoop:
     def _answer_all(self) -> None:
         self._take_first()
         while True:
-            if self._inbox is not None and self._inbox.silent:
+            at_rest = not (self._queue or self._running)
+            if self._inbox is not None and self._inbox.silent(at_rest):
                 for slot in self._slots:
                     self._end_process(slot)
                 self._end_all()
-                print(_wire.SILENCE, flush=True)
+                print(_wire.IDLE_SILENCE if at_rest else _wire.SILENCE, flush=True)
                 self._outbox.post()
                 return
             self._start_next()  # before posting, so that posting and computing overlap

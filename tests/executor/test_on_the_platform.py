@@ -144,6 +144,31 @@ def test_workers_from_a_template(counted, order):
     assert script["hidden"] is True
 
 
+def test_a_template_whose_worker_knows_nothing_of_several_calls(counted):
+    """One error says so to all calls."""
+    start = "from civis_futures import _wire; _wire.SEVERAL_VERSION = 1; from civis_futures.worker"
+    command = f"{sys.executable} -c '{start} import main; main()'"
+    backing = ask(
+        counted,
+        "POST",
+        "/scripts/containers",
+        {
+            "requiredResources": {"cpu": 100, "memory": 500},
+            "dockerCommand": command,
+            "params": [{"name": "CIVIS_FUTURES_ORDER", "type": "multi_line_string"}],
+        },
+    )
+    body = {"scriptId": backing["id"], "name": "of an earlier version"}
+    template = ask(counted, "POST", "/templates/scripts", body)
+    container = cf.Template(from_template_id=template["id"])
+    options = {"platform": counted, "container": container, "worker_processes": 2}
+    with cf.ContainerPoolExecutor(8, **options) as executor:
+        futures = [executor.submit(identity, number) for number in range(8)]
+        for future in futures:
+            with pytest.raises(cf.BrokenContainerPool, match="its version of civis_futures can re"):
+                future.result(60)
+
+
 def test_one_container_per_task_costs_six_requests(counted):
     tasks = 12
     with cf.ContainerPoolExecutor(4, platform=counted, max_tasks_per_worker=1) as executor:

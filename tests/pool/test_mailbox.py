@@ -461,6 +461,13 @@ def test_the_log_tells_which_call_a_worker_was_at():
     assert reached(CALLS, ["civis_futures: task 5 begins (attempt 1)"]) == [0]  # an earlier attempt
 
 
+def test_a_worker_that_ended_for_want_of_calls_was_at_none():
+    """Those that it was given meanwhile have not begun, and may go anywhere."""
+    assert reached(CALLS, [*LOG[:2], _wire.IDLE_SILENCE]) == [-1]
+    found = diagnose(Run(10, RunState.SUCCEEDED), "x", _wire.IDLE_SILENCE)
+    assert "no sign of life" in found.reason
+
+
 def test_of_each_process_the_last_call_that_began_is_the_one_that_it_was_at():
     calls = [(TaskId(task), 1) for task in range(5)]
     said = [_wire.begin_line(task, 1, process) for task, process in [(0, 1), (1, 2), (2, 2)]]
@@ -499,6 +506,7 @@ def test_the_part_of_a_log_that_is_of_one_call():
             "or what its template says): its image has none",
         ),
         (Run(10, RunState.FAILED, started=1.0), EXITED.format(78), "setup_cmd failed"),
+        (Run(10, RunState.FAILED, started=1.0), EXITED.format(2), "its version of civis_futures"),
     ],
 )
 def test_a_container_that_never_ran_a_worker(run, line, words):

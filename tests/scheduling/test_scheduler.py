@@ -250,6 +250,15 @@ def test_calls_of_a_container_that_dies_are_lost_if_they_had_begun():
     assert [each.task for each in commands if isinstance(each, e.Again)] == [1, 3]
 
 
+def test_calls_of_a_container_that_ended_for_want_of_calls_are_not_lost():
+    """It had not heard of them: this process was asleep for long."""
+    table = started(1)
+    verdict = e.Verdict(run_in(RunState.SUCCEEDED), "no sign of life")
+    commands = table(diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict, at=-1))
+    assert [each.task for each in commands if isinstance(each, e.Again)] == [0]
+    assert not [each for each in commands if isinstance(each, e.Lose)]
+
+
 def test_what_may_have_begun_is_not_run_again_when_its_container_ends_for_another_call():
     table = started(4, max_workers=2, worker_processes=2)
     table(e.CancelRequested(TaskId(0)))

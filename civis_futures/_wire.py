@@ -23,7 +23,7 @@ import math
 import re
 import sys
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 #: Of letters; and of orders for several processes, which workers that know of one must refuse.
@@ -57,14 +57,12 @@ TAKEN = " taken"
 # Bytes. Platform takes 1,000,000 in one JSON value, and Linux 128 kB in one environment variable.
 #: What one JSON value may hold; the rest is headroom.
 JSON_VALUE_LIMIT = 900_000
-#: Bytes above this size travel as a File instead of inline in JSON (before base64).
-INLINE_LIMIT = 64_000
-#: The calls that travel inline may take this much if each worker has one.
-INLINE_TOTAL = 600_000
-#: How many bytes the calls of all workers in the inbox may take, and those in one order.
-INBOX_CALLS, ORDER_CALLS = 800_000, 80_000
-#: An order above this size travels as a File.
-ORDER_LIMIT = 100_000
+#: Bytes above this size travel as a File and not inline in JSON (before base64); and how much the
+#: calls that travel inline may take if each worker has one.
+INLINE_LIMIT, INLINE_TOTAL = 64_000, 600_000
+#: How many bytes the calls of all workers in the inbox may take, those in one order, and all of an
+#: order that does not travel as a File.
+INBOX_CALLS, ORDER_CALLS, ORDER_LIMIT = 800_000, 80_000, 100_000
 #: Bytes that a call takes in a packed letter besides its own, and that each buffer's name takes.
 CALL_OVERHEAD, BUFFER_NAME = 150, 160
 #: Characters of one line of output in an error.
@@ -163,17 +161,15 @@ def pool_name(name: str, session: str | None) -> str:
 
 
 def script_name(pool: str, worker: int, token: str, launch: str) -> str:
-    """The name of a worker's script, for `ScriptName.parsed`; `pool` is as of `pool_name`.
-
-    Names are not unique on Platform: `token` (16 hexadecimal digits) and `launch` (8) make it so.
+    """A worker's script, as `ScriptName.parsed` reads it; `pool` is as of `pool_name`. What makes
+    it unique on Platform are `token` (16 hexadecimal digits) and `launch` (8).
     """
     return f"{pool}, worker {worker} [{token}-{launch}]"
 
 
 def counted(name: str, letters: int) -> str:
-    """The name of a worker's script when it has posted this many letters with answers.
-
-    A list of scripts then tells of all workers, in one request, which of them has news.
+    """The name of a worker's script when it has posted this many letters with answers. So a list of
+    scripts tells of all workers, in one request, which of them has news.
     """
     return f"{name} #{letters}"
 
@@ -402,17 +398,16 @@ class Answers:
 
 def checked(answer: Answer) -> Answer:
     """The answer, if its numbers are numbers and its texts texts; WireError otherwise."""
-    whole = answer.task, answer.attempt
     numbers = (
         answer.started, answer.finished, answer.seconds, answer.peak_mb, answer.importing,
         answer.unpickling, answer.upload,
     )  # fmt: skip
     texts = answer.kind, answer.text, answer.detail, answer.key, answer.seal, *answer.log
-    if not all(type(value) is int for value in whole):
+    if not type(answer.task) is type(answer.attempt) is int:
         raise WireError("not an answer: no task")
-    if not all(type(value) in (int, float) and abs(value) < _LARGEST for value in numbers):
+    if not ({*map(type, numbers)} <= {int, float} and sum(map(abs, numbers)) < _LARGEST):
         raise WireError("not an answer: what should be a number is none, or has no bound")
-    if not all(type(value) is str for value in texts):
+    if {*map(type, texts)} != {str}:
         raise WireError("not an answer: what should be a text is none")
     return answer
 
@@ -421,7 +416,7 @@ def sealed(answer: Answer, worker: str, key: str) -> Answer:
     """The answer with its seal: an HMAC of which call it is of, how that ended, and the digest of
     its bytes. Without a `key` there is none.
     """
-    return replace(answer, seal=_seal(answer, worker, key)) if key else answer
+    return _made({**vars(answer), "seal": _seal(answer, worker, key)}) if key else answer
 
 
 def _seal(answer: Answer, worker: str, key: str) -> str:
@@ -429,7 +424,7 @@ def _seal(answer: Answer, worker: str, key: str) -> str:
 
     data = "" if answer.data is None else answer.data.sha256
     said = "\n".join((worker, str(answer.task), str(answer.attempt), answer.kind, data))
-    return hmac.new(key.encode(), said.encode(), "sha256").hexdigest()
+    return hmac.digest(key.encode(), said.encode(), "sha256").hex()
 
 
 def is_sealed(answer: Answer, worker: str, key: str) -> bool:
@@ -459,9 +454,8 @@ def _fields(part: Any) -> dict[str, Any]:
 
 
 def packed(letter: Order | Inbox | Answers) -> str:
-    """A letter as text, compressed if it is long: calls of one function have most of it in common.
-
-    A thousand calls take 80 bytes each, then, and not 900.
+    """A letter as text, compressed if it is long: calls of one function have most of it in common,
+    so that a thousand take 80 bytes each and not 900.
     """
     text = to_json(letter)
     if len(text) < _LONG:
@@ -524,9 +518,8 @@ def inbox_from_json(value: Any, worker: str | None = None) -> Inbox:
 
 
 def answers_from_json(value: Any) -> Answers:
-    """The answers that a JSON value (text, or already decoded) holds; WireError if none.
-
-    The worker may be of another version, where a session goes on: what that says besides is left.
+    """The answers that a JSON value (text, or already decoded) holds; WireError if none. What a
+    worker of another version says besides is left: a session may go on with such.
     """
     value = _object(value)
     try:
@@ -574,12 +567,19 @@ def _object(value: Any) -> dict[str, Any]:
 def _answer(value: dict[str, Any]) -> Answer:
     frames = tuple(Frame(**_known(Frame, frame)) for frame in value.get("frames", ()))
     data, log = _blob(value["data"]), tuple(value["log"])
-    return checked(Answer(**{**_known(Answer, value), "data": data, "log": log, "frames": frames}))
+    return checked(_made({**_known(Answer, value), "data": data, "log": log, "frames": frames}))
+
+
+def _made(fields: dict[str, Any]) -> Answer:
+    """An answer of these. (The constructor of what is frozen takes ten times as long.)"""
+    answer = object.__new__(Answer)
+    vars(answer).update(fields)
+    return answer
 
 
 def _known(kind: type[Any], value: dict[str, Any]) -> dict[str, Any]:
     """What this version knows of it."""
-    return {name: value[name] for name in kind.__dataclass_fields__ if name in value}
+    return {name: value[name] for name in value.keys() & kind.__dataclass_fields__.keys()}
 
 
 def _blob(value: dict[str, Any] | None) -> Blob | None:

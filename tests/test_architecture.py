@@ -126,8 +126,8 @@ _store _limits _record _schema _settings ->
 
 # The modules of the worker, each of which knows only those further down.
 WORKER = """
-__main__ __init__ _entry _loop _lines _outbox _inbox _buffers _process _child _tracebacks _payload
-_script _surroundings _code _frames _groups _platform _http _pacing
+__main__ __init__ _entry _loop _slots _lines _outbox _inbox _buffers _process _child _tracebacks
+_payload _script _surroundings _code _frames _groups _platform _http _pacing
 """
 
 

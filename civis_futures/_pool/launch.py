@@ -218,7 +218,8 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 def _compiled(name: str, source: bytes) -> bytes:
     """A .pyc for this Python, without what nobody reads there: docstrings, assertions, annotations
-    of functions. Another Python passes it over and compiles the source.
+    of functions, and where in its line something stands. Another Python passes it over and compiles
+    the source.
     """
     tree = ast.parse(source, name)
     for node in ast.walk(tree):
@@ -226,6 +227,9 @@ def _compiled(name: str, source: bytes) -> bytes:
             node.annotation = None
         elif isinstance(node, ast.FunctionDef):
             node.returns = None
+        if isinstance(node, ast.expr | ast.stmt):
+            node.col_offset = node.end_col_offset = 0
+            node.end_lineno = node.lineno
     code = compile(tree, name, "exec", dont_inherit=True, optimize=2)
     # What only one thing refers to is written without a mark that others may refer to it. So that
     # this does not depend on what else is in memory, we refer to all of it.

@@ -37,6 +37,10 @@ class Buffers:
         self._held[call] = {blob.sha256 for blob in blobs}
         return [self._path_of(blob) for blob in blobs]
 
+    def has(self, blobs: tuple[Blob, ...]) -> bool:
+        """Whether these are here already."""
+        return all(blob.sha256 in self._sizes for blob in blobs)
+
     def release(self, call: str) -> None:
         """The call is over."""
         self._held.pop(call, None)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MARK_SIZE = 16
 #: A body above this size travels as a file instead: a pipe is slow, and holds 64 kB.
 BODY_LIMIT = 1_000_000
+#: Bytes of a permit: the number of the frame, from 1, that may be begun.
+PERMIT = 8
 _HEADER = 4  # bytes of the header's length
 _BODY = 8  # bytes of the body's length
 

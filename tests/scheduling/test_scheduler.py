@@ -1404,6 +1404,7 @@ def test_what_has_not_started_by_then_never_does(one_shot):
 
 
 def test_a_container_that_is_queued_for_one_call_is_cancelled():
+    """It may begin before that; so no call is said to go on that was not seen to run."""
     table = Table(max_seconds=100.0, max_tasks_per_worker=1)
     table.submit(*range(2))
     for command in table(PREPARED):
@@ -1413,6 +1414,8 @@ def test_a_container_that_is_queued_for_one_call_is_cancelled():
     table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING)), queued)
     table.now = 150.0
     assert e.CancelRun(WorkerId(2)) in table(e.Tick())
+    [error] = lost_hours(table.submit(2)).values()
+    assert "Calls that were seen to run go on to their end" in str(error)
 
 
 def test_a_call_that_fails_then_has_its_own_error():

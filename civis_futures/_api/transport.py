@@ -188,12 +188,8 @@ class Sender:
 
     Args:
         platform_clock: it is set by each answer.
-        attempts, seconds: the bounds of one request; time spent waiting for the budget or as told
+        seconds: for which a request is tried again; time spent waiting for the budget or as told
             by a 429 does not count.
-        look_attempts, look_seconds: the same for looks. They give up soon: the next one comes
-            anyway, and knows more.
-        first_seconds: the same until the platform has answered for the first time: a wrong address
-            shall not look like a slow platform.
         wait: how to wait, for tests; by default until `closing` is set.
     """
 
@@ -204,11 +200,7 @@ class Sender:
         closing: threading.Event,
         platform_clock: PlatformClock | None = None,
         *,
-        attempts: int = 10,
         seconds: float = 120.0,
-        look_attempts: int = 2,
-        look_seconds: float = 20.0,
-        first_seconds: float = 15.0,
         pacing: Pacing | None = None,
         wait: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -217,9 +209,7 @@ class Sender:
         self._budget = budget
         self._closing = closing
         self._platform_clock = platform_clock or PlatformClock()
-        self._bounds = (attempts, seconds)
-        self._look_bounds = (look_attempts, look_seconds)
-        self._first_seconds = first_seconds
+        self._seconds = seconds
         self._reached = False  # only ever becomes True, on whatever thread: no lock needed
         self._pacing = pacing or default_pacing()
         self._wait = wait or closing.wait
@@ -301,9 +291,11 @@ class Sender:
         self._budget.observe(limit, remaining)
 
     def _is_enough(self, state: tenacity.RetryCallState, trial: _Trial) -> bool:
-        attempts, seconds = self._look_bounds if trial.kind is Kind.LOOK else self._bounds
-        if not self._reached:
-            seconds = min(seconds, self._first_seconds)
+        attempts, seconds = 10, self._seconds
+        if trial.kind is Kind.LOOK:  # the next one comes anyway, and knows more
+            attempts, seconds = 2, 20.0
+        if not self._reached:  # a wrong address shall not look like a slow platform
+            seconds = min(seconds, 15.0)
             attempts = attempts if trial.readable else _STRANGE
         if trial.once or state.attempt_number >= attempts:
             return True

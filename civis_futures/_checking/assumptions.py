@@ -80,8 +80,8 @@ def traits_of(seen: Observed) -> Traits:
 _Look = tuple[bool | None, str]
 
 
-def _not_seen(seen: Observed, what: str, otherwise: str = "not seen") -> _Look:
-    return None, seen.refused.get(what, otherwise)
+def _not_seen(seen: Observed, what: str) -> _Look:
+    return None, seen.refused.get(what, "not seen")
 
 
 def _untold(seen: Observed) -> _Look:

@@ -48,7 +48,6 @@ from .options import CallOptions, PoolOptions, check_function
 if TYPE_CHECKING:
     from .._data.pickling import Payload
     from .._files.contents import ContentStore
-    from .._pool.manager import Manager
     from .opening import Opened
 
 T = TypeVar("T")
@@ -71,10 +70,12 @@ class Intake:
         self._resources = resources_of(options.runs_in)
         self.resize(options.policy.max_workers)
         self._shared_from = options.shared_from
+        #: How futures read their logs, and load their calls.
+        self.logs, self.load = opened.logs, opened.load
+        self.why_waiting = self._manager.why_waiting
         # Made once: what each future has of its own is work for the garbage collector, and that is
         # half of what a submit costs.
-        self._cancel = partial(_cancel, self._manager)
-        self._count, self._why_waiting = self.pool_futures.count, self._manager.why_waiting
+        self._count = self.pool_futures.count
         self._terms: tuple[CallOptions | None, Terms] = None, PLAIN_TERMS  # those of the last call
         # No lock: a signal's handler may use the pool while `submit` is at any line. What is posted
         # at the moment of the shutdown is work like other work, or the manager refuses it.
@@ -382,17 +383,16 @@ class Intake:
     ) -> ContainerFuture[Any]:
         return ContainerFuture(
             name,
-            View(Timings(time.time()), asked_memory=self._terms_of(options).resources.memory),
-            self._cancel,
-            self._opened.logs,
-            self._opened.load,
-            options.label,
             task,
-            count,
-            self._why_waiting,
+            View(Timings(time.time()), asked_memory=self._terms_of(options).resources.memory),
             self,
             options,
+            count,
         )
+
+    def cancel(self, number: int) -> None:
+        """The task with this number is cancelled."""
+        self._manager.post(CancelRequested(TaskId(number)))
 
     def _terms_of(self, options: CallOptions) -> Terms:
         known, terms = self._terms
@@ -496,10 +496,6 @@ def _both(
         second(summary)
 
     return count
-
-
-def _cancel(manager: Manager, task: int) -> None:
-    manager.post(CancelRequested(TaskId(task)))
 
 
 def _learn(batches: BatchSize, rows: int, future: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from .._types import LogLine, TaskState
 from .._wire import BEGIN_LINE, GO_ON_LINE
-from .future import ContainerFuture, log_access_of, number_of, state_soon_of, view_of
+from .future import ContainerFuture, number_of, pool_of, state_soon_of, view_of
 from .logs import LogAccess, LogPages, RunTail, is_of_stderr, pause_of
 
 _log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Prints:
         """Which runs have something for us."""
         while not self._new.empty():
             future = self._new.get()
-            access = log_access_of(future)
+            access = pool_of(future).logs
             if id(access) not in self._pools:
                 self._pools[id(access)] = _PrintedPool(access, access.open())
             self._pools[id(access)].names[number_of(future)] = future.task
@@ -174,7 +174,7 @@ class Prints:
         self._open = left
 
     def _printed(self, future: ContainerFuture[Any], where: tuple[int, int]) -> _PrintedRun:
-        pool = self._pools[id(log_access_of(future))]
+        pool = self._pools[id(pool_of(future).logs)]
         if where not in pool.runs:
             alone = None if pool.access.reused else number_of(future)
             borders = Borders(alone, pool.names.__contains__)

@@ -22,7 +22,7 @@ import os
 import shlex
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
@@ -299,11 +299,11 @@ def script_body(
     return body
 
 
-def _parents(environment: Mapping[str, str] = os.environ) -> dict[str, tuple[str, str | int]]:
+def _parents() -> dict[str, tuple[str, str | int]]:
     """The job and run that we run in ourselves, if we do."""
     found: dict[str, tuple[str, str | int]] = {}
     for name, source in PARENT_VARIABLES.items():
-        value = environment.get(source, "")
+        value = os.environ.get(source, "")
         if value.isdigit():
             found[name] = ("integer", int(value))
     return found

@@ -154,27 +154,14 @@ class LocalPlatform:
         seed: int = 0,
     ) -> None:
         """Check the settings; nothing is started yet."""
-        self._settings = Settings(
-            port=port,
-            advertise=advertise,
-            certificate=_absolute(certificate),
-            private_key=_absolute(private_key),
-            plain_http=plain_http,
-            state=_absolute(state),
-            cores=cores,
-            memory=memory,
-            start_delay=start_delay,
-            rate_limit=_rate_limit(rate_limit),
-            hold=hold,
-            max_file_size=max_file_size,
-            environment=dict(environment or {}),
-            engine=chosen(engine).to_json(),
-            record=_absolute(record),
-            hidden_lists=hidden_lists,
-            updated_at_follows_runs=updated_at_follows_runs,
-            whole_seconds=whole_seconds,
-            seed=seed,
-        )
+        asked = locals()
+        given = {field.name: asked[field.name] for field in dataclasses.fields(Settings)}
+        for name in ("certificate", "private_key", "state", "record"):
+            given[name] = _absolute(given[name])
+        given["rate_limit"] = _rate_limit(rate_limit)
+        given["environment"] = dict(environment or {})
+        given["engine"] = chosen(engine).to_json()
+        self._settings = Settings(**given)
         _check(self._settings)
         self._log = None if log is None else Path(log).absolute()
         self._first_faults = tuple(faults)

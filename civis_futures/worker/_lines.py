@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import time
 
 from .. import _wire
-from ._frames import high_pipe
+from ._frames import forked, high_pipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,11 +34,7 @@ class Lines:
     def __init__(self, processes: int, in_child: Callable[[], None]) -> None:
         pipes = [(high_pipe(), high_pipe()) for _ in range(processes)]
         self._ends = [(out[1], err[1]) for out, err in pipes]
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()  # or the fork would print it too
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        self._pid = os.fork()
+        self._pid = forked()
         if self._pid == 0:
             in_child()
             self._close_ends()

@@ -10,11 +10,10 @@ import mmap
 import os
 import select
 import signal
-import sys
 import time
 
 from . import _child
-from ._frames import Frames, high_pipe, new_mark, packed
+from ._frames import Frames, forked, high_pipe, new_mark, packed
 from ._groups import own_groups
 
 TYPE_CHECKING = False
@@ -174,12 +173,7 @@ class Process:
         """
         calls_out, self._calls = high_pipe()
         self._answers, answers_in = high_pipe()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()  # or the child would print it too
-        # A TERM must find either no child, or one whose pid is known; the child unblocks it itself.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        self.pid = os.fork()
+        self.pid = forked()
         if self.pid == 0:
             os.close(self._calls)
             os.close(self._answers)

@@ -182,7 +182,7 @@ def test_logs_follow_until_the_run_is_over(platform, busy):
 
 def test_a_pipe_that_is_closed_is_no_traceback(platform, busy):
     command = f"{sys.executable} -m civis_futures.cli logs --follow {busy.run_id} | head -n 1"
-    busy._on_cancel(busy._number)  # its run ends, and so does its log
+    busy._pool.cancel(busy._number)  # its run ends, and so does its log
     done = subprocess.run(
         ["sh", "-c", command],
         env={**os.environ, **environment(platform)},

@@ -60,6 +60,16 @@ MIXED = [
 ]
 
 
+class Pool:
+    """As much of an executor as a future needs that is not sent."""
+
+    def cancel(self, number):
+        pass
+
+    def why_waiting(self):
+        return ""
+
+
 def test_a_panel_counts_and_sums():
     panel = d.panel_of("mine", MIXED, 200.0)
     assert panel.totals.tasks == 5
@@ -162,7 +172,7 @@ def test_rows_after_the_first_can_be_opened():
 
 def test_a_table_in_another_order():
     futures = [
-        ContainerFuture(f"f{n}", View(Timings(100.0, compute=compute)), None, None, None, number=n)
+        ContainerFuture(f"f{n}", n, View(Timings(100.0, compute=compute)), Pool(), None)
         for n, compute in enumerate([2.0, None, 3.0, 1.0])
     ]
     numbers = [future._number for future in table(futures).sort_by("compute")]
@@ -202,16 +212,8 @@ def test_the_roll_forgets_tasks_but_not_their_numbers():
     roll = PoolFutures()
 
     def make(number):
-        future = ContainerFuture(
-            f"f{number}",
-            View(Timings(time.time())),
-            lambda _: None,
-            None,
-            None,
-            None,
-            number,
-            roll.count,
-        )
+        view = View(Timings(time.time()))
+        future = ContainerFuture(f"f{number}", number, view, Pool(), None, roll.count)
         roll.add(future)
         return future
 

@@ -24,8 +24,7 @@ class FailedError(Exception):
 class Commands:
     """Runs commands. `close` ends those on their way, and then there are no more."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the two below; starting a command is under it
         self._running: set[subprocess.Popen[str]] = set()
         self._closed = False
@@ -42,9 +41,9 @@ class Commands:
         """
         process = self._start(command, os.environ if environment is None else environment)
         try:
-            printed, said = process.communicate(text, timeout=self._seconds)
+            printed, said = process.communicate(text, timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            raise AwayError(f"{command[0]} took more than {self._seconds:g} s") from None
+            raise AwayError(f"{command[0]} took more than {SECONDS:g} s") from None
         finally:
             self._end(process)
         if process.returncode != 0:

@@ -29,7 +29,7 @@ from .._pacing import Pacing, default_pacing
 from .budget import Kind, PlatformClock, RateBudget, retry_after
 from .discreet import discreet, each_ours, ours, without_links
 
-__all__ = ["Bytes", "FileLinks", "Held", "Kind", "RateBudget", "Section", "Sender", "is_json"]
+__all__ = ["Bytes", "FileLinks", "Kind", "LongPoll", "RateBudget", "Section", "Sender", "is_json"]
 
 _log = logging.getLogger("civis_futures")
 
@@ -63,7 +63,7 @@ FOR_HEADER = "Civis-Local-For"
 _CUTS = 3
 
 
-class Held:
+class LongPoll:
     """A request that is made again and again, and is held until there is news where the platform
     offers that. For one thread at a time. `seconds` is for how long the next one is held at most.
     """

@@ -60,8 +60,8 @@ def findings(seen: Observed) -> list[Finding]:
 
 def traits_of(seen: Observed) -> Traits:
     """What clients are to take into account; where nothing was seen, what is safe."""
-    renamed = seen.told.get("renamed")
-    arrived = seen.told.get("text")
+    renamed = seen.reported.get("renamed")
+    arrived = seen.reported.get("text")
     counts = _starts_count(seen)
     size = UNKNOWN.text_limit if seen.text is None else seen.text
     if isinstance(arrived, int) and not _text_arrived(seen):
@@ -89,9 +89,9 @@ def _untold(seen: Observed) -> _Look:
 
 
 def _file_link(seen: Observed) -> _Look:
-    if "file" not in seen.told:
+    if "file" not in seen.reported:
         return _untold(seen)
-    found = seen.told["file"]
+    found = seen.reported["file"]
     if found is None:
         return False, f"there was no {probe.FILE}_URL"
     if found == digest(probe.CONTENT):
@@ -100,25 +100,25 @@ def _file_link(seen: Observed) -> _Look:
 
 
 def _endpoint(seen: Observed) -> _Look:
-    if "user" not in seen.told:
+    if "user" not in seen.reported:
         return _untold(seen)
-    way = "CIVIS_API_ENDPOINT" if seen.told.get("endpoint") else "our address, none was set"
-    if seen.told["user"] == seen.user:
+    way = "CIVIS_API_ENDPOINT" if seen.reported.get("endpoint") else "our address, none was set"
+    if seen.reported["user"] == seen.user:
         return True, f"the container reached the platform ({way})"
-    return False, f"the container did not reach it ({way}): {seen.told['user']}"
+    return False, f"the container did not reach it ({way}): {seen.reported['user']}"
 
 
 def _text_arrived(seen: Observed) -> bool:
     size = seen.text or 0
     sent = probe.text_of(size).encode()
-    return seen.told.get("text") == size and seen.told.get("digest") == digest(sent)
+    return seen.reported.get("text") == size and seen.reported.get("digest") == digest(sent)
 
 
 def _long_text(seen: Observed) -> _Look:
-    if seen.text is None or "text" not in seen.told:
+    if seen.text is None or "text" not in seen.reported:
         return _untold(seen)
     if not _text_arrived(seen):
-        return False, f"{seen.text:,} bytes were sent, and {seen.told['text']:,} arrived"
+        return False, f"{seen.text:,} bytes were sent, and {seen.reported['text']:,} arrived"
     if seen.text < TEXTS[0]:
         return False, f"{seen.text:,} bytes arrived; more were refused: {seen.refused['text']}"
     return True, f"{seen.text:,} bytes arrived"
@@ -158,9 +158,9 @@ def _last(seen: Observed, what: str) -> str:
 
 
 def _rename(seen: Observed) -> _Look:
-    if "renamed" not in seen.told:
+    if "renamed" not in seen.reported:
         return _untold(seen)
-    done = seen.told["renamed"]
+    done = seen.reported["renamed"]
     return done is True, "it did" if done is True else f"it could not: {done}"
 
 
@@ -205,7 +205,7 @@ def _ids(seen: Observed) -> _Look:
 
 
 def _earlier_life(seen: Observed) -> _Look:
-    logged = seen.told.get("logged")
+    logged = seen.reported.get("logged")
     if not isinstance(logged, int | float):
         return None, "only a platform that loses a container shows it"
     return None, f"a line was in the log {logged:.1f} s after it was printed; no container was lost"
@@ -230,8 +230,8 @@ def _archived_outputs(seen: Observed) -> _Look:
         if "archived_outputs" in seen.refused:
             return False, seen.refused["archived_outputs"]
         return None, "not seen"
-    if seen.told.get("output") is not True and not seen.archived_outputs:
-        return None, f"the probe has posted none: {seen.told.get('output', 'not seen')}"
+    if seen.reported.get("output") is not True and not seen.archived_outputs:
+        return None, f"the probe has posted none: {seen.reported.get('output', 'not seen')}"
     there = probe.OUTPUT in seen.archived_outputs
     return there, "it was there" if there else "it was not there"
 

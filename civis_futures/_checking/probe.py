@@ -136,7 +136,7 @@ def _script(name: str, image: tuple[str, str], program: str, memory: int) -> dic
     }
 
 
-def told(messages: list[str]) -> dict[str, Any]:
+def reported(messages: list[str]) -> dict[str, Any]:
     """What the probe has said in the log; empty if it has said nothing."""
     for message in messages:
         if found := _SAID.match(message):

@@ -87,7 +87,7 @@ class Observed:
     rows: tuple[tuple[int, Run], ...] | None = None
     runs: dict[str, Run] = field(default_factory=dict)
     logs: dict[str, list[LogLine]] = field(default_factory=dict)
-    told: dict[str, Any] = field(default_factory=dict)
+    reported: dict[str, Any] = field(default_factory=dict)
     archived_outputs: tuple[str, ...] | None = None
     archived_listed: bool | None = None
     changed: bool | None = None
@@ -289,7 +289,7 @@ class _Visitor:
             job = self._jobs[what]
             seen.runs[what] = client.get_run(job, run.id)
             seen.logs[what] = self._log(what)
-        seen.told = probe.told([line.message.strip() for line in seen.logs["probe"]])
+        seen.reported = probe.reported([line.message.strip() for line in seen.logs["probe"]])
         grows = self._grows("probe")
         seen.settled = None if grows is None else not grows
         after = self._script("glutton") or {}

@@ -390,9 +390,9 @@ def _editables() -> tuple[tuple[str, str], ...]:
     for folder in filter(os.path.isdir, sys.path):
         for file in sorted(Path(folder).glob("*.dist-info/direct_url.json")):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                told = json.loads(file.read_text("utf-8"))
-                url = urlsplit(told["url"])
-                if told["dir_info"]["editable"] and url.scheme == "file":
+                origin = json.loads(file.read_text("utf-8"))
+                url = urlsplit(origin["url"])
+                if origin["dir_info"]["editable"] and url.scheme == "file":
                     found.append((str(file.parent), unquote(url.path).rstrip("/") + "/"))
     return tuple(x for x in found if not os.path.basename(x[0]).startswith("civis_futures-"))
 

@@ -136,7 +136,7 @@ class Pending:
         self.over = most is None or taken < most
 
     def futures(self) -> list[ContainerFuture[Any]]:
-        """Those that are held here."""
+        """Those that are not given out yet."""
         return [future for future, _ in tuple(self._open.values())]
 
     @property

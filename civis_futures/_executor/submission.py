@@ -36,9 +36,9 @@ from .dependencies import (
     failed_before,
     needs_of,
     replaced,
+    scheduler_needs,
     sent_of,
     taken_apart,
-    told,
     upstream,
     with_requirements,
 )  # fmt: skip
@@ -315,7 +315,7 @@ class Intake:
         """Give it to the manager; `size` as of `Submitted`."""
         future._sent, sent.timeout, sent.retry_on = sent, options.timeout, options.wants_retry
         terms = self._terms_of(options)
-        needs, data = told(sent) if sent.needs else (), 0
+        needs, data = scheduler_needs(sent) if sent.needs else (), 0
         if sent.data is not None and needs and needs[0].values:
             data = len(sent.data)
         upload = sent.blob is None and not 0 < data <= self._inline
@@ -434,7 +434,7 @@ class Clones:
 
     def __init__(self) -> None:
         self._tasks: dict[Carried, tuple[str, Carried]] = {}  # that has, and as what
-        self._told: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     def meet(
         self,
@@ -450,9 +450,9 @@ class Clones:
         for each in payload.carried:
             before, met = self._tasks.pop(each, (task, each))
             self._tasks[each] = task, each
-            if met.value is not each.value or met is each or (function, each.kind) in self._told:
+            if met.value is not each.value or met is each or (function, each.kind) in self._warned:
                 continue
-            self._told.add((function, each.kind))
+            self._warned.add((function, each.kind))
             where = pickling.way_to_carried(each, payload, contents, upstream)
             warnings.warn(
                 f"{task} carries a generator of random numbers in the state in which {before} has "

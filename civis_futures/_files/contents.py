@@ -289,24 +289,24 @@ class ContentStore:
             error = problem
         with self._lock:
             content.carrier = None
-            told, content.wishes = content.wishes, []
+            wishes, content.wishes = content.wishes, []
             if error is None:
                 content.file_id, content.expires, content.data = file_id, expires, None
                 self._ready[content.sha256] = content
                 self._coming.pop(content.sha256, None)
             else:
                 # The trouble may be this pool's own, whose client was closed: another tries again.
-                others = [wish for wish in told if wish.carrier is not carrier]
-                told = [wish for wish in told if wish.carrier is carrier]
+                others = [wish for wish in wishes if wish.carrier is not carrier]
+                wishes = [wish for wish in wishes if wish.carrier is carrier]
                 content.wishes = [wish for wish in others if wish.carrier.open]
                 if content.wishes:
                     self._hand(content, content.wishes[0].carrier)
-            ended = [done for wish in told if (done := _told(wish, error)) is not None]
+            ended = [done for wish in wishes if (done := _callback_due(wish, error)) is not None]
         for done in ended:
             done(error)
 
 
-def _told(
+def _callback_due(
     wish: _Wish, error: BaseException | None
 ) -> Callable[[BaseException | None], None] | None:
     """Whom to tell now, if this was all that was missing, or is an error."""

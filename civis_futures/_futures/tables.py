@@ -178,8 +178,8 @@ class PoolFutures:
 
     def futures(self) -> list[ContainerFuture[Any]]:
         """Those that the user holds, in the order of their submission."""
-        held = (reference() for reference in self._futures.valuerefs())
-        found = [future for future in held if future is not None]
+        alive = (reference() for reference in self._futures.valuerefs())
+        found = [future for future in alive if future is not None]
         return sorted(found, key=number_of)
 
     def summaries(self) -> list[TaskSummary]:

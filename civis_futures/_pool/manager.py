@@ -505,7 +505,7 @@ class Manager:
                 asked, command.ask_directly, command.hold
             )
             pace, ahead = self.client.budget.pace, self.client.clock.ahead
-            return e.Looked(reports, cost, pace, self.mailbox.held.offered, ahead), worker_runs
+            return e.Looked(reports, cost, pace, self.mailbox.long_poll.offered, ahead), worker_runs
 
         return work
 

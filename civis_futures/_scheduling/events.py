@@ -131,7 +131,7 @@ class Prepared:
 @dataclass(frozen=True, slots=True)
 class Looked:
     """What a look brought. `cost` is how many requests it took, those for answers not counted;
-    `pace` how many seconds per request the rate limit leaves us; `held` for how many seconds at the
+    `pace` how many seconds per request the rate limit leaves us; `hold` for how many seconds at the
     most the platform would hold the next look until there is news, 0.0 if it would not; `ahead` how
     many seconds the platform's clock is ahead of the one by which events have times.
     """
@@ -139,7 +139,7 @@ class Looked:
     reports: tuple[Report, ...]
     cost: int
     pace: float
-    held: float = 0.0
+    hold: float = 0.0
     ahead: float = 0.0
 
 

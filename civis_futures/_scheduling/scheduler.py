@@ -176,7 +176,7 @@ class Scheduler:
 
     def _tell_dependants(self) -> None:
         """Who waits for what has ended begins, or ends as well; and so down the line."""
-        for name in self.tasks.told():
+        for name in self.tasks.waiters():
             self._begin(name)
 
     def _begin(self, name: TaskId) -> None:

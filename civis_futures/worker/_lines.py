@@ -135,25 +135,25 @@ class Source:
         if self._rest and (not data or len(self._rest) > _LONGEST):
             lines.append(self._rest)
             self._rest = b""
-        told: list[bytes] = []
+        pending: list[bytes] = []
         marked = False
         for line in lines:
             task = self._begins(line)
             if task:
-                if told:
-                    self._log.say(self, told, marked=marked)
-                self.task, told, marked, self._blank = task, [], True, False
+                if pending:
+                    self._log.say(self, pending, marked=marked)
+                self.task, pending, marked, self._blank = task, [], True, False
             elif self._blank:
-                told.append(b"")
+                pending.append(b"")
                 self._blank = False
             if line:
-                told.append(line)
+                pending.append(line)
             else:
                 self._blank = True
         if not data and self._blank:
-            told.append(b"")
-        if told:
-            self._log.say(self, told, marked=marked)
+            pending.append(b"")
+        if pending:
+            self._log.say(self, pending, marked=marked)
 
     def _begins(self, line: bytes) -> str:
         """The task that begins at this line, if one does."""

@@ -19,7 +19,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .._places.place import Ending, LaunchPlan, Line, Told
+from .._places.place import Ending, LaunchPlan, Line, RunListener
 from .._schema.exchange import ApiError
 from .._settings import KEY_VARIABLE, MILLICORES
 from .._state import Platform
@@ -96,7 +96,7 @@ class Elsewhere:
         # What runs elsewhere is not for this machine's guard to end, even where that is the same
         # machine: it finds processes by this mark.
         platform.keys.mark = secrets.token_hex(8)
-        self._told: Told
+        self._listener: RunListener
         self._remotes: dict[int, Remote] = {}
         # Names of jobs whose run is over, which end by themselves: ids, since when (monotonic).
         self._over: dict[str, tuple[str | None, float]] = {}
@@ -116,9 +116,9 @@ class Elsewhere:
     def check(self) -> None:
         """What is needed was looked for when the scheduler was made."""
 
-    def attach(self, told: Told) -> None:
+    def attach(self, listener: RunListener) -> None:
         """Say who is told."""
-        self._told = told
+        self._listener = listener
 
     def fits(self, plan: LaunchPlan) -> bool:  # noqa: ARG002
         """Return True: the scheduler has a queue of its own."""
@@ -128,7 +128,7 @@ class Elsewhere:
         """Submit a job for it."""
         if plan.command is None:
             why = "The container could not be started: the script has no dockerCommand"
-            self._told.ended(plan.run_id, Ending(why=f"{why}, and {self._label} has no images"))
+            self._listener.ended(plan.run_id, Ending(why=f"{why}, and {self._label} has no images"))
             return
         if plan.repository is not None:
             note = f"This platform does not clone {plan.repository}: there is no /app."
@@ -218,7 +218,7 @@ class Elsewhere:
             remote.agent, remote.begun = agent, time.time()
             self._keep(remote)
             job = "" if remote.job is None else f", job {remote.job}"
-            self._told.begun(run_id, f"{host}{job}")
+            self._listener.begun(run_id, f"{host}{job}")
         self._heard(remote, agent)
         own = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", KEY_VARIABLE: remote.key}
         return {
@@ -241,7 +241,7 @@ class Elsewhere:
             # Another machine's clock may be wrong.
             at = [(min(max(when, remote.begun), now), level, text) for when, level, text in new]
             remote.received = first + len(lines)
-            self._told.printed(run_id, at)
+            self._listener.printed(run_id, at)
             self._keep(remote)
         if termed and remote.word in ("go", "stop") and not remote.termed:
             remote.termed = True
@@ -295,10 +295,10 @@ class Elsewhere:
     def _keep(self, remote: Remote) -> None:
         names = ("agent_key", "name", "job", "agent", "begun", "received")
         kept = {name: getattr(remote, name) for name in names}
-        self._told.keep(remote.plan.run_id, json.dumps({**kept, "url": self._url}))
+        self._listener.keep(remote.plan.run_id, json.dumps({**kept, "url": self._url}))
 
     def _say(self, run_id: int, text: str) -> None:
-        self._told.printed(run_id, [(time.time(), "info", text)])
+        self._listener.printed(run_id, [(time.time(), "info", text)])
 
     def _submit(self, remote: Remote) -> None:
         script = start_script(
@@ -350,7 +350,7 @@ class Elsewhere:
             self._give_up(remote)
         else:
             self._over[remote.name] = remote.job, time.monotonic()
-        self._told.ended(run_id, ending)
+        self._listener.ended(run_id, ending)
 
     def _end_job(self, remote: Remote) -> None:
         if self._remotes.get(remote.plan.run_id) is remote and remote.ending is None:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .._places.place import Ending, LaunchPlan, Line, Told, UnusableError
+from .._places.place import Ending, LaunchPlan, Line, RunListener, UnusableError
 from .._places.process import RunProcess
 from .._settings import KEY_VARIABLE
 from .enclosure import Enclosure
@@ -243,7 +243,7 @@ class Containers:
         """The network that they have, if it is one of their own."""
         return self._enclosure
 
-    def launch(self, plan: LaunchPlan, key: str, folder: str, told: Told) -> RunProcess:
+    def launch(self, plan: LaunchPlan, key: str, folder: str, listener: RunListener) -> RunProcess:
         """Start one; raises OSError or ValueError if the system will not have it."""
         if plan.image is None:
             raise ValueError("the script has no dockerImageName")
@@ -254,7 +254,7 @@ class Containers:
         wrapper, environment = _carried(variables, plan.command)
         if plan.repository is not None and shutil.which("git") is None:
             note = f"There is no git here to clone {plan.repository}: there is no /app."
-            told.printed(run_id, [(time.time(), "info", note)])
+            listener.printed(run_id, [(time.time(), "info", note)])
         elif plan.repository is not None:
             environment["CIVIS_LOCAL_REPOSITORY"] = _address(plan.repository)
             environment["CIVIS_LOCAL_REFERENCE"] = plan.reference or ""
@@ -273,8 +273,8 @@ class Containers:
                 {**os.environ, "GIT_TERMINAL_PROMPT": "0", **environment},
                 folder,
                 self._umask,
-                lambda lines: told.printed(run_id, lines),
-                lambda: told.begun(run_id, None),
+                lambda lines: listener.printed(run_id, lines),
+                lambda: listener.begun(run_id, None),
                 group,
                 self._spend,
                 [*self._client, "kill", name],

@@ -77,7 +77,7 @@ class PlatformError(CivisFuturesError):
         method, path: the request, e.g. ``"POST"``, ``"/scripts/containers"``.
         status: the HTTP status, or None when no answer came.
         request_id: the platform's ``X-Request-Id``, to quote to its support, or None.
-        sent: False when the request surely did not reach the platform, so that it cannot have
+        sent: False when the request certainly did not reach the platform, so that it cannot have
             taken effect there.
     """
 

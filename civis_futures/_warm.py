@@ -60,7 +60,7 @@ class PoolKind:
             return False
 
 
-#: Executors that nobody uses, the last used one last; each with its kind. Written in single
+#: Executors that are not in use, the last used one last; each with its kind. Written in single
 #: operations: a signal's handler may come at any line.
 _kept: deque[tuple[PoolKind, ContainerPoolExecutor]] = deque()
 #: How often all were ended: what was lent before is ended when it comes back.
@@ -79,9 +79,9 @@ class WarmPool:
     9
     >>> WarmPool.end_all()
 
-    It is kept within this process, and nobody else has it meanwhile: on two threads at once, there
+    It is kept within this process, and has one user at a time: on two threads at once, there
     are two. Its containers end when they had no work for their `idle_timeout`; at the exit of the
-    interpreter; with `end_all`; and when somebody asks for one with other options. One that is
+    interpreter; with `end_all`; and when one with other options is asked for. One that is
     broken is not kept, nor is one that was made before a fork. Whatever is submitted and not done
     when it is given back is cancelled.
 
@@ -162,7 +162,7 @@ def _pop() -> tuple[PoolKind, ContainerPoolExecutor] | None:
 
 def _take(kind: PoolKind) -> ContainerPoolExecutor | None:
     """One of this kind; those of other kinds that come before end, so that there are never more
-    containers than somebody asked for.
+    containers than were asked for.
     """
     while (one := _pop()) is not None:
         if _is_usable(one[1]) and kind.fits(one[0]):

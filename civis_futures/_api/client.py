@@ -547,7 +547,7 @@ def _kind(low_priority: bool) -> Kind:
 class LogSource:
     """The logs of one kind of jobs, over a client of its own, which it closes.
 
-    Reading them gives way to other requests: somebody may follow many for hours.
+    Reading them gives way to other requests: users may follow many for hours.
     """
 
     def __init__(self, client: PlatformClient, kind: JobKind) -> None:

@@ -58,8 +58,8 @@ _DOWNLOAD_SECONDS, _SLOWEST = 60.0, 1000
 HOLD_HEADER = "Civis-Local-Hold"
 #: How a change says for whom it is news: who waits by another name is not told of it at once.
 FOR_HEADER = "Civis-Local-For"
-#: After so many requests in a row that were held and cut off, or answered without news before their
-#: time, none is held any more: somebody between us and the platform does not bear it.
+#: After this many requests in a row that were held and cut off, or answered too soon and without
+#: news, none is held any more: a proxy between us and the platform does not bear it.
 _CUTS = 3
 
 

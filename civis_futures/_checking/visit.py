@@ -40,7 +40,7 @@ DIRECTLY = 8
 PAUSES = (0.2, 40.0, 1.4)
 #: How often a script is renamed and asked for.
 RENAMINGS = 3
-#: How long the File lives if nobody comes to end it.
+#: How long the File lives if nothing ends it before.
 LIFE = timedelta(days=1)
 
 

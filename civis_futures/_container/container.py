@@ -75,7 +75,7 @@ class Container:
         instance_type, partition_label: placement.
         time_zone: the zone of the script, e.g. ``"America/Chicago"``.
         target_project_id, running_as_id, user_context: as in the API.
-        notifications: as in the API; by default nobody gets an e-mail.
+        notifications: as in the API; by default no e-mail is sent.
         hidden: whether the scripts are hidden in the platform's lists.
 
     Raises:

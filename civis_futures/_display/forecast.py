@@ -13,7 +13,7 @@ from typing import Any
 
 from .usage import OTHERS, SHORTEST, FunctionSums, Used, WorkSums
 
-#: So many tasks of a function must have ended before the time of the others can be told.
+#: How many tasks of a function must have ended before the time of the others can be told.
 FEWEST = 3
 #: Of the fit to how long tasks take: its rounds; the least variance of the logarithms; the largest
 #: factor by which tasks may take longer than those that have ended; and what is never reached.
@@ -123,7 +123,7 @@ def forecast_of(
 
 
 def _estimate(sums: FunctionSums, running: list[float]) -> tuple[float, list[float]]:
-    """How long a task takes, and for how long those will go on that run, each for so many seconds
+    """How long a task takes, and for how long those will go on that run, each for this many seconds
     up to now.
 
     Those that end first are the short ones: by their mean alone, the others would seem to be nearly

@@ -111,7 +111,7 @@ class Screen:
             begun = time.monotonic()
             for shown in list(self._displays):
                 changes = False
-                with contextlib.suppress(Exception):  # of a kernel that ends: nobody looks
+                with contextlib.suppress(Exception):  # of a kernel that ends
                     changes = shown.draw(shown.handle.update)
                 if not changes:
                     with self._lock:
@@ -136,7 +136,7 @@ def show_live(owner: Changing, *, keep: bool) -> None:
 
     Args:
         owner: what to show.
-        keep: hold it as long as it changes. Otherwise the display stays as it is when nobody else
+        keep: hold it as long as it changes. Otherwise the display stays as it is when nothing else
             holds it.
 
     Raises:

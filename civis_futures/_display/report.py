@@ -16,7 +16,7 @@ from .markup import page_with
 from .panels import Totals, duration, memory, shortened
 from .usage import FunctionSums, Used, WorkSums
 
-#: Memory beyond a peak that is proposed: this part of it, and so many MB for the worker and the
+#: Memory beyond a peak that is proposed: this part of it, and this many MB for the worker and the
 #: system. Then it is rounded up to what people ask for.
 SPARE_PART, SPARE = 0.2, 100.0
 #: A peak from this part of what was asked for is too near to it.
@@ -134,7 +134,7 @@ def report_of(
     max_hours: float | None = None,
     forecast: Forecast | None = None,
 ) -> PoolReport:
-    """The report of these sums; a container runs so many calls at once, as `processes`."""
+    """The report of these sums; a container runs `processes` calls at once."""
     seconds = used.hours * 3600 * processes
     busy = min(1.0, work.occupied / seconds) if seconds and work.occupied else None
     sized = not used.unsized

@@ -97,7 +97,7 @@ class ContainerPoolExecutor(Executor):
             besides those of your own modules that it refers to.
         exclude: modules, paths and patterns of names (``"*.parquet"``) that do not go along.
         code: False to send no modules along; the image must have them all then.
-        share_arrays: arrays of NumPy of so many bytes (and of 1 MB at the least) are shared by the
+        share_arrays: arrays of NumPy of this many bytes (and at least 1 MB) are shared by the
             calls of a container, and read-only there. Of smaller ones, or of all if None, each
             call has its own, which it can write.
         keep_alive: with a `session`, containers that are idle at the end stay for this many
@@ -489,8 +489,8 @@ class ContainerPoolExecutor(Executor):
         ``elapsed``, ``queue`` and ``compute`` in seconds, ``peak_memory`` in MB, ``submitted`` in
         seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``; for how many
         seconds it was seen ``running``, while it does, and how long its last attempt had
-        ``occupied`` its container, imports included; ``asked_memory`` in MB. None is what nobody
-        knows. The list has an attribute, too: ``forecast``, as `report` has it.
+        ``occupied`` its container, imports included; ``asked_memory`` in MB. None is what is not
+        known. The list has an attribute, too: ``forecast``, as `report` has it.
         """
         status = Status(panels.records(self._intake.pool_futures.summaries()))
         status.forecast = self._intake.forecast()

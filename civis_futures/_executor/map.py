@@ -117,7 +117,7 @@ class Pending:
         self._stopped = False
 
     def take(self, most: int | None = None) -> None:
-        """Submit so many more calls; all that there are if None."""
+        """Submit up to `most` more calls; all that there are if None."""
         if self._stopped or self.over:
             return
         taken = 0
@@ -232,7 +232,7 @@ class MapResult(Iterator[T]):
         end = None if timeout is None else timeout + time.monotonic()
         try:
             pending.take(ahead)
-        except BaseException:  # of the user's iterable: nobody will ever hold these futures
+        except BaseException:  # of the user's iterable: no one will ever hold these futures
             pending.close()
             raise
         self._results: Generator[T, None, None] = _results(pending, end)

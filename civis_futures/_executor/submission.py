@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .opening import Opened
 
 T = TypeVar("T")
-#: So many states of generators are remembered, with the generators; then all are forgotten.
+#: The most states of generators to remember, with the generators; then all are forgotten.
 MOST_STATES = 1_000
 #: Seconds after which a container that is queued counts for nothing in a forecast.
 FULL = 30.0
@@ -188,7 +188,7 @@ class Intake:
         place: MapPlace,
         size: int,
     ) -> Iterator[tuple[ContainerFuture[Any], int]]:
-        """So many items are a call."""
+        """Each `size` items are a call."""
         chunks = iter(lambda: list(itertools.islice(rows, size)), [])
         for first, chunk in zip(itertools.count(0, size), chunks, strict=False):
             future = self.submit_batch(options, fn, chunk, first, place)
@@ -327,7 +327,7 @@ class Intake:
             self.pool_futures.add(future)
             self._manager.submit(event, future, sent)
             return future
-        except BaseException:  # a Ctrl-C, perhaps after it was sent: nobody will have this future
+        except BaseException:  # a Ctrl-C, perhaps after it was sent: no one will have this future
             future.cancel()
             raise
 

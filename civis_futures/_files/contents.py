@@ -137,7 +137,7 @@ class SentCall:
     blob: _wire.Blob | None
     data: bytes | None
     buffers: tuple[Content | Value, ...] = ()
-    code: int = 0  # so many of these, the last ones, are modules
+    code: int = 0  # how many of these, the last ones, are modules
     key: str = ""
     timeout: float | None = None
     retry_on: Callable[[BaseException], bool] | None = None

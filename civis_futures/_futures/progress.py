@@ -64,10 +64,10 @@ class Meter:
 
     Args:
         expected: how many there will be, if that is known before all are watched.
-        table: in a notebook, show their table below the bar while somebody waits; what is left
+        table: in a notebook, show their table below the bar while a call waits; what is left
             there in the end are failures.
         bar: whether there is a bar.
-        logs: print what they print, while somebody waits.
+        logs: print what they print, while a call waits.
 
     Raises:
         ModuleNotFoundError: tqdm is not installed, and there is to be a bar.
@@ -214,7 +214,7 @@ def meter_for_map(
 
 
 class ProgressBar:
-    """A bar for futures that somebody else waits for, drawn by a thread of its own until `close`.
+    """A bar for futures that another thread waits for, drawn by a thread of its own until `close`.
 
     Args:
         expected: how many tasks there will be, if that is known.
@@ -298,7 +298,7 @@ def _is_looked_at(stream: Any) -> bool:
 
 
 class _LiveTable:
-    """A table in a notebook that changes where it is: the tasks of a bar, while somebody waits.
+    """A table in a notebook that changes where it is: the tasks of a bar, while a call waits.
 
     It keeps rows of those that have ended, no futures: as many as are listed, and how many others
     there were.

@@ -165,7 +165,7 @@ class PoolFutures:
 
     def __init__(self) -> None:
         # By number. It is used in single operations, which no thread and no signal interrupts; so
-        # nobody waits here, not even a future that ends while a handler looks.
+        # nothing waits here, not even a future that ends while a handler looks.
         self._futures: weakref.WeakValueDictionary[int, ContainerFuture[Any]] = (
             weakref.WeakValueDictionary()
         )

@@ -217,7 +217,7 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 
 def _compiled(name: str, source: bytes) -> bytes:
-    """A .pyc for this Python, without what nobody reads there: docstrings, assertions, annotations
+    """A .pyc for this Python, without what is not read there: docstrings, assertions, annotations
     of functions. Another Python passes it over and compiles the source.
     """
     tree = ast.parse(source, name)

@@ -37,7 +37,7 @@ FILE_LIFE = timedelta(days=14)
 #: How many runs a look asks for one by one, besides the list and those of which it must be sure:
 #: those it has not seen for longest.
 DIRECT_LOOKS = 2
-#: Where lists go on after what they have shown, that is for what is lost: once in so many looks.
+#: Where lists go on after what they have shown, that is for what is lost: once in this many looks.
 DIRECT_EVERY = 10
 #: How many pages of a list a look reads at the most; PAGE rows each.
 LIST_PAGES, PAGE = 20, 50
@@ -388,7 +388,7 @@ class Mailbox:
     ) -> tuple[int, bool]:
         """Read the list of jobs in the order in which their runs have changed.
 
-        Where one page cannot show all, the answers of those behind it would be news to nobody. So
+        Where one page cannot show all, the answers of those behind it would never be seen. So
         it is read by turns in the order in which the scripts have changed, names included; that is
         what can be waited for. Returns the requests, and whether the list goes on.
         """
@@ -464,7 +464,7 @@ class Mailbox:
                 more = more and not any(number < worker_run.read for number in numbers)
         except PlatformError as error:
             if error.status == 404 and report.run is not None and report.run.said == GONE:
-                return report, worker_run  # nobody will ever read them
+                return report, worker_run  # they will never be read
             _log.info("the answers of run %s could not be read: %s", worker_run.run_id, error)
             hopeless = is_hopeless(error)
             return replace(report, complete=False, error=error, hopeless=hopeless), worker_run
@@ -525,7 +525,7 @@ class Mailbox:
 
 def _with_news(inbox: _wire.Inbox, before: _wire.Inbox) -> Sequence[str]:
     """The tokens of the workers that have something to do now that the inbox was another one
-    before; none if that concerns all, or nobody: then it is a sign of life.
+    before; none if that concerns all, or none: then it is a sign of life.
     """
     if (inbox.holder, inbox.lease) != (before.holder, before.lease):
         return ()

@@ -225,7 +225,7 @@ class TerminateRequested:
 
 @dataclass(frozen=True, slots=True)
 class Resized:
-    """From now on so many calls may run at once."""
+    """From now on this many calls may run at once."""
 
     max_workers: int
 
@@ -453,7 +453,7 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Nothing is left to do, and no more will come; `abandoned` are workers whose end nobody has
+    """Nothing is left to do, and no more will come; `abandoned` are workers whose end was not
     seen, for this `reason`. Of these, the platform has taken the request to end the `cancelled`.
     """
 

@@ -21,7 +21,7 @@ from .pacing import Step
 from .state import Task, TaskPhase, Tasks, Worker, WorkerPhase
 
 #: Seconds more for the first call of a container that is set up by a command, which may take long:
-#: nobody sees when the call begins.
+#: it is not seen when the call begins.
 SETUP = 900.0
 #: Seconds of containers that are as good as none.
 LEAST_LEFT = 1e-3

@@ -72,7 +72,7 @@ class Policy:
     worker_processes: int = 1
 
     def processes(self, room: int) -> int:
-        """How many the next worker has, if so many calls more may run at once."""
+        """How many the next worker has, if `room` calls more may run at once."""
         most = self.max_tasks_per_worker
         return max(1, min(self.worker_processes, room, room if most is None else most))
 

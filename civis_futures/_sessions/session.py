@@ -174,7 +174,7 @@ class Session:
             withdraw(self._client, anchor, self.head.kind)
         going_on = {worker.id for worker in self.findings.workers}
         for number, entry in enumerate(self.head.workers, 1):
-            if WorkerId(number) not in going_on and not entry.over:  # nobody was left to tidy up
+            if WorkerId(number) not in going_on and not entry.over:  # none was left to tidy up
                 self._client.archive(Job(entry.job, self.head.kind))
                 worker_run = self.findings.inheritance.worker_runs.get(WorkerId(number))
                 self.forget(entry.token, 0 if worker_run is None else worker_run.run_id)

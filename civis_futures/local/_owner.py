@@ -427,7 +427,7 @@ def _own_file(path: Path) -> IO[bytes]:
 def _launch(
     settings: Settings, key: str, log: Path | None, seconds: float = 60.0
 ) -> tuple[subprocess.Popen[bytes], Mapping[str, Any]]:
-    """Start the server and return it with what it says: its `url`, its `ca_certs`. It has so many
+    """Start the server and return it with what it says: its `url`, its `ca_certs`. It has this many
     `seconds`, as it is slow on a machine that does much else.
     """
     try:

@@ -27,7 +27,7 @@ _LAST = 1.0
 
 
 class Lines:
-    """The worker's end: pipes for so many processes, and a process that reads them. `in_child` is
+    """The worker's end: pipes for this many processes, and a process that reads them. `in_child` is
     called in there, to close what is the worker's.
     """
 

@@ -81,7 +81,7 @@ class PlatformRequests:
         if it is what was read last, after so long.
 
         Raises:
-            HttpError: there was no answer. It was asked once only: it may be that somebody between
+            HttpError: there was no answer. It was asked once only: it may be that a proxy between
                 us and the platform does not bear it that requests wait.
         """
         patience, self.http.patience = self.http.patience, 0.0
@@ -142,7 +142,7 @@ class PlatformRequests:
     def is_taken(self, script: int) -> bool:
         """Whether the process that a script stands for has lost its session to another one.
 
-        Asked for by its id, it is as it is: lists may lag behind. Where nobody may read it, nobody
+        Asked for by its id, it is as it is: lists may lag behind. Where it may not be read, nobody
         can tell.
         """
         try:

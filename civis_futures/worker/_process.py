@@ -71,7 +71,7 @@ class Children:
         self._explained = 0  # of those that the kernel has killed, how many are known
 
     def call_in(self, process: Process, seconds: float | None) -> None:
-        """Call `process.expire` after so many seconds, or not any more.
+        """Call `process.expire` after `seconds`, or not any more.
 
         By a signal to ourselves, as we may be in a request then that takes long. It breaks nothing
         off: Python goes on with what it was waiting for.

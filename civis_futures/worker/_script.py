@@ -50,7 +50,7 @@ _CLOUDPICKLE = "cloudpickle.cloudpickle"
 _PLAIN = (int, str, bytes, bool, type(None), type(Ellipsis))
 #: What has a place of its own, or refers to nothing that has come.
 _NOT_CHANGED = (type, FunctionType, BuiltinFunctionType, ModuleType)
-#: In so many objects of a call copies are looked for of what is here.
+#: In how many objects of a call, at most, copies are looked for of what is here.
 _MOST_SEEN = 1_000_000
 #: Characters or bytes.
 _SHORT = 1000

@@ -3,7 +3,7 @@
 It travels as text in the script that is submitted, so it is one file, needs the standard library
 of Python 3.8 or later and nothing else, and knows nothing of the scheduler. What it says and what
 it is told is in docs/engine-protocol.md. It lives as long as the platform answers: after `lease`
-seconds of silence it ends the run and itself, as nobody could take its results any more.
+seconds of silence it ends the run and itself, as its results could not be taken any more.
 
 The main thread owns the process: its pipes, its signals, its end. One thread sends what there is to
 tell, another one waits for the platform's word; both only put into what `Talk` holds.
@@ -340,7 +340,7 @@ class RunningCommand:
     def reap(self) -> bool:
         """Whether the command has ended; what it leaves behind ends with it."""
         if self.code is None:
-            # Looked at before it is reaped: until then its group is nobody else's.
+            # Looked at before it is reaped: until then its group is its own.
             if hasattr(os, "waitid") and not os.waitid(
                 os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
             ):
@@ -564,7 +564,7 @@ class Agent:
         talk, silence = self._talk, Silence(self._talk)
         talk.stir.set()
         while not talk.over():
-            # Who was sent a TERM is killed soon, and may be in somebody's way.
+            # What was sent a TERM is killed soon, and may be in the way.
             if silence.seconds() > (min(HURRY, self._lease) if talk.termed else self._lease):
                 break
             time.sleep(TICK / 5)

@@ -121,7 +121,7 @@ class AskingThread:
                 self._loop.call_soon_threadsafe(then, result, error)
 
     def close(self, seconds: float, *, drop: bool) -> None:
-        """Wait for what is under way, so many seconds at most; `drop` what has not begun."""
+        """Wait for what is under way, this many seconds at most; `drop` what has not begun."""
         if drop:
             self._dropped.set()
         self._queue.put(None)

@@ -2,7 +2,7 @@
 
 The agent's word comes first. What the scheduler says counts where the agent is silent, and where a
 signal ended the run that we have not sent: then only the scheduler knows why. Jobs are known by
-their names, which are unique, so that a submission of which nobody knows how it ended is not made
+their names, which are unique, so that a submission whose outcome is not known is not made
 twice, and none is forgotten. All of it happens on the event loop's thread, but for the calls of the
 scheduler, which are made in two lanes.
 """
@@ -47,7 +47,7 @@ class Remote:
     name: str  # of its job
     job: str | None = None  # the job's id, when it is known
     since: float = math.inf  # when that became known (monotonic)
-    unsure: bool = False  # nobody knows whether there is a job
+    unsure: bool = False  # it is not known whether there is a job
     agent: str | None = None  # the agent that has its order
     begun: float = 0.0  # seconds since the epoch
     heard: float = 0.0  # when it last said something (monotonic)
@@ -455,7 +455,7 @@ class Elsewhere:
         names: Mapping[str, str],
         began: float,
     ) -> None:
-        """Do what a look says of one run; `found` is None if nobody has answered."""
+        """Do what a look says of one run; `found` is None if there was no answer."""
         silent = time.monotonic() - remote.heard if remote.agent is not None else 0.0
         if found is None:
             if silent > LEASES * self._lease:

@@ -29,7 +29,7 @@ class JobRequest:
     """What is to be started: `script` by a shell, on one machine."""
 
     name: str  # unique, and no secret: other users may see it
-    script: str  # holds a key, so it goes where nobody else reads it
+    script: str  # holds a key, so it goes where other users cannot read it
     cores: int
     memory: int  # MB
 
@@ -68,7 +68,7 @@ class JobScheduler(Protocol):
 class FileScheduler:
     """The three functions of a user's own file.
 
-    OSError there means that nobody has answered, and in `submit` ValueError a refusal.
+    OSError there means that there was no answer, and in `submit` ValueError a refusal.
     """
 
     def __init__(self, file: str, options: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from .commands import Commands, FailedError
 from .scheduler import AwayError, JobRequest, JobState, Seen, SubmitRefusedError
 
 NEEDED = ("sbatch", "squeue", "scancel")
-# The job's end is not known: told when nobody else knows better.
+# The job's end is not known: told when nothing better is known.
 STATES: dict[str, JobState] = {
     **dict.fromkeys(
         ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"), "waiting"
@@ -74,7 +74,7 @@ class SlurmScheduler:
         self._submit = ["sbatch", "--parsable", "--no-requeue", *_fixed(), *_chosen(options)]
 
     def submit(self, job: JobRequest) -> str:
-        """`sbatch`, with the script on its standard input, where nobody else can read it."""
+        """`sbatch`, with the script on its standard input, where other users cannot read it."""
         asked = [
             f"--job-name={job.name}",
             f"--cpus-per-task={job.cores}",

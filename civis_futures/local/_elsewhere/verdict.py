@@ -19,7 +19,7 @@ NEVER_CAME = {
 
 
 def is_clear(ending: Ending, *, ours: bool, termed: bool) -> bool:
-    """Return whether the agent's word is enough: nobody but us has sent a signal."""
+    """Return whether the agent's word is enough: only we have sent a signal."""
     if ending.exit_code == 0 or ours or ending.out_of_memory:
         return True
     return not termed and ending.exit_code != KILLED

@@ -139,7 +139,7 @@ class ContainerProcess(RunProcess):
             self._command(self._killing)
 
     def _command(self, arguments: Sequence[str]) -> None:
-        """Let a command run, which nobody waits for."""
+        """Let a command run, without waiting for it."""
         null = subprocess.DEVNULL
         command = subprocess.Popen(arguments, stdin=null, stdout=null, stderr=null)
         # The run may be over before it is, and then nothing else would reap it.
@@ -169,7 +169,7 @@ class ContainerProcess(RunProcess):
     def ending(self) -> Ending:
         """Return how the container ended."""
         group, code = self._group, self.exit_code
-        if self.signalled and group is None:  # nobody has removed it
+        if self.signalled and group is None:  # it was not removed
             self._command(self._removing)
         if self._begun is None:
             if group is not None:
@@ -365,7 +365,7 @@ def _carried(
 
     A variable that would tell the client something has another name on the way.
     """
-    if command is None:  # then nobody can rename it
+    if command is None:  # then it cannot be renamed
         return None, {name: value for name, value in variables.items() if not _tells(name)}
     carried, lines = {}, [f"echo '{BEGUN}'"]
     for number, (name, value) in enumerate(variables.items()):

@@ -99,7 +99,7 @@ class Pages:
 
 
 def _from_a_person(request: Request, path: str) -> bool:
-    """Whether somebody has opened this in a browser; clients of the API do not ask for HTML."""
+    """Whether this was opened in a browser; clients of the API do not ask for HTML."""
     if path != "/" and not path.startswith(_FOR_PEOPLE):
         return False
     accepts = request.headers.get("accept", "")

@@ -27,7 +27,7 @@ class TicketError(Exception):
 def page_link(url: str, key: str, now: float) -> str:
     """Return a link that opens the pages once, within `TICKET_SECONDS` of `now` (since the epoch).
 
-    The ticket is in the fragment, which browsers send to nobody.
+    The ticket is in the fragment, which browsers do not send.
     """
     expires, nonce = str(int(now + TICKET_SECONDS)), secrets.token_urlsafe(12)
     return f"{url}/#ticket={quote(f'{expires}.{nonce}.{_seal(key, expires, nonce)}')}"

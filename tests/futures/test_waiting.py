@@ -153,19 +153,6 @@ def test_a_with_block_left_by_a_keyboard_interrupt_cancels_first(make_executor, 
     assert all(future.cancelled() for future in futures)
 
 
-def test_another_exception_waits_as_ever(make_executor):
-    futures = []
-
-    def work():
-        with make_executor(1) as executor:
-            futures.append(executor.submit(nap, 0.1, 5))
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        work()
-    assert futures[0].result(0) == 5
-
-
 def test_importing_the_package_does_not_import_asyncio():
     code = (
         "import sys, civis_futures as c; c.as_completed, c.as_completed_async\n"

@@ -467,24 +467,16 @@ def test_a_failed_look_fails_nothing():
     assert table.scheduler.tasks.known
 
 
-def test_a_platform_that_is_gone_for_good_breaks_the_pool():
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_platform_that_is_gone_for_good_or_refuses_the_key_breaks_the_pool(refused):
     table = started()
     commands: list[e.Command] = []
     while not commands:
         table.tick()
-        commands = table(look_failed(ERROR, hopeless=False))
-    assert kinds(commands) == ["Break", "Lose", "CancelRun"]
-    assert 3_600 <= table.now < 4_000
-
-
-def test_a_key_that_is_refused_for_good_breaks_the_pool():
-    table = started()
-    commands: list[e.Command] = []
-    while not commands:
-        table.tick()
-        commands = table(look_failed(ERROR, hopeless=True))
+        commands = table(look_failed(ERROR, hopeless=refused))
     assert kinds(commands) == ["Break", "Lose", "CancelRun"]
     assert isinstance(commands[0].error, BrokenContainerPool)
+    assert refused or 3_600 <= table.now < 4_000
 
 
 def unread(state, hopeless):

@@ -265,7 +265,7 @@ class Order:
     it; `holder` as in the inbox; `key` is what answers are sealed with, a secret. In seconds:
     `poll` is the longest pause between two looks at the inbox (for a worker without calls that part
     of each which is its `turn`), `linger` how long an answer may wait for others before they are
-    posted together, and `lease` how long the inbox may stay as it is: then the client is gone.
+    posted together, and `lease` how long the inbox may stay as it is: then nobody is there.
     """
 
     worker: str

@@ -38,15 +38,11 @@ _log = logging.getLogger("civis_futures")
 _LONGEST_PAUSE = 5.0
 
 _IDEMPOTENT_VERBS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
-#: This many answers that make no sense, before any that does, are no platform's.
-_STRANGE = 3
 _BROKEN_STATUSES = frozenset({500, 502, 503, 504})
 #: Errors of a connection that never came about: the platform cannot have seen the request.
 _NEVER_OPENED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 #: Errors that another attempt would meet again; see `_is_hopeless`.
 _HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, ssl.SSLCertVerificationError)
-#: After this many failed attempts of one request a warning says why nothing moves.
-_TELL_AFTER = 3
 #: Seconds that one answer may take to be read, however many bytes it has and however they drip.
 _LONGEST_ANSWER = 120.0
 #: A download gets _DOWNLOAD_SECONDS, and one more for each _SLOWEST bytes.
@@ -58,9 +54,6 @@ _DOWNLOAD_SECONDS, _SLOWEST = 60.0, 1000
 HOLD_HEADER = "Civis-Local-Hold"
 #: How a change says for whom it is news: who waits by another name is not told of it at once.
 FOR_HEADER = "Civis-Local-For"
-#: After this many requests in a row that were held and cut off, or answered too soon and without
-#: news, none is held any more: a proxy between us and the platform does not bear it.
-_CUTS = 3
 
 
 class LongPoll:
@@ -77,7 +70,9 @@ class LongPoll:
     @property
     def offered(self) -> float:
         """Seconds for which it may be; 0.0 if nothing is offered, or if it is of no use."""
-        return self._offered if self._cuts < _CUTS else 0.0
+        # Three in a row were cut off, or answered too soon and without news: a proxy between us and
+        # the platform does not bear it.
+        return self._offered if self._cuts < 3 else 0.0
 
     def send(
         self, request: httpx.Request, send: Callable[[httpx.Request, bool], httpx.Response]
@@ -296,7 +291,8 @@ class Sender:
             attempts, seconds = 2, 20.0
         if not self._reached:  # a wrong address shall not look like a slow platform
             seconds = min(seconds, 15.0)
-            attempts = attempts if trial.readable else _STRANGE
+            # Three answers that make no sense, before any that does, are no platform's.
+            attempts = attempts if trial.readable else 3
         if trial.once or state.attempt_number >= attempts:
             return True
         if _status(state) == 429:
@@ -308,7 +304,8 @@ class Sender:
         if (status := _status(state)) == 429:
             trial.excused += state.upcoming_sleep
         reason = (status if trial.readable else "garbage") or _said(_failure(state))
-        level = logging.WARNING if state.attempt_number == _TELL_AFTER else logging.INFO
+        # After three failed attempts a warning says why nothing moves.
+        level = logging.WARNING if state.attempt_number == 3 else logging.INFO
         _log.log(level, "%s: %s; again in %.1f s", trial.name, reason, state.upcoming_sleep)
 
     def _pause_before_next(self, state: tenacity.RetryCallState) -> float:

@@ -22,8 +22,6 @@ from .visit import LAGS, TEXTS, Observed, digest, in_order
 NOTHING = "nothing"
 #: A limit from here on is none: our own platform says so where it has no limit.
 _UNLIMITED = 1_000_000
-#: How many times as long as it was seen to take is waited for a list.
-_SAFETY = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,8 @@ def traits_of(seen: Observed) -> Traits:
     if isinstance(arrived, int) and not _text_arrived(seen):
         size = 0
     return Traits(
-        list_lag=0.0 if seen.lag is None else min(round(_SAFETY * seen.lag, 2), LONGEST_LAG),
+        # Twice as long as was seen is waited for a list.
+        list_lag=0.0 if seen.lag is None else min(round(2.0 * seen.lag, 2), LONGEST_LAG),
         text_limit=min(size, UNKNOWN.text_limit),
         renaming=renamed is True or renamed is None,
         starts_count=counts is not False,

@@ -17,8 +17,6 @@ from . import images
 MINIMUM_RESOURCES = {"cpu": 2, "memory": 4}
 #: What a container asks for unless told otherwise: millicores, MB, GB.
 DEFAULT_RESOURCES = {"cpu": 1000, "memory": 2048, "disk_space": 1.0}
-#: With less than this many MB, no worker gets as far as its first call: it needs some 20 itself.
-_PYTHON_MB = 32
 #: Fields of a Container that are text, or None if they are not given.
 _TEXTS = (
     *("docker_image_name", "docker_image_tag", "repo_http_uri", "repo_ref", "setup_cmd"),
@@ -44,7 +42,7 @@ def checked_resources(given: Mapping[str, float] | None) -> dict[str, float]:
             raise ValueError(
                 f"required_resources[{name!r}] is {value}: the platform's minimum is {least}"
             )
-        if name == "memory" and value < _PYTHON_MB:
+        if name == "memory" and value < 32:  # a worker needs some 20 before its first call
             raise ValueError(
                 f"required_resources['memory'] is in MB, and {value:g} MB are too few for Python; "
                 f"{value:g} GB are {value * 1024:g}"

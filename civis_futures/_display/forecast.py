@@ -13,8 +13,6 @@ from typing import Any
 
 from .usage import OTHERS, SHORTEST, FunctionSums, Used, WorkSums
 
-#: How many tasks of a function must have ended before the time of the others can be told.
-FEWEST = 3
 #: Of the fit to how long tasks take: its rounds; the least variance of the logarithms; the largest
 #: factor by which tasks may take longer than those that have ended; and what is never reached.
 ROUNDS, LEAST_VARIANCE, MOST_CORRECTION, NEVER = 20, 1e-4, 4.0, 1e-12
@@ -99,7 +97,7 @@ def forecast_of(
     seconds = longest = spent = 0.0
     for name, tasks in undone.items():
         sums = work.functions.get(name) or work.functions.get(OTHERS)
-        if sums is None or sums.timed < FEWEST:
+        if sums is None or sums.timed < 3:  # too few to tell the time of the others
             return None
         each, rests = _estimate(sums, tasks.running)
         seconds += tasks.waiting * each + sum(rests)

@@ -19,8 +19,6 @@ from .usage import FunctionSums, Used, WorkSums
 #: Memory beyond a peak that is proposed: this part of it, and this many MB for the worker and the
 #: system. Then it is rounded up to what people ask for.
 SPARE_PART, SPARE = 0.2, 100.0
-#: A peak from this part of what was asked for is too near to it.
-NEAR = 0.9
 #: Containers that are busy for less than this part of their time are worth a word; from BUSY on
 #: they have no time to spare.
 IDLE, BUSY = 0.5, 0.8
@@ -213,7 +211,7 @@ def _memory_advice(functions: list[FunctionReport], processes: int) -> Iterator[
     for each in functions:
         if each.peak_memory and each.asked_memory:
             peak = each.peak_memory * processes
-            if peak > NEAR * each.asked_memory:
+            if peak > 0.9 * each.asked_memory:  # too little is left
                 yield (
                     f"memory: {each.function} has come to {memory(peak)}{at_once} of "
                     f"{memory(each.asked_memory)}: ask for more"

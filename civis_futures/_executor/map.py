@@ -23,9 +23,6 @@ from .._futures.tables import EndedTasks, panel_of
 
 T = TypeVar("T", covariant=True)
 
-#: Nothing is taken for quicker than that, in seconds.
-LEAST_SECONDS = 1e-4
-
 
 class MapOptions(TypedDict, total=False):
     """For type checkers: the arguments of `map` that do not change what it gives."""
@@ -358,7 +355,7 @@ class BatchSize:
 
     def took(self, items: int, compute: float) -> None:
         """A batch of `items` took `compute` seconds in the container."""
-        seconds = max(compute / items, LEAST_SECONDS)
+        seconds = max(compute / items, 1e-4)
         self._seconds = 0.7 * self._seconds + 0.3 * seconds if self._seconds else seconds
         ideal = int(self.ideal_seconds / self._seconds)
         # Twice what was measured, at the most: the first items may not be like the others.

@@ -51,10 +51,6 @@ if TYPE_CHECKING:
     from .opening import Opened
 
 T = TypeVar("T")
-#: The most states of generators to remember, with the generators; then all are forgotten.
-MOST_STATES = 1_000
-#: Seconds after which a container that is queued counts for nothing in a forecast.
-FULL = 30.0
 
 
 class Intake:
@@ -236,7 +232,8 @@ class Intake:
         used, standing = self._manager.containers.used(), self._manager.standing
         policy = self._manager.scheduler.fleet.policy  # frozen, and replaced as a whole
         workers = policy.max_workers
-        if standing.queued and time.monotonic() - standing.queued_since > FULL:
+        # A container that is queued for 30 s counts for nothing.
+        if standing.queued and time.monotonic() - standing.queued_since > 30.0:
             workers = max(standing.running, 1) * policy.worker_processes
         seconds_left = None
         if policy.max_seconds < float("inf"):
@@ -445,7 +442,7 @@ class Clones:
         upstream: pickling.Upstream,
     ) -> None:
         """A call of that function is about to be sent. Warns, once for each function and kind."""
-        if len(self._tasks) > MOST_STATES:
+        if len(self._tasks) > 1_000:  # then all are forgotten, with their generators
             self._tasks.clear()
         for each in payload.carried:
             before, met = self._tasks.pop(each, (task, each))

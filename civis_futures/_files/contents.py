@@ -22,10 +22,6 @@ from .. import _wire
 #: A File is of use for a new call while it lives this long at least, in seconds: a run may take 5
 #: days, and may wait before.
 LEAST_LIFE = 6 * 86400.0
-#: Characters of a call that has succeeded, which its future keeps: as much as it takes itself.
-MOST_KEPT = 4_000
-#: Digests that are remembered of bytes that may come again, some 150 bytes each; then none is.
-MOST_MET = 10_000
 
 
 class Piece(Protocol):
@@ -181,7 +177,8 @@ class SentCall:
         """It has succeeded, and is seldom run again: it is kept if it costs little."""
         self.needs = ()
         inline = "" if self.blob is None else self.blob.inline or ""
-        if len(inline) > MOST_KEPT or self.data is not None:
+        # In characters: as much as a future takes itself.
+        if len(inline) > 4_000 or self.data is not None:
             self.blob = self.data = None
             self.buffers = ()
 
@@ -211,7 +208,7 @@ class ContentStore:
 
     def is_repeated(self, view: memoryview, by: object) -> bool:
         """Whether this was asked about these bytes before, by something else."""
-        if len(self._met) > MOST_MET:
+        if len(self._met) > 10_000:  # of some 150 bytes each
             self._met.clear()
         return self._met.setdefault(_wire.digest(view), by) is not by
 

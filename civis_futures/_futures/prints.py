@@ -22,9 +22,6 @@ from .logs import LogAccess, LogPages, RunTail, is_of_stderr, pause_of
 
 _log = logging.getLogger(__name__)
 
-#: Lines that wait to be printed; with more of them, no more are read.
-MOST_WAITING = 10_000
-
 
 class Borders:
     """Says of which call each line of a log is; of none before the first one begins.
@@ -142,7 +139,8 @@ class Prints:
                     return
                 pools = list(self._pools.values())
                 pause = max((pause_of(pool.access, pool.source) for pool in pools), default=0.2)
-                if found is not None and self.lines.qsize() < MOST_WAITING:
+                # With more lines that wait to be printed, no more are read.
+                if found is not None and self.lines.qsize() < 10_000:
                     self._read(*found)
         finally:
             for pool in self._pools.values():

@@ -29,8 +29,6 @@ from .tables import Table
 
 #: Seconds between two drawings: the least, and the most when nothing ends (what runs may change).
 LEAST, MOST = 0.1, 0.5
-#: Drawing may take such a part of the time.
-SHARE = 0.05
 #: A log gets a line when STEP more of the whole is done, or after SILENCE seconds.
 STEP, SILENCE = 0.1, 60.0
 #: Seconds; when all will be done sooner than that, it is not said.
@@ -152,7 +150,8 @@ class Meter:
         self._count(seconds)
         self._print()
         now = time.monotonic()
-        if now - self._drawn >= max(LEAST, self._cost / SHARE):
+        # Drawing takes 5 % of the time, at most.
+        if now - self._drawn >= max(LEAST, self._cost / 0.05):
             totals, waiting = self._look(), self._waiting()
             self._bar.show(totals, max(self._expected, self._watched), waiting, self._forecast())
             if self._table is not None:

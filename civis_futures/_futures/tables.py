@@ -20,9 +20,6 @@ from .._display.usage import Used, WorkSums, function_of
 from .._types import TaskState
 from .future import ContainerFuture, has_ended, number_of, state_soon_of, summary_of, view_of
 
-#: Futures that have ended are added up when the sums are asked for, or when there are this many.
-MOST_UNCOUNTED = 1000
-
 
 class Table(Sequence[ContainerFuture[Any]]):
     """Futures as a sequence that displays: in a notebook, a terminal, and by ``print``."""
@@ -123,7 +120,7 @@ class EndedTasks:
     def count(self, summary: TaskSummary) -> None:
         """One has ended like this."""
         self._uncounted.append(summary)
-        if len(self._uncounted) > MOST_UNCOUNTED and self._lock.acquire(blocking=False):
+        if len(self._uncounted) > 1000 and self._lock.acquire(blocking=False):
             try:
                 self._sum_up()
             finally:

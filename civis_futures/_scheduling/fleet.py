@@ -69,7 +69,7 @@ class Fleet:
     _sent: dict[WorkerId, frozenset[e.Given]] = field(default_factory=dict)
     #: Workers that stay for the next process, once the inbox says so.
     handed_on: set[WorkerId] = field(default_factory=set)
-    _handing_on: bool = False  # the inbox that is being written says so
+    _told: bool = False  # the inbox that is being written says so
     _beat: float = 0.0  # when the inbox was written
     _repeat: float = math.inf  # seconds from then until it is written again as it is
     _launched_at: float = 0.0  # when a worker was launched last
@@ -282,8 +282,8 @@ class Fleet:
         """Write the inbox if it is not up to date, or if it has not changed for long."""
         readers = [w for w in self.workers.values() if w.alive]
         if readers:
-            busy = any(worker.calls or worker.stop or worker.revoked for worker in readers)
-            beat = self._beat + min(self.policy.lease / BEATS, self._repeat if busy else math.inf)
+            told = any(worker.calls or worker.stop or worker.revoked for worker in readers)
+            beat = self._beat + min(self.policy.lease / BEATS, self._repeat if told else math.inf)
             more = sum(worker.running for worker in readers) > 2 * self._written_for > 0
             self._repeat = REPEAT if self._stale or more else self._repeat
             self._stale = self._stale or more or beat <= step.now
@@ -305,8 +305,8 @@ class Fleet:
         # Even if there is no letter: a call that was dropped must not stay in there.
         self._written_for = self._sharing()
         self._period = self.looks.turns.fitting(self._written_for, self.looks.pace)
-        self._handing_on = bool(self.handed_on)
-        lease = self.policy.keep_alive if self._handing_on else None
+        self._told = bool(self.handed_on)
+        lease = self.policy.keep_alive if self._told else None
         step.do(e.WriteInbox(tuple(letters), self._written_for, self._period, lease))
         self._sent = {worker.id: self._taken_back(worker) for worker in readers}
 
@@ -338,7 +338,7 @@ class Fleet:
         for name, revoked in self._sent.items():
             if name in self.workers:
                 self.workers[name].revoked_in_inbox = revoked
-        for name in self.handed_on.intersection(self.workers) if self._handing_on else ():
+        for name in self.handed_on.intersection(self.workers) if self._told else ():
             if self.workers[name].alive:  # or its script is being archived
                 del self.workers[name]
 

@@ -33,13 +33,9 @@ from .._futures.future import ContainerFuture, key_of
 from .._pickles.by_value import annotations_of
 from .values import Values, atom, joined
 
-#: How much of a digest is kept, in hexadecimal digits: calls of one number are compared, no others.
-DIGITS = 16
 #: What says who makes a call and when, and not what it is: of these the class counts. scikit-learn
 #: gives one to each fit of a search, with a random number and the time.
 _FLEETING = {("sklearn.callback._callback_context", "CallbackContext")}
-#: How many more frames are needed for what can just be pickled: eight for each object of a chain.
-_DEEPER = 8_000
 #: What a class says of itself that is no code, or follows from the rest.
 _ASIDE = {"__module__", "__doc__", "__qualname__", "__firstlineno__", "_abc_impl", "__dict__",
           "__weakref__", "__static_attributes__"}  # fmt: skip
@@ -100,12 +96,12 @@ def _digest(value: Any) -> str:
         digest = _Reached().digest(value)
     except RecursionError:  # a chain of some hundred objects, which `pickle` can follow in C
         limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(limit + _DEEPER)
+        sys.setrecursionlimit(limit + 8_000)  # eight frames for each object of a chain
         try:
             digest = _Reached().digest(value)
         finally:
             sys.setrecursionlimit(limit)
-    return digest.hex()[:DIGITS]
+    return digest.hex()[:16]  # enough: only calls of one number are compared
 
 
 class _Reached:

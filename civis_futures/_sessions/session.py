@@ -29,9 +29,6 @@ from .recovery import Calls, Findings, FoundWorker, findings
 
 _log = logging.getLogger(__name__)
 
-#: How many workers are read at a time.
-READERS = 4
-
 
 class Session:
     """A session that this process holds, until `close`."""
@@ -266,7 +263,7 @@ def newest_workers(client: PlatformClient, head: Head) -> Iterator[tuple[str, Jo
 
 def gather(client: PlatformClient, head: Head, mailbox: Mailbox) -> tuple[Findings, _wire.Inbox]:
     """What the processes before have left, and the inbox as they wrote it last."""
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(4) as readers:
 
         def read(pair: tuple[int, Entry]) -> tuple[WorkerId, FoundWorker | None]:
             number, entry = WorkerId(pair[0]), pair[1]

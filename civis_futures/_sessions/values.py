@@ -17,8 +17,6 @@ from typing import Any
 import cloudpickle
 
 _ATOMS = {bool, int, float, complex, str, bytes, type(None), type(...)}
-#: The last format of `marshal` in which it makes no difference whether two things are one.
-_MARSHAL = 2
 _NOWHERE = sys.maxsize
 #: Parts of what refers to itself are described anew on each way that leads there, this many times.
 _PATIENCE = 10_000
@@ -140,4 +138,5 @@ def _flat(value: Any) -> bytes | None:
 
 
 def _marshalled(kind: type, values: Iterable[Any]) -> bytes:
-    return joined(kind.__name__, marshal.dumps(list(values), _MARSHAL))
+    # Its last format in which it makes no difference whether two things are one.
+    return joined(kind.__name__, marshal.dumps(list(values), 2))

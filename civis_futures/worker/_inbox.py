@@ -26,7 +26,6 @@ _FIRST_PAUSE = 0.05
 _PART_OF_POLL = 1 / 12
 _SHORT = 1.5
 _LOOKS_PER_LEASE = 4.0
-_REFUSALS = 5  # in a row, after which the inbox is taken for lost
 # A look is held for at most this many seconds; and after this many in a row that were cut off, or
 # answered without news before their time, looks are not held any more: a proxy between us and the
 # platform does not bear it.
@@ -115,7 +114,7 @@ class InboxReader:
             content = self._platform.json_value(self._id)
         except RefusedError:
             self._refused += 1
-            if self._refused >= _REFUSALS:
+            if self._refused >= 5:  # in a row: it is lost
                 raise
             return None
         finally:

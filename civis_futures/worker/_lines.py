@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-#: Bytes of a line that has not come to its end, after which it is taken for a line.
-_LONGEST = 1_000_000
-#: Seconds to wait at the end for what a process that was left behind may still print.
-_LAST = 1.0
-
 
 class Lines:
     """The worker's end: pipes for this many processes, and a process that reads them. `in_child` is
@@ -54,7 +49,7 @@ class Lines:
     def close(self) -> None:
         """No process prints any more; wait until all is said."""
         self._close_ends()
-        end = time.monotonic() + _LAST
+        end = time.monotonic() + 1.0  # for what a process that was left behind may still print
         try:
             while os.waitpid(self._pid, os.WNOHANG)[0] == 0:
                 if time.monotonic() > end:
@@ -132,7 +127,8 @@ class Source:
     def add(self, data: bytes) -> None:
         """Take in what was read; nothing: that was all."""
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if self._rest and (not data or len(self._rest) > _LONGEST):
+        # A megabyte without an end is taken for a line.
+        if self._rest and (not data or len(self._rest) > 1_000_000):
             lines.append(self._rest)
             self._rest = b""
         pending: list[bytes] = []

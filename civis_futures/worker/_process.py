@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 #: Seconds between two looks at whether the child still lives. Its end usually closes the pipe,
 #: which is seen at once; but a process that it left behind may hold the pipe open.
 _LOOK = 0.25
-#: Seconds: no run lasts as long, and the kernel's timers take no more than they can count.
-_LONGEST = 1e8
 
 
 class DiedError(Exception):
@@ -77,7 +75,8 @@ class Children:
         off: Python goes on with what it was waiting for.
         """
         if seconds is not None:
-            self._due[process] = time.monotonic() + min(seconds, _LONGEST)
+            # The kernel's timers take no more.
+            self._due[process] = time.monotonic() + min(seconds, 1e8)
         elif self._due.pop(process, None) is None:
             return
         signal.signal(signal.SIGALRM, self._ring)

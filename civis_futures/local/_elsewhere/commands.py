@@ -14,7 +14,6 @@ from typing import Any
 from .scheduler import AwayError
 
 SECONDS = 30.0  # a controller that is away is noticed by Slurm's commands after some 10
-MOST_WORDS = 4_000  # characters of what a command complains of
 
 
 class FailedError(Exception):
@@ -47,7 +46,7 @@ class Commands:
         finally:
             self._end(process)
         if process.returncode != 0:
-            words = " ".join(said.split())[:MOST_WORDS]
+            words = " ".join(said.split())[:4_000]
             raise FailedError(words or f"{command[0]} ended with code {process.returncode}")
         return printed
 

@@ -32,8 +32,6 @@ from .options import ONLY_US, Docker, Podman
 
 LABEL = "civis-futures"
 BEGUN = "civis_futures: the container has begun"
-CHECK_SECONDS = 10.0  # for the client to say its version; docker asks its server
-CLEAR_SECONDS = 1.0  # at the end; what is left then is left to the guard
 CAP_SYS_RESOURCE = 24
 #: Variables by which a client, git or the loader are told what to do.
 _TELLING = re.compile(
@@ -222,7 +220,7 @@ class Containers:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=CHECK_SECONDS,
+                timeout=10.0,  # docker asks its server
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -336,7 +334,7 @@ class Containers:
 
     def close(self) -> bool:
         """Let go of the network; return whether no group is left, after a moment."""
-        latest = time.monotonic() + CLEAR_SECONDS
+        latest = time.monotonic() + 1.0  # what is left then is left to the guard
         self._clear()
         while self._spent and time.monotonic() < latest:
             time.sleep(0.02)

@@ -26,7 +26,6 @@ from .plain import own_python
 from .process import RunProcess
 
 METER_SECONDS = 0.12  # between two measurements, at least
-END_SECONDS = 3.0  # for what was killed to be gone, when the server ends
 
 
 class Launcher(Protocol):
@@ -214,7 +213,7 @@ class Here:
         self._loop.remove_signal_handler(signal.SIGCHLD)
         for child in self._children.values():
             child.process.kill()
-        latest = time.monotonic() + END_SECONDS
+        latest = time.monotonic() + 3.0
         for child in self._children.values():
             while not child.process.reap() and time.monotonic() < latest:
                 time.sleep(0.002)  # it has been sent KILL

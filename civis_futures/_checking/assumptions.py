@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .._api.budget import UNLIMITED
 from .._kept.traits import LONGEST_LAG, UNKNOWN, Traits
 from .._pacing import Pacing
 from .._pool.verdict import told_by_run
@@ -20,8 +21,6 @@ from .visit import LAGS, TEXTS, Observed, digest, in_order
 
 #: What is said of an assumption that needs nothing.
 NOTHING = "nothing"
-#: A limit from here on is none: our own platform says so where it has no limit.
-_UNLIMITED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +164,7 @@ def _rename(seen: Observed) -> _Look:
 
 def _starts_count(seen: Observed) -> bool | None:
     """Both times the same, or nothing is known: others may spend from the same limit."""
-    limited = seen.general_limit is not None and seen.general_limit < _UNLIMITED
+    limited = seen.general_limit is not None and seen.general_limit < UNLIMITED
     if not limited or not seen.spent:
         return None
     if all(spent >= 2 for spent in seen.spent):
@@ -176,7 +175,7 @@ def _starts_count(seen: Observed) -> bool | None:
 def _start_counts(seen: Observed) -> _Look:
     if seen.general_limit is None:
         return None, "the answers say nothing of a limit"
-    if seen.general_limit >= _UNLIMITED:
+    if seen.general_limit >= UNLIMITED:
         return None, "there is no limit"
     said = " and ".join(str(spent) for spent in seen.spent)
     return _starts_count(
@@ -188,7 +187,7 @@ def _start_headers(seen: Observed) -> _Look:
     if seen.general_limit is None or seen.start_limit is None:
         return None, "the answers say nothing of a limit"
     said = f"{seen.start_limit:,} at starts, {seen.general_limit:,} elsewhere"
-    if seen.general_limit >= _UNLIMITED:
+    if seen.general_limit >= UNLIMITED:
         return None, "there is no limit"
     return seen.start_limit != seen.general_limit, said
 

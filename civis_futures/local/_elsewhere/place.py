@@ -25,7 +25,7 @@ from .._settings import KEY_VARIABLE, MILLICORES
 from .._state import Platform
 from . import verdict
 from .commands import AskingThread, Commands
-from .scheduler import AwayError, JobRequest, JobScheduler, Seen, SubmitRefusedError
+from .scheduler import AwayError, JobRequest, JobScheduler, JobSeen, SubmitRefusedError
 from .script import start_script
 
 LONGEST_WAIT = 10.0  # seconds for which an agent waits for our word, at most
@@ -391,7 +391,7 @@ class Elsewhere:
             lambda seen, error: self._looked(seen, error, to_end, began),
         )
 
-    def _end_jobs(self, to_end: Mapping[str, str]) -> Mapping[str, Seen]:
+    def _end_jobs(self, to_end: Mapping[str, str]) -> Mapping[str, JobSeen]:
         """In a thread: look, and end these jobs. A controller that was restored from an older state
         gives ids again: so only those that still have the name that they had.
         """
@@ -409,7 +409,7 @@ class Elsewhere:
 
     def _looked(
         self,
-        found: Mapping[str, Seen] | None,
+        found: Mapping[str, JobSeen] | None,
         error: Exception | None,
         ended: Mapping[str, str],
         began: float,
@@ -434,7 +434,7 @@ class Elsewhere:
         if self._remotes or self._to_end or self._doubtful:
             self._look_in(min(AGAIN, self._pause * 2**self._failures))
 
-    def _end_strays(self, found: Mapping[str, Seen]) -> None:
+    def _end_strays(self, found: Mapping[str, JobSeen]) -> None:
         """End jobs of ours that no run needs: of a submission that seemed to fail, for example."""
         known = {remote.name for remote in self._remotes.values()}
         late = time.monotonic() - ENDING
@@ -451,7 +451,7 @@ class Elsewhere:
     def _compare(
         self,
         remote: Remote,
-        found: Mapping[str, Seen] | None,
+        found: Mapping[str, JobSeen] | None,
         names: Mapping[str, str],
         began: float,
     ) -> None:
@@ -469,10 +469,10 @@ class Elsewhere:
         elif remote.job is not None and remote.since < began:
             seen = found.get(remote.job)
             if seen is None or seen.name != remote.name:
-                seen = Seen("lost", why=f"{self._label} knows no such job")
+                seen = JobSeen("lost", why=f"{self._label} knows no such job")
             self._compare_job(remote, seen, silent)
 
-    def _compare_job(self, remote: Remote, seen: Seen, silent: float) -> None:
+    def _compare_job(self, remote: Remote, seen: JobSeen, silent: float) -> None:
         if remote.ending is not None:
             remote.asked += 1
         if seen.state == "waiting" and remote.agent is None:

@@ -35,7 +35,7 @@ class JobRequest:
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class JobSeen:
     """What a scheduler says of one job.
 
     `lost`: the job has ended without a fault of its own (its machine, or who takes precedence).
@@ -54,7 +54,7 @@ class JobScheduler(Protocol):
         """Take a job; return its id. SubmitRefusedError if it will not be taken."""
         ...
 
-    def look(self) -> Mapping[str, Seen]:
+    def look(self) -> Mapping[str, JobSeen]:
         """All jobs of this user, by their ids, with one question; those that have ended as well,
         for as long as the scheduler knows of them.
         """
@@ -93,10 +93,10 @@ class FileScheduler:
         except ValueError as error:
             raise SubmitRefusedError(str(error)) from error
 
-    def look(self) -> Mapping[str, Seen]:
-        """`look()` of the file: ids, each with a dictionary of what `Seen` has."""
+    def look(self) -> Mapping[str, JobSeen]:
+        """`look()` of the file: ids, each with a dictionary of what `JobSeen` has."""
         try:
-            found = {str(job): Seen(**about) for job, about in self._module.look().items()}
+            found = {str(job): JobSeen(**about) for job, about in self._module.look().items()}
         except OSError as error:
             raise AwayError(str(error)) from error
         for seen in found.values():

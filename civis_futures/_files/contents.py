@@ -46,7 +46,7 @@ class Content:
     size: int
     data: bytes | None = None
     file_id: int | None = None
-    expires: float | None = None
+    expires: float | None = None  # seconds since the epoch, by the platform's clock
     carrier: Carrier | None = None  # who brings it to the platform right now
     wishes: list[_Wish] = field(default_factory=list)
 
@@ -79,7 +79,7 @@ class _Wish:
 
     carrier: Carrier
     done: Callable[[BaseException | None], None] | None
-    missing: int = 0
+    missing: int = 0  # contents that are not there yet
 
 
 @dataclass(eq=False, slots=True)

@@ -11,16 +11,15 @@ import subprocess
 import sys
 import time
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures
 from civis_futures._types import LogLine
 from civis_futures.cli import _image, main
 from civis_futures.local import LocalPlatform
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def environment(platform, **more):

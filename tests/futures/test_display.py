@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 import time
 from html.parser import HTMLParser
 
-import cloudpickle
 import httpx
 import pytest
+from tasks import by_value
 
 from civis_futures import ContainerFuture, TaskState, table
 from civis_futures._display import panels as d
@@ -18,8 +17,7 @@ from civis_futures._display.markup import html
 from civis_futures._futures.future import Timings, View
 from civis_futures._futures.tables import PoolFutures
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 class Page(HTMLParser):

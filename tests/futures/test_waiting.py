@@ -11,13 +11,12 @@ import threading
 import time
 from concurrent.futures import Future
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 from civis_futures import as_completed, as_completed_async
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def nap(seconds, value=None):

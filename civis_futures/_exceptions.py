@@ -145,15 +145,12 @@ class CallLostError(TaskError):
         self,
         message: str,
         *,
-        task: str = "",
-        job_id: int | None = None,
-        run_id: int | None = None,
-        job_url: str | None = None,
         state: str | None = None,
         exit_code: int | None = None,
         log_tail: tuple[str, ...] = (),
+        **details: Any,
     ) -> None:
-        super().__init__(message, task=task, job_id=job_id, run_id=run_id, job_url=job_url)
+        super().__init__(message, **details)
         self.state = state
         self.exit_code = exit_code
         self.log_tail = log_tail

@@ -320,9 +320,9 @@ UNCHANGED: Any = _Unchanged()
 
 
 def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The options among these parameters that were given; `unknown` holds misspelt ones."""
+    """The options among these parameters that were given; `unknown` has misspelt ones, if any."""
     others = ("self", "unknown")
-    changes = dict(parameters["unknown"])
+    changes = dict(parameters.get("unknown", ()))
     for name, value in parameters.items():
         if name not in others and value is not UNCHANGED:
             changes[name] = value

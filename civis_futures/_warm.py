@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._api.credentials import credentials
@@ -61,7 +60,7 @@ class PoolKind:
             return False
 
 
-#: Executors that nobody uses, the last used one last; each with its kind. Written in single
+#: Executors that are not in use, the last used one last; each with its kind. Written in single
 #: operations: a signal's handler may come at any line.
 _kept: deque[tuple[PoolKind, ContainerPoolExecutor]] = deque()
 #: How often all were ended: what was lent before is ended when it comes back.
@@ -145,12 +144,7 @@ class WarmPool:
         """The executor."""
         return self.executor
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give it back."""
         self.give_back()
 
@@ -169,7 +163,7 @@ def _pop() -> tuple[PoolKind, ContainerPoolExecutor] | None:
 
 def _take(kind: PoolKind) -> ContainerPoolExecutor | None:
     """One of this kind; those of other kinds that come before end, so that there are never more
-    containers than somebody asked for.
+    containers than were asked for.
     """
     while (one := _pop()) is not None:
         if _is_usable(one[1]) and kind.fits(one[0]):

@@ -89,7 +89,7 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def inline_limit(max_workers: int) -> int:
-    """How many bytes a call may have that travels inline, in a pool of so many workers."""
+    """How many bytes a call may have that travels inline, in a pool of this many workers."""
     return min(INLINE_LIMIT, INLINE_TOTAL // max_workers)
 
 
@@ -256,8 +256,8 @@ class Order:
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
     `initializer` the pickled (function, args, kwargs) to run first in each process, with its
     buffers, of which the last `initializer_code` are modules as of a call; `disk` the container's
-    disk, in MB, and `cores` how many it was asked for (0: nobody knows); `processes` how many calls
-    it answers at once; whoever `greets` shows in the name of the script at once that it can change
+    disk, in MB, and `cores` how many it was asked for (0: not known); `processes` how many calls
+    it answers at once; one that `greets` shows in the name of the script at once that it can change
     it; `holder` as in the inbox; `key` is what answers are sealed with, a secret. In seconds:
     `poll` is the longest pause between two looks at the inbox (for a worker without calls that part
     of each which is its `turn`), `linger` how long an answer may wait for others before they are

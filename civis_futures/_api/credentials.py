@@ -32,7 +32,7 @@ def access(platform: object = None) -> Access:
     """How the platform is reached that `platform` names; the errors are those of `credentials`.
 
     All of it is the environment's, or all is the object's; one with an attribute `ca_certs` is a
-    platform of somebody's own, and has no proxy before it.
+    local platform, and has no proxy before it.
     """
     url, key = credentials(platform)
     if hasattr(platform, "ca_certs"):

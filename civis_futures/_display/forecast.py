@@ -13,8 +13,6 @@ from typing import Any
 
 from .usage import OTHERS, SHORTEST, FunctionSums, Used, WorkSums
 
-#: So many tasks of a function must have ended before the time of the others can be told.
-FEWEST = 3
 #: Of the fit to how long tasks take: its rounds; the least variance of the logarithms; the largest
 #: factor by which tasks may take longer than those that have ended; and what is never reached.
 ROUNDS, LEAST_VARIANCE, MOST_CORRECTION, NEVER = 20, 1e-4, 4.0, 1e-12
@@ -99,7 +97,7 @@ def forecast_of(
     seconds = longest = spent = 0.0
     for name, tasks in undone.items():
         sums = work.functions.get(name) or work.functions.get(OTHERS)
-        if sums is None or sums.timed < FEWEST:
+        if sums is None or sums.timed < 3:  # too few to tell the time of the others
             return None
         each, rests = _estimate(sums, tasks.running)
         seconds += tasks.waiting * each + sum(rests)
@@ -123,7 +121,7 @@ def forecast_of(
 
 
 def _estimate(sums: FunctionSums, running: list[float]) -> tuple[float, list[float]]:
-    """How long a task takes, and for how long those will go on that run, each for so many seconds
+    """How long a task takes, and for how long those will go on that run, each for this many seconds
     up to now.
 
     Those that end first are the short ones: by their mean alone, the others would seem to be nearly

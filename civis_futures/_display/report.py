@@ -16,11 +16,9 @@ from .markup import page_with
 from .panels import Totals, duration, memory, shortened
 from .usage import FunctionSums, Used, WorkSums
 
-#: Memory beyond a peak that is proposed: this part of it, and so many MB for the worker and the
+#: Memory beyond a peak that is proposed: this part of it, and this many MB for the worker and the
 #: system. Then it is rounded up to what people ask for.
 SPARE_PART, SPARE = 0.2, 100.0
-#: A peak from this part of what was asked for is too near to it.
-NEAR = 0.9
 #: Containers that are busy for less than this part of their time are worth a word; from BUSY on
 #: they have no time to spare.
 IDLE, BUSY = 0.5, 0.8
@@ -139,7 +137,7 @@ def report_of(
     max_hours: float | None = None,
     forecast: Forecast | None = None,
 ) -> PoolReport:
-    """The report of these sums; a container runs so many calls at once, as `processes`."""
+    """The report of these sums; a container runs `processes` calls at once."""
     seconds = used.hours * 3600 * processes
     busy = min(1.0, work.occupied / seconds) if seconds and work.occupied else None
     sized = not used.unsized
@@ -218,7 +216,7 @@ def _memory_advice(functions: list[FunctionReport], processes: int) -> Iterator[
     for each in functions:
         if each.peak_memory and each.asked_memory:
             peak = each.peak_memory * processes
-            if peak > NEAR * each.asked_memory:
+            if peak > 0.9 * each.asked_memory:  # too little is left
                 yield (
                     f"memory: {each.function} has come to {memory(peak)}{at_once} of "
                     f"{memory(each.asked_memory)}: ask for more"

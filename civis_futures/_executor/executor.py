@@ -149,11 +149,7 @@ class ContainerPoolExecutor(Executor):
         max_container_hours: float | None = None,
         worker_processes: int = 1,
     ) -> None:
-        options = PoolOptions(
-            max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
-            initargs, max_retries, retry_on, memory_growth, lease, name, requires, session, include,
-            exclude, code, share_arrays, keep_alive, max_container_hours, worker_processes,
-        )  # fmt: skip
+        options = PoolOptions(**given(locals()))
         from .opening import open_pool
         from .submission import Intake
 

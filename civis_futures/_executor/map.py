@@ -23,9 +23,6 @@ from .._futures.tables import EndedTasks, panel_of
 
 T = TypeVar("T", covariant=True)
 
-#: Nothing is taken for quicker than that, in seconds.
-LEAST_SECONDS = 1e-4
-
 
 class MapOptions(TypedDict, total=False):
     """For type checkers: the arguments of `map` that do not change what it gives."""
@@ -117,7 +114,7 @@ class Pending:
         self._stopped = False
 
     def take(self, most: int | None = None) -> None:
-        """Submit so many more calls; all that there are if None."""
+        """Submit up to `most` more calls; all that there are if None."""
         if self._stopped or self.over:
             return
         taken = 0
@@ -136,7 +133,7 @@ class Pending:
         self.over = most is None or taken < most
 
     def futures(self) -> list[ContainerFuture[Any]]:
-        """Those that are held here."""
+        """Those that are not given out yet."""
         return [future for future, _ in tuple(self._open.values())]
 
     @property
@@ -233,7 +230,7 @@ class MapResult(Iterator[T]):
         end = None if timeout is None else timeout + time.monotonic()
         try:
             pending.take(ahead)
-        except BaseException:  # of the user's iterable: nobody will ever hold these futures
+        except BaseException:  # of the user's iterable: no one will ever hold these futures
             pending.close()
             raise
         self._results: Generator[T, None, None] = _results(pending, end)
@@ -360,7 +357,7 @@ class BatchSize:
 
     def took(self, items: int, compute: float) -> None:
         """A batch of `items` took `compute` seconds in the container."""
-        seconds = max(compute / items, LEAST_SECONDS)
+        seconds = max(compute / items, 1e-4)
         self._seconds = 0.7 * self._seconds + 0.3 * seconds if self._seconds else seconds
         ideal = int(self.ideal_seconds / self._seconds)
         # Twice what was measured, at the most: the first items may not be like the others.

@@ -35,13 +35,6 @@ if TYPE_CHECKING:
     from .._data.own import Include
 
 After = Dependency | ContainerFuture[Any] | Iterable[ContainerFuture[Any]] | None
-#: What `memory_growth` may lead to unless told otherwise, in MB.
-MAX_MEMORY = 64_000.0
-
-#: Bytes; smaller arrays are part of each call.
-LEAST_SHARED = 1_000_000
-#: `max_workers` unless told otherwise. On another machine: the size of this one says nothing of it.
-DEFAULT_WORKERS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +52,7 @@ class CallOptions:
     label: str | None = None
     required_resources: Mapping[str, float] | None = None
     memory_growth: float | None = None
-    max_memory: float = MAX_MEMORY
+    max_memory: float = 64_000.0  # MB
     requires: Mapping[str, str] | None = None
     priority: float = 0.0
     after: Any = ()
@@ -260,7 +253,7 @@ class PoolOptions:
     include: Collection[Include] = ()
     exclude: Collection[Include] = ()
     code: bool = True
-    share_arrays: float | None = LEAST_SHARED
+    share_arrays: float | None = 1_000_000  # bytes; smaller arrays are part of each call
     keep_alive: float = 0.0
     max_container_hours: float | None = None
     worker_processes: int = 1
@@ -352,7 +345,8 @@ class PoolOptions:
         # A platform on this machine says how many cores there are: as in a process pool.
         cores = os.cpu_count() if self.platform == "local" else None
         cores = getattr(self.platform, "cores", cores)
-        return max(int(cores), 1) if isinstance(cores, int | float) else DEFAULT_WORKERS
+        # On another machine: the size of this one says nothing of it.
+        return max(int(cores), 1) if isinstance(cores, int | float) else 10
 
     @property
     def policy(self) -> Policy:

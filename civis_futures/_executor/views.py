@@ -41,7 +41,7 @@ class WithOptions:
     """
 
     def __init__(self, executor: object, intake: Intake, options: CallOptions) -> None:
-        self._executor = executor  # held: a forgotten executor shuts down
+        self._executor = executor  # kept: a forgotten executor shuts down
         self._intake = intake
         self._options = options
         check_owner(intake, options.after)

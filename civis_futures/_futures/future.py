@@ -87,6 +87,19 @@ class Sent(Protocol):
 class Origin(Protocol):
     """What a future's executor does for it later."""
 
+    @property
+    def logs(self) -> _logs.LogAccess:
+        """Where its log is read."""
+
+    def load(self, call: Any) -> Callable[[], Any]:
+        """What the call would run, as a function without arguments."""
+
+    def cancel(self, number: int) -> None:
+        """The task with this number is cancelled."""
+
+    def why_waiting(self) -> str:
+        """What a task waits for that waits for no other one."""
+
     def resubmit(
         self, future: ContainerFuture[T], changes: Mapping[str, Any]
     ) -> ContainerFuture[T]:
@@ -107,32 +120,20 @@ class ContainerFuture(Future[T]):
     def __init__(
         self,
         task: str,
+        number: int,
         view: View,
-        cancelled: Callable[[int], None],
-        logs: _logs.LogAccess,
-        load: Callable[[Any], Callable[[], T]],
-        label: str | None = None,
-        number: int = 0,
+        pool: Origin,
+        options: Any,
         count: Callable[[panels.TaskSummary], None] | None = None,
-        why_waiting: Callable[[], str] = str,
-        pool: Origin | None = None,
-        options: Any = None,
     ) -> None:
         super().__init__()
+        self._task, self._number, self._view = task, number, view
         self._pool, self._options = pool, options
-        self._sent: Sent | None = None  # None: nothing was sent
-        self._task = task
-        self._label = label
-        self._load = load
-        self._number = number
         self._count = count
-        self._why_waiting = why_waiting
+        self._sent: Sent | None = None  # None: nothing was sent
         self._end_state: TaskState | None = None
         self._ended: float | None = None  # by this machine's clock, as `Timings.submitted`
-        self._view = view
-        self._on_cancel = cancelled
         self._process = os.getpid()
-        self._log_access = logs
         self.add_done_callback(_note_end)
 
     @property
@@ -143,7 +144,8 @@ class ContainerFuture(Future[T]):
     @property
     def label(self) -> str | None:
         """The `label` that the call was submitted with."""
-        return self._label
+        label: str | None = self._options.label
+        return label
 
     @property
     def job_id(self) -> int | None:
@@ -211,7 +213,7 @@ class ContainerFuture(Future[T]):
         self._check_process()
         cancelled = super().cancel()
         if cancelled:
-            self._on_cancel(self._number)
+            self._pool.cancel(self._number)
         return cancelled
 
     def result(self, timeout: float | None = None) -> T:
@@ -313,7 +315,7 @@ class ContainerFuture(Future[T]):
             TypeError, ValueError: `tail` is not a number of lines.
         """
         call, most = self._logged(self._number, tail)
-        return (_logs.follow if follow else _logs.read)(self._log_access, call, most)
+        return (_logs.follow if follow else _logs.read)(self._pool.logs, call, most)
 
     def container_logs(self, tail: int | None = None) -> list[LogLine]:
         """What the call's container has printed, oldest line first. Makes requests to the platform.
@@ -329,7 +331,7 @@ class ContainerFuture(Future[T]):
             TypeError, ValueError: `tail` is not a number of lines.
         """
         call, most = self._logged(None, tail)
-        return _logs.read(replace(self._log_access, reused=False), call, most)
+        return _logs.read(replace(self._pool.logs, reused=False), call, most)
 
     def _logged(self, number: int | None, tail: int | None) -> tuple[_logs.LoggedCall, int | None]:
         """Whose lines are wanted, of the whole run if `number` is None; how many, checked."""
@@ -365,7 +367,7 @@ class ContainerFuture(Future[T]):
             raise RuntimeError(
                 f"only a call that failed can be replayed, and one that was sent; not {self!r}"
             )
-        function = self._load(call)
+        function: Callable[[], T] = self._pool.load(call)
         try:
             return function()
         except BaseException as error:
@@ -409,7 +411,7 @@ class ContainerFuture(Future[T]):
         self._check_process()
         if not self.done():
             raise RuntimeError(f"only a call that is done can be submitted again, not {self!r}")
-        if self._pool is None or self._sent is None:
+        if self._sent is None:
             raise RuntimeError(f"the call was never sent, so it cannot be sent again: {self!r}")
         if not self._sent.kept:
             raise RuntimeError(f"the call succeeded, and was too large to be kept: {self!r}")
@@ -447,7 +449,7 @@ class ContainerFuture(Future[T]):
             queue = elapsed - running
         reasons = [attempt.reason for attempt in attempts if attempt.reason]
         if state in panels.WAITING:
-            reasons.append(view.note or self._needed() or self._why_waiting())
+            reasons.append(view.note or self._needed() or self._pool.why_waiting())
         peaks = [each.peak_memory for each in attempts if each.peak_memory is not None]
         return panels.TaskSummary(
             task=self._task,
@@ -522,7 +524,7 @@ def show(future: ContainerFuture[Any], **changes: Any) -> None:
     future._view = future._view._replace(**changes)
 
 
-def pool_of(future: ContainerFuture[Any]) -> Origin | None:
+def pool_of(future: ContainerFuture[Any]) -> Origin:
     """Its executor's part that submits calls."""
     return future._pool
 
@@ -537,11 +539,6 @@ def value_in(future: ContainerFuture[Any], new: Any = None) -> Any:
     # Few futures have it. Single operations of a dict are atomic, so this needs no lock.
     known = future.__dict__
     return known.get("_value") if new is None else known.setdefault("_value", new)
-
-
-def log_access_of(future: ContainerFuture[Any]) -> _logs.LogAccess:
-    """Where its log is read."""
-    return future._log_access
 
 
 def number_of(future: ContainerFuture[Any]) -> int:

@@ -29,8 +29,6 @@ from .tables import Table
 
 #: Seconds between two drawings: the least, and the most when nothing ends (what runs may change).
 LEAST, MOST = 0.1, 0.5
-#: Drawing may take such a part of the time.
-SHARE = 0.05
 #: A log gets a line when STEP more of the whole is done, or after SILENCE seconds.
 STEP, SILENCE = 0.1, 60.0
 #: Seconds; when all will be done sooner than that, it is not said.
@@ -64,10 +62,10 @@ class Meter:
 
     Args:
         expected: how many there will be, if that is known before all are watched.
-        table: in a notebook, show their table below the bar while somebody waits; what is left
+        table: in a notebook, show their table below the bar while a call waits; what is left
             there in the end are failures.
         bar: whether there is a bar.
-        logs: print what they print, while somebody waits.
+        logs: print what they print, while a call waits.
 
     Raises:
         ModuleNotFoundError: tqdm is not installed, and there is to be a bar.
@@ -152,7 +150,8 @@ class Meter:
         self._count(seconds)
         self._print()
         now = time.monotonic()
-        if now - self._drawn >= max(LEAST, self._cost / SHARE):
+        # Drawing takes 5 % of the time, at most.
+        if now - self._drawn >= max(LEAST, self._cost / 0.05):
             totals, waiting = self._look(), self._waiting()
             self._bar.show(totals, max(self._expected, self._watched), waiting, self._forecast())
             if self._table is not None:
@@ -298,7 +297,7 @@ def _is_looked_at(stream: Any) -> bool:
 
 
 class _LiveTable:
-    """A table in a notebook that changes where it is: the tasks of a bar, while somebody waits.
+    """A table in a notebook that changes where it is: the tasks of a bar, while a call waits.
 
     It keeps rows of those that have ended, no futures: as many as are listed, and how many others
     there were.

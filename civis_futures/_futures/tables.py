@@ -20,9 +20,6 @@ from .._display.usage import Used, WorkSums, function_of
 from .._types import TaskState
 from .future import ContainerFuture, has_ended, number_of, state_soon_of, summary_of, view_of
 
-#: Futures that have ended are added up when the sums are asked for, or when there are this many.
-MOST_UNCOUNTED = 1000
-
 
 class Table(Sequence[ContainerFuture[Any]]):
     """A sequence of futures that displays as a table, in a notebook, a terminal or by ``print``."""
@@ -123,7 +120,7 @@ class EndedTasks:
     def count(self, summary: TaskSummary) -> None:
         """One has ended like this."""
         self._uncounted.append(summary)
-        if len(self._uncounted) > MOST_UNCOUNTED and self._lock.acquire(blocking=False):
+        if len(self._uncounted) > 1000 and self._lock.acquire(blocking=False):
             try:
                 self._sum_up()
             finally:
@@ -165,7 +162,7 @@ class PoolFutures:
 
     def __init__(self) -> None:
         # By number. It is used in single operations, which no thread and no signal interrupts; so
-        # nobody waits here, not even a future that ends while a handler looks.
+        # nothing waits here, not even a future that ends while a handler looks.
         self._futures: weakref.WeakValueDictionary[int, ContainerFuture[Any]] = (
             weakref.WeakValueDictionary()
         )
@@ -178,8 +175,8 @@ class PoolFutures:
 
     def futures(self) -> list[ContainerFuture[Any]]:
         """Those that the user holds, in the order of their submission."""
-        held = (reference() for reference in self._futures.valuerefs())
-        found = [future for future in held if future is not None]
+        alive = (reference() for reference in self._futures.valuerefs())
+        found = [future for future in alive if future is not None]
         return sorted(found, key=number_of)
 
     def summaries(self) -> list[TaskSummary]:

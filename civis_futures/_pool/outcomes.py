@@ -136,11 +136,11 @@ def _returned(data: bytes | None, place: CallPlace) -> Outcome:
 
 def _rows(answer: _wire.Answer, data: bytes | None, place: CallPlace, python: str) -> Outcome:
     try:
-        told = loaded(data or b"")
+        pairs = loaded(data or b"")
     except BaseException as error:
         return Outcome(exception=_not_loaded("result", error, place))
     rows = Rows()
-    for header, row in told:
+    for header, row in pairs:
         frames = tuple(_wire.Frame(**frame) for frame in header["frames"])
         own = replace(answer, **{**header, "frames": frames})
         rows.append(outcome_of(own, row, place, python))

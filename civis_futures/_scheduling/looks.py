@@ -146,7 +146,7 @@ class Looks:
         # Where the platform holds looks, the pause is spent there. But one that was answered early,
         # with other pools' news alone, is followed by a pause here: these might go on for ever.
         vain = not news and step.now < self._held_until
-        self._hold = 0.0 if vain else event.held
+        self._hold = 0.0 if vain else event.hold
         return seen
 
     def unread(self, step: Step, event: Looked) -> Report | None:

@@ -85,13 +85,13 @@ class Turns:
     Who has just been at work looks more often.
     """
 
-    period: float = 0.0  # nobody was told yet
+    period: float = 0.0  # seconds; 0.0: no worker was told yet
     since: float = 0.0
     before: float = 0.0
     ahead: float = 0.0
 
     def fitting(self, readers: int, pace: float) -> float:
-        """The period for so many idle workers; the present one, unless that is far off."""
+        """The period for this many idle workers; the present one, unless that is far off."""
         wanted = poll(readers, pace)
         if self.period and 1 / STEADY < wanted / self.period < STEADY:
             return self.period

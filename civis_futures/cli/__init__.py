@@ -70,7 +70,7 @@ def _drop_output() -> None:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
-    """Split at the first `--`: what follows is somebody else's command line, not ours to parse."""
+    """Split at the first `--`: what follows is another program's command, not ours to parse."""
     if "--" not in arguments:
         return arguments, False, []
     at = arguments.index("--")

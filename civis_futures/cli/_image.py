@@ -51,7 +51,6 @@ for place in range(0, len(text), 1000):
     print("civis_futures: image %d %s" % (place // 1000, text[place:place + 1000]))
 """
 _PAUSES = (0.2, 5.0)
-_TAIL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
         run, lines = _ran(client, name, tag, options.timeout)
     there = contents_of(lines)
     if there is None:
-        tail = " / ".join(line.message for line in lines[-_TAIL:])
+        tail = " / ".join(line.message for line in lines[-3:])
         print(
             f"civis-futures: {name}:{tag} told nothing, is there a python3 in it? "
             f"(run {run.id} {run.said}: {tail})",

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from civis_futures.local import LocalPlatform
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-WATCH_SECONDS = 0.5
 
 
 def add(commands: Any) -> None:
@@ -163,7 +162,7 @@ def _serve(platform: LocalPlatform, engine: str) -> int:
             "Ctrl-C ends it, and every run.",
             flush=True,
         )
-        while not ended.wait(WATCH_SECONDS):
+        while not ended.wait(0.5):
             if not platform.running:
                 print("civis-futures: the local platform ended by itself", file=sys.stderr)
                 return LOST

@@ -156,27 +156,14 @@ class LocalPlatform:
         seed: int = 0,
     ) -> None:
         """Check the settings; nothing is started yet."""
-        self._settings = Settings(
-            port=port,
-            advertise=advertise,
-            certificate=_absolute(certificate),
-            private_key=_absolute(private_key),
-            plain_http=plain_http,
-            state=_absolute(state),
-            cores=cores,
-            memory=memory,
-            start_delay=start_delay,
-            rate_limit=_rate_limit(rate_limit),
-            hold=hold,
-            max_file_size=max_file_size,
-            environment=_variables(environment),
-            engine=chosen(engine).to_json(),
-            record=_absolute(record),
-            hidden_lists=hidden_lists,
-            updated_at_follows_runs=updated_at_follows_runs,
-            whole_seconds=whole_seconds,
-            seed=seed,
-        )
+        asked = locals()
+        given = {field.name: asked[field.name] for field in dataclasses.fields(Settings)}
+        for name in ("certificate", "private_key", "state", "record"):
+            given[name] = _absolute(given[name])
+        given["rate_limit"] = _rate_limit(rate_limit)
+        given["environment"] = _variables(environment)
+        given["engine"] = chosen(engine).to_json()
+        self._settings = Settings(**given)
         _check(self._settings)
         self._log = None if log is None else Path(log).absolute()
         self._first_faults = tuple(faults)
@@ -461,7 +448,7 @@ def _own_file(path: Path) -> IO[bytes]:
 def _launch(
     settings: Settings, key: str, log: Path | None, seconds: float = 60.0
 ) -> tuple[subprocess.Popen[bytes], Mapping[str, Any]]:
-    """Start the server and return it with what it says: its `url`, its `ca_certs`. It has so many
+    """Start the server and return it with what it says: its `url`, its `ca_certs`. It has this many
     `seconds`, as it is slow on a machine that does much else.
     """
     try:

@@ -415,15 +415,15 @@ def _of_rows(rows: Outcomes) -> tuple[Header, bytes]:
     If any row has raised, so has the batch, as far as its attempt is concerned.
     """
     rows.reverse()
-    told: list[tuple[Header, bytes | None]] = []
+    answered: list[tuple[Header, bytes | None]] = []
     while rows:
         returned, value = rows.pop()
-        told.append(_returned(value) if returned else value)
+        answered.append(_returned(value) if returned else value)
         del value
-    failed = (header for header, _ in told if header["kind"] != _wire.RETURNED)
+    failed = (header for header, _ in answered if header["kind"] != _wire.RETURNED)
     first = next(failed, None)
     kind, text = (_wire.RETURNED, "") if first is None else (_wire.RAISED, first["text"].rstrip())
-    return _answer(kind, text.rpartition("\n")[2], _wire.ROWS), dumped(told)
+    return _answer(kind, text.rpartition("\n")[2], _wire.ROWS), dumped(answered)
 
 
 def _returned(result: Any) -> tuple[Header, bytes | None]:
@@ -434,9 +434,9 @@ def _returned(result: Any) -> tuple[Header, bytes | None]:
         way = way_to_trouble("result", result)
         if way:
             _without_steps(error)
-        told = _traceback(error, before)
-        told["text"] = told["text"].rstrip("\n") + way
-        return _answer(_wire.OUTCOME_PICKLING, detail="result", **told), None
+        answered = _traceback(error, before)
+        answered["text"] = answered["text"].rstrip("\n") + way
+        return _answer(_wire.OUTCOME_PICKLING, detail="result", **answered), None
 
 
 def _without_steps(error: BaseException) -> None:
@@ -449,14 +449,14 @@ def _without_steps(error: BaseException) -> None:
 
 
 def _raised(error: BaseException) -> tuple[Header, bytes | None]:
-    told = _traceback(error)
+    answered = _traceback(error)
     try:
-        return _answer(_wire.RAISED, **told), dumped(error)
+        return _answer(_wire.RAISED, **answered), dumped(error)
     except BaseException as problem:
         why = f"{_type_of(problem).rpartition('.')[2]}: {_said(problem)}"
         name = _type_of(error).rpartition(".")[2]
-        told["text"] += f"\nThis {name} cannot be pickled: {why}{way_to_trouble(name, error)}"
-        return _answer(_wire.OUTCOME_PICKLING, detail="exception", **told), None
+        answered["text"] += f"\nThis {name} cannot be pickled: {why}{way_to_trouble(name, error)}"
+        return _answer(_wire.OUTCOME_PICKLING, detail="exception", **answered), None
 
 
 def _said(error: BaseException) -> str:
@@ -489,9 +489,11 @@ def _traceback(error: BaseException, before: str = "") -> dict[str, Any]:
     """
     frames: list[dict[str, Any]] = []
     try:
-        from ._tracebacks import told
+        from ._tracebacks import rendered
 
-        text, frames = told(error, [f.__code__.co_filename for f in (_traceback, load, in_turn)])
+        text, frames = rendered(
+            error, [f.__code__.co_filename for f in (_traceback, load, in_turn)]
+        )
     except BaseException:
         text = _bare_traceback(error)
     for frame in frames:

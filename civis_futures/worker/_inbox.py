@@ -26,9 +26,8 @@ _FIRST_PAUSE = 0.05
 _PART_OF_POLL = 1 / 12
 _SHORT = 1.5
 _LOOKS_PER_LEASE = 4.0
-_REFUSALS = 5  # in a row, after which the inbox is taken for lost
-# A look is held for so many seconds at the most; and after so many in a row that were cut off, or
-# answered without news before their time, looks are not held any more: somebody between us and the
+# A look is held for at most this many seconds; and after this many in a row that were cut off, or
+# answered without news before their time, looks are not held any more: a proxy between us and the
 # platform does not bear it.
 _LONGEST_HOLD = TIMEOUT / 2
 _CUTS = 3
@@ -122,7 +121,7 @@ class InboxReader:
             content = self._platform.json_value(self._id)
         except RefusedError:
             self._refused += 1
-            if self._refused >= _REFUSALS:
+            if self._refused >= 5:  # in a row: it is lost
                 raise
             return None
         finally:
@@ -161,6 +160,6 @@ class InboxReader:
         return letter
 
     def _is_news(self, holder: int, letter: _wire.Letter | None) -> bool:
-        if not holder:  # nobody else writes it
+        if not holder:  # no other process writes it
             return False
         return (self.known, self.holder, self._letter) != (True, holder, letter)

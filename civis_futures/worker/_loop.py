@@ -348,7 +348,7 @@ class WorkerLoop:
             header["modules"] = fetched.modules
         if not self._alone:
             # On a line of its own: what was before may have ended without a newline, and been
-            # written by anything, so nobody knows.
+            # written by anything, so that is not known.
             start = "\n" if self._printed else ""
             header["title"] = start + _wire.begin_line(call.task, call.attempt, slot.number)
         self._printed = True
@@ -443,7 +443,7 @@ class WorkerLoop:
             self._take(self._look())
 
     def _listen(self, slot: Slot, patience: float | None) -> bool:
-        """Take in what the child of a call says within so many seconds, if anything; or its end."""
+        """Take in what the child of a call says within `patience` seconds; or its end."""
         assert slot.process is not None
         try:
             frame = slot.process.receive(patience)

@@ -12,11 +12,10 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import time
 
 from . import _child
-from ._frames import PERMIT, Frames, high_pipe, new_mark, packed
+from ._frames import PERMIT, Frames, forked, high_pipe, new_mark, packed
 from ._groups import own_groups
 
 TYPE_CHECKING = False
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 #: Seconds between two looks at whether the child still lives. Its end usually closes the pipe,
 #: which is seen at once; but a process that it left behind may hold the pipe open.
 _LOOK = 0.25
-#: Seconds: no run lasts as long, and the kernel's timers take no more than they can count.
-_LONGEST = 1e8
 
 
 class DiedError(Exception):
@@ -76,13 +73,14 @@ class Children:
         self._explained = 0  # of those that the kernel has killed, how many are known
 
     def call_in(self, process: Process, seconds: float | None) -> None:
-        """Call `process.expire` after so many seconds, or not any more.
+        """Call `process.expire` after `seconds`, or not any more.
 
         By a signal to ourselves, as we may be in a request then that takes long. It breaks nothing
         off: Python goes on with what it was waiting for.
         """
         if seconds is not None:
-            self._due[process] = time.monotonic() + min(seconds, _LONGEST)
+            # The kernel's timers take no more.
+            self._due[process] = time.monotonic() + min(seconds, 1e8)
         elif self._due.pop(process, None) is None:
             return
         signal.signal(signal.SIGALRM, self._ring)
@@ -182,12 +180,7 @@ class Process:
         self._permits_left, self._permits = high_pipe()
         for fd in (self._calls, self._permits_left):  # of the latter no reader may wait in vain
             os.set_blocking(fd, False)
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()  # or the child would print it too
-        # A TERM must find either no child, or one whose pid is known; the child unblocks it itself.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        self.pid = os.fork()
+        self.pid = forked()
         if self.pid == 0:
             for fd in (self._calls, self._answers, self._permits):
                 os.close(fd)

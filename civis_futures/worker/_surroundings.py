@@ -83,7 +83,7 @@ class Surroundings:
         if self._folder is not None and _folder() is None:
             os.chdir(self._folder)
         mask = os.umask(self._umask)
-        if not mask & 0o700:  # with it, nobody could read what she has written
+        if not mask & 0o700:  # with it, the user could not read what she has written
             os.umask(mask)
         if not self._names <= _names():
             for name in self._environment.keys() - os.environ.keys():

@@ -13,14 +13,12 @@ import signal
 import sys
 import threading
 
-import cloudpickle
 import pytest
-from tasks import identity
+from tasks import by_value, identity
 
 import civis_futures as cf
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def refuse(*_):

@@ -5,23 +5,20 @@ How long work takes is compared with a pool that is no larger than the platform,
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import cloudpickle
 import joblib
 import pytest
 from benchmarks.measure import pause
-from tasks import wait_at
+from tasks import by_value, wait_at
 
 import civis_joblib
 from civis_futures import ContainerPoolExecutor, progress
 from civis_futures.local import LocalPlatform
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 # On a busy machine comparisons are made again.
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]

@@ -14,15 +14,14 @@ from datetime import UTC, datetime, timedelta
 import cloudpickle
 import pytest
 from by_hand import ask, get
-from tasks import identity
+from tasks import by_value, identity
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
 from civis_futures._pool import launch
 from civis_futures.local import LocalPlatform
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 @pytest.fixture(scope="module")

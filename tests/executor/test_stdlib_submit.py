@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import sys
 import traceback
 
-import cloudpickle
 import pytest
-from tasks import SECONDS, wait_at
+from tasks import SECONDS, by_value, wait_at
 
 from civis_futures import CallPicklingError, OutcomeUnpicklingError, RemoteTraceback
 
 #: For what should take a moment; a test that waits so long fails.
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def capture(*args, **kwargs):

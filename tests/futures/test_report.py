@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 
-import cloudpickle
 import pytest
 from summaries import ended, work_of
+from tasks import by_value
 
 from civis_futures import Container, ContainerPoolExecutor, PoolReport
 from civis_futures._display import usage
@@ -19,8 +18,7 @@ from civis_futures._display.usage import ContainerSums, Used, WorkSums
 from civis_futures._types import Resources, Run, RunState, TaskState
 from civis_futures.local import LocalPlatform
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def report(work, used=None, max_workers=10, **counts):

@@ -476,24 +476,16 @@ def test_a_failed_look_fails_nothing():
     assert table.scheduler.tasks.known
 
 
-def test_a_platform_that_is_gone_for_good_breaks_the_pool():
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_platform_that_is_gone_for_good_or_refuses_the_key_breaks_the_pool(refused):
     table = started()
     commands: list[e.Command] = []
     while not commands:
         table.tick()
-        commands = table(look_failed(ERROR, hopeless=False))
-    assert kinds(commands) == ["Break", "Lose", "CancelRun"]
-    assert 3_600 <= table.now < 4_000
-
-
-def test_a_key_that_is_refused_for_good_breaks_the_pool():
-    table = started()
-    commands: list[e.Command] = []
-    while not commands:
-        table.tick()
-        commands = table(look_failed(ERROR, hopeless=True))
+        commands = table(look_failed(ERROR, hopeless=refused))
     assert kinds(commands) == ["Break", "Lose", "CancelRun"]
     assert isinstance(commands[0].error, BrokenContainerPool)
+    assert refused or 3_600 <= table.now < 4_000
 
 
 def unread(state, hopeless):
@@ -1413,6 +1405,7 @@ def test_what_has_not_started_by_then_never_does(one_shot):
 
 
 def test_a_container_that_is_queued_for_one_call_is_cancelled():
+    """It may begin before that; so no call is said to go on that was not seen to run."""
     table = Table(max_seconds=100.0, max_tasks_per_worker=1)
     table.submit(*range(2))
     for command in table(PREPARED):
@@ -1422,6 +1415,8 @@ def test_a_container_that_is_queued_for_one_call_is_cancelled():
     table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING)), queued)
     table.now = 150.0
     assert e.CancelRun(WorkerId(2)) in table(e.Tick())
+    [error] = lost_hours(table.submit(2)).values()
+    assert "Calls that were seen to run go on to their end" in str(error)
 
 
 def test_a_call_that_fails_then_has_its_own_error():

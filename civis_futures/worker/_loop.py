@@ -347,8 +347,7 @@ class WorkerLoop:
         if fetched.modules:
             header["modules"] = fetched.modules
         if not self._alone:
-            # On a line of its own: what was before may have ended without a newline, and been
-            # written by anything, so that is not known.
+            # On a line of its own: whatever wrote the last one may have ended without a newline.
             start = "\n" if self._printed else ""
             header["title"] = start + _wire.begin_line(call.task, call.attempt, slot.number)
         self._printed = True

@@ -18,6 +18,7 @@ from typing import Any
 from civis_futures import _wire
 from civis_futures._api.budget import Kind, RateBudget
 from civis_futures._exceptions import Recalled
+from civis_futures._executor.options import READERS
 from civis_futures._scheduling import events as e
 from civis_futures._scheduling.pacing import linger, turn
 from civis_futures._scheduling.scheduler import Scheduler
@@ -91,7 +92,8 @@ class Virtual:
     wrong_by: Callable[[int], float] = lambda _: 0.0
 
     def __post_init__(self) -> None:
-        policy = Policy(self.workers, self.max_tasks_per_worker, self.idle_timeout)
+        inboxes = math.ceil(self.workers / READERS)
+        policy = Policy(self.workers, self.max_tasks_per_worker, self.idle_timeout, inboxes=inboxes)
         self.scheduler = Scheduler(policy, jitter=lambda: 0.5)
         self.now = 0.0
         self.seconds = math.inf

@@ -42,6 +42,8 @@ MAX_MEMORY = 64_000.0
 LEAST_SHARED = 1_000_000
 #: `max_workers` unless told otherwise. On another machine: the size of this one says nothing of it.
 DEFAULT_WORKERS = 10
+#: Up to so many workers read one inbox: what it holds for each of them must be worth a request.
+READERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,4 +322,5 @@ class PoolOptions:
             if self.max_container_hours is None
             else 3600.0 * self.max_container_hours,
             worker_processes=self.worker_processes,
+            inboxes=1 if self.session else -(-self._workers // (READERS * self.worker_processes)),
         )

@@ -569,3 +569,20 @@ def test_the_inbox_is_for_all_where_it_is_not_certain_who_knows_what():
     assert told(first, first) == [(), []]  # a sign of life
     assert told(first, _wire.Inbox(second, lease=5.0)) == [(), ()]
     assert told(first, {f"{n}": to_do(1) for n in range(1000)}) == [(), ()]
+
+
+def written(*versions):
+    """Which of several inboxes are written: each version is (whole, the letters of each)."""
+    stub = Stub(update_json_value=[None])
+    mailbox = Mailbox(stub, Container())
+    for whole, *letters in versions:
+        before = len(stub.asked)
+        inboxes = {n: _wire.Inbox(each, 2.0, beat=before) for n, each in enumerate(letters)}
+        mailbox.write_inboxes(inboxes, whole)
+        yield [number for _, number, _, _ in stub.asked[before:]]
+
+
+def test_of_several_inboxes_those_are_written_that_say_something_new():
+    a, b, c = {"a": to_do(0)}, {"b": to_do(1)}, {"b": to_do(1, 2)}
+    versions = (True, a, b), (False, a, c), (False, {}, c), (False, {}, c), (True, {}, c)
+    assert list(written(*versions)) == [[0, 1], [1], [0], [0, 1], [0, 1]]

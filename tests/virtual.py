@@ -37,8 +37,8 @@ AHEAD = 1000.0
 #: Seconds that the three requests take with which a container posts answers.
 POST = 0.1
 #: As in the worker: the first pause between two readings, that while its only call runs; and how
-#: long the first answers wait for others.
-FIRST_PAUSE, CALM, FIRST_LINGER = 0.05, 10.0, 0.5
+#: long the first answers wait for others, unless they may wait for more than CROWDED seconds.
+FIRST_PAUSE, CALM, FIRST_LINGER, CROWDED = 0.05, 10.0, 0.5, 30.0
 
 
 @dataclass
@@ -338,7 +338,8 @@ class Virtual:
             _wire.Answer(task, kind, data, attempt=attempt, started=begun, finished=self.now)
         )
         if len(box.unposted) == 1:
-            self._after(min(box.linger, box.longest), self._post, box)
+            least = box.longest / 4 if box.longest > CROWDED else 0.0
+            self._after(min(max(box.linger, least), box.longest), self._post, box)
 
     def _post(self, box: Box) -> None:
         """The answers and the name of the script, in three requests."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Seconds that the first answers wait for company while further calls are run.
 FIRST_LINGER = 0.5
+#: Where answers may wait for longer than this, there are so many workers that the first answers of
+#: each would be too many requests: then they wait for a quarter of that time.
+_CROWDED = 30.0
 #: Outcomes of this many bytes do not wait: the next call may need the memory, or the disk.
 _MOST_WAITING = 10_000_000
 #: After this many failures in a row the script's name is left as it is: to change it only saves the
@@ -80,7 +83,8 @@ class Outbox:
             return None
         if self._size > _MOST_WAITING:
             return 0.0
-        linger = min(self._linger, self.longest)
+        least = self.longest / 4 if self.longest > _CROWDED else 0.0
+        linger = min(max(self._linger, least), self.longest)
         if queued and len(self._waiting) >= queued:
             linger = min(linger, max(FIRST_LINGER, self.longest / 4))
         return max(0.0, self._oldest + linger - time.monotonic())

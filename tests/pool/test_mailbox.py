@@ -271,8 +271,9 @@ def many(number=130, last_changed=120):
     return mailbox, [(worker_run(n), e.Reading.AT_END) for n in range(1, number + 1)], asked
 
 
-def test_answers_of_a_worker_that_the_first_page_does_not_show_are_read():
-    mailbox, watches, asked = many()
+@pytest.mark.parametrize("number", [130, 1000])
+def test_answers_of_a_worker_that_the_first_page_does_not_show_are_read(number):
+    mailbox, watches, asked = many(number, number - 10)
     for _ in range(2):
         reports, worker_runs, _ = mailbox.look(watches)
     answers = [answer.task for report in reports for answer in report.answers]

@@ -338,8 +338,13 @@ class Virtual:
             _wire.Answer(task, kind, data, attempt=attempt, started=begun, finished=self.now)
         )
         if len(box.unposted) == 1:
-            least = box.longest / 4 if box.longest > CROWDED else 0.0
-            self._after(min(max(box.linger, least), box.longest), self._post, box)
+            self._after(self._patience(box), self._post, box)
+
+    @staticmethod
+    def _patience(box: Box) -> float:
+        """Seconds that its answers wait now for others."""
+        least = box.longest / 4 if box.longest > CROWDED else 0.0
+        return min(max(box.linger, least), box.longest)
 
     def _post(self, box: Box) -> None:
         """The answers and the name of the script, in three requests."""
@@ -347,7 +352,7 @@ class Virtual:
             box.going += box.unposted
             box.unposted = []
             box.posted_at = self.now
-            box.linger = min(3 * box.linger, box.longest)
+            box.linger = min(3 * self._patience(box), box.longest)
             self._ask(3)
             self._after(POST, self._arrive, box, len(box.going))
 

@@ -83,8 +83,7 @@ class Outbox:
             return None
         if self._size > _MOST_WAITING:
             return 0.0
-        least = self.longest / 4 if self.longest > _CROWDED else 0.0
-        linger = min(max(self._linger, least), self.longest)
+        linger = self._patience
         if queued and len(self._waiting) >= queued:
             linger = min(linger, max(FIRST_LINGER, self.longest / 4))
         return max(0.0, self._oldest + linger - time.monotonic())
@@ -95,7 +94,13 @@ class Outbox:
         if answers:
             self._send([_wire.sealed(answer, self._worker, self._key) for answer in answers])
         # The first answers tell the client how long calls take; later ones are in less of a hurry.
-        self._linger = min(3 * self._linger, self.longest)
+        self._linger = min(3 * self._patience, self.longest)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that answers wait now for others."""
+        least = self.longest / 4 if self.longest > _CROWDED else 0.0
+        return min(max(self._linger, least), self.longest)
 
     def _with_data(self, place: int) -> _wire.Answer:
         """The waiting answer at `place`, its outcome inline or uploaded."""

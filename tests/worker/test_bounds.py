@@ -163,3 +163,8 @@ def test_the_first_answers_of_very_many_workers_wait_for_some_time(longest, firs
     due = outbox.due_in(queued=10)
     assert due is not None
     assert first - 0.25 <= due <= first
+    outbox.post()
+    outbox.add(_wire.Answer(1, _wire.RAISED))
+    due = outbox.due_in(queued=10)
+    assert due is not None
+    assert 3 * first - 0.25 <= due <= 3 * first

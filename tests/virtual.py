@@ -18,6 +18,7 @@ from typing import Any
 from civis_futures import _wire
 from civis_futures._api.budget import Kind, RateBudget
 from civis_futures._exceptions import Recalled
+from civis_futures._executor.options import READERS
 from civis_futures._scheduling import events as e
 from civis_futures._scheduling.pacing import linger, turn
 from civis_futures._scheduling.scheduler import Scheduler
@@ -36,8 +37,8 @@ AHEAD = 1000.0
 #: Seconds that the three requests take with which a container posts answers.
 POST = 0.1
 #: As in the worker: the first pause between two readings, that while its only call runs; and how
-#: long the first answers wait for others.
-FIRST_PAUSE, CALM, FIRST_LINGER = 0.05, 10.0, 0.5
+#: long the first answers wait for others, unless they may wait for more than CROWDED seconds.
+FIRST_PAUSE, CALM, FIRST_LINGER, CROWDED = 0.05, 10.0, 0.5, 30.0
 
 
 @dataclass
@@ -91,7 +92,8 @@ class Virtual:
     wrong_by: Callable[[int], float] = lambda _: 0.0
 
     def __post_init__(self) -> None:
-        policy = Policy(self.workers, self.max_tasks_per_worker, self.idle_timeout)
+        inboxes = math.ceil(self.workers / READERS)
+        policy = Policy(self.workers, self.max_tasks_per_worker, self.idle_timeout, inboxes=inboxes)
         self.scheduler = Scheduler(policy, jitter=lambda: 0.5)
         self.now = 0.0
         self.seconds = math.inf
@@ -336,7 +338,13 @@ class Virtual:
             _wire.Answer(task, kind, data, attempt=attempt, started=begun, finished=self.now)
         )
         if len(box.unposted) == 1:
-            self._after(min(box.linger, box.longest), self._post, box)
+            self._after(self._patience(box), self._post, box)
+
+    @staticmethod
+    def _patience(box: Box) -> float:
+        """Seconds that its answers wait now for others."""
+        least = box.longest / 4 if box.longest > CROWDED else 0.0
+        return min(max(box.linger, least), box.longest)
 
     def _post(self, box: Box) -> None:
         """The answers and the name of the script, in three requests."""
@@ -344,7 +352,7 @@ class Virtual:
             box.going += box.unposted
             box.unposted = []
             box.posted_at = self.now
-            box.linger = min(3 * box.linger, box.longest)
+            box.linger = min(3 * self._patience(box), box.longest)
             self._ask(3)
             self._after(POST, self._arrive, box, len(box.going))
 

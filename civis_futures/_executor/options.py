@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from .._data.own import Include
 
 After = Dependency | ContainerFuture[Any] | Iterable[ContainerFuture[Any]] | None
+#: Up to so many workers read one inbox: what it has for each of them must be worth a request.
+READERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,4 +364,5 @@ class PoolOptions:
             if self.max_container_hours is None
             else 3600.0 * self.max_container_hours,
             worker_processes=self.worker_processes,
+            inboxes=1 if self.session else -(-self._workers // (READERS * self.worker_processes)),
         )

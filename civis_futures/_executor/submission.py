@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -64,6 +65,7 @@ class Intake:
         self._manager = opened.manager
         self._contents = opened.manager.contents
         self._resources = resources_of(options.runs_in)
+        self._policy = options.policy
         self.resize(options.policy.max_workers)
         self._shared_from = options.shared_from
         #: How futures read their logs, and load their calls.
@@ -89,7 +91,7 @@ class Intake:
     def resize(self, max_workers: int) -> None:
         """From now on there may be this many workers, which share the room in the inbox."""
         self._check_process()
-        self._inline = _wire.inline_limit(max_workers)
+        self._inline = replace(self._policy, max_workers=max_workers).inline_bytes
 
     def close(self) -> None:
         """Take no more."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -39,6 +40,7 @@ class HeldTasks:
     state: RunState = RunState.QUEUED
     tasks: dict[TaskId, None] = field(default_factory=dict)
     processes: int = 1
+    inbox: int = 0  # which of those that there are
 
 
 @dataclass(slots=True)
@@ -122,8 +124,11 @@ class Ledger:
         self, worker: WorkerId, calls: tuple[e.Given, ...], processes: int = 1
     ) -> list[object]:
         """A worker is about to be started with these calls; what its launch looks at."""
+        assert self.files is not None, "no launch before Prepare is done"
+        read = Counter(held.inbox for held in self.held.values())
+        inbox = min(range(len(self.files.inboxes)), key=read.__getitem__)
         wanted = self.wanted[worker] = [worker]
-        self.held[worker] = HeldTasks(processes=processes)
+        self.held[worker] = HeldTasks(processes=processes, inbox=inbox)
         self.give(worker, calls)
         return wanted
 

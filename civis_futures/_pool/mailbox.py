@@ -12,7 +12,7 @@ import json
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Container as Container_
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -59,7 +59,7 @@ GONE = "not found"
 class PoolFiles:
     """What is on the platform for all workers of a pool."""
 
-    inbox_id: int
+    inboxes: tuple[int, ...]
     initializer: _wire.Blob | None = None
 
 
@@ -122,16 +122,18 @@ class Mailbox:
         self._unseen: Counter[WorkerId] = Counter()  # owned by `look`
         self._looks = itertools.count()  # owned by `look`
         self.long_poll = LongPoll()  # owned by `look`
-        self._inbox: _wire.Inbox | None = None  # as it is on the platform, if that is certain
+        self._inboxes: dict[int, _wire.Inbox] = {}  # as they are on the platform for certain
 
     # --- prepare, upload, fetch ----------------------------------------------------------------
 
-    def prepare(self, name: str) -> int:
-        """See whether the platform knows us; the id of the inbox. Each time there is a new one."""
+    def prepare(self, name: str, inboxes: int) -> tuple[int, ...]:
+        """See whether the platform knows us; the ids of so many inboxes. Each time they are new."""
         self._client.me()
         if self._book is not None:
-            return self._book.inbox
-        return self._client.create_json_value(f"{name} inbox", _wire.to_json(_wire.Inbox()))
+            return (self._book.inbox,)
+        empty = _wire.to_json(_wire.Inbox())
+        create = self._client.create_json_value
+        return tuple(create(f"{name} inbox", empty) for _ in range(inboxes))
 
     def upload(self, data: bytes, name: str) -> _wire.Blob:
         """Put bytes into a File."""
@@ -253,6 +255,17 @@ class Mailbox:
                 return found
         return None
 
+    def write_inboxes(self, inboxes: Mapping[int, _wire.Inbox], whole: bool) -> None:
+        """Replace what the workers read: the `whole`, or where it says something new."""
+
+        def said(inbox: _wire.Inbox) -> object:
+            return inbox.letters, inbox.poll, inbox.lease
+
+        before = {number: said(inbox) for number, inbox in self._inboxes.items()}
+        new = [number for number in inboxes if said(inboxes[number]) != before.get(number)]
+        for number in inboxes if whole or not new else new:
+            self.write_inbox(number, inboxes[number])
+
     def write_inbox(self, inbox_id: int, inbox: _wire.Inbox) -> None:
         """Replace what the workers read.
 
@@ -261,10 +274,10 @@ class Mailbox:
         """
         if self._book is not None:
             inbox = self._book.signed(inbox)
-        before, self._inbox = self._inbox, None
+        before = self._inboxes.pop(inbox_id, None)
         names = _with_news(inbox, before) if before is not None and self.long_poll.offered else ()
         self._client.update_json_value(inbox_id, json.dumps(_wire.packed(inbox)), names)
-        self._inbox = inbox
+        self._inboxes[inbox_id] = inbox
 
     def cancel(self, worker_run: WorkerRun) -> None:
         """Ask for the end of a run; one that is over already is fine."""

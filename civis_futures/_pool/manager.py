@@ -53,14 +53,14 @@ from .threads import Lane, SettleLane, interpreter_exit
 
 _log = logging.getLogger(__name__)
 
-#: The most tasks, or cancels, that are taken in together, when many come at once.
+#: The most events that are taken in together, when many come at once.
 MOST_AT_ONCE = 1000
 #: Seconds that containers must be queued before the log says so; it does again after twice as many.
 LONG_WAIT = 30.0
 
 _FAILURES = (PlatformError, _wire.WireError, Recalled)
 #: Events of which thousands may come at once.
-_MANY = (e.Submitted, e.CancelRequested)
+_MANY = (e.Submitted, e.CancelRequested, e.Done)
 #: What belongs to an event, and is no business of the scheduler's: bytes, runs, futures.
 _Attachment = Any
 #: What a lane has to do for a command: it returns what belongs to the event that tells of it; of a
@@ -232,7 +232,7 @@ class Manager:
                     error = BrokenContainerPool("the local platform was stopped")
                     event = e.TerminateRequested(error, leave=True)
                 event = self._ledger.take_in(event, attachment)
-                more = self._more_from_users() if isinstance(event, _MANY) else ()
+                more = self._more() if isinstance(event, _MANY) else ()
                 now = time.monotonic()
                 for command in self.scheduler.advance(event, now, more):
                     self._log_command(command)
@@ -321,8 +321,8 @@ class Manager:
         except queue.Empty:
             return e.Tick(), None
 
-    def _more_from_users(self) -> list[e.Event]:
-        """Take in all that users have done meanwhile: one by one, thousands would be slow."""
+    def _more(self) -> list[e.Event]:
+        """Take in what else has happened: each look at what is to do costs time for each worker."""
         more: list[e.Event] = []
         while len(more) < MOST_AT_ONCE:
             try:
@@ -429,12 +429,13 @@ class Manager:
 
     def _prepare(self, _: e.Prepare) -> _Work:
         data, contents = self.pool.initializer.data, self._initializer
+        number = self.scheduler.fleet.policy.inboxes
 
         def work() -> tuple[e.Prepared, PoolFiles]:
-            inbox_id = self.mailbox.prepare(self.pool.name)
+            inboxes = self.mailbox.prepare(self.pool.name, number)
             initial = _wire.Blob.of(data) if data and not contents else None
             news = e.Prepared(self.client.budget.pace, self.client.clock.ahead)
-            return news, PoolFiles(inbox_id, contents[0].blob if contents else initial)
+            return news, PoolFiles(inboxes, contents[0].blob if contents else initial)
 
         return work
 
@@ -449,12 +450,13 @@ class Manager:
         worker, files = command.worker, self._ledger.files
         pool, policy = self.pool, self.scheduler.fleet.policy
         assert files is not None, "no launch before Prepare is done"
+        wanted = self._ledger.launch(worker, command.calls, command.processes)
         order = _wire.Order(
             worker=secrets.token_hex(8),
             url=pool.url,
             python=PYTHON,
             letter=self._ledger.letter(command.calls, stop=command.one_shot),
-            inbox=files.inbox_id,
+            inbox=files.inboxes[self._ledger.held[worker].inbox],
             initializer=files.initializer,
             initializer_buffers=pool.initializer.blobs,
             initializer_code=pool.initializer.code,
@@ -468,7 +470,6 @@ class Manager:
             greets=worker == 1,
             turn=turn(worker),
         )
-        wanted = self._ledger.launch(worker, command.calls, command.processes)
         program = self._program = self._worker_program()
 
         def work() -> WorkerRun:
@@ -481,16 +482,19 @@ class Manager:
     def _write_inbox(self, command: e.WriteInbox) -> _Work:
         files = self._ledger.files
         assert files is not None, "no inbox before Prepare is done"
-        letters = {}
+        letters: list[dict[str, _wire.Letter]] = [{} for _ in files.inboxes]
         for letter in command.letters:
-            token = self._ledger.worker_runs[letter.worker].token
-            letters[token] = self._ledger.letter(letter.calls, letter)
+            token, held = self._ledger.worker_runs[letter.worker].token, self._ledger.held
+            letters[held[letter.worker].inbox][token] = self._ledger.letter(letter.calls, letter)
             self._ledger.give(letter.worker, letter.calls)
-        inbox_id, pace = files.inbox_id, self.client.budget.pace
         self._beat += 1
-        pauses = command.period, linger(command.workers, pace)
-        inbox = _wire.Inbox(letters, *pauses, self._beat, lease=command.lease)
-        return partial(self.mailbox.write_inbox, inbox_id, inbox)
+        wait = linger(command.workers, self.client.budget.pace)
+        said = command.period, wait, self._beat
+        inboxes = {
+            n: _wire.Inbox(letters_in, *said, lease=command.lease)
+            for n, letters_in in zip(files.inboxes, letters, strict=True)
+        }
+        return partial(self.mailbox.write_inboxes, inboxes, command.whole)
 
     def _look(self, command: e.Look) -> _Work:
         runs = self._ledger.worker_runs

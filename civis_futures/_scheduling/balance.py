@@ -124,10 +124,11 @@ def movable(fleet: Fleet, worker: Worker, helpers: Collection[Worker]) -> list[e
     """The calls of a worker that has not started which one of these could do."""
     if not worker.reads_inbox:
         return []
+    sizes = {helper.resources for helper in helpers}
     return [
         call
         for call in worker.unbegun
-        if any(fleet.serves(helper.resources, call[0]) for helper in helpers)
+        if any(fleet.serves(resources, call[0]) for resources in sizes)
     ]
 
 

@@ -314,14 +314,16 @@ class LetterContent:
 
 @dataclass(frozen=True, slots=True)
 class WriteInbox:
-    """Write the whole inbox; `workers` is how many share the budget, `period` as in a launch, and
-    `lease` how many seconds it stays as it is at the most, if not the lease of the orders.
+    """Write the inbox; `workers` is how many share the budget, `period` as in a launch, and `lease`
+    how many seconds it stays as it is at the most, if not the lease of the orders. `whole`: all
+    inboxes, if there are several, also those that say nothing new.
     """
 
     letters: tuple[LetterContent, ...]
     workers: int
     period: float = 0.25
     lease: float | None = None
+    whole: bool = True
 
 
 class Reading(Enum):

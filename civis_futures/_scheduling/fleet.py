@@ -70,7 +70,9 @@ class Fleet:
     #: Workers that stay for the next process, once the inbox says so.
     handed_on: set[WorkerId] = field(default_factory=set)
     _told: bool = False  # the inbox that is being written says so
+    _overdue: list[Worker] = field(default_factory=list)  # as of the last look
     _beat: float = 0.0  # when the inbox was written
+    _whole: float = -math.inf  # and when all inboxes were, unless that is in doubt
     _repeat: float = math.inf  # seconds from then until it is written again as it is
     _launched_at: float = 0.0  # when a worker was launched last
     _started: int = 0  # the highest number of a worker that has started
@@ -100,23 +102,22 @@ class Fleet:
             workers.remove(leaving)
             if not leaving.held:
                 self._let(step, leaving)
-        idle = [worker for worker in workers if not worker.calls]
+        idle = {worker.id for worker in workers if not worker.calls}
         turns = self.looks.turns  # those first that can begin soon
         workers.sort(key=lambda worker: (bool(worker.held), turns.next(worker.id, step.now)))
         for worker in self._deal(workers):
             worker.note_present(step.now)
             worker.stop = worker.calls_given == self.policy.max_tasks_per_worker
             seconds = (self.shares.seconds or 0.0) * len(worker.calls) / worker.processes
-            self.news(step, worker, seconds if worker in idle else None)
+            self.news(step, worker, seconds if worker.id in idle else None)
 
     def _blocked(self) -> bool:
         """Whether no container, there or to come, can serve the oldest waiting call."""
         name = self.tasks.next_ready()
         open_ = [worker for worker in self.workers.values() if worker.open]
-        if any(worker.stop or worker.cancelled for worker in open_):
-            return False  # there will be room
-        if name is None or self.room_left() > 0:
-            return False
+        leaving = any(worker.stop or worker.cancelled for worker in open_)
+        if leaving or name is None or self.room_left() > 0:
+            return False  # there is room, or there will be
         return not any(self.serves(worker.resources, name) for worker in open_)
 
     def launch(self, step: Step) -> None:
@@ -225,8 +226,12 @@ class Fleet:
     def _width(self) -> int:
         """How many calls can run at once, now or soon."""
         most = self.policy.max_workers - (self.room_left() if self._is_full() else 0)
-        held_up = (worker.processes for worker in self.workers.values() if worker.held_up)
-        return max(most - sum(held_up), 1)
+        return max(most - sum(worker.processes for worker in self.held_up), 1)
+
+    @property
+    def held_up(self) -> list[Worker]:
+        """Those that wait for their start for longer than one takes, while others run."""
+        return [w for w in self._overdue if w.held_up and w.id in self.workers]
 
     def done_before(self, step: Step, worker: Worker) -> int:
         """How many calls another worker will have done before this one starts; at least 1."""
@@ -234,12 +239,10 @@ class Fleet:
         return max(1, int(left / self.shares.seconds)) if self.shares.seconds else 1
 
     def _is_full(self) -> bool:
-        """Whether the platform has room for no more workers: some of them wait for their start.
-
-        One of which a later one has started waits for a reason of its own.
+        """Whether the platform has room for no more workers: some of them wait for their start. One
+        of which a later one has started waits for a reason of its own.
         """
-        waiting = (worker for worker in self.workers.values() if worker.held_up)
-        return any(worker.id > self._started for worker in waiting)
+        return any(worker.id > self._started for worker in self.held_up)
 
     def is_busy(self, step: Step, worker: Worker, horizon: float) -> bool:
         """Whether a worker has work for more than half of the `horizon`, until it can get more.
@@ -282,9 +285,12 @@ class Fleet:
     def write(self, step: Step) -> None:
         """Write the inbox if it is not up to date, or if it has not changed for long."""
         readers = [w for w in self.workers.values() if w.alive]
+        sign = self.policy.lease / BEATS
+        whole = self.policy.inboxes == 1 or self._whole + sign <= step.now
         if readers:
             told = any(worker.calls or worker.stop or worker.revoked for worker in readers)
-            beat = self._beat + min(self.policy.lease / BEATS, self._repeat if told else math.inf)
+            beat = self._beat + min(sign, self._repeat if told else math.inf)
+            whole = whole or beat <= step.now
             more = sum(worker.running for worker in readers) > 2 * self._written_for > 0
             self._repeat = REPEAT if self._stale or more else self._repeat
             self._stale = self._stale or more or beat <= step.now
@@ -296,19 +302,18 @@ class Fleet:
         if not readers:
             return
         self.writing.busy = True
-        letters = []
         for worker in readers:
             worker.revoked_in_inbox &= self._taken_back(worker)  # which each version has
-            letter = self._letter(worker)
-            if letter != e.LetterContent(worker.id):
-                letters.append(letter)
+        every = map(self._letter, readers)
+        letters = tuple(letter for letter in every if letter != e.LetterContent(letter.worker))
         self._repeat = 2 * self._repeat if letters else math.inf
         # Even if there is no letter: a call that was dropped must not stay in there.
         self._written_for = self._sharing()
         self._period = self.looks.turns.fitting(self._written_for, self.looks.pace)
         self._told = bool(self.handed_on)
         lease = self.policy.keep_alive if self._told else None
-        step.do(e.WriteInbox(tuple(letters), self._written_for, self._period, lease))
+        self._whole = step.now if whole else self._whole
+        step.do(e.WriteInbox(letters, self._written_for, self._period, lease, whole))
         self._sent = {worker.id: self._taken_back(worker) for worker in readers}
 
     def _taken_back(self, worker: Worker) -> frozenset[e.Given]:
@@ -345,7 +350,7 @@ class Fleet:
 
     def write_failed(self) -> None:
         """The inbox may be as it was."""
-        self._stale = True
+        self._stale, self._whole = True, -math.inf
 
     def news(self, step: Step, worker: Worker, seconds: float | None = None) -> None:
         """There is something to tell this worker, and soon to hear from it."""
@@ -366,6 +371,7 @@ class Fleet:
         if any(worker.running for worker in self.workers.values()):
             for worker in self.workers.values():
                 worker.passed_over(step.now, self.startup)
+            self._overdue = [worker for worker in self.workers.values() if worker.held_up]
         answers = [answer for each in seen for answer in each.report.answers]
         self.shares.learn([a.busy for a in answers if a.kind in (RETURNED, RAISED)])
         return seen
@@ -457,14 +463,13 @@ class Fleet:
 
     def _sharers(self) -> tuple[int, int]:
         """How many they are now, and how many they may become."""
-        number = sum(worker.open and not worker.held_up for worker in self.workers.values())
+        number = sum(worker.open for worker in self.workers.values()) - len(self.held_up)
         most = math.ceil(self._width() / self.policy.worker_processes)
         return number, max(most, number)  # more than `max_workers`, perhaps, as yet
 
     def _some_of(self, now: int, most: int, coming: int) -> int:
         """How many share it, with as many tasks `coming` for which there is none."""
-        more = math.ceil(coming / self.policy.worker_processes)
-        return max(1, min(now + more, most))
+        return max(1, min(now + math.ceil(coming / self.policy.worker_processes), most))
 
     def adopt(self, step: Step, attached: e.Attached) -> None:
         """These workers were launched by an earlier process, and are ours now."""
@@ -518,13 +523,9 @@ class Fleet:
 
     def has_unwanted_calls(self) -> bool:
         """Whether a container may still run a call that was cancelled."""
-        return any(
-            worker.cancelled
-            or not all(
-                self.tasks.holds(call, worker) or call in worker.freed for call in worker.calls
-            )
-            for worker in self.workers.values()
-            if worker.open
+        open_ = [worker for worker in self.workers.values() if worker.open]
+        return any(worker.cancelled for worker in open_) or any(
+            not (self.tasks.holds(call, w) or call in w.freed) for w in open_ for call in w.calls
         )
 
     def _room_wanted(self) -> list[float]:
@@ -532,14 +533,13 @@ class Fleet:
         runs could do; without as many of them as there are workers about to make room.
         """
         open_ = [worker for worker in self.workers.values() if worker.open]
-        helpers = [worker for worker in open_ if worker.running and worker.listens]
+        sizes = {worker.resources for worker in open_ if worker.running and worker.listens}
         leaving = sum(worker.running and (worker.stop or worker.cancelled) for worker in open_)
-        waiting = [worker for worker in open_ if worker.held_up]
         times = (
             worker.launched
-            for worker in waiting
+            for worker in self.held_up
             for name, _ in worker.unbegun[:1]
-            if not any(self.serves(helper.resources, name) for helper in helpers)
+            if not any(self.serves(resources, name) for resources in sizes)
         )
         return sorted(times)[leaving:]
 

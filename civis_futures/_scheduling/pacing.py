@@ -36,8 +36,12 @@ FALSE_STARTS = 2
 #: The workers' reads of the inbox may spend one part in INBOX_SHARE of the budget, their answers
 #: one part in ANSWER_SHARE.
 INBOX_SHARE, ANSWER_SHARE = 4, 4
-#: Bounds of a worker's pause between two reads of the inbox, in seconds.
-SHORTEST_POLL, LONGEST_POLL = 0.25, 30.0
+#: The shortest pause of a worker between two reads of the inbox, in seconds; and the longest time
+#: that it waits for anything, where it is not one of so many that this would be more requests than
+#: their share of what the platform gives in the long run, one in STEADY_PACE seconds. LONGEST_WAIT
+#: is a quarter of the default lease: who waits for longer may miss that the client is gone.
+SHORTEST_POLL, LONG_WAIT, LONGEST_WAIT = 0.25, 30.0, 900.0
+STEADY_PACE = 0.3
 #: The period of idle workers' turns is changed when it should be STEADY times as long, or as short:
 #: they hear of that at different times.
 STEADY = 1.25
@@ -52,8 +56,8 @@ SHORTEST_ANSWER, LONGEST_ANSWER = 0.2, 1.0
 #: A worker that has just run out reads the inbox after this part of a period, and then each time
 #: that it has been idle for twice as long, and for that.
 FIRST_READ = 1 / 12
-#: Bounds of the seconds that an answer waits for others, to be sent together.
-SHORTEST_LINGER, LONGEST_LINGER = 0.5, 30.0
+#: The shortest time that an answer waits for others, to be sent together, in seconds.
+SHORTEST_LINGER = 0.5
 #: How many containers may start before one of them has shown that it can do the work; the number
 #: doubles every PROBE_SECONDS.
 PROBES, PROBE_SECONDS = 2, 5.0
@@ -68,7 +72,12 @@ def poll(readers: int, pace: float) -> float:
     """Seconds between a worker's reads of the inbox, if `readers` share a budget of `pace` seconds
     per request.
     """
-    return min(max(SHORTEST_POLL, readers * pace * INBOX_SHARE), LONGEST_POLL)
+    return min(max(SHORTEST_POLL, readers * pace * INBOX_SHARE), _longest(readers * INBOX_SHARE))
+
+
+def _longest(requests: int) -> float:
+    """The longest pause with so many requests in it, at a part of the budget."""
+    return min(max(LONG_WAIT, requests * STEADY_PACE), LONGEST_WAIT)
 
 
 def turn(number: int) -> float:
@@ -120,7 +129,8 @@ class Turns:
 
 def linger(readers: int, pace: float) -> float:
     """Seconds that an answer may wait for others, likewise; a post takes two requests."""
-    return min(max(SHORTEST_LINGER, 2 * readers * pace * ANSWER_SHARE), LONGEST_LINGER)
+    requests = 2 * readers * ANSWER_SHARE
+    return min(max(SHORTEST_LINGER, requests * pace), _longest(requests))
 
 
 @dataclass(slots=True)

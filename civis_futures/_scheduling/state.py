@@ -59,7 +59,8 @@ class Policy:
     """What the user asked for; times in seconds.
 
     `max_workers` is how many calls may run at once, of which one container has up to
-    `worker_processes`. `max_tasks_per_worker` is of a container.
+    `worker_processes`. `max_tasks_per_worker` is of a container. `inboxes` is how many there are;
+    each worker reads one of them.
     """
 
     max_workers: int
@@ -70,6 +71,7 @@ class Policy:
     keep_alive: float = 0.0  # how long idle workers stay after the end for the next process
     max_seconds: float = math.inf  # for how long containers may run, all together
     worker_processes: int = 1
+    inboxes: int = 1
 
     def processes(self, room: int) -> int:
         """How many the next worker has, if `room` calls more may run at once."""
@@ -78,12 +80,12 @@ class Policy:
 
     def letter_bytes(self, worker: Worker) -> int:
         """How many bytes the calls in a worker's letter may take."""
-        return min(INBOX_CALLS // self.max_workers * worker.processes, ORDER_CALLS)
+        return min(INBOX_CALLS * self.inboxes // self.max_workers * worker.processes, ORDER_CALLS)
 
     @property
     def inline_bytes(self) -> int:
         """How many bytes a call may have that is not uploaded."""
-        return inline_limit(self.max_workers)
+        return inline_limit(math.ceil(self.max_workers / self.inboxes))
 
 
 class TaskPhase(Enum):
@@ -159,9 +161,7 @@ class Task:
 
 
 class Tasks:
-    """All tasks that have not ended, with a queue of those that are READY: by priority, and then
-    the oldest first.
-    """
+    """All tasks that have not ended; those that are READY in a queue, by priority, then by age."""
 
     def __init__(self) -> None:
         self.known: dict[TaskId, Task] = {}
@@ -377,7 +377,7 @@ def _tell(task: Task, wait: Wait, other: TaskId, returned: bool) -> None:
         task.blocked = other
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Worker:
     """One container run, from the decision to launch it until its script is archived.
 

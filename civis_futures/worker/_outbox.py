@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Seconds that the first answers wait for company while further calls are run.
 FIRST_LINGER = 0.5
+#: Where answers may wait for longer than this, there are so many workers that the first answers of
+#: each would be too many requests: then they wait for a quarter of that time.
+_CROWDED = 30.0
 #: After this many failures in a row the script's name is left as it is: to change it only saves the
 #: client requests.
 _NAMINGS = 3
@@ -79,7 +82,7 @@ class Outbox:
         # Ten megabytes do not wait: the next call may need the memory, or the disk.
         if self._size > 10_000_000:
             return 0.0
-        linger = min(self._linger, self.longest)
+        linger = self._patience
         if queued and len(self._waiting) >= queued:
             linger = min(linger, max(FIRST_LINGER, self.longest / 4))
         return max(0.0, self._oldest + linger - time.monotonic())
@@ -90,7 +93,13 @@ class Outbox:
         if answers:
             self._send([_wire.sealed(answer, self._worker, self._key) for answer in answers])
         # The first answers tell the client how long calls take; later ones are in less of a hurry.
-        self._linger = min(3 * self._linger, self.longest)
+        self._linger = min(3 * self._patience, self.longest)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that answers wait now for others."""
+        least = self.longest / 4 if self.longest > _CROWDED else 0.0
+        return min(max(self._linger, least), self.longest)
 
     def _with_data(self, place: int) -> _wire.Answer:
         """The waiting answer at `place`, its outcome inline or uploaded."""

@@ -271,8 +271,9 @@ def many(number=130, last_changed=120):
     return mailbox, [(worker_run(n), e.Reading.AT_END) for n in range(1, number + 1)], asked
 
 
-def test_answers_of_a_worker_that_the_first_page_does_not_show_are_read():
-    mailbox, watches, asked = many()
+@pytest.mark.parametrize("number", [130, 1000])
+def test_answers_of_a_worker_that_the_first_page_does_not_show_are_read(number):
+    mailbox, watches, asked = many(number, number - 10)
     for _ in range(2):
         reports, worker_runs, _ = mailbox.look(watches)
     answers = [answer.task for report in reports for answer in report.answers]
@@ -579,3 +580,20 @@ def test_the_inbox_is_for_all_where_it_is_not_certain_who_knows_what():
     assert told(first, first) == [(), []]  # a sign of life
     assert told(first, _wire.Inbox(second, lease=5.0)) == [(), ()]
     assert told(first, {f"{n}": to_do(1) for n in range(1000)}) == [(), ()]
+
+
+def written(*versions):
+    """Which of several inboxes are written: each version is (whole, the letters of each)."""
+    stub = Stub(update_json_value=[None])
+    mailbox = Mailbox(stub, Container())
+    for whole, *letters in versions:
+        before = len(stub.asked)
+        inboxes = {n: _wire.Inbox(each, 2.0, beat=before) for n, each in enumerate(letters)}
+        mailbox.write_inboxes(inboxes, whole)
+        yield [number for _, number, _, _ in stub.asked[before:]]
+
+
+def test_of_several_inboxes_those_are_written_that_say_something_new():
+    a, b, c = {"a": to_do(0)}, {"b": to_do(1)}, {"b": to_do(1, 2)}
+    versions = (True, a, b), (False, a, c), (False, {}, c), (False, {}, c), (True, {}, c)
+    assert list(written(*versions)) == [[0, 1], [1], [0], [0, 1], [0, 1]]

@@ -111,6 +111,16 @@ def test_a_platform_without_room_for_any_is_waited_for():
     assert pool.scheduler.standing(pool.now).queued == 5
 
 
+@pytest.mark.parametrize("workers", [50, 100])
+def test_many_workers_keep_within_the_limit_of_requests(workers):
+    """In the long run: with pauses of half a minute, 100 of them made 2.5 times as many."""
+    pool = Virtual([60.0] * 30 * workers, workers, limit=1000)
+    late = sum(900.0 <= at < 1500.0 for at in pool.asked)
+    assert late <= 2 * 1000
+    began = sum(900.0 <= at < 1500.0 for at in pool.began.values())
+    assert began >= 0.95 * 10 * workers
+
+
 def work_for_each(workers, monkeypatch):
     """How many function calls the scheduler makes at one event, for each of its workers."""
     advance, made = Scheduler.advance, Counter()

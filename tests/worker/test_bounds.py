@@ -152,3 +152,19 @@ def test_an_answer_that_the_platform_does_not_take_costs_its_call_alone():
     assert [answer.kind for answer in found] == kinds
     assert {(answer.attempt, answer.key) for answer in found} == {(2, "key")}
     assert "HTTP 400" in found[1].text
+
+
+@pytest.mark.parametrize(("longest", "first"), [(12.0, 0.5), (30.0, 0.5), (120.0, 30.0)])
+def test_the_first_answers_of_very_many_workers_wait_for_some_time(longest, first):
+    """Where each posted its first calls one by one, that was more than the platform allows."""
+    outbox = Outbox(Choosy(), "w", "", greets=False)
+    outbox.longest = longest
+    outbox.add(_wire.Answer(0, _wire.RAISED))
+    due = outbox.due_in(queued=10)
+    assert due is not None
+    assert first - 0.25 <= due <= first
+    outbox.post()
+    outbox.add(_wire.Answer(1, _wire.RAISED))
+    due = outbox.due_in(queued=10)
+    assert due is not None
+    assert 3 * first - 0.25 <= due <= 3 * first

@@ -12,9 +12,12 @@ import pickle
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any
 
 import cloudpickle
+
+from .._pickles.by_value import variable_in
 
 _ATOMS = {bool, int, float, complex, str, bytes, type(None), type(...)}
 #: The last format of `marshal` in which it makes no difference whether two things are one.
@@ -110,9 +113,12 @@ class Values:
         kind = type(value)
         reduce: Any = cloudpickle.Pickler.dispatch_table.get(kind)
         parts: Any = reduce(value) if reduce is not None else value.__reduce_ex__(5)
-        if isinstance(parts, str):
+        if name := variable_in(parts, value):
             module = getattr(value, "__module__", None) or kind.__module__
-            return joined("name", f"{module}.{parts}".encode())
+            named = joined("name", f"{module}.{name}".encode())
+            if FunctionType not in map(type, (kind.__reduce__, kind.__reduce_ex__)):
+                return named
+            return joined("named", named, self.digest(kind), *self._of(value.__getstate__()))
         make, args, state, items, pairs = (tuple(parts) + (None,) * 3)[:5]
         told = [self.digest(make), self.digest(tuple(args)), *self._of(state)]
         told += [b"items", *map(self.digest, items or ())]

@@ -37,6 +37,8 @@ _LAZY = sys.version_info >= (3, 14)
 _CACHED = "__annotations_cache__"
 #: What is a function's own beside its code, its defaults and what it refers to.
 _OF_FUNCTIONS = "__module__", "__qualname__", "__doc__", "__kwdefaults__", "__dict__"
+_REDUCE: Any = object.__reduce__
+_REDUCE_EX: Any = object.__reduce_ex__
 _ALIAS = "kind(name, value, type_params=parameters)"
 #: How many wrappers there may be around a function that is found by the name of the outermost.
 _DEEPEST = 4
@@ -130,8 +132,7 @@ def reduction(
         return functools.partial(method, value.func, *value.args, **value.keywords), ()
     if kind.__name__ == "ForwardRef" and kind.__module__ == "annotationlib":
         return _forward_ref(value)
-    ways = kind.__reduce__, kind.__reduce_ex__
-    if not keyed and (kind.__module__ == "typing" or FunctionType in map(type, ways)):
+    if not keyed and (kind.__reduce__ is not _REDUCE or kind.__reduce_ex__ is not _REDUCE_EX):
         return _named_instance(value, usual)
     return usual(value)
 
@@ -150,7 +151,7 @@ def _named_function(function: FunctionType, how: Any, keyed: bool) -> Any:
         return how
     variables[BY_VALUE] = True
     slots["__globals__"].update(_annotated(slots["__annotations__"], function.__globals__))
-    if any("__subclasses__" in each.co_names for each in all_code(code)):
+    if _asks_for_subclasses(code):
         slots["__globals__"].update(derived(function.__globals__))
     name = name_of(function, function.__globals__)
     if name is None and keyed and "<" not in function.__qualname__:
@@ -223,6 +224,8 @@ def _named_instance(value: Any, usual: Callable[[Any], Any]) -> Any:
     how = usual(value)
     if how is not NotImplemented or kind in ways.Pickler.dispatch_table or issubclass(kind, Enum):
         return how
+    if kind.__module__ != "typing" and not says_how(kind):
+        return how
     how = value.__reduce_ex__(5)
     name = variable_in(how, value)
     if not name or ways._lookup_module_and_qualname(value, name) is not None:
@@ -240,6 +243,11 @@ def _named_instance(value: Any, usual: Callable[[Any], Any]) -> Any:
         ((value.__module__, name), Reduced((make, (), state))),
         (own, {"__globals__": variables}), None, None, ways._class_setstate,
     )  # fmt: skip
+
+
+def says_how(kind: Any) -> bool:
+    """Whether a class says in Python how its instances are pickled."""
+    return FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__))
 
 
 def variable_in(how: Any, value: Any) -> str:
@@ -319,6 +327,12 @@ def _with_known_names(function: FunctionType) -> FunctionType:
         setattr(known, name, getattr(function, name))
     known.__annotations__ = _as_texts(function)
     return known
+
+
+def _asks_for_subclasses(code: CodeType) -> bool:
+    if "__subclasses__" in code.co_names:
+        return True
+    return any(_asks_for_subclasses(each) for each in code.co_consts if type(each) is CodeType)
 
 
 def derived(variables: Mapping[str, Any]) -> dict[str, type]:

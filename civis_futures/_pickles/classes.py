@@ -35,8 +35,13 @@ def made_class(
 
     plain = bool(extra) and "plain" in extra
     meta = make if plain or known(kind) else kind
-    with _unnoticed(known, bases):
-        return ways._make_skeleton_class(meta, name, bases, options, tracker, extra)
+    given = meta, name, bases, options, tracker, extra
+    try:
+        with _unnoticed(known, bases):
+            return ways._make_skeleton_class(*given)
+    except TypeError:  # the hook of a library wants to be given what nobody has noted
+        with _unnoticed(lambda kind: type(vars(kind)[_HOOK]) is classmethod, bases):
+            return ways._make_skeleton_class(*given)
 
 
 def made_enumeration(

@@ -12,12 +12,11 @@ import pickle
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from types import FunctionType
 from typing import Any
 
 import cloudpickle
 
-from .._pickles.by_value import variable_in
+from .._pickles.by_value import says_how, variable_in
 
 _ATOMS = {bool, int, float, complex, str, bytes, type(None), type(...)}
 #: The last format of `marshal` in which it makes no difference whether two things are one.
@@ -116,7 +115,7 @@ class Values:
         if name := variable_in(parts, value):
             module = getattr(value, "__module__", None) or kind.__module__
             named = joined("name", f"{module}.{name}".encode())
-            if FunctionType not in map(type, (kind.__reduce__, kind.__reduce_ex__)):
+            if not says_how(kind):
                 return named
             return joined("named", named, self.digest(kind), *self._of(value.__getstate__()))
         make, args, state, items, pairs = (tuple(parts) + (None,) * 3)[:5]

@@ -231,18 +231,16 @@ def _named_instance(value: Any, usual: Callable[[Any], Any]) -> Any:
     if not name or ways._lookup_module_and_qualname(value, name) is not None:
         return how
     make, state = _blank(kind, value)
-    if found(variables_of(value), name) is not value:  # it is local, and there is no other like it
-        return make, (), state
     parts = state if isinstance(state, tuple) else (state,)
     own: dict[str, Any] = {}
     if all(part is None or type(part) is dict for part in parts):
         own, state = {key: each for part in parts for key, each in (part or {}).items()}, None
+    fill = None, None, ways._class_setstate
+    if found(variables_of(value), name) is not value:  # it is local, and there is no other like it
+        return (make, (), (own, {}), *fill) if state is None else (make, (), state)
     variables = {} if "." in name else {name: value}
-    return (
-        ways._lookup_class_or_track,
-        ((value.__module__, name), Reduced((make, (), state))),
-        (own, {"__globals__": variables}), None, None, ways._class_setstate,
-    )  # fmt: skip
+    known = (value.__module__, name), Reduced((make, (), state))
+    return ways._lookup_class_or_track, known, (own, {"__globals__": variables}), *fill
 
 
 def says_how(kind: Any) -> bool:

@@ -27,10 +27,10 @@ class Forecast:
     """What is left to do for an executor. It prints as one line.
 
     Args:
-        left: how many tasks are not done, of all its `tasks`.
-        container_hours: for how long containers will run until then, all together.
-        seconds: until the last task is done.
-        done_at: when that is, in seconds since the epoch, by this machine's clock.
+        left: how many tasks are not done; `tasks` is how many there are in all.
+        seconds: how long it will take until the last task is done.
+        done_at: when that will be, in seconds since the epoch, by this machine's clock.
+        container_hours: the sum of the hours that containers will run until then.
         hours_left: what is left of `max_container_hours`; None: there is no such limit.
     """
 
@@ -47,7 +47,7 @@ class Forecast:
 
     @property
     def brief(self) -> str:
-        """It without the number of tasks."""
+        """The same line without the number of tasks."""
         said = f"{_about(self.container_hours)} container hours"
         if self.hours_left is not None and self.hours_left < self.container_hours:
             return f"{said}, and max_container_hours leaves {_hours(self.hours_left)}"
@@ -55,11 +55,11 @@ class Forecast:
 
 
 class Status(list[dict[str, Any]]):
-    """What `ContainerPoolExecutor.status` gives: a list with a dict for each task.
+    """What `ContainerPoolExecutor.status` returns: a list with a dict for each task.
 
     Attributes:
-        forecast: when all tasks of the executor will be done, a `Forecast`; None if that cannot be
-            told yet, or if nothing is left to do.
+        forecast: a `Forecast` of when all tasks of the executor will be done; None if that cannot
+            be told yet, or if nothing is left to do.
     """
 
     forecast: Forecast | None = None

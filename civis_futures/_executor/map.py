@@ -211,12 +211,13 @@ class Pending:
 
 
 class MapResult(Iterator[T]):
-    """The results of a `map`: an iterator of them, which also tells how far the work is.
+    """The results of a `map`: an iterator that also tells how far the work is.
 
-    Its length is the number of items that were submitted so far. What it tells comes from memory,
-    at once. When it is dropped after the first result was taken, what is not done is cancelled.
+    Its length is the number of items that were submitted so far. Its properties make no request.
+    If you drop it after you have taken its first result, the calls that are not done are
+    cancelled.
 
-    Made by `ContainerPoolExecutor.map` only.
+    It is made by `ContainerPoolExecutor.map` only.
     """
 
     def __init__(
@@ -251,7 +252,7 @@ class MapResult(Iterator[T]):
 
     @property
     def progress(self) -> int:
-        """How many of the items have ended, in whatever way."""
+        """How many of the items have ended, successfully or not."""
         return self._pending.items - self._pending.undone
 
     @property
@@ -264,24 +265,25 @@ class MapResult(Iterator[T]):
 
     @property
     def serial_time(self) -> float:
-        """Seconds of compute so far, over all items, measured in the containers."""
+        """The sum of the seconds that all items have computed so far, measured in containers."""
         return self._ended.sums()[0].compute
 
     @property
     def speedup(self) -> float:
-        """`serial_time` over `elapsed`."""
+        """`serial_time` divided by `elapsed`."""
         elapsed = self.elapsed
         return self.serial_time / elapsed if elapsed else 0.0
 
     def cancel(self) -> None:
-        """Cancel what is not done, also what runs, and read no more of the input.
+        """Cancel all calls that are not done, including those that run; read no more input.
 
-        Results that are there can still be taken; then comes a `CancelledError`.
+        You can still take the results that exist; after them, the iterator raises
+        `CancelledError`.
         """
         self._pending.cancel()
 
     def close(self) -> None:
-        """End the iterator, as if it were dropped."""
+        """End the iterator, as dropping it would."""
         self._results.close()
 
     def __repr__(self) -> str:

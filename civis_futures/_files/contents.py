@@ -339,14 +339,14 @@ class NamedPiece:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SharedData:
-    """An object that is uploaded once, for use in many calls; made by `ContainerPoolExecutor.put`.
+    """A handle of an object that is uploaded once, for use in many calls.
 
-    Pass it to calls, as an argument or anywhere in one: in the task there is the object in its
-    place. Each call unpickles it anew, so what one call does to it no other call sees; but arrays
-    of 1 MB and more in it are mapped into memory, and read-only.
+    It is made by `ContainerPoolExecutor.put`. Pass it to calls, as an argument or anywhere within
+    one: in the task, the object takes its place. Each call unpickles the object again, so no call
+    sees what another one does to it. Arrays of 1 MB or more in it are read-only.
 
-    It is for the platform at the URL `platform`, and of use for two weeks. It can be pickled, and
-    used in another process. `size` is in bytes.
+    It is valid for two weeks, on the platform at the URL `platform`. It can be pickled, and used
+    in another process. `size` is in bytes.
     """
 
     platform: str

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._container.container import Container, image_and_tag
 from .._container.images import proposal
 from .._exceptions import PlatformError
 from .._types import Job, JobKind, LogLine, Run
@@ -73,7 +74,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--timeout", type=float, default=900.0, metavar="S", help="seconds to wait; default: 900"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_check, takes_command=False)
 
 
@@ -102,14 +103,14 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
     return 0 if fit else DIFFERS
 
 
-def split_image(text: str) -> tuple[str, str]:
-    """Name and tag; the colon of a registry's port is neither."""
-    name, colon, tag = text.rpartition(":")
-    if not colon or "/" in tag:
-        name, tag = text, "latest"
-    if not name or not tag or re.search(r"\s", text):
-        raise MistakeError(f"{text!r} is no image: say NAME or NAME:TAG")
-    return name, tag
+def split_image(text: str, tag: str | None = "latest") -> tuple[str, str]:
+    """Name and tag. A name alone has `tag`; if that is None, the one that fits this Python."""
+    name, given = image_and_tag(text)
+    try:
+        image = Container(docker_image_name=name, docker_image_tag=given or tag)
+    except ValueError:
+        raise MistakeError(f"{text!r} is no image: say NAME or NAME:TAG, in lower case") from None
+    return image.docker_image_name, image.docker_image_tag or ""
 
 
 def _ran(client: PlatformClient, name: str, tag: str, timeout: float) -> tuple[Run, list[LogLine]]:

@@ -297,3 +297,12 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     place = tmp_path / "file"
     place.write_text("")
     assert remember_traits("https://somewhere/", "key", Traits(), place) is None
+
+
+def test_a_key_that_may_not_start_runs(check):
+    refused = Fault.answer(403, "POST /scripts/containers/{id}/runs")
+    with LocalPlatform(faults=[refused]) as platform:
+        code, out, err = check(platform)
+        assert (code, out) == (2, "")
+        assert "the key in CIVIS_API_KEY may not do this: POST /scripts/containers/" in err
+        assert left_on(platform)[1] == {}

@@ -188,7 +188,7 @@ def one_each(platform):
 
 
 @pytest.mark.parametrize("case", TABLE)
-@pytest.mark.parametrize("executor", ["pool", "one_each"])
+@pytest.mark.parametrize("executor", ["pool", pytest.param("one_each", marks=pytest.mark.repeats)])
 def test_each_way_to_die(request, executor, case):
     executor = request.getfixturevalue(executor)
     function, argument, error, text = TABLE[case]

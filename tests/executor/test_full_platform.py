@@ -104,15 +104,18 @@ def test_more_workers_than_the_platform_can_start():
     check(in_one_executor, [(slots, 15 * slots) for slots in (1, 2, 3)], 10)
 
 
+@pytest.mark.repeats
 def test_many_more_workers_than_the_platform_can_start():
     """To ask for 50 containers, and to end them, takes some time by itself."""
     check(in_one_executor, [(slots, 24 * slots) for slots in (1, 2, 3)], 50, each=0.5)
 
 
+@pytest.mark.repeats
 def test_one_container_for_each_call():
     check(in_one_executor, [(2, 12)], 10, max_tasks_per_worker=1)
 
 
+@pytest.mark.repeats
 def test_some_calls_for_each_container():
     check(in_one_executor, [(2, 24)], 10, max_tasks_per_worker=5)
 
@@ -125,6 +128,7 @@ def test_over_joblib():
         civis_joblib.shutdown()
 
 
+@pytest.mark.repeats
 def test_two_executors_on_one_platform():
     check(in_two_executors, [(2, 40)], 10)
 

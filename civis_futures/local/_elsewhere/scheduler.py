@@ -76,7 +76,7 @@ class FileScheduler:
         self._module = _load(file)
         missing = [name for name in ("submit", "look", "end") if not hasattr(self._module, name)]
         if missing:
-            raise ValueError(f"{file} has no function {' and no '.join(missing)}")
+            raise ValueError(f"{file} lacks these functions: {', '.join(missing)}")
         if options and not hasattr(self._module, "configure"):
             raise ValueError(f"{file} takes no options: it has no function configure")
         if not all("=" in option for option in options):
@@ -121,5 +121,5 @@ def _load(file: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"{file} cannot be loaded: {error!r}") from error
+        raise ValueError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
     return module

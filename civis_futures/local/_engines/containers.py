@@ -349,8 +349,12 @@ class Containers:
 def leftovers(options: Podman | Docker, tag: str) -> str:
     """Return the shell command that removes what a server has left that was killed."""
     found = f"{options.command} ps -aq --filter label={LABEL}={tag}"
-    groups = f"find /sys/fs/cgroup -depth -type d -path '*/{LABEL}-{tag}*' -exec rmdir {{}} ';'"
-    return f"{{ {found} | xargs -r {_removing(options)}; {groups}; }} >/dev/null 2>&1"
+    groups = f"find /sys/fs/cgroup -depth -type d -path '*/{LABEL}-{tag}*'"
+    # Again after some seconds: who watched over a container takes a moment to end.
+    removed = f"""for pause in 0 0.1 0.5 2 5; do
+        sleep $pause; {groups} -exec rmdir {{}} ';'; [ -n "$({groups})" ] || break
+    done"""
+    return f"{{ {found} | xargs -r {_removing(options)}; {removed}; }} >/dev/null 2>&1"
 
 
 def _removing(options: Podman | Docker) -> str:

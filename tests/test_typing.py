@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,24 @@ def use(executor: ContainerPoolExecutor, general: Executor) -> None:
     executor.map(work, [1], chunk=3)  # type: ignore
     executor.options().map(work, [1], chunksize="many")  # type: ignore
 """
+
+
+def test_pyright(tmp_path):
+    """Basedpyright is pyright with its own node. It reads no comments: so it must find an error on
+    each line that has an ignore, and on no other.
+    """
+    pytest.importorskip("basedpyright", reason="the lowest versions are tested without it")
+    path = tmp_path / "snippet.py"
+    path.write_text(SNIPPET)
+    command = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable]
+    done = subprocess.run(
+        [*command, "--level", "error", "--outputjson", path],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    told = json.loads(done.stdout)["generalDiagnostics"]
+    found = {each["range"]["start"]["line"] for each in told}
+    lines = enumerate(SNIPPET.splitlines())
+    assert found == {number for number, line in lines if "# type: ignore" in line}, done.stdout
 
 
 def test_mypy(tmp_path):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from .._pickles.by_value import Reduced
 from .._wire import digest
 
 #: How the state of a generator of random numbers is read; by the names of their types, as nobody is
@@ -55,13 +56,3 @@ class SeededGenerator:
 
         seeds = partial(SeedSequence, spawn_key=(self._item,))
         return default_rng, (Reduced((seeds, (self._seed,))),)
-
-
-class Reduced:
-    """Stands for something in a pickle that is made in this way."""
-
-    def __init__(self, how: tuple[Any, ...]) -> None:
-        self._how = how
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self._how

@@ -25,13 +25,13 @@ import cloudpickle
 from .. import _wire
 from .._exceptions import CallPicklingError
 from .._files.contents import Content, ContentStore, SentCall, SharedData, Value, contents_in
-from .._pickles.by_value import reduction, variables_of
+from .._pickles.by_value import Reduced, reduction, variables_of
 from .._pickles.code import with_file_names
 from .._pickles.unpicklable import of_batch, of_call, way_to
 from . import sources
 from .alike import PLAIN, is_alike, is_plain
 from .bundles import CodeError
-from .generators import GENERATORS, Carried, Reduced, SeededGenerator
+from .generators import GENERATORS, Carried, SeededGenerator
 from .own import OwnModules, References
 
 PROTOCOL = 5
@@ -147,8 +147,8 @@ def initial_payload(
 ) -> Payload:
     """A snapshot of an initializer.
 
-    The script may know its arguments by a name as well: a dict, an instance whose method
-    it is. So it is in the container, where the functions of the script look for it by that name.
+    The script may know its arguments by a name as well: a dict, an instance that is called, or
+    whose method is. So it is in the container, where its functions look for it by that name.
 
     Raises:
         CallPicklingError: the function or an argument cannot be pickled.
@@ -158,7 +158,7 @@ def initial_payload(
     while isinstance(inner, partial):
         given += [*inner.args, *inner.keywords.values()]
         inner = inner.func
-    given.append(getattr(inner, "__self__", None))
+    given += [inner, getattr(inner, "__self__", None)]
     manner = Manner(shared_from, {id(each) for each in given if type(each) not in PLAIN})
     parts = partial(of_call, fn, args, {})
     return payload("the initializer", (fn, tuple(args), {}), contents, parts, manner)

@@ -9,6 +9,7 @@ The only module that unpickles what comes back; whether the bytes may be trusted
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
@@ -18,10 +19,14 @@ from typing import Any
 
 import cloudpickle.cloudpickle as ways
 
-from .._pickles.by_value import class_key, found
+from .._pickles.by_value import adder, class_key, found, within
+from .._pickles.classes import fill_members, made_class, made_enumeration
 from .._pickles.code import BY_VALUE
 from .._pickles.rows import finished, in_turn
 
+_add = adder()
+#: What is made of functions, and has them as its `__wrapped__`.
+_WRAPPERS = {"_lru_cache_wrapper", "singledispatch"}
 #: The function that unpickles a pickle within another one.
 _INNER = pickle.loads.__module__, "loads"
 
@@ -70,39 +75,57 @@ class _Unpickler(pickle.Unpickler):
         would all live until the garbage collector comes.)
         """
         self._stand_ins.clear()
+        self._own.clear()
         self.memo.clear()
 
     def find_class(self, module: str, name: str) -> Any:
         """What a pickle names."""
         if module == ways.__name__ and name in self._stand_ins:
             return self._stand_ins[name]
+        if module == "functools" and name in _WRAPPERS:
+            return functools.partial(self._wrapper, getattr(functools, name))
         if (module, name) == _INNER:  # a pickle within this one
             return lambda data, *, buffers=(): loaded(data, buffers)
         return super().find_class(module, name)
 
-    def _function(
-        self, code: Any, variables: dict[str, Any], name: str | None, *rest: Any
-    ) -> FunctionType:
+    def _function(self, code: Any, variables: dict[str, Any], name: str | None, *rest: Any) -> Any:
+        if code == _add.__code__:  # to a function that chooses by a type; not to the caller's own
+            here: Any = self._add
+            self._own[id(here)] = here
+            return here
         if variables.pop(BY_VALUE, False):  # a copy that stays here is of no module
             self._of_modules.append(variables)
         if name is not None and any(known is variables for known in self._of_modules):
-            here = _here(variables["__name__"], name)
-            if type(here) is FunctionType and here.__code__ == code:
-                self._own[id(here)] = here
-                return here
+            for _, here in within(_here(variables["__name__"], name)):
+                if type(here) is FunctionType and here.__code__ == code:
+                    self._own[id(here)] = here
+                    return here
         made: FunctionType = ways._make_function(code, variables, None, *rest)
         return made
+
+    def _wrapper(self, make: Any, function: Any, *given: Any) -> Any:
+        """What is around a function: the caller's own, if the function is."""
+        if id(function) in self._own:
+            name = function.__qualname__
+            here = _here(function.__module__, name)
+            if getattr(here, "__wrapped__", None) is function:
+                self._own[id(here)] = here
+                return here
+        return make(function, *given)
 
     def _class(self, *given: Any) -> Any:
         kind, _, _, options, tracker, extra = given
         module = options.get("__module__")
         own = self._own_class(kind, module, tracker, extra)
-        return ways._make_skeleton_class(*given) if own is None else own
+        return made_class(self._known, *given) if own is None else own
 
     def _enum(self, *given: Any) -> Any:
         bases, _, _, _, module, tracker, extra = given
         own = self._own_class(type(bases[-1]), module, tracker, extra)
-        return ways._make_skeleton_enum(*given) if own is None else own
+        return made_enumeration(self._known, *given) if own is None else own
+
+    def _known(self, kind: Any) -> bool:
+        return id(kind) in self._own
 
     def _own_class(self, kind: Any, module: Any, tracker: str, extra: Any) -> Any:
         """The class that was sent; or one of that name with the same code, if the sender says what
@@ -121,9 +144,14 @@ class _Unpickler(pickle.Unpickler):
         if id(function) not in self._own:
             ways._function_setstate(function, state)
 
+    def _add(self, function: Any, kinds: Any) -> None:
+        if id(function) not in self._own:
+            _add(function, kinds)
+
     def _fill_class(self, kind: Any, state: Any) -> Any:
         if id(kind) not in self._own:
             ways._class_setstate(kind, state)
+            fill_members(kind, state[1])
         return kind
 
 

@@ -11,13 +11,18 @@ cloudpickle is used only where it was imported before.
 
 from __future__ import annotations
 
+import contextlib
+import copyreg
 import functools
 import importlib
 import sys
+from contextvars import Context, ContextVar
+from enum import Enum
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from .._wire import digest
+from .classes import enumeration
 from .code import BY_VALUE, code_key
 
 if TYPE_CHECKING:
@@ -32,6 +37,9 @@ _LAZY = sys.version_info >= (3, 14)
 _CACHED = "__annotations_cache__"
 #: What is a function's own beside its code, its defaults and what it refers to.
 _OF_FUNCTIONS = "__module__", "__qualname__", "__doc__", "__kwdefaults__", "__dict__"
+_REDUCE: Any = object.__reduce__
+_REDUCE_EX: Any = object.__reduce_ex__
+_ALIAS = "kind(name, value, type_params=parameters)"
 #: How many wrappers there may be around a function that is found by the name of the outermost.
 _DEEPEST = 4
 _METHODS = functools.cached_property, functools.partialmethod, functools.singledispatchmethod
@@ -42,6 +50,16 @@ _WRAPPERS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (property, ("fget", "fset", "fdel")),
     (_METHODS, ("func",)),
 )
+
+
+class Reduced:
+    """Stands for something in a pickle that is made in this way."""
+
+    def __init__(self, how: tuple[Any, ...]) -> None:
+        self._how = how
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._how
 
 
 def found(variables: Mapping[str, Any], name: str) -> Any:
@@ -62,18 +80,17 @@ def name_of(thing: Any, variables: Mapping[str, Any]) -> str | None:
         return str(name)
     if not isinstance(name, str) or "<" in name:
         return None
-    return next(_leading_to(thing, found(variables, name), name, _DEEPEST), None)
+    return next((name + way for way, each in within(found(variables, name)) if each is thing), None)
 
 
-def _leading_to(thing: Any, here: Any, name: str, depth: int) -> Iterator[str]:
-    if here is thing:
-        yield name
-    elif depth:
-        for kinds, parts in _WRAPPERS:
-            if isinstance(here, kinds):
-                for part in parts:
-                    inner = getattr(here, part, None)
-                    yield from _leading_to(thing, inner, f"{name}.{part}", depth - 1)
+def within(thing: Any, depth: int = _DEEPEST) -> Iterator[tuple[str, Any]]:
+    """A thing, and what it is wrapped around, each with the attributes that lead there."""
+    yield "", thing
+    for kinds, parts in _WRAPPERS if depth else ():
+        if isinstance(thing, kinds):
+            for part in parts:
+                for way, inner in within(getattr(thing, part, None), depth - 1):
+                    yield f".{part}{way}", inner
 
 
 def reduction(
@@ -96,7 +113,7 @@ def reduction(
         if closure is not None:
             pairs = zip(value.__closure__, closure, strict=True)
             closure = tuple(cells.setdefault(id(cell), empty) for cell, empty in pairs)
-        return _named_function(value, (make, (*given, closure), *state))
+        return _named_function(value, (make, (*given, closure), *state), keyed)
     if issubclass(kind, type):
         how = usual(value)
         made_anew = isinstance(how, tuple) and len(how) == 6
@@ -108,28 +125,51 @@ def reduction(
         left = "lock", "_method_cache"
         state = {name: part for name, part in vars(value).items() if name not in left}
         return kind, (value.func,), state
+    if kind is ContextVar:
+        return made_again(value), ()
     if kind is functools.partialmethod:  # since Python 3.14 it cannot be made without its function
         method: Any = kind
         return functools.partial(method, value.func, *value.args, **value.keywords), ()
     if kind.__name__ == "ForwardRef" and kind.__module__ == "annotationlib":
         return _forward_ref(value)
+    if not keyed and (kind.__reduce__ is not _REDUCE or kind.__reduce_ex__ is not _REDUCE_EX):
+        return _named_instance(value, usual)
     return usual(value)
 
 
-def _named_function(function: FunctionType, how: Any) -> Any:
+def made_again(variable: ContextVar[Any]) -> functools.partial[ContextVar[Any]]:
+    """What makes such a context variable."""
+    default = {}
+    with contextlib.suppress(LookupError):  # it has none
+        default["default"] = Context().run(variable.get)
+    return functools.partial(ContextVar, variable.name, **default)
+
+
+def _named_function(function: FunctionType, how: Any, keyed: bool) -> Any:
     make, (code, variables, _, *rest), (attributes, slots), *more = how
     if not _of_its_module(function.__globals__):
         return how
     variables[BY_VALUE] = True
     slots["__globals__"].update(_annotated(slots["__annotations__"], function.__globals__))
+    if _asks_for_subclasses(code):
+        slots["__globals__"].update(derived(function.__globals__))
     name = name_of(function, function.__globals__)
+    if name is None and keyed and "<" not in function.__qualname__:
+        name = function.__qualname__  # its class is not here
     return make, (code, variables, name, *rest), (attributes, slots), *more
 
 
 def _named_class(kind: type, how: Any, keyed: bool) -> Any:
     make, (*given, tracker, _), (attributes, slots), *more = how
+    extra: dict[str, Any] = {}
+    if issubclass(kind, Enum):
+        given, extra, slots = enumeration(kind, given, attributes)
+    elif _made_by_typing(kind):
+        meta, name, _, options = given
+        given = meta, name, kind.__bases__, {**options, **_orig_bases(kind)}
+        extra["plain"] = True
     options = given[-1] if type(given[-1]) is dict else {}  # enumerations have none
-    if vars(kind).get("__slots__"):  # or instances would not fit into this class when they are back
+    if "__slots__" in vars(kind):  # or instances would not fit into this class when they are back
         options["__slots__"] = kind.__slots__  # type: ignore[attr-defined]
     annotations = annotations_of(kind)
     if annotations:
@@ -138,11 +178,98 @@ def _named_class(kind: type, how: Any, keyed: bool) -> Any:
     variables = variables_of(kind)
     name = name_of(kind, variables)
     options["__qualname__"] = name or kind.__qualname__
-    if name is None:
-        return how
-    slots = {**slots, "__globals__": _annotated(annotations, variables)}
-    extra = {"name": name, "key": class_key(kind) if keyed else ""}
+    if name is not None:
+        slots = {**slots, "__globals__": _annotated(annotations, variables)}
+        extra |= {"name": name, "key": class_key(kind) if keyed else ""}
     return make, (*given, tracker, extra), (attributes, slots), *more
+
+
+def _aliased(alias: Any) -> Any:
+    """What a type alias stands for; None if that cannot be told, or is made of the alias."""
+    seen: list[Any] = []
+    with contextlib.suppress(Exception):  # it is an expression of the user's
+        ahead = [alias.__value__]
+        while ahead:
+            each = ahead.pop()
+            if each is alias:
+                return None
+            if not any(each is known for known in seen):
+                seen.append(each)
+                ahead += getattr(each, "__args__", ())
+                ahead += [each.__value__] if type(each) is type(alias) else []
+        return alias.__value__
+    return None
+
+
+def _made_by_typing(kind: Any) -> bool:
+    """Whether it is a named tuple or typed dict, which are derived from other classes than they
+    say.
+    """
+    named_tuple = tuple in kind.__bases__ and hasattr(kind, "_fields")
+    return named_tuple or type(kind).__name__ == "_TypedDictMeta"
+
+
+def _orig_bases(kind: Any) -> dict[str, Any]:
+    name = "__orig_bases__"
+    return {name: vars(kind)[name]} if name in vars(kind) else {}
+
+
+def _named_instance(value: Any, usual: Callable[[Any], Any]) -> Any:
+    """How to pickle an instance that says so itself: if that is by the name of a variable of a
+    module that is not there, or by a function that gives the variable, with all that it has.
+    """
+    import cloudpickle.cloudpickle as ways
+
+    kind = type(value)
+    how = usual(value)
+    if how is not NotImplemented or kind in ways.Pickler.dispatch_table or issubclass(kind, Enum):
+        return how
+    if kind.__module__ != "typing" and not says_how(kind):
+        return how
+    how = value.__reduce_ex__(5)
+    name = variable_in(how, value)
+    if not name or ways._lookup_module_and_qualname(value, name) is not None:
+        return how
+    make, state = _blank(kind, value)
+    parts = state if isinstance(state, tuple) else (state,)
+    own: dict[str, Any] = {}
+    if all(part is None or type(part) is dict for part in parts):
+        own, state = {key: each for part in parts for key, each in (part or {}).items()}, None
+    fill = None, None, ways._class_setstate
+    if found(variables_of(value), name) is not value:  # it is local, and there is no other like it
+        return (make, (), (own, {}), *fill) if state is None else (make, (), state)
+    variables = {} if "." in name else {name: value}
+    known = (value.__module__, name), Reduced((make, (), state))
+    return ways._lookup_class_or_track, known, (own, {"__globals__": variables}), *fill
+
+
+def says_how(kind: Any) -> bool:
+    """Whether a class says in Python how its instances are pickled."""
+    return FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__))
+
+
+def variable_in(how: Any, value: Any) -> str:
+    """The variable that a value is, if it is pickled as that: by its name, or by a function that
+    gives it; else empty.
+    """
+    if isinstance(how, str):
+        return how
+    names = getattr(getattr(how[0], "__code__", None), "co_names", ())
+    return next((name for name in names if how[0].__globals__.get(name) is value), "")
+
+
+def _blank(kind: Any, value: Any) -> tuple[Callable[[], Any], Any]:
+    """What makes such an instance, and its state."""
+    if kind.__module__ == "typing" and kind.__name__ == "TypeAliasType":
+        names = {"kind": kind, "name": value.__name__, "parameters": value.__type_params__}
+        names |= {"value": _aliased(value), "__name__": value.__module__}  # says whose it is
+        return functools.partial(eval, _ALIAS, names), None
+    if kind.__module__ == "typing" and kind.__name__ in ("ParamSpec", "TypeVarTuple"):
+        return functools.partial(kind, value.__name__), {"__module__": value.__module__}
+    # Not as `pickle` would do it, which asks whether this is the class of what stands for it.
+    new: Any = copyreg.__newobj__  # type: ignore[attr-defined]
+    args: Any = getattr(value, "__getnewargs__", tuple)()
+    return functools.partial(new, kind, *args), value.__getstate__()
 
 
 def variables_of(thing: Any) -> dict[str, Any]:
@@ -198,6 +325,25 @@ def _with_known_names(function: FunctionType) -> FunctionType:
         setattr(known, name, getattr(function, name))
     known.__annotations__ = _as_texts(function)
     return known
+
+
+def _asks_for_subclasses(code: CodeType) -> bool:
+    if "__subclasses__" in code.co_names:
+        return True
+    return any(_asks_for_subclasses(each) for each in code.co_consts if type(each) is CodeType)
+
+
+def derived(variables: Mapping[str, Any]) -> dict[str, type]:
+    """The classes of a module that are derived from others of it: for functions that ask a class
+    for its `__subclasses__`, of which perhaps nobody knows the names.
+    """
+    module = variables.get("__name__")
+    kinds = {name: each for name, each in variables.items() if isinstance(each, type)}
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if kind.__module__ == module and any(base.__module__ == module for base in kind.__mro__[1:])
+    }
 
 
 def annotations_of(kind: type) -> Any:
@@ -300,20 +446,23 @@ def _importable(cached: Any) -> bool:
 
 def _cached(cached: Any) -> Any:
     """A function with a cache, without what is in the cache."""
+    import cloudpickle.cloudpickle as ways
+
     given = cached.cache_parameters()
     make = cached.__wrapped__, given["maxsize"], given["typed"], functools._CacheInfo
-    return Cached, make, vars(cached)
+    # So that who has one of its own can leave that as it is.
+    return Cached, make, (vars(cached), {}), None, None, ways._class_setstate
 
 
 def _dispatcher(function: Any) -> Any:
     """A function that chooses an implementation by the type of its first argument."""
     kinds = dict(function.registry)
-    add = _adder()
+    add = adder()
     return functools.singledispatch, (kinds.pop(object),), kinds, None, None, add
 
 
-def _adder() -> Callable[[Any, Mapping[type, Any]], None]:
-    """By value, since where it arrives there may be no such module."""
+def adder() -> Callable[[Any, Mapping[type, Any]], None]:
+    """What registers implementations; by value, as there may be no such module there."""
 
     def add(function: Any, kinds: Mapping[type, Any]) -> None:
         for kind, implementation in kinds.items():

@@ -16,6 +16,7 @@ by value counts with all that it brings.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import re
 import sys
@@ -30,7 +31,7 @@ import cloudpickle
 from .._data.own import imports_of_code, is_own, own_place, resolved, source_of
 from .._files.contents import SharedData
 from .._futures.future import ContainerFuture, key_of
-from .._pickles.by_value import annotations_of
+from .._pickles.by_value import annotations_of, derived, made_again
 from .values import Values, atom, joined
 
 #: What says who makes a call and when, and not what it is: of these the class counts. scikit-learn
@@ -41,8 +42,8 @@ _ASIDE = {"__module__", "__doc__", "__qualname__", "__firstlineno__", "_abc_impl
           "__weakref__", "__static_attributes__"}  # fmt: skip
 #: Instances of classes from these are plain data, wherever they are.
 _PLAIN = {
-    "builtins", "collections", "datetime", "decimal", "enum", "fractions", "functools", "numpy",
-    "operator", "pathlib", "re", "types", "uuid",
+    "_contextvars", "builtins", "collections", "datetime", "decimal", "enum", "fractions",
+    "functools", "numpy", "operator", "pathlib", "re", "types", "uuid",
 }  # fmt: skip
 _DESCRIPTORS = (
     types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
@@ -140,6 +141,9 @@ class _Reached:
                 return joined("cached_property", self._loose(value.func))
             case functools.singledispatchmethod():
                 return joined("dispatch", self._loose(value.dispatcher), self._loose(value.func))
+            case contextvars.ContextVar():
+                made = made_again(value)
+                return joined("context", *map(self._values.digest, (made.args, made.keywords)))
             case types.CodeType():
                 return joined("code", *_of_code(value))
             case typing.TypeVar():  # to which cloudpickle gives a random number
@@ -215,6 +219,8 @@ class _Reached:
         """What the names in a function stand for, and what it imports when it runs."""
         names = _names(function.__code__)
         variables, by_value = function.__globals__, _travels_by_value(function)
+        if "__subclasses__" in names:
+            names |= derived(variables).keys()
         for key in sorted(names & variables.keys()):
             yield joined(key, *self._of_variable(variables[key], names, by_value, set()))
         for name in resolved(imports_of_code(function.__code__), variables.get("__package__")):

@@ -16,6 +16,8 @@ from typing import Any
 
 import cloudpickle
 
+from .._pickles.by_value import says_how, variable_in
+
 _ATOMS = {bool, int, float, complex, str, bytes, type(None), type(...)}
 _NOWHERE = sys.maxsize
 #: Parts of what refers to itself are described anew on each way that leads there, this many times.
@@ -108,9 +110,12 @@ class Values:
         kind = type(value)
         reduce: Any = cloudpickle.Pickler.dispatch_table.get(kind)
         parts: Any = reduce(value) if reduce is not None else value.__reduce_ex__(5)
-        if isinstance(parts, str):
+        if name := variable_in(parts, value):
             module = getattr(value, "__module__", None) or kind.__module__
-            return joined("name", f"{module}.{parts}".encode())
+            named = joined("name", f"{module}.{name}".encode())
+            if not says_how(kind):
+                return named
+            return joined("named", named, self.digest(kind), *self._of(value.__getstate__()))
         make, args, state, items, pairs = (tuple(parts) + (None,) * 3)[:5]
         parts = [self.digest(make), self.digest(tuple(args)), *self._of(state)]
         parts += [b"items", *map(self.digest, items or ())]

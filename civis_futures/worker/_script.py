@@ -38,11 +38,12 @@ from types import (
 
 from .. import _wire
 from .._pickles.by_value import reduction
+from .._pickles.classes import fill_members, made_class, made_enumeration
 from .._pickles.code import BY_VALUE, with_file_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Iterator
     from typing import Any
 
 _CLOUDPICKLE = "cloudpickle.cloudpickle"
@@ -90,9 +91,10 @@ class MainModule(ModuleType):
 class _Home:
     """A module, class or function that has places, with what was sent for each of them."""
 
-    def __init__(self, thing: Any) -> None:
+    def __init__(self, thing: Any, module: str) -> None:
         self.thing = thing
-        self.sent: dict[str, Any] = {}
+        self.module = module
+        self.sent: dict[Hashable, Any] = {}
         self.number = next(_numbers)
 
 
@@ -109,7 +111,7 @@ class Script:
         MainModule._written_by(write)
         vars(main)[BY_VALUE] = True
         sys.modules["__main__"] = main
-        self._modules = {"__main__": _Home(main)}
+        self._modules = {"__main__": _Home(main, "__main__")}
         self._named: dict[tuple[str, str], _Home] = {}  # by module and name: what came last
         self._homes: dict[int, _Home] = {}  # of the same, by the id of the function or class
         self._wrapped: dict[tuple[Any, ...], Any] = {}
@@ -231,22 +233,23 @@ class Script:
         self, kind: Any, name: str, bases: Any, options: Any, tracker: str, extra: Any
     ) -> Any:
         """A class without its state: the one that is here, if it has the same bases."""
-        make = functools.partial(
-            _way("_make_skeleton_class"), kind, name, bases, options, tracker, None
-        )
-        return self._class(make, options.get("__module__"), extra, tracker, (kind, bases))
+        given = kind, name, bases, options, tracker, extra
+        make = functools.partial(made_class, self._known, *given)
+        shape = kind, options.get("__orig_bases__", bases)
+        return self._class(make, options.get("__module__"), extra, tracker, shape)
 
     def make_enum(self, bases: Any, *given: Any) -> Any:
         """The same for an enumeration: if it has the same members."""
         _, _, members, module, tracker, extra = given
-        make = functools.partial(_way("_make_skeleton_enum"), bases, *given)
+        make = functools.partial(made_enumeration, self._known, bases, *given)
         return self._class(make, module, extra, tracker, (type(bases[-1]), bases, members))
 
     def _class(
         self, make: Callable[[], Any], module: Any, extra: Any, tracker: str, shape: Any
     ) -> Any:
         if not extra or "name" not in extra:
-            return make()
+            known = _way("_DYNAMIC_CLASS_TRACKER_BY_ID").get(tracker)
+            return make() if known is None else known
         self._module({"__name__": module})
         known = self._named.get((module, extra["name"]))
         if known is not None and isinstance(known.thing, type):
@@ -259,19 +262,37 @@ class Script:
         self._settle_down(module, extra["name"], made)
         return made
 
+    def _known(self, kind: Any) -> bool:
+        return id(kind) in self._homes
+
+    def make_instance(self, where: tuple[str, str], value: Any) -> Any:
+        """What the script has by a name, without its state: the one that is here."""
+        known = self._named.get(where)
+        if known is None or type(known.thing) is not type(value):
+            module, name = where
+            self._module({"__name__": module})
+            self._settle_down(module, name, value)
+        return self._named[where].thing
+
     def fill_class(self, kind: Any, state: Any) -> Any:
-        """Its attributes; methods among them."""
+        """Attributes, methods among them: of a class, or of an instance that has a name."""
         attributes, slots = state
         home = self._homes.get(id(kind))
         if home is None:
-            return _way("_class_setstate")(kind, state)
+            _way("_class_setstate")(kind, state)
+            fill_members(kind, slots)
+            return kind
         if "__globals__" not in slots:  # of the result of another call: it is the one that is here
             return kind
-        self._put_variables(kind.__module__, slots["__globals__"])
+        self._put_variables(home.module, slots["__globals__"])
         fresh = not home.sent
         if fresh:
             _way("_class_setstate")(kind, (attributes, {}))
+        for place in _in_members(home, slots):
+            self._put(home, place)
         for name in home.sent.keys() - attributes.keys():  # the client has deleted it
+            if type(name) is tuple:  # of a member of an enumeration
+                continue
             del home.sent[name]
             with contextlib.suppress(AttributeError):  # gone already
                 delattr(kind, name)
@@ -281,7 +302,8 @@ class Script:
             elif not fresh:
                 for each in value:
                     kind.register(each)
-        self._bind(kind, kind.__qualname__)
+        if isinstance(kind, type):
+            self._bind(kind, kind.__qualname__)
         return kind
 
     def _wrap(self, make: Any, function: Any, *given: Any) -> Any:
@@ -298,7 +320,7 @@ class Script:
     def _module(self, variables: dict[str, Any]) -> Any:
         name = variables["__name__"]
         if name not in self._modules:
-            self._modules[name] = _Home(ModuleType(name))
+            self._modules[name] = _Home(ModuleType(name), name)
         module = self._modules[name].thing
         own = vars(module)
         own.update({part: variables[part] for part in _MODULE_NAMES if part in variables})
@@ -310,7 +332,7 @@ class Script:
         before = self._named.get((module, name))
         if before is not None and type(before.thing) is FunctionType:
             del self._homes[id(before.thing)]  # classes may come back, see `make_class`
-        home = self._homes.get(id(thing)) or _Home(thing)
+        home = self._homes.get(id(thing)) or _Home(thing, module)
         self._homes[id(thing)] = self._named[module, name] = home
 
     def _bind(self, thing: Any, name: str) -> None:
@@ -403,7 +425,7 @@ class _Place:
 
     __slots__ = ("attribute", "home", "name", "owner", "value")
 
-    def __init__(self, home: _Home, name: str, owner: Any, attribute: str, value: Any) -> None:
+    def __init__(self, home: _Home, name: Hashable, owner: Any, attribute: str, value: Any) -> None:
         self.home, self.name, self.owner = home, name, owner
         self.attribute, self.value = attribute, value
 
@@ -484,11 +506,21 @@ def _fill(owner: Any, slot: MemberDescriptorType, value: Any) -> None:
     slot.__set__(owner, value)
 
 
+def _in_members(home: _Home, slots: dict[str, Any]) -> Iterator[_Place]:
+    """What the members of an enumeration have of their own."""
+    for member, own in slots.get("members", {}).items():
+        for name, value in own.items():
+            owner = home.thing.__members__[member]
+            yield _Place(home, (member, name), owner, name, value)
+
+
 def _shape(kind: Any, parts: int) -> tuple[Any, ...]:
     """What cannot be changed in a class: of an enumeration, its members too."""
     bases = vars(kind).get("__orig_bases__", kind.__bases__)
     shape = type(kind), bases
-    return shape if parts == 2 else (*shape, {each.name: each.value for each in kind})
+    if parts == 2:
+        return shape
+    return *shape, {name: member._value_ for name, member in kind.__members__.items()}
 
 
 def _way(name: str) -> Any:
@@ -526,5 +558,6 @@ _STAND_INS = {
     "_function_setstate": Script.fill_function,
     "_make_skeleton_class": Script.make_class,
     "_make_skeleton_enum": Script.make_enum,
+    "_lookup_class_or_track": Script.make_instance,
     "_class_setstate": Script.fill_class,
 }

@@ -748,6 +748,18 @@ def see_late():
     return late
 
 
+class Called:
+    def __call__(self, x):
+        self.x = x
+
+
+called = Called()
+
+
+def see_called():
+    return called.x
+
+
 if __name__ == "__main__":
     with Pool(1, initializer=state.setup, initargs=(3,)) as pool:
         print(pool.submit(look).result())
@@ -755,6 +767,8 @@ if __name__ == "__main__":
         print(pool.submit(look).result())
     with Pool(1, initializer=with_global) as pool:
         print(pool.submit(see_late).result())
+    with Pool(1, initializer=called, initargs=(4,)) as pool:
+        print(pool.submit(see_called).result())
 """
 
 # --- what the standard library wraps functions in ------------------------------------------------
@@ -1249,14 +1263,489 @@ if __name__ == "__main__":
 """
 
 
+# --- what makes classes, and their members -------------------------------------------------------
+
+ENUMERATIONS = """
+import enum
+
+
+class Planet(enum.Enum):
+    EARTH = 5.9, 6.3
+    MARS = 0.6, 3.4
+
+    def __init__(self, mass, radius):
+        self.mass, self.radius = mass, radius
+
+    @property
+    def density(self):
+        return round(self.mass / self.radius, 3)
+
+
+class Code(bytes, enum.Enum):
+    OK = 1, "fine"
+    ALIAS = 1, "fine"
+    BAD = 2, "not"
+
+    def __new__(cls, value, label):
+        made = bytes.__new__(cls, [value])
+        made._value_, made.label = value, label
+        return made
+
+
+class Tagged(enum.Enum):
+    def __new__(cls, value, tag):
+        made = object.__new__(cls)
+        made._value_, made.tag = value, tag
+        return made
+
+
+class Mood(Tagged):
+    GOOD = 4, "+"
+
+
+class Level(enum.IntEnum):
+    LOW = 1, "low"
+
+    def __new__(cls, value, label):
+        made = int.__new__(cls, value)
+        made._value_, made.label = value, label
+        return made
+
+
+class Meta(enum.EnumMeta):
+    kinds = []
+
+    def __new__(meta, name, bases, variables, **given):
+        Meta.kinds.append(name)
+        return super().__new__(meta, name, bases, variables, **given)
+
+    def __contains__(cls, value):
+        return value in {each.value for each in cls}
+
+
+class Listed(enum.Enum, metaclass=Meta):
+    ONE = 1
+    UNO = 1
+
+
+class Way(enum.Enum):
+    @enum.member
+    def first():
+        return 1
+
+    helper = enum.nonmember(len)
+
+
+class Bits(enum.Flag, boundary=enum.KEEP):
+    A = 1
+    B = 2
+    AB = 3
+
+
+class Name(str, enum.Enum):
+    def _generate_next_value_(name, start, count, last):
+        return name.lower()
+
+    X = enum.auto()
+
+
+def all_of_them():
+    return [*Planet, *Code, Code.ALIAS, *Mood, *Level, *Listed, Listed.UNO, Bits.A, Bits.AB,
+            Bits.A | Bits.B, *Name]
+
+
+def attributes():
+    return Planet.EARTH.density, Code.BAD.label, Mood.GOOD.tag, Level.LOW.label, Level.LOW + 1
+
+
+def values():
+    return (Planet((0.6, 3.4)), Code(2) is Code.BAD, bytes(Code.BAD), Mood(4), Level(1), Name("x"),
+            Bits(7), [*Bits.__members__], Way.first.value(), Way.helper("ab"))
+
+
+def others():
+    return (1 in Listed, 5 in Listed, Meta.kinds, [*Listed.__members__], Code.ALIAS is Code.OK,
+            Name.X == "x", hash(Level.LOW) == hash(1))
+
+
+def same(each):
+    return each
+
+
+if __name__ == "__main__":
+    with Pool(1) as pool:
+        for function in (attributes, values, others, others):
+            print(function.__name__, pool.submit(function).result())
+        back = pool.submit(all_of_them).result()
+        print([each is here for each, here in zip(back, all_of_them())])
+        for each in all_of_them():
+            print(each, pool.submit(same, each).result() is each)
+"""
+
+CLASSES = """
+import abc
+import collections
+import contextvars
+import dataclasses
+import typing
+
+T, P = typing.TypeVar("T"), typing.ParamSpec("P")
+depth = contextvars.ContextVar("depth", default=3)
+Number = typing.NewType("Number", int)
+
+
+class Plugin:
+    known = {}
+
+    def __init_subclass__(cls, /, key, **given):
+        super().__init_subclass__(**given)
+        Plugin.known[key] = cls
+
+
+class Csv(Plugin, key="csv"):
+    pass
+
+
+class Tsv(Csv, key="tsv"):
+    def read(self):
+        return "tsv"
+
+
+class Table(type):
+    made = []
+
+    def __new__(meta, name, bases, variables, *, table):
+        Table.made.append(name)
+        kind = super().__new__(meta, name, bases, variables)
+        kind.table = table
+        return kind
+
+    def __init__(cls, name, bases, variables, *, table):
+        super().__init__(name, bases, variables)
+
+    def __call__(cls, *given):
+        made = super().__call__(*given)
+        made.counted = True
+        return made
+
+
+class Users(metaclass=Table, table="users"):
+    pass
+
+
+class Abstract(abc.ABCMeta):
+    seen = []
+
+    def __new__(meta, name, *given):
+        Abstract.seen.append(name)
+        return super().__new__(meta, name, *given)
+
+
+class Shape(metaclass=Abstract):
+    @abc.abstractmethod
+    def area(self): ...
+
+
+class Square(Shape):
+    def area(self):
+        return 4
+
+
+class Stage:
+    @classmethod
+    def names(cls):
+        return [each.__name__ for each in cls.__subclasses__()]
+
+
+class First(Stage):
+    pass
+
+
+class Second(First):
+    pass
+
+
+class Third(Stage):
+    pass
+
+
+class Cell(typing.NamedTuple, typing.Generic[T]):
+    value: T
+    note: str = ""
+
+
+class Row(typing.TypedDict):
+    name: str
+
+
+class LongRow(Row, total=False):
+    more: int
+
+
+class Decorated(typing.Generic[P]):
+    def __init__(self, function: typing.Callable[P, T]):
+        self.function = function
+
+    def __call__(self, *args: P.args) -> T:
+        return self.function(*args)
+
+
+twice = Decorated(lambda x: 2 * x)
+
+
+def hooks():
+    return sorted(Plugin.known), Plugin.known["tsv"] is Tsv, Plugin.known["tsv"]().read()
+
+
+def metaclasses():
+    return Users.table, Users().counted, Table.made, Square().area(), Abstract.seen
+
+
+def local():
+    class Local(Plugin, key="local"):
+        pass
+
+    return sorted(Plugin.known), Local.__mro__[1] is Plugin
+
+
+def subclasses():
+    return (Stage.names(), [each.__name__ for each in Stage.__subclasses__()],
+            [each.__name__ for each in First.__subclasses__()])
+
+
+def of_typing():
+    return Cell(1), Cell[int](2), Cell._field_defaults, LongRow(name="x"), Number(3), twice(4)
+
+
+def sets_depth():
+    depth.set(depth.get() + 1)
+    return depth.get()
+
+
+def same(each):
+    return each
+
+
+if __name__ == "__main__":
+    with Pool(1) as pool:
+        for function in (hooks, hooks, metaclasses, subclasses, subclasses, of_typing, sets_depth,
+                         sets_depth, local):
+            print(function.__name__, pool.submit(function).result())
+        for each in (Tsv(), Users(), Square(), Third(), Cell(1), Cell[int](2), LongRow(name="x")):
+            back = pool.submit(same, each).result()
+            print(type(back) is type(each))
+        print(pool.submit(same, Number).result() is Number, pool.submit(same, P).result() is P)
+        print("here", sorted(Plugin.known), Table.made, Abstract.seen, Stage.names())
+"""
+
+# --- instances that are pickled by a name --------------------------------------------------------
+
+NAMED = """
+import copy
+import pickle
+
+
+class Missing:
+    def __init__(self):
+        self.asked, self.itself = 0, self
+
+    def __reduce__(self):
+        return "MISSING"
+
+
+class Whole(int):
+    def __reduce__(self):
+        return "SEVEN"
+
+
+class Slotted:
+    __slots__ = ("a", "b")
+
+    def __reduce_ex__(self, protocol):
+        return "SLOTTED"
+
+
+class Given:
+    def __reduce__(self):
+        return _given, ()
+
+
+class Single:
+    it = None
+
+    def __new__(cls):
+        cls.it = cls.it or super().__new__(cls)
+        return cls.it
+
+    def __reduce__(self):
+        return Single, ()
+
+
+class Outer:
+    class Inner:
+        def __reduce__(self):
+            return "Outer.inner"
+
+
+class Connection:
+    def __init__(self, url):
+        self.url, self.lines = url, (each for each in url)
+
+    def __reduce__(self):
+        return Connection, (self.url,)
+
+
+def _given():
+    return GIVEN
+
+
+MISSING, SEVEN, SLOTTED, GIVEN, SINGLE = Missing(), Whole(7), Slotted(), Given(), Single()
+Outer.inner, connection = Outer.Inner(), Connection("there")
+SLOTTED.a = 4
+
+
+def all_of_them():
+    return [MISSING, SEVEN, SLOTTED, GIVEN, SINGLE, Outer.inner]
+
+
+def are(given, default=MISSING):
+    return [each is here for each, here in zip(given, all_of_them())], default is MISSING
+
+
+def asked(default=MISSING):
+    default.asked += 1
+    return MISSING.asked, MISSING.itself is MISSING, SLOTTED.a, SEVEN + 1, connection.url
+
+
+def copied():
+    return [pickle.loads(pickle.dumps(each)) is copy.copy(each) is each for each in all_of_them()]
+
+
+def same(each):
+    return each
+
+
+if __name__ == "__main__":
+    with Pool(1) as pool:
+        print("alone", pool.submit(same, SEVEN).result() is SEVEN)
+        for _ in range(2):
+            print("there", pool.submit(are, all_of_them()).result(), pool.submit(asked).result())
+        print("copied", pool.submit(copied).result())
+        print("back", are(pool.submit(all_of_them).result()))
+"""
+
+# --- functions that come back --------------------------------------------------------------------
+
+FUNCTIONS_BACK = """
+import functools
+
+
+@functools.cache
+def cached(x):
+    return x
+
+
+@functools.singledispatch
+def show(x):
+    return "any"
+
+
+@show.register
+def show_int(x: int):
+    return "int"
+
+
+class Tool:
+    @functools.lru_cache
+    def method(self):
+        return 1
+
+    @staticmethod
+    def static():
+        return 1
+
+
+def give():
+    cached.note = "there"
+    cached(1)
+    show.register(str, lambda x: "text")
+    return {"cached": cached, "partial": functools.partial(cached, 1), "static": Tool.static,
+            "method": Tool.method}
+
+
+def give_more():
+    show.register(str, show_int)
+    return show
+
+
+def same(each):
+    return each
+
+
+if __name__ == "__main__":
+    with Pool(1) as pool:
+        back = pool.submit(give).result()
+        print(back["cached"] is cached, back["partial"].func is cached,
+              back["static"] is Tool.static, back["method"] is Tool.method)
+        print(hasattr(cached, "note"), cached.cache_info())
+        print(pool.submit(give_more).result() is show, show("x"), len(show.registry))
+        for each in (cached, show, Tool.static, Tool.method):
+            print(pool.submit(same, each).result() is each)
+"""
+
+ALIASES = """
+import typing
+
+type Rows = list[float]
+type Tree = int | list[Tree]
+type One = list[Other] | None
+type Other = One | int
+type Pair[A, B] = tuple[A, B]
+
+
+def mean(rows: Rows, tree: Tree = 1, other: One = None) -> Pair[int, float]:
+    return len(rows), sum(rows) / len(rows)
+
+
+def call[**P, R](function: typing.Callable[P, R], *given: P.args) -> R:
+    return function(*given)
+
+
+def hints():
+    of = typing.get_type_hints(mean)
+    return of["rows"] is Rows, Rows.__value__, Rows.__name__, Pair[int, str].__args__
+
+
+if __name__ == "__main__":
+    with Pool(1) as pool:
+        print(pool.submit(mean, [1.0, 2.0]).result(), pool.submit(call, len, "abc").result())
+        print(pool.submit(hints).result())
+        print(pool.submit(hints).result())
+"""
+
+
 #: What only these Pythons have.
-SINCE = {"LAZY": (3, 14)}  # annotations that are evaluated when somebody asks for them
+SINCE = {"LAZY": (3, 14), "ALIASES": (3, 12)}  # annotations that wait to be asked for; `type`
 KINDS = [
     pytest.param(
         kind,
         marks=pytest.mark.skipif(sys.version_info < SINCE.get(kind, ()), reason="no such thing"),
     )
-    for kind in ("INITIALIZER", "GIVEN", "ONCE", "ASSORTED", "WRAPPED", "BY_NAME", "LAZY", "BACK")
+    for kind in (
+        "INITIALIZER",
+        "GIVEN",
+        "ONCE",
+        "ASSORTED",
+        "WRAPPED",
+        "BY_NAME",
+        "LAZY",
+        "BACK",
+        "ENUMERATIONS",
+        "CLASSES",
+        "NAMED",
+        "FUNCTIONS_BACK",
+        "ALIASES",
+    )
 ]
 
 

@@ -421,6 +421,27 @@ def test_a_script(project):
     assert run(folder.parent, str(folder / "script.py")) == ["11", "21", "30"]
 
 
+def test_a_class_of_the_script_whose_base_wants_a_keyword(project):
+    folder = project({
+        "plugins.py": "class Plugin:\n    def __init_subclass__(cls, *, key):\n"
+        "        super().__init_subclass__()\n        cls.key = key\n",
+        "script.py": """
+            from civis_futures import ContainerPoolExecutor
+            from plugins import Plugin
+
+            class Mine(Plugin, key="mine"):
+                def told(self):
+                    return self.key
+
+            if __name__ == "__main__":
+                with ContainerPoolExecutor(1, platform="local") as executor:
+                    print(executor.submit(Mine().told).result())
+                    print(type(executor.submit(Mine).result()) is Mine)
+            """,
+    })  # fmt: skip
+    assert run(folder, "script.py") == ["mine", "True"]
+
+
 def test_a_module_that_is_run(project):
     folder = project({
         "tool/__init__.py": "",

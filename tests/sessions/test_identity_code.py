@@ -12,7 +12,8 @@ import pytest
 from civis_futures._sessions.identity import identity
 
 SCRIPT = """
-import collections, dataclasses, enum, functools, operator, random, threading, types, typing
+import collections, contextvars, dataclasses, enum, functools, operator, random, threading, types
+import typing
 
 def helper(x): return x + 1
 def deeper(x): return helper(x)
@@ -92,11 +93,26 @@ Point = collections.namedtuple("Point", "x y")
 LIMITS = {"low": 29, "all": [30, (31,)]}
 MODEL = Model()
 
+class Stage: pass
+class Last(Stage):
+    size = 37
+def stages(): return Stage.__subclasses__()
+
+class Missing:
+    def __init__(self, level): self.level = level
+    def __reduce__(self): return "MISSING"
+class Single(Missing):
+    def __reduce__(self): return single, ()
+def single(): return SINGLE
+MISSING, SINGLE = Missing(38), Single(39)
+depth = contextvars.ContextVar("depth", default=40)
+Whole = typing.NewType("Whole", tp=bytes)
+
 def use(x, default=32, *, keyword=(33, helper)):
     def nested(y): return y + 34
     return [deeper, even, ready, first, second, cached, decorated, shown, times, also, Model, Color,
             Data, Typed, Fields, Bound, Point, LIMITS, MODEL.fit, x in {"35", "36"},
-            operator.add, random.random]
+            stages, MISSING, SINGLE, depth, Whole, operator.add, random.random]
 
 def other(x): return 99
 """
@@ -106,13 +122,15 @@ CHANGES = [
     "return 12", "return 13", "return 14", "15, 16", "17", "18", "helper, 19", "return 20",
     "return 21", "return 22", "return 23", "return 24", "super().level", "RED = 25", "return 26",
     "= 27", "[28]", '"x y"', "29", "30", "(31,)", "default=32", "33, helper", "y + 34", '"36"',
-    "operator.add", "share: float", "width", "bound=complex",
+    "operator.add", "share: float", "width", "bound=complex", "size = 37", "Missing(38)",
+    "Single(39)", "default=40", "tp=bytes",
 ]  # fmt: skip
 
 OTHERS = {
     "operator.add": "operator.sub", "x y": "x z", "super().level": "Base().level", '"': '"!',
     "33": "34", "x *": "x +", "x -": "x +", "x +": "x -", "y +": "y -", "x /": "x *", "==": "<",
     "!=": ">", "float": "int", "width": "height", "complex": "str",
+    "bytes": "str",
 }  # fmt: skip
 
 

@@ -22,13 +22,13 @@ def test_workers_read_one_inbox_of_several(make_executor, platform):
 
 
 def test_little_is_kept_of_a_call_that_is_done_and_not_held(make_executor):
-    executor, number = make_executor(2), 2000
+    executor, number = make_executor(2), 3000
 
     def all_done(calls):
         for future in [executor.submit(abs, call) for call in range(calls)]:
             future.result(60)
 
-    all_done(1500)  # as many as are kept until they are summed up
+    all_done(1500)  # as many are kept until they are summed up, so there are as many each time
     tracemalloc.start(1)
     try:
         all_done(number)
@@ -39,4 +39,4 @@ def test_little_is_kept_of_a_call_that_is_done_and_not_held(make_executor):
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (after - before) / number < 200  # bytes
+    assert (after - before) / number < 1000  # bytes; a future that is held has some 3,500

@@ -48,7 +48,7 @@ class TimeLimits:
         for name in names:
             self.expire_if_due(step, name)
         for worker in self.fleet.workers.values():
-            for call in worker.present:
+            for call in (*worker.present, *worker.revoked):
                 late_at = self._late_at(worker, call)
                 if late_at is None or call in worker.late:
                     continue
@@ -106,29 +106,42 @@ class TimeLimits:
         """End the late calls of which a look has brought nothing either."""
         for worker, report in ((each.worker, each.report) for each in seen):
             read = (report.read and report.complete) or not worker.owes_answers
-            for call in worker.present:
-                late = call in worker.late and worker.running and read
-                if late and self.tasks.holds(call, worker):  # else it was cancelled meanwhile
+            for call in [call for call in worker.calls if call in worker.late]:
+                # Else it was cancelled meanwhile.
+                if worker.running and read and self.tasks.holds(call, worker):
                     self._end_late(step, worker, call)
 
     def _late_at(self, worker: Worker, call: e.Given) -> float | None:
-        """When it should long have told the end of this call, if that has a limit."""
+        """When it should long have told the end of this call, or that it has not begun it, if that
+        has a limit.
+        """
         if not worker.running or worker.cancelled:
             return None
         if not self.tasks.holds(call, worker):
             return None
-        limit = self.tasks.known[call[0]].terms.timeout
-        if limit is None:
+        task = self.tasks.known[call[0]]
+        margin = self.pacing.frozen + 2 * self.fleet.horizon()
+        if call in worker.revoked and task.expires is not None:
+            return task.expires + margin
+        limit = task.terms.timeout
+        if limit is None or call not in worker.present:
             return None
         first = worker.calls_given == len(worker.calls)  # it has not answered any
         setup = SETUP if first and self.fleet.policy.setup else 0.0
         since = worker.began.get(call, worker.at_call_since)
-        return since + limit + setup + self.pacing.frozen + 2 * self.fleet.horizon()
+        return since + limit + setup + margin
 
     def _end_late(self, step: Step, worker: Worker, call: e.Given) -> None:
-        terms = self.tasks.known[call[0]].terms
+        task = self.tasks.known[call[0]]
+        if call in worker.revoked and task.expires is not None:
+            reason = (
+                f"it was not seen to begin within its queue_timeout of {task.terms.queue_timeout:g}"
+                " s, and its container does not say whether it has: it may be frozen, or lost"
+            )
+            self.lost(call[0], e.Verdict(None, reason, timed_out=True))
+            return
         reason = (
-            f"it ran for longer than its timeout of {terms.timeout:g} s, and its container "
+            f"it had longer than its timeout of {task.terms.timeout:g} s, and its container "
             "has not ended it, nor said anything since: it may be frozen, or lost"
         )
         self.lost(call[0], e.Verdict(None, reason, timed_out=True))

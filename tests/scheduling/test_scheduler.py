@@ -943,6 +943,24 @@ def test_a_call_of_a_frozen_worker_ends_here(one_shot):
     assert 130 < table.now < 200
 
 
+def test_a_call_that_waits_in_a_frozen_worker_has_its_queue_timeout():
+    table = Table(max_workers=1)
+    table.submit(0)
+    table.submit(1, queue_timeout=5.0)
+    table(PREPARED)
+    table(launched(WorkerId(1)))
+    frozen = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    commands = table.until("Lose", frozen, within=400.0)
+    assert table.now > 100, "it may say that it has not begun it"
+    [lose] = [command for command in commands if isinstance(command, e.Lose)]
+    assert lose.task == 1
+    assert lose.cause.timed_out
+    assert "not seen to begin within its queue_timeout of 5 s" in lose.cause.reason
+    while table.now < 600:  # the other one may run, and has no limit
+        table.tick()
+        assert "CancelRun" not in kinds(table(looked((replace(frozen, read=True),), 1, 0.0)))
+
+
 def test_a_worker_is_kept_until_all_its_calls_are_diagnosed():
     table = started(2, max_workers=1)
     out_of_memory = answer(0, _wire.MEMORY)

@@ -135,7 +135,7 @@ class Attempt:
     after a success. `started` and `finished` are seconds since the epoch by the container's
     clock; `peak_memory` is in MB: what the process that ran it had at the most meanwhile, modules
     and globals from before included (where the container's kernel cannot tell that: at the most so
-    far). None: not known.
+    far), and processes that it has started not included. None: not known.
     """
 
     worker: int

@@ -17,6 +17,7 @@ import civis_futures as cf
 from civis_futures._api.budget import PlatformClock
 from civis_futures._api.client import PlatformClient
 from civis_futures.testing import Fault
+from civis_futures.worker._platform import ServerClock
 
 HOUR, MONTH = 3600.0, 31 * 86400.0
 real = time.time
@@ -53,6 +54,16 @@ def test_a_date_that_makes_no_sense_says_nothing(date):
     clock = PlatformClock(Watch(), lambda: 5.0)
     clock.observe({"Date": date})
     assert clock.now() == 5.0
+
+
+@pytest.mark.parametrize("here", [0.0, 1e10])
+def test_a_container_without_a_clock_has_the_platforms(monkeypatch, here):
+    """It may begin in 1970, say."""
+    monkeypatch.setattr(time, "time", lambda: here)
+    clock = ServerClock()
+    for date in ("Thu, 01 Jan 2026 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", None):
+        clock.observe(date, time.monotonic())
+        assert 0 <= clock.now() - 1767225600 < 60
 
 
 # --- the first day -----------------------------------------------------------------------------

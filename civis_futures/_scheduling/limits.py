@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .._exceptions import ContainerHoursError
 from .._pacing import Pacing
@@ -75,7 +75,7 @@ class TimeLimits:
                 task.expires = None  # it has begun, or what has become of it will be known
             elif not worker.one_shot:  # ask the worker: it may begin it at any moment
                 self.fleet.take_back(step, call, worker)
-            elif not worker.cancelled:  # it may begin until its run has ended: see `begun`
+            elif not worker.cancelled:  # it may begin until its run has ended: see `ours`
                 self.fleet.cancel(step, worker)
             return
         if task.phase not in _NOT_BEGUN:
@@ -85,20 +85,24 @@ class TimeLimits:
             reason += f"; it waited for task {self.tasks.awaited_by(name)}"
         self.give_up(e.Lose(name, None, e.Verdict(None, reason, timed_out=True)))
 
-    def begun(self, step: Step, call: e.Given, worker: Worker) -> e.Verdict | None:
-        """The end of a call that may have begun, although its worker was cancelled for another one
-        that did not end, or since this one was late.
+    def ours(
+        self, step: Step, name: TaskId, worker: Worker | None, verdict: e.Verdict
+    ) -> e.Verdict:
+        """The verdict on a call that had begun, if it was us who have cancelled its run: for
+        another call that did not end, or since this one was late.
         """
-        if worker.begun and worker.processes > 1 and call in worker.perhaps_begun:
+        if worker is None or not worker.cancelled or not verdict.outside:
+            return verdict
+        task = self.tasks.known[name]
+        if worker.one_shot and task.expires is not None and task.expires <= step.now:
+            limit = f"its queue_timeout of {task.terms.queue_timeout:g} s"
+            reason = f"it began when {limit} had just passed, and its run was cancelled for that"
+            return replace(verdict, reason=reason, outside=False, timed_out=True)
+        reason = "it began when its run was being cancelled for a limit of this pool"
+        if worker.must_end_by is not None:
             other = "another call in its container did not end when it was asked to"
-            return e.Verdict(None, f"its run was cancelled, since {other}")
-        task = self.tasks.known[call[0]]
-        due = task.expires is not None and task.expires <= step.now
-        if not due or not worker.begun or not worker.one_shot:
-            return None
-        limit = f"its queue_timeout of {task.terms.queue_timeout:g} s"
-        reason = f"it began when {limit} had just passed, and its run was cancelled for that"
-        return e.Verdict(None, reason, timed_out=True)
+            reason = f"its run was cancelled, since {other}"
+        return replace(verdict, reason=reason, outside=False)
 
     # --- ended too late ------------------------------------------------------------------------
 

@@ -143,6 +143,8 @@ def test_a_call_that_begins_when_its_run_is_cancelled_for_another_one(tmp_path, 
             until(lambda: executions(tmp_path) == {0: 1}, SECONDS)
             platform.faults.add(Fault.answer(503, "POST /json_values", origin="worker"))
             futures[0].cancel()
+            until(lambda: platform.requests("DELETE *", origin="client"), SECONDS)
+            platform.faults.clear()
             error = futures[1].exception(SECONDS)
             assert type(error) is cf.CallLostError
             assert "another call in its container did not end" in str(error)

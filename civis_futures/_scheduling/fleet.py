@@ -106,7 +106,8 @@ class Fleet:
         for worker in self._deal(workers):
             worker.note_present(step.now)
             worker.stop = worker.calls_given == self.policy.max_tasks_per_worker
-            self.news(step, worker, worker in idle)
+            seconds = (self.shares.seconds or 0.0) * len(worker.calls) / worker.processes
+            self.news(step, worker, seconds if worker in idle else None)
 
     def _blocked(self) -> bool:
         """Whether no container, there or to come, can serve the oldest waiting call."""
@@ -346,10 +347,10 @@ class Fleet:
         """The inbox may be as it was."""
         self._stale = True
 
-    def news(self, step: Step, worker: Worker, idle: bool = False) -> None:
+    def news(self, step: Step, worker: Worker, seconds: float | None = None) -> None:
         """There is something to tell this worker, and soon to hear from it."""
         self._stale = True
-        self.looks.fed(step, worker, idle)
+        self.looks.fed(step, worker, seconds)
 
     # --- what a look tells ---------------------------------------------------------------------
 

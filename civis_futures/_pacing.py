@@ -1,11 +1,12 @@
 """How long is waited for what, where users have no say: one frozen value for each pool.
 
 Whatever waits is given it. New pools and clients take `default_pacing()`; only tests change that,
-by `civis_futures.testing.short_waits`.
+by `civis_futures.testing.short_waits`. And `present`, by which it is told how long something took.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 
@@ -80,3 +81,22 @@ def set_default_pacing(pacing: Pacing) -> None:
     """For those that are made from now on."""
     global _default
     _default = pacing
+
+
+def _uptime() -> float:
+    """Seconds by a clock that nobody sets; those in which the machine slept count, on Linux."""
+    try:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (AttributeError, OSError):  # not Linux
+        return time.monotonic()
+
+
+def present() -> float:
+    """Seconds since the epoch, by this machine's clock as it was when this process began, and what
+    has passed since. So differences are durations, whoever sets the clock or stops it, as tests do.
+    """
+    return _uptime() + _AHEAD
+
+
+# In this order, and several times: what passes between the two reads would count as time.
+_AHEAD = max(time.time() - _uptime() for _ in range(3))

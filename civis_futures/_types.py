@@ -134,7 +134,8 @@ class Attempt:
     `state` is how the attempt ended for the call, or "running"; `reason` is why, in one line, and
     empty after a success. `started` and `finished` are in seconds since the epoch, by the
     container's clock. `peak_memory` is in MB: the most that the process had while it ran the call,
-    including modules and globals from before. (Where the kernel cannot tell this, it is the most
+    including modules and globals from before, and without what processes that it has started
+    had. (Where the kernel cannot tell this, it is the most
     that the process ever had until then.)
     """
 

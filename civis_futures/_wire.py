@@ -413,8 +413,8 @@ def checked(answer: Answer) -> Answer:
 
 
 def sealed(answer: Answer, worker: str, key: str) -> Answer:
-    """The answer with its seal: an HMAC of which call it is of, how that ended, and the digest of
-    its bytes. Without a `key` there is none.
+    """The answer with its seal: an HMAC of which call it is of, how that ended and what is said of
+    it, and the digest of its bytes. Without a `key` there is none.
     """
     return _made({**vars(answer), "seal": _seal(answer, worker, key)}) if key else answer
 
@@ -423,8 +423,8 @@ def _seal(answer: Answer, worker: str, key: str) -> str:
     import hmac  # not before there is an answer
 
     data = "" if answer.data is None else answer.data.sha256
-    said = "\n".join((worker, str(answer.task), str(answer.attempt), answer.kind, data))
-    return hmac.digest(key.encode(), said.encode(), "sha256").hex()
+    told = answer.task, answer.attempt, answer.kind, answer.key, answer.detail, answer.text
+    return hmac.digest(key.encode(), ascii((worker, *told, data)).encode(), "sha256").hex()
 
 
 def is_sealed(answer: Answer, worker: str, key: str) -> bool:

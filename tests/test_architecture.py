@@ -45,7 +45,8 @@ _executor    -> _api _container _data _display _exceptions _files _futures _paci
              -> _sessions _types _wire local
 _sessions    -> _api _container _data _exceptions _files _futures _pickles _pool _scheduling _types
              -> _wire
-_pool        -> _api _container _data _display _exceptions _files _futures _scheduling _types _wire
+_pool        -> _api _container _data _display _exceptions _files _futures _pacing _scheduling
+             -> _types _wire
 _data        -> _exceptions _files _pickles _wire
 _files       -> _api _container _exceptions _kept _types _wire
 _futures     -> _display _pacing _types _wire

@@ -237,7 +237,10 @@ def _not_known(totals: Totals, used: Used, functions: list[FunctionReport]) -> I
         yield "the size of containers that a template or another process has chosen"
     if any(each.tasks and each.peak_memory is None for each in functions):
         yield "the peak memory of some functions"
-    yield "how much of its cores a task has used, and the requests that containers made themselves"
+    yield (
+        "how much of its cores a task has used, what memory the processes had that it has started, "
+        "and the requests that containers made themselves"
+    )
 
 
 # --- text ----------------------------------------------------------------------------------------

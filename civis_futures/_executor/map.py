@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol, TypedDict, TypeVar
 from .._display import live, markup, panels
 from .._futures.future import ContainerFuture, check_process
 from .._futures.tables import EndedTasks, panel_of
+from .._pacing import present
 
 T = TypeVar("T", covariant=True)
 
@@ -226,7 +227,7 @@ class MapResult(Iterator[T]):
         ahead: int | None,
     ) -> None:
         self._name, self._pending, self._ended = name, pending, ended
-        self._began = time.time()
+        self._began = present()
         end = None if timeout is None else timeout + time.monotonic()
         try:
             pending.take(ahead)
@@ -258,7 +259,7 @@ class MapResult(Iterator[T]):
         _, span = self._ended.sums()
         if self._pending.over and not self._pending.undone:
             return max(0.0, (self._began if span is None else span[1]) - self._began)
-        return max(0.0, time.time() - self._began)
+        return max(0.0, present() - self._began)
 
     @property
     def serial_time(self) -> float:

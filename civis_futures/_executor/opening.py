@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -114,7 +113,7 @@ class _Reader:
         """A link that opens the pages of a local platform once; made without a request."""
         from ..local._pages.tickets import page_link
 
-        return page_link(self.way.url.rstrip("/"), self.way.key, time.time())
+        return page_link(self.way.url.rstrip("/"), self.way.key, platform_clock(self.way.url).now())
 
     def call(self, sent: SentCall) -> Callable[[], Any]:
         """What a call would run, as a function without arguments."""

@@ -28,7 +28,7 @@ from .._exceptions import CallPicklingError, SessionMismatchError
 from .._files.contents import SentCall, SharedData, Value
 from .._futures.future import ContainerFuture, Timings, View, value_in
 from .._futures.tables import EndedTasks, PoolFutures
-from .._pacing import default_pacing
+from .._pacing import default_pacing, present
 from .._scheduling.events import CancelRequested, Claimed, FoundTask, NotSent, Submitted
 from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms, seconds, whole
 from .dependencies import (
@@ -383,7 +383,7 @@ class Intake:
         return ContainerFuture(
             name,
             task,
-            View(Timings(time.time()), asked_memory=self._terms_of(options).resources.memory),
+            View(Timings(present()), asked_memory=self._terms_of(options).resources.memory),
             self,
             options,
             count,

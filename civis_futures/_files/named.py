@@ -38,7 +38,9 @@ PAGES = 200
 
 @dataclass(frozen=True, slots=True)
 class NamedFile:
-    """A File that has a name. `size` is in bytes, `created` in seconds since the epoch."""
+    """A File that has a name. `size` is in bytes, `created` in seconds since the epoch, by the
+    clock of the machine that we are on, whoever has made it.
+    """
 
     name: str
     file_id: int
@@ -72,12 +74,13 @@ class NamedFiles:
         """
         client = self._client()
         user, found = str(client.me()), dict[str, NamedFile]()
+        behind = _behind(client)
         for page in range(1, PAGES + 1):
             rows, more = client.search_jobs(f"civis_futures file {prefix}", page)
             for row in rows:
                 match = _TITLE.fullmatch(row.name)
                 if match and match["user"] == user and match["name"].startswith(prefix):
-                    name, at = match["name"], int(match["at"]) / 1000
+                    name, at = match["name"], int(match["at"]) / 1000 - behind
                     file = NamedFile(name, int(match["file"]), int(match["size"]), at, row.job_id)
                     if name not in found or found[name].script_id < file.script_id:
                         found[name] = file
@@ -98,12 +101,13 @@ class NamedFiles:
         if not _NAME.fullmatch(name):
             raise ValueError(f"a name has 1 to 400 characters, without brackets: {name!r} is none")
         client = self._client()
-        user, now = client.me(), round(time.time() * 1000)
+        user = client.me()
+        now = round(client.clock.now() * 1000)
         file_id = client.upload(source, size, "civis_futures.named", expires_in=LIFE)
         title = f"civis_futures file {name} [user {user}, file {file_id}, {size} bytes, at {now}]"
         body = script_that_is_never_run(title, Container(), "says what a File is called")
         job = client.create_script(JobKind.CONTAINER, body)
-        return NamedFile(name, file_id, size, now / 1000, job.id)
+        return NamedFile(name, file_id, size, now / 1000 - _behind(client), job.id)
 
     def read(self, file: NamedFile, target: BinaryIO) -> None:
         """Write the File's bytes to `target`. It takes one request and the transfer.
@@ -130,7 +134,8 @@ class NamedFiles:
         for file in files:
             try:
                 client.archive(Job(file.script_id, JobKind.CONTAINER))
-                client.set_file_expiry(file.file_id, datetime.now(UTC) + timedelta(seconds=1))
+                now = datetime.fromtimestamp(client.clock.now(), UTC)
+                client.set_file_expiry(file.file_id, now + timedelta(seconds=1))
             except PlatformError as error:
                 if error.status not in (404, 410):  # another process was quicker
                     raise
@@ -148,6 +153,11 @@ class NamedFiles:
     def __reduce__(self) -> tuple[Any, ...]:
         """Without platform and key: in a container, these are those of the environment."""
         return NamedFiles, ()
+
+
+def _behind(client: PlatformClient) -> float:
+    """By how many seconds this machine's clock is behind the platform's."""
+    return client.clock.now() - time.time()
 
 
 def _close(process: int, client: PlatformClient) -> None:

@@ -9,7 +9,6 @@ which is what keeps `cancel` possible until then.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Never, NoReturn, Protocol, TypeVar,
 
 from .._display import live, markup, panels
 from .._display.forecast import Forecast
+from .._pacing import present
 from .._types import UNCHANGED, Attempt, LogLine, RetryOn, TaskState, given, seconds, whole
 from . import logs as _logs
 
@@ -285,7 +285,7 @@ class ContainerFuture(Future[T]):
 
     def _end(self, state: TaskState) -> None:
         if self._ended is None:
-            self._ended, self._end_state = time.time(), state
+            self._ended, self._end_state = present(), state
             if self._count is not None:
                 self._count(self._summary_as(state))
                 self._count = None
@@ -437,15 +437,18 @@ class ContainerFuture(Future[T]):
     ) -> panels.TaskSummary:
         view = self._view
         timings, attempts = view.timings, view.attempts
-        elapsed = max(0.0, (self._ended or time.time()) - timings.submitted)
+        elapsed = max(0.0, (self._ended or present()) - timings.submitted)
         queue = None
-        if timings.started is not None:  # by another clock
-            queue = min(max(0.0, timings.started - timings.submitted), elapsed)
+        occupied = _between(timings.started, timings.finished)
+        if timings.started is not None:  # by another clock, which may be wrong by anything
+            least = (timings.queued or timings.submitted) - timings.submitted
+            most = max(0.0, elapsed - (occupied or 0.0))
+            queue = min(max(least, timings.started - timings.submitted), most)
         elif state in panels.WAITING:
             queue = elapsed
         running = None
         if state is TaskState.RUNNING and view.running_since is not None:
-            running = min(max(0.0, time.time() - view.running_since), elapsed)
+            running = min(max(0.0, present() - view.running_since), elapsed)
             queue = elapsed - running
         reasons = [attempt.reason for attempt in attempts if attempt.reason]
         if state in panels.WAITING:
@@ -467,7 +470,7 @@ class ContainerFuture(Future[T]):
             run_id=view.run_id,
             job_url=view.job_url,
             running=running,
-            occupied=_between(timings.started, timings.finished),
+            occupied=occupied,
             asked_memory=view.asked_memory or None,
         )
 
@@ -494,7 +497,7 @@ class ContainerFuture(Future[T]):
 
     def _panel(self, most: int = panels.MOST_ROWS) -> panels.Panel:
         del most  # there is one
-        return panels.panel_of(self._task, [self._summary()], time.time())
+        return panels.panel_of(self._task, [self._summary()], present())
 
     def _is_over(self) -> bool:
         return self.done()

@@ -17,6 +17,7 @@ from .._display import live, markup, panels
 from .._display.forecast import Forecast, PoolSize, Undone, forecast_of
 from .._display.panels import MOST_PAGED, MOST_ROWS, WAITING, Panel, TaskSummary, Totals, rank
 from .._display.usage import Used, WorkSums, function_of
+from .._pacing import present
 from .._types import TaskState
 from .future import ContainerFuture, has_ended, number_of, state_soon_of, summary_of, view_of
 
@@ -74,7 +75,7 @@ class Table(Sequence[ContainerFuture[Any]]):
         del most  # all are known one by one
         summaries = list(map(summary_of, self._futures))
         title = f"{len(summaries):,} futures"
-        return panels.panel_of(title, summaries, time.time(), self._ordered)
+        return panels.panel_of(title, summaries, present(), self._ordered)
 
     def _is_over(self) -> bool:
         return all(map(has_ended, self._futures))
@@ -185,7 +186,7 @@ class PoolFutures:
 
     def forecast(self, used: Used, size: PoolSize) -> Forecast | None:
         """When all will be done, if that can be told; `used` by the containers up to now."""
-        now, undone = time.time(), dict[str, Undone]()
+        now, undone = present(), dict[str, Undone]()
         for future in self.futures():
             if not has_ended(future):
                 tasks = undone.setdefault(function_of(future.task), Undone())
@@ -195,7 +196,7 @@ class PoolFutures:
                 else:
                     tasks.waiting += 1
         done = self._ended.sums()[0].done
-        return forecast_of(undone, done, self._ended.work(), used, size, now)
+        return forecast_of(undone, done, self._ended.work(), used, size, time.time())
 
     def totals(self) -> Totals:
         """All tasks in numbers."""
@@ -218,7 +219,7 @@ def panel_of(
     """The sums of those that have ended, and those of these futures that have not; some of the
     futures one by one.
     """
-    now, futures = time.time(), tuple(futures)
+    now, futures = present(), tuple(futures)
     totals, span = ended.sums()
     begin, end = span or (now, now)
     for future in futures:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from .. import _wire
 from .._data.pickling import fill_in
 from .._files.contents import Content, SentCall
 from .._futures.future import ContainerFuture, Timings, number_of, show, value_in, view_of
+from .._pacing import present
 from .._scheduling import events as e
 from .._types import Attempt, Job, RunState, TaskId, TaskState, WorkerId
 from .mailbox import PoolFiles, WorkerRun
@@ -333,7 +333,7 @@ class Ledger:
                 run_id=worker_run.run_id,
                 job_url=self.job_url(worker_run.job),
                 state=TaskState.QUEUED,
-                timings=replace(future.timings, queued=time.time()),
+                timings=replace(future.timings, queued=present()),
             )
 
     def _show_first(self, worker: WorkerId) -> None:
@@ -344,7 +344,7 @@ class Ledger:
         for task in islice(held.tasks, held.processes):
             future = self.futures.get(task)
             if future is not None and view_of(future).state is not TaskState.RUNNING:
-                show(future, state=TaskState.RUNNING, running_since=time.time())
+                show(future, state=TaskState.RUNNING, running_since=present())
 
     def _show(self, task: TaskId, **changes: Any) -> None:
         future = self.futures.get(task)

@@ -511,14 +511,9 @@ class Mailbox:
 
     # --- diagnose ------------------------------------------------------------------------------
 
-    def diagnose(
-        self,
-        worker_run: WorkerRun,
-        calls: Sequence[e.Given],
-        answer: _wire.Answer | None,
-        processes: int = 1,
-    ) -> e.Diagnosis:
+    def diagnose(self, worker_run: WorkerRun, asked: e.Diagnose, processes: int = 1) -> e.Diagnosis:
         """Why calls of this worker were lost, and which of them it was at, with its `processes`."""
+        calls, answer = asked.calls, asked.answer
         run, lines, unknown = None, [], ""
         try:
             run = self._client.get_run(worker_run.job, worker_run.run_id)
@@ -530,7 +525,7 @@ class Mailbox:
         if answer is not None:
             return e.Diagnosis(((0, told_by_worker(answer, run, part_of(said, calls[0]))),))
         verdicts = []
-        for at in reached(calls, said, processes):
+        for at in reached(calls, said, processes, asked.gone):
             verdict = told_by_run(run, said, self._container.image, calls[at])
             verdicts.append((at, replace(verdict, reason=verdict.reason + unknown)))
         return e.Diagnosis(tuple(verdicts))

@@ -521,8 +521,8 @@ class Manager:
         program, processes = self._program, self._ledger.processes(command.worker)
 
         def work() -> tuple[e.Diagnosis, None]:
-            news = self.mailbox.diagnose(worker_run, command.calls, command.answer, processes)
-            if news.verdicts[0][1].unstarted:  # perhaps somebody has removed the File
+            news = self.mailbox.diagnose(worker_run, command, processes)
+            if any(each.unstarted for _, each in news.verdicts):  # perhaps its File was removed
                 self.deposit.forget(program)
             return news, None
 

@@ -110,17 +110,19 @@ def part_of(said: Sequence[str], call: Given) -> Sequence[str]:
     return part
 
 
-def reached(calls: Sequence[Given], said: Sequence[str], processes: int = 1) -> list[int]:
+def reached(
+    calls: Sequence[Given], said: Sequence[str], processes: int = 1, gone: Sequence[Given] = ()
+) -> list[int]:
     """The places of those of these calls that the worker was at: of each of its processes the last
-    one that the log tells of.
+    one that the log tells of, unless that is one of those that are `gone`.
 
     If it tells of fewer processes, all those count that it does not tell of, and as many of the
     next ones as may have begun: of a long log only the end is read, and its last lines may be lost.
-    [-1]: it was at none, as it had nothing to do when it ended.
+    [-1]: it was at none of them.
     """
     if said[-1:] == [_wire.IDLE_SILENCE]:
         return [-1]
-    places = {call: place for place, call in enumerate(calls)}
+    places: dict[Given, int] = {**dict.fromkeys(gone, -1), **{c: n for n, c in enumerate(calls)}}
     at: dict[str, int] = {}  # by process
     begun = set()
     for line in said:
@@ -128,12 +130,13 @@ def reached(calls: Sequence[Given], said: Sequence[str], processes: int = 1) -> 
         if call is not None and call in places:
             at[_process(line)] = places[call]
             begun.add(places[call])
+    told = [place for place in at.values() if place >= 0]
     if len(at) >= processes:
-        return sorted(at.values())
+        return sorted(told) or [-1]
     last = max(begun, default=-1)
     untold = [place for place in range(last) if place not in begun]
     more = max(0, processes - len(at) - len(untold))
-    return sorted([*at.values(), *untold, *range(len(calls))[last + 1 : last + 1 + more]])
+    return sorted([*told, *untold, *range(len(calls))[last + 1 : last + 1 + more]])
 
 
 def _is_unstarted(run: Run | None, exit_code: int | None) -> bool:

@@ -357,12 +357,13 @@ class Fetch:
 @dataclass(frozen=True, slots=True)
 class Diagnose:
     """Find out why these calls were lost: `answer` if the worker itself said so, else from the
-    run and its log.
+    run and its log. It also had calls that are `gone`: nobody waits for these any more.
     """
 
     worker: WorkerId
     calls: tuple[Given, ...]
     answer: Answer | None = None
+    gone: tuple[Given, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .._exceptions import ContainerHoursError
 from .._pacing import Pacing
@@ -48,7 +48,7 @@ class TimeLimits:
         for name in names:
             self.expire_if_due(step, name)
         for worker in self.fleet.workers.values():
-            for call in worker.present:
+            for call in (*worker.present, *worker.revoked):
                 late_at = self._late_at(worker, call)
                 if late_at is None or call in worker.late:
                     continue
@@ -75,7 +75,7 @@ class TimeLimits:
                 task.expires = None  # it has begun, or what has become of it will be known
             elif not worker.one_shot:  # ask the worker: it may begin it at any moment
                 self.fleet.take_back(step, call, worker)
-            elif not worker.cancelled:  # it may begin until its run has ended: see `begun`
+            elif not worker.cancelled:  # it may begin until its run has ended: see `ours`
                 self.fleet.cancel(step, worker)
             return
         if task.phase not in _NOT_BEGUN:
@@ -85,20 +85,24 @@ class TimeLimits:
             reason += f"; it waited for task {self.tasks.awaited_by(name)}"
         self.give_up(e.Lose(name, None, e.Verdict(None, reason, timed_out=True)))
 
-    def begun(self, step: Step, call: e.Given, worker: Worker) -> e.Verdict | None:
-        """The end of a call that may have begun, although its worker was cancelled for another one
-        that did not end, or since this one was late.
+    def ours(
+        self, step: Step, name: TaskId, worker: Worker | None, verdict: e.Verdict
+    ) -> e.Verdict:
+        """The verdict on a call that had begun, if it was us who have cancelled its run: for
+        another call that did not end, or since this one was late.
         """
-        if worker.begun and worker.processes > 1 and call in worker.perhaps_begun:
+        if worker is None or not worker.cancelled or not verdict.outside:
+            return verdict
+        task = self.tasks.known[name]
+        if worker.one_shot and task.expires is not None and task.expires <= step.now:
+            limit = f"its queue_timeout of {task.terms.queue_timeout:g} s"
+            reason = f"it began when {limit} had just passed, and its run was cancelled for that"
+            return replace(verdict, reason=reason, outside=False, timed_out=True)
+        reason = "it began when its run was being cancelled for a limit of this pool"
+        if worker.must_end_by is not None:
             other = "another call in its container did not end when it was asked to"
-            return e.Verdict(None, f"its run was cancelled, since {other}")
-        task = self.tasks.known[call[0]]
-        due = task.expires is not None and task.expires <= step.now
-        if not due or not worker.begun or not worker.one_shot:
-            return None
-        limit = f"its queue_timeout of {task.terms.queue_timeout:g} s"
-        reason = f"it began when {limit} had just passed, and its run was cancelled for that"
-        return e.Verdict(None, reason, timed_out=True)
+            reason = f"its run was cancelled, since {other}"
+        return replace(verdict, reason=reason, outside=False)
 
     # --- ended too late ------------------------------------------------------------------------
 
@@ -106,29 +110,42 @@ class TimeLimits:
         """End the late calls of which a look has brought nothing either."""
         for worker, report in ((each.worker, each.report) for each in seen):
             read = (report.read and report.complete) or not worker.owes_answers
-            for call in worker.present:
-                late = call in worker.late and worker.running and read
-                if late and self.tasks.holds(call, worker):  # else it was cancelled meanwhile
+            for call in [call for call in worker.calls if call in worker.late]:
+                # Else it was cancelled meanwhile.
+                if worker.running and read and self.tasks.holds(call, worker):
                     self._end_late(step, worker, call)
 
     def _late_at(self, worker: Worker, call: e.Given) -> float | None:
-        """When it should long have told the end of this call, if that has a limit."""
+        """When it should long have told the end of this call, or that it has not begun it, if that
+        has a limit.
+        """
         if not worker.running or worker.cancelled:
             return None
         if not self.tasks.holds(call, worker):
             return None
-        limit = self.tasks.known[call[0]].terms.timeout
-        if limit is None:
+        task = self.tasks.known[call[0]]
+        margin = self.pacing.frozen + 2 * self.fleet.horizon()
+        if call in worker.revoked and task.expires is not None:
+            return task.expires + margin
+        limit = task.terms.timeout
+        if limit is None or call not in worker.present:
             return None
         first = worker.calls_given == len(worker.calls)  # it has not answered any
         setup = SETUP if first and self.fleet.policy.setup else 0.0
         since = worker.began.get(call, worker.at_call_since)
-        return since + limit + setup + self.pacing.frozen + 2 * self.fleet.horizon()
+        return since + limit + setup + margin
 
     def _end_late(self, step: Step, worker: Worker, call: e.Given) -> None:
-        terms = self.tasks.known[call[0]].terms
+        task = self.tasks.known[call[0]]
+        if call in worker.revoked and task.expires is not None:
+            reason = (
+                f"it was not seen to begin within its queue_timeout of {task.terms.queue_timeout:g}"
+                " s, and its container does not say whether it has: it may be frozen, or lost"
+            )
+            self.lost(call[0], e.Verdict(None, reason, timed_out=True))
+            return
         reason = (
-            f"it ran for longer than its timeout of {terms.timeout:g} s, and its container "
+            f"it had longer than its timeout of {task.terms.timeout:g} s, and its container "
             "has not ended it, nor said anything since: it may be frozen, or lost"
         )
         self.lost(call[0], e.Verdict(None, reason, timed_out=True))

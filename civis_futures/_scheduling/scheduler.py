@@ -427,12 +427,9 @@ class Scheduler:
             self.fleet.archive(self._step, worker)
         elif not worker.has_said_all(complete, self._step.now):
             return
-        elif worker.cancelled and not worker.garbled:  # for the sake of another call, or too late
+        elif worker.cancelled and not (worker.begun or worker.garbled):
             for call in held:
-                if (verdict := self.limits.begun(self._step, call, worker)) is not None:
-                    self._lost(call[0], verdict)
-                else:
-                    self._again(call[0])
+                self._again(call[0])
             self.fleet.archive(self._step, worker)
         else:
             if not worker.state.over:  # an unknown state, for too long: make sure
@@ -441,7 +438,8 @@ class Scheduler:
             text = "what its container has answered cannot be read, or is nowhere to be found"
             text += f": {worker.unread}" if worker.unread else ""
             answer = Answer(held[0][0], e.CORRUPT, text=text) if worker.garbled else None
-            self._step.do(e.Diagnose(worker.id, tuple(held), answer))
+            gone = tuple(call for call in worker.calls if call not in held)
+            self._step.do(e.Diagnose(worker.id, tuple(held), answer, gone))
 
     def _give_up_reading(self, worker: Worker) -> None:
         """Its answers cannot be read, so its calls will be lost: end it, and then they are."""
@@ -451,17 +449,18 @@ class Scheduler:
 
     def _diagnosed(self, command: e.Diagnose, found: e.Diagnosis) -> None:
         worker = self.fleet.workers.get(command.worker)
-        verdicts, (last, verdict) = dict(found.verdicts), found.verdicts[-1]
-        if verdict.unstarted and worker is not None:
-            self._false_start(command, verdict)
+        verdicts, last = dict(found.verdicts), max(dict(found.verdicts), default=-1)
+        unstarted = [verdict for verdict in verdicts.values() if verdict.unstarted]
+        if unstarted and worker is not None:
+            self._false_start(command, unstarted[-1])
         for number, (name, given) in enumerate(command.calls):
             task = self.tasks.known.get(name)
             if task is None or (task.worker, task.given) != (command.worker, given):
                 continue
             if number < last:
                 task.expires = None  # it had ended, so it had begun
-            if number in verdicts and not verdict.unstarted:
-                self._lost(name, verdicts[number])
+            if number in verdicts and not unstarted:
+                self._lost(name, self.limits.ours(self._step, name, worker, verdicts[number]))
             else:
                 self._again(name)
         if worker is None or worker.phase is not WorkerPhase.CONCLUDING:

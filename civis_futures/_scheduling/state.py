@@ -448,11 +448,6 @@ class Worker:
         return self.calls[: self.processes]
 
     @property
-    def perhaps_begun(self) -> list[Given]:
-        """Those that it may have begun, whether or not it knows already what was revoked."""
-        return [call for call in self.calls if call not in self.revoked][: self.processes]
-
-    @property
     def free(self) -> int:
         """How many calls more it could begin at once."""
         return max(self.processes - self.held, 0)

@@ -20,9 +20,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
@@ -200,13 +200,14 @@ class LocalPlatform:
 
     @property
     def page(self) -> str:
-        """A link that shows jobs, runs and logs in a browser, read-only. Makes no request.
+        """A link that shows jobs, runs and logs in a browser, read-only.
 
         The link can be opened once, within ten minutes. After that, all links to this platform
         work in that browser. Each use of this property makes a new link. It does not have the key
         in it.
         """
-        return page_link(self.url, self.api_key, time.time())
+        _, now = self._exchange("GET", PATH)  # its time, not ours, which a test may have stopped
+        return page_link(self.url, self.api_key, now)
 
     @property
     def ca_certs(self) -> str | None:
@@ -321,6 +322,10 @@ class LocalPlatform:
         self._ask("POST", "/_local/reset")
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        return self._exchange(method, path, body)[0]
+
+    def _exchange(self, method: str, path: str, body: Any = None) -> tuple[Any, float]:
+        """What it answers, and its time then, in seconds since the epoch."""
         with contextlib.closing(connection(self.url, self.ca_certs)) as server:
             sent = None if body is None else json.dumps(body, default=_plain_number)
             headers = {"Authorization": f"Bearer {self.api_key}"}
@@ -331,7 +336,8 @@ class LocalPlatform:
                 raise ValueError(json.loads(found)["errorDescription"])
             if response.status >= 300:
                 raise RuntimeError(f"the local platform answered {response.status} to {path}")
-        return json.loads(found) if found else None
+        now = parsedate_to_datetime(response.headers["Date"]).timestamp()
+        return json.loads(found) if found else None, now
 
 
 def _check(settings: Settings) -> None:

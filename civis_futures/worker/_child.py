@@ -204,6 +204,7 @@ class Child:
         os._exit((code or 0) & 0xFF)
 
     def _restore_streams(self) -> None:
+        _flush_c()
         for stream in self._streams:
             stream.restore()
 
@@ -337,6 +338,17 @@ class Stream:
         except Exception:  # closed or detached
             self._stream = TailedStream(self._fd, self._encoding, self._tail)
         setattr(sys, self._name, self._stream)
+
+
+def _flush_c() -> None:
+    """Write out what C has printed: its buffer is written when it is full, by a later call.
+
+    Only where user code has imported ctypes, which takes long; numpy does so, among others.
+    """
+    with contextlib.suppress(Exception):
+        ctypes = sys.modules["ctypes"]
+        libc = ctypes.CDLL(None)
+        libc.fflush(ctypes.c_void_p.in_dll(libc, "stdout"))
 
 
 def _settle_in() -> None:

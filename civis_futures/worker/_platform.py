@@ -33,7 +33,7 @@ FOR_HEADER = "Civis-Local-For"
 _CHUNK = 1 << 20
 _NEWEST, _FIRST_LINES = 5, 1000
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
-_MOST_WRONG = 50 * 365 * 86400.0  # seconds; no clock is as wrong, and no year after 9999 is meant
+_LAST_TIME = 7_258_118_400.0  # the year 2200: a later date, which may have no time, is not meant
 _DAY = 86400.0  # seconds
 _KEEP_FOR = 30 * _DAY  # seconds; as Files of the platform live, for those who come back late
 
@@ -364,7 +364,7 @@ class ServerClock:
             seconds = parsedate_to_datetime(date or "").timestamp()
         except (TypeError, ValueError, IndexError, OverflowError):
             return
-        if abs(seconds - time.time()) < _MOST_WRONG:
+        if 0.0 < seconds < _LAST_TIME:
             least, most = seconds - time.monotonic(), seconds + 1.0 - sent
             known = self._ahead
             self._ahead = least if known is None or known > most else max(known, least)

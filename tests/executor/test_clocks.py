@@ -5,15 +5,19 @@ nothing of it. What expires is reckoned by the platform's time, and so is who ho
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import time
+from contextlib import closing
 
 import numpy
 import pytest
 
 import civis_futures as cf
 from civis_futures._api.budget import PlatformClock
+from civis_futures._api.client import PlatformClient
 from civis_futures.testing import Fault
+from civis_futures.worker._platform import ServerClock
 
 HOUR, MONTH = 3600.0, 31 * 86400.0
 real = time.time
@@ -50,6 +54,16 @@ def test_a_date_that_makes_no_sense_says_nothing(date):
     clock = PlatformClock(Watch(), lambda: 5.0)
     clock.observe({"Date": date})
     assert clock.now() == 5.0
+
+
+@pytest.mark.parametrize("here", [0.0, 1e10])
+def test_a_container_without_a_clock_has_the_platforms(monkeypatch, here):
+    """It may begin in 1970, say."""
+    monkeypatch.setattr(time, "time", lambda: here)
+    clock = ServerClock()
+    for date in ("Thu, 01 Jan 2026 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", None):
+        clock.observe(date, time.monotonic())
+        assert 0 <= clock.now() - 1767225600 < 60
 
 
 # --- the first day -----------------------------------------------------------------------------
@@ -135,6 +149,61 @@ def test_the_first_day_with_a_clock_that_is_wrong(faulty, monkeypatch, ahead):
 def test_the_first_day_with_a_clock_that_stands_still(faulty, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1_400_000_000.0)
     first_day(faulty, "frozen")
+
+
+# --- what is told ------------------------------------------------------------------------------
+
+
+def nap(_):
+    time.sleep(0.2)
+
+
+CLOCKS = {
+    "an hour ahead": lambda: real() + HOUR,
+    "a month behind": lambda: real() - MONTH,
+    "stopped": lambda: 1_400_000_000.0,
+    "set again and again": lambda: real() + time.monotonic() % 7 * HOUR,
+}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_what_took_how_long_is_told_whatever_the_clock_says(faulty, monkeypatch, clock):
+    monkeypatch.setattr(time, "time", CLOCKS[clock])
+    with cf.ContainerPoolExecutor(1, platform=faulty) as executor:
+        begin = time.monotonic()
+        futures = [executor.submit(nap, number) for number in range(3)]
+        while futures[0].state != "running":
+            time.sleep(0.01)
+        assert "elapsed 0 s" not in repr(futures[1])
+        results = executor.map(nap, range(2))
+        list(results)
+        took = time.monotonic() - begin
+        for seen in executor.status():
+            assert 0.2 <= seen["compute"] <= seen["elapsed"] <= took, seen
+            # The container's clock is right: what is told of the wait must fit, all the same.
+            assert 0.0 < seen["queue"] <= seen["elapsed"] - seen["compute"] + 0.01, seen
+        assert 0.4 <= results.elapsed <= took
+        report = executor.report()
+        assert 1.0 <= report.elapsed <= took
+        assert report.speedup
+
+
+def test_a_named_file_is_as_old_as_it_is(faulty, monkeypatch):
+    """It was put there by a machine whose clock is right, and is removed by others."""
+    ours = cf.NamedFiles(faulty)
+    made = ours.put("a name / old", io.BytesIO(b"data"), 4)
+    for ahead in (MONTH, -MONTH):
+        monkeypatch.setattr(time, "time", lambda ahead=ahead: real() + ahead)
+        theirs = cf.NamedFiles(faulty)
+        file = theirs.put(f"a name / {ahead}", io.BytesIO(b"data"), 4)
+        assert abs(time.time() - file.created) < 10
+        found = theirs.find("a name / ")
+        assert abs(time.time() - found["a name / old"].created) < 60
+        theirs.remove([file])
+        with closing(PlatformClient(faulty.url, faulty.api_key)) as api:
+            assert abs(api.get_file(file.file_id).expires - real()) < 60
+    monkeypatch.undo()
+    ours.remove([made])
 
 
 # --- sessions ----------------------------------------------------------------------------------

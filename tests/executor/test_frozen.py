@@ -34,3 +34,24 @@ def test_a_frozen_container_costs_its_call_alone(faulty, paced, max_tasks_per_wo
         assert [future.result(60) for future in others] == list(range(1, tasks))
     assert faulty.faults.hits(freeze)
     assert not faulty.stats().active
+
+
+def test_a_call_behind_it_has_its_queue_timeout(faulty, paced, until):
+    """Whether a frozen container has begun it, or will, nobody knows; but the user has an answer,
+    and the call that is in there, which has no limit, is left alone.
+    """
+    paced(frozen=0.5)
+    faulty.faults.add(freeze := Fault.freeze(says="freeze me", times=1))
+    with cf.ContainerPoolExecutor(1, platform=faulty) as executor:
+        frozen = executor.submit(doomed, 60)
+        try:
+            until(lambda: faulty.faults.hits(freeze))
+            behind = executor.options(queue_timeout=3).submit(abs, -1)
+            error = behind.exception(60)
+            assert type(error) is cf.TaskTimeoutError
+            assert "not seen to begin within its queue_timeout of 3 s" in str(error)
+            assert "had not begun" not in str(error)
+            assert not frozen.done()
+        finally:
+            frozen.cancel()
+    assert not faulty.stats().active

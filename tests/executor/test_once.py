@@ -123,6 +123,32 @@ def mark_and_wait(folder, number):
     return number
 
 
+# --- cancelled for another call -----------------------------------------------------------------
+
+
+def mark_and_stay(folder, number):
+    leave_a_trace(folder, number)
+    if len(list(folder.iterdir())) < 3:
+        time.sleep(SECONDS)
+
+
+@REPEATS
+def test_a_call_that_begins_when_its_run_is_cancelled_for_another_one(tmp_path, until):
+    """The end of the one that was cancelled is not heard of, and the next one has begun."""
+    with LocalPlatform(cores=64) as platform:
+        with cf.ContainerPoolExecutor(1, platform=platform) as executor:
+            futures = [executor.submit(mark_and_stay, tmp_path, number) for number in range(2)]
+            until(lambda: executions(tmp_path) == {0: 1}, SECONDS)
+            platform.faults.add(Fault.answer(503, "POST /json_values", origin="worker"))
+            futures[0].cancel()
+            until(lambda: platform.requests("DELETE *", origin="client"), SECONDS)
+            platform.faults.clear()
+            error = futures[1].exception(SECONDS)
+            assert type(error) is cf.CallLostError
+            assert "another call in its container did not end" in str(error)
+        assert executions(tmp_path) == {0: 1, 1: 1}
+
+
 # --- an outage ---------------------------------------------------------------------------------
 
 

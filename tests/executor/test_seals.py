@@ -7,6 +7,7 @@ import os
 import pickle
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from tasks import by_value
@@ -66,6 +67,19 @@ def test_what_others_post_is_not_unpickled(make_executor, api, until, tmp_path, 
     gate.touch()
     assert future.result(30) == "the truth"
     assert not harm.exists()
+
+
+@pytest.mark.parametrize("changes", [{"detail": _wire.ROWS}, {"key": "other"}, {"text": "no"}])
+def test_what_a_worker_has_sealed_is_not_told_otherwise(make_executor, api, changes):
+    """Such as that the bytes are those of a batch, whose rows are unpickled one by one."""
+    executor = make_executor(1)
+    future = executor.submit(abs, -1)
+    assert future.result(30) == 1
+    [output] = api.list_outputs(Job(future.job_id, JobKind.CONTAINER), future.run_id)[0]
+    letter = _wire.answers_from_json(output.value)
+    [answer], key = letter.answers, executor._intake._opened.manager.mailbox._key
+    assert _wire.is_sealed(answer, letter.worker, key)
+    assert not _wire.is_sealed(replace(answer, **changes), letter.worker, key)
 
 
 def environment():

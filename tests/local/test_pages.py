@@ -15,6 +15,7 @@ from civis_futures import ContainerPoolExecutor
 from civis_futures.local import LocalPlatform
 from civis_futures.local._pages import overview
 from civis_futures.local._pages.tickets import TICKET_SECONDS, TicketError, Visitors, page_link
+from civis_futures.testing import Fault
 
 from .conftest import Api, http_call, until
 
@@ -58,6 +59,21 @@ def ask(platform):
         return http_call(f"{platform.url}/_local/page/{path}", headers=sent)
 
     return ask
+
+
+@pytest.mark.parametrize("ahead", [-31 * 86400.0, 3600.0])
+def test_links_open_the_pages_for_all_clocks(faulty, monkeypatch, ahead):
+    """That of who makes them is wrong, and that of the platform; and both are stopped."""
+    real = time.time()
+    monkeypatch.setattr(time, "time", lambda: real + ahead)
+    with ContainerPoolExecutor(1, platform="local") as executor:
+        assert executor.submit(abs, -1).result(60) == 1
+        link = re.search(r'href="([^"]*#ticket=[^"]*)"', executor._repr_html_())[1]
+        body = json.dumps({"ticket": ticket_of(link)})
+        url = link.partition("/#")[0]
+        assert http_call(f"{url}/_local/page/pass", "POST", body).status == 200
+    faulty.faults.add(Fault.clock(-ahead))
+    assert enter(faulty, ticket_of(faulty.page)).status == 200
 
 
 # --- who may see them ----------------------------------------------------------------------------

@@ -416,8 +416,8 @@ def test_bytes_of_a_file_are_read_twice_before_they_count_as_wrong():
 def diagnose(run, *messages, answer=None):
     lines = [LogLine(n, "", "error", message) for n, message in enumerate(messages)]
     stub = Stub(get_run=[run], list_logs=[lines])
-    calls = [(TaskId(1), 1)]
-    return Mailbox(stub, Container()).diagnose(worker_run(1), calls, answer).verdicts[0][1]
+    asked = e.Diagnose(WorkerId(1), ((TaskId(1), 1),), answer)
+    return Mailbox(stub, Container()).diagnose(worker_run(1), asked).verdicts[0][1]
 
 
 def test_the_verdict_on_a_run():
@@ -442,7 +442,8 @@ def test_the_verdict_on_a_run():
 
 def test_a_verdict_without_a_platform():
     stub = Stub(get_run=[LOST])
-    found = Mailbox(stub, Container()).diagnose(worker_run(1), [(TaskId(1), 1)], None)
+    asked = e.Diagnose(WorkerId(1), ((TaskId(1), 1),))
+    found = Mailbox(stub, Container()).diagnose(worker_run(1), asked)
     reason = f"its container ended (why, cannot be looked into: {LOST})"
     assert found == e.Diagnosis(((0, e.Verdict(None, reason)),))
 
@@ -461,6 +462,9 @@ def test_the_log_tells_which_call_a_worker_was_at():
     assert reached(CALLS, LOG) == [1]
     assert reached(CALLS, LOG[:2]) == [0]
     assert reached(CALLS, []) == [0]
+    assert reached(CALLS[1:], LOG[:2], gone=CALLS[:1]) == [-1], "it was at what nobody waits for"
+    assert reached(CALLS[1:], LOG, gone=CALLS[:1]) == [0]
+    assert reached(CALLS[1:], [], gone=CALLS[:1]) == [0], "nobody knows"
     assert reached(CALLS, ["civis_futures: task 5 begins (attempt 1)"]) == [0]  # an earlier attempt
 
 

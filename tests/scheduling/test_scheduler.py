@@ -267,8 +267,14 @@ def test_what_may_have_begun_is_not_run_again_when_its_container_ends_for_anothe
     table(WRITTEN)
     running = e.Report(WorkerId(1), run_in(RunState.RUNNING))
     table.until("CancelRun", running)
-    commands = table.until("Again", e.Report(WorkerId(1), run_in(RunState.CANCELLED)))
+    over = run_in(RunState.CANCELLED)
+    commands = table.until("Diagnose", e.Report(WorkerId(1), over))
+    [asked] = [command for command in commands if isinstance(command, e.Diagnose)]
+    calls = tuple((TaskId(number), 1) for number in range(4))
+    assert asked == e.Diagnose(WorkerId(1), calls[1:], gone=calls[:1])
     # 2 has begun if 0 has ended all the same.
+    cancelled = e.Verdict(over, "cancelled", outside=True)
+    commands = table(e.Done(asked, e.Diagnosis(((0, cancelled), (1, cancelled)))))
     assert [each.task for each in commands if isinstance(each, e.Lose)] == [1, 2]
     assert [each.task for each in commands if isinstance(each, e.Again)] == [3]
 
@@ -915,7 +921,10 @@ def test_what_cannot_be_taken_back_is_told_as_what_it_was(begun):
     commands = table.until("CancelRun", queued)
     assert "Lose" not in kinds(commands), "it may have begun since the last look"
     run = replace(run_in(RunState.CANCELLED), started=5.0 if begun else None)
-    commands = table.until("Lose", e.Report(WorkerId(1), run))
+    commands = table.until("Diagnose" if begun else "Lose", e.Report(WorkerId(1), run))
+    if begun:
+        cancelled = e.Verdict(run, "cancelled", outside=True)
+        commands = table(diagnosed(WorkerId(1), ((TaskId(0), 1),), cancelled))
     [lose] = [command for command in commands if isinstance(command, e.Lose)]
     assert lose.cause.timed_out
     assert ("had not begun" in lose.cause.reason) is not begun
@@ -944,6 +953,40 @@ def test_a_call_of_a_frozen_worker_ends_here(one_shot):
     assert "its timeout of 10 s" in lose.cause.reason
     assert e.CancelRun(WorkerId(1)) in commands
     assert 130 < table.now < 200
+
+
+def test_a_call_that_waits_in_a_frozen_worker_has_its_queue_timeout():
+    table = Table(max_workers=1)
+    table.submit(0)
+    table.submit(1, queue_timeout=5.0)
+    table(PREPARED)
+    table(launched(WorkerId(1)))
+    frozen = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    commands = table.until("Lose", frozen, within=400.0)
+    assert table.now > 100, "it may say that it has not begun it"
+    [lose] = [command for command in commands if isinstance(command, e.Lose)]
+    assert lose.task == 1
+    assert lose.cause.timed_out
+    assert "not seen to begin within its queue_timeout of 5 s" in lose.cause.reason
+    while table.now < 600:  # the other one may run, and has no limit
+        table.tick()
+        assert "CancelRun" not in kinds(table(looked((replace(frozen, read=True),), 1, 0.0)))
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_call_that_began_when_its_run_was_cancelled_for_another_is_not_run_again(begun):
+    table = started(2, max_workers=1)
+    running, over = run_in(RunState.RUNNING), run_in(RunState.CANCELLED)
+    assert "Drop" in kinds(table(e.CancelRequested(TaskId(0))))
+    commands = table.until("CancelRun", e.Report(WorkerId(1), running))
+    commands = table.until("Diagnose", e.Report(WorkerId(1), over))
+    [asked] = [command for command in commands if isinstance(command, e.Diagnose)]
+    assert (asked.calls, asked.gone) == (((TaskId(1), 1),), ((TaskId(0), 1),))
+    cancelled = e.Verdict(over, "cancelled", outside=True)
+    commands = table(e.Done(asked, e.Diagnosis(((0, cancelled),) if begun else ())))
+    assert ("Again" in kinds(commands)) is not begun
+    for lose in [command for command in commands if isinstance(command, e.Lose)]:
+        assert "another call in its container did not end" in lose.cause.reason
 
 
 def test_a_worker_is_kept_until_all_its_calls_are_diagnosed():

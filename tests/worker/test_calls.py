@@ -377,6 +377,20 @@ def test_what_a_failed_call_printed_last_comes_along(stub, start, calls):
     assert answers[2].log == answers[3].log == ()
 
 
+def test_what_c_has_printed_is_its_own_calls(start, calls):
+    """Libraries print by C's stdio, which keeps it until its buffer is full."""
+
+    def prints():
+        import ctypes
+
+        ctypes.CDLL(None).printf(b"from C")
+
+    log = start(calls(prints, lambda: print("next"))).end().out().decode()
+    first, _, second = log.partition("task 2 begins")
+    assert "from C" in first
+    assert "from C" not in second
+
+
 def test_of_a_progress_bar_the_last_state_comes_along(stub, start, calls):
     def advance(end):
         print("begins")

@@ -8,7 +8,6 @@ browser send has a pass. Nothing but passes is changed here.
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ class Pages:
     """The pages of one platform."""
 
     def __init__(self, platform: Platform) -> None:
+        self._platform = platform
         self._visitors = Visitors(platform.keys.owner)
         self._overview = Overview(platform)
 
@@ -89,7 +89,7 @@ class Pages:
             if len(data) > 1000:  # a ticket takes less
                 return _refusal(413, "That is no ticket.")
         try:
-            given = self._visitors.enter(str(json.loads(data)["ticket"]), time.time())
+            given = self._visitors.enter(str(json.loads(data)["ticket"]), self._platform.now())
         except TicketError as error:
             return _refusal(403, str(error))
         except (ValueError, TypeError, LookupError, RecursionError):

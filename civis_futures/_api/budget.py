@@ -16,7 +16,7 @@ from datetime import UTC
 from enum import Enum
 
 #: The share of the general budget that looks must leave to starts, sends and cancels.
-KEPT_FROM_LOOKS = 0.2
+KEPT_FROM_LOOKS = 0.1
 #: A limit from here on is no limit: nothing is counted any more.
 UNLIMITED = 1_000_000
 #: The least wait that is ever asked for, so that no rounding makes anyone spin.

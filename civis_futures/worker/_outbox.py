@@ -52,6 +52,7 @@ class Outbox:
         self._waiting: list[tuple[_wire.Answer, Outgoing | None]] = []
         self._size = 0  # in bytes, of their outcomes, which are in memory or on the disk
         self._oldest = 0.0
+        self._urgent = False  # somebody waits for what was taken back
         self._posted = 0
         self.longest = FIRST_LINGER  # what the client allows
         self._linger = FIRST_LINGER
@@ -68,6 +69,7 @@ class Outbox:
             if self._oldest - self._last > 2 * self.longest:
                 self._linger = FIRST_LINGER  # after a long rest, these are first answers again
         self._waiting.append((answer, data))
+        self._urgent = self._urgent or answer.kind == _wire.REVOKED
         self._size += 0 if data is None else data.size
 
     def due_in(self, queued: int) -> float | None:
@@ -78,7 +80,7 @@ class Outbox:
         """
         if not self._waiting:
             return None
-        if self._size > _MOST_WAITING:
+        if self._urgent or self._size > _MOST_WAITING:
             return 0.0
         linger = min(self._linger, self.longest)
         if queued and len(self._waiting) >= queued:
@@ -91,7 +93,7 @@ class Outbox:
         if answers:
             self._send([_wire.sealed(answer, self._worker, self._key) for answer in answers])
         # The first answers tell the client how long calls take; later ones are in less of a hurry.
-        self._linger = min(3 * self._linger, self.longest)
+        self._linger = self.longest
 
     def _with_data(self, place: int) -> _wire.Answer:
         """The waiting answer at `place`, its outcome inline or uploaded."""
@@ -139,6 +141,7 @@ class Outbox:
             short = _wire.sealed(short, self._worker, self._key)
             self._output(_wire.answers_text(_wire.Answers(self._worker, (short,))))
         self._posted += 1
+        self._urgent = False
         self._last = time.monotonic()
         del self._waiting[: len(batch)]
         self.tell()

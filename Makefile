@@ -19,8 +19,8 @@ GROUPS := --group lint --group test --group docs
 PYTEST := cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' '$(CURDIR)/tests'
 ALONE_FILES := $(shell grep -rl --include='test_*.py' 'mark\.alone' tests)
 # Those that compare times come after all others, one by one.
-TESTS = $(PYTEST) -q -n 4 --dist worksteal -m 'not stress and not bench and not alone $(LESS)'
-ALONE = cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' -q -m alone $(ALONE_FILES:%='$(CURDIR)/%')
+TESTS = $(PYTEST) -q -n 5 --dist worksteal -m 'not stress and not bench and not alone $(LESS)'
+ALONE = cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' -q -m 'alone $(LESS)' $(ALONE_FILES:%='$(CURDIR)/%')
 # What shows again, in another mode, what another test shows: CI runs it, too.
 LESS := and not repeats
 
@@ -141,7 +141,8 @@ WHEEL := $(UV) build -q -p $(BUILD)/venv/bin/python --wheel $(CHOOSE) -o
 GROUPS += -r pyproject.toml --all-extras
 $(BUILD)/venv/ready: $(UV) $(BUILD)/venv/pyvenv.cfg
 else
-INSTALL := build/venv/bin/python $(PIP) install $(EXACTLY)
+# Most of what is installed is never imported; what is, Python compiles when it is.
+INSTALL := build/venv/bin/python $(PIP) install --no-compile $(EXACTLY)
 WHEEL := build/venv/bin/python $(PIP) wheel $(EXACTLY) --no-deps -w
 $(BUILD)/venv/ready: $(BUILD)/venv/pip
 endif

@@ -59,7 +59,7 @@ __all__ = [
 
 
 class CivisFuturesError(Exception):
-    """The base of every error that civis_futures raises on its own account."""
+    """The base class of all errors of civis_futures."""
 
 
 class Recalled(Exception):
@@ -67,18 +67,17 @@ class Recalled(Exception):
 
 
 class CredentialsError(CivisFuturesError, ValueError):
-    """There is no API key and no platform was named."""
+    """There is no API key that could be used, and no platform was given."""
 
 
 class PlatformError(CivisFuturesError):
     """The platform refused a request, or could not be reached.
 
     Attributes:
-        method, path: the request, e.g. ``"POST"``, ``"/scripts/containers"``.
-        status: the HTTP status, or None when no answer came.
-        request_id: the platform's ``X-Request-Id``, to quote to its support, or None.
-        sent: False when the request surely did not reach the platform, so that it cannot have
-            taken effect there.
+        method, path: the request, such as ``"POST"`` and ``"/scripts/containers"``.
+        status: the HTTP status; None if there was no answer.
+        request_id: the platform's ``X-Request-Id``, which its support may ask for; or None.
+        sent: False if the request certainly did not reach the platform, and so had no effect.
     """
 
     def __init__(
@@ -104,16 +103,16 @@ class SessionInUseError(CivisFuturesError):
 
 
 class SessionMismatchError(CivisFuturesError):
-    """A call of a session is not the one that had this place when the session was begun."""
+    """The code of a call has changed since the session was begun, or the kind of container has."""
 
 
 class TaskError(CivisFuturesError):
-    """One task ended without the result of its function.
+    """A task ended without a result or an exception of its function.
 
     Attributes:
-        task: the name of the call, e.g. ``"train(3)"``.
-        job_id, run_id: the script and the run that had it, or None if it never had one.
-        job_url: the page of the script on the platform, or None.
+        task: the name of the task, such as ``"train (task 3)"``.
+        job_id, run_id: the ids of the script and the run in which it was, or None.
+        job_url: the URL of the script's page on the platform, or None.
     """
 
     def __init__(
@@ -136,9 +135,9 @@ class CallLostError(TaskError):
     """The container ended, or could not be started, before the call was answered.
 
     Attributes:
-        state: how the run ended, as the platform says it (``"failed"``, ...), or None.
-        exit_code: the exit code of the process that ran the call (-9: killed by signal 9), or
-            None if it is not known.
+        state: how the run ended, in the platform's words, such as ``"failed"``; or None.
+        exit_code: the exit code of the process that ran the call (-9: killed by signal 9); None
+            if it is not known.
         log_tail: the last lines of the run's log, oldest first.
     """
 
@@ -146,22 +145,19 @@ class CallLostError(TaskError):
         self,
         message: str,
         *,
-        task: str = "",
-        job_id: int | None = None,
-        run_id: int | None = None,
-        job_url: str | None = None,
         state: str | None = None,
         exit_code: int | None = None,
         log_tail: tuple[str, ...] = (),
+        **details: Any,
     ) -> None:
-        super().__init__(message, task=task, job_id=job_id, run_id=run_id, job_url=job_url)
+        super().__init__(message, **details)
         self.state = state
         self.exit_code = exit_code
         self.log_tail = log_tail
 
 
 class WorkerCrashedError(CallLostError):
-    """The process that ran the call died: ``os._exit``, a signal, a crash of the interpreter."""
+    """The process that ran the call died: by ``os._exit``, a signal or a crash."""
 
 
 class WorkerMemoryError(CallLostError):
@@ -172,7 +168,7 @@ class TaskTimeoutError(TaskError, TimeoutError):
     """The call ran for longer than its `timeout`, or had not begun after its `queue_timeout`.
 
     Attributes:
-        log_tail: the last lines of its log, oldest first.
+        log_tail: the last lines of the call's log, oldest first.
     """
 
     def __init__(self, message: str, *, log_tail: tuple[str, ...] = (), **details: Any) -> None:
@@ -184,8 +180,8 @@ class ContainerHoursError(TaskError):
     """The call was given up: the containers of its pool have run for `max_container_hours`.
 
     Attributes:
-        limit: that number of hours.
-        used: for how many hours they had run, all together.
+        limit: the value of `max_container_hours`.
+        used: the sum of the hours that the containers had run.
     """
 
     def __init__(
@@ -197,15 +193,16 @@ class ContainerHoursError(TaskError):
 
 
 class DependencyError(TaskError):
-    """The call was not run, and never will be: another one that it needs has failed, say.
+    """The call was not run, since a call that it needs did not end as required.
 
-    The exception of the `root` is the ``__cause__``, if it has one.
+    The ``__cause__`` is the exception of `root`, if it has one.
 
     Attributes:
-        dependency: the future of the call that it needs, which has ended in another way than it
-            had to.
-        root: the future with which this began, if that call was not run for the same reason; else
-            the same one. Both are None in an error that was pickled.
+        dependency: the future of the call that it needs.
+        root: the future of the first call that did not end as required. It is another one than
+            `dependency` if that call was not run for the same reason.
+
+    Both are None in an error that was pickled.
     """
 
     def __init__(
@@ -226,11 +223,11 @@ class DependencyError(TaskError):
 
 
 class EnvironmentMismatchError(TaskError):
-    """The image cannot run the call: another Python version, or a module that it lacks."""
+    """The image cannot run the call: it has another Python version, or lacks a module."""
 
 
 class SerializationError(TaskError, pickle.PicklingError):
-    """A call or its outcome cannot become bytes, or cannot be made from them."""
+    """A call or its outcome cannot be pickled or unpickled."""
 
 
 class CallPicklingError(SerializationError):
@@ -250,7 +247,7 @@ class OutcomeUnpicklingError(SerializationError):
 
 
 class BrokenContainerPool(CivisFuturesError, BrokenExecutor):
-    """The pool can do no more work: a failed initializer, or a defect of the pool itself."""
+    """The pool can do no more work, for the reason that its message gives."""
 
 
 class RemoteTraceback(Exception):

@@ -33,6 +33,9 @@ class Pacing:
             or is taken for one that has.
         command: how long a command of the command line tries to reach the platform, while its user
             waits.
+        late: after this much more than its `idle_timeout`, a container without calls takes a client
+            that has written nothing to be gone. So long a client may have to wait for the
+            platform's limit of requests.
         lag: after how long a list is certain to show what was made before. No source says how far
             lists lag behind; what is asked for by its id is taken to be as it is.
     """
@@ -52,6 +55,7 @@ class Pacing:
     sign_of_life: float = 30.0
     holder_gone: float = 90.0
     command: float = 10.0
+    late: float = 300.0
     lag: float = 2.0
 
     def last_words(self, refused: bool) -> float:

@@ -1,7 +1,7 @@
 """Public names say where they are public: in pickles, in tracebacks and in help.
 
-So nobody reads the name of a private module, and a pickle outlives a move from one to another. This
-module knows no other module.
+So the name of a private module is never shown, and a pickle outlives a move from one to another.
+This module knows no other module.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ WorkerId = NewType("WorkerId", int)
 
 
 class TaskState(StrEnum):
-    """Where a task is. It prints as its value."""
+    """The state of a task. It prints as its value."""
 
     PENDING = "pending"  #: not yet handed to a container
     QUEUED = "queued"  #: handed to a container that has not started
@@ -129,13 +129,13 @@ PLAIN_TERMS = Terms()
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One time that a call was handed to a container, and how that ended.
+    """What happened when a call was given to a container once. None: not known.
 
-    `state` is how it ended for the call ("running" if it has not); `reason` why, in one line, ""
-    after a success. `started` and `finished` are seconds since the epoch by the container's
-    clock; `peak_memory` is in MB: what the process that ran it had at the most meanwhile, modules
-    and globals from before included (where the container's kernel cannot tell that: at the most so
-    far). None: not known.
+    `state` is how the attempt ended for the call, or "running"; `reason` is why, in one line, and
+    empty after a success. `started` and `finished` are in seconds since the epoch, by the
+    container's clock. `peak_memory` is in MB: the most that the process had while it ran the call,
+    including modules and globals from before. (Where the kernel cannot tell this, it is the most
+    that the process ever had until then.)
     """
 
     worker: int
@@ -236,10 +236,11 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of a run's log; it prints as its message.
+    """A line of a run's log. It prints as its message.
 
-    `level`: "info" is stdout, "error" is stderr; but a record of `logging` has its own, one of
-    "debug", "info", "warn", "error", "fatal". `created` is the platform's time, as it says it.
+    `level` is "info" for stdout and "error" for stderr; a record of `logging` has its own level:
+    "debug", "info", "warn", "error" or "fatal". `created` is the time by the platform's clock, as
+    text, exactly as the platform gives it.
     """
 
     id: int
@@ -319,9 +320,9 @@ UNCHANGED: Any = _Unchanged()
 
 
 def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The options among these parameters that were given; `unknown` holds misspelt ones."""
+    """The options among these parameters that were given; `unknown` has misspelt ones, if any."""
     others = ("self", "unknown")
-    changes = dict(parameters["unknown"])
+    changes = dict(parameters.get("unknown", ()))
     for name, value in parameters.items():
         if name not in others and value is not UNCHANGED:
             changes[name] = value

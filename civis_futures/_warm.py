@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._api.credentials import credentials
@@ -61,7 +60,7 @@ class PoolKind:
             return False
 
 
-#: Executors that nobody uses, the last used one last; each with its kind. Written in single
+#: Executors that are not in use, the last used one last; each with its kind. Written in single
 #: operations: a signal's handler may come at any line.
 _kept: deque[tuple[PoolKind, ContainerPoolExecutor]] = deque()
 #: How often all were ended: what was lent before is ended when it comes back.
@@ -69,7 +68,7 @@ _ends = [0]
 
 
 class WarmPool:
-    """A `ContainerPoolExecutor` that is lent, and kept for the next who asks for one like it.
+    """A `ContainerPoolExecutor` that is kept after use, for the next use with the same options.
 
     >>> from civis_futures import WarmPool
     >>> with WarmPool(2, platform="local") as executor:
@@ -80,18 +79,18 @@ class WarmPool:
     9
     >>> WarmPool.end_all()
 
-    It is kept within this process, and nobody else has it meanwhile: on two threads at once, there
-    are two. Its containers end when they had no work for their `idle_timeout`; at the exit of the
-    interpreter; with `end_all`; and when somebody asks for one with other options. One that is
-    broken is not kept, nor is one that was made before a fork. Whatever is submitted and not done
-    when it is given back is cancelled.
+    It is kept in this process, and has one user at a time: two threads that need one at the same
+    time get two. When it is given back, calls that are not done are cancelled. Its containers end
+    when they have had no work for its `idle_timeout`, when an executor with other options is asked
+    for, with `end_all`, and when the interpreter exits. An executor that is broken is not kept,
+    and one that was made before a fork is not used in the fork.
 
     Args:
-        max_workers: as of `ContainerPoolExecutor`; one that has another size is resized.
-        **options: of `ContainerPoolExecutor`, but `session`.
+        max_workers: as for `ContainerPoolExecutor`. An executor of another size is resized.
+        **options: those of `ContainerPoolExecutor`, without `session`.
 
     Raises:
-        CredentialsError, CallPicklingError, ValueError, TypeError: as of the executor.
+        CredentialsError, CallPicklingError, ValueError, TypeError: as for `ContainerPoolExecutor`.
     """
 
     def __init__(self, max_workers: int | None = None, **options: Any) -> None:
@@ -112,8 +111,9 @@ class WarmPool:
         self.executor: ContainerPoolExecutor = executor
 
     def give_back(self) -> None:
-        """The executor is for others now. Waits until its containers run none of your calls. Twice
-        is no harm.
+        """Give the executor back, after waiting until its containers run none of your calls.
+
+        It may be called twice.
         """
         executor, over = self.executor, self._over
         self._over = True
@@ -127,10 +127,10 @@ class WarmPool:
 
     @classmethod
     def end_all(cls, wait: bool = True) -> None:
-        """End all that are kept; those that are lent end when they are given back.
+        """End all executors that are kept. Those in use end when they are given back.
 
         Args:
-            wait: return only when none of their containers runs any more.
+            wait: return only when all their containers have ended.
         """
         _ends[0] += 1
         ending = []
@@ -144,12 +144,7 @@ class WarmPool:
         """The executor."""
         return self.executor
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give it back."""
         self.give_back()
 
@@ -168,7 +163,7 @@ def _pop() -> tuple[PoolKind, ContainerPoolExecutor] | None:
 
 def _take(kind: PoolKind) -> ContainerPoolExecutor | None:
     """One of this kind; those of other kinds that come before end, so that there are never more
-    containers than somebody asked for.
+    containers than were asked for.
     """
     while (one := _pop()) is not None:
         if _is_usable(one[1]) and kind.fits(one[0]):

@@ -23,7 +23,7 @@ import math
 import re
 import sys
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 #: Of letters; and of orders for several processes, which workers that know of one must refuse.
@@ -45,8 +45,9 @@ REQUIREMENT = "civis_futures_requirement"
 BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)(?:, process (\d+))?\)$")
 #: The line there after which what a process prints goes on (`go_on_line`): the task that it is at.
 GO_ON_LINE = re.compile(r"civis_futures: (?:task (\d+)|process \d+) goes on$")
-#: The last line in the log of a worker whose lease is over.
+#: The last line in the log of a worker whose lease is over, and of one with nothing to do.
 SILENCE = "civis_futures: no word from the client, this worker ends"
+IDLE_SILENCE = "civis_futures: no word from the client and nothing to do, this worker ends"
 #: The last line of one that the platform has started again within its run.
 STARTED_AGAIN = "civis_futures: the platform has started this container again, this worker ends"
 #: Exit codes: `setup_cmd` failed (EX_CONFIG of sysexits.h); the worker's program was not fetched.
@@ -56,14 +57,12 @@ TAKEN = " taken"
 # Bytes. Platform takes 1,000,000 in one JSON value, and Linux 128 kB in one environment variable.
 #: What one JSON value may hold; the rest is headroom.
 JSON_VALUE_LIMIT = 900_000
-#: Bytes above this size travel as a File instead of inline in JSON (before base64).
-INLINE_LIMIT = 64_000
-#: The calls that travel inline may take this much if each worker has one.
-INLINE_TOTAL = 600_000
-#: How many bytes the calls of all workers in the inbox may take, and those in one order.
-INBOX_CALLS, ORDER_CALLS = 800_000, 80_000
-#: An order above this size travels as a File.
-ORDER_LIMIT = 100_000
+#: Bytes above this size travel as a File and not inline in JSON (before base64); and how much the
+#: calls that travel inline may take if each worker has one.
+INLINE_LIMIT, INLINE_TOTAL = 64_000, 600_000
+#: How many bytes the calls of all workers in the inbox may take, those in one order, and all of an
+#: order that does not travel as a File.
+INBOX_CALLS, ORDER_CALLS, ORDER_LIMIT = 800_000, 80_000, 100_000
 #: Bytes that a call takes in a packed letter besides its own, and that each buffer's name takes.
 CALL_OVERHEAD, BUFFER_NAME = 150, 160
 #: Characters of one line of output in an error.
@@ -73,10 +72,9 @@ _LARGEST = 1e15
 #: How a compressed letter begins, and from how many characters on it is worth it.
 _PACKED, _LONG = "z:", 2000
 #: What a template is given in a File: an order within a pickle, which says
-#: (functools.partial(exec, START, {"order": ..., "program": ...}), "sequential"). A template that
-#: was made for civis.parallel runs the worker of civis-python, which unpickles a function and the
-#: name of a backend of joblib's, and calls the function. In protocol 0 a text is one line, so our
-#: own worker finds the order without unpickling.
+#: (functools.partial(exec, START, {"order": ..., "program": ...}), "sequential"). Templates that
+#: are made for civis.parallel run civis-python's worker: it unpickles a function and the name of a
+#: backend, and calls it. In protocol 0 a text is one line, so our own worker unpickles nothing.
 _PICKLE_BEGINS, _PICKLE_ENDS = "(cfunctools\npartial\n(cbuiltins\nexec\nV", "\ndtRVsequential\nt."
 _ORDER_BEGINS, _PROGRAM_BEGINS = "\n(Vorder\nV", "\nVprogram\nV"
 # The process becomes our worker: so a TERM reaches that, and its exit code is the container's.
@@ -91,7 +89,7 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def inline_limit(max_workers: int) -> int:
-    """How many bytes a call may have that travels inline, in a pool of so many workers."""
+    """How many bytes a call may have that travels inline, in a pool of this many workers."""
     return min(INLINE_LIMIT, INLINE_TOTAL // max_workers)
 
 
@@ -163,17 +161,15 @@ def pool_name(name: str, session: str | None) -> str:
 
 
 def script_name(pool: str, worker: int, token: str, launch: str) -> str:
-    """The name of a worker's script, for `ScriptName.parsed`; `pool` is as of `pool_name`.
-
-    Names are not unique on Platform: `token` (16 hexadecimal digits) and `launch` (8) make it so.
+    """A worker's script, as `ScriptName.parsed` reads it; `pool` is as of `pool_name`. What makes
+    it unique on Platform are `token` (16 hexadecimal digits) and `launch` (8).
     """
     return f"{pool}, worker {worker} [{token}-{launch}]"
 
 
 def counted(name: str, letters: int) -> str:
-    """The name of a worker's script when it has posted this many letters with answers.
-
-    A list of scripts then tells of all workers, in one request, which of them has news.
+    """The name of a worker's script when it has posted this many letters with answers. So a list of
+    scripts tells of all workers, in one request, which of them has news.
     """
     return f"{name} #{letters}"
 
@@ -260,12 +256,13 @@ class Order:
     ("3.11"); `inbox` the JSON value to poll, or None for a worker that answers `letter` and ends;
     `initializer` the pickled (function, args, kwargs) to run first in each process, with its
     buffers, of which the last `initializer_code` are modules as of a call; `disk` the container's
-    disk, in MB, and `cores` how many it was asked for (0: nobody knows); `processes` how many calls
-    it answers at once; whoever `greets` shows in the name of the script at once that it can change
+    disk, in MB, and `cores` how many it was asked for (0: not known); `processes` how many calls
+    it answers at once; one that `greets` shows in the name of the script at once that it can change
     it; `holder` as in the inbox; `key` is what answers are sealed with, a secret. In seconds:
     `poll` is the longest pause between two looks at the inbox (for a worker without calls that part
     of each which is its `turn`), `linger` how long an answer may wait for others before they are
-    posted together, and `lease` how long the inbox may stay as it is: then nobody is there.
+    posted together, `lease` how long the inbox may stay as it is: then nobody is there; `idle` is
+    that for a worker without calls, from the last one on.
     """
 
     worker: str
@@ -278,6 +275,7 @@ class Order:
     poll: float = 10.0
     linger: float = 0.5
     lease: float = 3600.0
+    idle: float | None = None
     disk: float = 1000.0
     name: str = ""
     greets: bool = False
@@ -400,17 +398,16 @@ class Answers:
 
 def checked(answer: Answer) -> Answer:
     """The answer, if its numbers are numbers and its texts texts; WireError otherwise."""
-    whole = answer.task, answer.attempt
     numbers = (
         answer.started, answer.finished, answer.seconds, answer.peak_mb, answer.importing,
         answer.unpickling, answer.upload,
     )  # fmt: skip
     texts = answer.kind, answer.text, answer.detail, answer.key, answer.seal, *answer.log
-    if not all(type(value) is int for value in whole):
+    if not type(answer.task) is type(answer.attempt) is int:
         raise WireError("not an answer: no task")
-    if not all(type(value) in (int, float) and abs(value) < _LARGEST for value in numbers):
+    if not ({*map(type, numbers)} <= {int, float} and sum(map(abs, numbers)) < _LARGEST):
         raise WireError("not an answer: what should be a number is none, or has no bound")
-    if not all(type(value) is str for value in texts):
+    if {*map(type, texts)} != {str}:
         raise WireError("not an answer: what should be a text is none")
     return answer
 
@@ -419,7 +416,7 @@ def sealed(answer: Answer, worker: str, key: str) -> Answer:
     """The answer with its seal: an HMAC of which call it is of, how that ended, and the digest of
     its bytes. Without a `key` there is none.
     """
-    return replace(answer, seal=_seal(answer, worker, key)) if key else answer
+    return _made({**vars(answer), "seal": _seal(answer, worker, key)}) if key else answer
 
 
 def _seal(answer: Answer, worker: str, key: str) -> str:
@@ -427,7 +424,7 @@ def _seal(answer: Answer, worker: str, key: str) -> str:
 
     data = "" if answer.data is None else answer.data.sha256
     said = "\n".join((worker, str(answer.task), str(answer.attempt), answer.kind, data))
-    return hmac.new(key.encode(), said.encode(), "sha256").hexdigest()
+    return hmac.digest(key.encode(), said.encode(), "sha256").hex()
 
 
 def is_sealed(answer: Answer, worker: str, key: str) -> bool:
@@ -457,9 +454,8 @@ def _fields(part: Any) -> dict[str, Any]:
 
 
 def packed(letter: Order | Inbox | Answers) -> str:
-    """A letter as text, compressed if it is long: calls of one function have most of it in common.
-
-    A thousand calls take 80 bytes each, then, and not 900.
+    """A letter as text, compressed if it is long: calls of one function have most of it in common,
+    so that a thousand take 80 bytes each and not 900.
     """
     text = to_json(letter)
     if len(text) < _LONG:
@@ -522,9 +518,8 @@ def inbox_from_json(value: Any, worker: str | None = None) -> Inbox:
 
 
 def answers_from_json(value: Any) -> Answers:
-    """The answers that a JSON value (text, or already decoded) holds; WireError if none.
-
-    The worker may be of another version, where a session goes on: what that says besides is left.
+    """The answers that a JSON value (text, or already decoded) holds; WireError if none. What a
+    worker of another version says besides is left: a session may go on with such.
     """
     value = _object(value)
     try:
@@ -537,9 +532,7 @@ def answers_from_json(value: Any) -> Answers:
 
 
 def next_turn(turn: float, period: float, after: float) -> float:
-    """When it is next the turn of who has this part of each period, in seconds on the platform's
-    clock. The turns of half a period are those of a whole one, and as many in between.
-    """
+    """When it is next the turn of who has this part of each period, in seconds of the platform."""
     first = turn * period
     return first + period * (math.floor((after - first) / period) + 1)
 
@@ -574,12 +567,19 @@ def _object(value: Any) -> dict[str, Any]:
 def _answer(value: dict[str, Any]) -> Answer:
     frames = tuple(Frame(**_known(Frame, frame)) for frame in value.get("frames", ()))
     data, log = _blob(value["data"]), tuple(value["log"])
-    return checked(Answer(**{**_known(Answer, value), "data": data, "log": log, "frames": frames}))
+    return checked(_made({**_known(Answer, value), "data": data, "log": log, "frames": frames}))
+
+
+def _made(fields: dict[str, Any]) -> Answer:
+    """An answer of these. (The constructor of what is frozen takes ten times as long.)"""
+    answer = object.__new__(Answer)
+    vars(answer).update(fields)
+    return answer
 
 
 def _known(kind: type[Any], value: dict[str, Any]) -> dict[str, Any]:
     """What this version knows of it."""
-    return {name: value[name] for name in kind.__dataclass_fields__ if name in value}
+    return {name: value[name] for name in value.keys() & kind.__dataclass_fields__.keys()}
 
 
 def _blob(value: dict[str, Any] | None) -> Blob | None:

@@ -39,10 +39,10 @@ _SHORT = _pacing.Pacing(
 
 @_contextmanager
 def short_waits() -> _Iterator[None]:
-    """Executors that are made within wait a tenth of a second after failures, and not one.
+    """For tests in which things go wrong: executors that are made in this block wait less.
 
-    And at their shutdown they wait ten seconds for a platform that does not answer, and not 75. For
-    tests that let things go wrong::
+    After a failure they wait a tenth of a second in place of one second, and at their shutdown
+    they wait ten seconds for a platform that does not answer, in place of 75::
 
         with short_waits(), ContainerPoolExecutor(platform=platform) as executor:
             ...

@@ -31,14 +31,15 @@ def register(**options: Any) -> None:
     """Make ``parallel_config("civis")`` and ``Parallel(backend="civis")`` run in containers.
 
     Args:
-        **options: of `ContainerPoolExecutor`; `max_workers` is what ``n_jobs=-1`` means (50; on a
-            local platform, as many as that has cores).
-            And `remote_backend`: what a `Parallel` within a task runs on; "sequential" by default.
-            Or an `executor` of your own, with options of its own, for all calls.
+        **options: arguments of `ContainerPoolExecutor`. `max_workers` is what ``n_jobs=-1`` means;
+            the default is 50, or the number of cores of a local platform. `remote_backend` is the
+            backend of a `Parallel` within a task; the default is "sequential". Or `executor`: an
+            executor of your own for all calls, which has its own options.
 
     Raises:
-        TypeError, ValueError: an option has no such name or value, or does not go with `executor`;
-            or is a `session`, which is for the calls of one `parallel_config`.
+        TypeError, ValueError: there is no such option, its value is not allowed, or it cannot be
+            combined with `executor`; or it is `session`, which is for the calls of one
+            `parallel_config`.
     """
     CivisBackend(**options)  # names and values are wrong here, not at the first use
     if options.get("session"):
@@ -59,9 +60,10 @@ def using(executor: ContainerPoolExecutor, *, n_jobs: int = -1, **given: Any) ->
     [1, 2]
 
     Args:
-        executor: it has options of its own, and lives on after the block.
-        n_jobs: how many of its containers a call may use at once; all of them by default.
-        **given: more of joblib's `parallel_config`; and `remote_backend`, as in `register`.
+        executor: your executor. It stays open after the block.
+        n_jobs: how many of its containers a call may use at once; by default, all of them.
+        **given: other arguments of joblib's `parallel_config`; and `remote_backend`, as in
+            `register`.
     """
     remote = {name: given.pop(name) for name in ("remote_backend",) if name in given}
     check_executor(executor, {}, remote.get("remote_backend"), None)  # None would be no executor
@@ -78,12 +80,12 @@ def make_backend_factory(
 
     Args:
         docker_image_name, setup_cmd, hidden: as in `Container`.
-        client: a `civis.APIClient`, for its key; or give a `platform`, or neither.
-        polling_interval, max_submit_retries: not needed any more.
-        max_job_retries: how often a batch is run again that has failed, for whatever reason. (Of
-            the options of the executor, `max_retries` alone is for containers that are lost.)
-        remote_backend: what a `Parallel` within a task runs on.
-        **options: more fields of `Container`, or options of `ContainerPoolExecutor`.
+        client: a `civis.APIClient`, whose key is used. Or give a `platform`, or neither.
+        polling_interval, max_submit_retries: not needed any more, and ignored.
+        max_job_retries: how often a batch that has failed is run again, whatever the reason. (The
+            executor's option `max_retries` is for lost containers only.)
+        remote_backend: the backend of a `Parallel` within a task.
+        **options: other fields of `Container`, or arguments of `ContainerPoolExecutor`.
     """
     return _factory(Container, **locals())
 
@@ -96,14 +98,17 @@ def infer_backend_factory(
     max_submit_retries: int = 0, max_job_retries: int = 0, hidden: bool = True,
     remote_backend: Any = "sequential", **options: Any,
 ) -> Factory:  # fmt: skip
-    """A factory of backends whose containers are like the one that this runs in.
+    """A factory of backends whose containers are like the one in which this code runs.
 
     Args:
-        required_resources, params, arguments: come on top of those of this container.
-        **options: as in `make_backend_factory`, like all others; they replace what is inferred.
+        required_resources, params, arguments: are added to those of this container, and replace
+            those of the same name.
+        **options: as in `make_backend_factory`. They, and all other arguments, replace what is
+            read from this container's script.
 
     Raises:
-        RuntimeError: this is no container of Civis Platform, or its script cannot be read.
+        RuntimeError: this process is not in a container of Civis Platform, or its script cannot
+            be read.
     """
     return _factory(this_container, **locals())
 
@@ -116,11 +121,12 @@ def make_backend_template_factory(
     """A factory of backends whose workers are custom scripts of a template.
 
     Args:
-        from_template_id: a template that was made for civis.parallel, as it is; or one whose
-            command is (or ends in) ``civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}``, and
-            which has this parameter.
+        from_template_id: a template that was made for civis.parallel; or one that has the
+            parameter ``JOBLIB_FUNC_FILE_ID``, and whose command is (or ends in)
+            ``civis-futures-worker --file ${JOBLIB_FUNC_FILE_ID}``.
         arguments: values for its other parameters.
-        **options: more fields of `Template`; all else as in `make_backend_factory`.
+        **options: other fields of `Template`. All other arguments are those of
+            `make_backend_factory`.
     """
     options.update(order_param="JOBLIB_FUNC_FILE_ID", order_in_file=True)
     return _factory(Template, **locals())

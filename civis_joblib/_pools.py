@@ -156,13 +156,14 @@ class BoundedCalls:
 
 
 def shutdown(wait: bool = True) -> None:
-    """End the containers that wait for the next call of joblib's.
+    """End the containers that are kept for joblib's next call.
 
-    They end by themselves after their `idle_timeout`, a minute; and with the interpreter. What runs
-    goes on, and its containers end after it. An executor of your own is not touched.
+    Without it, they end after their `idle_timeout` (one minute), or when the interpreter exits.
+    Calls that run go on, and their containers end after them. An executor of your own is left
+    alone.
 
     Args:
-        wait: return only when none of them runs any more.
+        wait: return only when all these containers have ended.
     """
     WarmPool.end_all(wait)
     for executor in list(_sessions.values()):

@@ -272,15 +272,15 @@ def _named(path: str) -> str:
 def register_store(platform: Any = None) -> None:
     """Let ``joblib.Memory("project-x", backend="civis")`` keep its results on the platform.
 
-    Other processes, other machines and tasks in containers find them there by the location, which
-    is a name and no folder. What one container has computed, the next one finds; its image needs
-    ``civis-futures[joblib]`` for that.
+    The location is a name, not a folder. By it, other processes, other machines and tasks in
+    containers find the results. The images of such tasks need this package with
+    its extra ``joblib``.
 
     Args:
-        platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+        platform: as for `ContainerPoolExecutor`; ``"local"`` is not possible.
 
     Raises:
-        TypeError, ValueError: it is none.
+        TypeError, ValueError: `platform` is not allowed.
     """
     if platform == "local":
         raise ValueError('platform="local" ends with its executor, and all results with it')

@@ -18,9 +18,9 @@ from civis_futures.local import LocalPlatform
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--virtual-time-budget=6000",
 )  # fmt: skip
 #: What Chromium calls the colours that a user prefers.
 SCHEMES = {
@@ -34,6 +34,7 @@ def take(url, picture, size, *options):
         subprocess.run(
             [
                 CHROMIUM, *OPTIONS, *options, f"--user-data-dir={profile}",
+                "--virtual-time-budget=6000",
                 f"--window-size={size}", f"--screenshot={picture}", url,
             ],
             check=True,

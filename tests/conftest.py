@@ -299,17 +299,27 @@ def _threads():
 def _processes():
     """Below us, but for multiprocessing's tracker, which lives as long as the interpreter does."""
     tracker = resource_tracker._resource_tracker._pid
-    below = psutil.Process().children(True)
-    return {(process.pid, process.create_time()) for process in below if process.pid != tracker}
+    return {process for process in _below(os.getpid()) if process[0] != tracker}
+
+
+def _below(pid):
+    """(pid, time of its start) of each process below one; psutil would look at the whole machine.
+
+    Of those that begin or end meanwhile some may be missed.
+    """
+    found = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            for child in map(int, path.read_text().split()):
+                found |= {(child, psutil.Process(child).create_time())} | _below(child)
+    return found
 
 
 def _trees(roots):
     found = set()
     for root in roots:
         with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(root)
-            for one in [process, *process.children(True)]:
-                found.add((one.pid, one.create_time()))
+            found |= {(root, psutil.Process(root).create_time())} | _below(root)
     return found
 
 

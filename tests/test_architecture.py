@@ -126,8 +126,8 @@ _store _limits _record _schema _settings ->
 
 # The modules of the worker, each of which knows only those further down.
 WORKER = """
-__main__ __init__ _entry _loop _lines _outbox _inbox _buffers _process _child _tracebacks _payload
-_script _surroundings _code _frames _groups _platform _http _pacing
+__main__ __init__ _entry _loop _slots _lines _outbox _inbox _buffers _process _child _tracebacks
+_payload _script _surroundings _code _frames _groups _platform _http _pacing
 """
 
 
@@ -149,7 +149,18 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
-TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    """What a module consists of."""
+    return ast.parse(MODULES[module].read_text("utf-8"))
+
+
+@cache
+def nodes(module: str) -> tuple[ast.AST, ...]:
+    """All of that, level by level."""
+    return tuple(ast.walk(tree(module)))
 
 
 def package_of(module: str, package: str = "civis_futures") -> str:
@@ -170,7 +181,7 @@ def imported(module: str) -> set[str]:
     """The dotted names of all modules that a module imports, for types alone or not."""
     is_package = MODULES[module].name == "__init__.py"
     found = set()
-    for node in ast.walk(TREES[module]):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -241,8 +252,8 @@ def test_no_cycles():
 def test_no_two_classes_have_the_same_name():
     """Whoever reads a name knows which it is, without looking at what the file imports."""
     homes: dict[str, list[str]] = {}
-    for module, tree in TREES.items():
-        for node in ast.walk(tree):
+    for module in MODULES:
+        for node in nodes(module):
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(module)
     assert {name: found for name, found in homes.items() if len(found) > 1} == {}
@@ -260,10 +271,11 @@ def test_no_test_changes_a_constant():
     assert set(found) == {"test_groups.py: ROOT"}  # a place, and no number
 
 
-def private(tree: ast.AST) -> set[str]:
+def private(module: str) -> set[str]:
     """Names with an underscore that belong to the objects of a module."""
-    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    for node in ast.walk(tree):
+    kinds = ast.FunctionDef | ast.ClassDef
+    own = {node.name for node in nodes(module) if isinstance(node, kinds)}
+    for node in nodes(module):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls"):
             own.add(node.attr)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -274,12 +286,12 @@ def private(tree: ast.AST) -> set[str]:
 
 def test_what_is_private_is_used_where_it_is_made():
     """In one module, that is, but for what is in the table."""
-    made = {module: private(tree) for module, tree in TREES.items()}
+    made = {module: private(module) for module in MODULES}
     everything = set[str]().union(*made.values())
     found: dict[str, set[str]] = {}
-    for module, tree in TREES.items():
+    for module in MODULES:
         foreign = everything - made[module]
-        for node in ast.walk(tree):
+        for node in nodes(module):
             if isinstance(node, ast.Attribute) and node.attr in foreign:
                 found.setdefault(module.removeprefix("civis_futures."), set()).add(node.attr)
     assert lines(table(PRIVATE, " uses ")) == lines(found)
@@ -295,9 +307,7 @@ def uses(module: str, name: str) -> bool:
     """Whether a module imports `name`, or something of it; a function counts where it is named."""
     if "." in name:
         return any(
-            ast.unparse(node) == name
-            for node in ast.walk(TREES[module])
-            if isinstance(node, ast.Attribute)
+            ast.unparse(node) == name for node in nodes(module) if isinstance(node, ast.Attribute)
         )
     return any(f"{used}.".startswith(f"{name}.") for used in imported(module))
 
@@ -320,7 +330,7 @@ def test_the_modules_of_the_worker_know_only_those_below():
 def test_joblib_uses_public_names_only():
     for module in MODULES:
         if package_of(module) == "civis_joblib":
-            for node in ast.walk(TREES[module]):
+            for node in nodes(module):
                 if isinstance(node, ast.ImportFrom) and node.module == "civis_futures":
                     assert {alias.name for alias in node.names} <= set(civis_futures.__all__)
             used = {name for name in imported(module) if name.startswith("civis_futures")}
@@ -337,12 +347,12 @@ def test_the_adapter_of_joblib_stays_thin():
             used = {
                 n for t in tokens if t.type not in LAYOUT for n in range(t.start[0], t.end[0] + 1)
             }
-            code += len(used - set(docstring_lines(TREES[module])))
+            code += len(used - set(docstring_lines(module)))
     assert code <= THICKEST_ADAPTER, "what does not fit there is missing from civis_futures"
 
 
-def docstring_lines(tree: ast.AST) -> Iterator[int]:
-    for node in ast.walk(tree):
+def docstring_lines(module: str) -> Iterator[int]:
+    for node in nodes(module):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
             node
         ):
@@ -354,32 +364,31 @@ def docstring_lines(tree: ast.AST) -> Iterator[int]:
 )
 def test_public_names_are_sorted_and_complete(package):
     assert package.__all__ == sorted(set(package.__all__))
-    tree = TREES[package.__name__]
+    body = tree(package.__name__).body
     bound = {
         alias.asname or alias.name
-        for node in tree.body
+        for node in body
         if isinstance(node, ast.ImportFrom) and node.module != "__future__"
         for alias in node.names
     }
-    bound |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    bound |= {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     assert set(package.__all__) == {name for name in bound if not name.startswith("_")}
     for name in package.__all__:
         assert getattr(package, name).__doc__, f"{name} has no docstring"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_module_says_what_it_is_for(module):
-    assert ast.get_docstring(TREES[module])
+def test_every_module_says_what_it_is_for():
+    assert [module for module in MODULES if not ast.get_docstring(tree(module))] == []
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_files_and_functions_fit_into_a_head(module):
-    assert len(MODULES[module].read_text("utf-8").splitlines()) <= LONGEST_FILE
-    for node in ast.walk(TREES[module]):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
-            assert lines <= LONGEST_FUNCTION, node.name
+def test_files_and_functions_fit_into_a_head():
+    for module in MODULES:
+        assert len(MODULES[module].read_text("utf-8").splitlines()) <= LONGEST_FILE, module
+        for node in nodes(module):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                assert lines <= LONGEST_FUNCTION, (module, node.name)
 
 
 def test_packages_fit_into_a_head():
@@ -392,9 +401,9 @@ def test_packages_fit_into_a_head():
 
 def test_names():
     banned = re.compile(r"(?<![a-z])(utils?|helpers?|core|engine)(?![a-z])")
-    for module, tree in TREES.items():
+    for module in MODULES:
         names = {module.rpartition(".")[2]}
-        for node in ast.walk(tree):
+        for node in nodes(module):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 names.add(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", node.name).lower())
         assert not {name for name in names if banned.search(name)}, module

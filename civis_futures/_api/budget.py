@@ -16,15 +16,11 @@ from datetime import UTC
 from enum import Enum
 
 #: The share of the general budget that looks must leave to starts, sends and cancels.
-KEPT_FROM_LOOKS = 0.1
+KEPT_FROM_LOOKS = 0.2
 #: A limit from here on is no limit: nothing is counted any more.
 UNLIMITED = 1_000_000
-#: The least wait that is ever asked for, so that no rounding makes anyone spin.
-LEAST_WAIT = 0.001
 #: Seconds that a ``Retry-After`` is obeyed at the most, whatever it says.
 LONGEST_RETRY_AFTER = 3600.0
-#: A platform that says that it is after this time, the year 2200, is not believed.
-LAST_TIME = 7_258_118_400.0
 
 
 class Kind(Enum):
@@ -105,7 +101,7 @@ class RateBudget:
             if kind is Kind.RUN:
                 wait = max(wait, self._wait(self._sent_runs, self._run_limit, now))
             if wait > 0:
-                return max(wait, LEAST_WAIT)
+                return max(wait, 0.001)  # or rounding would make threads spin
             self._requests += 1
             if counts:
                 self._sent.append(now)
@@ -191,7 +187,8 @@ class PlatformClock:
         was sent.
         """
         date = _http_date(headers.get("Date", ""))
-        if date is not None and 0.0 < date < LAST_TIME:
+        # The year 2200: what is later is not believed.
+        if date is not None and 0.0 < date < 7_258_118_400.0:
             least, known = date - self._clock(), self._ahead
             behind = known is None or known > least + took + 1.0  # or its clock was set back
             self._ahead = least if known is None or behind else max(known, least)

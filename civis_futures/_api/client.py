@@ -31,8 +31,8 @@ from .transport import (
     FOR_HEADER,
     Bytes,
     FileLinks,
-    Held,
     Kind,
+    LongPoll,
     RateBudget,
     Section,
     Sender,
@@ -41,7 +41,7 @@ from .transport import (
 
 __all__ = [
     "DEFAULT_URL",
-    "Held",
+    "LongPoll",
     "PlatformClient",
     "access",
     "credentials",
@@ -216,7 +216,7 @@ class PlatformClient:
         low_priority: bool = True,
         archived: bool = False,
         by_script: bool = False,
-        held: Held | None = None,
+        long_poll: LongPoll | None = None,
     ) -> tuple[list[JobRow], bool]:
         """My scripts, the last changed first, and whether more pages follow.
 
@@ -230,15 +230,21 @@ class PlatformClient:
         params.update(order=key, order_dir="desc", page_num=page)
         if archived:  # they are in no list that does not ask for them
             params["archived"] = "true"
-        return self._page(path, params, replies.job_row, low_priority=low_priority, held=held)
+        return self._page(
+            path, params, replies.job_row, low_priority=low_priority, long_poll=long_poll
+        )
 
     def get_script(self, job: Job) -> dict[str, Any]:
         """The script as the platform has it. GET /scripts/{kind}/{id}."""
         return self._ask("GET", _path(job), replies.document)
 
-    def get_row(self, job: Job, *, low_priority: bool = True, held: Held | None = None) -> JobRow:
+    def get_row(
+        self, job: Job, *, low_priority: bool = True, long_poll: LongPoll | None = None
+    ) -> JobRow:
         """What a list would say of a script. GET /scripts/{kind}/{id}."""
-        return self._ask("GET", _path(job), replies.job_row, kind=_kind(low_priority), held=held)
+        return self._ask(
+            "GET", _path(job), replies.job_row, kind=_kind(low_priority), long_poll=long_poll
+        )
 
     def template_script(self, template_id: int) -> Job:
         """The script behind a template. GET /templates/scripts/{id}."""
@@ -443,10 +449,14 @@ class PlatformClient:
         params: Mapping[str, Any],
         row: Callable[[Any], _T],
         low_priority: bool = False,
-        held: Held | None = None,
+        long_poll: LongPoll | None = None,
     ) -> tuple[list[_T], bool]:
         """The rows of one page, and whether more follow."""
-        how: dict[str, Any] = {"kind": _kind(low_priority), "wants_json": True, "held": held}
+        how: dict[str, Any] = {
+            "kind": _kind(low_priority),
+            "wants_json": True,
+            "long_poll": long_poll,
+        }
         response = self._send("GET", path, params=params, **how)
         rows = self._read(response, lambda value: [row(each) for each in replies.array(value)])
         try:
@@ -466,15 +476,17 @@ class PlatformClient:
         params: Mapping[str, Any] | None = None,
         json: Any = None,
         headers: Mapping[str, str] | None = None,
-        held: Held | None = None,
+        long_poll: LongPoll | None = None,
         **how: Any,
     ) -> httpx.Response:
         """The answer, if it is a good one; `how` is what `Sender.send` takes."""
         request = self._http.build_request(method, path, params=params, json=json, headers=headers)
-        if held is None:
+        if long_poll is None:
             response = self._sender.send(request, **how)
         else:
-            response = held.send(request, lambda r, once: self._sender.send(r, once=once, **how))
+            response = long_poll.send(
+                request, lambda r, once: self._sender.send(r, once=once, **how)
+            )
         if not response.is_success:
             reason = replies.reason(response.text, response.reason_phrase or "no reason given")
             raise self._error(response, reason)
@@ -535,7 +547,7 @@ def _kind(low_priority: bool) -> Kind:
 class LogSource:
     """The logs of one kind of jobs, over a client of its own, which it closes.
 
-    Reading them gives way to other requests: somebody may follow many for hours.
+    Reading them gives way to other requests: users may follow many for hours.
     """
 
     def __init__(self, client: PlatformClient, kind: JobKind) -> None:

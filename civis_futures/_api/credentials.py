@@ -32,7 +32,7 @@ def access(platform: object = None) -> Access:
     """How the platform is reached that `platform` names; the errors are those of `credentials`.
 
     All of it is the environment's, or all is the object's; one with an attribute `ca_certs` is a
-    platform of somebody's own, and has no proxy before it.
+    local platform, and has no proxy before it.
     """
     url, key = credentials(platform)
     if hasattr(platform, "ca_certs"):
@@ -102,11 +102,12 @@ def headers_for(key: str, auth: str) -> dict[str, str]:
 def _text_attribute(platform: object, name: str) -> str:
     value = getattr(platform, name, None)
     if not isinstance(value, str):
-        found = (
-            _another_word(platform)
-            if isinstance(platform, str)
-            else f"the .{name} of this {type(platform).__name__} is {type(value).__name__}"
-        )
+        if isinstance(platform, str):
+            found = _another_word(platform)
+        elif isinstance(platform, type):
+            found = f"{platform.__name__} is a class: pass an object, {platform.__name__}()"
+        else:
+            found = f"this {type(platform).__name__} has no .{name} that is a str"
         raise TypeError(
             'platform must be None, "local", or an object with .url and .api_key, both str; '
             f"{found}"

@@ -1,8 +1,8 @@
 """What must not be read of our requests: links that give access, and keys.
 
 httpx logs each request at INFO, its address included, and httpcore each step at DEBUG, with the
-headers of the answers. The address of a File's content is signed: whoever has it can read the
-File. So of requests made within `ours` these libraries log nothing, unless somebody asked for it
+headers of the answers. The address of a File's content is signed: anyone who has it can read the
+File. So of requests made within `ours` these libraries log nothing, unless the user asked for it
 by giving their loggers a level of their own; and then without links. Requests that others make
 with httpx in this process are logged as ever.
 

@@ -2,7 +2,7 @@
 
 The environment says, as it does for `requests`, which the civis package uses: ``HTTPS_PROXY``,
 ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``; ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``; and
-``SSL_CERT_FILE``, ``SSL_CERT_DIR``. A platform of somebody's own may have told its certificates:
+``SSL_CERT_FILE``, ``SSL_CERT_DIR``. A local platform may have told its certificates:
 then these count there, and nothing else. What it says and cannot be done is an error that names the
 variable; and nothing is set up before a request needs it.
 
@@ -34,8 +34,6 @@ from .discreet import without_links
 #: What names certificates to believe, the first one that is set.
 CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
-#: A request gets one second more for so many bytes of its own.
-_SLOWEST = 1000
 
 #: When it must be there, by the monotonic clock.
 _due: ContextVar[float] = ContextVar("_due", default=math.inf)
@@ -71,7 +69,8 @@ class Routes(httpx.BaseTransport):
         """
         way = self.way(request.url)
         length = request.headers.get("Content-Length", "0")
-        due = _due.set(time.monotonic() + self._seconds + int(length) / _SLOWEST)
+        # It gets one second more for each 1,000 bytes of its own.
+        due = _due.set(time.monotonic() + self._seconds + int(length) / 1000)
         try:
             return way.handle_request(request)
         except httpx.TransportError as error:

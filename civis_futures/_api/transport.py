@@ -29,7 +29,7 @@ from .._pacing import Pacing, default_pacing
 from .budget import Kind, PlatformClock, RateBudget, retry_after
 from .discreet import discreet, each_ours, ours, without_links
 
-__all__ = ["Bytes", "FileLinks", "Held", "Kind", "RateBudget", "Section", "Sender", "is_json"]
+__all__ = ["Bytes", "FileLinks", "Kind", "LongPoll", "RateBudget", "Section", "Sender", "is_json"]
 
 _log = logging.getLogger("civis_futures")
 
@@ -38,15 +38,11 @@ _log = logging.getLogger("civis_futures")
 _LONGEST_PAUSE = 5.0
 
 _IDEMPOTENT_VERBS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
-#: This many answers that make no sense, before any that does, are no platform's.
-_STRANGE = 3
 _BROKEN_STATUSES = frozenset({500, 502, 503, 504})
 #: Errors of a connection that never came about: the platform cannot have seen the request.
 _NEVER_OPENED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 #: Errors that another attempt would meet again; see `_is_hopeless`.
 _HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, ssl.SSLCertVerificationError)
-#: After this many failed attempts of one request a warning says why nothing moves.
-_TELL_AFTER = 3
 #: Seconds that one answer may take to be read, however many bytes it has and however they drip.
 _LONGEST_ANSWER = 120.0
 #: A download gets _DOWNLOAD_SECONDS, and one more for each _SLOWEST bytes.
@@ -58,12 +54,9 @@ _DOWNLOAD_SECONDS, _SLOWEST = 60.0, 1000
 HOLD_HEADER = "Civis-Local-Hold"
 #: How a change says for whom it is news: who waits by another name is not told of it at once.
 FOR_HEADER = "Civis-Local-For"
-#: After so many requests in a row that were held and cut off, or answered without news before their
-#: time, none is held any more: somebody between us and the platform does not bear it.
-_CUTS = 3
 
 
-class Held:
+class LongPoll:
     """A request that is made again and again, and is held until there is news where the platform
     offers that. For one thread at a time. `seconds` is for how long the next one is held at most.
     """
@@ -77,7 +70,9 @@ class Held:
     @property
     def offered(self) -> float:
         """Seconds for which it may be; 0.0 if nothing is offered, or if it is of no use."""
-        return self._offered if self._cuts < _CUTS else 0.0
+        # Three in a row were cut off, or answered too soon and without news: a proxy between us and
+        # the platform does not bear it.
+        return self._offered if self._cuts < 3 else 0.0
 
     def send(
         self, request: httpx.Request, send: Callable[[httpx.Request, bool], httpx.Response]
@@ -188,12 +183,8 @@ class Sender:
 
     Args:
         platform_clock: it is set by each answer.
-        attempts, seconds: the bounds of one request; time spent waiting for the budget or as told
+        seconds: for which a request is tried again; time spent waiting for the budget or as told
             by a 429 does not count.
-        look_attempts, look_seconds: the same for looks. They give up soon: the next one comes
-            anyway, and knows more.
-        first_seconds: the same until the platform has answered for the first time: a wrong address
-            shall not look like a slow platform.
         wait: how to wait, for tests; by default until `closing` is set.
     """
 
@@ -204,11 +195,7 @@ class Sender:
         closing: threading.Event,
         platform_clock: PlatformClock | None = None,
         *,
-        attempts: int = 10,
         seconds: float = 120.0,
-        look_attempts: int = 2,
-        look_seconds: float = 20.0,
-        first_seconds: float = 15.0,
         pacing: Pacing | None = None,
         wait: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -217,9 +204,7 @@ class Sender:
         self._budget = budget
         self._closing = closing
         self._platform_clock = platform_clock or PlatformClock()
-        self._bounds = (attempts, seconds)
-        self._look_bounds = (look_attempts, look_seconds)
-        self._first_seconds = first_seconds
+        self._seconds = seconds
         self._reached = False  # only ever becomes True, on whatever thread: no lock needed
         self._pacing = pacing or default_pacing()
         self._wait = wait or closing.wait
@@ -301,10 +286,13 @@ class Sender:
         self._budget.observe(limit, remaining)
 
     def _is_enough(self, state: tenacity.RetryCallState, trial: _Trial) -> bool:
-        attempts, seconds = self._look_bounds if trial.kind is Kind.LOOK else self._bounds
-        if not self._reached:
-            seconds = min(seconds, self._first_seconds)
-            attempts = attempts if trial.readable else _STRANGE
+        attempts, seconds = 10, self._seconds
+        if trial.kind is Kind.LOOK:  # the next one comes anyway, and knows more
+            attempts, seconds = 2, 20.0
+        if not self._reached:  # a wrong address shall not look like a slow platform
+            seconds = min(seconds, 15.0)
+            # Three answers that make no sense, before any that does, are no platform's.
+            attempts = attempts if trial.readable else 3
         if trial.once or state.attempt_number >= attempts:
             return True
         if _status(state) == 429:
@@ -316,7 +304,8 @@ class Sender:
         if (status := _status(state)) == 429:
             trial.excused += state.upcoming_sleep
         reason = (status if trial.readable else "garbage") or _said(_failure(state))
-        level = logging.WARNING if state.attempt_number == _TELL_AFTER else logging.INFO
+        # After three failed attempts a warning says why nothing moves.
+        level = logging.WARNING if state.attempt_number == 3 else logging.INFO
         _log.log(level, "%s: %s; again in %.1f s", trial.name, reason, state.upcoming_sleep)
 
     def _pause_before_next(self, state: tenacity.RetryCallState) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .._api.budget import UNLIMITED
 from .._kept.traits import LONGEST_LAG, UNKNOWN, Traits
 from .._pacing import Pacing
 from .._pool.verdict import told_by_run
@@ -20,10 +21,6 @@ from .visit import LAGS, TEXTS, Observed, digest, in_order
 
 #: What is said of an assumption that needs nothing.
 NOTHING = "nothing"
-#: A limit from here on is none: our own platform says so where it has no limit.
-_UNLIMITED = 1_000_000
-#: How many times as long as it was seen to take is waited for a list.
-_SAFETY = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +57,15 @@ def findings(seen: Observed) -> list[Finding]:
 
 def traits_of(seen: Observed) -> Traits:
     """What clients are to take into account; where nothing was seen, what is safe."""
-    renamed = seen.told.get("renamed")
-    arrived = seen.told.get("text")
+    renamed = seen.reported.get("renamed")
+    arrived = seen.reported.get("text")
     counts = _starts_count(seen)
     size = UNKNOWN.text_limit if seen.text is None else seen.text
     if isinstance(arrived, int) and not _text_arrived(seen):
         size = 0
     return Traits(
-        list_lag=0.0 if seen.lag is None else min(round(_SAFETY * seen.lag, 2), LONGEST_LAG),
+        # Twice as long as was seen is waited for a list.
+        list_lag=0.0 if seen.lag is None else min(round(2.0 * seen.lag, 2), LONGEST_LAG),
         text_limit=min(size, UNKNOWN.text_limit),
         renaming=renamed is True or renamed is None,
         starts_count=counts is not False,
@@ -80,8 +78,8 @@ def traits_of(seen: Observed) -> Traits:
 _Look = tuple[bool | None, str]
 
 
-def _not_seen(seen: Observed, what: str, otherwise: str = "not seen") -> _Look:
-    return None, seen.refused.get(what, otherwise)
+def _not_seen(seen: Observed, what: str) -> _Look:
+    return None, seen.refused.get(what, "not seen")
 
 
 def _untold(seen: Observed) -> _Look:
@@ -89,9 +87,9 @@ def _untold(seen: Observed) -> _Look:
 
 
 def _file_link(seen: Observed) -> _Look:
-    if "file" not in seen.told:
+    if "file" not in seen.reported:
         return _untold(seen)
-    found = seen.told["file"]
+    found = seen.reported["file"]
     if found is None:
         return False, f"there was no {probe.FILE}_URL"
     if found == digest(probe.CONTENT):
@@ -100,25 +98,25 @@ def _file_link(seen: Observed) -> _Look:
 
 
 def _endpoint(seen: Observed) -> _Look:
-    if "user" not in seen.told:
+    if "user" not in seen.reported:
         return _untold(seen)
-    way = "CIVIS_API_ENDPOINT" if seen.told.get("endpoint") else "our address, none was set"
-    if seen.told["user"] == seen.user:
+    way = "CIVIS_API_ENDPOINT" if seen.reported.get("endpoint") else "our address, none was set"
+    if seen.reported["user"] == seen.user:
         return True, f"the container reached the platform ({way})"
-    return False, f"the container did not reach it ({way}): {seen.told['user']}"
+    return False, f"the container did not reach it ({way}): {seen.reported['user']}"
 
 
 def _text_arrived(seen: Observed) -> bool:
     size = seen.text or 0
     sent = probe.text_of(size).encode()
-    return seen.told.get("text") == size and seen.told.get("digest") == digest(sent)
+    return seen.reported.get("text") == size and seen.reported.get("digest") == digest(sent)
 
 
 def _long_text(seen: Observed) -> _Look:
-    if seen.text is None or "text" not in seen.told:
+    if seen.text is None or "text" not in seen.reported:
         return _untold(seen)
     if not _text_arrived(seen):
-        return False, f"{seen.text:,} bytes were sent, and {seen.told['text']:,} arrived"
+        return False, f"{seen.text:,} bytes were sent, and {seen.reported['text']:,} arrived"
     if seen.text < TEXTS[0]:
         return False, f"{seen.text:,} bytes arrived; more were refused: {seen.refused['text']}"
     return True, f"{seen.text:,} bytes arrived"
@@ -158,15 +156,15 @@ def _last(seen: Observed, what: str) -> str:
 
 
 def _rename(seen: Observed) -> _Look:
-    if "renamed" not in seen.told:
+    if "renamed" not in seen.reported:
         return _untold(seen)
-    done = seen.told["renamed"]
+    done = seen.reported["renamed"]
     return done is True, "it did" if done is True else f"it could not: {done}"
 
 
 def _starts_count(seen: Observed) -> bool | None:
     """Both times the same, or nothing is known: others may spend from the same limit."""
-    limited = seen.general_limit is not None and seen.general_limit < _UNLIMITED
+    limited = seen.general_limit is not None and seen.general_limit < UNLIMITED
     if not limited or not seen.spent:
         return None
     if all(spent >= 2 for spent in seen.spent):
@@ -177,7 +175,7 @@ def _starts_count(seen: Observed) -> bool | None:
 def _start_counts(seen: Observed) -> _Look:
     if seen.general_limit is None:
         return None, "the answers say nothing of a limit"
-    if seen.general_limit >= _UNLIMITED:
+    if seen.general_limit >= UNLIMITED:
         return None, "there is no limit"
     said = " and ".join(str(spent) for spent in seen.spent)
     return _starts_count(
@@ -189,7 +187,7 @@ def _start_headers(seen: Observed) -> _Look:
     if seen.general_limit is None or seen.start_limit is None:
         return None, "the answers say nothing of a limit"
     said = f"{seen.start_limit:,} at starts, {seen.general_limit:,} elsewhere"
-    if seen.general_limit >= _UNLIMITED:
+    if seen.general_limit >= UNLIMITED:
         return None, "there is no limit"
     return seen.start_limit != seen.general_limit, said
 
@@ -205,7 +203,7 @@ def _ids(seen: Observed) -> _Look:
 
 
 def _earlier_life(seen: Observed) -> _Look:
-    logged = seen.told.get("logged")
+    logged = seen.reported.get("logged")
     if not isinstance(logged, int | float):
         return None, "only a platform that loses a container shows it"
     return None, f"a line was in the log {logged:.1f} s after it was printed; no container was lost"
@@ -230,8 +228,8 @@ def _archived_outputs(seen: Observed) -> _Look:
         if "archived_outputs" in seen.refused:
             return False, seen.refused["archived_outputs"]
         return None, "not seen"
-    if seen.told.get("output") is not True and not seen.archived_outputs:
-        return None, f"the probe has posted none: {seen.told.get('output', 'not seen')}"
+    if seen.reported.get("output") is not True and not seen.archived_outputs:
+        return None, f"the probe has posted none: {seen.reported.get('output', 'not seen')}"
     there = probe.OUTPUT in seen.archived_outputs
     return there, "it was there" if there else "it was not there"
 

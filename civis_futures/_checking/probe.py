@@ -94,7 +94,7 @@ time.sleep(10)
 
 
 def text_of(size: int) -> str:
-    """A text of so many bytes that is not the same in any two places."""
+    """A text of `size` bytes that is not the same in any two places."""
     words = "".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(size // 64 + 1))
     return words[:size]
 
@@ -136,7 +136,7 @@ def _script(name: str, image: tuple[str, str], program: str, memory: int) -> dic
     }
 
 
-def told(messages: list[str]) -> dict[str, Any]:
+def reported(messages: list[str]) -> dict[str, Any]:
     """What the probe has said in the log; empty if it has said nothing."""
     for message in messages:
         if found := _SAID.match(message):

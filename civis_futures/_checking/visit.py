@@ -31,16 +31,10 @@ _T = TypeVar("_T")
 TEXTS = (100_000, 30_000, 1_000)
 #: Seconds before each look at a list that does not show yet what was made.
 LAGS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-#: How often the runs are looked at, at the most: so all requests together stay below 100.
-LOOKS = 32
-#: Every how many looks the runs are also asked for directly, which a list may not show.
-DIRECTLY = 8
 #: The first pause between two looks and the longest one, in seconds, and by which factor the next
 #: one is longer: 13 minutes in all.
 PAUSES = (0.2, 40.0, 1.4)
-#: How often a script is renamed and asked for.
-RENAMINGS = 3
-#: How long the File lives if nobody comes to end it.
+#: How long the File lives if nothing ends it before.
 LIFE = timedelta(days=1)
 
 
@@ -87,7 +81,7 @@ class Observed:
     rows: tuple[tuple[int, Run], ...] | None = None
     runs: dict[str, Run] = field(default_factory=dict)
     logs: dict[str, list[LogLine]] = field(default_factory=dict)
-    told: dict[str, Any] = field(default_factory=dict)
+    reported: dict[str, Any] = field(default_factory=dict)
     archived_outputs: tuple[str, ...] | None = None
     archived_listed: bool | None = None
     changed: bool | None = None
@@ -220,7 +214,7 @@ class _Visitor:
 
     def _names_are_new(self) -> bool:
         job, good = self._jobs["glutton"], True
-        for number in range(RENAMINGS):
+        for number in range(3):
             name = f"{self._name('glutton')} #{number}"
             self._client.rename(job, name)
             good &= self._client.get_row(job, low_priority=False).name == name
@@ -258,14 +252,15 @@ class _Visitor:
     def wait(self, seconds: float) -> None:
         """Until both runs are over: by the list of scripts, as the pool does it."""
         end, (pause, longest, growth) = time.monotonic() + seconds, PAUSES
-        for look in range(LOOKS):
+        for look in range(32):  # so all requests together stay below 100
             rows = self._tried("rows", self._list)
             listed = dict(rows or ())
             for what, job in list(self._jobs.items())[:2]:
                 # A list that does not help shall not keep us here.
                 if job.id in listed and listed[job.id].state.over:
                     self._runs[what] = listed[job.id]
-                elif (look + 1) % DIRECTLY == 0 and not self._runs[what].state.over:
+                # Every eighth look asks directly: a list may not show it.
+                elif (look + 1) % 8 == 0 and not self._runs[what].state.over:
                     self._runs[what] = self._client.get_run(job, self._runs[what].id)
             if all(run.state.over for run in self._runs.values()):
                 self.seen.rows = self._tried("rows", self._list)
@@ -289,7 +284,7 @@ class _Visitor:
             job = self._jobs[what]
             seen.runs[what] = client.get_run(job, run.id)
             seen.logs[what] = self._log(what)
-        seen.told = probe.told([line.message.strip() for line in seen.logs["probe"]])
+        seen.reported = probe.reported([line.message.strip() for line in seen.logs["probe"]])
         grows = self._grows("probe")
         seen.settled = None if grows is None else not grows
         after = self._script("glutton") or {}

@@ -1,6 +1,6 @@
-"""Objects that nobody can tell from their copies, so that each of several pickles may have one.
+"""Objects that cannot be told from their copies, so that each of several pickles may have one.
 
-NumPy is there if somebody has an array of it; it is not imported for this.
+NumPy is there if there is an array of it; it is not imported for this.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def is_plain(array: Any) -> bool:
 
 
 def is_alike(value: Any) -> bool:
-    """Whether nobody can tell an object from a copy of it, or there is none: it goes by name."""
+    """Whether an object cannot be told from a copy of it, or there is none: it goes by name."""
     numpy = sys.modules["numpy"]
     if type(value) in PLAIN or isinstance(value, (*_ALIKE, numpy.generic, numpy.dtype)):
         return True

@@ -18,12 +18,6 @@ from dataclasses import dataclass, field
 
 #: What one package may have: bytes, and files. A folder with more is not read to its end.
 MOST_BYTES, MOST_FILES = 100_000_000, 10_000
-#: How deep its folders may lie in each other.
-_DEEPEST = 50
-#: How many files an error names.
-_NAMED = 3
-#: How often a package is read again because it has changed meanwhile.
-_TRIES = 3
 #: A file that was changed less than this many seconds ago may change again and look the same:
 #: clocks of file systems tick some hundred times a second.
 TICK = 0.1
@@ -175,7 +169,7 @@ def packed(
         CodeError: as of `listing`; or a file cannot be read, or changes all the time.
     """
     places = tuple(places)
-    for _ in range(_TRIES):
+    for _ in range(3):  # it may have changed meanwhile
         listings = tuple(listing(place, excluded, tick=tick) for place in places)
         try:
             return _zipped(listings), listings
@@ -263,7 +257,7 @@ def _in_folder(
         here = about.st_dev, about.st_ino
         if not stat.S_ISDIR(about.st_mode) or here in above:
             return
-        if len(seen) > 2 * most_files or len(above) > _DEEPEST:
+        if len(seen) > 2 * most_files or len(above) > 50:
             raise CodeError(f"too many folders, or too deep: leave {name!r} out with exclude=[...]")
         try:
             entries = sorted(os.listdir(path))
@@ -332,7 +326,7 @@ def _check(place: Place, member: Member) -> None:
 
 
 def _too_large(place: Place, members: Iterable[Member], most_files: int) -> CodeError:
-    largest = sorted(members, key=lambda member: -member.size)[:_NAMED]
+    largest = sorted(members, key=lambda member: -member.size)[:3]
     files = ", ".join(f"{member.name} ({member.size:,} bytes)" for member in largest)
     return CodeError(
         f"your module {place.top!r} ({place.roots[0][1]}) is more than {MOST_BYTES:,} bytes or "

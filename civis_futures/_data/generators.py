@@ -1,6 +1,6 @@
 """Generators of random numbers in calls: which there are, in which state, and one for each item.
 
-NumPy is imported only where somebody has asked for one of its generators.
+NumPy is imported only where one of its generators is asked for.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Carried:
         """The state of a generator; None if it is none, or has none."""
         kind = f"{type(value).__module__}.{type(value).__name__}"
         read = _STATES.get(kind)
-        with contextlib.suppress(Exception):  # a bit generator of somebody's own
+        with contextlib.suppress(Exception):  # a bit generator of another package
             return read and cls(kind, digest(pickle.dumps(read(value))), value)
         return None
 

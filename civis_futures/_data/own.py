@@ -160,7 +160,7 @@ class OwnModules:
         self._included = {place.top: place for place in map(_included_place, include)}
         self._imports: dict[Member, frozenset[str]] = {}
         # The bundles, and what was found for calls that name some modules, with these bundles. One
-        # value, so that they fit together whoever has set it.
+        # value, so that they fit together whichever thread has set it.
         self._known: tuple[tuple[_Bundle, ...], dict[frozenset[str], _Look]] = (), {}
 
     def bundles(self, modules: frozenset[str]) -> tuple[Content, ...]:
@@ -345,7 +345,7 @@ def _is_certain(top: str) -> bool:
 
 
 def _is_in_pieces(top: str) -> bool:
-    """Whether all that is known of a package are modules that somebody has loaded by themselves."""
+    """Whether all that is known of a package are modules that were loaded by themselves."""
     module, place = _places[top]
     return module is None and place is not None and any("/" in name for name, _ in place.roots)
 
@@ -390,9 +390,9 @@ def _editables() -> tuple[tuple[str, str], ...]:
     for folder in filter(os.path.isdir, sys.path):
         for file in sorted(Path(folder).glob("*.dist-info/direct_url.json")):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                told = json.loads(file.read_text("utf-8"))
-                url = urlsplit(told["url"])
-                if told["dir_info"]["editable"] and url.scheme == "file":
+                origin = json.loads(file.read_text("utf-8"))
+                url = urlsplit(origin["url"])
+                if origin["dir_info"]["editable"] and url.scheme == "file":
                     found.append((str(file.parent), unquote(url.path).rstrip("/") + "/"))
     return tuple(x for x in found if not os.path.basename(x[0]).startswith("civis_futures-"))
 

@@ -58,8 +58,6 @@ Upstream = Callable[[Future[Any]], Value | None]
 _large: weakref.WeakSet[FunctionType] = weakref.WeakSet()
 #: Functions that pickles by value name, which every worker has.
 _ITS_OWN = {each for each in vars(cloudpickle.cloudpickle).values() if type(each) is FunctionType}
-#: Characters of what another error says, in the message of one of ours.
-REASON = 2_000
 
 
 class Payload(NamedTuple):
@@ -592,4 +590,4 @@ def brief(error: BaseException) -> str:
     except BaseException:  # it may be anybody's class
         text = ""
     name = _wire.clipped(type(error).__name__, _wire.LINE_LIMIT)
-    return f"{name}: {_wire.clipped(text, REASON)}" if text else name
+    return f"{name}: {_wire.clipped(text, 2_000)}" if text else name

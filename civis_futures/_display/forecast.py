@@ -13,8 +13,6 @@ from typing import Any
 
 from .usage import OTHERS, SHORTEST, FunctionSums, Used, WorkSums
 
-#: So many tasks of a function must have ended before the time of the others can be told.
-FEWEST = 3
 #: Of the fit to how long tasks take: its rounds; the least variance of the logarithms; the largest
 #: factor by which tasks may take longer than those that have ended; and what is never reached.
 ROUNDS, LEAST_VARIANCE, MOST_CORRECTION, NEVER = 20, 1e-4, 4.0, 1e-12
@@ -27,10 +25,10 @@ class Forecast:
     """What is left to do for an executor. It prints as one line.
 
     Args:
-        left: how many tasks are not done, of all its `tasks`.
-        container_hours: for how long containers will run until then, all together.
-        seconds: until the last task is done.
-        done_at: when that is, in seconds since the epoch, by this machine's clock.
+        left: how many tasks are not done; `tasks` is how many there are in all.
+        seconds: how long it will take until the last task is done.
+        done_at: when that will be, in seconds since the epoch, by this machine's clock.
+        container_hours: the sum of the hours that containers will run until then.
         hours_left: what is left of `max_container_hours`; None: there is no such limit.
     """
 
@@ -47,7 +45,7 @@ class Forecast:
 
     @property
     def brief(self) -> str:
-        """It without the number of tasks."""
+        """The same line without the number of tasks."""
         said = f"{_about(self.container_hours)} container hours"
         if self.hours_left is not None and self.hours_left < self.container_hours:
             return f"{said}, and max_container_hours leaves {_hours(self.hours_left)}"
@@ -55,11 +53,11 @@ class Forecast:
 
 
 class Status(list[dict[str, Any]]):
-    """What `ContainerPoolExecutor.status` gives: a list with a dict for each task.
+    """What `ContainerPoolExecutor.status` returns: a list with a dict for each task.
 
     Attributes:
-        forecast: when all tasks of the executor will be done, a `Forecast`; None if that cannot be
-            told yet, or if nothing is left to do.
+        forecast: a `Forecast` of when all tasks of the executor will be done; None if that cannot
+            be told yet, or if nothing is left to do.
     """
 
     forecast: Forecast | None = None
@@ -99,7 +97,7 @@ def forecast_of(
     seconds = longest = spent = 0.0
     for name, tasks in undone.items():
         sums = work.functions.get(name) or work.functions.get(OTHERS)
-        if sums is None or sums.timed < FEWEST:
+        if sums is None or sums.timed < 3:  # too few to tell the time of the others
             return None
         each, rests = _estimate(sums, tasks.running)
         seconds += tasks.waiting * each + sum(rests)
@@ -123,7 +121,7 @@ def forecast_of(
 
 
 def _estimate(sums: FunctionSums, running: list[float]) -> tuple[float, list[float]]:
-    """How long a task takes, and for how long those will go on that run, each for so many seconds
+    """How long a task takes, and for how long those will go on that run, each for this many seconds
     up to now.
 
     Those that end first are the short ones: by their mean alone, the others would seem to be nearly

@@ -19,8 +19,6 @@ from .panels import MOST_PAGED, MOST_ROWS, Panel, text
 
 #: Seconds between two drawings, at the least; and which part of the time drawing may take.
 PAUSE, SHARE = 0.5, 0.05
-#: So many displays are kept up to date; then the oldest one stays as it is.
-MOST_DISPLAYS = 20
 
 
 class Changing(Protocol):
@@ -98,7 +96,8 @@ class Screen:
             return
         with self._lock:
             if found is None:
-                self._displays = [*self._displays[1 - MOST_DISPLAYS :], shown]
+                # Twenty are kept up to date; then the oldest one stays as it is.
+                self._displays = [*self._displays[-19:], shown]
             if self._thread is None or not self._thread.is_alive():  # a fork has none
                 name = "civis-futures display"
                 self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -111,7 +110,7 @@ class Screen:
             begun = time.monotonic()
             for shown in list(self._displays):
                 changes = False
-                with contextlib.suppress(Exception):  # of a kernel that ends: nobody looks
+                with contextlib.suppress(Exception):  # of a kernel that ends
                     changes = shown.draw(shown.handle.update)
                 if not changes:
                     with self._lock:
@@ -136,7 +135,7 @@ def show_live(owner: Changing, *, keep: bool) -> None:
 
     Args:
         owner: what to show.
-        keep: hold it as long as it changes. Otherwise the display stays as it is when nobody else
+        keep: hold it as long as it changes. Otherwise the display stays as it is when nothing else
             holds it.
 
     Raises:

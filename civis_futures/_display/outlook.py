@@ -5,9 +5,6 @@ from __future__ import annotations
 from .._types import Standing
 from .panels import duration
 
-#: Seconds after which users are told that nothing can be seen of the containers.
-UNSEEN = 10.0
-
 
 def why_waiting(standing: Standing, now: float) -> str:
     """What the waiting tasks of a pool wait for at `now` (monotonic, seconds)."""
@@ -20,7 +17,7 @@ def why_waiting(standing: Standing, now: float) -> str:
 
 def _unseen(standing: Standing, now: float) -> str:
     since = standing.unseen_since
-    if since is None or now - since < UNSEEN:
+    if since is None or now - since < 10.0:
         return ""
     return f"for {duration(now - since)} the containers could not be seen: {standing.unseen}"
 

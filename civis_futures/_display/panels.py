@@ -45,7 +45,6 @@ _MARKS = {
     TaskState.CANCELLED: "-",
     TaskState.RUNNING: ">",
 }
-_BAR = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +234,7 @@ def text(panel: Panel, width: int = 80) -> str:
 
 
 def _bar(totals: Totals, width: int) -> str:
-    room = max(4, min(_BAR, width - 24))
+    room = max(4, min(24, width - 24))
     # One failure in a thousand is seen, too; what is too much then is taken from the most.
     sizes = {
         state: max(1, count * room // totals.tasks)

@@ -16,11 +16,9 @@ from .markup import page_with
 from .panels import Totals, duration, memory, shortened
 from .usage import FunctionSums, Used, WorkSums
 
-#: Memory beyond a peak that is proposed: this part of it, and so many MB for the worker and the
+#: Memory beyond a peak that is proposed: this part of it, and this many MB for the worker and the
 #: system. Then it is rounded up to what people ask for.
 SPARE_PART, SPARE = 0.2, 100.0
-#: A peak from this part of what was asked for is too near to it.
-NEAR = 0.9
 #: Containers that are busy for less than this part of their time are worth a word; from BUSY on
 #: they have no time to spare.
 IDLE, BUSY = 0.5, 0.8
@@ -30,10 +28,11 @@ MOST_LISTED = 12
 
 @dataclass(frozen=True, slots=True)
 class FunctionReport:
-    """The tasks of one function (or label) that have ended. Seconds and MB; None: not known.
+    """What the ended tasks of one function (or label) took. None: not known.
 
-    `peak_memory` is of one call; `enough_memory` would be enough for what was seen, with some to
-    spare, also for those that one container runs at once.
+    Times are in seconds, memory is in MB. `peak_memory` is the most that one call used.
+    `enough_memory` would have been enough for a container, with some to spare, with as many calls
+    at once as the pool runs in one.
     """
 
     function: str
@@ -48,28 +47,32 @@ class FunctionReport:
 
 @dataclass(frozen=True, slots=True)
 class PoolReport:
-    """What an executor has used so far. It prints as text, and displays in a notebook.
+    """What an executor has used so far. You can print it, or display it in a notebook.
 
-    Times are in seconds, memory in MB, hours are hours of containers; None: not known. Made by
+    Times are in seconds, memory is in MB. None: not known. It is made by
     `ContainerPoolExecutor.report`.
 
     Args:
-        title: the pool.
-        tasks: how many are in each state.
-        elapsed: for how long there was work, of tasks that have ended.
-        compute: what the functions themselves took, all together.
-        speedup: `compute` over `elapsed`: one worker would have computed for so much longer.
-        starts: containers that were started; `most_running`: seen to run at once.
-        container_hours: for how long they ran, those that run still included; `cpu_hours` that
-            times the cores that were reserved, `memory_hours` times the GB.
-        busy: the part of that in which a task had a container, or its process there.
-        requests: what this process asked of the platform for this pool; starts are among them.
+        title: the name of the pool, and its platform.
+        tasks: how many tasks are in each state.
+        elapsed: the time from the first submission to the last end, of tasks that have ended.
+        compute: the sum of the times of the functions themselves.
+        speedup: `compute` divided by `elapsed`: how many times longer one worker would have
+            computed.
+        starts: how many containers were started.
+        most_running: how many containers were seen to run at the same time, at most.
+        container_hours: the sum of the hours that containers have run until now. `cpu_hours` is
+            the same, multiplied by the cores that were asked for, and `memory_hours` by the GB.
+        busy: the share of that time, from 0 to 1, in which containers (or their processes) had a
+            task.
+        requests: how many requests this process has made to the platform for this pool, the
+            starts of containers included.
         worker_processes: how many calls one container runs at once.
-        slowest: the tasks with the most compute, with their seconds.
-        functions: each function by itself.
+        slowest: the tasks that have computed for longest, with their seconds.
+        functions: the same for each function.
         advice: what would have been enough, and what was too little.
         not_known: what this report cannot tell.
-        max_container_hours: the limit of `container_hours`, if there is one.
+        max_container_hours: the limit for `container_hours`, if there is one.
         forecast: what is left to do, and when it will be done; None if that cannot be told yet, or
             if nothing is left.
     """
@@ -97,7 +100,7 @@ class PoolReport:
     forecast: Forecast | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, which is JSON, too."""
+        """The report as plain data, which can be written as JSON."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -134,7 +137,7 @@ def report_of(
     max_hours: float | None = None,
     forecast: Forecast | None = None,
 ) -> PoolReport:
-    """The report of these sums; a container runs so many calls at once, as `processes`."""
+    """The report of these sums; a container runs `processes` calls at once."""
     seconds = used.hours * 3600 * processes
     busy = min(1.0, work.occupied / seconds) if seconds and work.occupied else None
     sized = not used.unsized
@@ -213,7 +216,7 @@ def _memory_advice(functions: list[FunctionReport], processes: int) -> Iterator[
     for each in functions:
         if each.peak_memory and each.asked_memory:
             peak = each.peak_memory * processes
-            if peak > NEAR * each.asked_memory:
+            if peak > 0.9 * each.asked_memory:  # too little is left
                 yield (
                     f"memory: {each.function} has come to {memory(peak)}{at_once} of "
                     f"{memory(each.asked_memory)}: ask for more"

@@ -191,9 +191,12 @@ class WorkSums:
 
 @dataclass(slots=True)
 class _Container:
-    """One that was started; times by this machine's monotonic clock."""
+    """One of them; times by this machine's monotonic clock. An `adopted` one was started by an
+    earlier process of the session, which has paid for the time until then.
+    """
 
     size: Resources
+    adopted: bool = False
     running_since: float | None = None
     over: bool = False
 
@@ -241,7 +244,7 @@ class ContainerSums:
     def seen(self, worker: int, run: Run) -> None:
         """The platform says that its run is like this."""
         with self._lock:
-            each = self._containers.setdefault(worker, _Container(Resources()))
+            each = self._containers.setdefault(worker, _Container(Resources(), adopted=True))
             if each.over:
                 return
             if run.state is RunState.RUNNING and each.running_since is None:
@@ -261,8 +264,9 @@ class ContainerSums:
 
     def _end(self, each: _Container, run: Run | None) -> None:
         seconds = 0.0 if each.running_since is None else self._clock() - each.running_since
-        if run is not None and run.started is not None and run.finished is not None:
-            seconds = max(0.0, run.finished - run.started)
+        ours = run if not each.adopted else None
+        if ours is not None and ours.started is not None and ours.finished is not None:
+            seconds = max(0.0, ours.finished - ours.started)
         each.over, each.running_since = True, each.running_since or 0.0
         self._ended.add(seconds, each.size)
 

@@ -70,7 +70,7 @@ def needs_of(futures: Sequence[Any], after: tuple[Dependency, ...]) -> tuple[Dep
     return (Dependency(futures), *after) if futures else after
 
 
-def told(sent: SentCall) -> tuple[Need, ...]:
+def scheduler_needs(sent: SentCall) -> tuple[Need, ...]:
     """What a call needs, for the scheduler."""
     values = bool(sent.needs) and bool(sent.values)
     return tuple(

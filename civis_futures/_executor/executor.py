@@ -47,7 +47,7 @@ P = ParamSpec("P")
 
 
 class PlatformAddress(Protocol):
-    """Anything that says where the API is and with which key: e.g. a `LocalPlatform`."""
+    """The address of a platform and a key for it; a `LocalPlatform` is one."""
 
     @property
     def url(self) -> str:
@@ -55,7 +55,7 @@ class PlatformAddress(Protocol):
 
     @property
     def api_key(self) -> str:
-        """The key."""
+        """The API key."""
 
 
 class ContainerPoolExecutor(Executor):
@@ -63,60 +63,63 @@ class ContainerPoolExecutor(Executor):
 
     Args:
         max_workers: how many calls may run at once, each in a container of its own unless
-            `worker_processes` says otherwise. If None, 10; on a `LocalPlatform`, as many as that
-            has cores. Containers start when there is work for them, and are reused.
-        container: what each worker runs in: a `Container`, or a `Template`.
-        platform: None for Civis Platform, by ``CIVIS_API_KEY`` (and ``CIVIS_API_ENDPOINT``);
+            `worker_processes` says otherwise. If None, 10; on a `LocalPlatform`, the number of its
+            cores. Containers are started when there is work for them, and are reused.
+        container: what each worker runs in: a `Container` or a `Template`.
+        platform: None for Civis Platform, with ``CIVIS_API_KEY`` (and ``CIVIS_API_ENDPOINT``);
             ``"local"`` for a local platform that lives as long as the executor; a
             `civis_futures.local.LocalPlatform`, or any object with ``url`` and ``api_key`` (and
-            ``ca_certs``, PEM that alone is believed there); or a `civis.APIClient`, for its key.
-        max_tasks_per_worker: after this many calls a container ends and another one takes its
-            place; 1 is one fresh container for each call, None is no limit.
-        idle_timeout: the seconds after which a container without work ends.
+            ``ca_certs``: the only certificates to trust there, as PEM text); or a
+            `civis.APIClient`, whose key is used.
+        max_tasks_per_worker: after this many calls a container ends, and another one takes its
+            place. 1 means a fresh container for each call; None means no limit.
+        idle_timeout: seconds without work after which a container ends.
         initializer, initargs: called once in each process of a worker, before its first call. If
             it raises, or its process dies in it, the pool is broken, as in the standard library.
         max_retries: how often a call is started again after its container was lost, or after an
-            exception that `retry_on` names; after a pause, longer each time. A call that
-            cannot have begun is started again without counting.
-        retry_on: which exceptions of the function are a reason to try again: a type, a tuple of
-            types, or a function of the exception. None of them, by default.
-        memory_growth: a call whose container was killed for want of memory is started again in
-            one with this many times the memory, without counting, up to `max_memory` of its
-            `options` (64,000 MB).
-        lease: containers end by themselves, with what they run, when this process has given no
-            sign of life for this many seconds; or when they have not reached the platform for
-            that long, and for ten minutes at least.
-        name: what the scripts are called on the platform.
-        requires: modules that the image must have, with the least version of each ("" is any),
-            e.g. ``{"sklearn": "1.5"}``. It is checked before a call is unpickled there, and what
-            it lacks is an `EnvironmentMismatchError`.
-        session: the name of a session, kept on the platform. Another process that makes an
-            executor with the same name, after this one has ended or died, and submits the same
-            calls, in any order, gets what there is of them. Opening it asks the platform.
-        include: modules (or their names), files and folders that go along with every call,
-            besides those of your own modules that it refers to.
-        exclude: modules, paths and patterns of names (``"*.parquet"``) that do not go along.
-        code: False to send no modules along; the image must have them all then.
-        share_arrays: arrays of NumPy of so many bytes (and of 1 MB at the least) are shared by the
-            calls of a container, and read-only there. Of smaller ones, or of all if None, each
-            call has its own, which it can write.
-        keep_alive: with a `session`, containers that are idle at the end stay for this many
-            seconds, and the next process that opens the session begins with them. They cost what
-            running containers cost.
-        max_container_hours: for how many hours containers may run, all together; None is no limit.
-            Then no call begins any more and no container is started: what runs goes on to its end,
-            and the rest fails with `ContainerHoursError`. A container counts from when it was seen
-            to run, and as long as this executor has it; with a `session`, each process begins anew.
+            exception that `retry_on` names. Each time the pause before it is longer. A call that
+            had certainly not begun is started again without counting.
+        retry_on: the exceptions of the function after which the call is tried again: a type, a
+            tuple of types, or a function that takes the exception. By default, none.
+        memory_growth: if a container is killed because it ran out of memory, its call is started
+            again in a container with this many times the memory, up to the `max_memory` of its
+            `options` (64,000 MB). This does not count as a retry.
+        lease: seconds. Containers end by themselves, together with what they run, if this process
+            gives no sign of life for that long. They also end if they cannot reach the platform
+            for that long, but not before ten minutes. Containers without a call end five minutes
+            after the `idle_timeout` (or `keep_alive`, if that is longer), if that is sooner.
+        name: the name of the scripts on the platform.
+        requires: modules that the image must have, and the lowest version of each (``""`` for
+            any), such as ``{"sklearn": "1.5"}``. They are checked before a call is unpickled in
+            the container. If one is missing, the call fails with `EnvironmentMismatchError`.
+        session: the name of a session, which the platform keeps. If this process ends or dies,
+            another one can make an executor with the same session and submit the same calls, in
+            any order. It gets the results that exist, and takes over the calls that run. To open
+            a session, the executor makes requests to the platform.
+        include: modules (or their names), files and folders to send with every call, besides
+            those of your own modules that the call refers to.
+        exclude: modules, paths and patterns of names (``"*.parquet"``) that are not sent.
+        code: if False, no modules are sent; then the image must have all of them.
+        share_arrays: size in bytes. NumPy arrays of this size or more (but at least 1 MB) are
+            shared by the calls in a container, and are read-only there. Each call has its own,
+            writable copy of smaller arrays; if None, of all arrays.
+        keep_alive: seconds for which idle containers stay when the executor ends, for the next
+            process that opens its `session`. They cost as much as containers that work.
+        max_container_hours: how many hours containers may run, added up; None means no limit.
+            When they are used up, no call begins and no container is started any more. Calls that
+            run go on to their end, and the others fail with `ContainerHoursError`. The time of a
+            container counts from when it was seen to run, for as long as this executor has it.
+            With a `session`, each process counts from zero.
         worker_processes: how many calls one container runs at once, each in a process of its own.
-            These share what the container has: with 4, choose one with four times the memory and
-            the cores. There are a quarter as many starts then.
+            The processes share the container's resources: for 4 of them, choose a container with
+            four times the memory and cores. Then a quarter as many containers are started.
 
     Raises:
         SessionInUseError: another process has the session open.
-        SessionMismatchError: the session was begun with a `Template`, and this is none; or the
-            other way round.
-        PlatformError: there is a session, and the platform cannot be reached.
-        CredentialsError: there is no key, and no `platform` either.
+        SessionMismatchError: the session was begun with a `Template` and is opened with a
+            `Container`, or the other way round.
+        PlatformError: a `session` was given, and the platform cannot be reached.
+        CredentialsError: there is neither an API key nor a `platform`.
         CallPicklingError: `initializer` or `initargs` cannot be pickled.
         ValueError, TypeError: an argument is out of range, or of the wrong type.
     """
@@ -146,11 +149,7 @@ class ContainerPoolExecutor(Executor):
         max_container_hours: float | None = None,
         worker_processes: int = 1,
     ) -> None:
-        options = PoolOptions(
-            max_workers, container, platform, max_tasks_per_worker, idle_timeout, initializer,
-            initargs, max_retries, retry_on, memory_growth, lease, name, requires, session, include,
-            exclude, code, share_arrays, keep_alive, max_container_hours, worker_processes,
-        )  # fmt: skip
+        options = PoolOptions(**given(locals()))
         from .opening import open_pool
         from .submission import Intake
 
@@ -167,15 +166,18 @@ class ContainerPoolExecutor(Executor):
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], also: Collection[str] = ()) -> None:
-        """Raise what the constructor would for these arguments, but open no pool.
+        """Raise the errors that the constructor would raise for these arguments; open no pool.
 
-        For callers that get the options now and open the pool later. `also` are names that mean
-        something to them: these are let through.
+        It is for callers who get the options now and open the pool later.
+
+        Args:
+            options: arguments of the constructor, by name.
+            also: names of options that the caller uses itself; they are not checked.
 
         Raises:
-            TypeError: no argument has that name (the message has the nearest one that there is); or
-                one is of the wrong type.
-            ValueError: one is out of range.
+            TypeError: there is no argument of this name (the message proposes the nearest name),
+                or an argument has the wrong type.
+            ValueError: an argument is out of range.
         """
         PoolOptions.check(options, also)
 
@@ -197,21 +199,24 @@ class ContainerPoolExecutor(Executor):
     ) -> ContainerFuture[T]: ...
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ContainerFuture[Any]:
-        """Call ``fn(*args, **kwargs)`` in a container; returns at once with its future.
+        """Call ``fn(*args, **kwargs)`` in a container. Returns a future at once.
 
-        Function and arguments are pickled here and now: what is changed later does not reach the
-        call. If they cannot be pickled, the future has a `CallPicklingError`. Arrays of 1 MB and
-        more are uploaded once, however many calls have them, and are read-only in the container.
+        The function and its arguments are pickled immediately, so later changes to them do not
+        reach the call. If they cannot be pickled, the future has a `CallPicklingError`. An array
+        of 1 MB or more is uploaded once, however many calls use it, and is read-only in the
+        container.
 
-        A future of this executor may be an argument, or anywhere in one, or in what the function
-        refers to: in the container there is its result. The call waits for it, and if it fails,
-        is not run, and fails with a `DependencyError`. A large result does not come through here.
+        A future of this executor may be an argument, or be anywhere within one, or in what the
+        function refers to. In the container, its result takes its place. The call waits for that
+        future. If that one fails, the call is not run, and fails with a `DependencyError`. Large
+        results go from container to container, not through this process.
 
-        A coroutine function is run there to its end, by `asyncio.run`: ``submit(fetch, url)`` with
-        ``async def fetch(url)`` gives what `fetch` returns.
+        A coroutine function is run to its end in the container, by `asyncio.run`: with
+        ``async def fetch(url)``, the result of ``submit(fetch, url)`` is what `fetch` returns.
 
         Raises:
-            TypeError: `fn` is a generator function, and a generator cannot be sent back.
+            TypeError: `fn` is not callable; or it is a generator function, and a generator cannot
+                be sent back.
             RuntimeError: the executor is shut down.
             BrokenContainerPool: the pool can do no more work.
         """
@@ -236,26 +241,26 @@ class ContainerPoolExecutor(Executor):
         """A view of this pool whose `submit` and `map` give each call these options.
 
         Args:
-            max_retries, retry_on, memory_growth, requires: as of the executor, whose values are
+            max_retries, retry_on, memory_growth, requires: as for the executor, whose values are
                 the defaults.
-            max_memory: the most that `memory_growth` leads to, in MB.
-            timeout: seconds that the call may run, unpickling included; then it is ended, and
-                fails with `TaskTimeoutError`. Other calls of its container are not touched.
-            queue_timeout: seconds from `submit` until it must have begun; otherwise it never
-                begins, and fails with `TaskTimeoutError`.
-            label: what to call it, in place of the function's name.
-            required_resources: what its container must have at the least, as in `Container`; it
-                runs in no smaller one.
-            priority: calls with a higher one begin first, of those that wait; 0 if not given.
-                Calls of one priority begin in the order of their submission. What a container
-                has been given already is not put off.
-            after: futures of this executor, one or some. The call begins when all of them have
-                succeeded; if that cannot be any more, it is not run, and fails with
-                `DependencyError`. A `Dependency` says what else will do. No container is held
-                meanwhile, and `queue_timeout` goes on.
+            max_memory: the most memory to which `memory_growth` may lead, in MB.
+            timeout: seconds that the call may run, unpickling included. After that it is stopped,
+                and fails with `TaskTimeoutError`. Other calls in its container are not affected.
+            queue_timeout: seconds after `submit` within which the call must begin. If it does
+                not, it is never run, and fails with `TaskTimeoutError`.
+            label: a name for the call, in place of the function's.
+            required_resources: the least that its container must have, as in `Container`. The
+                call never runs in a smaller container.
+            priority: of the calls that wait, those with a higher priority begin first. The
+                default is 0. Calls of the same priority begin in the order in which they were
+                submitted. A call that a container has already been given is not held back.
+            after: one or more futures of this executor. The call begins when all of them have
+                succeeded. If one fails, the call is not run, and fails with `DependencyError`. A
+                `Dependency` sets other conditions. While the call waits, it takes up no
+                container, but its `queue_timeout` runs.
 
         Raises:
-            TypeError, ValueError: there is no such option, or it is out of range.
+            TypeError, ValueError: there is no such option, or its value is not allowed.
         """
         return WithOptions(self, self._intake, self._options.changed(given(locals())))
 
@@ -266,28 +271,28 @@ class ContainerPoolExecutor(Executor):
     def parallel(self, /, **options: Any) -> Callable[[Callable[P, T]], ParallelFunction[P, T]]: ...
 
     def parallel(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-        """A decorator, for scripts and notebooks: the function gets the `submit` and the `map` of
-        this pool. A plain call of it runs here, as does one within a task.
+        """A decorator for scripts and notebooks: gives a function this pool's `submit` and `map`.
 
-        ``@executor.parallel``, or with the arguments of `options`:
-        ``@executor.parallel(timeout=60)``.
+        Write ``@executor.parallel``, or ``@executor.parallel(timeout=60)`` with arguments of
+        `options`. To call the function itself runs it as usual: in this process, or within a task
+        in the task's process.
 
         Raises:
-            TypeError, ValueError: there is no such option, or it is out of range.
+            TypeError, ValueError: there is no such option, or its value is not allowed.
         """
         return parallel(self.options(**options), function)
 
     def submit_batch(
         self, fn: Callable[..., T], rows: Sequence[Sequence[Any]], *, first: int = 0
     ) -> ContainerFuture[list[T]]:
-        """Call ``fn(*row)`` for one row after the other, as one call; its result is their list.
+        """Run ``[fn(*row) for row in rows]`` in a container, as one call.
 
-        If a row fails, the exception has a note that says which one: its number in `rows`, and
-        counted from `first`. The rest of the rows is not called. How many rows make a good batch
-        is in `batch_size`.
+        If a row fails, the rows after it are not run. A note on the exception says which row it
+        was, by its number in `rows` and by its number counted from `first`. `batch_size` tells how
+        many rows make a good batch.
 
         Raises:
-            RuntimeError, BrokenContainerPool: as of `submit`.
+            RuntimeError, BrokenContainerPool: as for `submit`.
         """
         return self._intake.submit_batch(self._options, fn, rows, first)
 
@@ -298,14 +303,15 @@ class ContainerPoolExecutor(Executor):
 
     @property
     def batch_size(self) -> int:
-        """How many rows make a batch of about 2 seconds of compute, as far as batches have shown.
+        """How many rows make a batch that computes for about 2 seconds.
 
-        1 before the first one is back; measured in the containers, so that no wait counts.
+        It is learned from the batches that have ended, by their time in the containers, without
+        any waiting. It is 1 until the first of them has ended.
         """
         return self._intake.batches.items
 
     def reset_batch_size(self) -> None:
-        """Forget how long rows took: those that come now are of another kind."""
+        """Forget how long rows took, because those that follow are of another kind."""
         self._intake.reset_batches()
 
     @property
@@ -347,24 +353,27 @@ class ContainerPoolExecutor(Executor):
         """The results of ``map(fn, *iterables)``, in order, computed in containers.
 
         Args:
-            timeout: seconds from now until which each result must be there.
-            chunksize: how many items make one call of the pool, and fail together. By default
-                each is a call of its own, and as many of them travel together as is good.
-            buffersize: read the iterables this many calls ahead of the results, and not to their
-                end at once; so they may be infinite.
-            progress: show a bar while results are waited for; see `civis_futures.progress`.
-            logs: print what the calls print while results are waited for; see there, too.
-            ordered: False to give results as they come, and not in the order of the items.
-            return_exceptions: True to give what a call raises in its place among the results, as
-                `asyncio.gather` does; nothing is cancelled for it. Of a chunk, all items are run.
-            seed: a whole number. Each item has a generator of random numbers then, as the keyword
-                argument ``rng``: NumPy's default one, the same for each run of this map, whatever
-                the number of workers, the chunks and the retries, and independent of all others.
+            timeout: seconds from now within which each result must arrive.
+            chunksize: how many items make one call, and so fail together. By default each item is
+                a call of its own, and the pool decides how many calls to send together.
+            buffersize: how many calls to submit ahead of the results. Then the iterables may be
+                infinite; by default they are read to their end at once.
+            progress: show a bar while you wait for results, as `civis_futures.progress` does.
+            logs: while you wait for results, print what the calls print, as
+                `civis_futures.progress` does.
+            ordered: if False, results come as soon as they are ready, in any order.
+            return_exceptions: if True, an exception that an item raises takes the place of its
+                result, as in `asyncio.gather`, and nothing is cancelled. All items of a chunk are
+                run, then.
+            seed: a whole number. With it, each item gets a random number generator of NumPy, as
+                the keyword argument ``rng``. The generators are independent of each other, and
+                the same in each run of this map, whatever the number of workers, the chunks and
+                the retries.
 
         Raises:
-            TimeoutError: from the iterator, when a result is not there in time.
-            Exception: from the iterator: whatever a call raised. The rest is cancelled then, and
-                when the iterator is dropped half-way.
+            TimeoutError: by the iterator, if a result does not arrive in time.
+            Exception: by the iterator, whatever a call raised. All other calls are cancelled then,
+                as they are when you drop the iterator before its end.
         """
         return self._intake.map(
             self._options,
@@ -383,12 +392,12 @@ class ContainerPoolExecutor(Executor):
     def put(self, value: Any) -> SharedData:
         """Upload a value once, for use in many calls of any executor on this platform.
 
-        Pass the handle to calls, as an argument or anywhere in one: in the task the value is in
-        its place. It is for what is large and not an array: a model, a table of texts. (Arrays
-        of 1 MB and more are uploaded once anyway; with a handle they need not be read for each
-        call, to see whether they have changed.) Returns at once, with a snapshot taken, and
-        `shutdown` waits for the upload. If it fails, the calls that need it try again, and fail
-        if that does.
+        Returns a handle at once. Pass it to calls, as an argument or anywhere within one: in the
+        task, the value takes its place. Later changes to the value do not reach the calls. This
+        is for large objects that are not arrays, such as a model or a table of texts. (Arrays of
+        1 MB or more are uploaded once anyway; with a handle, they are not read again for each
+        call to see whether they have changed.) `shutdown` waits for the upload. If the upload
+        fails, it is tried again for the calls that need it; they fail if it fails again.
 
         Raises:
             CallPicklingError: the value cannot be pickled.
@@ -398,10 +407,10 @@ class ContainerPoolExecutor(Executor):
         return self._intake.put(value)
 
     def scale(self, max_workers: int) -> None:
-        """Have up to this many calls at once from now on.
+        """Change how many calls may run at once.
 
-        More containers start when there is work for them. Those that are too many get no more
-        calls, and end when they have done what they have.
+        If it is more, containers are started when there is work for them. If it is less, the
+        containers that are too many get no new calls, and end after those that they have.
 
         Raises:
             ValueError, TypeError: as for the constructor's argument.
@@ -415,11 +424,11 @@ class ContainerPoolExecutor(Executor):
     # --- the end -------------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, finish those that there are, and end the containers.
+        """Accept no more calls, finish those that were submitted, and end the containers.
 
         Args:
-            wait: return only when all futures are done, and no container runs any more.
-            cancel_futures: cancel the calls that no running container has in hand.
+            wait: return only when all futures are done and all containers have ended.
+            cancel_futures: cancel the calls that no running container has been given.
         """
         self._intake.close()
         if cancel_futures:
@@ -431,13 +440,13 @@ class ContainerPoolExecutor(Executor):
     def cancel_all(
         self, futures: Iterable[Future[Any]] | None = None, *, wait: bool = False
     ) -> None:
-        """Cancel all calls that are not done, also those that run; the executor stays open.
+        """Cancel all calls that are not done, including those that run. The executor stays open.
 
-        As if `ContainerFuture.cancel` were called on each.
+        It is as if `ContainerFuture.cancel` were called on each future.
 
         Args:
-            futures: only these, of this executor.
-            wait: return only when no container runs a call any more that was cancelled.
+            futures: cancel only these, which must be of this executor.
+            wait: return only when no container runs a cancelled call any more.
         """
         pool_futures = self._intake.pool_futures
         for future in pool_futures.futures() if futures is None else tuple(futures):
@@ -458,18 +467,18 @@ class ContainerPoolExecutor(Executor):
         self.shutdown(wait=True)
 
     def terminate_workers(self) -> None:
-        """Stop everything now: waiting calls are cancelled, and the containers are stopped.
+        """Stop everything now: cancel the calls that wait, and stop the containers.
 
-        Calls that run fail with `BrokenContainerPool`. Returns at once; `shutdown` waits until
-        the containers have ended.
+        Calls that run fail with `BrokenContainerPool`. Returns at once; use `shutdown` to wait
+        until the containers have ended.
         """
         self._end_now("terminate_workers")
 
     def kill_workers(self) -> None:
-        """The same as `terminate_workers`: a container has only one way to be stopped.
+        """The same as `terminate_workers`, since a container can be stopped in one way only.
 
-        (It gets a TERM, and a KILL after the `cancel_timeout` of its `Container`.) The standard
-        library has both methods since Python 3.14, and here they are on every Python.
+        It gets a SIGTERM, and a SIGKILL after the `cancel_timeout` of its `Container`. The
+        standard library has both methods since Python 3.14; here they exist on every Python.
         """
         self._end_now("kill_workers")
 
@@ -486,30 +495,38 @@ class ContainerPoolExecutor(Executor):
     # --- looking -------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """How the calls are whose futures you hold, as plain data; from memory, at once.
+        """The state of each call whose future you hold, as plain data. Makes no request.
 
-        One dict for each, in the order of submission, that pandas takes as it is: ``task``,
-        ``number``, ``state``, ``reason`` (of a failure, or of a wait, in one line), ``attempts``;
-        ``elapsed``, ``queue`` and ``compute`` in seconds, ``peak_memory`` in MB, ``submitted`` in
-        seconds since the epoch; ``worker``, ``job_id``, ``run_id``, ``job_url``; for how many
-        seconds it was seen ``running``, while it does, and how long its last attempt had
-        ``occupied`` its container, imports included; ``asked_memory`` in MB. None is what nobody
-        knows. The list has an attribute, too: ``forecast``, as `report` has it.
+        It is a list with one dict for each call, in the order of submission, which pandas takes
+        as it is. Its keys, whose values are None where nothing is known:
+
+        - ``task``, ``number``, ``state``, ``attempts``, and ``reason``: why the call failed or
+          what it waits for, in one line;
+        - ``submitted`` in seconds since the epoch;
+        - in seconds: ``elapsed``, ``queue``, ``compute``; ``running``: for how long a call that
+          runs was seen to do so; ``occupied``: for how long its last attempt took up its
+          container, imports included;
+        - in MB: ``peak_memory`` and ``asked_memory``;
+        - ``worker``, ``job_id``, ``run_id``, ``job_url``.
+
+        The list also has an attribute ``forecast``, as `report` has.
         """
         status = Status(panels.records(self._intake.pool_futures.summaries()))
         status.forecast = self._intake.forecast()
         return status
 
     def report(self) -> PoolReport:
-        """What this pool has used so far, and what would have been enough; from memory, at once.
+        """What this pool has used so far, and what would have been enough. Makes no request.
 
-        Container hours, starts and requests; the speed-up, and which part of their time containers
-        were busy; the slowest tasks, and the peak memory of each function beside what was asked
-        for; and what follows from that. It prints, displays, and is data by `as_dict()`.
+        It has container hours, starts and requests; the speed-up; the share of time in which
+        containers were busy; the slowest tasks; and for each function its peak memory beside the
+        memory asked for. From these follows its advice. You can print or display it, and
+        `as_dict()` gives plain data.
 
-        While tasks are not done: how many, for how many container hours more, and when the last
-        one will be done (`forecast`). That is said once some tasks of each function have ended, by
-        the time that these took. The display and the bars have it, too.
+        While tasks are not done, it has a `forecast`: how many are left, how many more container
+        hours they will take, and when the last one will be done. It is based on the tasks that
+        have ended, so it exists once some tasks of each function have. Displays and bars show it
+        as well.
         """
         futures, manager = self._intake.pool_futures, self._manager
         title, used = f"{self._name} on {self._url}", manager.containers.used()

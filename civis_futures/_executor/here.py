@@ -30,21 +30,21 @@ _OURS = ("CIVIS_FUTURES_", "CIVIS_PARENT_")
 def this_container(platform: Any = None, **changes: Any) -> Container:
     """The `Container` that this code runs in, to start more of the same kind.
 
-    It is read from the script of this run as it is now. A custom script says what its template's
-    script says, with arguments of its own. Its command is not part of it, so neither is a
-    `setup_cmd`; nor are who may see it and who hears of it, and the parameters that this package
-    adds.
+    It is read from the script of this run, as the script is now; of a custom script, from its
+    template's script, with the custom script's arguments. What is not read: the command (and so
+    `setup_cmd`), whether the script is hidden, its notifications, and the parameters that this
+    package adds.
 
     Args:
-        platform: as for `ContainerPoolExecutor`, but for ``"local"``.
-        **changes: fields of `Container` that shall be otherwise; None is no change. What is
-            given of ``required_resources``, ``params`` and ``arguments`` comes on top of what was
-            found, name by name.
+        platform: as for `ContainerPoolExecutor`; ``"local"`` is not possible.
+        **changes: fields of `Container` to change; None means no change. Values in
+            ``required_resources``, ``params`` and ``arguments`` are added to those that were
+            found, and replace those of the same name.
 
     Raises:
         TypeError: `Container` has no field of that name.
-        RuntimeError: this is no container of the platform, or its template's script cannot be
-            read.
+        RuntimeError: this process is not in a container of the platform, or the script of its
+            template cannot be read.
         CredentialsError: there is no key.
         PlatformError: the platform cannot be reached, or refuses.
     """

@@ -23,9 +23,6 @@ from .._futures.tables import EndedTasks, panel_of
 
 T = TypeVar("T", covariant=True)
 
-#: Nothing is taken for quicker than that, in seconds.
-LEAST_SECONDS = 1e-4
-
 
 class MapOptions(TypedDict, total=False):
     """For type checkers: the arguments of `map` that do not change what it gives."""
@@ -117,7 +114,7 @@ class Pending:
         self._stopped = False
 
     def take(self, most: int | None = None) -> None:
-        """Submit so many more calls; all that there are if None."""
+        """Submit up to `most` more calls; all that there are if None."""
         if self._stopped or self.over:
             return
         taken = 0
@@ -136,7 +133,7 @@ class Pending:
         self.over = most is None or taken < most
 
     def futures(self) -> list[ContainerFuture[Any]]:
-        """Those that are held here."""
+        """Those that are not given out yet."""
         return [future for future, _ in tuple(self._open.values())]
 
     @property
@@ -211,12 +208,13 @@ class Pending:
 
 
 class MapResult(Iterator[T]):
-    """The results of a `map`: an iterator of them, which also tells how far the work is.
+    """The results of a `map`: an iterator that also tells how far the work is.
 
-    Its length is the number of items that were submitted so far. What it tells comes from memory,
-    at once. When it is dropped after the first result was taken, what is not done is cancelled.
+    Its length is the number of items that were submitted so far. Its properties make no request.
+    If you drop it after you have taken its first result, the calls that are not done are
+    cancelled.
 
-    Made by `ContainerPoolExecutor.map` only.
+    It is made by `ContainerPoolExecutor.map` only.
     """
 
     def __init__(
@@ -232,7 +230,7 @@ class MapResult(Iterator[T]):
         end = None if timeout is None else timeout + time.monotonic()
         try:
             pending.take(ahead)
-        except BaseException:  # of the user's iterable: nobody will ever hold these futures
+        except BaseException:  # of the user's iterable: no one will ever hold these futures
             pending.close()
             raise
         self._results: Generator[T, None, None] = _results(pending, end)
@@ -251,7 +249,7 @@ class MapResult(Iterator[T]):
 
     @property
     def progress(self) -> int:
-        """How many of the items have ended, in whatever way."""
+        """How many of the items have ended, successfully or not."""
         return self._pending.items - self._pending.undone
 
     @property
@@ -264,24 +262,25 @@ class MapResult(Iterator[T]):
 
     @property
     def serial_time(self) -> float:
-        """Seconds of compute so far, over all items, measured in the containers."""
+        """The sum of the seconds that all items have computed so far, measured in containers."""
         return self._ended.sums()[0].compute
 
     @property
     def speedup(self) -> float:
-        """`serial_time` over `elapsed`."""
+        """`serial_time` divided by `elapsed`."""
         elapsed = self.elapsed
         return self.serial_time / elapsed if elapsed else 0.0
 
     def cancel(self) -> None:
-        """Cancel what is not done, also what runs, and read no more of the input.
+        """Cancel all calls that are not done, including those that run; read no more input.
 
-        Results that are there can still be taken; then comes a `CancelledError`.
+        You can still take the results that exist; after them, the iterator raises
+        `CancelledError`.
         """
         self._pending.cancel()
 
     def close(self) -> None:
-        """End the iterator, as if it were dropped."""
+        """End the iterator, as dropping it would."""
         self._results.close()
 
     def __repr__(self) -> str:
@@ -358,7 +357,7 @@ class BatchSize:
 
     def took(self, items: int, compute: float) -> None:
         """A batch of `items` took `compute` seconds in the container."""
-        seconds = max(compute / items, LEAST_SECONDS)
+        seconds = max(compute / items, 1e-4)
         self._seconds = 0.7 * self._seconds + 0.3 * seconds if self._seconds else seconds
         ideal = int(self.ideal_seconds / self._seconds)
         # Twice what was measured, at the most: the first items may not be like the others.

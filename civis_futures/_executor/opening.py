@@ -82,7 +82,7 @@ def open_pool(options: PoolOptions) -> Opened:
         scheduler=Scheduler(policy, default_pacing()),
         mailbox=Mailbox(client, container, attached, seal_key),
         client=client,
-        pool=Pool(pool_name(options.title, session), url, container, initial, policy.lease),
+        pool=Pool(pool_name(options.title, session), url, container, initial),
         contents=contents,
         at_end=_enders(attached, owned),
         stopped=_asks_whether_stopped(options.platform),

@@ -35,13 +35,6 @@ if TYPE_CHECKING:
     from .._data.own import Include
 
 After = Dependency | ContainerFuture[Any] | Iterable[ContainerFuture[Any]] | None
-#: What `memory_growth` may lead to unless told otherwise, in MB.
-MAX_MEMORY = 64_000.0
-
-#: Bytes; smaller arrays are part of each call.
-LEAST_SHARED = 1_000_000
-#: `max_workers` unless told otherwise. On another machine: the size of this one says nothing of it.
-DEFAULT_WORKERS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +52,7 @@ class CallOptions:
     label: str | None = None
     required_resources: Mapping[str, float] | None = None
     memory_growth: float | None = None
-    max_memory: float = MAX_MEMORY
+    max_memory: float = 64_000.0  # MB
     requires: Mapping[str, str] | None = None
     priority: float = 0.0
     after: Any = ()
@@ -82,12 +75,14 @@ class CallOptions:
         if not -float("inf") < self.priority < float("inf"):
             raise ValueError("priority must be a finite number; higher ones begin first")
         if self.label is not None and not isinstance(self.label, str):
-            raise TypeError("label must be a str")
+            raise TypeError(f"label must be a str, not {self.label!r}")
         if not _is_retry_on(self.retry_on):
-            raise TypeError("retry_on must be exception types, or a function of an exception")
+            raise TypeError(
+                "retry_on must be an exception type, a tuple of them, or a function of an "
+                f"exception, not {self.retry_on!r}"
+            )
         checked_resources(self.required_resources)
-        if self.requires is not None and not isinstance(self.requires, Mapping):
-            raise TypeError("requires must be a mapping from modules to their least versions")
+        check_requires(self.requires)
 
     def changed(self, changes: Mapping[str, Any]) -> CallOptions:
         """These options, but for some.
@@ -95,7 +90,11 @@ class CallOptions:
         Raises:
             TypeError, ValueError: there is no such option, or it is out of range.
         """
-        check_names(changes, {field.name for field in fields(self)})
+        known = {field.name for field in fields(self)}
+        for name in changes:
+            if name not in known and name in PoolOptions.__dataclass_fields__:
+                raise TypeError(f"{name!r} is not an option of a call: give it to the executor")
+        check_names(changes, known)
         return replace(self, **changes)
 
     def terms(self, base: Resources) -> Terms:
@@ -150,8 +149,37 @@ def check_names(given: Iterable[str], known: Collection[str]) -> None:
     """Raise TypeError for the first of the given options that there is not."""
     for name in given:
         if name not in known:
-            nearest = difflib.get_close_matches(name, sorted(known), 1, 0.0)[0]
-            raise TypeError(f"there is no option {name!r}: did you mean {nearest!r}?")
+            nearest = difflib.get_close_matches(name, sorted(known), 1)
+            there = f"did you mean {nearest[0]!r}?" if nearest else f"there are {_listed(known)}"
+            raise TypeError(f"there is no option {name!r}: {there}")
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def check_requires(requires: Any) -> None:
+    """Raise TypeError or ValueError if these are not modules with their least versions."""
+    if requires is None:
+        return
+    if not isinstance(requires, Mapping):
+        raise TypeError(
+            "requires must be a mapping from modules to their least versions, such as "
+            f"{{'sklearn': '1.5'}}, not {requires!r}"
+        )
+    for module, least in requires.items():
+        if not isinstance(module, str) or not all(map(str.isidentifier, module.split("."))):
+            raise ValueError(
+                f"requires has {module!r}, which is not the name of a module: write it as it is "
+                "imported, such as 'sklearn'"
+            )
+        if not isinstance(least, str):
+            raise TypeError(f"requires[{module!r}] must be a str, such as '1.5', not {least!r}")
+        if least and not least[0].isdigit():
+            raise ValueError(
+                f"requires[{module!r}] must be the least version alone, such as '1.5', "
+                f"not {least!r}"
+            )
 
 
 def _no_container(given: object) -> str:
@@ -178,7 +206,14 @@ _GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 def check_function(fn: object) -> None:
-    """Raise TypeError if it is a generator function: what it returns could not be sent back."""
+    """Raise TypeError if it cannot be called, or is a generator function, whose result could not
+    be sent back.
+    """
+    if not callable(fn):
+        raise TypeError(
+            f"{type(fn).__name__!r} object is not callable: give the function itself and then its "
+            "arguments, as in submit(f, 1) and not submit(f(1))"
+        )
     call: Any = fn
     while isinstance(call, partial | MethodType):
         call = call.func if isinstance(call, partial) else call.__func__
@@ -218,7 +253,7 @@ class PoolOptions:
     include: Collection[Include] = ()
     exclude: Collection[Include] = ()
     code: bool = True
-    share_arrays: float | None = LEAST_SHARED
+    share_arrays: float | None = 1_000_000  # bytes; smaller arrays are part of each call
     keep_alive: float = 0.0
     max_container_hours: float | None = None
     worker_processes: int = 1
@@ -243,12 +278,13 @@ class PoolOptions:
         if not 0 < self.lease < float("inf"):
             raise ValueError("lease must be a finite number of seconds, above 0")
         if self.initializer is not None and not callable(self.initializer):
-            raise TypeError("initializer must be a callable")
-        check_function(self.initializer)
+            raise TypeError(f"initializer must be a callable, not {self.initializer!r}")
+        if self.initializer is not None:
+            check_function(self.initializer)
         if not isinstance(self.initargs, Iterable):
-            raise TypeError("initargs must be an iterable")
+            raise TypeError(f"initargs must be an iterable, not {self.initargs!r}")
         if self.name is not None and not isinstance(self.name, str):
-            raise TypeError("name must be a str")
+            raise TypeError(f"name must be a str, not {self.name!r}")
         if self.container is not None and not isinstance(self.container, Container | Template):
             raise TypeError(_no_container(self.container))
         if self.session is not None:
@@ -256,11 +292,16 @@ class PoolOptions:
         for name in ("include", "exclude"):
             items = getattr(self, name)
             if isinstance(items, str) or not isinstance(items, Collection):
-                raise TypeError(f"{name} must be a list of modules, their names, or paths")
-            if not all(isinstance(item, ModuleType | str | os.PathLike) for item in items):
-                raise TypeError(f"{name} must have modules, their names, or paths in it")
+                raise TypeError(
+                    f"{name} must be a list of modules, their names, or paths, not {items!r}"
+                )
+            for item in items:
+                if not isinstance(item, ModuleType | str | os.PathLike):
+                    raise TypeError(
+                        f"{name} must contain modules, their names, or paths, not {item!r}"
+                    )
         if not isinstance(self.code, bool):
-            raise TypeError("code must be True or False")
+            raise TypeError(f"code must be True or False, not {self.code!r}")
         if self.include and not self.code:
             raise ValueError("include says what to send, and code=False that nothing is")
         _ = self.calls  # checks the rest
@@ -304,7 +345,8 @@ class PoolOptions:
         # A platform on this machine says how many cores there are: as in a process pool.
         cores = os.cpu_count() if self.platform == "local" else None
         cores = getattr(self.platform, "cores", cores)
-        return DEFAULT_WORKERS if cores is None else max(int(cores), 1)
+        # On another machine: the size of this one says nothing of it.
+        return max(int(cores), 1) if isinstance(cores, int | float) else 10
 
     @property
     def policy(self) -> Policy:

@@ -36,9 +36,9 @@ from .dependencies import (
     failed_before,
     needs_of,
     replaced,
+    scheduler_needs,
     sent_of,
     taken_apart,
-    told,
     upstream,
     with_requirements,
 )  # fmt: skip
@@ -48,14 +48,9 @@ from .options import CallOptions, PoolOptions, check_function
 if TYPE_CHECKING:
     from .._data.pickling import Payload
     from .._files.contents import ContentStore
-    from .._pool.manager import Manager
     from .opening import Opened
 
 T = TypeVar("T")
-#: So many states of generators are remembered, with the generators; then all are forgotten.
-MOST_STATES = 1_000
-#: Seconds after which a container that is queued counts for nothing in a forecast.
-FULL = 30.0
 
 
 class Intake:
@@ -71,10 +66,12 @@ class Intake:
         self._resources = resources_of(options.runs_in)
         self.resize(options.policy.max_workers)
         self._shared_from = options.shared_from
+        #: How futures read their logs, and load their calls.
+        self.logs, self.load = opened.logs, opened.load
+        self.why_waiting = self._manager.why_waiting
         # Made once: what each future has of its own is work for the garbage collector, and that is
         # half of what a submit costs.
-        self._cancel = partial(_cancel, self._manager)
-        self._count, self._why_waiting = self.pool_futures.count, self._manager.why_waiting
+        self._count = self.pool_futures.count
         self._terms: tuple[CallOptions | None, Terms] = None, PLAIN_TERMS  # those of the last call
         # No lock: a signal's handler may use the pool while `submit` is at any line. What is posted
         # at the moment of the shutdown is work like other work, or the manager refuses it.
@@ -187,7 +184,7 @@ class Intake:
         place: MapPlace,
         size: int,
     ) -> Iterator[tuple[ContainerFuture[Any], int]]:
-        """So many items are a call."""
+        """Each `size` items are a call."""
         chunks = iter(lambda: list(itertools.islice(rows, size)), [])
         for first, chunk in zip(itertools.count(0, size), chunks, strict=False):
             future = self.submit_batch(options, fn, chunk, first, place)
@@ -235,7 +232,8 @@ class Intake:
         used, standing = self._manager.containers.used(), self._manager.standing
         policy = self._manager.scheduler.fleet.policy  # frozen, and replaced as a whole
         workers = policy.max_workers
-        if standing.queued and time.monotonic() - standing.queued_since > FULL:
+        # A container that is queued for 30 s counts for nothing.
+        if standing.queued and time.monotonic() - standing.queued_since > 30.0:
             workers = max(standing.running, 1) * policy.worker_processes
         seconds_left = None
         if policy.max_seconds < float("inf"):
@@ -314,7 +312,7 @@ class Intake:
         """Give it to the manager; `size` as of `Submitted`."""
         future._sent, sent.timeout, sent.retry_on = sent, options.timeout, options.wants_retry
         terms = self._terms_of(options)
-        needs, data = told(sent) if sent.needs else (), 0
+        needs, data = scheduler_needs(sent) if sent.needs else (), 0
         if sent.data is not None and needs and needs[0].values:
             data = len(sent.data)
         upload = sent.blob is None and not 0 < data <= self._inline
@@ -326,7 +324,7 @@ class Intake:
             self.pool_futures.add(future)
             self._manager.submit(event, future, sent)
             return future
-        except BaseException:  # a Ctrl-C, perhaps after it was sent: nobody will have this future
+        except BaseException:  # a Ctrl-C, perhaps after it was sent: no one will have this future
             future.cancel()
             raise
 
@@ -382,17 +380,16 @@ class Intake:
     ) -> ContainerFuture[Any]:
         return ContainerFuture(
             name,
-            View(Timings(time.time()), asked_memory=self._terms_of(options).resources.memory),
-            self._cancel,
-            self._opened.logs,
-            self._opened.load,
-            options.label,
             task,
-            count,
-            self._why_waiting,
+            View(Timings(time.time()), asked_memory=self._terms_of(options).resources.memory),
             self,
             options,
+            count,
         )
+
+    def cancel(self, number: int) -> None:
+        """The task with this number is cancelled."""
+        self._manager.post(CancelRequested(TaskId(number)))
 
     def _terms_of(self, options: CallOptions) -> Terms:
         known, terms = self._terms
@@ -434,7 +431,7 @@ class Clones:
 
     def __init__(self) -> None:
         self._tasks: dict[Carried, tuple[str, Carried]] = {}  # that has, and as what
-        self._told: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     def meet(
         self,
@@ -445,14 +442,14 @@ class Clones:
         upstream: pickling.Upstream,
     ) -> None:
         """A call of that function is about to be sent. Warns, once for each function and kind."""
-        if len(self._tasks) > MOST_STATES:
+        if len(self._tasks) > 1_000:  # then all are forgotten, with their generators
             self._tasks.clear()
         for each in payload.carried:
             before, met = self._tasks.pop(each, (task, each))
             self._tasks[each] = task, each
-            if met.value is not each.value or met is each or (function, each.kind) in self._told:
+            if met.value is not each.value or met is each or (function, each.kind) in self._warned:
                 continue
-            self._told.add((function, each.kind))
+            self._warned.add((function, each.kind))
             where = pickling.way_to_carried(each, payload, contents, upstream)
             warnings.warn(
                 f"{task} carries a generator of random numbers in the state in which {before} has "
@@ -496,10 +493,6 @@ def _both(
         second(summary)
 
     return count
-
-
-def _cancel(manager: Manager, task: int) -> None:
-    manager.post(CancelRequested(TaskId(task)))
 
 
 def _learn(batches: BatchSize, rows: int, future: Any) -> None:

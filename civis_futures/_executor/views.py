@@ -22,7 +22,7 @@ from typing import (
 
 from .._types import UNCHANGED, RetryOn, given
 from .dependencies import Decorated, Requiring, check_owner, taken_apart
-from .options import After
+from .options import After, check_function, check_requires
 
 if TYPE_CHECKING:
     from .._futures.future import ContainerFuture
@@ -37,11 +37,11 @@ P = ParamSpec("P")
 class WithOptions:
     """A view of a `ContainerPoolExecutor`: the same pool, with options for each call.
 
-    Made by `ContainerPoolExecutor.options`.
+    It is made by `ContainerPoolExecutor.options`.
     """
 
     def __init__(self, executor: object, intake: Intake, options: CallOptions) -> None:
-        self._executor = executor  # held: a forgotten executor shuts down
+        self._executor = executor  # kept: a forgotten executor shuts down
         self._intake = intake
         self._options = options
         check_owner(intake, options.after)
@@ -62,7 +62,7 @@ class WithOptions:
     ) -> ContainerFuture[T]: ...
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ContainerFuture[Any]:
-        """As `ContainerPoolExecutor.submit`, with these options."""
+        """Like `ContainerPoolExecutor.submit`, with these options."""
         return self._intake.submit(self._options, fn, args, kwargs)
 
     @overload
@@ -96,7 +96,7 @@ class WithOptions:
         return_exceptions: bool = False,
         seed: int | None = None,
     ) -> MapResult[Any]:
-        """As `ContainerPoolExecutor.map`, with these options."""
+        """Like `ContainerPoolExecutor.map`, with these options."""
         return self._intake.map(
             self._options,
             fn,
@@ -137,20 +137,22 @@ class WithOptions:
 
 
 def require(*modules: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """A decorator: the function runs only where these modules can be imported.
+    """A decorator: the function can run only where these modules can be imported.
 
-    What the image lacks is an `EnvironmentMismatchError`, before the call is unpickled there. Here
-    the function is as it was. For least versions, and for functions of others, there is
-    ``executor.options(requires={"numpy": "2.1"})``.
+    If the image lacks one, calls fail with `EnvironmentMismatchError` before they are unpickled
+    there. In this process, nothing is checked. To require a version, or to use a function that
+    you cannot decorate, use ``executor.options(requires={"numpy": "2.1"})``.
 
     Args:
-        modules: their names, as they are imported.
+        modules: names of modules, as they are imported.
 
     Raises:
-        TypeError: one is no name; the decorator was used without any, as ``@require``.
+        TypeError: no names were given, as in ``@require``, or one is not a str.
+        ValueError: one cannot be the name of a module.
     """
     if not modules or not all(isinstance(name, str) for name in modules):
         raise TypeError('require takes names of modules: @require("numpy", "pandas")')
+    check_requires(dict.fromkeys(modules, ""))
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         inner, known = taken_apart(function)
@@ -167,14 +169,14 @@ def parallel(view: Any, function: Callable[..., Any] | None) -> Any:
 
 
 class ParallelFunction(Decorated, Generic[P, T]):
-    """A function with the pool that runs it: `submit` and `map` are those of the pool, and a plain
-    call is a call here.
+    """A function that has the `submit` and `map` of a pool. To call it runs the function as usual.
 
-    Wherever it is part of a call it is the function alone. Made by
+    When it is sent to a container as part of a call, the function alone is sent. It is made by
     `ContainerPoolExecutor.parallel`.
     """
 
     def __init__(self, function: Callable[P, T], view: Any) -> None:
+        check_function(taken_apart(function)[0])
         self.__wrapped__ = function
         self._view = view
         update_wrapper(self, function)
@@ -185,12 +187,12 @@ class ParallelFunction(Decorated, Generic[P, T]):
         return result
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> ContainerFuture[T]:
-        """As `ContainerPoolExecutor.submit`."""
+        """Like `ContainerPoolExecutor.submit`, of this function."""
         future: ContainerFuture[T] = self._view.submit(self.__wrapped__, *args, **kwargs)
         return future
 
     def map(self, *iterables: Iterable[Any], **how: Any) -> MapResult[T]:
-        """As `ContainerPoolExecutor.map`, with its options."""
+        """Like `ContainerPoolExecutor.map`, of this function; takes the same options."""
         results: MapResult[T] = self._view.map(self.__wrapped__, *iterables, **how)
         return results
 

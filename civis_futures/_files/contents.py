@@ -22,10 +22,6 @@ from .. import _wire
 #: A File is of use for a new call while it lives this long at least, in seconds: a run may take 5
 #: days, and may wait before.
 LEAST_LIFE = 6 * 86400.0
-#: Characters of a call that has succeeded, which its future keeps: as much as it takes itself.
-MOST_KEPT = 4_000
-#: Digests that are remembered of bytes that may come again, some 150 bytes each; then none is.
-MOST_MET = 10_000
 
 
 class Piece(Protocol):
@@ -50,7 +46,7 @@ class Content:
     size: int
     data: bytes | None = None
     file_id: int | None = None
-    expires: float | None = None
+    expires: float | None = None  # seconds since the epoch, by the platform's clock
     carrier: Carrier | None = None  # who brings it to the platform right now
     wishes: list[_Wish] = field(default_factory=list)
 
@@ -83,7 +79,7 @@ class _Wish:
 
     carrier: Carrier
     done: Callable[[BaseException | None], None] | None
-    missing: int = 0
+    missing: int = 0  # contents that are not there yet
 
 
 @dataclass(eq=False, slots=True)
@@ -137,7 +133,7 @@ class SentCall:
     blob: _wire.Blob | None
     data: bytes | None
     buffers: tuple[Content | Value, ...] = ()
-    code: int = 0  # so many of these, the last ones, are modules
+    code: int = 0  # how many of these, the last ones, are modules
     key: str = ""
     timeout: float | None = None
     retry_on: Callable[[BaseException], bool] | None = None
@@ -181,7 +177,8 @@ class SentCall:
         """It has succeeded, and is seldom run again: it is kept if it costs little."""
         self.needs = ()
         inline = "" if self.blob is None else self.blob.inline or ""
-        if len(inline) > MOST_KEPT or self.data is not None:
+        # In characters: as much as a future takes itself.
+        if len(inline) > 4_000 or self.data is not None:
             self.blob = self.data = None
             self.buffers = ()
 
@@ -211,7 +208,7 @@ class ContentStore:
 
     def is_repeated(self, view: memoryview, by: object) -> bool:
         """Whether this was asked about these bytes before, by something else."""
-        if len(self._met) > MOST_MET:
+        if len(self._met) > 10_000:  # of some 150 bytes each
             self._met.clear()
         return self._met.setdefault(_wire.digest(view), by) is not by
 
@@ -289,24 +286,24 @@ class ContentStore:
             error = problem
         with self._lock:
             content.carrier = None
-            told, content.wishes = content.wishes, []
+            wishes, content.wishes = content.wishes, []
             if error is None:
                 content.file_id, content.expires, content.data = file_id, expires, None
                 self._ready[content.sha256] = content
                 self._coming.pop(content.sha256, None)
             else:
                 # The trouble may be this pool's own, whose client was closed: another tries again.
-                others = [wish for wish in told if wish.carrier is not carrier]
-                told = [wish for wish in told if wish.carrier is carrier]
+                others = [wish for wish in wishes if wish.carrier is not carrier]
+                wishes = [wish for wish in wishes if wish.carrier is carrier]
                 content.wishes = [wish for wish in others if wish.carrier.open]
                 if content.wishes:
                     self._hand(content, content.wishes[0].carrier)
-            ended = [done for wish in told if (done := _told(wish, error)) is not None]
+            ended = [done for wish in wishes if (done := _callback_due(wish, error)) is not None]
         for done in ended:
             done(error)
 
 
-def _told(
+def _callback_due(
     wish: _Wish, error: BaseException | None
 ) -> Callable[[BaseException | None], None] | None:
     """Whom to tell now, if this was all that was missing, or is an error."""
@@ -339,14 +336,14 @@ class NamedPiece:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SharedData:
-    """An object that is uploaded once, for use in many calls; made by `ContainerPoolExecutor.put`.
+    """A handle of an object that is uploaded once, for use in many calls.
 
-    Pass it to calls, as an argument or anywhere in one: in the task there is the object in its
-    place. Each call unpickles it anew, so what one call does to it no other call sees; but arrays
-    of 1 MB and more in it are mapped into memory, and read-only.
+    It is made by `ContainerPoolExecutor.put`. Pass it to calls, as an argument or anywhere within
+    one: in the task, the object takes its place. Each call unpickles the object again, so no call
+    sees what another one does to it. Arrays of 1 MB or more in it are read-only.
 
-    It is for the platform at the URL `platform`, and of use for two weeks. It can be pickled, and
-    used in another process. `size` is in bytes.
+    It is valid for two weeks, on the platform at the URL `platform`. It can be pickled, and used
+    in another process. `size` is in bytes.
     """
 
     platform: str

@@ -38,7 +38,7 @@ PAGES = 200
 
 @dataclass(frozen=True, slots=True)
 class NamedFile:
-    """A File that has a name; `size` in bytes, `created` in seconds since the epoch."""
+    """A File that has a name. `size` is in bytes, `created` in seconds since the epoch."""
 
     name: str
     file_id: int
@@ -51,7 +51,7 @@ class NamedFiles:
     """All named Files of a user on one platform.
 
     Args:
-        platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+        platform: as for `ContainerPoolExecutor`; ``"local"`` is not possible.
 
     Raises:
         CredentialsError: there is no key.
@@ -63,7 +63,9 @@ class NamedFiles:
         self._client()
 
     def find(self, prefix: str) -> dict[str, NamedFile]:
-        """Those whose names begin so, the newest of each name. A request finds up to 50.
+        """The Files whose names begin like this; of each name, the newest one.
+
+        It makes one request for each 50 that it finds.
 
         Raises:
             PlatformError: the platform cannot be reached, or refuses.
@@ -84,13 +86,13 @@ class NamedFiles:
         return found
 
     def put(self, name: str, source: BinaryIO, size: int) -> NamedFile:
-        """Upload `size` bytes of `source`, and give them this name when they are there.
+        """Upload `size` bytes of `source`, and then give the File this name.
 
-        One that had it before is not found any more, but not removed either. Two requests, and the
-        transfer.
+        An older File of this name is not found any more, but it is not removed. It takes two
+        requests and the transfer.
 
         Raises:
-            ValueError: nothing can have that name.
+            ValueError: the name is not allowed.
             PlatformError: the platform cannot be reached, or refuses.
         """
         if not _NAME.fullmatch(name):
@@ -104,10 +106,10 @@ class NamedFiles:
         return NamedFile(name, file_id, size, now / 1000, job.id)
 
     def read(self, file: NamedFile, target: BinaryIO) -> None:
-        """Write its bytes to `target`. A request, and the transfer.
+        """Write the File's bytes to `target`. It takes one request and the transfer.
 
         Raises:
-            LookupError: it has expired, or was removed.
+            LookupError: the File has expired, or was removed.
             PlatformError: the platform cannot be reached, or refuses.
         """
         client = self._client()
@@ -119,7 +121,7 @@ class NamedFiles:
             raise LookupError(f"{file.name!r} is not there any more") from None
 
     def remove(self, files: Iterable[NamedFile]) -> None:
-        """They are not found any more, and their bytes go. Two requests for each.
+        """Remove these Files and their bytes. It takes two requests for each.
 
         Raises:
             PlatformError: the platform cannot be reached, or refuses.

@@ -1,6 +1,6 @@
 """Futures in an event loop: waiting for one, and for many as they complete.
 
-The only module of the client that knows asyncio, so it is imported when somebody waits in a loop.
+The only module of the client that knows asyncio, so it is imported when a loop waits for a future.
 Cancelling a wait leaves the futures alone: others may wait for them.
 """
 
@@ -17,10 +17,10 @@ F = TypeVar("F", bound=Future[Any])
 
 
 async def ended(done: Callable[[], bool], watchers: set[Callable[[], None]]) -> None:
-    """Return when `done()`; whoever makes it so calls the watchers then.
+    """Return when `done()`; what makes it true calls the watchers then.
 
     (`asyncio.shield(asyncio.wrap_future(...))` would leave a callback behind with each wait that
-    is cut short, and report the call's error where nobody waits any more.)
+    is cut short, and report the call's error where nothing waits any more.)
     """
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
@@ -50,5 +50,5 @@ def _put(loop: asyncio.AbstractEventLoop, completed: asyncio.Queue[Any], future:
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nothing waits any more
         loop.call_soon_threadsafe(call)

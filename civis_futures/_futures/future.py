@@ -25,12 +25,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """When a task was where, in seconds since the epoch (None: not yet, or never).
+    """When a call reached each stage, and how long it took; None: it has not, or never will.
 
-    `submitted` and `queued` (given to a container) are by this machine's clock, `started` and
-    `finished` by the container's. In seconds, measured in the container: `compute` is what the
-    function itself took, `importing` the imports that its unpickling caused, `unpickling` the rest
-    of that, and `upload` what a large result took to be stored.
+    Times are in seconds since the epoch: `submitted` and `queued` (when it was given to a
+    container) by this machine's clock, `started` and `finished` by the container's.
+
+    Durations are in seconds, measured in the container: `importing` is the time of the imports
+    that unpickling the call caused, `unpickling` the rest of the unpickling, `compute` the time of
+    the function itself, and `upload` the time to store a large result.
     """
 
     submitted: float
@@ -85,6 +87,19 @@ class Sent(Protocol):
 class Origin(Protocol):
     """What a future's executor does for it later."""
 
+    @property
+    def logs(self) -> _logs.LogAccess:
+        """Where its log is read."""
+
+    def load(self, call: Any) -> Callable[[], Any]:
+        """What the call would run, as a function without arguments."""
+
+    def cancel(self, number: int) -> None:
+        """The task with this number is cancelled."""
+
+    def why_waiting(self) -> str:
+        """What a task waits for that waits for no other one."""
+
     def resubmit(
         self, future: ContainerFuture[T], changes: Mapping[str, Any]
     ) -> ContainerFuture[T]:
@@ -97,84 +112,74 @@ class Origin(Protocol):
 class ContainerFuture(Future[T]):
     """The future of one call in a container.
 
-    Made by `ContainerPoolExecutor.submit` only. On top of `concurrent.futures.Future` it tells
-    where the call is; all of it but `logs()` comes from memory and returns at once.
+    It is made by `ContainerPoolExecutor.submit` only. In addition to what a
+    `concurrent.futures.Future` has, it tells where the call is. Only `logs()`,
+    `container_logs()`, `replay()` and `resubmit()` may make requests; all else is known here.
     """
 
     def __init__(
         self,
         task: str,
+        number: int,
         view: View,
-        cancelled: Callable[[int], None],
-        logs: _logs.LogAccess,
-        load: Callable[[Any], Callable[[], T]],
-        label: str | None = None,
-        number: int = 0,
+        pool: Origin,
+        options: Any,
         count: Callable[[panels.TaskSummary], None] | None = None,
-        why_waiting: Callable[[], str] = str,
-        pool: Origin | None = None,
-        options: Any = None,
     ) -> None:
         super().__init__()
+        self._task, self._number, self._view = task, number, view
         self._pool, self._options = pool, options
-        self._sent: Sent | None = None  # None: nothing was sent
-        self._task = task
-        self._label = label
-        self._load = load
-        self._number = number
         self._count = count
-        self._why_waiting = why_waiting
+        self._sent: Sent | None = None  # None: nothing was sent
         self._end_state: TaskState | None = None
         self._ended: float | None = None  # by this machine's clock, as `Timings.submitted`
-        self._view = view
-        self._on_cancel = cancelled
         self._process = os.getpid()
-        self._log_access = logs
         self.add_done_callback(_note_end)
 
     @property
     def task(self) -> str:
-        """The name of the call: the function's, and its number within the executor."""
+        """The name of the call: that of its function, with a number within the executor."""
         return self._task
 
     @property
     def label(self) -> str | None:
         """The `label` that the call was submitted with."""
-        return self._label
+        label: str | None = self._options.label
+        return label
 
     @property
     def job_id(self) -> int | None:
-        """The id of the script whose run has the call, or None before there is one."""
+        """The id of the script in whose run the call is; None as long as there is none."""
         return self._view.job_id
 
     @property
     def run_id(self) -> int | None:
-        """The id of the run that has the call, or None before there is one."""
+        """The id of the run in which the call is; None as long as there is none."""
         return self._view.run_id
 
     @property
     def job_url(self) -> str | None:
-        """The page of the script on the platform, or None before there is one."""
+        """The URL of the script's page on the platform; None as long as there is none."""
         return self._view.job_url
 
     @property
     def worker(self) -> int | None:
-        """The number of the worker, within the executor, that has the call."""
+        """The number, within the executor, of the worker that has the call."""
         return self._view.worker
 
     @property
     def timings(self) -> Timings:
-        """When the call was where, as far as it is known."""
+        """When the call reached each stage, and how long it took, as far as is known."""
         return self._view.timings
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        """Each time that the call was handed to a container, the first one first."""
+        """One `Attempt` for each time that the call was given to a container, oldest first."""
         return self._view.attempts
 
     @property
     def state(self) -> TaskState:
-        """Where the call is."""
+        """Whether the call waits, runs, or how it has ended."""
         if not self.done():
             return self._view.state
         if self.cancelled():
@@ -184,34 +189,35 @@ class ContainerFuture(Future[T]):
 
     @property
     def reason(self) -> str:
-        """What the call waits for if no container has begun it, and why it failed if it did: one
-        line, from memory; empty if there is nothing to say.
+        """Why the call failed, or what it waits for if it has not begun; in one line.
+
+        It is empty if the call runs, has succeeded or was cancelled.
         """
         return self._summary().reason
 
     def running(self) -> bool:
-        """Whether the call's container was seen running, with the call in hand, and no end yet."""
+        """Whether the call was seen to run in a container, and is not known to have ended."""
         return not self.done() and self._view.state is TaskState.RUNNING
 
     def cancel(self) -> bool:
-        """Cancel the call; also one that runs: its container is stopped in the background.
+        """Cancel the call, even if it runs: then its container is stopped in the background.
 
-        Returns False only if the outcome is already here. `shutdown(wait=True)` of the executor
-        returns after the container has ended.
+        Returns False only if the call is done already. The executor's `shutdown(wait=True)` waits
+        until the container has ended.
 
         Raises:
-            RuntimeError: this process is a fork of the one that the future belongs to; so do
-                `result`, `exception`, `await`, `logs` and `add_done_callback` of one that is not
-                done.
+            RuntimeError: this process is a fork of the one to which the future belongs. (The same
+                goes for `result`, `exception`, `await`, `logs` and `add_done_callback` if the call
+                is not done.)
         """
         self._check_process()
         cancelled = super().cancel()
         if cancelled:
-            self._on_cancel(self._number)
+            self._pool.cancel(self._number)
         return cancelled
 
     def result(self, timeout: float | None = None) -> T:
-        """As of any future; the CancelledError names the call."""
+        """Like `concurrent.futures.Future.result`; a `CancelledError` names the call."""
         try:
             self._check_process()
             return super().result(seconds(timeout))
@@ -225,12 +231,12 @@ class ContainerFuture(Future[T]):
             del self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As of any future."""
+        """Like `concurrent.futures.Future.exception`."""
         self._check_process()
         return super().exception(seconds(timeout))
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        """As of any future."""
+        """Like `concurrent.futures.Future.add_done_callback`."""
         self._check_process()
         super().add_done_callback(fn)
 
@@ -293,36 +299,39 @@ class ContainerFuture(Future[T]):
     def logs(
         self, tail: int | None = None, follow: bool = False
     ) -> list[LogLine] | Iterator[LogLine]:
-        """What the call printed, oldest line first; asks the platform.
+        """What the call has printed, oldest line first. Makes requests to the platform.
 
-        Of a reused worker's log it is the part of this call: of its last attempt. Empty before
-        there is a run. A record of `logging` has its level.
+        If the container runs many calls, only this call's part of the log is returned, and of
+        several attempts only the last one's. The list is empty as long as there is no run. A
+        record of `logging` has its own level.
 
         Args:
-            tail: how many of the last lines; at most 10,000, which is also what None means.
-            follow: give an iterator of the lines, from those that there are (the last `tail`) to
-                the last one before the call is done. It waits for them, and may be given up.
+            tail: how many lines, counted from the end; 10,000 at most, which is the default.
+            follow: if True, return an iterator. It begins with the last `tail` lines that exist,
+                waits for further ones, and ends when the call is done. You can drop it earlier.
 
         Raises:
             PlatformError: the platform cannot be reached, or refuses.
-            TypeError, ValueError: `tail` is no number of lines.
+            TypeError, ValueError: `tail` is not a number of lines.
         """
         call, most = self._logged(self._number, tail)
-        return (_logs.follow if follow else _logs.read)(self._log_access, call, most)
+        return (_logs.follow if follow else _logs.read)(self._pool.logs, call, most)
 
     def container_logs(self, tail: int | None = None) -> list[LogLine]:
-        """What the call's container printed so far, `setup_cmd` and other calls included, oldest
-        line first; asks the platform. Empty before there is a run.
+        """What the call's container has printed, oldest line first. Makes requests to the platform.
+
+        This includes the output of `setup_cmd` and of other calls. The list is empty as long as
+        there is no run.
 
         Args:
-            tail: how many of the last lines; at most 10,000, which is also what None means.
+            tail: how many lines, counted from the end; 10,000 at most, which is the default.
 
         Raises:
             PlatformError: the platform cannot be reached, or refuses.
-            TypeError, ValueError: `tail` is no number of lines.
+            TypeError, ValueError: `tail` is not a number of lines.
         """
         call, most = self._logged(None, tail)
-        return _logs.read(replace(self._log_access, reused=False), call, most)
+        return _logs.read(replace(self._pool.logs, reused=False), call, most)
 
     def _logged(self, number: int | None, tail: int | None) -> tuple[_logs.LoggedCall, int | None]:
         """Whose lines are wanted, of the whole run if `number` is None; how many, checked."""
@@ -340,15 +349,16 @@ class ContainerFuture(Future[T]):
         wait([self], seconds)
 
     def replay(self, *, debug: bool = False) -> T:
-        """Run the call of a failed future here and now, in this process; its result.
+        """Run the call of a failed future in this process, and return its result.
 
-        The function and its arguments are those that were sent. With `debug`, an exception opens
-        the debugger where it was raised (`pdb.post_mortem`), and is raised again after that.
+        It uses the function and the arguments that were sent. If `debug` is True and the call
+        raises an exception, the debugger opens where it was raised (`pdb.post_mortem`); after
+        that, the exception is raised.
 
         Raises:
             RuntimeError: the future has not failed; or its function is a coroutine function, and an
-                event loop runs here already, as in a notebook.
-            PlatformError: the call was in a File, and that cannot be read.
+                event loop runs in this thread already, as in a notebook.
+            PlatformError: the call was sent in a File, which cannot be read.
             Exception: whatever the call raises.
         """
         call = self._sent
@@ -357,7 +367,7 @@ class ContainerFuture(Future[T]):
             raise RuntimeError(
                 f"only a call that failed can be replayed, and one that was sent; not {self!r}"
             )
-        function = self._load(call)
+        function: Callable[[], T] = self._pool.load(call)
         try:
             return function()
         except BaseException as error:
@@ -383,25 +393,25 @@ class ContainerFuture(Future[T]):
         requires: Mapping[str, str] | None = UNCHANGED,
         **unknown: Never,
     ) -> ContainerFuture[T]:
-        """Submit the same call again, with other options if you like; its new future.
+        """Submit the same call again, perhaps with other options, and return its new future.
 
-        The function and arguments are those that were sent. This future stays as it is. If it
+        It uses the function and the arguments that were sent. This future stays as it is. If it
         failed with a `DependencyError`, the calls that caused it are submitted again as well.
 
-        The options are those of `ContainerPoolExecutor.options`, and what is left out stays as it
-        was. Only `requires` cannot change, as it was sent with the call.
+        The options are those of `ContainerPoolExecutor.options`; those that you leave out stay as
+        they were. `requires` cannot be changed, since it was sent with the call.
 
         Raises:
-            RuntimeError: this future is not done; its call was never sent; it succeeded and was
-                too large to be kept; or the executor is shut down.
-            TypeError, ValueError: there is no such option, or it is out of range.
+            RuntimeError: this future is not done; its call was never sent; it has succeeded and
+                was too large to be kept; or the executor is shut down.
+            TypeError, ValueError: there is no such option, or its value is not allowed.
             BrokenContainerPool: the pool can do no more work.
         """
         changes = given(locals())
         self._check_process()
         if not self.done():
             raise RuntimeError(f"only a call that is done can be submitted again, not {self!r}")
-        if self._pool is None or self._sent is None:
+        if self._sent is None:
             raise RuntimeError(f"the call was never sent, so it cannot be sent again: {self!r}")
         if not self._sent.kept:
             raise RuntimeError(f"the call succeeded, and was too large to be kept: {self!r}")
@@ -439,7 +449,7 @@ class ContainerFuture(Future[T]):
             queue = elapsed - running
         reasons = [attempt.reason for attempt in attempts if attempt.reason]
         if state in panels.WAITING:
-            reasons.append(view.note or self._needed() or self._why_waiting())
+            reasons.append(view.note or self._needed() or self._pool.why_waiting())
         peaks = [each.peak_memory for each in attempts if each.peak_memory is not None]
         return panels.TaskSummary(
             task=self._task,
@@ -514,7 +524,7 @@ def show(future: ContainerFuture[Any], **changes: Any) -> None:
     future._view = future._view._replace(**changes)
 
 
-def pool_of(future: ContainerFuture[Any]) -> Origin | None:
+def pool_of(future: ContainerFuture[Any]) -> Origin:
     """Its executor's part that submits calls."""
     return future._pool
 
@@ -529,11 +539,6 @@ def value_in(future: ContainerFuture[Any], new: Any = None) -> Any:
     # Few futures have it. Single operations of a dict are atomic, so this needs no lock.
     known = future.__dict__
     return known.get("_value") if new is None else known.setdefault("_value", new)
-
-
-def log_access_of(future: ContainerFuture[Any]) -> _logs.LogAccess:
-    """Where its log is read."""
-    return future._log_access
 
 
 def number_of(future: ContainerFuture[Any]) -> int:

@@ -27,8 +27,8 @@ MOST_LINES, MOST_CHARACTERS = 10_000, 20_000_000
 FIRST_PAGE, PAGE_CHARACTERS, SMALLEST_PAGE = 1_000, 4_000_000, 250
 #: A late line may have an id that is lower, by up to this much, than one that was read before it.
 OVERLAP = 100
-#: The pause between two reads of a log that grows: at most so many seconds, and so many requests'
-#: worth of the budget.
+#: The pause between two reads of a log that grows: at most this many seconds, and the time in
+#: which the budget allows this many requests.
 LONGEST_PAUSE, REQUESTS = 5.0, 4
 
 _LEVEL = re.compile(

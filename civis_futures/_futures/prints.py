@@ -17,13 +17,10 @@ from typing import Any
 
 from .._types import LogLine, TaskState
 from .._wire import BEGIN_LINE, GO_ON_LINE
-from .future import ContainerFuture, log_access_of, number_of, state_soon_of, view_of
+from .future import ContainerFuture, number_of, pool_of, state_soon_of, view_of
 from .logs import LogAccess, LogPages, RunTail, is_of_stderr, pause_of
 
 _log = logging.getLogger(__name__)
-
-#: Lines that wait to be printed; with more of them, no more are read.
-MOST_WAITING = 10_000
 
 
 class Borders:
@@ -142,7 +139,8 @@ class Prints:
                     return
                 pools = list(self._pools.values())
                 pause = max((pause_of(pool.access, pool.source) for pool in pools), default=0.2)
-                if found is not None and self.lines.qsize() < MOST_WAITING:
+                # With more lines that wait to be printed, no more are read.
+                if found is not None and self.lines.qsize() < 10_000:
                     self._read(*found)
         finally:
             for pool in self._pools.values():
@@ -152,7 +150,7 @@ class Prints:
         """Which runs have something for us."""
         while not self._new.empty():
             future = self._new.get()
-            access = log_access_of(future)
+            access = pool_of(future).logs
             if id(access) not in self._pools:
                 self._pools[id(access)] = _PrintedPool(access, access.open())
             self._pools[id(access)].names[number_of(future)] = future.task
@@ -174,7 +172,7 @@ class Prints:
         self._open = left
 
     def _printed(self, future: ContainerFuture[Any], where: tuple[int, int]) -> _PrintedRun:
-        pool = self._pools[id(log_access_of(future))]
+        pool = self._pools[id(pool_of(future).logs)]
         if where not in pool.runs:
             alone = None if pool.access.reused else number_of(future)
             borders = Borders(alone, pool.names.__contains__)

@@ -29,8 +29,6 @@ from .tables import Table
 
 #: Seconds between two drawings: the least, and the most when nothing ends (what runs may change).
 LEAST, MOST = 0.1, 0.5
-#: Drawing may take such a part of the time.
-SHARE = 0.05
 #: A log gets a line when STEP more of the whole is done, or after SILENCE seconds.
 STEP, SILENCE = 0.1, 60.0
 #: Seconds; when all will be done sooner than that, it is not said.
@@ -64,10 +62,10 @@ class Meter:
 
     Args:
         expected: how many there will be, if that is known before all are watched.
-        table: in a notebook, show their table below the bar while somebody waits; what is left
+        table: in a notebook, show their table below the bar while a call waits; what is left
             there in the end are failures.
         bar: whether there is a bar.
-        logs: print what they print, while somebody waits.
+        logs: print what they print, while a call waits.
 
     Raises:
         ModuleNotFoundError: tqdm is not installed, and there is to be a bar.
@@ -152,7 +150,8 @@ class Meter:
         self._count(seconds)
         self._print()
         now = time.monotonic()
-        if now - self._drawn >= max(LEAST, self._cost / SHARE):
+        # Drawing takes 5 % of the time, at most.
+        if now - self._drawn >= max(LEAST, self._cost / 0.05):
             totals, waiting = self._look(), self._waiting()
             self._bar.show(totals, max(self._expected, self._watched), waiting, self._forecast())
             if self._table is not None:
@@ -214,12 +213,12 @@ def meter_for_map(
 
 
 class ProgressBar:
-    """A bar for futures that somebody else waits for, drawn by a thread of its own until `close`.
+    """A bar for futures for which other code waits; a thread of its own draws it until `close`.
 
     Args:
         expected: how many tasks there will be, if that is known.
-        table: in a notebook, show the table of the tasks below the bar, as they are; what is left
-            there in the end are failures.
+        table: in a notebook, show a table of the tasks below the bar. In the end, only failures
+            are left in it.
 
     Raises:
         ModuleNotFoundError: tqdm is not installed.
@@ -234,11 +233,11 @@ class ProgressBar:
         self._thread.start()
 
     def watch(self, future: Future[Any], tasks: int = 1) -> None:
-        """Count this one too, as this many tasks."""
+        """Add a future to the bar, where it counts as this many tasks."""
         self._meter.watch(future, tasks)
 
     def close(self) -> None:
-        """Draw for the last time, and end the thread."""
+        """Draw the bar once more, and end the thread."""
         self._over.set()
         self._meter.wake()
         self._thread.join()
@@ -246,16 +245,16 @@ class ProgressBar:
 
 
 def progress(futures: Iterable[ContainerFuture[Any]], *, logs: bool = False) -> Table:
-    """Wait until all are done, with a bar; then the futures, as `table` gives them.
+    """Wait until all futures are done, with a bar. Return them as `table` does.
 
-    The bar is tqdm's (the extra ``progress``) in a terminal and in a notebook. In a log file it is
-    a line now and then. A Ctrl-C ends the waiting, and does nothing to the futures.
+    In a terminal and in a notebook, the bar is tqdm's (the extra ``progress``). In a log file, it
+    is a line now and then. A Ctrl-C ends the waiting, and leaves the futures alone.
 
     Args:
-        futures: what to wait for.
-        logs: print what the tasks print meanwhile, each line with the name of its task before it.
-            For all tasks together this takes at most a quarter of the requests that the rate limit
-            sustains, so lines of many containers come late; in the end it says how many it took.
+        futures: the futures to wait for.
+        logs: meanwhile, print what the tasks print, each line after the name of its task. This
+            uses at most a quarter of the requests that the rate limit allows, so with many
+            containers the lines come late. At the end, it tells how many requests it made.
 
     Raises:
         ModuleNotFoundError: tqdm is not installed.
@@ -298,7 +297,7 @@ def _is_looked_at(stream: Any) -> bool:
 
 
 class _LiveTable:
-    """A table in a notebook that changes where it is: the tasks of a bar, while somebody waits.
+    """A table in a notebook that changes where it is: the tasks of a bar, while a call waits.
 
     It keeps rows of those that have ended, no futures: as many as are listed, and how many others
     there were.

@@ -20,12 +20,9 @@ from .._display.usage import Used, WorkSums, function_of
 from .._types import TaskState
 from .future import ContainerFuture, has_ended, number_of, state_soon_of, summary_of, view_of
 
-#: Futures that have ended are added up when the sums are asked for, or when there are this many.
-MOST_UNCOUNTED = 1000
-
 
 class Table(Sequence[ContainerFuture[Any]]):
-    """Futures as a sequence that displays: in a notebook, a terminal, and by ``print``."""
+    """A sequence of futures that displays as a table, in a notebook, a terminal or by ``print``."""
 
     def __init__(self, futures: Iterable[ContainerFuture[Any]], *, ordered: bool = False) -> None:
         self._futures, self._ordered = tuple(futures), ordered
@@ -48,15 +45,15 @@ class Table(Sequence[ContainerFuture[Any]]):
         return self._futures[index]
 
     def sort_by(self, column: str, *, ascending: bool = False) -> Table:
-        """A table of the same futures in another order, in which it displays them, too.
+        """Return a table of the same futures in another order, which is also that of its display.
 
-        A display has failures first, then what runs, what has ended, and what waits; of each the
-        latest first. The first 12 are shown, and slices are the pages after that:
-        ``table(futures).sort_by("compute")[12:24]``.
+        Otherwise a display shows failures first, then what runs, what has ended, and what waits;
+        in each group, the latest first. It shows the first 12 futures. To see the next ones, take
+        a slice: ``table(futures).sort_by("compute")[12:24]``.
 
         Args:
-            column: one of those of `status`; what is not known comes last.
-            ascending: the smallest first.
+            column: a key of `status`. Futures for which it is not known come last.
+            ascending: if True, the smallest value comes first.
 
         Raises:
             ValueError: there is no such column.
@@ -70,7 +67,7 @@ class Table(Sequence[ContainerFuture[Any]]):
         return Table((future for future, _ in known + unknown), ordered=True)
 
     def status(self) -> list[dict[str, Any]]:
-        """As `ContainerPoolExecutor.status`."""
+        """Like `ContainerPoolExecutor.status`, of these futures."""
         return panels.records(self._panel().summaries)
 
     def _panel(self, most: int = MOST_ROWS) -> Panel:
@@ -96,9 +93,9 @@ class Table(Sequence[ContainerFuture[Any]]):
 
 
 def table(futures: Iterable[ContainerFuture[Any]]) -> Table:
-    """Futures to look at: counts, a bar, times, peak memory, and failures with their reason.
+    """Show futures as a table: counts, a bar, times, peak memory, and why calls have failed.
 
-    Looking makes no request, so it returns at once. The table is a sequence of the futures, too.
+    It makes no request. What it returns is also a sequence of the futures.
 
     Raises:
         TypeError: one of them is not a `ContainerFuture`.
@@ -123,7 +120,7 @@ class EndedTasks:
     def count(self, summary: TaskSummary) -> None:
         """One has ended like this."""
         self._uncounted.append(summary)
-        if len(self._uncounted) > MOST_UNCOUNTED and self._lock.acquire(blocking=False):
+        if len(self._uncounted) > 1000 and self._lock.acquire(blocking=False):
             try:
                 self._sum_up()
             finally:
@@ -165,7 +162,7 @@ class PoolFutures:
 
     def __init__(self) -> None:
         # By number. It is used in single operations, which no thread and no signal interrupts; so
-        # nobody waits here, not even a future that ends while a handler looks.
+        # nothing waits here, not even a future that ends while a handler looks.
         self._futures: weakref.WeakValueDictionary[int, ContainerFuture[Any]] = (
             weakref.WeakValueDictionary()
         )
@@ -178,8 +175,8 @@ class PoolFutures:
 
     def futures(self) -> list[ContainerFuture[Any]]:
         """Those that the user holds, in the order of their submission."""
-        held = (reference() for reference in self._futures.valuerefs())
-        found = [future for future in held if future is not None]
+        alive = (reference() for reference in self._futures.valuerefs())
+        found = [future for future in alive if future is not None]
         return sorted(found, key=number_of)
 
     def summaries(self) -> list[TaskSummary]:

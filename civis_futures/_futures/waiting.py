@@ -20,18 +20,19 @@ _OPEN = (TaskState.PENDING, TaskState.QUEUED, TaskState.RUNNING)
 
 
 def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
-    """The futures, each when it is done, as `concurrent.futures.as_completed` does.
+    """Yield each future when it is done, as `concurrent.futures.as_completed` does.
 
-    A Ctrl-C (or the stop button of a notebook) while it waits also cancels those that are not
-    done.
+    A Ctrl-C while it waits (or the stop button of a notebook) also cancels the futures that are
+    not done.
 
     Args:
-        fs: the futures; one that is there twice comes once.
-        timeout: seconds from now until which all must be done.
+        fs: the futures; one that is given twice is yielded once.
+        timeout: seconds from now within which all must be done.
 
     Raises:
-        TimeoutError: they are not.
-        RuntimeError: one that is not done is an executor's of which this process is a fork.
+        TimeoutError: not all were done in time.
+        RuntimeError: this process is a fork, and a future that is not done belongs to the process
+            from which it was forked.
     """
     pending = set(fs)
     completed: Iterator[Any] = concurrent.futures.as_completed(pending, seconds(timeout))
@@ -57,9 +58,9 @@ def _interruptible(completed: Iterator[Any], pending: set[Any]) -> Iterator[Any]
 
 
 def as_completed_async(fs: Iterable[F]) -> AsyncIterator[F]:
-    """The futures, each when it is done, for ``async for``.
+    """Yield each future when it is done, for ``async for``.
 
-    Nothing happens to a future when the loop ends early or its task is cancelled.
+    The futures are left alone if the loop ends early, or if the task that runs it is cancelled.
     """
     from .awaiting import as_completed
 
@@ -68,17 +69,18 @@ def as_completed_async(fs: Iterable[F]) -> AsyncIterator[F]:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """What must have become of some calls before another one is run: for ``options(after=...)``.
+    """How other calls must have ended before a call is run; for ``options(after=...)``.
 
     Args:
-        futures: a future of the same executor, or some of them.
-        all: whether all of them must end so, or any one.
-        success: whether they may end with a result.
-        failure: whether they may fail, or be cancelled.
+        futures: one or more futures of the same executor.
+        all: if True, all of them must have ended as required; if False, one of them is enough.
+        success: whether a call that succeeds has ended as required.
+        failure: whether a call that fails or is cancelled has ended as required.
 
     Raises:
-        TypeError: these are no futures of an executor of ours, or a flag is neither True nor False.
-        ValueError: there are none, or neither success nor failure would do.
+        TypeError: `futures` has something else in it than futures of a container pool, or a flag
+            is neither True nor False.
+        ValueError: there are no futures, or `success` and `failure` are both False.
     """
 
     futures: tuple[ContainerFuture[Any], ...]

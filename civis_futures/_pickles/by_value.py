@@ -185,8 +185,8 @@ def _forward_ref(value: Any) -> Any:
 def _with_known_names(function: FunctionType) -> FunctionType:
     """A function whose annotations can be evaluated: itself, or one that is like it.
 
-    Since Python 3.14 they are evaluated when somebody asks, as pickling does. They may name what is
-    imported for type checkers only.
+    Since Python 3.14 they are evaluated when they are asked for, as pickling does. They may name
+    what is imported for type checkers only.
     """
     if not _LAZY or _evaluated(function) is not None:
         return function

@@ -18,8 +18,6 @@ from .. import _wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: How many steps of a way are looked at, and named: each costs a pickle of all that is on it.
-_LONGEST = 12
 #: How many elements of a list, say, are looked at.
 _MOST = 10_000
 #: Attributes of a class that are not sent, since they are made anew there.
@@ -35,7 +33,7 @@ def way_to(parts: Iterator[tuple[str, Any]], pickles: Callable[[Any], bool]) -> 
     steps: list[str] = []
     seen: set[int] = set()
     kind = ""
-    while len(steps) < _LONGEST:
+    while len(steps) < 12:  # each costs a pickle of all that is on it
         left = (part for part in parts if id(part[1]) not in seen and not pickles(part[1]))
         name, value = next(left, ("", None))
         if not name:

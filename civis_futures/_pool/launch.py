@@ -22,7 +22,7 @@ import os
 import shlex
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
@@ -217,8 +217,9 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 
 def _compiled(name: str, source: bytes) -> bytes:
-    """A .pyc for this Python, without what nobody reads there: docstrings, assertions, annotations
-    of functions. Another Python passes it over and compiles the source.
+    """A .pyc for this Python, without what is not read there: docstrings, assertions, annotations
+    of functions, and where in its line something stands. Another Python passes it over and compiles
+    the source.
     """
     tree = ast.parse(source, name)
     for node in ast.walk(tree):
@@ -226,32 +227,35 @@ def _compiled(name: str, source: bytes) -> bytes:
             node.annotation = None
         elif isinstance(node, ast.FunctionDef):
             node.returns = None
+        if isinstance(node, ast.expr | ast.stmt):
+            node.col_offset = node.end_col_offset = 0
+            node.end_lineno = node.lineno
     code = compile(tree, name, "exec", dont_inherit=True, optimize=2)
     # What only one thing refers to is written without a mark that others may refer to it. So that
     # this does not depend on what else is in memory, we refer to all of it.
-    held: dict[int, tuple[Any, Any]] = {}
-    content = marshal.dumps(_settled(code, held))
-    del held
+    kept: dict[int, tuple[Any, Any]] = {}
+    content = marshal.dumps(_settled(code, kept))
+    del kept
     check = importlib.util.source_hash(source)
     return importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH + check + content
 
 
-def _settled(value: Any, held: dict[int, tuple[Any, Any]]) -> Any:
-    """The same code with each text interned, and with all that it consists of held.
+def _settled(value: Any, kept: dict[int, tuple[Any, Any]]) -> Any:
+    """The same code with each text interned, and with all that it consists of kept.
 
     Whether a text is one object with its equals depends on what this process has imported: a class
     has its name as a text, and its code has the same one interned.
     """
-    if id(value) not in held:
+    if id(value) not in kept:
         made = value
         if type(value) is str:
             made = sys.intern(value)
         elif isinstance(value, CodeType):
-            made = value.replace(**{x: _settled(getattr(value, x), held) for x in _OF_CODE})
+            made = value.replace(**{x: _settled(getattr(value, x), kept) for x in _OF_CODE})
         elif isinstance(value, (tuple, frozenset)):
-            made = type(value)(_settled(each, held) for each in value)
-        held[id(value)] = value, made
-    return held[id(value)][1]
+            made = type(value)(_settled(each, kept) for each in value)
+        kept[id(value)] = value, made
+    return kept[id(value)][1]
 
 
 def script_body(
@@ -299,11 +303,11 @@ def script_body(
     return body
 
 
-def _parents(environment: Mapping[str, str] = os.environ) -> dict[str, tuple[str, str | int]]:
+def _parents() -> dict[str, tuple[str, str | int]]:
     """The job and run that we run in ourselves, if we do."""
     found: dict[str, tuple[str, str | int]] = {}
     for name, source in PARENT_VARIABLES.items():
-        value = environment.get(source, "")
+        value = os.environ.get(source, "")
         if value.isdigit():
             found[name] = ("integer", int(value))
     return found

@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Protocol, TypeVar
 
 from .. import _wire
-from .._api.client import Held, PlatformClient
+from .._api.client import LongPoll, PlatformClient
 from .._api.failures import is_ambiguous, is_hopeless, is_running_already
 from .._container.container import Container, Template, job_kind
 from .._data import sources
@@ -37,7 +37,7 @@ FILE_LIFE = timedelta(days=14)
 #: How many runs a look asks for one by one, besides the list and those of which it must be sure:
 #: those it has not seen for longest.
 DIRECT_LOOKS = 2
-#: Where lists go on after what they have shown, that is for what is lost: once in so many looks.
+#: Where lists go on after what they have shown, that is for what is lost: once in this many looks.
 DIRECT_EVERY = 10
 #: How many pages of a list a look reads at the most; PAGE rows each.
 LIST_PAGES, PAGE = 20, 50
@@ -121,7 +121,7 @@ class Mailbox:
         self._states: dict[WorkerId, RunState] = {}  # owned by `look`
         self._unseen: Counter[WorkerId] = Counter()  # owned by `look`
         self._looks = itertools.count()  # owned by `look`
-        self.held = Held()  # owned by `look`
+        self.long_poll = LongPoll()  # owned by `look`
         self._inbox: _wire.Inbox | None = None  # as it is on the platform, if that is certain
 
     # --- prepare, upload, fetch ----------------------------------------------------------------
@@ -262,7 +262,7 @@ class Mailbox:
         if self._book is not None:
             inbox = self._book.signed(inbox)
         before, self._inbox = self._inbox, None
-        names = _with_news(inbox, before) if before is not None and self.held.offered else ()
+        names = _with_news(inbox, before) if before is not None and self.long_poll.offered else ()
         self._client.update_json_value(inbox_id, json.dumps(_wire.packed(inbox)), names)
         self._inbox = inbox
 
@@ -297,7 +297,7 @@ class Mailbox:
         the states took. States come first: or what a worker posts in between, and ends, would be
         lost.
         """
-        self.held.seconds = hold
+        self.long_poll.seconds = hold
         rows, direct, cost = self._rows([worker_run for worker_run, _ in watches], sure)
         reports, worker_runs = [], []
         for worker_run, reading in watches:
@@ -367,7 +367,7 @@ class Mailbox:
         """What a list would say of a worker, asked for directly. A run that is gone is over."""
         job, run_id = worker_run.job, worker_run.run_id
         try:
-            row = self._client.get_row(job, held=self.held if alone else None)
+            row = self._client.get_row(job, long_poll=self.long_poll if alone else None)
             if row.run is not None and row.run.id == run_id:
                 return row
             # Others have run it again.
@@ -388,18 +388,18 @@ class Mailbox:
     ) -> tuple[int, bool]:
         """Read the list of jobs in the order in which their runs have changed.
 
-        Where one page cannot show all, the answers of those behind it would be news to nobody. So
+        Where one page cannot show all, the answers of those behind it would never be seen. So
         it is read by turns in the order in which the scripts have changed, names included; that is
         what can be waited for. Returns the requests, and whether the list goes on.
         """
-        by_script = len(worker_runs) > PAGE and (number % 2 == 1 or self.held.seconds > 0)
+        by_script = len(worker_runs) > PAGE and (number % 2 == 1 or self.long_poll.seconds > 0)
         by_run = len(worker_runs) <= PAGE or number % 2 == 0
         cost, more = 0, False
         if by_script:
-            cost, more = self._list(worker_runs, found, by_script=True, held=self.held)
+            cost, more = self._list(worker_runs, found, by_script=True, long_poll=self.long_poll)
         if by_run:
-            held = None if by_script else self.held
-            pages, more = self._list(worker_runs, found, by_script=False, held=held)
+            long_poll = None if by_script else self.long_poll
+            pages, more = self._list(worker_runs, found, by_script=False, long_poll=long_poll)
             cost += pages
         return cost, more
 
@@ -409,7 +409,7 @@ class Mailbox:
         found: dict[WorkerId, JobRow],
         *,
         by_script: bool,
-        held: Held | None,
+        long_poll: LongPoll | None,
     ) -> tuple[int, bool]:
         """Read the list, newest change first, while it brings news of these workers."""
         ours = {(worker_run.job.id, worker_run.run_id): worker_run for worker_run in worker_runs}
@@ -420,7 +420,7 @@ class Mailbox:
                 hidden=hidden,
                 page=page,
                 by_script=by_script,
-                held=held if page == 1 else None,
+                long_poll=long_poll if page == 1 else None,
             )
             news = self._take(rows, ours, found, answers=by_script)
             if not (news and more and len(found) < len(worker_runs)):
@@ -464,7 +464,7 @@ class Mailbox:
                 more = more and not any(number < worker_run.read for number in numbers)
         except PlatformError as error:
             if error.status == 404 and report.run is not None and report.run.said == GONE:
-                return report, worker_run  # nobody will ever read them
+                return report, worker_run  # they will never be read
             _log.info("the answers of run %s could not be read: %s", worker_run.run_id, error)
             hopeless = is_hopeless(error)
             return replace(report, complete=False, error=error, hopeless=hopeless), worker_run
@@ -525,7 +525,7 @@ class Mailbox:
 
 def _with_news(inbox: _wire.Inbox, before: _wire.Inbox) -> Sequence[str]:
     """The tokens of the workers that have something to do now that the inbox was another one
-    before; none if that concerns all, or nobody: then it is a sign of life.
+    before; none if that concerns all, or none: then it is a sign of life.
     """
     if (inbox.holder, inbox.lease) != (before.holder, before.lease):
         return ()

@@ -76,7 +76,6 @@ class Pool:
     url: str
     container: Container | Template
     initializer: Payload
-    lease: float
 
 
 @dataclass(slots=True)
@@ -102,8 +101,8 @@ class Manager:
     def __post_init__(self) -> None:
         """Nothing runs before `start`."""
         self._ledger = Ledger(self.pool.container.image, self.client.job_url)
-        # Set by the manager thread, in this order. No lock: whoever puts something into the queue
-        # may be interrupted at any line, by a signal's handler that waits for the manager's end.
+        # Set by the manager thread, in this order. No lock: a thread that uses the queue may be
+        # interrupted at any line, by a signal's handler that waits for the manager's end.
         self.broken: Exception | None = None
         self._closed = False
         self._events: queue.SimpleQueue[tuple[Any, _Attachment]] = queue.SimpleQueue()
@@ -182,7 +181,7 @@ class Manager:
         """
         self.raise_if_closed()
         self._events.put((event, (future, sent)))
-        if self._closed:  # perhaps nobody has read the queue since
+        if self._closed:  # perhaps the queue was not read since
             self._refuse_late_tasks(lambda settle: settle())
 
     def post(self, event: e.Event | _Defect, attachment: _Attachment = None) -> None:
@@ -196,7 +195,7 @@ class Manager:
             return
         done = threading.Event()
         self._events.put((e.CancelsAwaited(), done))
-        if self._closed:  # perhaps nobody has read the queue since
+        if self._closed:  # perhaps the queue was not read since
             self._refuse_late_tasks(lambda settle: settle())
         done.wait()
 
@@ -359,7 +358,7 @@ class Manager:
         self._refuse_late_tasks(self._settlements.put)
 
     def _refuse_late_tasks(self, run: Callable[[Callable[[], None]], None]) -> None:
-        """End those that nobody will take in; any thread may call. `run` has the user's code."""
+        """End those that will not be taken in; any thread may call. `run` has the user's code."""
         while True:
             try:
                 event, attachment = self._events.get_nowait()
@@ -447,7 +446,8 @@ class Manager:
         return lambda: call or self.mailbox.upload(data, f"call of {name}")
 
     def _launch(self, command: e.Launch) -> _Work:
-        worker, files, pool = command.worker, self._ledger.files, self.pool
+        worker, files = command.worker, self._ledger.files
+        pool, policy = self.pool, self.scheduler.fleet.policy
         assert files is not None, "no launch before Prepare is done"
         order = _wire.Order(
             worker=secrets.token_hex(8),
@@ -460,7 +460,8 @@ class Manager:
             initializer_code=pool.initializer.code,
             poll=command.period,
             linger=linger(command.readers, self.client.budget.pace),
-            lease=pool.lease,
+            lease=policy.lease,
+            idle=max(policy.idle_timeout, policy.keep_alive) + self.scheduler.pacing.late,
             disk=disk_space(command.resources),
             cores=command.resources.cpu / 1000,
             processes=command.processes,
@@ -487,13 +488,8 @@ class Manager:
             self._ledger.give(letter.worker, letter.calls)
         inbox_id, pace = files.inbox_id, self.client.budget.pace
         self._beat += 1
-        inbox = _wire.Inbox(
-            letters,
-            command.period,
-            linger(command.workers, pace),
-            self._beat,
-            lease=command.lease,
-        )
+        pauses = command.period, linger(command.workers, pace)
+        inbox = _wire.Inbox(letters, *pauses, self._beat, lease=command.lease)
         return partial(self.mailbox.write_inbox, inbox_id, inbox)
 
     def _look(self, command: e.Look) -> _Work:
@@ -505,7 +501,7 @@ class Manager:
                 asked, command.ask_directly, command.hold
             )
             pace, ahead = self.client.budget.pace, self.client.clock.ahead
-            return e.Looked(reports, cost, pace, self.mailbox.held.offered, ahead), worker_runs
+            return e.Looked(reports, cost, pace, self.mailbox.long_poll.offered, ahead), worker_runs
 
         return work
 

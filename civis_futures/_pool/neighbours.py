@@ -44,7 +44,7 @@ class Neighbours:
     """The pools on one platform."""
 
     _pools: list[Neighbour] = field(default_factory=list)
-    _startup: float = 0.0
+    _startup: float = 0.0  # seconds that a container takes to start, as was seen
     # Guards the two above. `tell` puts an event into a queue, so it may be called under it.
     _lock: threading.RLock = field(default_factory=threading.RLock)
 

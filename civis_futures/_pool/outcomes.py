@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
@@ -46,6 +47,13 @@ _READ_ONLY = (
     "Arrays of 1 MB and more are shared by the calls of a container, and read-only there. Work on "
     "a copy (x = x.copy()), or give each call its own: ContainerPoolExecutor(share_arrays=None), "
     "with joblib Parallel(max_nbytes=None)."
+)
+
+
+_ONLY_HERE = (
+    "{0!r} is on this machine, and there was nothing of that name where the call ran. Read it here "
+    "and pass what is in it as an argument; or send it along with ContainerPoolExecutor("
+    "include=[{0!r}]), which puts it beside your modules there."
 )
 
 
@@ -128,11 +136,11 @@ def _returned(data: bytes | None, place: CallPlace) -> Outcome:
 
 def _rows(answer: _wire.Answer, data: bytes | None, place: CallPlace, python: str) -> Outcome:
     try:
-        told = loaded(data or b"")
+        pairs = loaded(data or b"")
     except BaseException as error:
         return Outcome(exception=_not_loaded("result", error, place))
     rows = Rows()
-    for header, row in told:
+    for header, row in pairs:
         frames = tuple(_wire.Frame(**frame) for frame in header["frames"])
         own = replace(answer, **{**header, "frames": frames})
         rows.append(outcome_of(own, row, place, python))
@@ -157,6 +165,8 @@ def _raised(answer: _wire.Answer, data: bytes | None, place: CallPlace) -> Outco
             exception.add_note(_READ_ONLY)
         if type(exception) is ModuleNotFoundError and exception.name:
             exception.add_note(_not_found_there(exception.name, place))
+        if type(exception) is FileNotFoundError and os.path.exists(exception.filename):
+            exception.add_note(_ONLY_HERE.format(exception.filename))
     return Outcome(exception=exception)
 
 

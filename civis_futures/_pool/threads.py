@@ -223,7 +223,7 @@ def end_pools_on_term() -> None:
 
     Of a run that is cancelled the platform asks just that; and what its pools have started would
     go on without it. Of no effect outside of such runs, on threads other than the main one, and
-    where somebody else has a handler.
+    where other code has a handler.
     """
     if (
         os.environ.get("CIVIS_JOB_ID")

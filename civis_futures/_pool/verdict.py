@@ -17,7 +17,7 @@ from .._types import Run, RunState, TaskId
 TAIL = 15
 #: Exit codes of a container that never ran a call, and what they mean.
 NO_WORKER = {
-    2: "was given no order (exit code 2)",
+    2: "was given no order that its version of civis_futures can read (exit code 2)",
     _wire.SETUP_FAILED: "could not be set up: setup_cmd failed",
     _wire.NO_PROGRAM: "could not fetch the program of the worker",
     126: "could not run python3 (or what its template says): exit code 126",
@@ -37,7 +37,7 @@ def told_by_run(run: Run | None, said: Sequence[str], image: str, call: Given) -
     codes = [match for line in last if (match := _EXIT_LINE.match(line))]
     exit_code = int(codes[-1].group(1)) if codes else None
     reason = _end_of_run(run, memory, exit_code, image)
-    if last[-1:] == [_wire.SILENCE] and exit_code is None:
+    if last[-1:] in ([_wire.SILENCE], [_wire.IDLE_SILENCE]) and exit_code is None:
         reason = _ABANDONED
     elif _wire.STARTED_AGAIN in last:
         reason = _STARTED_AGAIN
@@ -116,7 +116,10 @@ def reached(calls: Sequence[Given], said: Sequence[str], processes: int = 1) -> 
 
     If it tells of fewer processes, all those count that it does not tell of, and as many of the
     next ones as may have begun: of a long log only the end is read, and its last lines may be lost.
+    [-1]: it was at none, as it had nothing to do when it ended.
     """
+    if said[-1:] == [_wire.IDLE_SILENCE]:
+        return [-1]
     places = {call: place for place, call in enumerate(calls)}
     at: dict[str, int] = {}  # by process
     begun = set()

@@ -183,7 +183,7 @@ def _from_running(fleet: Fleet, step: Step) -> None:
         number = round(more * rates[victim.id])
         if calls := movable(fleet, victim, takers)[-number:] if number else []:
             victim.revoked.update(calls)
-            fleet.news(step, victim, True)
+            fleet.news(step, victim, 0.0)  # it answers at its turn
 
 
 def _gives(fleet: Fleet, worker: Worker) -> bool:

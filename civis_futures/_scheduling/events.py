@@ -131,7 +131,7 @@ class Prepared:
 @dataclass(frozen=True, slots=True)
 class Looked:
     """What a look brought. `cost` is how many requests it took, those for answers not counted;
-    `pace` how many seconds per request the rate limit leaves us; `held` for how many seconds at the
+    `pace` how many seconds per request the rate limit leaves us; `hold` for how many seconds at the
     most the platform would hold the next look until there is news, 0.0 if it would not; `ahead` how
     many seconds the platform's clock is ahead of the one by which events have times.
     """
@@ -139,7 +139,7 @@ class Looked:
     reports: tuple[Report, ...]
     cost: int
     pace: float
-    held: float = 0.0
+    hold: float = 0.0
     ahead: float = 0.0
 
 
@@ -167,7 +167,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Why calls were lost: of each that the worker was at, by its place among them.
+    """Why calls were lost: of each that the worker was at, by its place among them; -1: at none.
 
     Others before the last of these had ended, and their answers went with the container; those
     after it had not begun.
@@ -225,7 +225,7 @@ class TerminateRequested:
 
 @dataclass(frozen=True, slots=True)
 class Resized:
-    """From now on so many calls may run at once."""
+    """From now on this many calls may run at once."""
 
     max_workers: int
 
@@ -453,7 +453,7 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Nothing is left to do, and no more will come; `abandoned` are workers whose end nobody has
+    """Nothing is left to do, and no more will come; `abandoned` are workers whose end was not
     seen, for this `reason`. Of these, the platform has taken the request to end the `cancelled`.
     """
 

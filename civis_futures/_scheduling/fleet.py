@@ -104,7 +104,8 @@ class Fleet:
         for worker in self._deal(workers):
             worker.note_present(step.now)
             worker.stop = worker.calls_given == self.policy.max_tasks_per_worker
-            self.news(step, worker, worker in idle)
+            seconds = (self.shares.seconds or 0.0) * len(worker.calls) / worker.processes
+            self.news(step, worker, seconds if worker in idle else None)
 
     def _blocked(self) -> bool:
         """Whether no container, there or to come, can serve the oldest waiting call."""
@@ -277,7 +278,7 @@ class Fleet:
         if readers:
             told = any(worker.calls or worker.stop or worker.revoked for worker in readers)
             beat = self._beat + min(self.policy.lease / BEATS, self._repeat if told else math.inf)
-            listen = any(worker.listens for worker in readers)
+            listen = any(w.listens and len(w.calls) > w.processes for w in readers)
             off = listen and self.looks.turns.are_off(self.sharing(), self.looks.pace)
             self._stale = self._stale or off
             self._repeat = REPEAT if self._stale else self._repeat
@@ -341,10 +342,10 @@ class Fleet:
         """The inbox may be as it was."""
         self._stale = True
 
-    def news(self, step: Step, worker: Worker, at_turn: bool = False) -> None:
-        """There is something to tell this worker, and soon to hear from it, or after its turn."""
+    def news(self, step: Step, worker: Worker, seconds: float | None = None) -> None:
+        """There is something to tell this worker, and soon to hear from it."""
         self._stale = True
-        self.looks.fed(step, worker, at_turn)
+        self.looks.fed(step, worker, seconds)
 
     # --- what a look tells ---------------------------------------------------------------------
 

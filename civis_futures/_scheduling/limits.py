@@ -21,7 +21,7 @@ from .pacing import Step
 from .state import Task, TaskPhase, Tasks, Worker, WorkerPhase
 
 #: Seconds more for the first call of a container that is set up by a command, which may take long:
-#: nobody sees when the call begins.
+#: it is not seen when the call begins.
 SETUP = 900.0
 #: Seconds of containers that are as good as none.
 LEAST_LEFT = 1e-3
@@ -186,8 +186,8 @@ class HoursLimit:
         limit, used = self.fleet.policy.max_seconds / 3600, self.used(now) / 3600
         return ContainerHoursError(
             f"containers have run for {used:.4g} hours, and max_container_hours is {limit:.4g}. "
-            "What they had begun goes on to its end. For the rest, open another executor, with "
-            "more hours if need be; with the same session, it runs only what is missing",
+            "Calls that were seen to run go on to their end. For the rest, open another executor, "
+            "with more hours if need be; with the same session, it runs only what is missing",
             limit=limit,
             used=used,
         )

@@ -16,7 +16,9 @@ from .._types import RunState, WorkerId
 from .._wire import RAISED, RETURNED
 from .events import Look, Looked, Report
 from .pacing import (
+    FIRST_READ,
     LEAD,
+    LONGEST_ANSWER,
     SAVED_LOOKS,
     SHORTEST_ANSWER,
     SHORTEST_LINGER,
@@ -71,12 +73,18 @@ class Looks:
         """Something was done whose effect is worth a look."""
         self.pause.soon(step.now)
 
-    def fed(self, step: Step, worker: Worker, at_turn: bool = False) -> None:
-        """There is something new to hear from this worker soon, or after its turn."""
+    def fed(self, step: Step, worker: Worker, seconds: float | None = None) -> None:
+        """There is something new to hear from this worker soon: if it was idle, and now has calls
+        for so many `seconds`, after its turn; or sooner if it has just been at work.
+        """
         if self._heard is False:
             worker.reads.soon(step.now)
-        if at_turn and self.turns.period > LEAD:
-            worker.awaited = self.turns.next(worker.id, step.now) + SHORTEST_ANSWER
+        if seconds is not None and self.turns.period > LEAD:
+            reads_at, takes = self.turns.next(worker.id, step.now), SHORTEST_ANSWER
+            if (idle := step.now - worker.idle_since) < self.turns.period:
+                reads_at = min(reads_at, step.now + idle + self.turns.period * FIRST_READ)
+                takes = min(max(takes, seconds), LONGEST_ANSWER)
+            worker.awaited = reads_at + takes
         else:
             self.pause.soon(step.now)
 
@@ -139,7 +147,7 @@ class Looks:
         # Where the platform holds looks, the pause is spent there. But one that was answered early,
         # with other pools' news alone, is followed by a pause here: these might go on for ever.
         vain = not news and step.now < self._held_until
-        self._hold = 0.0 if vain else event.held
+        self._hold = 0.0 if vain else event.hold
         return seen
 
     def unread(self, step: Step, event: Looked) -> Report | None:

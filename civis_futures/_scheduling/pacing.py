@@ -51,8 +51,12 @@ FAR = 1.5
 TURN = (math.sqrt(5) - 1) / 2
 #: Seconds after which what is written now can be read for certain; clocks differ by less.
 LEAD = 0.3
-#: Seconds from there until an answer can be there.
-SHORTEST_ANSWER = 0.2
+#: Bounds of the seconds from there until an answer is expected, where it is known how long calls
+#: take. Then looks are not saved up for them any more: others may be shorter.
+SHORTEST_ANSWER, LONGEST_ANSWER = 0.2, 1.0
+#: A worker that has just run out reads the inbox after this part of a period, and then each time
+#: that it has been idle for twice as long, and for that.
+FIRST_READ = 1 / 12
 #: Bounds of the seconds that an answer waits for others, to be sent together.
 SHORTEST_LINGER, LONGEST_LINGER = 0.5, 60.0
 #: How many containers may start before one of them has shown that it can do the work; the number
@@ -87,16 +91,16 @@ class Turns:
     platform's clock, which is `ahead` seconds of ours. They have been told of the period in time
     for turns from `since` on, and before of another one. Times are monotonic, in seconds.
 
-    Who has just been at work looks more often; that is not counted on.
+    Who has just been at work looks more often.
     """
 
-    period: float = 0.0  # nobody was told yet
+    period: float = 0.0  # seconds; 0.0: no worker was told yet
     since: float = 0.0
     before: float = 0.0
     ahead: float = 0.0
 
     def fitting(self, readers: int, pace: float) -> float:
-        """The period for so many idle workers; the present one, unless that is far off."""
+        """The period for this many idle workers; the present one, unless that is far off."""
         wanted = poll(readers, pace)
         if self.period and 1 / STEADY < wanted / self.period < STEADY:
             return self.period

@@ -22,7 +22,7 @@ What workers do is in `fleet`. What always holds, after every event of the rando
 5. A worker that has to stop, or is cancelled, is given no call; one that is to end after its
    first calls gets only those; none gets more than `max_tasks_per_worker`; and none gets a call
    that needs a larger container.
-6. No task is attempted more often than 1 + `max_retries` times, not counting what surely never
+6. No task is attempted more often than 1 + `max_retries` times, not counting what certainly never
    began, nor those that got more memory.
 7. While a task that was submitted, or a worker, is left, a command is in flight or `deadline` is
    set: no waiting for nothing.
@@ -176,7 +176,7 @@ class Scheduler:
 
     def _tell_dependants(self) -> None:
         """Who waits for what has ended begins, or ends as well; and so down the line."""
-        for name in self.tasks.told():
+        for name in self.tasks.waiters():
             self._begin(name)
 
     def _begin(self, name: TaskId) -> None:

@@ -72,7 +72,7 @@ class Policy:
     worker_processes: int = 1
 
     def processes(self, room: int) -> int:
-        """How many the next worker has, if so many calls more may run at once."""
+        """How many the next worker has, if `room` calls more may run at once."""
         most = self.max_tasks_per_worker
         return max(1, min(self.worker_processes, room, room if most is None else most))
 
@@ -252,11 +252,11 @@ class Tasks:
         return task is None or task.returned
 
     def tell(self, name: TaskId, answer: Answer | None) -> None:
-        """Tell those that wait for it, in `told`, that a task has ended."""
+        """Tell those that wait for it, in `waiters`, that a task has ended."""
         if name in self._awaited:
             self._ends.append((name, answer))
 
-    def told(self) -> Iterator[TaskId]:
+    def waiters(self) -> Iterator[TaskId]:
         """Those that may begin now, or never, since tasks have ended for which they waited; more
         of these may end meanwhile.
         """

@@ -1,6 +1,6 @@
 """What the platform keeps of a session: who holds it, which workers it has had. As JSON.
 
-Each process that opens the session writes a head of its own, and nobody else's.
+Each process that opens the session writes a head of its own, and no other.
 Knows nothing of how it is read and written, nor of what the workers did.
 """
 

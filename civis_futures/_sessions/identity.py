@@ -33,13 +33,9 @@ from .._futures.future import ContainerFuture, key_of
 from .._pickles.by_value import annotations_of
 from .values import Values, atom, joined
 
-#: How much of a digest is kept, in hexadecimal digits: calls of one number are compared, no others.
-DIGITS = 16
 #: What says who makes a call and when, and not what it is: of these the class counts. scikit-learn
 #: gives one to each fit of a search, with a random number and the time.
 _FLEETING = {("sklearn.callback._callback_context", "CallbackContext")}
-#: How many more frames are needed for what can just be pickled: eight for each object of a chain.
-_DEEPER = 8_000
 #: What a class says of itself that is no code, or follows from the rest.
 _ASIDE = {"__module__", "__doc__", "__qualname__", "__firstlineno__", "_abc_impl", "__dict__",
           "__weakref__", "__static_attributes__"}  # fmt: skip
@@ -97,34 +93,34 @@ def _without_functions(arguments: Any, code: list[Any], levels: int = 2) -> Any:
 
 def _digest(value: Any) -> str:
     try:
-        told = _Reached().digest(value)
+        digest = _Reached().digest(value)
     except RecursionError:  # a chain of some hundred objects, which `pickle` can follow in C
         limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(limit + _DEEPER)
+        sys.setrecursionlimit(limit + 8_000)  # eight frames for each object of a chain
         try:
-            told = _Reached().digest(value)
+            digest = _Reached().digest(value)
         finally:
             sys.setrecursionlimit(limit)
-    return told.hex()[:DIGITS]
+    return digest.hex()[:16]  # enough: only calls of one number are compared
 
 
 class _Reached:
     def __init__(self) -> None:
-        self._values = Values(self._told)
+        self._values = Values(self._reference)
         self._ahead: list[Any] = []
         self._labels: dict[int, tuple[Any, bytes]] = {}  # of what is described, or is about to be
         self._sources: dict[str, bytes] = {}
 
     def digest(self, value: Any) -> bytes:
-        told = self._values.digest(value)
+        digest = self._values.digest(value)
         described = set()
         while self._ahead:
             each = self._ahead.pop()
             parts = self._of_class(each) if isinstance(each, type) else self._of_function(each)
             described.add(joined("described", *parts))
-        return joined("digest", told, *sorted(described), *sorted(self._sources.values()))
+        return joined("digest", digest, *sorted(described), *sorted(self._sources.values()))
 
-    def _told(self, value: Any) -> bytes | None:
+    def _reference(self, value: Any) -> bytes | None:
         """How code is described where it is referred to; None if it is no code."""
         match value:
             case types.FunctionType() | type():
@@ -183,15 +179,15 @@ class _Reached:
             for key, value in sorted(vars(code).items()):
                 if isinstance(value, types.FunctionType):
                     yield joined(key, *_of_code(value.__code__))
-                elif key not in _ASIDE and (told := atom(value)) is not None:
-                    yield joined(key, told)
+                elif key not in _ASIDE and (digest := atom(value)) is not None:
+                    yield joined(key, digest)
             return
         yield from _of_code(code.__code__)
         for value in (*(code.__defaults__ or ()), *_contents(code)):
             if isinstance(value, types.FunctionType):
                 yield self._label(value)
-            elif (told := atom(value)) is not None:
-                yield told
+            elif (digest := atom(value)) is not None:
+                yield digest
 
     def _of_function(self, function: Any) -> Iterator[bytes]:
         yield self._label(function)

@@ -86,7 +86,7 @@ class Calls:
         return next(task for task in numbers if self._taken.setdefault(task, mine) is mine)
 
     def changed(self, key: str) -> TaskId | None:
-        """A task with the name and the arguments of this call, but of other code, which nobody has
+        """A task with the name and the arguments of this call, but of other code, which was not
         claimed; None if there is none, or if one with this key is left.
         """
         if self._equal.get(key):

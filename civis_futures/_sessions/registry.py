@@ -23,11 +23,11 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?")
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """A session, as it is on the platform.
+    """A session on the platform.
 
-    `created` is in seconds since the epoch; `holder` says which process has it open, None if none
-    has; `answered` and `held` count the tasks that have ended and those that containers have in
-    hand, `runs` the containers that are queued or running.
+    `created` is in seconds since the epoch. `holder` names the process that has it open, if one
+    has. `answered` is the number of tasks that have ended, `held` that of tasks which a container
+    has been given and which have not ended, and `runs` that of containers that are queued or run.
     """
 
     name: str
@@ -39,10 +39,10 @@ class SessionInfo:
 
 
 def sessions(platform: Any = None) -> list[SessionInfo]:
-    """Your sessions, by name. It reads what each of their containers has answered.
+    """Your sessions, sorted by name. It makes requests for each of their containers.
 
     Args:
-        platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+        platform: as for `ContainerPoolExecutor`; ``"local"`` is not possible.
 
     Raises:
         CredentialsError: there is no key.
@@ -53,16 +53,16 @@ def sessions(platform: Any = None) -> list[SessionInfo]:
 
 
 def purge(name: str, platform: Any = None) -> None:
-    """Remove a session: its containers are ended, and their answers are no more to be found.
+    """Remove a session: its containers are stopped, and its results cannot be found any more.
 
     Args:
-        name: that of the session.
-        platform: as for `ContainerPoolExecutor`, but for ``"local"``.
+        name: the name of the session.
+        platform: as for `ContainerPoolExecutor`; ``"local"`` is not possible.
 
     Raises:
         LookupError: there is no session of that name.
         SessionInUseError: a process has it open.
-        TypeError, ValueError: no session can have such a name.
+        TypeError, ValueError: the name is not allowed.
         CredentialsError: there is no key.
         PlatformError: the platform cannot be reached, or refuses.
     """
@@ -72,21 +72,22 @@ def purge(name: str, platform: Any = None) -> None:
 
 
 def results(name: str, platform: Any = None, *, user: int | None = None) -> dict[int, Future[Any]]:
-    """What the calls of a session have given so far, whoever has it open; nothing is changed.
+    """The results of a session so far. It may be open in any process, and is not changed.
 
-    For each call that has ended, a future that is done, by the number of the call: as calls were
-    submitted, from 0 on. Calls that were lost, cancelled, or are yet to end, are not among them.
-    Results are unpickled, which runs code of who has made them: read sessions of people you trust.
+    Returns a dict with a future that is done for each call that has ended. Its keys are the
+    numbers of the calls, which count from 0 in the order of submission. Calls that were lost or
+    cancelled, or have not ended, are not in it. To unpickle a result can run code of the person
+    who made it, so only read sessions of people you trust.
 
     Args:
-        name: that of the session.
-        platform: as for `ContainerPoolExecutor`, but for ``"local"``.
-        user: the id of a colleague whose session it is, and whose scripts you may see on the
-            platform. If None, it is yours. (Anybody may have a session of that name.)
+        name: the name of the session.
+        platform: as for `ContainerPoolExecutor`; ``"local"`` is not possible.
+        user: the id of the user whose session it is, if it is not yours. You must be allowed to
+            see that user's scripts. (Users may have sessions of the same name.)
 
     Raises:
         LookupError: there is no session of that name.
-        TypeError, ValueError: no session can have such a name.
+        TypeError, ValueError: the name is not allowed.
         CredentialsError: there is no key.
         PlatformError: the platform cannot be reached, or refuses; or a result is in a File that
             has expired.

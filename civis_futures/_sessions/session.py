@@ -29,9 +29,6 @@ from .recovery import Calls, Findings, FoundWorker, findings
 
 _log = logging.getLogger(__name__)
 
-#: How many workers are read at a time.
-READERS = 4
-
 
 class Session:
     """A session that this process holds, until `close`."""
@@ -174,7 +171,7 @@ class Session:
             withdraw(self._client, anchor, self.head.kind)
         going_on = {worker.id for worker in self.findings.workers}
         for number, entry in enumerate(self.head.workers, 1):
-            if WorkerId(number) not in going_on and not entry.over:  # nobody was left to tidy up
+            if WorkerId(number) not in going_on and not entry.over:  # none was left to tidy up
                 self._client.archive(Job(entry.job, self.head.kind))
                 worker_run = self.findings.inheritance.worker_runs.get(WorkerId(number))
                 self.forget(entry.token, 0 if worker_run is None else worker_run.run_id)
@@ -266,7 +263,7 @@ def newest_workers(client: PlatformClient, head: Head) -> Iterator[tuple[str, Jo
 
 def gather(client: PlatformClient, head: Head, mailbox: Mailbox) -> tuple[Findings, _wire.Inbox]:
     """What the processes before have left, and the inbox as they wrote it last."""
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(4) as readers:
 
         def read(pair: tuple[int, Entry]) -> tuple[WorkerId, FoundWorker | None]:
             number, entry = WorkerId(pair[0]), pair[1]

@@ -17,8 +17,6 @@ from typing import Any
 import cloudpickle
 
 _ATOMS = {bool, int, float, complex, str, bytes, type(None), type(...)}
-#: The last format of `marshal` in which it makes no difference whether two things are one.
-_MARSHAL = 2
 _NOWHERE = sys.maxsize
 #: Parts of what refers to itself are described anew on each way that leads there, this many times.
 _PATIENCE = 10_000
@@ -62,9 +60,9 @@ class Values:
         Raises:
             Exception: whatever pickling raises.
         """
-        told = atom(value) or _flat(value)
-        if told is not None:
-            return told
+        digest = atom(value) or _flat(value)
+        if digest is not None:
+            return digest
         me, depth = id(value), len(self._path)
         if me in self._known:
             return self._known[me][1]
@@ -74,17 +72,17 @@ class Values:
         self._path[me] = depth
         outer, self._lowest = self._lowest, _NOWHERE
         try:
-            told = self._taken_apart(value)
+            digest = self._taken_apart(value)
             if self._lowest >= depth:
                 self._lowest = _NOWHERE
             else:
                 self._patience -= 1
             if self._lowest == _NOWHERE or self._patience < 0:
-                self._known[me] = value, told
+                self._known[me] = value, digest
         finally:
             del self._path[me]
             self._lowest = min(self._lowest, outer)
-        return told
+        return digest
 
     def _taken_apart(self, value: Any) -> bytes:
         kind = type(value)
@@ -114,10 +112,10 @@ class Values:
             module = getattr(value, "__module__", None) or kind.__module__
             return joined("name", f"{module}.{parts}".encode())
         make, args, state, items, pairs = (tuple(parts) + (None,) * 3)[:5]
-        told = [self.digest(make), self.digest(tuple(args)), *self._of(state)]
-        told += [b"items", *map(self.digest, items or ())]
+        parts = [self.digest(make), self.digest(tuple(args)), *self._of(state)]
+        parts += [b"items", *map(self.digest, items or ())]
         in_order = self._pairs(pairs or (), ordered=isinstance(value, OrderedDict))
-        return joined("made", *told, b"pairs", *in_order)
+        return joined("made", *parts, b"pairs", *in_order)
 
     def _of(self, state: Any) -> list[bytes]:
         return [] if state is None or state == {} else [self.digest(state)]
@@ -140,4 +138,5 @@ def _flat(value: Any) -> bytes | None:
 
 
 def _marshalled(kind: type, values: Iterable[Any]) -> bytes:
-    return joined(kind.__name__, marshal.dumps(list(values), _MARSHAL))
+    # Its last format in which it makes no difference whether two things are one.
+    return joined(kind.__name__, marshal.dumps(list(values), 2))

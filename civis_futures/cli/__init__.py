@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for group in (_local, _runs, _sessions, _image, _platform):
         group.add(commands)
+    if not given and not separator:
+        parser.print_help(sys.stderr)
+        return MISTAKE
     options = parser.parse_args(given)
     if separator and not options.takes_command:
         parser.error("this command takes nothing after --")
@@ -67,7 +70,7 @@ def _drop_output() -> None:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
-    """Split at the first `--`: what follows is somebody else's command line, not ours to parse."""
+    """Split at the first `--`: what follows is another program's command, not ours to parse."""
     if "--" not in arguments:
         return arguments, False, []
     at = arguments.index("--")

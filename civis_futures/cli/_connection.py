@@ -44,6 +44,8 @@ def connected(
 
 def _named(error: PlatformError, url: str) -> Exception:
     said = _line(error)
+    if error.status == 403 and not error.path.endswith("/users/me"):
+        return MistakeError(f"the key in CIVIS_API_KEY may not do this: {said}")
     if error.status in (401, 403):
         return MistakeError(f"the platform refuses the key in CIVIS_API_KEY: {said}")
     no_such_page = error.status is not None and (error.status < 400 or error.status == 404)

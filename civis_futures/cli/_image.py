@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._container.container import Container, image_and_tag
 from .._container.images import proposal
 from .._exceptions import PlatformError
 from .._types import Job, JobKind, LogLine, Run
@@ -50,7 +51,6 @@ for place in range(0, len(text), 1000):
     print("civis_futures: image %d %s" % (place // 1000, text[place:place + 1000]))
 """
 _PAUSES = (0.2, 5.0)
-_TAIL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--timeout", type=float, default=900.0, metavar="S", help="seconds to wait; default: 900"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_check, takes_command=False)
 
 
@@ -85,7 +85,7 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
         run, lines = _ran(client, name, tag, options.timeout)
     there = contents_of(lines)
     if there is None:
-        tail = " / ".join(line.message for line in lines[-_TAIL:])
+        tail = " / ".join(line.message for line in lines[-3:])
         print(
             f"civis-futures: {name}:{tag} told nothing, is there a python3 in it? "
             f"(run {run.id} {run.said}: {tail})",
@@ -102,14 +102,14 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
     return 0 if fit else DIFFERS
 
 
-def split_image(text: str) -> tuple[str, str]:
-    """Name and tag; the colon of a registry's port is neither."""
-    name, colon, tag = text.rpartition(":")
-    if not colon or "/" in tag:
-        name, tag = text, "latest"
-    if not name or not tag or re.search(r"\s", text):
-        raise MistakeError(f"{text!r} is no image: say NAME or NAME:TAG")
-    return name, tag
+def split_image(text: str, tag: str | None = "latest") -> tuple[str, str]:
+    """Name and tag. A name alone has `tag`; if that is None, the one that fits this Python."""
+    name, given = image_and_tag(text)
+    try:
+        image = Container(docker_image_name=name, docker_image_tag=given or tag)
+    except ValueError:
+        raise MistakeError(f"{text!r} is no image: say NAME or NAME:TAG, in lower case") from None
+    return image.docker_image_name, image.docker_image_tag or ""
 
 
 def _ran(client: PlatformClient, name: str, tag: str, timeout: float) -> tuple[Run, list[LogLine]]:

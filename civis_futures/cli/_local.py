@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from civis_futures.local import LocalPlatform
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-WATCH_SECONDS = 0.5
 
 
 def add(commands: Any) -> None:
@@ -34,42 +33,68 @@ def add(commands: Any) -> None:
         "and ends with it.",
         usage="%(prog)s [options] [-- command ...]",
     )
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="default: a free port")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the port to listen on; default: a free one",
+    )
     parser.add_argument(
         "--advertise",
         metavar="HOST",
         help="let other machines reach it, by this name or IP address of this machine, over TLS",
     )
     parser.add_argument(
-        "--certificate", metavar="FILE", help="for --advertise; default: one is made"
+        "--certificate",
+        metavar="FILE",
+        help="the certificate for --advertise; default: one is made",
     )
-    parser.add_argument("--private-key", metavar="FILE", help="the key of --certificate")
+    parser.add_argument("--private-key", metavar="FILE", help="the private key of --certificate")
     parser.add_argument(
         "--plain-http",
         action="store_true",
-        help="--advertise without TLS: who can listen on the network reads keys and data",
+        help="--advertise without TLS: anyone on the network can read keys and data",
     )
+    _add_runs(parser)
+    parser.set_defaults(run=_run_local, takes_command=True)
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how runs are kept, limited and run."""
     parser.add_argument("--state", metavar="DIR", help="keep scripts, runs, files and the key here")
-    parser.add_argument("--cores", type=float, metavar="X", help="default: no limit")
-    parser.add_argument("--memory", type=int, metavar="MB", help="default: no limit")
     parser.add_argument(
-        "--start-delay", type=float, default=0.0, metavar="S", help="seconds that runs stay queued"
+        "--cores", type=float, metavar="X", help="cores for all runs together; default: no limit"
+    )
+    parser.add_argument(
+        "--memory", type=int, metavar="MB", help="memory for all runs together; default: no limit"
+    )
+    parser.add_argument(
+        "--start-delay",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="seconds for which each run stays queued",
     )
     parser.add_argument(
         "--engine",
         default="process",
         metavar="NAME",
-        help="what containers run on: process (the default), podman, docker, slurm",
+        help="what runs the containers: process (the default), podman, docker, slurm, own",
     )
     parser.add_argument(
         "--engine-option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of the engine, as network=host of podman; may be given several times",
+        help="an option of the engine, such as partition=main for slurm, network=host for podman, "
+        "file=pbs.py for own; may be given several times",
     )
-    parser.add_argument("--rate-limit", choices=["civis"], help="the Platform's own: 1000 / 100")
-    parser.set_defaults(run=_run_local, takes_command=True)
+    parser.add_argument(
+        "--rate-limit",
+        choices=["civis"],
+        help="Civis Platform's limits: 1000 requests and 100 run starts in 300 s",
+    )
 
 
 def _run_local(options: argparse.Namespace, command: list[str]) -> int:
@@ -137,7 +162,7 @@ def _serve(platform: LocalPlatform, engine: str) -> int:
             "Ctrl-C ends it, and every run.",
             flush=True,
         )
-        while not ended.wait(WATCH_SECONDS):
+        while not ended.wait(0.5):
             if not platform.running:
                 print("civis-futures: the local platform ended by itself", file=sys.stderr)
                 return LOST

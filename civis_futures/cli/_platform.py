@@ -6,9 +6,9 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from .._container.container import image_and_tag
-from .._container.images import OFFICIAL, tag_of
+from .._container.images import OFFICIAL
 from ._connection import connected
+from ._image import split_image
 from ._terms import DIFFERS, MistakeError, UnavailableError, show_json, show_table
 
 _WORDS = {True: "yes", False: "NO", None: "-"}
@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--timeout", type=float, default=600.0, metavar="S", help="seconds to wait; default: 600"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_check, takes_command=False)
 
 
@@ -37,13 +37,13 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
     from .._checking.assumptions import findings, traits_of  # slow to import
     from .._checking.visit import Ear, UnfinishedError, visit
 
-    name, tag = image_and_tag(options.image or OFFICIAL)
+    image = split_image(OFFICIAL if options.image is None else options.image, None)
     if not 0 < options.timeout < float("inf"):
         raise MistakeError("--timeout must be a number of seconds, above 0")
     ear = Ear()
     with connected(heard=ear) as client:
         try:
-            seen = visit(client, ear, (name, tag or tag_of(name)[0]), options.timeout)
+            seen = visit(client, ear, image, options.timeout)
         except UnfinishedError as error:
             raise UnavailableError(f"{error}; what was started is cancelled") from None
         traits = traits_of(seen)

@@ -57,24 +57,41 @@ class FoundRun:
 
 def add(commands: Any) -> None:
     """Add the commands."""
-    ps = commands.add_parser("ps", help="list your runs of this package, by session")
-    ps.add_argument("--all", action="store_true", help="those that have ended, too")
-    ps.add_argument("--json", action="store_true", help="for programs")
+    ps = commands.add_parser(
+        "ps",
+        help="list your runs of this package, by session",
+        description="Lists the runs that this package started with your key, newest first.",
+    )
+    ps.add_argument("--all", action="store_true", help="also list runs that have ended")
+    ps.add_argument("--json", action="store_true", help="print JSON")
     ps.set_defaults(run=_ps, takes_command=False)
-    logs = commands.add_parser("logs", help="print the log of a run")
-    logs.add_argument("which", metavar="RUN|JOB", help="its number; run:N or job:N to be exact")
-    logs.add_argument("--tail", type=int, metavar="N", help="the last lines only")
-    logs.add_argument("--follow", action="store_true", help="go on until the run is over")
-    logs.add_argument("--json", action="store_true", help="an object for each line")
+    logs = commands.add_parser(
+        "logs",
+        help="print the log of a run",
+        description="Prints the log of a run, of which `ps` shows the number: "
+        "civis-futures logs 300004 --tail 20",
+    )
     logs.add_argument(
-        "--container", action="store_true", help="with the lines that say where a call begins"
+        "which", metavar="RUN|JOB", help="the number of a run or job; or run:N, job:N"
+    )
+    logs.add_argument("--tail", type=int, metavar="N", help="only the last N lines")
+    logs.add_argument("--follow", action="store_true", help="go on until the run has ended")
+    logs.add_argument("--json", action="store_true", help="print a JSON object for each line")
+    logs.add_argument(
+        "--container",
+        action="store_true",
+        help="leave out nothing, not even the second copy of a line that says where a call begins",
     )
     logs.set_defaults(run=_print_logs, takes_command=False)
-    cancel = commands.add_parser("cancel", help="stop runs that this package has started for you")
+    cancel = commands.add_parser(
+        "cancel",
+        help="stop runs that this package started for you",
+        description="Stops some runs, or all: civis-futures cancel 300003 300004",
+    )
     cancel.add_argument("which", metavar="RUN|JOB", nargs="*")
-    cancel.add_argument("--all", action="store_true", help="all that are active")
+    cancel.add_argument("--all", action="store_true", help="all active runs")
     cancel.add_argument("--dry-run", action="store_true", help="only say what would be stopped")
-    cancel.add_argument("--json", action="store_true", help="for programs")
+    cancel.add_argument("--json", action="store_true", help="print JSON")
     cancel.set_defaults(run=_cancel, takes_command=False)
 
 

@@ -15,10 +15,19 @@ from ._terms import MistakeError, show_json, show_table
 
 def add(commands: Any) -> None:
     """Add the commands."""
-    sessions = commands.add_parser("sessions", help="list your sessions")
-    sessions.add_argument("--json", action="store_true", help="for programs")
+    sessions = commands.add_parser(
+        "sessions",
+        help="list your sessions",
+        description="Lists your sessions, how many results they have, and who has them open.",
+    )
+    sessions.add_argument("--json", action="store_true", help="print JSON")
     sessions.set_defaults(run=_sessions, takes_command=False)
-    purge = commands.add_parser("purge", help="remove sessions, and end their runs")
+    purge = commands.add_parser(
+        "purge",
+        help="remove sessions, and end their runs",
+        description="Removes sessions with their results, and stops their runs. A session that a "
+        "process has open is left alone.",
+    )
     purge.add_argument("names", metavar="NAME", nargs="+")
     purge.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     purge.set_defaults(run=_purge, takes_command=False)

@@ -12,15 +12,15 @@ from ._schema.exchange import Origin
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One request that the platform was asked.
+    """A request that was made to the platform.
 
     Attributes:
-        method: e.g. ``"POST"``.
-        path: the path in the API's own form, e.g. ``"/scripts/containers/{id}/runs"``; ``"link"``
-            for a file link.
-        url: the path as it was asked for; no query, since that of a link is a secret.
-        origin: who asked: ``"client"``, ``"worker"``, or None if the key was not valid.
-        status: what was answered, None if nothing was.
+        method: such as ``"POST"``.
+        path: the path in the API's form, such as ``"/scripts/containers/{id}/runs"``; ``"link"``
+            for a link to a file.
+        url: the path as it was requested, without the query, since that of a link is secret.
+        origin: who made it: ``"client"``, ``"worker"``, or None if the key was not valid.
+        status: the status of the answer; None if there was none.
         fault: the fault that it met, if any.
     """
 

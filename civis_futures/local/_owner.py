@@ -76,7 +76,7 @@ class Stats:
 
 
 class LocalPlatform:
-    """Civis Platform's API on this machine, with each container run as a process, or elsewhere.
+    """Civis Platform's API on this machine. Each container run is a process, or a job of an engine.
 
     Use it as a context manager, or call :meth:`start` and :meth:`stop`. Give it to a
     ``ContainerPoolExecutor`` as ``platform``, or point any client at it with the environment
@@ -85,47 +85,49 @@ class LocalPlatform:
         with LocalPlatform() as platform:
             ...
 
-    It listens on loopback only, unless you `advertise` it; runs the commands of whoever has the key
-    with your own rights; and ends with its owner, leaving no process behind.
+    It listens on loopback only, unless you `advertise` it. Whoever has the key can run commands
+    with your rights. It ends with the process that started it, and leaves no process behind.
 
     Args:
-        engine: What the runs run on: `"process"` for processes of this machine, `"podman"`,
-            `"docker"` or `"slurm"`, or one of these with options, as in `Podman(network="none")`.
-        port: Where to listen; 0 takes a free port. Links of files have another one, always free.
-        advertise: The name or IP address of this machine by which other machines reach it. The
-            platform listens at that address, and at no other, and needs TLS there, with
-            `certificate`, with one that it makes (which takes the extra `tls`), or not at all with
-            `plain_http`. Default: it listens on loopback, for this machine alone.
-        certificate: A file in PEM's form: the certificate for `advertise`, and perhaps those
-            that it is signed with. Those who connect believe what is in it.
-        private_key: The file of its key, which others must not be able to read.
-        plain_http: Speak to other machines without TLS. Who can listen on that network then reads
-            keys and pickles, and who can write there runs code as you.
-        state: A folder to keep scripts, runs and files in, so that they survive a restart; runs
-            that were active are then failed. The key is kept there too. Default: a temporary
-            folder that goes with the platform.
-        cores: How many cores the runs may use together, by `requiredResources.cpu`, of which up
-            to 1024 count as one core. Default: no limit, as in a process pool. Runs that do not fit
-            wait, first come first; one that asks for more than there is runs alone.
-        memory: How many MB the runs may use together, by `requiredResources.memory`. Default:
-            no limit. (A single run's own limit is always enforced.)
-        start_delay: Seconds that every run stays queued at least.
-        rate_limit: `"civis"` for the Platform's own limit (1000 requests and 100 run starts per
-            300 s), or a tuple of requests, run starts and, if not 300, seconds. Default: none.
-        hold: The most seconds for which a request that asks for it is held until there is news; 0
-            offers that to nobody, and so does a `rate_limit`.
+        engine: What runs the containers: `"process"` (processes of this machine), `"podman"`,
+            `"docker"` or `"slurm"`; or one of these with options, as in `Podman(network="host")`.
+        port: The port to listen on; 0 takes a free one. Links to files use another port, which is
+            always a free one.
+        advertise: A name or IP address of this machine that other machines can use. The platform
+            then listens at that address only. It needs TLS there: with `certificate`, or with a
+            certificate that it makes itself (which takes the extra `tls`), unless `plain_http` is
+            True. By default, it listens on loopback, so only this machine can reach it.
+        certificate: A file with the certificate for `advertise` in PEM format, and perhaps those
+            by which it is signed. Clients and runs trust the certificates in it.
+        private_key: The file of the certificate's private key. Others must not be able to read it.
+        plain_http: Whether to speak to other machines without TLS. Then anyone who can read that
+            network's traffic sees keys and pickles, and anyone who can change it runs code as you.
+        state: A folder for scripts, runs, files and the key, so that they survive a restart. Runs
+            that were active then have failed, unless their engine can go on with them. By
+            default, it is a temporary folder, which is removed at the end.
+        cores: How many cores all runs together may use, by their `requiredResources.cpu`, of which
+            up to 1024 count as one core. Runs that do not fit wait, in order; a run that asks for
+            more than `cores` runs alone. By default, there is no limit, as in a process pool.
+        memory: How many MB all runs together may use, by their `requiredResources.memory`. By
+            default, there is no limit. (Each run's own limit is always enforced.)
+        start_delay: Seconds for which each run stays queued, at least.
+        rate_limit: `"civis"` for Civis Platform's limits (1000 requests and 100 run starts per
+            300 s), or a tuple of requests, run starts and perhaps seconds. By default, there is no
+            limit.
+        hold: Seconds for which a request may wait for news, if it asks for that, at most. With 0,
+            or with a `rate_limit`, no request can.
         max_file_size: The most bytes in one upload.
-        environment: Variables that every run gets in addition.
-        record: A file to which each exchange is appended as a line of JSON (never the key).
-        log: A file for the server's own messages. Default: kept aside, shown if it won't start.
-        hidden_lists: Whether lists asked for hidden items return "only" those or "also" those;
-            the Platform's documentation leaves it open.
-        updated_at_follows_runs: Whether a change of a run's state moves `updatedAt` of its job;
-            left open too.
+        environment: Additional variables for all runs.
+        record: A file to which each exchange is appended as a line of JSON, without the key.
+        log: A file for the server's own messages. By default, they are shown if it does not start.
+        hidden_lists: Whether a list that is asked for hidden items returns "only" those, or "also"
+            those. The Platform's documentation does not say which.
+        updated_at_follows_runs: Whether a change of a run's state changes the `updatedAt` of its
+            job. The documentation does not say this either.
         whole_seconds: Whether times have no milliseconds, as in all recorded examples.
-        faults: What goes wrong from the start on; see `Fault` and :attr:`faults`.
-        seed: What the chance of faults comes from: the same seed and the same requests give the
-            same faults.
+        faults: What goes wrong from the start; see `Fault` and :attr:`faults`.
+        seed: A number for the chance of faults: with the same seed and the same requests, the
+            same faults happen.
     """
 
     def __init__(
@@ -154,27 +156,14 @@ class LocalPlatform:
         seed: int = 0,
     ) -> None:
         """Check the settings; nothing is started yet."""
-        self._settings = Settings(
-            port=port,
-            advertise=advertise,
-            certificate=_absolute(certificate),
-            private_key=_absolute(private_key),
-            plain_http=plain_http,
-            state=_absolute(state),
-            cores=cores,
-            memory=memory,
-            start_delay=start_delay,
-            rate_limit=_rate_limit(rate_limit),
-            hold=hold,
-            max_file_size=max_file_size,
-            environment=dict(environment or {}),
-            engine=chosen(engine).to_json(),
-            record=_absolute(record),
-            hidden_lists=hidden_lists,
-            updated_at_follows_runs=updated_at_follows_runs,
-            whole_seconds=whole_seconds,
-            seed=seed,
-        )
+        asked = locals()
+        given = {field.name: asked[field.name] for field in dataclasses.fields(Settings)}
+        for name in ("certificate", "private_key", "state", "record"):
+            given[name] = _absolute(given[name])
+        given["rate_limit"] = _rate_limit(rate_limit)
+        given["environment"] = _variables(environment)
+        given["engine"] = chosen(engine).to_json()
+        self._settings = Settings(**given)
         _check(self._settings)
         self._log = None if log is None else Path(log).absolute()
         self._first_faults = tuple(faults)
@@ -211,18 +200,19 @@ class LocalPlatform:
 
     @property
     def page(self) -> str:
-        """A link for a browser: its jobs, runs and logs, read-only. No request is made for it.
+        """A link that shows jobs, runs and logs in a browser, read-only. Makes no request.
 
-        It opens the pages once, within ten minutes; after that, all links of this platform work in
-        that browser. Each use of this property gives a new one. The key is not in it.
+        The link can be opened once, within ten minutes. After that, all links to this platform
+        work in that browser. Each use of this property makes a new link. It does not have the key
+        in it.
         """
         return page_link(self.url, self.api_key, time.time())
 
     @property
     def ca_certs(self) -> str | None:
-        """What to believe of it, for `CIVIS_FUTURES_CA_CERTS`; None if it does not speak TLS.
+        """The certificates by which it is trusted, for `CIVIS_FUTURES_CA_CERTS`, as PEM text.
 
-        Certificates as text in PEM's form. They are no secret.
+        None if it does not use TLS. They are not secret.
         """
         if self._url is None:
             raise RuntimeError("the local platform is not running: start() it, or use `with`")
@@ -230,7 +220,7 @@ class LocalPlatform:
 
     @property
     def cores(self) -> float:
-        """How many cores the runs may use together; those of this machine if there is no limit."""
+        """How many cores all runs together may use; without a limit, those of this machine."""
         return self._settings.cores or float(os.cpu_count() or 1)
 
     @property
@@ -239,10 +229,11 @@ class LocalPlatform:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> LocalPlatform:
-        """Start the server's process and wait until it answers; does nothing if it runs already.
+        """Start the server's process and wait until it answers. Does nothing if it runs already.
 
-        Raises RuntimeError with the reason if it does not start, ImportError if the packages of
-        the extra `local` are missing.
+        Raises:
+            RuntimeError: it does not start; the message says why.
+            ImportError: packages of the extra `local` are missing.
         """
         _check_installed(self._settings)
         with self._lock:
@@ -263,7 +254,7 @@ class LocalPlatform:
         return self
 
     def stop(self) -> None:
-        """End the server and every run; does nothing if it is not running."""
+        """Stop the server and all runs. Does nothing if it is not running."""
         with self._lock:
             self._forget()
 
@@ -285,7 +276,7 @@ class LocalPlatform:
         raise TypeError("a LocalPlatform owns a process and a key and is not pickled; pass its url")
 
     def stats(self) -> Stats:
-        """Return what the platform did so far; asking is not counted."""
+        """Return what the platform has done so far. This request itself is not counted."""
         stats = self._ask("GET", "/_local/stats")
         requests = {(method, path, who): n for method, path, who, n in stats.pop("requests")}
         active = {int(run): tuple(pids) for run, pids in stats.pop("active").items()}
@@ -293,12 +284,12 @@ class LocalPlatform:
 
     @property
     def faults(self) -> Faults:
-        """What is to go wrong: ``add``, ``remove``, ``clear``, ``hits``, ``seen``; iterable."""
+        """What goes wrong: an iterable with ``add``, ``remove``, ``clear``, ``hits``, ``seen``."""
         return Faults(self._ask)
 
     @contextlib.contextmanager
     def fault(self, fault: Fault) -> Iterator[Fault]:
-        """Let one more thing go wrong, as long as the `with` lasts."""
+        """Add a fault for the time of a `with` block."""
         self.faults.add(fault)
         try:
             yield fault
@@ -309,10 +300,13 @@ class LocalPlatform:
     def requests(
         self, on: str = "*", *, origin: Origin | None = None, fault: Fault | None = None
     ) -> list[Request]:
-        """Return what was asked since the start or `reset()`, in the order of the answers.
+        """Return the requests since the start or `reset()`, in the order of their answers.
 
-        `on` and `origin` select as in `Fault`; `fault`: only those that met this one. The newest
-        100,000 are kept.
+        Only the newest 100,000 are kept.
+
+        Args:
+            on, origin: which requests, as in `Fault`.
+            fault: only requests that met this fault.
         """
         return [
             request
@@ -323,7 +317,7 @@ class LocalPlatform:
         ]
 
     def reset(self) -> None:
-        """Count from zero, with a full rate limit; the faults stay, and count from zero too."""
+        """Set all counts to zero, those of the rate limit and of the faults included."""
         self._ask("POST", "/_local/reset")
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -346,6 +340,10 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if not isinstance(value, numbers.Real | None) or isinstance(value, bool):
             raise TypeError(f"{name} must be a number, not {value!r}")
+    for name in ("plain_http", "updated_at_follows_runs", "whole_seconds"):
+        value = getattr(settings, name)
+        if not isinstance(value, bool):  # any text would be True, "no" as well
+            raise TypeError(f"{name} must be True or False, not {value!r}")
     if problem := unclear(settings):
         raise ValueError(problem)
     rules = (
@@ -371,6 +369,16 @@ def _rate_limit(given: RateLimit) -> tuple[int, int, float] | None:
         general, runs, *seconds = given
         return int(general), int(runs), float(seconds[0]) if seconds else CIVIS_LIMIT[2]
     raise ValueError(f'rate_limit must be "civis" or (requests, runs[, seconds]), not {given!r}')
+
+
+def _variables(environment: Mapping[str, str] | None) -> dict[str, str]:
+    given = {} if environment is None else environment
+    if not isinstance(given, Mapping):
+        raise TypeError(f"environment must be a mapping, not {given!r}")
+    for item in given.items():
+        if not all(isinstance(text, str) for text in item):
+            raise TypeError(f"environment must contain only str, not {item[0]!r}: {item[1]!r}")
+    return dict(given)
 
 
 def _plain_number(value: Any) -> float:
@@ -440,7 +448,7 @@ def _own_file(path: Path) -> IO[bytes]:
 def _launch(
     settings: Settings, key: str, log: Path | None, seconds: float = 60.0
 ) -> tuple[subprocess.Popen[bytes], Mapping[str, Any]]:
-    """Start the server and return it with what it says: its `url`, its `ca_certs`. It has so many
+    """Start the server and return it with what it says: its `url`, its `ca_certs`. It has this many
     `seconds`, as it is slow on a machine that does much else.
     """
     try:
@@ -529,29 +537,30 @@ class Faults:
         self._ask = send
 
     def add(self, *faults: Fault) -> None:
-        """Let these happen from now on, after those that are there.
+        """Add faults, after those that are there.
 
-        Raises ValueError for a path that is none of the API's.
+        Raises:
+            ValueError: the API has no such path.
         """
         self._ask("POST", PATH, {"add": [fault.to_json() for fault in faults]})
 
     def remove(self, *faults: Fault) -> None:
-        """Let these happen no more; what has begun goes on, but for an outage."""
+        """Remove faults. What has begun goes on, except for an outage, which ends."""
         self._ask("POST", PATH, {"remove": [fault.to_json() for fault in faults]})
 
     def clear(self) -> None:
-        """Remove all."""
+        """Remove all faults."""
         self._ask("POST", PATH, {"remove": None})
 
     def hits(self, fault: Fault) -> int:
-        """How often a fault has happened so far; one that was removed is remembered.
+        """How often a fault has happened so far, even if it was removed since.
 
-        A run that ended by itself before its fault was due does not count.
+        A run that ended before its fault was due does not count.
         """
         return self._sum(fault, "hits")
 
     def seen(self, fault: Fault) -> int:
-        """How many requests, runs or lines have matched so far, whether they met it or not."""
+        """How many requests, runs or lines have matched so far, whether or not they met it."""
         return self._sum(fault, "seen")
 
     def _sum(self, fault: Fault, what: str) -> int:

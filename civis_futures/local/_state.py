@@ -132,7 +132,7 @@ class News:
         return bool(done) and not self._closed
 
     def close(self) -> None:
-        """Let nobody wait any more: the server is about to stop."""
+        """End all waits: the server is about to stop."""
         self._closed = True
         for waiters in self._waiting.values():
             for waiter in waiters:
@@ -180,7 +180,7 @@ class AgentDesk(Protocol):
         """Return what an agent is to do, when that is not what it knows."""
 
     def leave(self) -> None:
-        """Let nobody wait for an answer any more."""
+        """End all waits for an answer."""
 
 
 @dataclasses.dataclass

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from .._wire import Blob
     from ._platform import PlatformRequests
 
-#: The part of the container's disk that may be taken by what no call at hand needs.
-_SHARE = 0.7
-
 
 class Buffers:
     """Files in `folder`, by digest. `disk` is how much the container has, in MB."""
@@ -25,7 +22,7 @@ class Buffers:
     def __init__(self, platform: PlatformRequests, folder: str, disk: float) -> None:
         self._platform = platform
         self._folder = folder
-        self._limit = disk * 1e6 * _SHARE
+        self._limit = disk * 1e6 * 0.7  # for what no call at hand needs
         self._sizes: dict[str, int] = {}  # by digest; the least recently used one first
         self._held: dict[str, set[str]] = {}  # what each call at hand needs
 
@@ -36,6 +33,10 @@ class Buffers:
         """
         self._held[call] = {blob.sha256 for blob in blobs}
         return [self._path_of(blob) for blob in blobs]
+
+    def has(self, blobs: tuple[Blob, ...]) -> bool:
+        """Whether these are here already."""
+        return all(blob.sha256 in self._sizes for blob in blobs)
 
     def release(self, call: str) -> None:
         """The call is over."""

@@ -17,12 +17,15 @@ import signal
 import sys
 from collections import deque
 from functools import partial
+from select import POLLIN as _POLLIN
+from select import poll as _poll
 from time import perf_counter as _perf_counter  # user code may leave those of the module mocked
 from time import time as _time
+from typing import NamedTuple  # which `_wire` imports as well
 
 from .. import _wire
 from .._pickles.rows import Outcomes, in_turn
-from ._frames import BODY_LIMIT, Frames, high_copy, packed, plain
+from ._frames import BODY_LIMIT, PERMIT, Frames, high_copy, packed, plain
 from ._payload import as_file, dumped, load, way_to_trouble
 from ._script import Script
 from ._surroundings import Surroundings
@@ -30,7 +33,6 @@ from ._surroundings import Surroundings
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from mmap import mmap
     from typing import Any, NoReturn
 
     Header = dict[str, Any]
@@ -45,23 +47,26 @@ _TAIL, _TAIL_TEXT = 15, 10_000
 _NAME, _REASON = 300, 2000
 
 
-def live(
-    calls: int,
-    answers: int,
-    mark: bytes,
-    folder: str,
-    begun: mmap,
-    initializer: Payload | None,
-) -> NoReturn:
+class Pipes(NamedTuple):
+    """The descriptors of the child's ends: calls come, as frames, and permits to begin them, which
+    the parent may take out again; answers go. And the `mark` of frames.
+    """
+
+    calls: int
+    permits: int
+    answers: int
+    mark: bytes
+
+
+def live(pipes: Pipes, folder: str, initializer: Payload | None) -> NoReturn:
     """All that the child does, from the fork to its end. It never returns into the parent's stack.
 
-    `calls` and `answers` are the pipes' descriptors; `folder` is for what is too large for them.
-    The byte `begun`, which the parent sees too, becomes 1 when a call has come.
+    `folder` is for what is too large for the pipes.
     """
     code = 1
     try:
         _settle_in()
-        Child(calls, answers, mark, folder, begun).serve(initializer)
+        Child(pipes, folder).serve(initializer)
         _run_exit_hooks()
         code = 0
     except BrokenPipeError:
@@ -75,13 +80,13 @@ def live(
 class Child:
     """Reads calls, runs them, writes answers."""
 
-    def __init__(self, calls: int, answers: int, mark: bytes, folder: str, begun: mmap) -> None:
-        self._begun = begun
-        self._calls = calls
-        self._answers = answers
-        self._mark = mark
+    def __init__(self, pipes: Pipes, folder: str) -> None:
+        self._pipes = pipes
         self._folder = folder
-        self._frames = Frames(mark)
+        self._frames = Frames(pipes.mark)
+        self._come = 0  # frames
+        self._permitted = _poll()
+        self._permitted.register(pipes.permits, _POLLIN)
         self._tail = Tail()
         self._streams = (Stream("stdout", 1, self._tail), Stream("stderr", 2, self._tail))
         self._pid = os.getpid()
@@ -106,7 +111,6 @@ class Child:
         if frame is None:
             return False
         header, body = frame
-        self._begun[0] = 1
         if "title" in header:  # where the log of a reused worker is cut into those of calls
             for stream in self._streams:
                 stream.announce(header["title"])
@@ -204,23 +208,36 @@ class Child:
             stream.restore()
 
     def _receive(self) -> tuple[Header, bytes] | None:
-        while True:
+        """The next call that may begin; None if there will be none. With its permit, it has."""
+        permit = self._permit()
+        while permit:
             frame = self._frames.next()
-            if frame is not None:
+            if frame is None:
+                data = os.read(self._pipes.calls, 1 << 16)
+                if not data:
+                    return None
+                self._frames.add(data)
+                continue
+            self._come += 1
+            if self._come == int.from_bytes(permit, "big"):
                 return frame
-            data = os.read(self._calls, 1 << 16)
-            if not data:
-                return None
-            self._frames.add(data)
+        return None
+
+    def _permit(self) -> bytes:
+        while True:
+            try:
+                return os.read(self._pipes.permits, PERMIT)
+            except BlockingIOError:
+                self._permitted.poll()
 
     def _send(self, header: Header, data: bytes | None) -> None:
         header["data"] = data is not None
         body = data or b""
         header["path"] = self._stored(header, body) if len(body) > BODY_LIMIT else None
-        view = memoryview(packed(self._mark, header, b"" if header["path"] else body))
+        view = memoryview(packed(self._pipes.mark, header, b"" if header["path"] else body))
         try:
             while view:
-                view = view[os.write(self._answers, view) :]
+                view = view[os.write(self._pipes.answers, view) :]
         except BrokenPipeError:
             raise
         except OSError:  # user code has closed it
@@ -279,6 +296,11 @@ class TailedStream(io.TextIOWrapper):
         self._tail.add(text)
         return length
 
+    def announce(self, text: str) -> None:
+        """Print a line of our own, which is not remembered."""
+        super().write(text + "\n")
+        self.flush()
+
 
 class Stream:
     """One of the two output streams, so that a call which breaks it breaks it only for itself."""
@@ -298,7 +320,7 @@ class Stream:
     def announce(self, text: str) -> None:
         """A line of our own. Each stream has it: which of the two comes first is not certain."""
         with contextlib.suppress(Exception):  # say, the disk is full: then the log tells less
-            print(text, file=self._stream, flush=True)
+            self._stream.announce(text)
 
     def flush(self) -> None:
         """Write out what user code has printed, wherever it prints now."""
@@ -393,15 +415,15 @@ def _of_rows(rows: Outcomes) -> tuple[Header, bytes]:
     If any row has raised, so has the batch, as far as its attempt is concerned.
     """
     rows.reverse()
-    told: list[tuple[Header, bytes | None]] = []
+    answered: list[tuple[Header, bytes | None]] = []
     while rows:
         returned, value = rows.pop()
-        told.append(_returned(value) if returned else value)
+        answered.append(_returned(value) if returned else value)
         del value
-    failed = (header for header, _ in told if header["kind"] != _wire.RETURNED)
+    failed = (header for header, _ in answered if header["kind"] != _wire.RETURNED)
     first = next(failed, None)
     kind, text = (_wire.RETURNED, "") if first is None else (_wire.RAISED, first["text"].rstrip())
-    return _answer(kind, text.rpartition("\n")[2], _wire.ROWS), dumped(told)
+    return _answer(kind, text.rpartition("\n")[2], _wire.ROWS), dumped(answered)
 
 
 def _returned(result: Any) -> tuple[Header, bytes | None]:
@@ -412,9 +434,9 @@ def _returned(result: Any) -> tuple[Header, bytes | None]:
         way = way_to_trouble("result", result)
         if way:
             _without_steps(error)
-        told = _traceback(error, before)
-        told["text"] = told["text"].rstrip("\n") + way
-        return _answer(_wire.OUTCOME_PICKLING, detail="result", **told), None
+        answered = _traceback(error, before)
+        answered["text"] = answered["text"].rstrip("\n") + way
+        return _answer(_wire.OUTCOME_PICKLING, detail="result", **answered), None
 
 
 def _without_steps(error: BaseException) -> None:
@@ -427,14 +449,14 @@ def _without_steps(error: BaseException) -> None:
 
 
 def _raised(error: BaseException) -> tuple[Header, bytes | None]:
-    told = _traceback(error)
+    answered = _traceback(error)
     try:
-        return _answer(_wire.RAISED, **told), dumped(error)
+        return _answer(_wire.RAISED, **answered), dumped(error)
     except BaseException as problem:
         why = f"{_type_of(problem).rpartition('.')[2]}: {_said(problem)}"
         name = _type_of(error).rpartition(".")[2]
-        told["text"] += f"\nThis {name} cannot be pickled: {why}{way_to_trouble(name, error)}"
-        return _answer(_wire.OUTCOME_PICKLING, detail="exception", **told), None
+        answered["text"] += f"\nThis {name} cannot be pickled: {why}{way_to_trouble(name, error)}"
+        return _answer(_wire.OUTCOME_PICKLING, detail="exception", **answered), None
 
 
 def _said(error: BaseException) -> str:
@@ -467,9 +489,11 @@ def _traceback(error: BaseException, before: str = "") -> dict[str, Any]:
     """
     frames: list[dict[str, Any]] = []
     try:
-        from ._tracebacks import told
+        from ._tracebacks import rendered
 
-        text, frames = told(error, [f.__code__.co_filename for f in (_traceback, load, in_turn)])
+        text, frames = rendered(
+            error, [f.__code__.co_filename for f in (_traceback, load, in_turn)]
+        )
     except BaseException:
         text = _bare_traceback(error)
     for frame in frames:

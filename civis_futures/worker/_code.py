@@ -10,7 +10,6 @@ import shutil  # which a zip needs anyway
 import sys
 import zipfile
 
-_CHUNK = 1 << 20
 _used: list[str] = []  # the folders that this process has
 
 
@@ -52,7 +51,7 @@ def _unpack(source: zipfile.ZipFile, info: zipfile.ZipInfo, folder: str) -> None
     path = os.path.join(folder, *parts)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with source.open(info) as data, open(path, "wb") as file:
-        while chunk := data.read(_CHUNK):
+        while chunk := data.read(1 << 20):
             file.write(chunk)
     os.chmod(path, info.external_attr >> 16 & 0o777)
 

@@ -147,7 +147,7 @@ def _content(file_id: int, folder: str) -> bytes:
 
 
 def _private_folder() -> str:
-    """A new folder that nobody else can read. (`tempfile` would cost 5 ms to import.)"""
+    """A new folder that other users cannot read. (`tempfile` would cost 5 ms to import.)"""
     name = f"civis-futures-{os.urandom(8).hex()}"
     for place in (os.environ.get("TMPDIR") or "/tmp", "/var/tmp", "/dev/shm", "."):
         folder = os.path.join(place, name)

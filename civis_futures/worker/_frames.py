@@ -1,4 +1,5 @@
 """What passes between the worker and its child over a pipe: a JSON header and a body of bytes.
+And how such a child, and such a pipe, are made.
 
 A frame starts with a mark that only these two processes know, made anew for each child. User code
 that writes to file descriptors which are not its own may leave rubbish in the pipe; the reader
@@ -12,6 +13,8 @@ import fcntl
 import json
 import os
 import resource
+import signal
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 MARK_SIZE = 16
 #: A body above this size travels as a file instead: a pipe is slow, and holds 64 kB.
 BODY_LIMIT = 1_000_000
+#: Bytes of a permit: the number of the frame, from 1, that may be begun.
+PERMIT = 8
 _HEADER = 4  # bytes of the header's length
 _BODY = 8  # bytes of the body's length
 
@@ -66,6 +71,19 @@ class Frames:
         body = bytes(self._bytes[body_at:end])
         del self._bytes[:end]
         return header, body
+
+
+def forked() -> int:
+    """Fork, without what is still to be printed, or both would print it.
+
+    TERM is blocked, and unblocked by each of the two when it is ready: it must find either no
+    child, or one whose pid is known.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    return os.fork()
 
 
 def high_copy(fd: int) -> int:

@@ -41,9 +41,9 @@ def _group(root: str, tree: str, path: str) -> str:
 
 
 def share_cores(asked: float, root: str = "/", processes: int = 1) -> None:
-    """Have numerical libraries start as many threads as the container has cores for each of so many
+    """Have numerical libraries start as many threads as the container has cores for each of the
     `processes`: unless they are told otherwise, it is as many as the machine has. `asked` is what
-    the container was asked for, for where the kernel has no quota; 0 if nobody knows.
+    the container was asked for, for where the kernel has no quota; 0 if that is not known.
 
     Who has set `OMP_NUM_THREADS` has set it for all of them, since the others read it as well.
     """

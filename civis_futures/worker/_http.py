@@ -35,11 +35,8 @@ TIMEOUT = 60.0
 
 #: A reply that brings fewer bytes per second, after these seconds, has failed as well.
 SLOWEST = 10_000.0
-#: Seconds that a server can make us wait at the most: Platform's limits are for 300.
-LONGEST_WAIT = 600.0
 
 _PARTIAL_CHAIN = 0x80000  # ssl.VERIFY_X509_PARTIAL_CHAIN, which Python has since 3.10
-_TELL_AFTER = 4  # failed attempts, before a line in the log says why nothing moves
 _STUMBLES = (429, 500, 502, 503, 504)
 
 
@@ -104,7 +101,7 @@ class Http:
         patience: float = WorkerPacing().request,
         *,
         timeout: float = TIMEOUT,
-        longest_wait: float = LONGEST_WAIT,
+        longest_wait: float = 600.0,  # seconds; Platform's limits are for 300
         pacing: WorkerPacing = WorkerPacing(),  # noqa: B008 (a tuple)
         only: tuple[str | None, str] = ("", ""),
     ) -> None:
@@ -199,7 +196,8 @@ class Http:
         pause = max(at_least, growing * random.uniform(0.5, 1.0))
         if time.monotonic() + pause > deadline:
             raise UnreachableError(f"{problem} (gave up after attempt {attempt})")
-        if attempt == _TELL_AFTER:
+        # After four failed attempts, a line in the log says why nothing moves.
+        if attempt == 4:
             print(f"civis_futures: {problem}; trying again", file=sys.stderr, flush=True)
         time.sleep(pause)
 

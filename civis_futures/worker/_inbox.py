@@ -26,9 +26,8 @@ _FIRST_PAUSE = 0.05
 _PART_OF_POLL = 1 / 12
 _SHORT = 1.5
 _LOOKS_PER_LEASE = 4.0
-_REFUSALS = 5  # in a row, after which the inbox is taken for lost
-# A look is held for so many seconds at the most; and after so many in a row that were cut off, or
-# answered without news before their time, looks are not held any more: somebody between us and the
+# A look is held for at most this many seconds; and after this many in a row that were cut off, or
+# answered without news before their time, looks are not held any more: a proxy between us and the
 # platform does not bear it.
 _LONGEST_HOLD = TIMEOUT / 2
 _CUTS = 3
@@ -46,6 +45,7 @@ class InboxReader:
         self._id = order.inbox
         self._worker = order.worker
         self._lease = self._own_lease = order.lease
+        self._idle = self._own_idle = order.idle or order.lease
         self._poll, self._turn = order.poll, order.turn
         self.linger = order.linger
         self._content: Any = None
@@ -63,11 +63,16 @@ class InboxReader:
     def restart(self) -> None:
         """Look often again: there was work, and now there is none."""
         self._idle_since = time.monotonic()
+        self._worked = self._listened()
 
-    @property
-    def silent(self) -> bool:
-        """Whether nothing at all has been written into the inbox for the whole lease."""
-        return self._listened() - self._heard > self._lease
+    def silent(self, idle: bool = False) -> bool:
+        """Whether nothing at all has been written into the inbox for the whole lease; or, while the
+        worker is `idle`, for as long as a client that is there would not have left it idle.
+        """
+        now = self._listened()
+        if idle and now - max(self._heard, self._worked) > self._idle:
+            return True
+        return now - self._heard > self._lease
 
     def _listened(self) -> float:
         """A clock that stands still while the platform cannot be reached: that is no silence."""
@@ -88,7 +93,8 @@ class InboxReader:
         """`look` as soon as there is news, where the platform offers to say when that is; else when
         it is due. For those who have nothing else to do.
         """
-        most = min(self._platform.offered, self._lease / _LOOKS_PER_LEASE, _LONGEST_HOLD)
+        lease = min(self._lease, self._idle)
+        most = min(self._platform.offered, lease / _LOOKS_PER_LEASE, _LONGEST_HOLD)
         if most <= 0 or self._cuts >= _CUTS:
             time.sleep(self.due_in(eager=True))
             return self.look()
@@ -115,7 +121,7 @@ class InboxReader:
             content = self._platform.json_value(self._id)
         except RefusedError:
             self._refused += 1
-            if self._refused >= _REFUSALS:
+            if self._refused >= 5:  # in a row: it is lost
                 raise
             return None
         finally:
@@ -145,6 +151,7 @@ class InboxReader:
         lease = inbox.lease
         given = isinstance(lease, (int, float)) and lease > 0
         self._lease = lease if lease and given else self._own_lease
+        self._idle = self._lease if given else self._own_idle
         most = self._lease / _LOOKS_PER_LEASE
         if isinstance(inbox.poll, (int, float)) and inbox.poll > 0:
             self._poll = min(inbox.poll, most)
@@ -153,6 +160,6 @@ class InboxReader:
         return letter
 
     def _is_news(self, holder: int, letter: _wire.Letter | None) -> bool:
-        if not holder:  # nobody else writes it
+        if not holder:  # no other process writes it
             return False
         return (self.known, self.holder, self._letter) != (True, holder, letter)

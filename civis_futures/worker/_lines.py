@@ -10,36 +10,26 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import time
 
 from .. import _wire
-from ._frames import high_pipe
+from ._frames import forked, high_pipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-#: Bytes of a line that has not come to its end, after which it is taken for a line.
-_LONGEST = 1_000_000
-#: Seconds to wait at the end for what a process that was left behind may still print.
-_LAST = 1.0
-
 
 class Lines:
-    """The worker's end: pipes for so many processes, and a process that reads them. `in_child` is
+    """The worker's end: pipes for this many processes, and a process that reads them. `in_child` is
     called in there, to close what is the worker's.
     """
 
     def __init__(self, processes: int, in_child: Callable[[], None]) -> None:
         pipes = [(high_pipe(), high_pipe()) for _ in range(processes)]
         self._ends = [(out[1], err[1]) for out, err in pipes]
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()  # or the fork would print it too
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        self._pid = os.fork()
+        self._pid = forked()
         if self._pid == 0:
             in_child()
             self._close_ends()
@@ -59,7 +49,7 @@ class Lines:
     def close(self) -> None:
         """No process prints any more; wait until all is said."""
         self._close_ends()
-        end = time.monotonic() + _LAST
+        end = time.monotonic() + 1.0  # for what a process that was left behind may still print
         try:
             while os.waitpid(self._pid, os.WNOHANG)[0] == 0:
                 if time.monotonic() > end:
@@ -137,28 +127,29 @@ class Source:
     def add(self, data: bytes) -> None:
         """Take in what was read; nothing: that was all."""
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if self._rest and (not data or len(self._rest) > _LONGEST):
+        # A megabyte without an end is taken for a line.
+        if self._rest and (not data or len(self._rest) > 1_000_000):
             lines.append(self._rest)
             self._rest = b""
-        told: list[bytes] = []
+        pending: list[bytes] = []
         marked = False
         for line in lines:
             task = self._begins(line)
             if task:
-                if told:
-                    self._log.say(self, told, marked=marked)
-                self.task, told, marked, self._blank = task, [], True, False
+                if pending:
+                    self._log.say(self, pending, marked=marked)
+                self.task, pending, marked, self._blank = task, [], True, False
             elif self._blank:
-                told.append(b"")
+                pending.append(b"")
                 self._blank = False
             if line:
-                told.append(line)
+                pending.append(line)
             else:
                 self._blank = True
         if not data and self._blank:
-            told.append(b"")
-        if told:
-            self._log.say(self, told, marked=marked)
+            pending.append(b"")
+        if pending:
+            self._log.say(self, pending, marked=marked)
 
     def _begins(self, line: bytes) -> str:
         """The task that begins at this line, if one does."""

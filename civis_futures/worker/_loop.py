@@ -4,6 +4,9 @@ One thread, so that it may fork. Calls begin in the order of the letters, each a
 the processes is free; none runs twice. How many processes there are, the order says. It unpickles
 nothing and runs no user code: that is the child's part, which may die of it without taking this
 process along.
+
+A child is given small calls ahead, so that it need not wait for us between two of them. Before we
+decide on any of these, they are taken back; what cannot be taken back has begun.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from ._inbox import InboxReader
 from ._outbox import Outbox
 from ._platform import Outgoing
 from ._process import Children, DiedError, Process, wait_for_any
+from ._slots import FetchedCall, Refusal, Slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,58 +34,15 @@ if TYPE_CHECKING:
     from ._platform import PlatformRequests
 
 
+_AHEAD = 32  # calls that a child may have at the most besides the one that it runs
+
+
 class Terminated(SystemExit):
     """A TERM has come."""
 
 
 class StartedAgainError(Exception):
     """Another life of this worker was here before."""
-
-
-class FetchedCall:
-    """A call whose bytes are here, in memory or in a file; or the reason why they are not.
-
-    `buffers` are the paths of what it refers to, `code` digests of zips with the user's modules,
-    and `modules` the folder that these are in.
-    """
-
-    def __init__(self, body: bytes = b"", path: str | None = None, problem: str = "") -> None:
-        self.body = body
-        self.path = path
-        self.problem = problem
-        self.buffers: list[str] = []
-        self.code: set[str] = set()
-        self.modules: list[str] = []
-
-    @property
-    def here(self) -> bool:
-        """Whether its files are still there: they lie where user code can remove them."""
-        paths = [*self.buffers, *self.modules]
-        return all(map(os.path.exists, paths if self.path is None else [self.path, *paths]))
-
-
-class Refusal:
-    """Why calls are not run: what their answers say."""
-
-    def __init__(self, kind: str, text: str, detail: str = "", frames: Any = ()) -> None:
-        self.kind = kind
-        self.text = text
-        self.detail = detail
-        self.frames = tuple(_wire.Frame(**frame) for frame in frames)
-
-
-class Slot:
-    """Room for one process, and the call that it runs; `number` is from 1, or 0 if there is only
-    one.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.process: Process | None = None
-        self.ready = False  # whether it has run its initializer, if there is one
-        self.call: _wire.Call | None = None
-        self.since = 0.0  # when that was handed over
-        self.modules: list[str] = []  # the folders with modules that the process may need
 
 
 class WorkerLoop:
@@ -146,7 +107,7 @@ class WorkerLoop:
 
     @property
     def _running(self) -> list[Slot]:
-        return [slot for slot in self._slots if slot.call is not None]
+        return [slot for slot in self._slots if slot.calls]
 
     def _end_all(self) -> None:
         """Let the processes end, and what they have printed come out."""
@@ -187,7 +148,7 @@ class WorkerLoop:
         # What waited for this container may have been taken back meanwhile.
         if inbox is not None and not (self._alone and self._is_from_holder()):
             letter = self._look()
-            while not (inbox.known or inbox.silent):
+            while not (inbox.known or inbox.silent()):
                 time.sleep(inbox.due_in(eager=True))
                 letter = self._look()
             if not inbox.known:
@@ -206,15 +167,16 @@ class WorkerLoop:
     def _answer_all(self) -> None:
         self._take_first()
         while True:
-            if self._inbox is not None and self._inbox.silent:
+            at_rest = not (self._queue or self._running)
+            if self._inbox is not None and self._inbox.silent(at_rest):
                 for slot in self._slots:
                     self._end_process(slot)
                 self._end_all()
-                print(_wire.SILENCE, flush=True)
+                print(_wire.IDLE_SILENCE if at_rest else _wire.SILENCE, flush=True)
                 self._outbox.post()
                 return
             self._start_next()  # before posting, so that posting and computing overlap
-            if self._outbox and (self._idle or self._outbox.due_in(len(self._queue)) == 0):
+            if self._outbox and (self._idle or self._outbox.due_in(self._left) == 0):
                 self._outbox.post()
             if self._outbox.greets:
                 self._outbox.tell()
@@ -229,12 +191,17 @@ class WorkerLoop:
     @property
     def _idle(self) -> bool:
         """Whether there is a process, or room for one, that has nothing to do."""
-        return any(slot.call is None for slot in self._slots)
+        return not all(slot.calls for slot in self._slots)
+
+    @property
+    def _left(self) -> int:
+        """How many calls no child has come to, as far as we have heard."""
+        return len(self._queue) + sum(len(slot.calls) - 1 for slot in self._running)
 
     @property
     def _eager(self) -> bool:
         """Whether news in the inbox would be taken up at once."""
-        return bool(self._queue) or self._idle or len(self._slots) > 1
+        return bool(self._left) or self._idle or len(self._slots) > 1
 
     def _look(self, wait: bool = False) -> _wire.Letter | None:
         """Read the inbox; `wait` until there is news, or it is time, if nothing else is to do."""
@@ -273,14 +240,31 @@ class WorkerLoop:
         new = [call for call in letter.calls if _name(call) not in self._taken]
         self._taken.update(_name(call) for call in new)
         self._queue.extend(new)
+        self._take_back({f"{task}-{attempt}" for task, attempt in letter.revoked + letter.ended})
         for task, attempt in letter.ended:
             for slot in self._running:
-                call = slot.call
-                if call is not None and _name(call) == f"{task}-{attempt}":
+                call = slot.calls[0]
+                if _name(call) == f"{task}-{attempt}":
                     self._end_process(slot)
                     self._answer(call, _wire.REVOKED, "")
         for task, attempt in letter.revoked + letter.ended:
             self._revoke(task, attempt)
+
+    def _take_back(self, names: set[str] | None = None) -> None:
+        """Queue again what children were given ahead, where that is one of these calls (None: any).
+        What their children have begun is the first of theirs then.
+        """
+        for slot in self._running:
+            if names is None or any(_name(call) in names for call in slot.calls):
+                self._queue_again(slot)
+                while len(slot.calls) > 1 and self._listen(slot, 0):  # which have ended
+                    pass
+
+    def _queue_again(self, slot: Slot) -> None:
+        """Queue what the child has not begun but for the first, if it has several calls."""
+        if slot.process is not None and len(slot.calls) > 1:
+            for _ in range(slot.process.take_back(len(slot.calls) - 1)):
+                self._queue.appendleft(slot.calls.pop())
 
     def _revoke(self, task: int, attempt: int) -> None:
         """Never begin this call; too late if it runs, or has run."""
@@ -300,6 +284,8 @@ class WorkerLoop:
 
     def _start_next(self) -> None:
         """Give each child that is free its next call; answer at once those that cannot be run."""
+        if not self._queue and self._idle:  # rather than to wait for the end of others' calls
+            self._take_back()
         while self._queue and (slot := self._free_slot()) is not None:
             call = self._queue.popleft()
             fetched = self._fetched.pop(_name(call), None)
@@ -313,30 +299,59 @@ class WorkerLoop:
             if fetched.problem:
                 self._answer(call, _wire.CALL_NOT_FETCHED, fetched.problem)
                 continue
-            self._begin(slot, call, fetched)
+            process = self._living_process(slot, fetched)
+            slot.calls.append(call)
+            slot.since = time.time()
+            if slot.ready:
+                process.limit(call.timeout)
+            process.send(self._header(slot, call, fetched), fetched.body)
+        for slot in self._running:
+            while self._queue and self._give_ahead(slot, self._queue[0]):
+                slot.calls.append(self._queue.popleft())
+            if slot.process is not None:
+                slot.process.permit()
+
+    def _give_ahead(self, slot: Slot, call: _wire.Call) -> bool:
+        """Give a child that is at a call the next one, too, if nothing is to be done for it before.
+
+        Not those with limits of their own, since only the child knows when they begin; nor those
+        whose files a call before them might remove.
+        """
+        process, name = slot.process, _name(call)
+        small = call.data.file_id is None and len(call.buffers) == call.code
+        limited = call.timeout is not None or slot.calls[0].timeout is not None
+        if process is None or not slot.ready or len(slot.calls) > _AHEAD:
+            return False
+        if not small or limited or name in self._again or not self._buffers.has(call.buffers):
+            return False
+        fetched = self._fetched[name] = self._fetched.get(name) or self._fetch_call(call)
+        if fetched.problem or not process.takes(fetched.code):
+            return False
+        if not process.send_ahead(self._header(slot, call, fetched), fetched.body):
+            return False
+        del self._fetched[name]
+        self._note_modules(slot, fetched)
+        return True
 
     def _free_slot(self) -> Slot | None:
         """One without a call, if there is any; rather one that has a process."""
-        free = [slot for slot in self._slots if slot.call is None]
+        free = [slot for slot in self._slots if not slot.calls]
         return min(free, key=lambda slot: slot.process is None, default=None)
 
-    def _begin(self, slot: Slot, call: _wire.Call, fetched: FetchedCall) -> None:
-        """Hand a call to the child, which says so in the log if there may be others in there."""
-        process = self._living_process(slot, fetched)
-        slot.call, slot.since = call, time.time()
-        if slot.ready:
-            process.limit(call.timeout)
+    def _header(self, slot: Slot, call: _wire.Call, fetched: FetchedCall) -> dict[str, Any]:
+        """What the child is told of a call. It says so in the log when that begins, if there may be
+        others in there.
+        """
         header: dict[str, Any] = {"name": _name(call), "path": fetched.path}
         header["buffers"] = fetched.buffers
         if fetched.modules:
             header["modules"] = fetched.modules
         if not self._alone:
-            # On a line of its own: what was before may have ended without a newline, and been
-            # written by anything, so nobody knows.
+            # On a line of its own: whatever wrote the last one may have ended without a newline.
             start = "\n" if self._printed else ""
             header["title"] = start + _wire.begin_line(call.task, call.attempt, slot.number)
         self._printed = True
-        process.send(header, fetched.body)
+        return header
 
     def _living_process(self, slot: Slot, call: FetchedCall) -> Process:
         """The child, or a new one if the call has another version of the user's modules: a process
@@ -351,7 +366,7 @@ class WorkerLoop:
 
                 others = [folder for other in self._slots for folder in other.modules]
                 tidy(self._folder, [*others, *self._modules(call)])
-        slot.modules.extend(x for x in self._modules(call) if x not in slot.modules)
+        self._note_modules(slot, call)
         if slot.process is None:
             slot.ready = self._initializer is None
             first, payload = self._initializer, None
@@ -375,13 +390,16 @@ class WorkerLoop:
         if self._lines is not None:
             self._lines.print_as(slot.number)
 
+    def _note_modules(self, slot: Slot, call: FetchedCall) -> None:
+        slot.modules.extend(x for x in self._modules(call) if x not in slot.modules)
+
     def _modules(self, call: FetchedCall) -> list[str]:
         """The folders with modules that a new process may need."""
         return [*call.modules, *([] if self._initializer is None else self._initializer.modules)]
 
     def _fetch_ahead(self) -> None:
         """Fetch the next call while the children work on others."""
-        ready = any(slot.ready for slot in self._slots)
+        ready = any(slot.ready for slot in self._slots) and self._left == len(self._queue)
         if ready and self._queue and not self._fetched and self._refusal is None:
             self._fetched[_name(self._queue[0])] = self._fetch_call(self._queue[0])
 
@@ -424,22 +442,23 @@ class WorkerLoop:
             self._take(self._look())
 
     def _listen(self, slot: Slot, patience: float | None) -> bool:
-        """Take in what the child of a call says within so many seconds, if anything; or its end."""
+        """Take in what the child of a call says within `patience` seconds; or its end."""
         assert slot.process is not None
         try:
             frame = slot.process.receive(patience)
         except DiedError as death:
             self._crashed(slot, death)
             return True
-        if frame is not None:
+        heard = frame is not None
+        while frame is not None:
             self._hear(slot, *frame)
-        return frame is not None
+            frame = slot.process.next_frame() if slot.process is not None and slot.calls else None
+        return heard
 
     def _hear(self, slot: Slot, header: dict[str, Any], body: bytes) -> None:
         """The child has said something: of its start, or of the running call."""
-        call = slot.call
+        call = slot.calls[0]
         assert slot.process is not None
-        assert call is not None
         if slot.process.expired:  # the TERM has become an exception in user code
             self._end_process(slot)
             self._time_out(slot, call, 0.0)
@@ -454,7 +473,7 @@ class WorkerLoop:
 
     def _patience(self) -> float | None:
         """Seconds until there is something else to do than to wait for the children."""
-        waits = [self._outbox.due_in(len(self._queue))]
+        waits = [self._outbox.due_in(self._left)]
         if self._inbox is not None:
             waits.append(self._inbox.due_in(self._eager))
         return min((wait for wait in waits if wait is not None), default=None)
@@ -476,6 +495,7 @@ class WorkerLoop:
         assert slot.process is not None
         slot.process.limit(None)
         if last:  # the call has made of it what no other call could run in
+            self._queue_again(slot)
             slot.process.end()
             slot.process = None
         try:
@@ -493,13 +513,14 @@ class WorkerLoop:
 
     def _done_with(self, call: _wire.Call) -> None:
         """A call has ended: its child has room for another one."""
-        for slot in self._slots:
-            slot.call = None if slot.call is call else slot.call
+        for slot in self._running:
+            if slot.calls[0] is call:
+                slot.calls.popleft()
+                slot.since = time.time()
         self._buffers.release(f"call-{_name(call)}")
 
     def _crashed(self, slot: Slot, death: DiedError) -> None:
-        call = slot.call
-        assert call is not None
+        call = slot.calls[0]
         assert slot.process is not None
         if slot.process.expired:
             self._time_out(slot, call, death.peak_mb)
@@ -509,10 +530,11 @@ class WorkerLoop:
             self._refuse(call, self._refusal)
             return
         # An earlier call may be the reason.
-        if not slot.process.begun and _name(call) not in self._again:
+        begun = len(slot.calls) > death.unbegun
+        for _ in range(death.unbegun - (_name(call) in self._again and not begun)):
+            self._queue.appendleft(slot.calls.pop())
+        if not slot.calls:
             self._again.add(_name(call))
-            self._queue.appendleft(call)
-            slot.call = None
             return
         kind = _wire.MEMORY if death.memory else _wire.CRASHED
         text = f"the process ended before the call did: {death}"
@@ -554,7 +576,7 @@ class WorkerLoop:
 
     def _drained(self) -> None:
         """A call has ended; if it was the last one, more are welcome soon."""
-        if not self._queue and self._inbox is not None:
+        if not self._left and self._inbox is not None:
             self._inbox.restart()
 
     def _hear_who_has_ended(self) -> None:

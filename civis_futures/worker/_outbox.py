@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 #: Seconds that the first answers wait for company while further calls are run.
 FIRST_LINGER = 0.5
-#: Outcomes of this many bytes do not wait: the next call may need the memory, or the disk.
-_MOST_WAITING = 10_000_000
 #: After this many failures in a row the script's name is left as it is: to change it only saves the
 #: client requests.
 _NAMINGS = 3
@@ -80,7 +78,8 @@ class Outbox:
         """
         if not self._waiting:
             return None
-        if self._urgent or self._size > _MOST_WAITING:
+        # Ten megabytes do not wait: the next call may need the memory, or the disk.
+        if self._urgent or self._size > 10_000_000:
             return 0.0
         linger = min(self._linger, self.longest)
         if queued and len(self._waiting) >= queued:

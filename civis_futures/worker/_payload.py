@@ -63,8 +63,8 @@ def load(
     if len(parts) == 2:
         each, (first, rows, *how) = parts
         caught, generators = how[0] if how else (False, None)
-        told = catch if caught else None
-        return lambda: in_turn(each, rows, first, told, generators), loader.importing
+        catch_row = catch if caught else None
+        return lambda: in_turn(each, rows, first, catch_row, generators), loader.importing
     function, args, kwargs = parts
     return lambda: finished(function(*args, **kwargs)), loader.importing
 

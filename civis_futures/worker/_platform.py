@@ -30,11 +30,7 @@ if TYPE_CHECKING:
 HOLD_HEADER = "Civis-Local-Hold"
 #: By which name we wait: what is changed for others alone need not be told at once.
 FOR_HEADER = "Civis-Local-For"
-#: Above this size a file goes up in parts.
-SINGLE_UPLOAD = 50 << 20
-SMALLEST_PART = 5 << 20
 _CHUNK = 1 << 20
-_NOT_MODIFIED = 304  # the status of what is as it was
 _NEWEST, _FIRST_LINES = 5, 1000
 _LINKS = 3  # how many links to ask for before a transfer is given up: they expire
 _MOST_WRONG = 50 * 365 * 86400.0  # seconds; no clock is as wrong, and no year after 9999 is meant
@@ -57,8 +53,8 @@ class PlatformRequests:
         run_id: str,
         http: Http,
         *,
-        single_upload: int = SINGLE_UPLOAD,
-        smallest_part: int = SMALLEST_PART,
+        single_upload: int = 50 << 20,  # bytes; a larger file goes up in parts
+        smallest_part: int = 5 << 20,
     ) -> None:
         self.http = http
         self._single_upload = single_upload
@@ -81,7 +77,7 @@ class PlatformRequests:
         if it is what was read last, after so long.
 
         Raises:
-            HttpError: there was no answer. It was asked once only: it may be that somebody between
+            HttpError: there was no answer. It was asked once only: it may be that a proxy between
                 us and the platform does not bear it that requests wait.
         """
         patience, self.http.patience = self.http.patience, 0.0
@@ -89,7 +85,7 @@ class PlatformRequests:
         try:
             return True, self._json_value(value_id, held)
         except RefusedError as error:
-            if error.status != _NOT_MODIFIED:
+            if error.status != 304:  # as it was
                 raise
             return False, None
         finally:
@@ -142,7 +138,7 @@ class PlatformRequests:
     def is_taken(self, script: int) -> bool:
         """Whether the process that a script stands for has lost its session to another one.
 
-        Asked for by its id, it is as it is: lists may lag behind. Where nobody may read it, nobody
+        Asked for by its id, it is as it is: lists may lag behind. Where it may not be read, nobody
         can tell.
         """
         try:

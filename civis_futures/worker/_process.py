@@ -1,20 +1,21 @@
 """The parent's end of the child: to fork it, to give it calls, to hear from it, to see it die.
 
-It knows processes and pipes, not what passes through them.
+It knows processes and pipes, not what passes through them. A call may be given while the child is
+at another one. For each call goes a permit through a pipe of its own, which the child takes out
+before it begins the call. The parent can read that pipe as well: whoever takes a permit out decides
+whether the call begins.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import select
 import signal
-import sys
 import time
 
 from . import _child
-from ._frames import Frames, high_pipe, new_mark, packed
+from ._frames import PERMIT, Frames, forked, high_pipe, new_mark, packed
 from ._groups import own_groups
 
 TYPE_CHECKING = False
@@ -27,21 +28,21 @@ if TYPE_CHECKING:
 #: Seconds between two looks at whether the child still lives. Its end usually closes the pipe,
 #: which is seen at once; but a process that it left behind may hold the pipe open.
 _LOOK = 0.25
-#: Seconds: no run lasts as long, and the kernel's timers take no more than they can count.
-_LONGEST = 1e8
 
 
 class DiedError(Exception):
     """The child has ended without an answer.
 
-    `code` is its exit code, or minus its signal; `memory` whether the kernel killed it for that.
+    `code` is its exit code, or minus its signal; `memory` whether the kernel killed it for that;
+    `unbegun` how many of the calls that it was given, the last ones, it had not begun.
     """
 
-    def __init__(self, code: int, memory: bool, peak_mb: float) -> None:
-        super().__init__(code, memory, peak_mb)
+    def __init__(self, code: int, memory: bool, peak_mb: float, unbegun: int) -> None:
+        super().__init__(code, memory, peak_mb, unbegun)
         self.code = code
         self.memory = memory
         self.peak_mb = peak_mb
+        self.unbegun = unbegun
 
     def __str__(self) -> str:
         """What happened, for people."""
@@ -72,13 +73,14 @@ class Children:
         self._explained = 0  # of those that the kernel has killed, how many are known
 
     def call_in(self, process: Process, seconds: float | None) -> None:
-        """Call `process.expire` after so many seconds, or not any more.
+        """Call `process.expire` after `seconds`, or not any more.
 
         By a signal to ourselves, as we may be in a request then that takes long. It breaks nothing
         off: Python goes on with what it was waiting for.
         """
         if seconds is not None:
-            self._due[process] = time.monotonic() + min(seconds, _LONGEST)
+            # The kernel's timers take no more.
+            self._due[process] = time.monotonic() + min(seconds, 1e8)
         elif self._due.pop(process, None) is None:
             return
         signal.signal(signal.SIGALRM, self._ring)
@@ -158,7 +160,8 @@ class Process:
         self._mark = new_mark()
         self._frames = Frames(self._mark)
         self._calls = self._answers = -1
-        self._flag = mmap.mmap(-1, 1)  # shared with the child; see `begun`
+        self._permits = self._permits_left = -1  # both ends
+        self._sent = self._permitted = 0  # frames
         self._heard_end = False
         self._status: int | None = 0  # None while it runs
         self._peak_mb = 0.0
@@ -174,33 +177,30 @@ class Process:
         """
         calls_out, self._calls = high_pipe()
         self._answers, answers_in = high_pipe()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()  # or the child would print it too
-        # A TERM must find either no child, or one whose pid is known; the child unblocks it itself.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        self.pid = os.fork()
+        self._permits_left, self._permits = high_pipe()
+        for fd in (self._calls, self._permits_left):  # of the latter no reader may wait in vain
+            os.set_blocking(fd, False)
+        self.pid = forked()
         if self.pid == 0:
-            os.close(self._calls)
-            os.close(self._answers)
+            for fd in (self._calls, self._answers, self._permits):
+                os.close(fd)
             in_child()
-            _child.live(
-                calls_out, answers_in, self._mark, self._folder, self._flag, self._initializer
-            )
+            pipes = _child.Pipes(calls_out, self._permits_left, answers_in, self._mark)
+            _child.live(pipes, self._folder, self._initializer)
         self._status = None
         self._kills = self._children.born(self.pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.close(calls_out)
         os.close(answers_in)
-        os.set_blocking(self._calls, False)
 
     def send(self, header: dict[str, Any], body: bytes) -> None:
-        """Give it a frame. If it takes none any more, `receive` will say why.
+        """Give it a call, as it has none. If it takes none any more, `receive` will say why.
 
         (What it said itself before it ended is still to be read.)
         """
-        self._flag[0] = 0
         view = memoryview(packed(self._mark, header, body))
+        self._sent += 1
+        self.permit()  # first: what is in the pipe for which there is none is read away then
         while view:
             try:
                 view = view[os.write(self._calls, view) :]
@@ -210,6 +210,44 @@ class Process:
                     return
             except BrokenPipeError:
                 return
+
+    def send_ahead(self, header: dict[str, Any], body: bytes) -> bool:
+        """Give it a call while it is at another one, which it may begin after `permit`; False if
+        there is no room for it.
+        """
+        frame = packed(self._mark, header, body)
+        if len(frame) > select.PIPE_BUF:  # up to that, a pipe takes all of it or nothing
+            return False
+        try:
+            os.write(self._calls, frame)
+        except (BlockingIOError, BrokenPipeError):
+            return False
+        self._sent += 1
+        return True
+
+    def permit(self) -> None:
+        """Let it begin what it was sent; once for many calls, as each time may wake it."""
+        new = range(self._permitted + 1, self._sent + 1)
+        self._permitted = self._sent
+        if new:
+            os.write(self._permits, b"".join(number.to_bytes(PERMIT, "big") for number in new))
+
+    def take_back(self, most: int) -> int:
+        """Let it not begin what it has not begun, of the last `most` calls; how many these are."""
+        permits = self._withdrawn()
+        back = permits[max(len(permits) - most, 0) :]
+        for permit in permits[: len(permits) - len(back)]:
+            os.write(self._permits, permit)
+        return len(back)
+
+    def _withdrawn(self) -> list[bytes]:
+        """The permits that it has not taken out, the oldest first."""
+        permits: list[bytes] = []
+        if self._permits_left >= 0:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    permits.append(os.read(self._permits_left, PERMIT))
+        return permits
 
     def takes(self, code: set[str]) -> bool:
         """Whether it may run a call with these modules: those that it has, and perhaps more.
@@ -224,11 +262,6 @@ class Process:
     def heard_by(self) -> int:
         """The pipe by which it says something; -1 if that is closed."""
         return -1 if self._heard_end else self._answers
-
-    @property
-    def begun(self) -> bool:
-        """Whether it has got what it was given last."""
-        return self._flag[0] == 1
 
     def limit(self, seconds: float | None) -> None:
         """End it, unless it says something within this many seconds; None: there is no limit."""
@@ -251,7 +284,7 @@ class Process:
         """The next frame, or None after `timeout` seconds. DiedError if there will be none."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            frame = self._next_frame()
+            frame = self.next_frame()
             if frame is not None:
                 return frame
             # Asked before the read: what it wrote before it died is then in the pipe.
@@ -271,7 +304,7 @@ class Process:
 
     def let_go(self) -> None:
         """In a fork that is another child: its pipes are none of that one's business."""
-        for fd in (self._calls, self._answers):
+        for fd in self._pipes:
             if fd >= 0:
                 os.close(fd)
 
@@ -298,7 +331,8 @@ class Process:
         """Wait for its end, as long as it takes: how long is the platform's decision."""
         self._gone(None)
 
-    def _next_frame(self) -> tuple[dict[str, Any], bytes] | None:
+    def next_frame(self) -> tuple[dict[str, Any], bytes] | None:
+        """The next of those that have been read already. DiedError as of `receive`."""
         try:
             return self._frames.next()
         except ValueError:  # user code wrote into the middle of it
@@ -322,9 +356,10 @@ class Process:
         status = self._status or 0
         code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         memory = code == -signal.SIGKILL and self._children.was_out_of_memory(self._kills)
+        unbegun = len(self._withdrawn())
         self._kill_all()
         self._close()
-        return DiedError(code, memory, self._peak_mb)
+        return DiedError(code, memory, self._peak_mb, unbegun)
 
     def _gone(self, patience: float | None) -> bool:
         deadline = None if patience is None else time.monotonic() + patience
@@ -349,10 +384,16 @@ class Process:
 
     def _close(self) -> None:
         self.limit(None)
-        fds, self._calls, self._answers = (self._calls, self._answers), -1, -1
+        self._withdrawn()
+        fds, self._calls, self._answers = self._pipes, -1, -1
+        self._permits = self._permits_left = -1
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
+
+    @property
+    def _pipes(self) -> tuple[int, ...]:
+        return self._calls, self._answers, self._permits, self._permits_left
 
 
 def wait_for_any(processes: Iterable[Process], timeout: float | None) -> None:

@@ -50,8 +50,6 @@ _CLOUDPICKLE = "cloudpickle.cloudpickle"
 _PLAIN = (int, str, bytes, bool, type(None), type(Ellipsis))
 #: What has a place of its own, or refers to nothing that has come.
 _NOT_CHANGED = (type, FunctionType, BuiltinFunctionType, ModuleType)
-#: In so many objects of a call copies are looked for of what is here.
-_MOST_SEEN = 1_000_000
 #: Characters or bytes.
 _SHORT = 1000
 #: What a module says of itself that its functions bring along.
@@ -438,7 +436,7 @@ class _OwnThings:
     def within(self, value: Any) -> Any:
         """The value, or what stands for it here."""
         value = self._instead_of(value)
-        while self._ahead and len(self._seen) < _MOST_SEEN:
+        while self._ahead and len(self._seen) < 1_000_000:
             self._change(self._ahead.pop())
         return value
 

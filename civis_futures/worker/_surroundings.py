@@ -39,6 +39,7 @@ class Surroundings:
         self._umask = os.umask(0o22)
         os.umask(self._umask)
         self._environment = dict(os.environ)
+        self._names = set(_names())
         self._limits = {number: resource.getrlimit(number) for number in _LIMITS}
         self._recursion = sys.getrecursionlimit()
         self._collects = gc.isenabled()
@@ -55,9 +56,9 @@ class Surroundings:
         """Put it back; whether the process can do another call. Whatever it meets, it goes on."""
         sys.settrace(self._trace)
         sys.setprofile(self._profile)
-        now = vars(builtins)
-        if not _all(_map(is_, _map(now.get, self._builtins), self._builtins.values())):
-            now.update(self._builtins)
+        now, before = vars(builtins), self._builtins
+        if len(now) < len(before) or not _all(_map(is_, now.values(), before.values())):
+            now.update(before)
         try:
             self._restore()
             return sys.modules.get(__name__) is _ourselves
@@ -76,16 +77,17 @@ class Surroundings:
         if (os.geteuid(), os.getegid()) != self._user:
             os.seteuid(self._user[0])  # first, as only a superuser may change the group
             os.setegid(self._user[1])
-        for number, limits in self._limits.items():
-            if resource.getrlimit(number) != limits:
+        if [*_map(resource.getrlimit, self._limits)] != [*self._limits.values()]:
+            for number, limits in self._limits.items():
                 resource.setrlimit(number, limits)
         if self._folder is not None and _folder() is None:
             os.chdir(self._folder)
         mask = os.umask(self._umask)
-        if not mask & 0o700:  # with it, nobody could read what she has written
+        if not mask & 0o700:  # with it, the user could not read what she has written
             os.umask(mask)
-        for name in self._environment.keys() - os.environ.keys():
-            os.environ[name] = self._environment[name]
+        if not self._names <= _names():
+            for name in self._environment.keys() - os.environ.keys():
+                os.environ[name] = self._environment[name]
         if sys.getrecursionlimit() < self._recursion:
             sys.setrecursionlimit(self._recursion)
         if self._collects:
@@ -108,6 +110,13 @@ def _folder() -> str | None:
     with contextlib.suppress(OSError):  # it was removed
         return os.getcwd()
     return None
+
+
+def _names() -> Any:
+    """The names of the environment's variables, as a view of a dict: to ask `os.environ` itself for
+    each of them takes longer than all the rest here.
+    """
+    return getattr(os.environ, "_data", os.environ).keys()
 
 
 def _strict_filters() -> list[Any]:

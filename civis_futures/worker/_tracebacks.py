@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _LIMIT = 20_000  # characters of a traceback that travel
 
 
-def told(error: BaseException, hidden: Collection[str]) -> tuple[str, list[Frame]]:
+def rendered(error: BaseException, hidden: Collection[str]) -> tuple[str, list[Frame]]:
     """The traceback, its middle left out if it is long; and its frames that lack their source.
 
     It begins below the frames of the files that are `hidden`.

@@ -1,9 +1,9 @@
 """What the pool does, in a few seconds, on a local platform: no account and no key needed.
 
-Run it with ``make demo``, or with ``python docs/examples/quickstart.py`` where
-``civis-futures[local]`` is installed. To run the same on Civis Platform, set ``CIVIS_API_KEY``
-and leave out ``platform="local"``. The image of the container must have your Python: if none is
-named, it is the one of Civis that has it, where there is one.
+Run it with ``make demo``, or with ``python docs/examples/quickstart.py`` where this package is
+installed with its extra ``local``. To run the same on Civis Platform, set ``CIVIS_API_KEY`` and
+leave out ``platform="local"``. The image of the container must have your Python: if you name no
+image, it is Civis's own image with your Python, if there is one.
 """
 
 import os

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from civis_futures import PlatformError
-from civis_futures._api.transport import HOLD_HEADER, Held
+from civis_futures._api.transport import HOLD_HEADER, LongPoll
 
 LONG = 3600.0
 
@@ -33,55 +33,55 @@ class Platform:
         return httpx.Response(200, json=self.version, headers=headers, request=request)
 
 
-def ask(held, platform, seconds=LONG):
-    held.seconds = seconds
+def ask(poll, platform, seconds=LONG):
+    poll.seconds = seconds
     request = httpx.Request("GET", "http://x/scripts", extensions={"timeout": {"read": 5}})
-    response = held.send(request, platform)
+    response = poll.send(request, platform)
     assert response.request.extensions["timeout"] == {"read": 5}
     return response.json()
 
 
 def test_it_is_held_once_it_was_offered_and_news_come_with_it():
-    held, platform = Held(), Platform()
-    assert ask(held, platform) == 1
-    assert held.offered == 20.0
+    poll, platform = LongPoll(), Platform()
+    assert ask(poll, platform) == 1
+    assert poll.offered == 20.0
     platform.version = 2
-    assert ask(held, platform) == 2
+    assert ask(poll, platform) == 2
     assert platform.asked == [(False, False), (True, True)]
 
 
 def test_what_is_as_it_was_is_told_again():
-    held, platform = Held(), Platform()
-    assert [ask(held, platform), ask(held, platform, 1e-9)] == [1, 1]
+    poll, platform = LongPoll(), Platform()
+    assert [ask(poll, platform), ask(poll, platform, 1e-9)] == [1, 1]
 
 
 @pytest.mark.parametrize("offer", ["", "soon", "0"])
 def test_without_an_offer_nothing_is_held(offer):
-    held, platform = Held(), Platform(offer)
-    assert [ask(held, platform) for _ in range(3)] == [1, 1, 1]
+    poll, platform = LongPoll(), Platform(offer)
+    assert [ask(poll, platform) for _ in range(3)] == [1, 1, 1]
     assert platform.asked == 3 * [(False, False)]
 
 
 @pytest.mark.parametrize("cut", ["hang up", "swallow", 502, 504, None])
 def test_what_is_cut_three_times_is_held_no_more(cut):
     """None: somebody answers for the platform, and before the time is over."""
-    held, platform = Held(), Platform(cut=cut)
-    assert [ask(held, platform) for _ in range(8)] == 8 * [1]
+    poll, platform = LongPoll(), Platform(cut=cut)
+    assert [ask(poll, platform) for _ in range(8)] == 8 * [1]
     assert sum(hold for hold, _ in platform.asked) == 3
-    assert held.offered == 0.0
+    assert poll.offered == 0.0
 
 
 def test_an_outage_is_no_cut():
-    held, platform = Held(), Platform()
-    ask(held, platform)
+    poll, platform = LongPoll(), Platform()
+    ask(poll, platform)
     for _ in range(5):
 
         def away(request, once):
             raise PlatformError("away")
 
         with pytest.raises(PlatformError):
-            ask(held, away)
-        ask(held, platform)
+            ask(poll, away)
+        ask(poll, platform)
         platform.version += 1
-    ask(held, platform)
-    assert held.offered == 20.0
+    ask(poll, platform)
+    assert poll.offered == 20.0

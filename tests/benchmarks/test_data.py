@@ -8,13 +8,12 @@ import sys
 from itertools import repeat
 from pathlib import Path
 
-import cloudpickle
 import numpy
 import pytest
 from benchmarks.measure import pool, running, spending
+from tasks import by_value
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 pytestmark = pytest.mark.bench
 
 MEGABYTES = 100

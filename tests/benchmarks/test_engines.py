@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-import cloudpickle
 import pytest
 from benchmarks.measure import pool, wait_until
 from cluster import SMALL, Cluster, missing_slurm
+from tasks import by_value
 
 from civis_futures import Container
 
 pytestmark = pytest.mark.bench
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 ATTEMPTS = 9
 

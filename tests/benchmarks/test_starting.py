@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 
-import cloudpickle
 import pytest
 from benchmarks.measure import pool, running
+from tasks import by_value
 
 pytestmark = pytest.mark.bench
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 #: In turn, and the least of each counts: what others do on the machine makes some dearer.
 ATTEMPTS = 15

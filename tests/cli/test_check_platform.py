@@ -43,8 +43,8 @@ def check(monkeypatch, capsys):
 
 
 def by_text(out):
-    told = json.loads(out)
-    return {each["assumption"]: each for each in told["assumptions"]}, told
+    reported = json.loads(out)
+    return {each["assumption"]: each for each in reported["assumptions"]}, reported
 
 
 def left_on(platform):
@@ -79,20 +79,20 @@ def test_a_platform_without_limits(check):
     with LocalPlatform() as platform:
         code, out, _ = check(platform, "--json")
         stats = platform.stats()
-        found, told = by_text(out)
+        found, reported = by_text(out)
         assert code == 0, out
         unseen = [text for text, each in found.items() if each["holds"] is None]
         # No limit, nothing lost, no browser; and what is left open.
         assert set(unseen) == {
             *(STARTS_COUNT, HEADERS, TEXTS[9], TEXTS[16]), *(each.text for each in OPEN)
         }  # fmt: skip
-        assert (told["run_starts"], stats.runs_started) == (2, 2)
+        assert (reported["run_starts"], stats.runs_started) == (2, 2)
         by_us = sum(count for (_, _, who), count in stats.requests.items() if who == "client")
-        assert by_us == told["requests"]
+        assert by_us == reported["requests"]
         assert sum(stats.requests.values()) <= 100
         assert left_on(platform) == ([], {})
-        where = told["remembered"].pop("file")
-        assert Traits(**told["remembered"]).renaming
+        where = reported["remembered"].pop("file")
+        assert Traits(**reported["remembered"]).renaming
         assert stat.S_IMODE(Path(where).stat().st_mode) == 0o600
         assert stat.S_IMODE(Path(where).parent.stat().st_mode) == 0o700
 
@@ -139,14 +139,14 @@ def test_a_platform_that_refuses_much(check):
     ]
     with LocalPlatform(faults=refusals) as platform:
         code, out, _ = check(platform, "--json")
-        found, told = by_text(out)
+        found, reported = by_text(out)
         assert code == 1
         differing = {text for text, each in found.items() if each["holds"] is False}
         assert {TEXTS[2], TEXTS[5], TEXTS[11], TEXTS[12]} <= differing
         assert "403" in found[TEXTS[5]]["seen"]
-        assert told["remembered"]["text_limit"] == 30_000
-        assert told["remembered"]["list_lag"] > 1.0
-        assert not told["remembered"]["renaming"]
+        assert reported["remembered"]["text_limit"] == 30_000
+        assert reported["remembered"]["list_lag"] > 1.0
+        assert not reported["remembered"]["renaming"]
         assert left_on(platform) == ([], {})
         platform.faults.clear()
         platform.reset()
@@ -174,8 +174,8 @@ def test_a_timeout_that_is_none(check, platform, given):
 # --- one by one: what the local platform cannot be told, as it would be seen ---------------------
 
 
-def told(seen, **changes):
-    return replace(seen, told={**seen.told, **changes})
+def reported(seen, **changes):
+    return replace(seen, reported={**seen.reported, **changes})
 
 
 def without(seen, what, text):
@@ -198,16 +198,16 @@ def ended(seen, first, second):
 @pytest.mark.parametrize(
     ("number", "change", "said"),
     [
-        (0, lambda seen: told(seen, file=None), "there was no"),
-        (0, lambda seen: told(seen, file="HTTPError: 403"), "403"),
-        (1, lambda seen: told(seen, user="URLError: no way"), "no way"),
-        (2, lambda seen: told(seen, text=4096), "4,096 arrived"),
+        (0, lambda seen: reported(seen, file=None), "there was no"),
+        (0, lambda seen: reported(seen, file="HTTPError: 403"), "403"),
+        (1, lambda seen: reported(seen, user="URLError: no way"), "no way"),
+        (2, lambda seen: reported(seen, text=4096), "4,096 arrived"),
         (3, lambda seen: replace(seen, hidden=(False, False)), "were not in the list"),
         (3, lambda seen: replace(seen, rows=seen.rows[:1]), "1 of 2 runs"),
         (3, lambda seen: ended(seen, 1.0, 9.0), "another order"),
         (4, lambda seen: without(seen, "glutton", "ran out"), "without memory"),
         (4, lambda seen: without(seen, "probe", "exiting"), "exit code 7"),
-        (5, lambda seen: told(seen, renamed="HTTPError: 403"), "403"),
+        (5, lambda seen: reported(seen, renamed="HTTPError: 403"), "403"),
         (7, lambda seen: replace(seen, start_limit=1000), "1,000 at starts"),
         (8, lambda seen: replace(seen, ids=(3, 1, 2)), "(3, 1, 2)"),
         (8, lambda seen: replace(seen, names_are_new=False), "old name"),
@@ -238,7 +238,7 @@ def test_starts_may_count_too(seen):
 
 
 def test_a_probe_that_told_nothing(seen):
-    quiet = replace(seen, told={})
+    quiet = replace(seen, reported={})
     found = findings(quiet)
     assert [found[n].holds for n in (0, 1, 2, 5)] == [None] * 4
     assert "see its log" in found[0].seen
@@ -247,7 +247,7 @@ def test_a_probe_that_told_nothing(seen):
 
 
 def test_a_long_text_that_was_cut_is_not_sent_again(seen):
-    assert traits_of(told(seen, text=4096)).text_limit == 0
+    assert traits_of(reported(seen, text=4096)).text_limit == 0
     assert traits_of(replace(seen, lag=math.inf)).list_lag == 60.0
 
 
@@ -297,3 +297,12 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     place = tmp_path / "file"
     place.write_text("")
     assert remember_traits("https://somewhere/", "key", Traits(), place) is None
+
+
+def test_a_key_that_may_not_start_runs(check):
+    refused = Fault.answer(403, "POST /scripts/containers/{id}/runs")
+    with LocalPlatform(faults=[refused]) as platform:
+        code, out, err = check(platform)
+        assert (code, out) == (2, "")
+        assert "the key in CIVIS_API_KEY may not do this: POST /scripts/containers/" in err
+        assert left_on(platform)[1] == {}

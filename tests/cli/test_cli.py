@@ -11,16 +11,15 @@ import subprocess
 import sys
 import time
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures
 from civis_futures._types import LogLine
 from civis_futures.cli import _image, main
 from civis_futures.local import LocalPlatform
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def environment(platform, **more):
@@ -182,7 +181,7 @@ def test_logs_follow_until_the_run_is_over(platform, busy):
 
 def test_a_pipe_that_is_closed_is_no_traceback(platform, busy):
     command = f"{sys.executable} -m civis_futures.cli logs --follow {busy.run_id} | head -n 1"
-    busy._on_cancel(busy._number)  # its run ends, and so does its log
+    busy._pool.cancel(busy._number)  # its run ends, and so does its log
     done = subprocess.run(
         ["sh", "-c", command],
         env={**os.environ, **environment(platform)},
@@ -289,6 +288,9 @@ def test_cancel_json_and_nothing_to_cancel(make_executor, cli, until):
         (["cancel", "999999999"], "there is no run or job"),
         (["check-image", "a b"], "is no image"),
         (["check-image", ":x"], "is no image"),
+        (["check-image", "https://a.example/b"], "is no image"),
+        (["check-image", "Python:3"], "say NAME or NAME:TAG, in lower case"),
+        (["check-platform", "--image", "Python:3"], "say NAME or NAME:TAG, in lower case"),
         (["check-image", "x", "--timeout", "nan"], "--timeout must be a number of seconds"),
         (["ps", "--", "x"], "takes nothing after --"),
         (["ps", "extra"], "unrecognized arguments"),

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import collections
 import functools
-import sys
 import threading
 import types
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures as cf
 from civis_futures._data import pickling
 from civis_futures._files.contents import ContentStore
 from civis_futures.worker import _child
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 LOCK = threading.Lock()
 TYPE = "_thread.lock"

@@ -9,18 +9,16 @@ import sys
 import time
 from concurrent.futures import as_completed
 
-import cloudpickle
 import joblib
 import pytest
 from raw import until
-from tasks import HOUR, SECONDS, identity, slept, square
+from tasks import HOUR, SECONDS, by_value, identity, slept, square
 
 import civis_futures as cf
 import civis_joblib
 from civis_futures.testing import Fault
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 EXIT = "Error on job: Process ended with an error, exiting: {}."
 WAITS = "echo here; exec sleep 3600"

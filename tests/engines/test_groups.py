@@ -1,9 +1,13 @@
 """Control groups of version 2, by files that look like them: who tests may have version 1.
 
-With version 1 they are tested with real containers.
+With version 1 they are tested with real containers, and real groups.
 """
 
 from __future__ import annotations
+
+import subprocess
+
+import pytest
 
 from civis_futures.local._engines import groups
 
@@ -33,3 +37,20 @@ def test_no_memory_controller(tmp_path, monkeypatch):
     assert groups.tree() is None
     (tmp_path / "cgroup.subtree_control").write_text("cpu pids")
     assert groups.tree() is None
+
+
+@pytest.mark.skipif(
+    groups.tree() != groups.ROOT / "memory", reason="there are no groups of version 1 to be made"
+)
+def test_a_group_is_gone_when_it_is_gone_from_each_tree(tmp_path):
+    """A process may have ended when one tree is looked at, and not when the one before was."""
+    name = f"civis-test-{tmp_path.name}/run"
+    group = groups.Group(name, 100)
+    other = groups.ROOT / "cpuacct" / name
+    other.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        (other / "cgroup.procs").write_text(str(process.pid))
+        assert not group.remove()
+        process.kill()
+    assert group.remove()
+    assert not list(groups.ROOT.glob(f"*/civis-test-{tmp_path.name}"))

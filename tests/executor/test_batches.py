@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 
-import cloudpickle
 import pytest
-from tasks import slept
+from tasks import by_value, slept
 
 import civis_futures as cf
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def divide(x, y):

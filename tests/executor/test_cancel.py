@@ -11,15 +11,13 @@ import time
 from concurrent.futures import CancelledError
 from pathlib import Path
 
-import cloudpickle
 import pytest
-from tasks import SECONDS
+from tasks import SECONDS, by_value
 
 import civis_futures as cf
 from civis_futures.testing import Fault
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 LARGE = 200_000  # bytes: what is larger than an order may hold travels as a File
 BOTH = pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import sys
 
-import cloudpickle
 import pytest
-from tasks import SECONDS
+from tasks import SECONDS, by_value
 
 from civis_futures import ContainerPoolExecutor
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 async def double(number):

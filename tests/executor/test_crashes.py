@@ -13,14 +13,12 @@ import signal
 import sys
 import threading
 
-import cloudpickle
 import pytest
-from tasks import identity
+from tasks import by_value, identity
 
 import civis_futures as cf
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def refuse(*_):
@@ -188,7 +186,7 @@ def one_each(platform):
 
 
 @pytest.mark.parametrize("case", TABLE)
-@pytest.mark.parametrize("executor", ["pool", "one_each"])
+@pytest.mark.parametrize("executor", ["pool", pytest.param("one_each", marks=pytest.mark.repeats)])
 def test_each_way_to_die(request, executor, case):
     executor = request.getfixturevalue(executor)
     function, argument, error, text = TABLE[case]

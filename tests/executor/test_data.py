@@ -14,16 +14,16 @@ import sys
 import threading
 from datetime import UTC, datetime, timedelta
 
-import cloudpickle
 import numpy as np
 import pytest
 from by_hand import ask, get
+from tasks import by_value
 
 import civis_futures as cf
 from civis_futures._pool.launch import bundle
 from civis_futures.local import LocalPlatform
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 LENGTH = 360_000
 SIZE = 8 * LENGTH

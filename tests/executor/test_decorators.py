@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 
 import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures as cf
 from civis_futures import ParallelFunction, require
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 HERE = os.getpid()
 

@@ -12,11 +12,10 @@ import sys
 import urllib.request
 from concurrent.futures import CancelledError
 
-import cloudpickle
 import networkx as nx
 import numpy as np
 import pytest
-from tasks import SECONDS, square, wait_at
+from tasks import SECONDS, by_value, square, wait_at
 
 from civis_futures import (
     CallLostError,
@@ -29,8 +28,7 @@ from civis_futures import (
 )
 from civis_futures.testing import Fault
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 LARGE = 200_000  # bytes: a File, on the way there and back
 

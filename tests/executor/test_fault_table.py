@@ -18,17 +18,16 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-import cloudpickle
 import pytest
 from joblib import Parallel, delayed
 from joblib.parallel import BACKENDS
+from tasks import by_value
 
 import civis_futures as cf
 import civis_joblib
 from civis_futures.testing import Fault, LocalPlatform
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 pytestmark = pytest.mark.usefixtures("brisk")
 

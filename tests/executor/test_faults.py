@@ -10,9 +10,8 @@ import threading
 import time
 from contextlib import closing
 
-import cloudpickle
 import pytest
-from tasks import identity
+from tasks import by_value, identity
 
 import civis_futures as cf
 from civis_futures import _wire
@@ -20,8 +19,7 @@ from civis_futures._api.client import PlatformClient
 from civis_futures._types import Job
 from civis_futures.local import LocalPlatform
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 pytestmark = pytest.mark.usefixtures("brisk")
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures as cf
 from civis_futures.testing import Fault
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def doomed(seconds):

@@ -5,23 +5,20 @@ How long work takes is compared with a pool that is no larger than the platform,
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import cloudpickle
 import joblib
 import pytest
 from benchmarks.measure import pause
-from tasks import wait_at
+from tasks import by_value, wait_at
 
 import civis_joblib
 from civis_futures import ContainerPoolExecutor, progress
 from civis_futures.local import LocalPlatform
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 # On a busy machine comparisons are made again.
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
@@ -104,15 +101,18 @@ def test_more_workers_than_the_platform_can_start():
     check(in_one_executor, [(slots, 15 * slots) for slots in (1, 2, 3)], 10)
 
 
+@pytest.mark.repeats
 def test_many_more_workers_than_the_platform_can_start():
     """To ask for 50 containers, and to end them, takes some time by itself."""
     check(in_one_executor, [(slots, 24 * slots) for slots in (1, 2, 3)], 50, each=0.5)
 
 
+@pytest.mark.repeats
 def test_one_container_for_each_call():
     check(in_one_executor, [(2, 12)], 10, max_tasks_per_worker=1)
 
 
+@pytest.mark.repeats
 def test_some_calls_for_each_container():
     check(in_one_executor, [(2, 24)], 10, max_tasks_per_worker=5)
 
@@ -125,6 +125,7 @@ def test_over_joblib():
         civis_joblib.shutdown()
 
 
+@pytest.mark.repeats
 def test_two_executors_on_one_platform():
     check(in_two_executors, [(2, 40)], 10)
 

@@ -71,4 +71,4 @@ def test_a_limited_platform_is_treated_as_ever(workers):
         with spending(platform) as spent:
             time.sleep(1.0)
         assert reads(spent) > 0  # idle workers read what has not changed
-        assert executor._manager.mailbox.held.offered == 0
+        assert executor._manager.mailbox.long_poll.offered == 0

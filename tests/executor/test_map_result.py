@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import threading
 from concurrent.futures import CancelledError
 
-import cloudpickle
 import numpy as np
 import pytest
-from tasks import HOUR, identity, slept, wait_at
+from tasks import HOUR, by_value, identity, slept, wait_at
 
 from civis_futures import CallPicklingError, MapResult, TaskTimeoutError, WorkerCrashedError
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 CHUNKS = [{}, {"chunksize": 3}]
 

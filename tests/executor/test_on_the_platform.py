@@ -14,15 +14,14 @@ from datetime import UTC, datetime, timedelta
 import cloudpickle
 import pytest
 from by_hand import ask, get
-from tasks import identity
+from tasks import by_value, identity
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
 from civis_futures._pool import launch
 from civis_futures.local import LocalPlatform
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +141,31 @@ def test_workers_from_a_template(counted, order):
     assert script["fromTemplateId"] == template["id"]
     assert script["archived"] is True
     assert script["hidden"] is True
+
+
+def test_a_template_whose_worker_knows_nothing_of_several_calls(counted):
+    """One error says so to all calls."""
+    start = "from civis_futures import _wire; _wire.SEVERAL_VERSION = 1; from civis_futures.worker"
+    command = f"{sys.executable} -c '{start} import main; main()'"
+    backing = ask(
+        counted,
+        "POST",
+        "/scripts/containers",
+        {
+            "requiredResources": {"cpu": 100, "memory": 500},
+            "dockerCommand": command,
+            "params": [{"name": "CIVIS_FUTURES_ORDER", "type": "multi_line_string"}],
+        },
+    )
+    body = {"scriptId": backing["id"], "name": "of an earlier version"}
+    template = ask(counted, "POST", "/templates/scripts", body)
+    container = cf.Template(from_template_id=template["id"])
+    options = {"platform": counted, "container": container, "worker_processes": 2}
+    with cf.ContainerPoolExecutor(8, **options) as executor:
+        futures = [executor.submit(identity, number) for number in range(8)]
+        for future in futures:
+            with pytest.raises(cf.BrokenContainerPool, match="its version of civis_futures can re"):
+                future.result(60)
 
 
 def test_one_container_per_task_costs_six_requests(counted):

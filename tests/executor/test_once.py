@@ -5,23 +5,21 @@ from __future__ import annotations
 import gc
 import os
 import random
-import sys
 import threading
 import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-import cloudpickle
 import psutil
 import pytest
 from mishaps import CLOCKS, HARMLESS, LATER, LOSSY, RESTARTS
+from tasks import by_value
 
 import civis_futures as cf
 from civis_futures.testing import Fault, LocalPlatform
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 pytestmark = pytest.mark.usefixtures("brisk")
 

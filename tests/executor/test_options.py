@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from contextlib import closing
 
-import cloudpickle
 import pytest
-from tasks import SECONDS, identity, wait_at
+from tasks import SECONDS, by_value, identity, wait_at
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
 from civis_futures._types import Job
 from civis_futures.testing import Fault, LocalPlatform
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 pytestmark = pytest.mark.usefixtures("brisk")
 

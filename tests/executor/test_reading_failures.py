@@ -6,15 +6,13 @@ import io
 import pdb
 import sys
 
-import cloudpickle
 import pytest
-from tasks import SECONDS
+from tasks import SECONDS, by_value
 
 import civis_futures as cf
 from civis_futures.testing import Fault, LocalPlatform
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 pytestmark = pytest.mark.usefixtures("brisk")
 

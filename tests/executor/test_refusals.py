@@ -10,21 +10,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures as cf
 from civis_futures._api.client import PlatformClient
 from civis_futures._types import Job
 from civis_futures.testing import Fault
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 STATUSES = (401, 403, 404, 422, 500)
 BOUND = 60  # seconds; only a hang takes so long

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
-import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures as cf
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def variable(name):

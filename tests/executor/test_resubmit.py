@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 
-import cloudpickle
 import numpy as np
 import pytest
-from tasks import SECONDS, wait_at
+from tasks import SECONDS, by_value, wait_at
 
 import civis_futures
 from civis_futures import CallLostError, TaskState
 from civis_futures.testing import Fault
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def fail_once(folder, data=b""):

@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import sys
 import time
 from contextlib import closing
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 from civis_futures import _wire
 from civis_futures._api.client import PlatformClient
 from civis_futures._types import Job, JobKind
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 class Harm:

@@ -7,17 +7,16 @@ from __future__ import annotations
 import math
 import os
 import random
-import sys
 import time
 from concurrent.futures import as_completed, wait
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures as cf
 from civis_futures import require
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 # --- IPython: the task interface ---------------------------------------------------------------

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import threading
 import time
 from concurrent.futures import CancelledError
 
-import cloudpickle
 import pytest
-from tasks import SECONDS, wait_at
+from tasks import SECONDS, by_value, wait_at
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 class RoughError(BaseException):

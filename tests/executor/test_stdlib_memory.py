@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import threading
 import weakref
 from concurrent.futures import wait
 
-import cloudpickle
 import pytest
-from tasks import SECONDS
+from tasks import SECONDS, by_value
 
 from civis_futures import ContainerFuture, ContainerPoolExecutor, MapResult
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 class Thing:

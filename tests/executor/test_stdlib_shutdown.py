@@ -6,21 +6,18 @@ import functools
 import gc
 import inspect
 import operator
-import sys
 import threading
 import time
 import weakref
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, wait
 
-import cloudpickle
 import pytest
-from tasks import SECONDS, wait_at
+from tasks import SECONDS, by_value, wait_at
 
 from civis_futures import ContainerPoolExecutor
 from civis_futures.local import LocalPlatform
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def fail_after(seconds):

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import sys
 import traceback
 
-import cloudpickle
 import pytest
-from tasks import SECONDS, wait_at
+from tasks import SECONDS, by_value, wait_at
 
 from civis_futures import CallPicklingError, OutcomeUnpicklingError, RemoteTraceback
 
 #: For what should take a moment; a test that waits so long fails.
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def capture(*args, **kwargs):
@@ -174,9 +171,10 @@ def test_what_cannot_be_pickled_is_the_futures_error(executor):
     assert executor.submit(pow, 2, 2).result(SECONDS) == 4
 
 
-def test_what_is_not_callable_fails_in_its_call(executor):
-    with pytest.raises(TypeError, match="not callable"):
-        executor.submit(5).result(SECONDS)
+@pytest.mark.parametrize("call", ["submit(5)", "map(5, [1])", "map([1], abs)", "parallel(5)"])
+def test_what_is_not_callable_is_refused_at_once(executor, call):
+    with pytest.raises(TypeError, match=r"not callable: .* as in submit.f, 1. and not submit.f.1"):
+        eval(f"executor.{call}", {"executor": executor})
 
 
 # --- exceptions --------------------------------------------------------------------------------

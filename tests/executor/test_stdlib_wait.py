@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import sys
 import threading
 import weakref
 from concurrent.futures import (
@@ -16,12 +15,10 @@ from concurrent.futures import (
     wait,
 )
 
-import cloudpickle
 import pytest
-from tasks import SECONDS, wait_at
+from tasks import SECONDS, by_value, wait_at
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def wait_and_fail(gate):

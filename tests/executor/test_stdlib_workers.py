@@ -8,14 +8,12 @@ import threading
 import time
 from concurrent.futures import BrokenExecutor, wait
 
-import cloudpickle
 import pytest
-from tasks import SECONDS, wait_at
+from tasks import SECONDS, by_value, wait_at
 
 from civis_futures import BrokenContainerPool
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def where():

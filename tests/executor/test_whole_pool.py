@@ -12,14 +12,14 @@ import textwrap
 import time
 from concurrent.futures import CancelledError
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures as cf
 from civis_futures import ContainerPoolExecutor
 from civis_futures._executor.options import PoolOptions
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def test_cancel_all(make, until, mine):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
-import cloudpickle
 import numpy as np
 import pytest
+from tasks import by_value
 
 import civis_futures as cf
 from civis_futures import ContainerPoolExecutor
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def place():

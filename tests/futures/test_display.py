@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 import time
 from html.parser import HTMLParser
 
-import cloudpickle
 import httpx
 import pytest
+from tasks import by_value
 
 from civis_futures import ContainerFuture, TaskState, table
 from civis_futures._display import panels as d
@@ -18,8 +17,7 @@ from civis_futures._display.markup import html
 from civis_futures._futures.future import Timings, View
 from civis_futures._futures.tables import PoolFutures
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 class Page(HTMLParser):
@@ -58,6 +56,16 @@ MIXED = [
     summary(3, TaskState.PENDING, elapsed=1.0, queue=1.0),
     summary(4, TaskState.CANCELLED),
 ]
+
+
+class Pool:
+    """As much of an executor as a future needs that is not sent."""
+
+    def cancel(self, number):
+        pass
+
+    def why_waiting(self):
+        return ""
 
 
 def test_a_panel_counts_and_sums():
@@ -162,7 +170,7 @@ def test_rows_after_the_first_can_be_opened():
 
 def test_a_table_in_another_order():
     futures = [
-        ContainerFuture(f"f{n}", View(Timings(100.0, compute=compute)), None, None, None, number=n)
+        ContainerFuture(f"f{n}", n, View(Timings(100.0, compute=compute)), Pool(), None)
         for n, compute in enumerate([2.0, None, 3.0, 1.0])
     ]
     numbers = [future._number for future in table(futures).sort_by("compute")]
@@ -202,16 +210,8 @@ def test_the_roll_forgets_tasks_but_not_their_numbers():
     roll = PoolFutures()
 
     def make(number):
-        future = ContainerFuture(
-            f"f{number}",
-            View(Timings(time.time())),
-            lambda _: None,
-            None,
-            None,
-            None,
-            number,
-            roll.count,
-        )
+        view = View(Timings(time.time()))
+        future = ContainerFuture(f"f{number}", number, view, Pool(), None, roll.count)
         roll.add(future)
         return future
 

@@ -209,7 +209,7 @@ class Pool:
 
     def future(self):
         view = View(Timings(time.time()), state=TaskState.RUNNING)
-        return ContainerFuture("f (task 1)", view, lambda _: None, None, None, pool=self)
+        return ContainerFuture("f (task 1)", 1, view, self, None)
 
 
 class Terminal(io.StringIO):

@@ -11,15 +11,14 @@ import threading
 import time
 from dataclasses import replace
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 from civis_futures import Container
 from civis_futures._futures import logs
 from civis_futures._types import LogLine, LogPage
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def begins(task, attempt=1):

@@ -7,16 +7,15 @@ import sys
 import threading
 import time
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 from civis_futures import ContainerPoolExecutor, progress
 from civis_futures._futures.prints import Borders
 from civis_futures._types import LogLine
 from civis_futures.local import LocalPlatform
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def begins(task, attempt=1):

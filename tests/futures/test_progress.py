@@ -13,15 +13,14 @@ import time
 import weakref
 from concurrent.futures import Future
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 from civis_futures import ProgressBar, progress
 from civis_futures._futures.progress import MOST, Meter
 from civis_futures._types import TaskState
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def fail(number):

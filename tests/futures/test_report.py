@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 
-import cloudpickle
 import pytest
 from summaries import ended, work_of
+from tasks import by_value
 
 from civis_futures import Container, ContainerPoolExecutor, PoolReport
 from civis_futures._display import usage
@@ -19,8 +18,7 @@ from civis_futures._display.usage import ContainerSums, Used, WorkSums
 from civis_futures._types import Resources, Run, RunState, TaskState
 from civis_futures.local import LocalPlatform
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def report(work, used=None, max_workers=10, **counts):
@@ -154,13 +152,27 @@ def test_containers_are_summed_by_the_platforms_times():
 
 
 def test_what_has_no_known_size_is_not_known():
-    sums = ContainerSums()
+    now = [0.0]
+    sums = ContainerSums(lambda: now[0])
     sums.seen(1, run("running"))  # of an earlier process of a session
+    now[0] = 3600.0
     sums.seen(1, run("failed", 0.0, 3600.0))
     made = report(WorkSums(), sums.used())
     assert (made.starts, made.container_hours, made.cpu_hours) == (0, 1.0, None)
     assert "1 container hours: cores not known, GB not known" in str(made)
     assert "the size of containers that a template or another process has chosen" in made.not_known
+
+
+def test_what_an_earlier_process_has_had_of_a_container_is_not_counted():
+    now = [0.0]
+    sums = ContainerSums(lambda: now[0])
+    sums.seen(1, run("running", -7200.0))
+    now[0] = 1800.0
+    assert sums.used().hours == 0.5
+    sums.seen(1, run("succeeded", -7200.0, 1800.0))
+    assert sums.used().hours == 0.5
+    sums.seen(2, run("succeeded", -7200.0, 0.0))  # it had ended before anybody looked
+    assert sums.used().hours == 0.5
 
 
 def test_it_is_text_html_and_data():

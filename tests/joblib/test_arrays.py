@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
-import cloudpickle
 import numpy as np
 import pytest
 from joblib import Parallel, delayed, parallel_config
+from tasks import by_value
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 ARRAY = np.ones(200_000)  # 1.6 MB
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
-import cloudpickle
 from joblib import Parallel, delayed
-from tasks import slept
+from tasks import by_value, slept
 
 import civis_joblib
 from civis_joblib._backend import CivisBackend
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def test_500_short_tasks():

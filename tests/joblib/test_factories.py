@@ -10,10 +10,9 @@ import sys
 import warnings
 from datetime import timedelta
 
-import cloudpickle
 import pytest
 from joblib import Parallel, delayed, parallel_config, register_parallel_backend
-from tasks import square
+from tasks import by_value, square
 
 import civis_futures as cf
 import civis_joblib
@@ -27,7 +26,7 @@ from civis_joblib import (
 )
 from civis_joblib._backend import CivisBackend
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def variables(*names):

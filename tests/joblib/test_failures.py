@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
 from concurrent.futures import CancelledError
 
-import cloudpickle
 import pytest
 from joblib import Parallel, delayed, parallel_config, wrap_non_picklable_objects
-from tasks import square
+from tasks import by_value, square
 
 import civis_futures as cf
 import civis_joblib
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 pytestmark = pytest.mark.usefixtures("brisk")
 

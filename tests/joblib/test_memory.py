@@ -8,16 +8,16 @@ import subprocess
 import sys
 import threading
 
-import cloudpickle
 import numpy as np
 import pytest
 from joblib import Memory, Parallel, delayed, expires_after, parallel_config
+from tasks import by_value
 
 import civis_futures as cf
 import civis_joblib
 from civis_futures.testing import Fault
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 @pytest.fixture

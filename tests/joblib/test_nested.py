@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 
-import cloudpickle
 import pytest
 from joblib import Parallel, delayed, parallel_config
 from joblib.parallel import LokyBackend, SequentialBackend, ThreadingBackend
+from tasks import by_value
 
 import civis_futures as cf
 import civis_joblib
 from civis_joblib._backend import CivisBackend
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def where(seconds=0.0):

@@ -10,15 +10,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import cloudpickle
 import pytest
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
-from tasks import HOUR, raise_or_sleep, square
+from tasks import HOUR, by_value, raise_or_sleep, square
 
 import civis_futures as cf
 import civis_joblib
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def calls(n=4):

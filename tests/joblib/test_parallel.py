@@ -18,13 +18,13 @@ import cloudpickle
 import pytest
 from joblib import Parallel, delayed, effective_n_jobs, parallel_backend, parallel_config
 from joblib.parallel import BACKENDS, SequentialBackend, ThreadingBackend
-from tasks import slept, square
+from tasks import by_value, slept, square
 
 import civis_futures as cf
 import civis_joblib
 from civis_joblib._backend import CivisBackend
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 MODES = ("list", "generator", "generator_unordered")
 #: How long a task sleeps that must not be waited for, in seconds: the test's time limit is shorter.

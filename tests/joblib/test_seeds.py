@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 
-import cloudpickle
 import numpy as np
 import pytest
 from joblib import Memory, Parallel, delayed, parallel_config
+from tasks import by_value
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def test_roots():

@@ -5,18 +5,17 @@ In the examples only the import has changed, and how long things take.
 
 from __future__ import annotations
 
-import sys
 import time
 
-import cloudpickle
 import numpy as np
 import pytest
 from joblib import Parallel, delayed, parallel_config, register_parallel_backend
+from tasks import by_value
 
 from civis_futures import ContainerPoolExecutor
 from civis_joblib import make_backend_factory
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 # --- the page ----------------------------------------------------------------------------------

@@ -8,16 +8,15 @@ import subprocess
 import sys
 import threading
 
-import cloudpickle
 import numpy as np
 import pytest
 from joblib import Parallel, delayed, parallel_config
-from tasks import HOUR, raise_or_sleep, square
+from tasks import HOUR, by_value, raise_or_sleep, square
 
 import civis_futures as cf
 import civis_joblib
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def where():

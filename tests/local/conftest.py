@@ -59,6 +59,14 @@ def platform(record):
 
 
 @pytest.fixture
+def faulty(platform):
+    """The platform, with books that begin here, and no faults."""
+    platform.reset()
+    yield platform
+    platform.faults.clear()
+
+
+@pytest.fixture
 def api(platform):
     yield Api(platform.url, platform.api_key)
     until(lambda: not platform.stats().active or _cancel_all(platform))

@@ -19,10 +19,10 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import cloudpickle
 import httpx
 import pytest
 import trustme
+from tasks import by_value
 
 from civis_futures import BrokenContainerPool, Container, ContainerPoolExecutor, PlatformError
 from civis_futures._api.client import PlatformClient, access
@@ -33,8 +33,7 @@ from civis_futures.testing import Fault
 from civis_futures.worker._http import Http, UnreachableError
 from civis_futures.worker._http import believing as believing_worker
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 HERE = "127.0.0.2"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 is Linux's")

@@ -14,16 +14,15 @@ import sys
 from contextlib import closing
 from types import SimpleNamespace
 
-import cloudpickle
 import pytest
 import trustme
+from tasks import by_value
 
 from civis_futures import BrokenContainerPool, Container, ContainerPoolExecutor, PlatformError
 from civis_futures._api.client import PlatformClient, access
 from civis_futures.local import LocalPlatform
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 class Host:

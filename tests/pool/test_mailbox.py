@@ -206,7 +206,7 @@ def test_one_request_shows_all_states():
 def test_a_row_of_an_older_run_says_nothing():
     stub = Stub(
         list_jobs=[([row(n, RunState.FAILED, run=1) for n in (1, 2, 3)], False)],
-        get_row=[lambda job, held=None: row(job.id)],
+        get_row=[lambda job, long_poll=None: row(job.id)],
     )
     reports, _, _ = look(stub, *(worker_run(n) for n in (1, 2, 3)), reading=e.Reading.NEVER)
     assert [report.run.state for report in reports] == [RUNNING] * 3
@@ -215,7 +215,7 @@ def test_a_row_of_an_older_run_says_nothing():
 def test_what_the_list_does_not_show_is_asked_for_by_turns():
     stub = Stub(
         list_jobs=[([row(1)], False)],
-        get_row=[lambda job, held=None: row(job.id)],
+        get_row=[lambda job, long_poll=None: row(job.id)],
     )
     mailbox = Mailbox(stub, Container())
     worker_runs = [worker_run(n) for n in range(1, 10)]
@@ -253,8 +253,8 @@ def many(number=130, last_changed=120):
     news = replace(row(last_changed), name=_wire.counted("w", 1))
     rows[last_changed - 1] = news
 
-    def page(kind, hidden, page, by_script, held):
-        asked.append((by_script, page, held is not None))
+    def page(kind, hidden, page, by_script, long_poll):
+        asked.append((by_script, page, long_poll is not None))
         order = [news, *(r for r in rows if r is not news)] if by_script else rows
         return order[50 * (page - 1) : 50 * page], 50 * page < number
 
@@ -263,7 +263,7 @@ def many(number=130, last_changed=120):
     posted = letter(0, 7, token=token, name=_wire.answers_name(token, 0))
     stub = Stub(
         list_jobs=[page],
-        get_row=[lambda job, held=None: row(job.id)],
+        get_row=[lambda job, long_poll=None: row(job.id)],
         list_outputs=[([posted], False)],
     )
     mailbox = Mailbox(stub, Container())
@@ -290,7 +290,9 @@ def test_what_is_waited_for_is_a_change_of_any_script():
     mailbox, watches, asked = many()
     for _ in range(3):
         mailbox.look(watches, hold=5.0)
-    assert [by_script for by_script, page, held in asked if page == 1 and held] == [True] * 3
+    assert [by_script for by_script, page, long_poll in asked if page == 1 and long_poll] == [
+        True
+    ] * 3
     assert (False, 1, False) in asked  # runs that end are seen as well
 
 
@@ -461,6 +463,13 @@ def test_the_log_tells_which_call_a_worker_was_at():
     assert reached(CALLS, ["civis_futures: task 5 begins (attempt 1)"]) == [0]  # an earlier attempt
 
 
+def test_a_worker_that_ended_for_want_of_calls_was_at_none():
+    """Those that it was given meanwhile have not begun, and may go anywhere."""
+    assert reached(CALLS, [*LOG[:2], _wire.IDLE_SILENCE]) == [-1]
+    found = diagnose(Run(10, RunState.SUCCEEDED), "x", _wire.IDLE_SILENCE)
+    assert "no sign of life" in found.reason
+
+
 def test_of_each_process_the_last_call_that_began_is_the_one_that_it_was_at():
     calls = [(TaskId(task), 1) for task in range(5)]
     said = [_wire.begin_line(task, 1, process) for task, process in [(0, 1), (1, 2), (2, 2)]]
@@ -499,6 +508,7 @@ def test_the_part_of_a_log_that_is_of_one_call():
             "or what its template says): its image has none",
         ),
         (Run(10, RunState.FAILED, started=1.0), EXITED.format(78), "setup_cmd failed"),
+        (Run(10, RunState.FAILED, started=1.0), EXITED.format(2), "its version of civis_futures"),
     ],
 )
 def test_a_container_that_never_ran_a_worker(run, line, words):
@@ -512,23 +522,23 @@ def test_a_container_that_never_ran_a_worker(run, line, words):
 def test_only_what_all_workers_are_asked_for_by_is_held(number):
     """The first page of the list, or the only worker's script: never what is asked for besides."""
 
-    def page(kind, hidden, page, by_script, held):
-        asked.append(held is not None)
+    def page(kind, hidden, page, by_script, long_poll):
+        asked.append(long_poll is not None)
         return [row(1)], page == 1
 
-    def one(job, held):
-        asked.append(held is not None)
+    def one(job, long_poll):
+        asked.append(long_poll is not None)
         return row(job.id)
 
     asked = []
     mailbox = Mailbox(Stub(list_jobs=[page], get_row=[one]), Container())
     runs = [(worker_run(n), e.Reading.AT_END) for n in range(1, number + 1)]
     mailbox.look(runs, hold=0.5)
-    assert mailbox.held.seconds == 0.5
+    assert mailbox.long_poll.seconds == 0.5
     assert asked[0]
     assert not any(asked[1:])
     mailbox.look(runs)
-    assert mailbox.held.seconds == 0.0
+    assert mailbox.long_poll.seconds == 0.0
 
 
 OUT = [_wire.Call(n, _wire.Blob.of(b"%d" % n)) for n in range(5)]
@@ -539,7 +549,7 @@ def told(*versions, offered=20.0, fails=()):
     outcomes = [PlatformError("no") if n in fails else None for n in range(len(versions))]
     stub = Stub(update_json_value=[*outcomes, None])
     mailbox = Mailbox(stub, Container())
-    mailbox.held._offered = offered
+    mailbox.long_poll._offered = offered
     for letters in versions:
         inbox = letters if isinstance(letters, _wire.Inbox) else _wire.Inbox(letters)
         with contextlib.suppress(PlatformError):

@@ -251,6 +251,15 @@ def test_calls_of_a_container_that_dies_are_lost_if_they_had_begun():
     assert [each.task for each in commands if isinstance(each, e.Again)] == [1, 3]
 
 
+def test_calls_of_a_container_that_ended_for_want_of_calls_are_not_lost():
+    """It had not heard of them: this process was asleep for long."""
+    table = started(1)
+    verdict = e.Verdict(run_in(RunState.SUCCEEDED), "no sign of life")
+    commands = table(diagnosed(WorkerId(1), ((TaskId(0), 1),), verdict, at=-1))
+    assert [each.task for each in commands if isinstance(each, e.Again)] == [0]
+    assert not [each for each in commands if isinstance(each, e.Lose)]
+
+
 def test_what_may_have_begun_is_not_run_again_when_its_container_ends_for_another_call():
     table = started(4, max_workers=2, worker_processes=2)
     table(e.CancelRequested(TaskId(0)))
@@ -468,24 +477,16 @@ def test_a_failed_look_fails_nothing():
     assert table.scheduler.tasks.known
 
 
-def test_a_platform_that_is_gone_for_good_breaks_the_pool():
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_platform_that_is_gone_for_good_or_refuses_the_key_breaks_the_pool(refused):
     table = started()
     commands: list[e.Command] = []
     while not commands:
         table.tick()
-        commands = table(look_failed(ERROR, hopeless=False))
-    assert kinds(commands) == ["Break", "Lose", "CancelRun"]
-    assert 3_600 <= table.now < 4_000
-
-
-def test_a_key_that_is_refused_for_good_breaks_the_pool():
-    table = started()
-    commands: list[e.Command] = []
-    while not commands:
-        table.tick()
-        commands = table(look_failed(ERROR, hopeless=True))
+        commands = table(look_failed(ERROR, hopeless=refused))
     assert kinds(commands) == ["Break", "Lose", "CancelRun"]
     assert isinstance(commands[0].error, BrokenContainerPool)
+    assert refused or 3_600 <= table.now < 4_000
 
 
 def unread(state, hopeless):
@@ -1405,6 +1406,7 @@ def test_what_has_not_started_by_then_never_does(one_shot):
 
 
 def test_a_container_that_is_queued_for_one_call_is_cancelled():
+    """It may begin before that; so no call is said to go on that was not seen to run."""
     table = Table(max_seconds=100.0, max_tasks_per_worker=1)
     table.submit(*range(2))
     for command in table(PREPARED):
@@ -1414,6 +1416,8 @@ def test_a_container_that_is_queued_for_one_call_is_cancelled():
     table.looked(e.Report(WorkerId(1), run_in(RunState.RUNNING)), queued)
     table.now = 150.0
     assert e.CancelRun(WorkerId(2)) in table(e.Tick())
+    [error] = lost_hours(table.submit(2)).values()
+    assert "Calls that were seen to run go on to their end" in str(error)
 
 
 def test_a_call_that_fails_then_has_its_own_error():

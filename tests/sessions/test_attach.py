@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 import types
 from functools import partial
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures
 from civis_futures import BrokenContainerPool, SessionInUseError, SessionMismatchError, cli
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 SQUARES = [number * number for number in range(100)]
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections import Counter
 from contextlib import closing
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures
 from civis_futures import BrokenContainerPool, SessionInUseError, _wire
@@ -17,8 +16,7 @@ from civis_futures._api.client import PlatformClient
 from civis_futures._types import JobKind
 from civis_futures.testing import Fault
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 LAG = 0.3
 

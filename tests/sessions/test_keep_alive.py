@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 
-import cloudpickle
 import pytest
-from tasks import SECONDS
+from tasks import SECONDS, by_value
 
 import civis_futures
 from civis_futures import CallLostError
 
-# The container cannot import this module: its functions travel by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 @pytest.fixture

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 import civis_futures
 from civis_futures import CallLostError, ContainerPoolExecutor, SessionMismatchError, Template
@@ -19,7 +18,7 @@ from civis_futures._pool.launch import bundle, docker_command
 from civis_futures._types import JobKind
 from civis_futures.testing import Fault
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 @pytest.fixture(autouse=True)

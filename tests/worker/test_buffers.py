@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 
 import cloudpickle
 import pytest
@@ -27,7 +28,7 @@ def call(stub):
     files = {}
 
     def call(task, function, *some):
-        cloudpickle.register_pickle_by_value(__import__(__name__))
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
         found = []
         parts = (function, tuple(Bytes(data) for data in some), {})
         data = cloudpickle.dumps(parts, buffer_callback=found.append)

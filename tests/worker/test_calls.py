@@ -12,13 +12,14 @@ from dataclasses import replace
 
 import cloudpickle
 import pytest
+from tasks import by_value
 
 from civis_futures import _wire
 
 
 def pickle_of(function, *args, **kwargs):
     """A payload, with what is defined in this file by value."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    by_value(__name__)
     return cloudpickle.dumps((function, args, kwargs))
 
 

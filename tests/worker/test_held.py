@@ -49,7 +49,7 @@ def test_it_ends_as_often_as_the_lease_asks_for(stub, idle, inbox):
     stub.until(lambda: len(stub.held) >= 2)
     assert max(stub.held) == pytest.approx(0.2)
     worker.end()
-    assert _wire.SILENCE.encode() in worker.out()
+    assert _wire.IDLE_SILENCE.encode() in worker.out()
 
 
 def test_where_nothing_is_offered_it_looks_as_ever(stub, idle, calls, inbox):

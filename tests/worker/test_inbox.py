@@ -220,6 +220,30 @@ def test_the_lease_ends_a_running_call_too(stub, start, calls, inbox):
     assert not stub.answers()
 
 
+def test_without_calls_silence_ends_it_sooner(stub, start, calls, inbox):
+    """The client would have ended it long ago. While it runs a call, it is as patient as ever."""
+    worker = start(
+        calls(lambda: time.sleep(1.2)), inbox=inbox.id, poll=0.05, lease=3600.0, idle=0.6
+    )
+    stub.until_answered(1)
+    answered = time.monotonic()
+    worker.end()
+    assert time.monotonic() - answered > 0.4
+    assert worker.out().splitlines()[-1] == _wire.IDLE_SILENCE.encode()
+
+
+def test_without_calls_it_stays_as_long_as_the_inbox_says(stub, start, inbox):
+    """For the next process of a session; and news of others tell that somebody is there."""
+    worker = start((), inbox=inbox.id, poll=0.05, lease=3600.0, idle=0.5)
+    for number in range(4):
+        inbox.write((), worker=f"other {number}")
+        time.sleep(0.25)
+    inbox.write((), lease=1.5)
+    written = time.monotonic()
+    worker.end()
+    assert time.monotonic() - written > 1.4
+
+
 def test_who_greets_shows_its_count_before_it_has_an_answer(stub, start, calls, inbox):
     start(calls(lambda: time.sleep(30)), inbox=inbox.id, name="worker 1", greets=True)
     stub.until(lambda: stub.names == ["worker 1 #0"])

@@ -2,15 +2,15 @@
 
 import os
 import resource
-import sys
 import time
 
 import cloudpickle
 import pytest
+from tasks import by_value
 
 from civis_futures import _wire
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 BIG = 150_000_000
 #: Bytes; what the interpreter and the allocator keep for themselves stays below it.

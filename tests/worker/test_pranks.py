@@ -14,10 +14,11 @@ import warnings
 
 import cloudpickle
 import pytest
+from tasks import by_value
 
 from civis_futures import _wire
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 
 def empty_tmpdir():

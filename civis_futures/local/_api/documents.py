@@ -16,7 +16,7 @@ from .._store import Row, document
 
 # A job with its last run. `shown_updated_at` is a reading of the contract that can be chosen.
 JOBS = """
-SELECT scripts.*, runs.state AS run_state, runs.created_at AS run_created_at,
+SELECT scripts.*, runs.id AS run_id, runs.state AS run_state, runs.created_at AS run_created_at,
   runs.started_at AS run_started_at, runs.finished_at AS run_finished_at,
   runs.error AS run_error, runs.updated_at AS run_updated_at,
   CASE WHEN {follows} THEN MAX(scripts.updated_at, IFNULL(runs.updated_at, 0))
@@ -58,15 +58,15 @@ def run_of(platform: Platform, request: ApiRequest) -> Row:
     return run_row(platform, request.id(), request.id("run_id"))
 
 
-def job_run(platform: Platform, row: Row) -> dict[str, Any]:
-    """Return a JobRun."""
+def job_run(platform: Platform, row: Row, prefix: str = "") -> dict[str, Any]:
+    """Return a JobRun; `prefix` is that of its columns in the row."""
     return {
-        "id": row["id"],
-        "state": row["state"],
-        "createdAt": platform.time(row["created_at"]),
-        "startedAt": platform.time(row["started_at"]),
-        "finishedAt": platform.time(row["finished_at"]),
-        "error": row["error"],
+        "id": row[f"{prefix}id"],
+        "state": row[f"{prefix}state"],
+        "createdAt": platform.time(row[f"{prefix}created_at"]),
+        "startedAt": platform.time(row[f"{prefix}started_at"]),
+        "finishedAt": platform.time(row[f"{prefix}finished_at"]),
+        "error": row[f"{prefix}error"],
     }
 
 
@@ -83,16 +83,7 @@ def script_run(platform: Platform, row: Row, kind: str | None) -> dict[str, Any]
 
 def last_run(platform: Platform, row: Row) -> dict[str, Any] | None:
     """Return the JobRun that a row of `jobs_sql` carries."""
-    if row["last_run_id"] is None:
-        return None
-    return {
-        "id": row["last_run_id"],
-        "state": row["run_state"],
-        "createdAt": platform.time(row["run_created_at"]),
-        "startedAt": platform.time(row["run_started_at"]),
-        "finishedAt": platform.time(row["run_finished_at"]),
-        "error": row["run_error"],
-    }
+    return None if row["run_id"] is None else job_run(platform, row, "run_")
 
 
 def last_success(platform: Platform, row: Row) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 It travels as text in the script that is submitted, so it is one file, needs the standard library
 of Python 3.8 or later and nothing else, and knows nothing of the scheduler. What it says and what
 it is told is in docs/engine-protocol.md. It lives as long as the platform answers: after `lease`
-seconds of silence it ends the run and itself, as nobody could take its results any more.
+seconds of silence it ends the run and itself, as its results could not be taken any more.
 
 The main thread owns the process: its pipes, its signals, its end. One thread sends what there is to
 tell, another one waits for the platform's word; both only put into what `Talk` holds.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 LONGEST_LINE = 32_768  # characters; a longer one becomes several
 MOST_LINES = 2_000  # in one report
 MOST_CHARACTERS = 1_000_000  # in one report
-MOST_HELD = 16_000_000  # characters that wait to be sent; then the run waits, as at a full pipe
+MOST_WAITING = 16_000_000  # characters that wait to be sent; then the run waits, as at a full pipe
 TICK = 0.1  # seconds: the main loop looks around at least as often
 AWAKE = 1.0  # seconds: a longer time between two looks was a sleep, and no silence of the platform
 REQUEST = 20.0  # seconds that one request may take; the platform answers at least every 10
@@ -113,7 +113,7 @@ class Talk:
         self.lock = threading.Lock()  # guards all that follows; no I/O under it
         self.lines: list[Line] = []
         self.first = 0  # the number of lines[0]
-        self.held = 0  # characters in lines
+        self.size = 0  # characters in lines
         self.word = "go"
         self.answers = 0  # how often the platform has answered
         self.gone = ""  # why it wants nothing any more
@@ -132,7 +132,7 @@ class Talk:
     def add(self, lines: list[Line]) -> None:
         with self.lock:
             self.lines += lines
-            self.held += sum(len(text) + 50 for _, _, text in lines)
+            self.size += sum(len(text) + 50 for _, _, text in lines)
         self.stir.set()
 
     def report(self) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class Talk:
                 self.word = word
             if report is not None:
                 sent = len(report["lines"])
-                self.held -= sum(len(text) + 50 for _, _, text in self.lines[:sent])
+                self.size -= sum(len(text) + 50 for _, _, text in self.lines[:sent])
                 del self.lines[:sent]
                 self.first += sent
                 self.told_end = report["ended"] is not None
@@ -340,7 +340,7 @@ class RunningCommand:
     def reap(self) -> bool:
         """Whether the command has ended; what it leaves behind ends with it."""
         if self.code is None:
-            # Looked at before it is reaped: until then its group is nobody else's.
+            # Looked at before it is reaped: until then its group is its own.
             if hasattr(os, "waitid") and not os.waitid(
                 os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
             ):
@@ -515,7 +515,7 @@ class Agent:
     def _wait(self, run: RunningCommand, seconds: float) -> None:
         """Take what is printed, for a while; not while too much of it waits to be sent."""
         talk = self._talk
-        open_ones = [stream for stream in run.streams if stream.open and talk.held <= MOST_HELD]
+        open_ones = [stream for stream in run.streams if stream.open and talk.size <= MOST_WAITING]
         poll = select.poll()
         for descriptor in [talk.wake_out, *(stream.descriptor for stream in open_ones)]:
             poll.register(descriptor, select.POLLIN)
@@ -564,7 +564,7 @@ class Agent:
         talk, silence = self._talk, Silence(self._talk)
         talk.stir.set()
         while not talk.over():
-            # Who was sent a TERM is killed soon, and may be in somebody's way.
+            # What was sent a TERM is killed soon, and may be in the way.
             if silence.seconds() > (min(HURRY, self._lease) if talk.termed else self._lease):
                 break
             time.sleep(TICK / 5)

@@ -14,7 +14,6 @@ from typing import Any
 from .scheduler import AwayError
 
 SECONDS = 30.0  # a controller that is away is noticed by Slurm's commands after some 10
-MOST_WORDS = 4_000  # characters of what a command complains of
 
 
 class FailedError(Exception):
@@ -24,8 +23,7 @@ class FailedError(Exception):
 class Commands:
     """Runs commands. `close` ends those on their way, and then there are no more."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the two below; starting a command is under it
         self._running: set[subprocess.Popen[str]] = set()
         self._closed = False
@@ -42,13 +40,13 @@ class Commands:
         """
         process = self._start(command, os.environ if environment is None else environment)
         try:
-            printed, said = process.communicate(text, timeout=self._seconds)
+            printed, said = process.communicate(text, timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            raise AwayError(f"{command[0]} took more than {self._seconds:g} s") from None
+            raise AwayError(f"{command[0]} took more than {SECONDS:g} s") from None
         finally:
             self._end(process)
         if process.returncode != 0:
-            words = " ".join(said.split())[:MOST_WORDS]
+            words = " ".join(said.split())[:4_000]
             raise FailedError(words or f"{command[0]} ended with code {process.returncode}")
         return printed
 
@@ -122,7 +120,7 @@ class AskingThread:
                 self._loop.call_soon_threadsafe(then, result, error)
 
     def close(self, seconds: float, *, drop: bool) -> None:
-        """Wait for what is under way, so many seconds at most; `drop` what has not begun."""
+        """Wait for what is under way, this many seconds at most; `drop` what has not begun."""
         if drop:
             self._dropped.set()
         self._queue.put(None)

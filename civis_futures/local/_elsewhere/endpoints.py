@@ -15,7 +15,6 @@ from .._schema.fields import refuse
 from .._state import AgentDesk, Platform
 
 MOST_LINES = 5_000  # in one report
-LONGEST_LINE = 40_000  # characters
 LEVELS = ("info", "error")
 WORDS = ("go", "stop", "term", "kill")
 LONGEST_NAME = 300  # characters of an agent's or a machine's name
@@ -79,7 +78,7 @@ def _lines(given: Any) -> list[Line]:
 def _line(given: Any) -> Line:
     match given:
         case [when, "info" | "error" as level, str(text)] if _is_number(when):
-            if len(text) <= LONGEST_LINE:
+            if len(text) <= 40_000:
                 return float(when), level, text
     raise refuse("a line must be its time in seconds, info or error, and its text")
 

@@ -2,7 +2,7 @@
 
 The agent's word comes first. What the scheduler says counts where the agent is silent, and where a
 signal ended the run that we have not sent: then only the scheduler knows why. Jobs are known by
-their names, which are unique, so that a submission of which nobody knows how it ended is not made
+their names, which are unique, so that a submission whose outcome is not known is not made
 twice, and none is forgotten. All of it happens on the event loop's thread, but for the calls of the
 scheduler, which are made in two lanes.
 """
@@ -19,13 +19,13 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .._places.place import Ending, LaunchPlan, Line, Told
+from .._places.place import Ending, LaunchPlan, Line, RunListener
 from .._schema.exchange import ApiError
 from .._settings import KEY_VARIABLE, MILLICORES
 from .._state import Platform
 from . import verdict
 from .commands import AskingThread, Commands
-from .scheduler import AwayError, JobRequest, JobScheduler, Seen, SubmitRefusedError
+from .scheduler import AwayError, JobRequest, JobScheduler, JobSeen, SubmitRefusedError
 from .script import start_script
 
 LONGEST_WAIT = 10.0  # seconds for which an agent waits for our word, at most
@@ -47,7 +47,7 @@ class Remote:
     name: str  # of its job
     job: str | None = None  # the job's id, when it is known
     since: float = math.inf  # when that became known (monotonic)
-    unsure: bool = False  # nobody knows whether there is a job
+    unsure: bool = False  # it is not known whether there is a job
     agent: str | None = None  # the agent that has its order
     begun: float = 0.0  # seconds since the epoch
     heard: float = 0.0  # when it last said something (monotonic)
@@ -96,7 +96,7 @@ class Elsewhere:
         # What runs elsewhere is not for this machine's guard to end, even where that is the same
         # machine: it finds processes by this mark.
         platform.keys.mark = secrets.token_hex(8)
-        self._told: Told
+        self._listener: RunListener
         self._remotes: dict[int, Remote] = {}
         # Names of jobs whose run is over, which end by themselves: ids, since when (monotonic).
         self._over: dict[str, tuple[str | None, float]] = {}
@@ -116,9 +116,9 @@ class Elsewhere:
     def check(self) -> None:
         """What is needed was looked for when the scheduler was made."""
 
-    def attach(self, told: Told) -> None:
+    def attach(self, listener: RunListener) -> None:
         """Say who is told."""
-        self._told = told
+        self._listener = listener
 
     def fits(self, plan: LaunchPlan) -> bool:  # noqa: ARG002
         """Return True: the scheduler has a queue of its own."""
@@ -128,7 +128,7 @@ class Elsewhere:
         """Submit a job for it."""
         if plan.command is None:
             why = "The container could not be started: the script has no dockerCommand"
-            self._told.ended(plan.run_id, Ending(why=f"{why}, and {self._label} has no images"))
+            self._listener.ended(plan.run_id, Ending(why=f"{why}, and {self._label} has no images"))
             return
         if plan.repository is not None:
             note = f"This platform does not clone {plan.repository}: there is no /app."
@@ -218,7 +218,7 @@ class Elsewhere:
             remote.agent, remote.begun = agent, time.time()
             self._keep(remote)
             job = "" if remote.job is None else f", job {remote.job}"
-            self._told.begun(run_id, f"{host}{job}")
+            self._listener.begun(run_id, f"{host}{job}")
         self._heard(remote, agent)
         own = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", KEY_VARIABLE: remote.key}
         return {
@@ -241,7 +241,7 @@ class Elsewhere:
             # Another machine's clock may be wrong.
             at = [(min(max(when, remote.begun), now), level, text) for when, level, text in new]
             remote.received = first + len(lines)
-            self._told.printed(run_id, at)
+            self._listener.printed(run_id, at)
             self._keep(remote)
         if termed and remote.word in ("go", "stop") and not remote.termed:
             remote.termed = True
@@ -295,10 +295,10 @@ class Elsewhere:
     def _keep(self, remote: Remote) -> None:
         names = ("agent_key", "name", "job", "agent", "begun", "received")
         kept = {name: getattr(remote, name) for name in names}
-        self._told.keep(remote.plan.run_id, json.dumps({**kept, "url": self._url}))
+        self._listener.keep(remote.plan.run_id, json.dumps({**kept, "url": self._url}))
 
     def _say(self, run_id: int, text: str) -> None:
-        self._told.printed(run_id, [(time.time(), "info", text)])
+        self._listener.printed(run_id, [(time.time(), "info", text)])
 
     def _submit(self, remote: Remote) -> None:
         script = start_script(
@@ -350,7 +350,7 @@ class Elsewhere:
             self._give_up(remote)
         else:
             self._over[remote.name] = remote.job, time.monotonic()
-        self._told.ended(run_id, ending)
+        self._listener.ended(run_id, ending)
 
     def _end_job(self, remote: Remote) -> None:
         if self._remotes.get(remote.plan.run_id) is remote and remote.ending is None:
@@ -391,7 +391,7 @@ class Elsewhere:
             lambda seen, error: self._looked(seen, error, to_end, began),
         )
 
-    def _end_jobs(self, to_end: Mapping[str, str]) -> Mapping[str, Seen]:
+    def _end_jobs(self, to_end: Mapping[str, str]) -> Mapping[str, JobSeen]:
         """In a thread: look, and end these jobs. A controller that was restored from an older state
         gives ids again: so only those that still have the name that they had.
         """
@@ -409,7 +409,7 @@ class Elsewhere:
 
     def _looked(
         self,
-        found: Mapping[str, Seen] | None,
+        found: Mapping[str, JobSeen] | None,
         error: Exception | None,
         ended: Mapping[str, str],
         began: float,
@@ -434,7 +434,7 @@ class Elsewhere:
         if self._remotes or self._to_end or self._doubtful:
             self._look_in(min(AGAIN, self._pause * 2**self._failures))
 
-    def _end_strays(self, found: Mapping[str, Seen]) -> None:
+    def _end_strays(self, found: Mapping[str, JobSeen]) -> None:
         """End jobs of ours that no run needs: of a submission that seemed to fail, for example."""
         known = {remote.name for remote in self._remotes.values()}
         late = time.monotonic() - ENDING
@@ -451,11 +451,11 @@ class Elsewhere:
     def _compare(
         self,
         remote: Remote,
-        found: Mapping[str, Seen] | None,
+        found: Mapping[str, JobSeen] | None,
         names: Mapping[str, str],
         began: float,
     ) -> None:
-        """Do what a look says of one run; `found` is None if nobody has answered."""
+        """Do what a look says of one run; `found` is None if there was no answer."""
         silent = time.monotonic() - remote.heard if remote.agent is not None else 0.0
         if found is None:
             if silent > LEASES * self._lease:
@@ -469,10 +469,10 @@ class Elsewhere:
         elif remote.job is not None and remote.since < began:
             seen = found.get(remote.job)
             if seen is None or seen.name != remote.name:
-                seen = Seen("lost", why=f"{self._label} knows no such job")
+                seen = JobSeen("lost", why=f"{self._label} knows no such job")
             self._compare_job(remote, seen, silent)
 
-    def _compare_job(self, remote: Remote, seen: Seen, silent: float) -> None:
+    def _compare_job(self, remote: Remote, seen: JobSeen, silent: float) -> None:
         if remote.ending is not None:
             remote.asked += 1
         if seen.state == "waiting" and remote.agent is None:

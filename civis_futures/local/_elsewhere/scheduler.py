@@ -29,13 +29,13 @@ class JobRequest:
     """What is to be started: `script` by a shell, on one machine."""
 
     name: str  # unique, and no secret: other users may see it
-    script: str  # holds a key, so it goes where nobody else reads it
+    script: str  # holds a key, so it goes where other users cannot read it
     cores: int
     memory: int  # MB
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class JobSeen:
     """What a scheduler says of one job.
 
     `lost`: the job has ended without a fault of its own (its machine, or who takes precedence).
@@ -54,7 +54,7 @@ class JobScheduler(Protocol):
         """Take a job; return its id. SubmitRefusedError if it will not be taken."""
         ...
 
-    def look(self) -> Mapping[str, Seen]:
+    def look(self) -> Mapping[str, JobSeen]:
         """All jobs of this user, by their ids, with one question; those that have ended as well,
         for as long as the scheduler knows of them.
         """
@@ -68,7 +68,7 @@ class JobScheduler(Protocol):
 class FileScheduler:
     """The three functions of a user's own file.
 
-    OSError there means that nobody has answered, and in `submit` ValueError a refusal.
+    OSError there means that there was no answer, and in `submit` ValueError a refusal.
     """
 
     def __init__(self, file: str, options: Sequence[str]) -> None:
@@ -76,7 +76,7 @@ class FileScheduler:
         self._module = _load(file)
         missing = [name for name in ("submit", "look", "end") if not hasattr(self._module, name)]
         if missing:
-            raise ValueError(f"{file} has no function {' and no '.join(missing)}")
+            raise ValueError(f"{file} lacks these functions: {', '.join(missing)}")
         if options and not hasattr(self._module, "configure"):
             raise ValueError(f"{file} takes no options: it has no function configure")
         if not all("=" in option for option in options):
@@ -93,10 +93,10 @@ class FileScheduler:
         except ValueError as error:
             raise SubmitRefusedError(str(error)) from error
 
-    def look(self) -> Mapping[str, Seen]:
-        """`look()` of the file: ids, each with a dictionary of what `Seen` has."""
+    def look(self) -> Mapping[str, JobSeen]:
+        """`look()` of the file: ids, each with a dictionary of what `JobSeen` has."""
         try:
-            found = {str(job): Seen(**about) for job, about in self._module.look().items()}
+            found = {str(job): JobSeen(**about) for job, about in self._module.look().items()}
         except OSError as error:
             raise AwayError(str(error)) from error
         for seen in found.values():
@@ -121,5 +121,5 @@ def _load(file: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"{file} cannot be loaded: {error!r}") from error
+        raise ValueError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
     return module

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .commands import Commands, FailedError
-from .scheduler import AwayError, JobRequest, JobState, Seen, SubmitRefusedError
+from .scheduler import AwayError, JobRequest, JobSeen, JobState, SubmitRefusedError
 
 NEEDED = ("sbatch", "squeue", "scancel")
-# The job's end is not known: told when nobody else knows better.
+# The job's end is not known: told when nothing better is known.
 STATES: dict[str, JobState] = {
     **dict.fromkeys(
         ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"), "waiting"
@@ -74,7 +74,7 @@ class SlurmScheduler:
         self._submit = ["sbatch", "--parsable", "--no-requeue", *_fixed(), *_chosen(options)]
 
     def submit(self, job: JobRequest) -> str:
-        """`sbatch`, with the script on its standard input, where nobody else can read it."""
+        """`sbatch`, with the script on its standard input, where other users cannot read it."""
         asked = [
             f"--job-name={job.name}",
             f"--cpus-per-task={job.cores}",
@@ -94,7 +94,7 @@ class SlurmScheduler:
             raise AwayError(f"sbatch printed {printed[:200]!r} and no number of a job")
         return number
 
-    def look(self) -> Mapping[str, Seen]:
+    def look(self) -> Mapping[str, JobSeen]:
         """`squeue`, by user: asked by ids it fails when it knows none of them any more."""
         command = ["squeue", f"--user={os.getuid()}", "--states=all", "--noheader", "--array"]
         try:
@@ -144,19 +144,19 @@ def _away(error: FailedError) -> bool:
     return any(words.lower() in str(error).lower() for words in AWAY)
 
 
-def seen(name: str, state: str, reason: str, status: str) -> Seen:
+def seen(name: str, state: str, reason: str, status: str) -> JobSeen:
     """What one row of squeue means."""
     # "CANCELLED by 1000" in some versions.
     word = state.split()[0].rstrip("+") if state.split() else ""
     meaning = STATES.get(word, "running")
     reason = "" if reason.strip() in ("None", "") else reason.strip()
     if meaning == "waiting":
-        return Seen("waiting", name.strip(), reason)
+        return JobSeen("waiting", name.strip(), reason)
     code = _exit_code(status) if word in ("COMPLETED", "FAILED") else None
     said = f"Slurm ended it: {word}" + (f" ({reason})" if reason else "")
     if meaning == "running":
-        return Seen("running", name.strip(), word)
-    return Seen(meaning, name.strip(), said, code)
+        return JobSeen("running", name.strip(), word)
+    return JobSeen(meaning, name.strip(), said, code)
 
 
 def _exit_code(status: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from .._places.place import Ending
-from .scheduler import Seen
+from .scheduler import JobSeen
 from .script import LEFT_ALONE, NO_ORDER, NO_PYTHON, OLD_PYTHON
 
 MOST_ASKED = 5  # looks, until an agent's word counts though the scheduler says the job goes on
@@ -19,13 +19,13 @@ NEVER_CAME = {
 
 
 def is_clear(ending: Ending, *, ours: bool, termed: bool) -> bool:
-    """Return whether the agent's word is enough: nobody but us has sent a signal."""
+    """Return whether the agent's word is enough: only we have sent a signal."""
     if ending.exit_code == 0 or ours or ending.out_of_memory:
         return True
     return not termed and ending.exit_code != KILLED
 
 
-def both(ending: Ending, seen: Seen) -> Ending:
+def both(ending: Ending, seen: JobSeen) -> Ending:
     """Return the end of a run that was sent a signal that was not ours."""
     if seen.state == "cancelled":
         return dataclasses.replace(ending, exit_code=None, cancelled_outside=True, why=seen.why)
@@ -38,7 +38,7 @@ def both(ending: Ending, seen: Seen) -> Ending:
     return ending
 
 
-def without_agent(seen: Seen, *, begun: bool) -> Ending:
+def without_agent(seen: JobSeen, *, begun: bool) -> Ending:
     """Return the end of a run whose agent has not told it."""
     code = seen.exit_code
     if seen.state == "cancelled":

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .._places.place import Ending, LaunchPlan, Line, Told, UnusableError
+from .._places.place import Ending, LaunchPlan, Line, RunListener, UnusableError
 from .._places.process import RunProcess
 from .._settings import KEY_VARIABLE
 from .enclosure import Enclosure
@@ -32,8 +32,6 @@ from .options import ONLY_US, Docker, Podman
 
 LABEL = "civis-futures"
 BEGUN = "civis_futures: the container has begun"
-CHECK_SECONDS = 10.0  # for the client to say its version; docker asks its server
-CLEAR_SECONDS = 1.0  # at the end; what is left then is left to the guard
 CAP_SYS_RESOURCE = 24
 #: Variables by which a client, git or the loader are told what to do.
 _TELLING = re.compile(
@@ -139,7 +137,7 @@ class ContainerProcess(RunProcess):
             self._command(self._killing)
 
     def _command(self, arguments: Sequence[str]) -> None:
-        """Let a command run, which nobody waits for."""
+        """Let a command run, without waiting for it."""
         null = subprocess.DEVNULL
         command = subprocess.Popen(arguments, stdin=null, stdout=null, stderr=null)
         # The run may be over before it is, and then nothing else would reap it.
@@ -169,7 +167,7 @@ class ContainerProcess(RunProcess):
     def ending(self) -> Ending:
         """Return how the container ended."""
         group, code = self._group, self.exit_code
-        if self.signalled and group is None:  # nobody has removed it
+        if self.signalled and group is None:  # it was not removed
             self._command(self._removing)
         if self._begun is None:
             if group is not None:
@@ -222,7 +220,7 @@ class Containers:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=CHECK_SECONDS,
+                timeout=10.0,  # docker asks its server
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -243,7 +241,7 @@ class Containers:
         """The network that they have, if it is one of their own."""
         return self._enclosure
 
-    def launch(self, plan: LaunchPlan, key: str, folder: str, told: Told) -> RunProcess:
+    def launch(self, plan: LaunchPlan, key: str, folder: str, listener: RunListener) -> RunProcess:
         """Start one; raises OSError or ValueError if the system will not have it."""
         if plan.image is None:
             raise ValueError("the script has no dockerImageName")
@@ -254,7 +252,7 @@ class Containers:
         wrapper, environment = _carried(variables, plan.command)
         if plan.repository is not None and shutil.which("git") is None:
             note = f"There is no git here to clone {plan.repository}: there is no /app."
-            told.printed(run_id, [(time.time(), "info", note)])
+            listener.printed(run_id, [(time.time(), "info", note)])
         elif plan.repository is not None:
             environment["CIVIS_LOCAL_REPOSITORY"] = _address(plan.repository)
             environment["CIVIS_LOCAL_REFERENCE"] = plan.reference or ""
@@ -273,8 +271,8 @@ class Containers:
                 {**os.environ, "GIT_TERMINAL_PROMPT": "0", **environment},
                 folder,
                 self._umask,
-                lambda lines: told.printed(run_id, lines),
-                lambda: told.begun(run_id, None),
+                lambda lines: listener.printed(run_id, lines),
+                lambda: listener.begun(run_id, None),
                 group,
                 self._spend,
                 [*self._client, "kill", name],
@@ -336,7 +334,7 @@ class Containers:
 
     def close(self) -> bool:
         """Let go of the network; return whether no group is left, after a moment."""
-        latest = time.monotonic() + CLEAR_SECONDS
+        latest = time.monotonic() + 1.0  # what is left then is left to the guard
         self._clear()
         while self._spent and time.monotonic() < latest:
             time.sleep(0.02)
@@ -349,8 +347,12 @@ class Containers:
 def leftovers(options: Podman | Docker, tag: str) -> str:
     """Return the shell command that removes what a server has left that was killed."""
     found = f"{options.command} ps -aq --filter label={LABEL}={tag}"
-    groups = f"find /sys/fs/cgroup -depth -type d -path '*/{LABEL}-{tag}*' -exec rmdir {{}} ';'"
-    return f"{{ {found} | xargs -r {_removing(options)}; {groups}; }} >/dev/null 2>&1"
+    groups = f"find /sys/fs/cgroup -depth -type d -path '*/{LABEL}-{tag}*'"
+    # Again after some seconds: who watched over a container takes a moment to end.
+    removed = f"""for pause in 0 0.1 0.5 2 5; do
+        sleep $pause; {groups} -exec rmdir {{}} ';'; [ -n "$({groups})" ] || break
+    done"""
+    return f"{{ {found} | xargs -r {_removing(options)}; {removed}; }} >/dev/null 2>&1"
 
 
 def _removing(options: Podman | Docker) -> str:
@@ -365,7 +367,7 @@ def _carried(
 
     A variable that would tell the client something has another name on the way.
     """
-    if command is None:  # then nobody can rename it
+    if command is None:  # then it cannot be renamed
         return None, {name: value for name, value in variables.items() if not _tells(name)}
     carried, lines = {}, [f"echo '{BEGUN}'"]
     for number, (name, value) in enumerate(variables.items()):

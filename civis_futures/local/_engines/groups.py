@@ -139,11 +139,14 @@ class Group:
             for descriptor in self._event:
                 os.close(descriptor)
             self._event = None
+        gone = True
         for top in [ROOT, *ROOT.iterdir()] if self._v1 else [ROOT]:
-            for folder, _, _ in os.walk(top / self.name, topdown=False):
+            group = top / self.name
+            for folder, _, _ in os.walk(group, topdown=False):
                 _remove(Path(folder))
-            _remove((top / self.name).parent)
-        return not self._folder.exists()
+            gone &= not group.exists()  # a process may have ended just between two trees
+            _remove(group.parent)
+        return gone
 
 
 def _remove(folder: Path) -> None:

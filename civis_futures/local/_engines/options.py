@@ -37,7 +37,9 @@ class Options:
                 value = tuple(value)
                 object.__setattr__(self, option, value)
             if not _is(value, kind):
-                raise ValueError(f"{option} of {type(self).__name__} must be {kind}, not {value!r}")
+                raise ValueError(
+                    f"{option} of {type(self).__name__} must be {_in_words(kind)}, not {value!r}"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that `from_json` understands."""
@@ -53,15 +55,16 @@ class Processes(Options):
 
 @dataclasses.dataclass(frozen=True)
 class Podman(Options):
-    """Each run is a container of this machine, in the image and with the memory of its script.
+    """Each run is a podman container of this machine, with its script's image and memory.
 
     Args:
-        command: How podman is called, with its own options, if any: ``"podman --runtime runc"``.
-        network: What the containers reach. By default the platform and nothing else, which needs
-            Linux and root; with ``"host"`` all that this machine reaches; or another network that
-            ``podman run --network`` takes and on which the platform can be reached.
-        user: Whom the command runs as, within the container. Default: the image's.
-        extra: More options of ``podman run``.
+        command: The command for podman, perhaps with options: ``"podman --runtime runc"``.
+        network: The network of the containers. By default, they reach the platform and nothing
+            else, which needs Linux and root. With ``"host"``, they reach all that this machine
+            reaches. Other values are those of ``podman run --network``, if the platform can be
+            reached on that network.
+        user: The user within the container. By default, the image's.
+        extra: Additional options of ``podman run``, each a str of its own.
     """
 
     name = "podman"
@@ -74,14 +77,14 @@ class Podman(Options):
 
 @dataclasses.dataclass(frozen=True)
 class Docker(Options):
-    """The same with docker.
+    """Each run is a docker container of this machine, with its script's image and memory.
 
     Args:
-        command: How docker is called, with its own options, if any.
-        network: What the containers reach, as ``docker run --network`` takes it. The platform
-            listens on loopback, which is reached with ``"host"``.
-        user: Whom the command runs as, within the container. Default: the image's.
-        extra: More options of ``docker run``.
+        command: The command for docker, perhaps with options.
+        network: The network of the containers, as for ``docker run --network``. The platform
+            listens on loopback, which containers reach with ``"host"``.
+        user: The user within the container. By default, the image's.
+        extra: Additional options of ``docker run``, each a str of its own.
     """
 
     name = "docker"
@@ -94,18 +97,18 @@ class Docker(Options):
 
 @dataclasses.dataclass(frozen=True)
 class Slurm(Options):
-    """Each run is a job of a Slurm cluster, with the cpu and the memory of its script.
+    """Each run is a job of a Slurm cluster, with its script's cores and memory.
 
     Args:
-        partition: ``sbatch --partition``. Default: the cluster's.
+        partition: ``sbatch --partition``. By default, the cluster's default partition.
         account: ``sbatch --account``.
         qos: ``sbatch --qos``.
-        time_limit: Seconds after which Slurm ends a run; it counts in minutes. Default: the
-            partition's limit.
-        extra: More options of ``sbatch``.
-        setup: What each job does first, for the node's shell: ``"module load python"``.
+        time_limit: Seconds after which Slurm ends a run; Slurm rounds them to minutes. By
+            default, the partition's limit.
+        extra: Additional options of ``sbatch``, each a str of its own.
+        setup: A shell command that each job runs first, such as ``"module load python"``.
         pause: Seconds between two calls of ``squeue``, at least.
-        lease: Seconds after which a run ends whose platform does not answer.
+        lease: Seconds after which a run ends if the platform does not answer.
     """
 
     name = "slurm"
@@ -122,14 +125,14 @@ class Slurm(Options):
 
 @dataclasses.dataclass(frozen=True)
 class OwnScheduler(Options):
-    """Each run is a job of a scheduler of your own: three functions, in a file of Python.
+    """Each run is a job of another scheduler, for which you write a file with three functions.
 
     Args:
-        file: The file; the page on the protocol says what it has to have.
-        options: What its function ``configure`` is given, each as ``NAME=VALUE``.
-        setup: What each job does first, for its machine's shell.
+        file: The Python file. The page on the engines' protocol says what must be in it.
+        options: Values for its function ``configure``, each as ``NAME=VALUE``.
+        setup: A shell command that each job runs first.
         pause: Seconds between two calls of its function ``look``, at least.
-        lease: Seconds after which a run ends whose platform does not answer.
+        lease: Seconds after which a run ends if the platform does not answer.
     """
 
     name = "own"
@@ -157,7 +160,10 @@ def chosen(given: str | Engine) -> Engine:
         return EVERY[given]()  # type: ignore[call-arg]  # the one that needs some is told of above
     if not isinstance(given, Engine):
         names = " or ".join(f'"{name}"' for name in EVERY)
-        raise TypeError(f"engine must be {names}, or the options of one, not {given!r}")
+        more = f": {given.__name__} is a class" if isinstance(given, type) else ""
+        raise TypeError(
+            f"engine must be {names}, or an object such as Podman(), not {given!r}{more}"
+        )
     return given
 
 
@@ -212,7 +218,15 @@ def _is(value: Any, kind: str) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def _in_words(kind: str) -> str:
+    """Return what values an option takes."""
+    if kind.startswith("tuple"):
+        return "a tuple or list of str"
+    said = "a whole number above 0" if kind.startswith("int") else "a str that is not empty"
+    return said + " or None" * kind.endswith("None")
+
+
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name.lower(), known, n=1)
     there = ", ".join(known) or "none"
     return f"did you mean {near[0]!r}?" if near else f"there are {there}"

@@ -38,7 +38,7 @@ class OpenConnection(H11Protocol):
 class _Joined:
     """A transport by which the head of an answer goes out with what is written next, be it nothing:
     uvicorn writes both, one after the other. That saves a system call here, and another one to
-    whoever reads it.
+    what reads it.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -144,7 +144,7 @@ class _Spoiled:
             if message["type"] == "http.response.start":
                 self._room = int(_length(message) * self._fault.keep)
                 await send(message)
-                # So that the head goes out by itself, as nobody knows when the body comes.
+                # So that the head goes out by itself, as it is not known when the body comes.
                 await send({"type": "http.response.body", "body": b"", "more_body": True})
             elif self._fault.kind == "corrupt":
                 await send({**message, "body": self._other(message.get("body", b""))})

@@ -47,19 +47,19 @@ class Whose(Which, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong at the platform's edge. Make one with one of the methods below.
+    """Something that goes wrong on a local platform. Make one with one of the methods below.
 
     **Which requests.** ``on`` is a method and a path in the API's own form, such as
     ``"POST /scripts/containers/{id}/runs"``; ``*`` stands for anything: ``"GET *"``,
     ``"* /files/*"``, ``"/*"`` (all of the API). ``"link"`` is the path of all file links:
     ``"GET link"`` is a download, ``"POST link"`` and ``"PUT link"`` are uploads. ``origin`` is
-    who asks: ``"client"``, ``"worker"`` (inside a run) or None for both; a file link belongs to
-    the one to whom it was given.
+    who makes the request: ``"client"``, ``"worker"`` (inside a run) or None for both; a link
+    to a file belongs to the one who was given it.
 
     **Which runs.** ``script`` is a pattern for the script's name. ``after`` is how many seconds
-    after the run's start the fault happens. With ``says``, it is about lines that runs print and
-    that have this text (``print(..., flush=True)``), and the seconds count from there. A fault that
-    is added later happens to runs that are active already, too.
+    after the run's start the fault happens. With ``says``, it is about lines with this text
+    that runs print (with ``print(..., flush=True)``), and the seconds count from that line. A
+    fault also happens to runs that were active before it was added.
 
     **How often.** Requests (runs, lines) that match are counted. The first ``skip`` pass; of those
     that follow, each ``every``-th meets the fault, with the probability ``chance``, until it has
@@ -123,9 +123,10 @@ class Fault:
         done: bool = False,
         **which: Unpack[Whose],
     ) -> Self:
-        """A refusal with this status; `retry_after` (seconds) gives it a ``Retry-After``.
+        """The request is refused with this status, and with a ``Retry-After`` if one is given.
 
-        A text is sent as it is, in UTF-8: a date, or what no platform should say.
+        `retry_after` is in seconds. If it is a str, it is sent as it is, in UTF-8: a date, or
+        something that no platform should send.
         """
         return cls("answer", on, status=status, retry_after=retry_after, done=done, **which)
 

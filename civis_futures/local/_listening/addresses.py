@@ -127,4 +127,5 @@ def _told(error: Exception, address: str, port: int) -> str:
         "(`ip address` or `ifconfig` lists them)",
         errno.EACCES: "this user may not; choose a port of 1024 or more, or 0 for a free one",
     }.get(getattr(error, "errno", None) or 0, str(error))
-    return f"cannot listen on port {port} of {address}: {remedy}"
+    where = f"port {port} of {address}" if port else address
+    return f"cannot listen on {where}: {remedy}"

@@ -15,8 +15,6 @@ MOST_LINES = 1000  # of a log, in one answer
 #: The newest runs of which the chart is made, and how many points it has.
 CHARTED_RUNS = 2000
 POINTS = 120
-#: Lines of logs that are read at once to find where tasks begin; the rest with the next question.
-LINES_AT_ONCE = 50_000
 #: What a worker of `civis_futures` prints where a task begins.
 TASK_BEGINS = re.compile(r"civis_futures: task (\d+) begins (\(attempt \d+)(?:, process \d+)?\)")
 
@@ -113,7 +111,7 @@ class Overview:
     def _read_on(self) -> None:
         """Look where tasks begin, in what was printed since the last time."""
         sql = "SELECT * FROM logs WHERE id > ? ORDER BY id LIMIT ?"
-        lines = self._platform.store.all(sql, self._read, LINES_AT_ONCE)
+        lines = self._platform.store.all(sql, self._read, 50_000)  # the rest with the next question
         for line in lines:
             # A worker prints it on both of its streams.
             begins = TASK_BEGINS.match(line["message"])

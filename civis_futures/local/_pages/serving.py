@@ -24,7 +24,6 @@ PREFIX = "/_local/page/"
 _FOR_PEOPLE = ("/scripts/", "/jobs/")
 _ASSETS = Path(__file__).with_name("assets")
 _FILES = {"page.js": "text/javascript", "page.css": "text/css"}
-_MOST_BODY_BYTES = 1000  # of a request with a ticket
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -87,7 +86,7 @@ class Pages:
         data = bytearray()
         async for chunk in request.stream():
             data += chunk
-            if len(data) > _MOST_BODY_BYTES:
+            if len(data) > 1000:  # a ticket takes less
                 return _refusal(413, "That is no ticket.")
         try:
             given = self._visitors.enter(str(json.loads(data)["ticket"]), time.time())
@@ -99,7 +98,7 @@ class Pages:
 
 
 def _from_a_person(request: Request, path: str) -> bool:
-    """Whether somebody has opened this in a browser; clients of the API do not ask for HTML."""
+    """Whether this was opened in a browser; clients of the API do not ask for HTML."""
     if path != "/" and not path.startswith(_FOR_PEOPLE):
         return False
     accepts = request.headers.get("accept", "")

@@ -14,10 +14,6 @@ from urllib.parse import quote
 
 #: For how long a link opens the pages, once. Long enough to be found in a notebook's output.
 TICKET_SECONDS = 600.0
-#: How much the clocks of owner and server may differ, in seconds.
-_CLOCKS = 60.0
-#: How many browsers may be let in; the oldest one has to show a ticket again after that.
-_MOST_VISITORS = 1000
 
 
 class TicketError(Exception):
@@ -27,7 +23,7 @@ class TicketError(Exception):
 def page_link(url: str, key: str, now: float) -> str:
     """Return a link that opens the pages once, within `TICKET_SECONDS` of `now` (since the epoch).
 
-    The ticket is in the fragment, which browsers send to nobody.
+    The ticket is in the fragment, which browsers do not send.
     """
     expires, nonce = str(int(now + TICKET_SECONDS)), secrets.token_urlsafe(12)
     return f"{url}/#ticket={quote(f'{expires}.{nonce}.{_seal(key, expires, nonce)}')}"
@@ -48,7 +44,8 @@ class Visitors:
         right = _seal(self._key, expires, nonce)
         if not hmac.compare_digest(right.encode(), seal.encode("utf-8", "replace")):
             raise TicketError("This link is not one of this platform's.")
-        if not now < float(expires) <= now + TICKET_SECONDS + _CLOCKS:
+        # The clocks of owner and server may differ by 60 s.
+        if not now < float(expires) <= now + TICKET_SECONDS + 60.0:
             raise TicketError("This link is too old.")
         self._spent = {spent: until for spent, until in self._spent.items() if now < until}
         if nonce in self._spent:
@@ -56,7 +53,7 @@ class Visitors:
         self._spent[nonce] = float(expires)
         given = secrets.token_urlsafe(32)
         self._passes[given] = None
-        if len(self._passes) > _MOST_VISITORS:
+        if len(self._passes) > 1000:  # the oldest one has to show a ticket again
             del self._passes[next(iter(self._passes))]
         return given
 

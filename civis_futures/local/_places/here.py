@@ -21,12 +21,11 @@ from typing import Protocol
 from .guard import kill_marked
 from .guard_process import GuardProcess
 from .meter import Sample, measure
-from .place import Capacity, Ending, LaunchPlan, Told
+from .place import Capacity, Ending, LaunchPlan, RunListener
 from .plain import own_python
 from .process import RunProcess
 
 METER_SECONDS = 0.12  # between two measurements, at least
-END_SECONDS = 3.0  # for what was killed to be gone, when the server ends
 
 
 class Launcher(Protocol):
@@ -35,7 +34,7 @@ class Launcher(Protocol):
     def check(self) -> None:
         """Raise UnusableError if nothing can be started."""
 
-    def launch(self, plan: LaunchPlan, key: str, folder: str, told: Told) -> RunProcess:
+    def launch(self, plan: LaunchPlan, key: str, folder: str, listener: RunListener) -> RunProcess:
         """Start a run, in a folder that is to be made, if it needs one; `begun` when it has begun.
 
         Raises OSError, ValueError or SubprocessError if that is impossible.
@@ -70,7 +69,7 @@ class Here:
         self._guard = guard
         self._mark = mark
         self._work = work
-        self._told: Told
+        self._listener: RunListener
         self._children: dict[int, RunChild] = {}
         self._loop = asyncio.get_running_loop()
         self._started = 0  # how many processes; a run that is restarted has several
@@ -82,9 +81,9 @@ class Here:
         """Raise UnusableError if nothing can run here."""
         self._launcher.check()
 
-    def attach(self, told: Told) -> None:
+    def attach(self, listener: RunListener) -> None:
         """Say who is told."""
-        self._told = told
+        self._listener = listener
 
     def fits(self, plan: LaunchPlan) -> bool:
         """Return whether there is room now."""
@@ -96,11 +95,11 @@ class Here:
         self._started += 1
         folder = os.path.join(self._work, f"run-{plan.run_id}-{self._started}")
         try:
-            process = self._launcher.launch(plan, key, folder, self._told)
+            process = self._launcher.launch(plan, key, folder, self._listener)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             self._remove_soon(folder)
             why = f"The container could not be started: {error}"
-            self._told.ended(plan.run_id, Ending(why=why))
+            self._listener.ended(plan.run_id, Ending(why=why))
             return
         self._children[plan.run_id] = RunChild(plan, folder, process)
         self._guard.started(process.pid)
@@ -202,7 +201,7 @@ class Here:
         ending = child.process.ending()
         del self._children[child.plan.run_id]
         self._remove_soon(child.folder)
-        self._told.ended(child.plan.run_id, ending)
+        self._listener.ended(child.plan.run_id, ending)
 
     def _remove_soon(self, folder: str) -> None:
         for path in (folder, own_python(folder)):
@@ -214,7 +213,7 @@ class Here:
         self._loop.remove_signal_handler(signal.SIGCHLD)
         for child in self._children.values():
             child.process.kill()
-        latest = time.monotonic() + END_SECONDS
+        latest = time.monotonic() + 3.0
         for child in self._children.values():
             while not child.process.reap() and time.monotonic() < latest:
                 time.sleep(0.002)  # it has been sent KILL

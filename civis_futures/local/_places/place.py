@@ -50,7 +50,7 @@ class Ending:
     max_cpu: float = 0.0  # cores
 
 
-class Told(Protocol):
+class RunListener(Protocol):
     """Who is told of runs: the runner. Each run that was started ends exactly once."""
 
     def begun(self, run_id: int, where: str | None) -> None:
@@ -72,8 +72,8 @@ class RunPlace(Protocol):
     def check(self) -> None:
         """Raise UnusableError if nothing can run here; it takes some seconds at most."""
 
-    def attach(self, told: Told) -> None:
-        """Say who is told; before anything is started."""
+    def attach(self, listener: RunListener) -> None:
+        """Say who is told of runs; before anything is started."""
 
     def fits(self, plan: LaunchPlan) -> bool:
         """Return whether there is room now. True, where the place has a queue of its own."""

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from .._settings import KEY_VARIABLE
-from .place import LaunchPlan, Told
+from .place import LaunchPlan, RunListener
 from .private import make as make_private
 from .private import may_install
 from .process import RunProcess
@@ -26,12 +26,12 @@ class Plain:
     def check(self) -> None:
         """Nothing is needed that is not here."""
 
-    def launch(self, plan: LaunchPlan, key: str, folder: str, told: Told) -> RunProcess:
+    def launch(self, plan: LaunchPlan, key: str, folder: str, listener: RunListener) -> RunProcess:
         """Start one; raises OSError or ValueError if the system will not have it."""
         run_id = plan.run_id
         if plan.repository is not None:
             note = f"The local platform does not clone {plan.repository}: there is no /app."
-            told.printed(run_id, [(time.time(), "info", note)])
+            listener.printed(run_id, [(time.time(), "info", note)])
         if plan.command is None:
             raise ValueError("the script has no dockerCommand, and there is no image here")
         os.makedirs(os.path.join(folder, "tmp"), mode=0o700)
@@ -45,9 +45,9 @@ class Plain:
             environment,
             folder,
             self._umask,
-            lambda lines: told.printed(run_id, lines),
+            lambda lines: listener.printed(run_id, lines),
         )
-        told.begun(run_id, None)
+        listener.begun(run_id, None)
         return process
 
     def close(self) -> bool:

@@ -60,7 +60,7 @@ def make(folder: Path, commands: Path, path: str) -> dict[str, str]:
 
     class Bare(venv.EnvBuilder):
         def setup_scripts(self, context: object) -> None:
-            """None: nobody activates it."""
+            """None: it is never activated."""
 
     # With the packages of the system, or pip refuses `--user`; see `_MODULE`.
     Bare(system_site_packages=True, symlinks=True).create(folder)

@@ -168,8 +168,9 @@ def test_refused(simple):
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        ("def submit(): pass", "has no function look and no end"),
-        ("nonsense", "cannot be loaded: NameError"),
+        ("def submit(): pass", "lacks these functions: look, end"),
+        ("nonsense", "cannot be loaded: NameError: name 'nonsense' is not defined"),
+        ("def submit(:", r"cannot be loaded: SyntaxError: invalid syntax \(own.py, line 1\)"),
     ],
 )
 def test_a_file_that_is_no_scheduler(background, tmp_path, program, said):

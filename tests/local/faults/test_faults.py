@@ -18,14 +18,6 @@ ME = "GET /users/me"
 VALUE = "POST /json_values"
 
 
-@pytest.fixture
-def faulty(platform):
-    """The platform, with books that begin here, and no faults."""
-    platform.reset()
-    yield platform
-    platform.faults.clear()
-
-
 def value(text="1", name="v"):
     return {"name": name, "valueStr": text}
 

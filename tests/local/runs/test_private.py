@@ -13,15 +13,14 @@ import venv
 import zipfile
 from pathlib import Path
 
-import cloudpickle
 import pytest
+from tasks import by_value
 
 from civis_futures import Container, ContainerPoolExecutor
 from civis_futures.local import LocalPlatform
 from civis_futures.local._places import private
 
-# No container has this module: what is defined here travels by value.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+by_value(__name__)
 
 PIP = importlib.util.find_spec("pip") is not None or bool(private._pip())
 pytestmark = pytest.mark.skipif(not PIP, reason="this Python has no pip, not even for new venvs")

@@ -12,13 +12,6 @@ KILLED = ["Error on job: Process ended with an error, exiting: 137.", "Failed"]
 SLEEP = "echo begun; sleep 60"
 
 
-@pytest.fixture
-def faulty(platform):
-    platform.reset()
-    yield platform
-    platform.faults.clear()
-
-
 def test_killed(faulty, api, tools):
     with faulty.fault(Fault.kill(0.2, says="begun", times=1)) as fault:
         job, run = api.run("sleep 60 & echo begun $$ $!; sleep 60")

@@ -53,6 +53,7 @@ class Box:
     running: e.Given | None = None
     unposted: list[_wire.Answer] = field(default_factory=list)
     posted: list[_wire.Answer] = field(default_factory=list)
+    oldest: float = 0.0  # when the first of the unposted ones was there
     letters: int = 0
     idle: float = 0.0  # since when it has no calls
     alone: bool = False  # whether those were the only ones in the inbox
@@ -337,8 +338,17 @@ class Virtual:
         box.unposted.append(
             _wire.Answer(task, kind, data, attempt=attempt, started=begun, finished=self.now)
         )
+        few = bool(box.todo) and len(box.unposted) >= len(box.todo)
         if len(box.unposted) == 1:
-            self._after(self._patience(box), self._post, box)
+            box.oldest = self.now
+        elif not few and kind != _wire.REVOKED:
+            return  # it goes with the first
+        wait = self._patience(box)
+        if few:
+            wait = min(wait, max(FIRST_LINGER, box.longest / 4))
+        if kind == _wire.REVOKED:
+            wait = 0.0
+        self._after(max(box.oldest + wait - self.now, 0.0), self._post, box, box.oldest)
 
     @staticmethod
     def _patience(box: Box) -> float:
@@ -346,13 +356,13 @@ class Virtual:
         least = box.longest / 4 if box.longest > CROWDED else 0.0
         return min(max(box.linger, least), box.longest)
 
-    def _post(self, box: Box) -> None:
+    def _post(self, box: Box, oldest: float | None = None) -> None:
         """The answers and the name of the script, in three requests."""
-        if box.unposted:
+        if box.unposted and (oldest is None or box.oldest == oldest):
             box.going += box.unposted
             box.unposted = []
             box.posted_at = self.now
-            box.linger = min(3 * self._patience(box), box.longest)
+            box.linger = box.longest
             self._ask(3)
             self._after(POST, self._arrive, box, len(box.going))
 

@@ -10,6 +10,7 @@ And how the workers stand: whether they are too few or too many, and what users 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -19,12 +20,37 @@ from .fleet import Fleet
 from .pacing import Step
 from .state import TaskPhase, Worker, WorkerPhase
 
+#: A worker may be a slow one if its calls take SLOW times as long as those of all.
+SLOW = 3.0
+#: Calls are taken back from a worker that would else end later by this part of the time that they
+#: take to move.
+WORTH = 1.5
+
 
 def even_out(fleet: Fleet, step: Step) -> None:
     """Take back what is better done elsewhere; `Fleet.give` deals it out again."""
     _from_waiting(fleet, step)
     if not fleet.tasks.count[TaskPhase.READY]:
         _from_running(fleet, step)
+
+
+def slow_ones(fleet: Fleet, step: Step) -> set[WorkerId]:
+    """Workers without calls, than which others, although they have some, will sooner have done one
+    more.
+    """
+    seconds, ready = fleet.shares.seconds, fleet.tasks.count[TaskPhase.READY]
+    slow = [
+        w
+        for w in fleet.listening()
+        if not w.calls and (w.took.seconds or 0) > SLOW * (seconds or 0)
+    ]
+    if not (seconds and ready and slow):
+        return set()
+    lag = fleet.looks.lag(fleet.sharing())
+    others = [w for w in fleet.listening() if w.running and w.held]
+    rates = [(w, _rate(fleet, w, step, lag)) for w in others]
+    soonest = min((_left(w, rate, step, lag) + 1 / rate for w, rate in rates), default=math.inf)
+    return {w.id for w in slow if 1 / _rate(fleet, w, step, lag) > soonest}
 
 
 def resize(fleet: Fleet, step: Step, max_workers: int) -> None:
@@ -106,7 +132,7 @@ def _from_waiting(fleet: Fleet, step: Step) -> None:
     idle = sum(helper.free for helper in helpers)
     calls = [(call, worker) for worker in waiting for call in movable(fleet, worker, helpers)]
     for call, worker in sorted(calls, key=lambda pair: pair[0]):
-        most = room if worker.held_up else min(room, idle * fleet.done_before(step, worker))
+        most = room if worker.held_up else min(room, idle * _done_before(fleet, step, worker))
         if moving < most:
             moving += 1
             _take_back(fleet, step, call, worker)
@@ -133,32 +159,57 @@ def movable(fleet: Fleet, worker: Worker, helpers: Collection[Worker]) -> list[e
 
 
 def _from_running(fleet: Fleet, step: Step) -> None:
-    """From workers that have many calls, for those that have room to begin some."""
-    helpers = [w for w in fleet.listening() if w.running and w.free]
-    if not helpers:
+    """From workers that have work for longer than others, for those that will soon have none: so
+    much that all of them run out at the same time, as far as can be told.
+    """
+    readers = fleet.sharing()
+    lag, move = fleet.looks.lag(readers), fleet.looks.move(readers)
+    running = [worker for worker in fleet.workers.values() if worker.running]
+    if not any(len(worker.calls) > worker.processes for worker in running):
         return
-    horizon = fleet.horizon()
-    running = [w for w in fleet.workers.values() if w.running and not w.cancelled and w.unbegun]
-    for helper in helpers:
-        victims = [
-            (_surplus(fleet, each, helper, step, horizon), each.id)
-            for each in running
-            if each is not helper
-        ]
-        number, name = max(victims, default=(0, WorkerId(0)))
-        if not number:
-            return
-        victim = fleet.workers[name]
-        victim.revoked.update(victim.unbegun[-number:])
-        fleet.news(step, victim)
+    rates = {worker.id: _rate(fleet, worker, step, lag) for worker in running}
+    if fleet.shares.seconds is None:  # then one is as good as the other
+        rates = dict.fromkeys(rates, min(rates.values()))
+    left = {worker.id: _left(worker, rates[worker.id], step, lag) for worker in running}
+    moving = sum(fleet.tasks.holds(call, w) for w in running for call in w.revoked)
+    level = sum(max(left[name], move) * rate for name, rate in rates.items()) + moving
+    level /= sum(rates.values())
+    takers = [w for w in running if w.listens and left[w.id] < level]
+    soon = any(worker.free or left[worker.id] < move for worker in takers)
+    worth = move / WORTH if soon else fleet.looks.horizon(readers)
+    for victim in running if takers else ():
+        more = left[victim.id] - level
+        if more <= worth or not _gives(fleet, victim):
+            continue
+        number = round(more * rates[victim.id])
+        if calls := movable(fleet, victim, takers)[-number:] if number else []:
+            victim.revoked.update(calls)
+            fleet.news(step, victim, 0.0)  # it answers at its turn
 
 
-def _surplus(fleet: Fleet, worker: Worker, helper: Worker, step: Step, horizon: float) -> int:
-    """How many of its calls, the last ones, the helper should take; a move takes `horizon`."""
-    unbegun = worker.unbegun
-    if not worker.reads_inbox or any(fleet.tasks.holds(call, worker) for call in worker.revoked):
-        return 0
-    if not all(fleet.serves(helper.resources, name) for name, _ in unbegun):
-        return 0
+def _gives(fleet: Fleet, worker: Worker) -> bool:
+    """Whether a worker that runs can be asked for calls, and need not yet answer that."""
+    asked = any(fleet.tasks.holds(call, worker) for call in worker.revoked)
+    return worker.reads_inbox and not (worker.cancelled or asked)
+
+
+def _rate(fleet: Fleet, worker: Worker, step: Step, lag: float) -> float:
+    """How many calls a worker does in a second, as far as can be told; looks show answers up to
+    `lag` seconds late.
+    """
+    age = step.now - worker.at_call_since if worker.calls else 0.0
+    return worker.processes / fleet.shares.each(worker.took, age - lag)
+
+
+def _left(worker: Worker, rate: float, step: Step, lag: float) -> float:
+    """For how many seconds it has work. For all that is known, it has worked off its calls since it
+    was seen to come to its present one; unless that would have been seen by now.
+    """
     age = step.now - worker.at_call_since
-    return fleet.shares.surplus(len(unbegun), age, horizon, worker.processes, helper.free)
+    return max(worker.held / rate - (age if age < lag else 0.0), 0.0)
+
+
+def _done_before(fleet: Fleet, step: Step, worker: Worker) -> int:
+    """How many calls another worker will have done before this one starts; at least 1."""
+    left = (worker.launched + fleet.startup - step.now) / 2  # calls take their time to move
+    return max(1, int(left / fleet.shares.seconds)) if fleet.shares.seconds else 1

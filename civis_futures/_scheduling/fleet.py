@@ -11,6 +11,7 @@ is the scheduler's. Calls run in the order in which a worker has them.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from .._pacing import Pacing
@@ -21,14 +22,12 @@ from .._wire import (
     INITIALIZER,
     MISSING_MODULE,
     PYTHON_MISMATCH,
-    RAISED,
-    RETURNED,
     REVOKED,
     Answer,
 )
 from . import events as e
-from .looks import Looks, Observation
-from .pacing import PROBE_SECONDS, Ramp, RetriedRequest, Shares, Step
+from .looks import Looks, Observation, took
+from .pacing import Ramp, RetriedRequest, Shares, Step
 from .state import Policy, TaskPhase, Tasks, Worker, WorkerPhase
 
 #: Seconds after which a cancel that shows no effect is repeated.
@@ -38,8 +37,8 @@ CANCEL_PATIENCE = 10.0
 #: Up to this many tasks may all start at once, before a container has shown that it can run them.
 FEW = 8
 #: The launches that are under way at a time, which is more than the launch lane makes at a time;
-#: and those that begin every five seconds where the platform seems to be full.
-MOST_UNDER_WAY = 8
+#: and those that begin every AGAIN_SECONDS where the platform seems to be full.
+MOST_UNDER_WAY, AGAIN_SECONDS = 8, 5.0
 #: Seconds between the answer of a container that cannot run its call and the start of another one.
 HESITATION = 1.0
 #: How many signs of life are written in the time of one lease.
@@ -76,7 +75,6 @@ class Fleet:
     _repeat: float = math.inf  # seconds from then until it is written again as it is
     _launched_at: float = 0.0  # when a worker was launched last
     _started: int = 0  # the highest number of a worker that has started
-    _written_for: int = 0  # the workers that share the budget, as the inbox says
     _period: float = 0.0  # of idle workers' turns, as the inbox says that is being written
     startup: float = 0.0  # seconds from a launch until a look finds it running; a moving mean
     #: Since when another pool of this process has a container that waits for room, if one has.
@@ -86,11 +84,11 @@ class Fleet:
 
     # --- giving calls --------------------------------------------------------------------------
 
-    def give(self, step: Step) -> None:
-        """Calls for the workers that run and have room."""
+    def give(self, step: Step, but: Collection[WorkerId]) -> None:
+        """Calls for the workers that run and have room, `but` for these."""
         if not self.tasks.count[TaskPhase.READY]:
             return
-        surplus, horizon = self._surplus(), self.horizon()
+        surplus, horizon = self._surplus().union(but), self.horizon()
         workers = [
             w
             for w in self.listening()
@@ -138,7 +136,7 @@ class Fleet:
             new.append(worker)
         if not self._is_full():  # or they would only wait with it
             self._deal(new)
-        sharing, turns = self._sharing(), self.looks.turns
+        sharing, turns = self.sharing(), self.looks.turns
         if new:
             self._launched_at = step.now
             turns.begin(step.now, sharing, self.looks.pace)
@@ -167,7 +165,7 @@ class Fleet:
         if under_way >= MOST_UNDER_WAY:
             return False  # calls that would wait for the next ones may as well wait for any
         if self._is_full():  # the next one would wait, too; but perhaps it would not
-            again = self._launched_at + PROBE_SECONDS
+            again = self._launched_at + AGAIN_SECONDS
             if again > step.now:
                 step.wake(again)
                 return False
@@ -214,7 +212,7 @@ class Fleet:
 
     def room(self, worker: Worker, fair: int, horizon: float) -> int:
         """How many more calls a worker should have, if `fair` calls are its share."""
-        number = self.shares.number(fair, horizon) * worker.processes - worker.held
+        number = self.shares.number(fair, horizon, worker.took) * worker.processes - worker.held
         limit = self.policy.max_tasks_per_worker
         return number if limit is None else min(number, limit - worker.calls_given)
 
@@ -233,11 +231,6 @@ class Fleet:
         """Those that wait for their start for longer than one takes, while others run."""
         return [w for w in self._overdue if w.held_up and w.id in self.workers]
 
-    def done_before(self, step: Step, worker: Worker) -> int:
-        """How many calls another worker will have done before this one starts; at least 1."""
-        left = (worker.launched + self.startup - step.now) / 2  # calls take their time to move
-        return max(1, int(left / self.shares.seconds)) if self.shares.seconds else 1
-
     def _is_full(self) -> bool:
         """Whether the platform has room for no more workers: some of them wait for their start. One
         of which a later one has started waits for a reason of its own.
@@ -254,7 +247,7 @@ class Fleet:
             return False
         if self.shares.seconds is None or step.now - worker.at_call_since > horizon:
             return True
-        return worker.held * self.shares.seconds > horizon / 2 * worker.processes
+        return worker.held * self.shares.each(worker.took) > horizon / 2 * worker.processes
 
     def serves(self, resources: Resources, name: TaskId) -> bool:
         """Whether a container with these resources can do this task's call."""
@@ -291,9 +284,10 @@ class Fleet:
             told = any(worker.calls or worker.stop or worker.revoked for worker in readers)
             beat = self._beat + min(sign, self._repeat if told else math.inf)
             whole = whole or beat <= step.now
-            more = sum(worker.running for worker in readers) > 2 * self._written_for > 0
-            self._repeat = REPEAT if self._stale or more else self._repeat
-            self._stale = self._stale or more or beat <= step.now
+            listen = any(w.listens and len(w.calls) > w.processes for w in readers)
+            off = listen and self.looks.turns.are_off(self.sharing(), self.looks.pace)
+            self._repeat = REPEAT if self._stale or off else self._repeat
+            self._stale = self._stale or off or beat <= step.now
             if not self._stale:
                 step.wake(beat)
         if not self._stale or not step.may(self.writing):
@@ -308,12 +302,12 @@ class Fleet:
         letters = tuple(letter for letter in every if letter != e.LetterContent(letter.worker))
         self._repeat = 2 * self._repeat if letters else math.inf
         # Even if there is no letter: a call that was dropped must not stay in there.
-        self._written_for = self._sharing()
-        self._period = self.looks.turns.fitting(self._written_for, self.looks.pace)
+        sharing = self.sharing()
+        self._period = self.looks.turns.fitting(sharing, self.looks.pace)
         self._told = bool(self.handed_on)
         lease = self.policy.keep_alive if self._told else None
         self._whole = step.now if whole else self._whole
-        step.do(e.WriteInbox(letters, self._written_for, self._period, lease, whole))
+        step.do(e.WriteInbox(letters, sharing, self._period, lease, whole))
         self._sent = {worker.id: self._taken_back(worker) for worker in readers}
 
     def _taken_back(self, worker: Worker) -> frozenset[e.Given]:
@@ -372,8 +366,8 @@ class Fleet:
             for worker in self.workers.values():
                 worker.passed_over(step.now, self.startup)
             self._overdue = [worker for worker in self.workers.values() if worker.held_up]
-        answers = [answer for each in seen for answer in each.report.answers]
-        self.shares.learn([a.busy for a in answers if a.kind in (RETURNED, RAISED)])
+        for each in seen:
+            self.shares.learn_from(each.worker.took, took(each))
         return seen
 
     def _begun(self, step: Step, worker: Worker) -> None:
@@ -455,9 +449,9 @@ class Fleet:
 
     def horizon(self) -> float:
         """About how many seconds pass until a worker that has run out gets more."""
-        return self.looks.horizon(self._sharing())
+        return self.looks.horizon(self.sharing())
 
-    def _sharing(self) -> int:
+    def sharing(self) -> int:
         """How many workers share the budget: those that there are, and those that will come."""
         return self._some_of(*self._sharers(), self.tasks.count[TaskPhase.READY])
 

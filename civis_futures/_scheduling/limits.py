@@ -47,9 +47,10 @@ class TimeLimits:
             step.wake(at)
         for name in names:
             self.expire_if_due(step, name)
+        margin = self.pacing.frozen + 2 * self.fleet.horizon()
         for worker in self.fleet.workers.values():
             for call in (*worker.present, *worker.revoked):
-                late_at = self._late_at(worker, call)
+                late_at = self._late_at(worker, call, margin)
                 if late_at is None or call in worker.late:
                     continue
                 if late_at > step.now:
@@ -115,16 +116,15 @@ class TimeLimits:
                 if worker.running and read and self.tasks.holds(call, worker):
                     self._end_late(step, worker, call)
 
-    def _late_at(self, worker: Worker, call: e.Given) -> float | None:
+    def _late_at(self, worker: Worker, call: e.Given, margin: float) -> float | None:
         """When it should long have told the end of this call, or that it has not begun it, if that
-        has a limit.
+        has a limit: `margin` seconds after the limit.
         """
         if not worker.running or worker.cancelled:
             return None
         if not self.tasks.holds(call, worker):
             return None
         task = self.tasks.known[call[0]]
-        margin = self.pacing.frozen + 2 * self.fleet.horizon()
         if call in worker.revoked and task.expires is not None:
             return task.expires + margin
         limit = task.terms.timeout

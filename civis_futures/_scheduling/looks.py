@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from .._types import RunState, WorkerId
+from .._wire import RAISED, RETURNED
 from .events import Look, Looked, Report
 from .pacing import (
     FIRST_READ,
@@ -91,7 +92,7 @@ class Looks:
         """A worker has a run now."""
         if self._heard is not False:
             worker.reads.at = step.now + (TRUST if self._heard else LEAST_DOUBT)
-        self.pause.soon(step.now)
+        self.pause.soon(step.now, quick=False)  # containers take a while to start
 
     def look(self, step: Step, watched: list[Worker]) -> None:
         """Look at these workers, if it is time to."""
@@ -161,8 +162,15 @@ class Looks:
 
     def horizon(self, readers: int) -> float:
         """About how many seconds pass until a worker without calls gets more; `readers` share."""
-        wait = linger(readers, self.pace) + poll(readers, self.pace)
-        return 2 * (wait + self.pause.shortest) - SHORTEST_LINGER
+        return 2 * (self.lag(readers) + poll(readers, self.pace)) - SHORTEST_LINGER
+
+    def lag(self, readers: int) -> float:
+        """How many seconds an answer may be old when a look shows it."""
+        return linger(readers, self.pace) + self.pause.shortest
+
+    def move(self, readers: int) -> float:
+        """About how many seconds pass until a call that is taken back can begin elsewhere."""
+        return poll(readers, self.pace) + 2 * self.pause.shortest
 
     def _hear(self, report: Report) -> None:
         """Learn whether workers tell of their answers in the list."""
@@ -185,6 +193,11 @@ class Looks:
         else:
             reads.after(step.now, news=answered, cost=DOUBT * readers, pace=self.pace)
             reads.at = max(reads.at, step.now + LEAST_DOUBT)
+
+
+def took(seen: Observation) -> list[float]:
+    """How long the calls took, in seconds, that have ended as they should."""
+    return [each.busy for each in seen.report.answers if each.kind in (RETURNED, RAISED)]
 
 
 def _seen(

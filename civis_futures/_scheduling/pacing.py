@@ -35,7 +35,9 @@ HOPE = 5
 FALSE_STARTS = 2
 #: The workers' reads of the inbox may spend one part in INBOX_SHARE of the budget, their answers
 #: one part in ANSWER_SHARE.
-INBOX_SHARE, ANSWER_SHARE = 4, 4
+INBOX_SHARE, ANSWER_SHARE = 4, 3
+#: The requests for one post of answers: three of the worker, and the client reads it.
+POST_REQUESTS = 4
 #: The shortest pause of a worker between two reads of the inbox, in seconds; and the longest time
 #: that it waits for anything, where it is not one of so many that this would be more requests than
 #: their share of what the platform gives in the long run, one in STEADY_PACE seconds. LONGEST_WAIT
@@ -45,6 +47,9 @@ STEADY_PACE = 0.3
 #: The period of idle workers' turns is changed when it should be STEADY times as long, or as short:
 #: they hear of that at different times.
 STEADY = 1.25
+#: And if it should be FAR times as long, or as short, they are told although there is nothing else
+#: to tell: they are asking too often, then, or too rarely.
+FAR = 1.5
 #: The turn of a worker is this part of each period after that of the worker before it: the golden
 #: ratio, by which any number of turns are spread over the period.
 TURN = (math.sqrt(5) - 1) / 2
@@ -60,12 +65,16 @@ FIRST_READ = 1 / 12
 SHORTEST_LINGER = 0.5
 #: How many containers may start before one of them has shown that it can do the work; the number
 #: doubles every PROBE_SECONDS.
-PROBES, PROBE_SECONDS = 2, 5.0
+PROBES, PROBE_SECONDS = 2, 1.5
 
 #: The most calls that a worker gets at a time before the first answer tells how long calls take.
 BLIND = 100
 #: Calls that took less than this many seconds count as this long.
 SHORTEST_CALL = 1e-4
+#: A mean is of about so many calls, the last ones. How long one worker's calls take is known from
+#: its own, and as if PRIOR more had taken as long as those of all workers: fewer, where the calls
+#: of a worker take equally long, and more where they differ much.
+MEMORY, PRIOR = 20, 3
 
 
 def poll(readers: int, pace: float) -> float:
@@ -106,6 +115,10 @@ class Turns:
             return self.period
         return wanted
 
+    def are_off(self, readers: int, pace: float) -> bool:
+        """Whether workers were told to read, and to answer, far too often or too rarely."""
+        return bool(self.period) and not 1 / FAR < poll(readers, pace) / self.period < FAR
+
     def begin(self, now: float, readers: int, pace: float) -> None:
         """The first workers are launched with this."""
         if not self.period:
@@ -128,8 +141,8 @@ class Turns:
 
 
 def linger(readers: int, pace: float) -> float:
-    """Seconds that an answer may wait for others, likewise; a post takes two requests."""
-    requests = 2 * readers * ANSWER_SHARE
+    """Seconds that an answer may wait for others, likewise."""
+    requests = POST_REQUESTS * readers * ANSWER_SHARE
     return min(max(SHORTEST_LINGER, requests * pace), _longest(requests))
 
 
@@ -230,9 +243,9 @@ class Pause:
         """The first pause after news, where `least` is what the pace allows."""
         return min(least, QUICK_LOOK) if self.saved >= 1 else least
 
-    def soon(self, now: float) -> None:
-        """Something was done whose effect is worth a look."""
-        self.length = self.first(self.shortest)
+    def soon(self, now: float, quick: bool = True) -> None:
+        """Something was done whose effect is worth a look; a `quick` one, if it may be."""
+        self.length = self.first(self.shortest) if quick else self.shortest
         at = now + self.length
         self.at = min(self.at, at) if self.at > now else at
 
@@ -264,33 +277,56 @@ class Ramp:
 
 
 @dataclass(slots=True)
-class Shares:
-    """What is known of how long calls take: `seconds` for one, None before the first answer."""
+class Mean:
+    """What is known of how long calls take: `seconds` for one, None before the first answer; the
+    mean `of` so many.
+    """
 
     seconds: float | None = None
+    of: int = 0
 
     def learn(self, durations: list[float]) -> None:
         """Calls that were answered took these seconds."""
         if durations:
             mean = max(sum(durations) / len(durations), SHORTEST_CALL)
-            self.seconds = mean if self.seconds is None else (self.seconds + mean) / 2
+            self.of = min(self.of, MEMORY) + len(durations)
+            before = mean if self.seconds is None else self.seconds
+            self.seconds = before + (mean - before) * len(durations) / self.of
 
-    def number(self, fair: int, horizon: float) -> int:
+
+@dataclass(slots=True)
+class Shares(Mean):
+    """The same of all workers, and how many calls each of them gets. `spread` is how much the calls
+    of one worker differ: the mean square of that, as a part of their mean.
+    """
+
+    spread: float = 1.0
+
+    def learn_from(self, own: Mean, durations: list[float]) -> None:
+        """Calls that a worker answered took these seconds; `own` is its mean."""
+        self.learn(durations)
+        own.learn(durations)
+        if own.of > 1 and self.seconds and own.seconds:
+            for seconds in durations:
+                differs = (seconds - own.seconds) / self.seconds
+                self.spread += (differs**2 - self.spread) / MEMORY
+
+    def number(self, fair: int, horizon: float, own: Mean) -> int:
         """How many calls a worker may hold for each that it runs at once: its fair share, but no
         more than keep it busy for the `horizon`, the seconds until it can get more.
         """
-        useful = BLIND if self.seconds is None else math.ceil(horizon / self.seconds)
-        return max(1, min(fair, useful))
+        if self.seconds is None:
+            return max(1, min(fair, BLIND))
+        slow = max(self.each(own) / self.seconds, 1.0)
+        return max(1, min(math.ceil(fair / slow), math.ceil(horizon / self.seconds / slow)))
 
-    def surplus(
-        self, unbegun: int, age: float, horizon: float, at_once: int = 1, free: int = 1
-    ) -> int:
-        """How many of a worker's calls that it has not begun another one should take over, which
-        has room to begin `free` calls.
-
-        The worker has been at its present calls, `at_once` of them, for `age` seconds, as far as
-        the last look tells; a move takes `horizon` seconds. Calls that it can do itself in that
-        time stay.
+    def each(self, own: Mean, age: float = 0.0) -> float:
+        """How long a call takes a worker, as far as its `own` calls and those of others tell, and
+        that it has been at its present one for `age` seconds.
         """
-        each = max(self.seconds or 0.0, age - horizon) / at_once
-        return math.ceil(unbegun * free / (at_once + free)) if unbegun * each > horizon else 0
+        if self.seconds is None:
+            return max(age, SHORTEST_CALL)
+        mean, weight = self.seconds, PRIOR * self.spread
+        if own.seconds is not None:
+            mean = (weight * mean + own.of * own.seconds) / (weight + own.of)
+        return max(mean, age)

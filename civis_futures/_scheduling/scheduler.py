@@ -51,7 +51,7 @@ from .._pacing import Pacing
 from .._types import Standing, TaskId
 from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
 from . import events as e
-from .balance import even_out, hand_on, may_even_out, resize, standing
+from .balance import even_out, hand_on, may_even_out, resize, slow_ones, standing
 from .fleet import Fleet
 from .limits import HoursLimit, TimeLimits
 from .pacing import FALSE_STARTS, RetriedRequest, Step
@@ -136,7 +136,7 @@ class Scheduler:
         self._tell_dependants()
         self._prepare()
         if self._known:
-            self.fleet.give(step)
+            self.fleet.give(step, slow_ones(self.fleet, step))
             self.fleet.launch(step)
             even_out(self.fleet, step)
         keeps = self._closing and self._broken is None and self.hours.may_keep

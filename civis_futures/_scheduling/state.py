@@ -36,7 +36,7 @@ from .._wire import (
     inline_limit,
 )
 from .events import CORRUPT, FoundTask, Given, Need, Reading, Report, Verdict
-from .pacing import Pause
+from .pacing import Mean, Pause
 
 #: Answers of calls that were lost.
 LOST = (CRASHED, MEMORY, CALL_NOT_FETCHED, TIMED_OUT, CORRUPT)
@@ -392,8 +392,7 @@ class Worker:
     launch_calls: tuple[Given, ...] = ()  # those that travelled with its launch
     calls: list[Given] = field(default_factory=list)
     revoked: set[Given] = field(default_factory=set)
-    # Of the revoked calls, those that an inbox in place names and that it may still begin; and the
-    # same as it was when the last look began.
+    # Of the revoked calls, those that an inbox in place names; and as it was when a look began.
     revoked_in_inbox: frozenset[Given] = frozenset()
     revoked_at_look: frozenset[Given] = frozenset()
     calls_given: int = 0  # in all its life
@@ -411,6 +410,7 @@ class Worker:
     adopted: bool = False  # whether an earlier process has launched it
     begun: bool = False  # whether its run has started, for all we know
     late: set[Given] = field(default_factory=set)  # the calls that should long have ended
+    took: Mean = field(default_factory=Mean)  # how long its calls have
     reads: Pause = field(default_factory=Pause)  # until its answers are read without any news
     stop: bool = False  # it has to end after its calls
     cancelled: bool = False  # its run was asked to end

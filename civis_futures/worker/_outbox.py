@@ -53,6 +53,7 @@ class Outbox:
         self._waiting: list[tuple[_wire.Answer, Outgoing | None]] = []
         self._size = 0  # in bytes, of their outcomes, which are in memory or on the disk
         self._oldest = 0.0
+        self._urgent = False  # somebody waits for what was taken back
         self._posted = 0
         self.longest = FIRST_LINGER  # what the client allows
         self._linger = FIRST_LINGER
@@ -69,6 +70,7 @@ class Outbox:
             if self._oldest - self._last > 2 * self.longest:
                 self._linger = FIRST_LINGER  # after a long rest, these are first answers again
         self._waiting.append((answer, data))
+        self._urgent = self._urgent or answer.kind == _wire.REVOKED
         self._size += 0 if data is None else data.size
 
     def due_in(self, queued: int) -> float | None:
@@ -80,7 +82,7 @@ class Outbox:
         if not self._waiting:
             return None
         # Ten megabytes do not wait: the next call may need the memory, or the disk.
-        if self._size > 10_000_000:
+        if self._urgent or self._size > 10_000_000:
             return 0.0
         linger = self._patience
         if queued and len(self._waiting) >= queued:
@@ -93,7 +95,7 @@ class Outbox:
         if answers:
             self._send([_wire.sealed(answer, self._worker, self._key) for answer in answers])
         # The first answers tell the client how long calls take; later ones are in less of a hurry.
-        self._linger = min(3 * self._patience, self.longest)
+        self._linger = self.longest
 
     @property
     def _patience(self) -> float:
@@ -147,6 +149,7 @@ class Outbox:
             short = _wire.sealed(short, self._worker, self._key)
             self._output(_wire.answers_text(_wire.Answers(self._worker, (short,))))
         self._posted += 1
+        self._urgent = False
         self._last = time.monotonic()
         del self._waiting[: len(batch)]
         self.tell()

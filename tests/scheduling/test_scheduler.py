@@ -24,6 +24,7 @@ from civis_futures._scheduling.pacing import (
     QUICK_LOOK,
     SAVED_LOOKS,
     SHORTEST_LOOK,
+    Mean,
     Shares,
 )
 from civis_futures._scheduling.scheduler import Scheduler
@@ -1092,7 +1093,7 @@ def test_while_nothing_is_known_the_width_grows_with_time():
         if "Look" in kinds(commands):
             table(looked((), 1, 0.0))
         widths[int(table.now)] = len(table.scheduler.fleet.workers)
-    assert (widths[4], widths[6], widths[11], widths[16]) == (2, 4, 8, 10)
+    assert (widths[0], widths[2], widths[3], widths[5]) == (2, 4, 8, 10)
 
 
 def test_containers_that_never_start_break_a_pool_in_which_none_has():
@@ -1988,8 +1989,8 @@ class AtMost(Shares):
 
     limit: int = 1
 
-    def number(self, fair: int, horizon: float) -> int:
-        return min(super().number(fair, horizon), self.limit)
+    def number(self, fair: int, horizon: float, own: Mean) -> int:
+        return min(super().number(fair, horizon, own), self.limit)
 
 
 def history(seed: int, heir: bool = False, late: bool = False) -> Counter:

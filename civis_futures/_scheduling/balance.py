@@ -17,7 +17,7 @@ from dataclasses import replace
 from .._types import RunState, Standing, WorkerId
 from . import events as e
 from .fleet import Fleet
-from .pacing import Step
+from .pacing import Step, worthwhile
 from .state import TaskPhase, Worker, WorkerPhase
 
 #: A worker may be a slow one if its calls take SLOW times as long as those of all.
@@ -177,6 +177,7 @@ def _from_running(fleet: Fleet, step: Step) -> None:
     takers = [w for w in running if w.listens and left[w.id] < level]
     soon = any(worker.free or left[worker.id] < move for worker in takers)
     worth = move / WORTH if soon else fleet.looks.horizon(readers)
+    worth = max(worth, worthwhile(fleet.looks.pace))
     for victim in running if takers else ():
         more = left[victim.id] - level
         if more <= worth or not _gives(fleet, victim):

@@ -27,7 +27,7 @@ from .._wire import (
 )
 from . import events as e
 from .looks import Looks, Observation, took
-from .pacing import Ramp, RetriedRequest, Shares, Step
+from .pacing import Ramp, RetriedRequest, Shares, Step, worthwhile
 from .state import Policy, TaskPhase, Tasks, Worker, WorkerPhase
 
 #: Seconds after which a cancel that shows no effect is repeated.
@@ -191,6 +191,10 @@ class Fleet:
         fair, sharing = self.fair_share(), self._sharers()
         here = self.policy.max_workers - self.room_left()
         spare = fair * max(self._width() - here, 0)
+        if self.shares.seconds and (least := worthwhile(self.looks.pace)):
+            # Requests are scarce: short work is for few, as the others would cost more than it.
+            most = math.ceil(self.tasks.count[TaskPhase.READY] * self.shares.seconds / least)
+            workers, fair = workers[:most], max(fair, int(least / self.shares.seconds))
         sizes = {worker.id: self.tasks.size(worker) for worker in workers}
         got: dict[WorkerId, Worker] = {}
         while workers:

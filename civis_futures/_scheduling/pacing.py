@@ -36,8 +36,9 @@ FALSE_STARTS = 2
 #: The workers' reads of the inbox may spend one part in INBOX_SHARE of the budget, their answers
 #: one part in ANSWER_SHARE.
 INBOX_SHARE, ANSWER_SHARE = 4, 3
-#: The requests for one post of answers: three of the worker, and the client reads it.
-POST_REQUESTS = 4
+#: The requests for one post of answers: three of the worker, and the client reads it; and for one
+#: use of a worker: it reads the inbox besides, and the client looks.
+POST_REQUESTS, USE_REQUESTS = 4, 10
 #: The shortest pause of a worker between two reads of the inbox, in seconds; and the longest time
 #: that it waits for anything, where it is not one of so many that this would be more requests than
 #: their share of what the platform gives in the long run, one in STEADY_PACE seconds. LONGEST_WAIT
@@ -82,6 +83,13 @@ def poll(readers: int, pace: float) -> float:
     per request.
     """
     return min(max(SHORTEST_POLL, readers * pace * INBOX_SHARE), _longest(readers * INBOX_SHARE))
+
+
+def worthwhile(pace: float) -> float:
+    """For how many seconds of work a worker is worth its requests: any, while all of the budget is
+    left; 3 s when half of it is gone; the fewer requests are left, the more.
+    """
+    return USE_REQUESTS * max(pace**2 / STEADY_PACE - STEADY_PACE / 4, 0.0)
 
 
 def _longest(requests: int) -> float:

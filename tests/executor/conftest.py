@@ -10,11 +10,12 @@ import pytest
 
 from civis_futures import ContainerPoolExecutor
 
+
 #: One fresh container for each call, and containers that are reused: all promises hold for both.
-MODES = {"fresh": 1, "reused": None}
+MODES = [pytest.param(1, id="fresh", marks=pytest.mark.repeats), pytest.param(None, id="reused")]
 
 
-@pytest.fixture(params=MODES.values(), ids=MODES.keys())
+@pytest.fixture(params=MODES)
 def max_tasks_per_worker(request):
     return request.param
 

@@ -10,7 +10,6 @@ import pytest
 
 from civis_futures import ContainerPoolExecutor
 
-
 #: One fresh container for each call, and containers that are reused: all promises hold for both.
 MODES = [pytest.param(1, id="fresh", marks=pytest.mark.repeats), pytest.param(None, id="reused")]
 

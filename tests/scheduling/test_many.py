@@ -117,7 +117,7 @@ def packed_inboxes(crowd: Crowd, inboxes: int) -> list[int]:
     return [len(_wire.packed(_wire.Inbox(each))) for each in letters]
 
 
-@pytest.mark.parametrize("session", [None, "theirs"])
+@pytest.mark.parametrize("session", [None, pytest.param("theirs", marks=pytest.mark.repeats)])
 def test_the_inboxes_of_a_thousand_workers_fit_into_json_values(session):
     """A session has one for all processes; else there are as many as it takes to keep workers busy
     for half an hour with calls of a minute.

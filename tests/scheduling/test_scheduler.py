@@ -2063,18 +2063,24 @@ def histories(seeds: range, heir: bool = False, late: bool = False) -> None:
             raise
 
 
-@pytest.mark.parametrize("batch", range(5))
+def batches(number):
+    """Parts of the histories: the first half here, and all of them in CI."""
+    more = pytest.mark.repeats
+    return [pytest.param(n, marks=more if n >= (number + 1) // 2 else ()) for n in range(number)]
+
+
+@pytest.mark.parametrize("batch", batches(5))
 def test_random_histories(batch):
     histories(range(batch * HISTORIES // 5, (batch + 1) * HISTORIES // 5))
 
 
-@pytest.mark.parametrize("batch", range(2))
+@pytest.mark.parametrize("batch", batches(2))
 def test_random_histories_of_an_heir(batch):
     """As above, in a session that an earlier process has begun."""
     histories(range(batch * HISTORIES // 5, (batch + 1) * HISTORIES // 5), heir=True)
 
 
-@pytest.mark.parametrize("heir", [False, True])
+@pytest.mark.parametrize("heir", [False, pytest.param(True, marks=pytest.mark.repeats)])
 def test_random_histories_where_events_come_together(heir):
     """As above; the scheduler hears of several events at once, as when the manager is busy."""
     histories(range(HISTORIES // 3), heir, late=True)

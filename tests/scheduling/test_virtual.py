@@ -113,7 +113,7 @@ def test_a_platform_without_room_for_any_is_waited_for():
     assert pool.scheduler.standing(pool.now).queued == 5
 
 
-@pytest.mark.parametrize("workers", [50, 100])
+@pytest.mark.parametrize("workers", [50, pytest.param(100, marks=pytest.mark.repeats)])
 def test_many_workers_keep_within_the_limit_of_requests(workers):
     """In the long run: with pauses of half a minute, 100 of them made 2.5 times as many."""
     pool = Virtual([60.0] * 30 * workers, workers, limit=1000)
@@ -145,6 +145,7 @@ def work_for_each(workers, monkeypatch):
     return made["calls"] / made["events"] / workers
 
 
+@pytest.mark.repeats
 def test_an_event_costs_no_more_for_each_worker_if_there_are_many(monkeypatch):
     assert work_for_each(80, monkeypatch) < 1.2 * work_for_each(20, monkeypatch)
 

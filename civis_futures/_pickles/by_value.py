@@ -154,7 +154,7 @@ def _named_function(function: FunctionType, how: Any, keyed: bool) -> Any:
     if _asks_for_subclasses(code):
         slots["__globals__"].update(derived(function.__globals__))
     name = name_of(function, function.__globals__)
-    if name is None and keyed and "<" not in function.__qualname__:
+    if name is None and keyed and "<" not in function.__qualname__ and _is_all(code):
         name = function.__qualname__  # its class is not here
     return make, (code, variables, name, *rest), (attributes, slots), *more
 
@@ -173,6 +173,11 @@ def _named_class(kind: type, how: Any, keyed: bool) -> Any:
         options["__slots__"] = kind.__slots__  # type: ignore[attr-defined]
     annotations = annotations_of(kind)
     if annotations:
+def _is_all(code: CodeType) -> bool:
+    """Whether functions of this code are alike: a wrapper has variables that another has not."""
+    return set(code.co_freevars) <= {"__class__"}
+
+
         attributes.pop(_CACHED, None)
         attributes["__annotations__"] = annotations
     variables = variables_of(kind)

@@ -18,7 +18,7 @@ import importlib
 import sys
 from contextvars import Context, ContextVar
 from enum import Enum
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .._wire import digest
@@ -126,7 +126,7 @@ def reduction(
         state = {name: part for name, part in vars(value).items() if name not in left}
         return kind, (value.func,), state
     if kind is ContextVar:
-        return made_again(value), ()
+        return _variable_of_module(value) or (made_again(value), ())
     if kind is functools.partialmethod:  # since Python 3.14 it cannot be made without its function
         method: Any = kind
         return functools.partial(method, value.func, *value.args, **value.keywords), ()
@@ -145,6 +145,20 @@ def made_again(variable: ContextVar[Any]) -> functools.partial[ContextVar[Any]]:
     return functools.partial(ContextVar, variable.name, **default)
 
 
+def _variable_of_module(value: Any) -> tuple[Any, ...] | None:
+    """How to get a value from the module that has it by a name, if that is there, too: an object
+    that does not say of which module it is.
+    """
+    import cloudpickle.cloudpickle as ways
+
+    for place, module in list(sys.modules.items()):
+        if place not in ("__main__", "__mp_main__") and type(module) is ModuleType:
+            for name, each in list(vars(module).items()):
+                if each is value and ways._should_pickle_by_reference(module):
+                    return getattr, (module, name)
+    return None
+
+
 def _named_function(function: FunctionType, how: Any, keyed: bool) -> Any:
     make, (code, variables, _, *rest), (attributes, slots), *more = how
     if not _of_its_module(function.__globals__):
@@ -157,6 +171,11 @@ def _named_function(function: FunctionType, how: Any, keyed: bool) -> Any:
     if name is None and keyed and "<" not in function.__qualname__ and _is_all(code):
         name = function.__qualname__  # its class is not here
     return make, (code, variables, name, *rest), (attributes, slots), *more
+
+
+def _is_all(code: CodeType) -> bool:
+    """Whether functions of this code are alike: a wrapper has variables that another has not."""
+    return set(code.co_freevars) <= {"__class__"}
 
 
 def _named_class(kind: type, how: Any, keyed: bool) -> Any:
@@ -173,11 +192,6 @@ def _named_class(kind: type, how: Any, keyed: bool) -> Any:
         options["__slots__"] = kind.__slots__  # type: ignore[attr-defined]
     annotations = annotations_of(kind)
     if annotations:
-def _is_all(code: CodeType) -> bool:
-    """Whether functions of this code are alike: a wrapper has variables that another has not."""
-    return set(code.co_freevars) <= {"__class__"}
-
-
         attributes.pop(_CACHED, None)
         attributes["__annotations__"] = annotations
     variables = variables_of(kind)
@@ -233,7 +247,7 @@ def _named_instance(value: Any, usual: Callable[[Any], Any]) -> Any:
         return how
     how = value.__reduce_ex__(5)
     name = variable_in(how, value)
-    if not name or ways._lookup_module_and_qualname(value, name) is not None:
+    if not name or is_there(how, value, name):
         return how
     make, state = _blank(kind, value)
     parts = state if isinstance(state, tuple) else (state,)
@@ -261,6 +275,13 @@ def variable_in(how: Any, value: Any) -> str:
         return how
     names = getattr(getattr(how[0], "__code__", None), "co_names", ())
     return next((name for name in names if how[0].__globals__.get(name) is value), "")
+
+
+def is_there(how: Any, value: Any, name: str) -> bool:
+    """Whether the variable that a value is, or the function that gives it, is found by its name
+    where it arrives.
+    """
+    return _importable(value, name) if isinstance(how, str) else _importable(how[0])
 
 
 def _blank(kind: Any, value: Any) -> tuple[Callable[[], Any], Any]:
@@ -441,11 +462,11 @@ def all_code(code: CodeType) -> list[CodeType]:
 # --- what the standard library makes of functions ------------------------------------------------
 
 
-def _importable(cached: Any) -> bool:
-    """Whether a function with a cache is found by its name where it arrives."""
+def _importable(thing: Any, name: str | None = None) -> bool:
+    """Whether a function, or what has that name, is found by its name where it arrives."""
     import cloudpickle.cloudpickle as ways
 
-    place = ways._lookup_module_and_qualname(cached)
+    place = ways._lookup_module_and_qualname(thing, name)
     return place is not None and not ways._is_registered_pickle_by_value(place[0])
 
 

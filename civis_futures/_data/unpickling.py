@@ -20,18 +20,11 @@ from typing import Any
 import cloudpickle.cloudpickle as ways
 
 from .._pickles.by_value import adder, class_key, found, within
-from .._pickles.classes import fill_members, made_class, made_enumeration
+from .._pickles.classes import fill_members, made_class, made_enumeration, metaclass, put_all
 from .._pickles.code import BY_VALUE
 from .._pickles.rows import finished, in_turn
 
-
-def _without_places(code: Any) -> Any:
-    """The same code, wherever it stands: the worker's program does not say where in a line."""
-    return code.replace(co_filename="", co_firstlineno=1, co_linetable=b"")
-
-
 _add = adder()
-_ADD = _without_places(_add.__code__)
 #: What is made of functions, and has them as its `__wrapped__`.
 _WRAPPERS = {"_lru_cache_wrapper", "singledispatch"}
 #: The function that unpickles a pickle within another one.
@@ -75,6 +68,7 @@ class _Unpickler(pickle.Unpickler):
             "_make_skeleton_enum": self._enum,
             "_function_setstate": self._fill_function,
             "_class_setstate": self._fill_class,
+            "_lookup_class_or_track": self._instance,
         }
 
     def let_go(self) -> None:
@@ -96,8 +90,7 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
     def _function(self, code: Any, variables: dict[str, Any], name: str | None, *rest: Any) -> Any:
-        # To a function that chooses by a type; not to the caller's own.
-        if code.co_name == _add.__name__ and _without_places(code) == _ADD:
+        if _is_add(code):  # to a function that chooses by a type; not to the caller's own
             here: Any = self._add
             self._own[id(here)] = here
             return here
@@ -129,8 +122,16 @@ class _Unpickler(pickle.Unpickler):
 
     def _enum(self, *given: Any) -> Any:
         bases, _, _, _, module, tracker, extra = given
-        own = self._own_class(type(bases[-1]), module, tracker, extra)
+        own = self._own_class(metaclass(bases, extra), module, tracker, extra)
         return made_enumeration(self._known, *given) if own is None else own
+
+    def _instance(self, where: tuple[str, str], value: Any) -> Any:
+        """What the caller has by a name, in place of a blank copy."""
+        here = _here(*where)
+        if type(here) is not type(value):
+            return value
+        self._own[id(here)] = here
+        return here
 
     def _known(self, kind: Any) -> bool:
         return id(kind) in self._own
@@ -158,9 +159,17 @@ class _Unpickler(pickle.Unpickler):
 
     def _fill_class(self, kind: Any, state: Any) -> Any:
         if id(kind) not in self._own:
-            ways._class_setstate(kind, state)
+            put_all(kind, state[0])
             fill_members(kind, state[1])
         return kind
+
+
+def _is_add(code: Any) -> bool:
+    """Whether it is that of `_add`; in the worker's program, it has no columns."""
+    ours = _add.__code__
+    return (code.co_qualname, code.co_names, code.co_code) == (
+        ours.co_qualname, ours.co_names, ours.co_code,
+    )  # fmt: skip
 
 
 def _here(module: Any, name: str) -> Any:

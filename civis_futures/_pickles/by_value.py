@@ -18,7 +18,7 @@ import importlib
 import sys
 from contextvars import Context, ContextVar
 from enum import Enum
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .._wire import digest
@@ -26,7 +26,7 @@ from .classes import enumeration
 from .code import BY_VALUE, code_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Set
 
 #: Functions with a cache, as `functools.lru_cache` makes them.
 Cached: Any = type(functools.lru_cache(len))
@@ -126,7 +126,7 @@ def reduction(
         state = {name: part for name, part in vars(value).items() if name not in left}
         return kind, (value.func,), state
     if kind is ContextVar:
-        return made_again(value), ()
+        return _variable_of_module(value) or (made_again(value), ())
     if kind is functools.partialmethod:  # since Python 3.14 it cannot be made without its function
         method: Any = kind
         return functools.partial(method, value.func, *value.args, **value.keywords), ()
@@ -145,18 +145,37 @@ def made_again(variable: ContextVar[Any]) -> functools.partial[ContextVar[Any]]:
     return functools.partial(ContextVar, variable.name, **default)
 
 
+def _variable_of_module(value: Any) -> tuple[Any, ...] | None:
+    """How to get a value from the module that has it by a name, if that is there, too: an object
+    that does not say of which module it is.
+    """
+    import cloudpickle.cloudpickle as ways
+
+    for place, module in list(sys.modules.items()):
+        if place not in ("__main__", "__mp_main__") and type(module) is ModuleType:
+            for name, each in list(vars(module).items()):
+                if each is value and ways._should_pickle_by_reference(module):
+                    return getattr, (module, name)
+    return None
+
+
 def _named_function(function: FunctionType, how: Any, keyed: bool) -> Any:
     make, (code, variables, _, *rest), (attributes, slots), *more = how
     if not _of_its_module(function.__globals__):
         return how
     variables[BY_VALUE] = True
     slots["__globals__"].update(_annotated(slots["__annotations__"], function.__globals__))
-    if _asks_for_subclasses(code):
-        slots["__globals__"].update(derived(function.__globals__))
+    if "__subclasses__" in (names := _names_in_code(code)):
+        slots["__globals__"].update(derived(function, names))
     name = name_of(function, function.__globals__)
-    if name is None and keyed and "<" not in function.__qualname__:
+    if name is None and keyed and "<" not in function.__qualname__ and _is_all(code):
         name = function.__qualname__  # its class is not here
     return make, (code, variables, name, *rest), (attributes, slots), *more
+
+
+def _is_all(code: CodeType) -> bool:
+    """Whether functions of this code are alike: a wrapper has variables that another has not."""
+    return set(code.co_freevars) <= {"__class__"}
 
 
 def _named_class(kind: type, how: Any, keyed: bool) -> Any:
@@ -228,7 +247,7 @@ def _named_instance(value: Any, usual: Callable[[Any], Any]) -> Any:
         return how
     how = value.__reduce_ex__(5)
     name = variable_in(how, value)
-    if not name or ways._lookup_module_and_qualname(value, name) is not None:
+    if not name or is_there(how, value, name):
         return how
     make, state = _blank(kind, value)
     parts = state if isinstance(state, tuple) else (state,)
@@ -256,6 +275,13 @@ def variable_in(how: Any, value: Any) -> str:
         return how
     names = getattr(getattr(how[0], "__code__", None), "co_names", ())
     return next((name for name in names if how[0].__globals__.get(name) is value), "")
+
+
+def is_there(how: Any, value: Any, name: str) -> bool:
+    """Whether the variable that a value is, or the function that gives it, is found by its name
+    where it arrives.
+    """
+    return _importable(value, name) if isinstance(how, str) else _importable(how[0])
 
 
 def _blank(kind: Any, value: Any) -> tuple[Callable[[], Any], Any]:
@@ -327,22 +353,26 @@ def _with_known_names(function: FunctionType) -> FunctionType:
     return known
 
 
-def _asks_for_subclasses(code: CodeType) -> bool:
-    if "__subclasses__" in code.co_names:
-        return True
-    return any(_asks_for_subclasses(each) for each in code.co_consts if type(each) is CodeType)
+def _names_in_code(code: CodeType) -> set[str]:
+    inner = (_names_in_code(each) for each in code.co_consts if type(each) is CodeType)
+    return set(code.co_names).union(*inner)
 
 
-def derived(variables: Mapping[str, Any]) -> dict[str, type]:
-    """The classes of a module that are derived from others of it: for functions that ask a class
-    for its `__subclasses__`, of which perhaps nobody knows the names.
+def derived(function: FunctionType, names: Set[str]) -> dict[str, type]:
+    """The classes that are derived from those that a function names, or is a method of; or from any
+    in its module if there are none: for one that asks for `__subclasses__`, which it need not name.
     """
-    module = variables.get("__name__")
+    variables = function.__globals__
+    module, own = variables.get("__name__"), function.__qualname__.partition(".")[0]
     kinds = {name: each for name, each in variables.items() if isinstance(each, type)}
+    named = {kind for name, kind in kinds.items() if name in names or name == own}
     return {
         name: kind
         for name, kind in kinds.items()
-        if kind.__module__ == module and any(base.__module__ == module for base in kind.__mro__[1:])
+        if kind.__module__ == module
+        and any(
+            base in named or (not named and base.__module__ == module) for base in kind.__mro__[1:]
+        )
     }
 
 
@@ -436,11 +466,11 @@ def all_code(code: CodeType) -> list[CodeType]:
 # --- what the standard library makes of functions ------------------------------------------------
 
 
-def _importable(cached: Any) -> bool:
-    """Whether a function with a cache is found by its name where it arrives."""
+def _importable(thing: Any, name: str | None = None) -> bool:
+    """Whether a function, or what has that name, is found by its name where it arrives."""
     import cloudpickle.cloudpickle as ways
 
-    place = ways._lookup_module_and_qualname(cached)
+    place = ways._lookup_module_and_qualname(thing, name)
     return place is not None and not ways._is_registered_pickle_by_value(place[0])
 
 

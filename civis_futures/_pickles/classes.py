@@ -52,7 +52,7 @@ def made_enumeration(
     import cloudpickle.cloudpickle as ways
 
     extra = extra or {}
-    meta = extra.get("meta") or type(bases[-1])
+    meta = metaclass(bases, extra)
     variables = meta.__prepare__(name, bases)
     if "made_of" in extra:
         left = iter(list(zip(extra["made_of"], members.values(), strict=True)))
@@ -72,8 +72,15 @@ def made_enumeration(
     for each in ("__init__", "__new_member__") if "made_of" in extra else ():
         if each in vars(made):
             type.__delattr__(made, each)
+    for value, each in extra.get("aliases", {}).items():
+        made._value2member_map_[value] = made.__members__[each]
     made.__module__, made.__qualname__ = module, qualname
     return ways._lookup_class_or_track(tracker, made)
+
+
+def metaclass(bases: Any, extra: Any) -> Any:
+    """That of an enumeration."""
+    return (extra or {}).get("meta") or type(bases[-1])
 
 
 def enumeration(
@@ -95,8 +102,26 @@ def enumeration(
         reduced = (object.__reduce_ex__(member, 2)[1] for member in members.values())
         extra["data"] = kind._member_type_
         extra["made_of"] = [tuple(part for part in args if part is not kind) for args in reduced]
+    aliases = {
+        value: member._name_
+        for value, member in kind._value2member_map_.items()
+        if members.get(member._name_) is member and value != member._value_
+    }
+    if aliases:
+        extra["aliases"] = aliases
     values = {name: member._value_ for name, member in members.items()}
     return (bases, name, qualname, values, *rest), extra, slots
+
+
+def put_all(thing: Any, attributes: dict[str, Any]) -> None:
+    """Give a class its attributes; or an instance, as `pickle` would, which may be frozen."""
+    import cloudpickle.cloudpickle as ways
+
+    if isinstance(thing, type):
+        ways._class_setstate(thing, (attributes, {}))
+        return
+    for name, value in attributes.items():
+        object.__setattr__(thing, name, value)
 
 
 def fill_members(kind: Any, slots: dict[str, Any]) -> None:

@@ -220,7 +220,7 @@ class _Reached:
         names = _names(function.__code__)
         variables, by_value = function.__globals__, _travels_by_value(function)
         if "__subclasses__" in names:
-            names |= derived(variables).keys()
+            names |= derived(function, names).keys()
         for key in sorted(names & variables.keys()):
             yield joined(key, *self._of_variable(variables[key], names, by_value, set()))
         for name in resolved(imports_of_code(function.__code__), variables.get("__package__")):

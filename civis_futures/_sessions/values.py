@@ -16,7 +16,7 @@ from typing import Any
 
 import cloudpickle
 
-from .._pickles.by_value import says_how, variable_in
+from .._pickles.by_value import is_there, says_how, variable_in
 
 _ATOMS = {bool, int, float, complex, str, bytes, type(None), type(...)}
 _NOWHERE = sys.maxsize
@@ -110,10 +110,12 @@ class Values:
         kind = type(value)
         reduce: Any = cloudpickle.Pickler.dispatch_table.get(kind)
         parts: Any = reduce(value) if reduce is not None else value.__reduce_ex__(5)
-        if name := variable_in(parts, value):
+        name = variable_in(parts, value)
+        there = bool(name) and is_there(parts, value, name)
+        if name and (isinstance(parts, str) or not there):
             module = getattr(value, "__module__", None) or kind.__module__
             named = joined("name", f"{module}.{name}".encode())
-            if not says_how(kind):
+            if there or not says_how(kind):
                 return named
             return joined("named", named, self.digest(kind), *self._of(value.__getstate__()))
         make, args, state, items, pairs = (tuple(parts) + (None,) * 3)[:5]

@@ -38,7 +38,7 @@ from types import (
 
 from .. import _wire
 from .._pickles.by_value import reduction
-from .._pickles.classes import fill_members, made_class, made_enumeration
+from .._pickles.classes import fill_members, made_class, made_enumeration, metaclass, put_all
 from .._pickles.code import BY_VALUE, with_file_names
 
 TYPE_CHECKING = False
@@ -242,7 +242,7 @@ class Script:
         """The same for an enumeration: if it has the same members."""
         _, _, members, module, tracker, extra = given
         make = functools.partial(made_enumeration, self._known, bases, *given)
-        return self._class(make, module, extra, tracker, (type(bases[-1]), bases, members))
+        return self._class(make, module, extra, tracker, (metaclass(bases, extra), bases, members))
 
     def _class(
         self, make: Callable[[], Any], module: Any, extra: Any, tracker: str, shape: Any
@@ -279,7 +279,7 @@ class Script:
         attributes, slots = state
         home = self._homes.get(id(kind))
         if home is None:
-            _way("_class_setstate")(kind, state)
+            put_all(kind, attributes)
             fill_members(kind, slots)
             return kind
         if "__globals__" not in slots:  # of the result of another call: it is the one that is here
@@ -287,7 +287,7 @@ class Script:
         self._put_variables(home.module, slots["__globals__"])
         fresh = not home.sent
         if fresh:
-            _way("_class_setstate")(kind, (attributes, {}))
+            put_all(kind, attributes)
         for place in _in_members(home, slots):
             self._put(home, place)
         for name in home.sent.keys() - attributes.keys():  # the client has deleted it
@@ -433,8 +433,10 @@ class _Place:
         """Put it there."""
         if isinstance(self.owner, ModuleType):
             vars(self.owner)[self.attribute] = value
-        else:
+        elif isinstance(self.owner, type):
             setattr(self.owner, self.attribute, value)
+        else:  # as `pickle` does it: it may be frozen
+            object.__setattr__(self.owner, self.attribute, value)
 
     def get(self) -> Any:
         """What is there; if nothing is any more, what was sent."""

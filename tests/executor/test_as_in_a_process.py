@@ -1328,6 +1328,17 @@ class Listed(enum.Enum, metaclass=Meta):
     UNO = 1
 
 
+class Kind(enum.Enum):
+    def __new__(cls, value, *others):
+        made = object.__new__(cls)
+        made._value_ = value
+        for each in others:
+            cls._value2member_map_[each] = made
+        return made
+
+    DOUBLE = "f8", "double", 8
+
+
 class Way(enum.Enum):
     @enum.member
     def first():
@@ -1360,12 +1371,25 @@ def attributes():
 
 def values():
     return (Planet((0.6, 3.4)), Code(2) is Code.BAD, bytes(Code.BAD), Mood(4), Level(1), Name("x"),
-            Bits(7), [*Bits.__members__], Way.first.value(), Way.helper("ab"))
+            Bits(7), [*Bits.__members__], Way.first.value(), Way.helper("ab"), Kind(8),
+            Kind("double"), Kind("f8"))
 
 
 def others():
     return (1 in Listed, 5 in Listed, Meta.kinds, [*Listed.__members__], Code.ALIAS is Code.OK,
             Name.X == "x", hash(Level.LOW) == hash(1))
+
+
+def keep():
+    global kept
+    kept = Listed
+
+
+def is_kept():
+    return kept is Listed
+
+
+kept = None
 
 
 def same(each):
@@ -1376,6 +1400,8 @@ if __name__ == "__main__":
     with Pool(1) as pool:
         for function in (attributes, values, others, others):
             print(function.__name__, pool.submit(function).result())
+        pool.submit(keep).result()
+        print("kept", pool.submit(is_kept).result())
         back = pool.submit(all_of_them).result()
         print([each is here for each, here in zip(back, all_of_them())])
         for each in all_of_them():
@@ -1387,6 +1413,7 @@ import abc
 import collections
 import contextvars
 import dataclasses
+import threading
 import typing
 
 T, P = typing.TypeVar("T"), typing.ParamSpec("P")
@@ -1469,6 +1496,10 @@ class Third(Stage):
     pass
 
 
+class Guarded(Shape):  # which cannot be sent, and is not derived from what the tasks ask
+    lock = threading.Lock()
+
+
 class Cell(typing.NamedTuple, typing.Generic[T]):
     value: T
     note: str = ""
@@ -1542,6 +1573,7 @@ if __name__ == "__main__":
 
 NAMED = """
 import copy
+import dataclasses
 import pickle
 
 
@@ -1563,6 +1595,14 @@ class Slotted:
 
     def __reduce_ex__(self, protocol):
         return "SLOTTED"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    level: int
+
+    def __reduce__(self):
+        return "FROZEN"
 
 
 class Given:
@@ -1600,12 +1640,13 @@ def _given():
 
 
 MISSING, SEVEN, SLOTTED, GIVEN, SINGLE = Missing(), Whole(7), Slotted(), Given(), Single()
+FROZEN = Frozen(5)
 Outer.inner, connection = Outer.Inner(), Connection("there")
 SLOTTED.a = 4
 
 
 def all_of_them():
-    return [MISSING, SEVEN, SLOTTED, GIVEN, SINGLE, Outer.inner]
+    return [MISSING, SEVEN, SLOTTED, GIVEN, SINGLE, Outer.inner, FROZEN]
 
 
 def are(given, default=MISSING):
@@ -1614,7 +1655,8 @@ def are(given, default=MISSING):
 
 def asked(default=MISSING):
     default.asked += 1
-    return MISSING.asked, MISSING.itself is MISSING, SLOTTED.a, SEVEN + 1, connection.url
+    return (MISSING.asked, MISSING.itself is MISSING, SLOTTED.a, SEVEN + 1, FROZEN.level,
+            connection.url)
 
 
 def copied():

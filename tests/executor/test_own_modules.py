@@ -636,6 +636,45 @@ def test_links_are_what_they_lead_to(executor, project, tmp_path):
     assert result(executor, load("linked").f) == ["42", "42"]
 
 
+def test_what_a_module_has_by_a_name_is_the_one_that_is_there(executor, project):
+    """Context variables, which do not say of which module they are, and what a function gives that
+    is in another module than the class.
+    """
+    project({
+        "settings.py": """
+            from contextvars import ContextVar
+            import threading
+            DEPTH = ContextVar("depth of this", default=0)
+            def set_depth(value):
+                DEPTH.set(value)
+            class Missing:
+                def __init__(self):
+                    self.lock = threading.Lock()
+                def __reduce__(self):
+                    import constants
+                    return constants.missing, ()
+            """,
+        "constants.py": """
+            import settings
+            MISSING = settings.Missing()
+            def missing():
+                return MISSING
+            """,
+    })  # fmt: skip
+    script = {"__name__": "__main__", "DEPTH": load("settings").DEPTH}
+    exec(
+        "import constants, settings\n"
+        "def depth():\n"
+        "    settings.set_depth(5)\n"
+        "    return DEPTH.get()\n"
+        "def is_missing(x):\n"
+        "    return x is constants.MISSING\n",
+        script,
+    )
+    assert result(executor, script["depth"]) == 5
+    assert result(executor, script["is_missing"], load("constants").MISSING)
+
+
 def test_a_name_that_is_not_utf8(executor, make_executor, project):
     folder = project({"latin/__init__.py": "def f():\n    return 1\n"})
     path = os.fsencode(folder / "latin") + b"/caf\xe9.txt"

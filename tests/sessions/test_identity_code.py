@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import linecache
+import logging
 import sys
 import textwrap
 
@@ -297,3 +298,24 @@ def test_of_what_is_installed_the_name_counts():
     finally:
         json.dumps = before
     assert identity(names["use"], ()) == now
+
+
+def test_of_what_is_pickled_by_a_name_that_is_there_the_name_counts(monkeypatch, tmp_path):
+    """Its state may be anything, and does not travel: locks, and what the process has done."""
+    (tmp_path / "with_names.py").write_text(
+        "import threading\n"
+        "class Named:\n"
+        "    def __init__(self): self.lock = threading.Lock()\n"
+        "    def __reduce__(self): return 'NAMED'\n"
+        "NAMED = Named()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    named = importlib.import_module("with_names").NAMED
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [logging.StreamHandler()])
+    before = identity(len, (named, root))
+    named.count = 3
+    monkeypatch.setattr(root, "handlers", [])
+    assert identity(len, (named, root)) == before
+    assert identity(len, (root, named)) != before
+    del sys.modules["with_names"]

@@ -6,7 +6,7 @@ import types
 import cloudpickle
 import pytest
 
-from civis_futures._data import pickling
+from civis_futures._data import pickling, unpickling
 from civis_futures._files.contents import ContentStore
 from civis_futures.worker import _payload, _script
 
@@ -121,3 +121,46 @@ def test_one_object_is_one_object_wherever_it_is(script, client):
     called(script, theirs["begin"])
     assert called(script, theirs["work"]) == ([True] * 11, 7, True)
     assert called(script, theirs["work"]) == ([True] * 11, 7, True)
+
+
+def test_a_call_that_is_made_again_by_the_client_has_what_the_client_has(monkeypatch):
+    theirs = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", theirs)
+    exec(
+        "class Missing:\n"
+        "    __slots__ = ()\n"
+        "    def __reduce__(self): return 'MISSING'\n"
+        "class Level:\n"
+        "    def __init__(self, level): self.level = level\n"
+        "    def __eq__(self, other): return self.level == other.level\n"
+        "    def __reduce__(self): return 'LEVEL'\n"
+        "MISSING, LEVEL = Missing(), Level(3)\n"
+        "def work(x, y): return x is MISSING, y is LEVEL, y.level\n",
+        vars(theirs),
+    )
+    arguments = theirs.MISSING, theirs.LEVEL
+    made = pickling.call_payload("it", theirs.work, arguments, {}, ContentStore("here"))
+    assert unpickling.loaded_call(made.data, [])() == (True, True, 3)
+
+
+def test_only_functions_that_are_alike_are_the_clients_own(script, client):
+    theirs = client(
+        "import functools\n"
+        "def times(factor):\n"
+        "    def decorate(function):\n"
+        "        @functools.wraps(function)\n"
+        "        def inner(x): return factor * function(x)\n"
+        "        return inner\n"
+        "    return decorate\n"
+        "@times(2)\n"
+        "@times(3)\n"
+        "def work(x): return x\n"
+        "def give():\n"
+        "    inner = work.__wrapped__\n"
+        "    return work, inner, times(10)(inner.__wrapped__), times(5)(work)\n"
+    )
+    answer = _payload.dumped(called(script, theirs["give"]))
+    work, inner, tenfold, fivefold = unpickling.loaded(answer)
+    assert work is theirs["work"]
+    assert inner is theirs["work"].__wrapped__
+    assert (tenfold(1), fivefold(1), work(1)) == (10, 30, 6)

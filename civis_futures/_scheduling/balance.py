@@ -14,7 +14,7 @@ import math
 from collections.abc import Collection
 from dataclasses import replace
 
-from .._types import RunState, Standing, WorkerId
+from .._types import RunState, Standing, TaskId, WorkerId
 from . import events as e
 from .fleet import Fleet
 from .pacing import Step, worthwhile
@@ -35,8 +35,8 @@ def even_out(fleet: Fleet, step: Step) -> None:
 
 
 def slow_ones(fleet: Fleet, step: Step) -> set[WorkerId]:
-    """Workers without calls, than which others, although they have some, will sooner have done one
-    more.
+    """Workers without calls, than which others, although they have some, will sooner have done the
+    next one that they could do.
     """
     seconds, ready = fleet.shares.seconds, fleet.tasks.count[TaskPhase.READY]
     slow = [
@@ -49,8 +49,14 @@ def slow_ones(fleet: Fleet, step: Step) -> set[WorkerId]:
     lag = fleet.looks.lag(fleet.sharing())
     others = [w for w in fleet.listening() if w.running and w.held]
     rates = [(w, _rate(fleet, w, step, lag)) for w in others]
-    soonest = min((_left(w, rate, step, lag) + 1 / rate for w, rate in rates), default=math.inf)
-    return {w.id for w in slow if 1 / _rate(fleet, w, step, lag) > soonest}
+    done = [(w, _left(w, rate, step, lag) + 1 / rate) for w, rate in rates]
+
+    def soonest(name: TaskId | None) -> float:
+        able = (at for w, at in done if name is not None and fleet.serves(w.resources, name))
+        return min(able, default=math.inf)
+
+    nexts = {size: soonest(fleet.tasks.next_ready(size)) for size in {w.resources for w in slow}}
+    return {w.id for w in slow if 1 / _rate(fleet, w, step, lag) > nexts[w.resources]}
 
 
 def resize(fleet: Fleet, step: Step, max_workers: int) -> None:

@@ -2,11 +2,10 @@
 
 One thread, so that it may fork. Calls begin in the order of the letters, each as soon as one of
 the processes is free; none runs twice. How many processes there are, the order says. It unpickles
-nothing and runs no user code: that is the child's part, which may die of it without taking this
-process along.
+nothing and runs no user code: that is for children, which may die of it without taking us along.
 
-A child is given small calls ahead, so that it need not wait for us between two of them. Before we
-decide on any of these, they are taken back; what cannot be taken back has begun.
+An only child is given small calls ahead, to wait for nobody between them. Before we decide on any
+of these, they are taken back; what cannot be taken back has begun.
 """
 
 from __future__ import annotations
@@ -169,6 +168,7 @@ class WorkerLoop:
         while True:
             at_rest = not (self._queue or self._running)
             if self._inbox is not None and self._inbox.silent(at_rest):
+                self._hear_who_has_ended()
                 for slot in self._slots:
                     self._end_process(slot)
                 self._end_all()
@@ -284,8 +284,6 @@ class WorkerLoop:
 
     def _start_next(self) -> None:
         """Give each child that is free its next call; answer at once those that cannot be run."""
-        if not self._queue and self._idle:  # rather than to wait for the end of others' calls
-            self._take_back()
         while self._queue and (slot := self._free_slot()) is not None:
             call = self._queue.popleft()
             fetched = self._fetched.pop(_name(call), None)
@@ -314,13 +312,13 @@ class WorkerLoop:
     def _give_ahead(self, slot: Slot, call: _wire.Call) -> bool:
         """Give a child that is at a call the next one, too, if nothing is to be done for it before.
 
-        Not those with limits of their own, since only the child knows when they begin; nor those
-        whose files a call before them might remove.
+        Not beside other children, as calls begin in their order; nor those with limits of their
+        own, since only the child knows when they begin, or whose files a call before might remove.
         """
         process, name = slot.process, _name(call)
         small = call.data.file_id is None and len(call.buffers) == call.code
         limited = call.timeout is not None or slot.calls[0].timeout is not None
-        if process is None or not slot.ready or len(slot.calls) > _AHEAD:
+        if process is None or not slot.ready or len(slot.calls) > _AHEAD or len(self._slots) > 1:
             return False
         if not small or limited or name in self._again or not self._buffers.has(call.buffers):
             return False
@@ -445,15 +443,15 @@ class WorkerLoop:
         """Take in what the child of a call says within `patience` seconds; or its end."""
         assert slot.process is not None
         try:
-            frame = slot.process.receive(patience)
+            heard = frame = slot.process.receive(patience)
+            while frame is not None:
+                self._hear(slot, *frame)
+                process = slot.process if slot.calls else None
+                frame = process.next_frame() if process is not None else None
         except DiedError as death:
             self._crashed(slot, death)
             return True
-        heard = frame is not None
-        while frame is not None:
-            self._hear(slot, *frame)
-            frame = slot.process.next_frame() if slot.process is not None and slot.calls else None
-        return heard
+        return heard is not None
 
     def _hear(self, slot: Slot, header: dict[str, Any], body: bytes) -> None:
         """The child has said something: of its start, or of the running call."""
@@ -539,7 +537,8 @@ class WorkerLoop:
         kind = _wire.MEMORY if death.memory else _wire.CRASHED
         text = f"the process ended before the call did: {death}"
         code = str(death.code)
-        self._answer(call, kind, text, code, started=slot.since, peak_mb=death.peak_mb)
+        for call in [*slot.calls]:  # if an answer was damaged, others may have begun since
+            self._answer(call, kind, text, code, started=slot.since, peak_mb=death.peak_mb)
 
     def _refuse(self, call: _wire.Call, why: Refusal) -> None:
         self._answer(call, why.kind, why.text, why.detail, frames=why.frames)
@@ -580,7 +579,8 @@ class WorkerLoop:
             self._inbox.restart()
 
     def _hear_who_has_ended(self) -> None:
-        """Take in the answers of calls that have ended meanwhile."""
+        """Take in the answers of calls that have ended meanwhile; none begins any more."""
+        self._take_back()
         for slot in self._running:
             if slot.process is not None:
                 self._listen(slot, 0)

@@ -241,13 +241,16 @@ class Process:
         return len(back)
 
     def _withdrawn(self) -> list[bytes]:
-        """The permits that it has not taken out, the oldest first."""
-        permits: list[bytes] = []
+        """The permits that it has not taken out, the oldest first.
+
+        All are read at once: between two reads it could take one out, and begin that call before
+        others.
+        """
+        permits = b""
         if self._permits_left >= 0:
             with contextlib.suppress(BlockingIOError):
-                while True:
-                    permits.append(os.read(self._permits_left, PERMIT))
-        return permits
+                permits = os.read(self._permits_left, select.PIPE_BUF)
+        return [permits[at : at + PERMIT] for at in range(0, len(permits), PERMIT)]
 
     def takes(self, code: set[str]) -> bool:
         """Whether it may run a call with these modules: those that it has, and perhaps more.

@@ -257,6 +257,16 @@ def test_a_slow_container_keeps_nobody_waiting(calls):
     assert set(pool.begun.values()) == {1}
 
 
+def test_a_container_is_slow_only_beside_those_that_could_do_its_calls():
+    """A long call for a container of its own size waited until others had no more short ones."""
+    small, large = Resources(2000, 1000, 1), Resources(1000, 9000, 1)
+    resources = {**dict.fromkeys(range(4), large), **dict.fromkeys(range(4, 250), small)}
+    later = [(0.0, [0, *range(4, 250)]), (20.0, [1]), (35.0, [2]), (50.0, [3])]
+    pool = Virtual([10.0] * 4 + [1.0] * 246, 4, resources=resources, later=later)
+    assert max(pool.began[task] - pool.submitted[task] for task in range(4)) < SOON
+    assert pool.starts == 4
+
+
 def _list_schedule(durations, workers):
     """When the last call ends if each one begins, in order, as soon as a worker is free."""
     ends = [0.0] * workers

@@ -4,6 +4,8 @@ to them, or must not.
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -145,3 +147,77 @@ def test_large_calls_wait_until_there_is_room(run, calls, stub):
     data = [bytes([n]) * 60_000 for n in range(6)]
     answers = run(calls(*[(len, each) for each in data], *[(len, b"x" * n) for n in range(300)]))
     assert [stub.outcome(answer) for answer in answers] == [60_000] * 6 + list(range(300))
+
+
+TAKEN_BACK = """
+import pickle, random, sys, time
+from civis_futures.worker._pacing import WorkerPacing
+from civis_futures.worker._process import Children, Process
+
+process = Process(sys.argv[1], None, (), WorkerPacing(), Children())
+process.start(lambda: None)
+body, chance, number = pickle.dumps((len, ((),), {})), random.Random(0), 0
+header = lambda: {"name": str(number), "path": None, "buffers": []}
+for _ in range(1000):
+    number, first = number + 1, number + 1
+    process.send(header(), body)
+    for number in range(first + 1, first + 33):
+        assert process.send_ahead(header(), body)
+    process.permit()
+    time.sleep(chance.random() * 0.002)
+    begun = 33 - process.take_back(33)
+    names = [process.receive(10)[0]["name"] for _ in range(begun)]
+    assert names == [str(first + n) for n in range(begun)], names
+process.stop()
+"""
+
+
+def test_a_child_takes_no_permit_between_two_that_are_taken_back(tmp_path):
+    """Or it would begin a call that comes after those, and the answer would be taken for another's.
+    Not certain to be seen, but likely.
+    """
+    subprocess.run([sys.executable, "-c", TAKEN_BACK, str(tmp_path)], check=True, timeout=60)
+
+
+def test_a_damaged_answer_costs_its_own_call_and_no_other(stub, start, calls, marks, tmp_path):
+    """Although its child has gone on, and although others were read together with it."""
+
+    def spoil():
+        import gc
+
+        [pipes] = [each for each in gc.get_objects() if type(each).__name__ == "Pipes"]
+        os.write(pipes.answers, pipes.mark + (3).to_bytes(4, "big") + bytes(8) + b"xyz")
+
+    posted, gates = threading.Event(), [tmp_path / "first", tmp_path / "second"]
+    stub.fault("POST", "/json_values", lambda: posted.wait(60) and None)
+    waits = [(wait_for, str(gate)) for gate in gates]
+    worker = start(calls(*marks(1), waits[0], *marks(3), spoil, *marks(5), waits[1], *marks(7, 8)))
+    stub.until(lambda: stub.count("POST", "/json_values"))
+    gates[0].touch()
+    stub.until(lambda: b"task 6 begins" in worker.out())
+    posted.set()
+    stub.until(lambda: 8 in marks.left())
+    worker.end()
+    kinds = {task: answer.kind for task, answer in stub.answers().items()}
+    assert {task for task, kind in kinds.items() if kind == _wire.RETURNED} == {1, 2, 3, 7, 8}
+    assert {kinds[task] for task in (4, 5, 6)} == {_wire.CRASHED}  # these had begun
+    assert marks.left() == dict.fromkeys((1, 3, 5, 7, 8), "x")
+
+
+def test_none_begins_whose_answer_would_not_be_posted(stub, start, calls, put_inbox, tmp_path):
+    """A worker that gives up takes back what is ahead, and takes in what has ended."""
+    folder, inbox = tmp_path / "marks", put_inbox()
+    folder.mkdir()
+
+    def takes_a_while(path):
+        time.sleep(0.03)
+        touch(path)
+
+    specs = calls(*[(takes_a_while, str(folder / str(number))) for number in range(1, 40)])
+    worker = start(specs, inbox=inbox.id, poll=0.05)
+    stub.until(lambda: len(os.listdir(folder)) > 3)
+    stub.fault("POST", "/json_values", *[lambda: time.sleep(0.3)] * 9)
+    stub.fault("GET", f"/json_values/{inbox.id}", *[403] * 9)
+    worker.end(code=1)
+    left = {int(name) for name in os.listdir(folder)}
+    assert len(left - stub.answers().keys()) <= 1, "the one that ran"

@@ -36,6 +36,21 @@ def test_calls_overlap_and_processes_are_used_again(run, calls, tmp_path):
     assert max(a.started for a in answers[:3]) < min(a.finished for a in answers[:3])
 
 
+def test_calls_begin_in_their_order_whatever_one_process_is_at(stub, start, calls, tmp_path):
+    """Of the calls that it has not answered, the client takes the first ones for those that run."""
+    gate = tmp_path / "gate"
+    worker = start(calls((wait_for, str(gate)), *[(time.sleep, 0)] * 79), processes=2)
+
+    def begun():
+        lines = worker.out().decode().split("\n")
+        return [int(match[1]) for match in map(_wire.BEGIN_LINE.search, lines) if match]
+
+    stub.until(lambda: len(begun()) == 80)
+    gate.touch()
+    worker.end()
+    assert begun() == [*range(1, 81)]
+
+
 def test_one_call_alone_needs_no_more_than_today(run, calls):
     [answer] = run(calls(os.getpid), processes=3, stop=True)
     assert answer.kind == _wire.RETURNED

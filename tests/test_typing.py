@@ -84,6 +84,7 @@ def use(executor: ContainerPoolExecutor, general: Executor) -> None:
 """
 
 
+@pytest.mark.repeats  # what mypy says
 def test_pyright(tmp_path):
     """Basedpyright is pyright with its own node. It reads no comments: so it must find an error on
     each line that has an ignore, and on no other.

@@ -9,6 +9,7 @@ that closes or overwrites the low ones.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 MARK_SIZE = 16
@@ -84,6 +86,16 @@ def forked() -> int:
             stream.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     return os.fork()
+
+
+@contextlib.contextmanager
+def term(how: int = signal.SIG_BLOCK) -> Iterator[None]:
+    """TERM waits within the block, or comes through (`signal.SIG_BLOCK`, `SIG_UNBLOCK`)."""
+    before = signal.pthread_sigmask(how, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def high_copy(fd: int) -> int:

@@ -17,6 +17,7 @@ from collections import deque
 
 from .. import _wire
 from ._buffers import Buffers
+from ._frames import term
 from ._http import HttpError, RefusedError, UnreachableError
 from ._inbox import InboxReader
 from ._outbox import Outbox
@@ -88,8 +89,8 @@ class WorkerLoop:
             self._prepare()
             self._answer_all()
         except Terminated:
-            processes = [slot.process for slot in self._slots if slot.process is not None]
-            for process in processes:
+            self._hear_who_has_ended()
+            for process in (processes := [s.process for s in self._slots if s.process]):
                 process.terminate()  # it gets the TERM too, and time, while answers go out
             self._last_words()
             for process in processes:
@@ -120,10 +121,9 @@ class WorkerLoop:
     def _raise_if_started_again(self) -> None:
         """End if the platform has started this container before, within the same run.
 
-        What that one had begun would run twice, and its letters have the numbers of ours. So this
-        one ends, and the client sees to the calls, as it does when a container dies. The log has
-        what began. Who answers one call alone does not say so there: it would be one more request
-        for each call.
+        What that one had begun would run twice, and its letters have the numbers of ours. Now the
+        client sees to the calls, as when a container dies: the log has what began. Who answers one
+        call alone does not say so there: it would be one more request for each call.
         """
         if not self._alone and self._was_here():
             raise StartedAgainError(_wire.STARTED_AGAIN)
@@ -439,6 +439,7 @@ class WorkerLoop:
         if not any(heard) and self._inbox is not None and self._inbox.due_in(self._eager) == 0:
             self._take(self._look())
 
+    @term()  # which would lose what was read and not taken in; while we wait, it comes through
     def _listen(self, slot: Slot, patience: float | None) -> bool:
         """Take in what the child of a call says within `patience` seconds; or its end."""
         assert slot.process is not None
@@ -446,8 +447,7 @@ class WorkerLoop:
             heard = frame = slot.process.receive(patience)
             while frame is not None:
                 self._hear(slot, *frame)
-                process = slot.process if slot.calls else None
-                frame = process.next_frame() if process is not None else None
+                frame = slot.process.next_frame() if slot.calls and slot.process else None
         except DiedError as death:
             self._crashed(slot, death)
             return True

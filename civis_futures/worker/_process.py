@@ -15,7 +15,7 @@ import signal
 import time
 
 from . import _child
-from ._frames import PERMIT, Frames, forked, high_pipe, new_mark, packed
+from ._frames import PERMIT, Frames, forked, high_pipe, new_mark, packed, term
 from ._groups import own_groups
 
 TYPE_CHECKING = False
@@ -345,11 +345,12 @@ class Process:
 
     def _read(self, timeout: float) -> bool:
         """Whether the pipe brought anything within `timeout` seconds."""
-        if self._heard_end:  # yet the child may run on: user code has closed the other end
-            self._gone(timeout)
-            return False
-        if not _ready([self._answers], select.POLLIN, timeout):
-            return False
+        with term(signal.SIG_UNBLOCK):
+            if self._heard_end:  # yet the child may run on: user code has closed the other end
+                self._gone(timeout)
+                return False
+            if not _ready([self._answers], select.POLLIN, timeout):
+                return False
         data = os.read(self._answers, 1 << 16)
         self._heard_end = not data
         self._frames.add(data)

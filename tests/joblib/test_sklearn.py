@@ -98,6 +98,7 @@ def test_cross_val_score(data):
     np.testing.assert_array_equal(there, cross_val_score(tree, *data, cv=4))
 
 
+@pytest.mark.repeats
 def test_random_forest(data, platform):
     from sklearn.ensemble import RandomForestClassifier
 
@@ -124,6 +125,7 @@ def test_many_random_forests(data):
         np.testing.assert_array_equal(there[name], here[name])
 
 
+@pytest.mark.repeats
 def test_permutation_importance(data):
     from sklearn.inspection import permutation_importance
     from sklearn.linear_model import LogisticRegression

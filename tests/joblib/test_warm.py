@@ -356,7 +356,14 @@ assert call() == [1, 2]
 
 
 @pytest.mark.parametrize(
-    ("more", "starts"), [("", 2), (FORK, 4), (INTERRUPT, 2), (LOKY, 4), (POOL, 4)]
+    ("more", "starts"),
+    [
+        ("", 2),
+        (FORK, 4),
+        (INTERRUPT, 2),
+        pytest.param(LOKY, 4, marks=pytest.mark.repeats),
+        pytest.param(POOL, 4, marks=pytest.mark.repeats),
+    ],
 )
 def test_nothing_is_left_at_the_exit(more, starts, platform, started, tmp_path):
     before = set(platform.stats().active)

@@ -221,3 +221,18 @@ def test_none_begins_whose_answer_would_not_be_posted(stub, start, calls, put_in
     worker.end(code=1)
     left = {int(name) for name in os.listdir(folder)}
     assert len(left - stub.answers().keys()) <= 1, "the one that ran"
+
+
+def test_what_has_ended_is_answered_at_a_term(stub, start, calls, marks, tmp_path):
+    """Also if the worker had no time yet to hear of it."""
+    gate = tmp_path / "gate"
+    specs = calls(*marks(1), (wait_for, str(gate)), *marks(3, 4, 5), (time.sleep, 3600))
+    worker = start(specs)
+    stub.until(lambda: b"task 2 begins" in worker.out())
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    gate.touch()
+    stub.until(lambda: marks.left().keys() == {1, 3, 4, 5} and b"task 6 begins" in worker.out())
+    worker.term()
+    os.kill(worker.process.pid, signal.SIGCONT)
+    worker.end(143)
+    assert stub.answers().keys() >= {1, 2, 3, 4, 5}

@@ -76,7 +76,7 @@ docs: $(BUILD)/installed
 stress: $(BUILD)/installed
 	@$(PYTEST) -m stress --timeout=3600 || { [ $$? -eq 5 ] && echo "There are none yet."; }
 
-# Takes some 30 minutes on two cores, and writes docs/benchmarks.md.
+# Takes some 20 minutes on two cores, and writes docs/benchmarks.md.
 bench: export BENCHMARKS_PAGE = $(CURDIR)/docs/benchmarks.md
 bench: build/installed build/venv/bench
 	@$(PYTEST)/benchmarks -q -m bench --timeout=1200 \

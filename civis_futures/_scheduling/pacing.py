@@ -87,7 +87,7 @@ def poll(readers: int, pace: float) -> float:
 
 def worthwhile(pace: float) -> float:
     """For how many seconds of work a worker is worth its requests: any, while all of the budget is
-    left; 3 s when half of it is gone; the fewer requests are left, the more.
+    left; some 2 s when half of it is gone; the fewer requests are left, the more.
     """
     return USE_REQUESTS * max(pace**2 / STEADY_PACE - STEADY_PACE / 4, 0.0)
 

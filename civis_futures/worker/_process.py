@@ -288,7 +288,7 @@ class Process:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             frame = self.next_frame()
-            if frame is not None:
+            if frame is not None or self._answers < 0:  # closed: it is being ended
                 return frame
             # Asked before the read: what it wrote before it died is then in the pipe.
             alive = self.alive()

@@ -236,3 +236,27 @@ def test_what_has_ended_is_answered_at_a_term(stub, start, calls, marks, tmp_pat
     os.kill(worker.process.pid, signal.SIGCONT)
     worker.end(143)
     assert stub.answers().keys() >= {1, 2, 3, 4, 5}
+
+
+def test_a_term_while_a_call_is_being_ended(stub, start, calls, put_inbox, marks, tmp_path):
+    """Its pipes are closed by then: the others' answers are posted all the same."""
+    path, inbox = tmp_path / "told", put_inbox()
+
+    def linger():
+        def end(*_):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            path.touch()
+            time.sleep(1)
+            raise SystemExit
+
+        signal.signal(signal.SIGTERM, end)
+        time.sleep(3600)
+
+    specs = calls(*marks(1), linger, *marks(3))
+    worker = start(specs, inbox=inbox.id, poll=0.05, pacing={"child_term": 3600.0})
+    stub.until(lambda: b"task 2 begins" in worker.out())
+    inbox.write(specs, ended=[(2, 1)])
+    stub.until(path.exists)
+    worker.term()
+    worker.end(143)
+    assert stub.answers()[1].kind == _wire.RETURNED

@@ -28,13 +28,14 @@ from ._exceptions import (
     SessionMismatchError,
     TaskError,
     TaskTimeoutError,
+    UnmetDependency,
     WorkerCrashedError,
     WorkerMemoryError,
 )
 from ._executor.executor import ContainerPoolExecutor, PlatformAddress
 from ._executor.here import this_container
 from ._executor.map import MapResult
-from ._executor.views import ParallelFunction, WithOptions, require
+from ._executor.views import ParallelFunction, WithOptions, depend, dependent, require
 from ._files.contents import SharedData
 from ._files.named import NamedFile, NamedFiles
 from ._futures.future import ContainerFuture, Timings
@@ -88,12 +89,15 @@ __all__ = [
     "TaskTimeoutError",
     "Template",
     "Timings",
+    "UnmetDependency",
     "WarmPool",
     "WithOptions",
     "WorkerCrashedError",
     "WorkerMemoryError",
     "as_completed",
     "as_completed_async",
+    "depend",
+    "dependent",
     "progress",
     "purge",
     "require",

@@ -11,7 +11,8 @@
     │   │   └── WorkerMemoryError        it was killed for its use of memory
     │   ├── TaskTimeoutError             it ran, or waited, for too long (also a TimeoutError)
     │   ├── ContainerHoursError          the containers have run for max_container_hours
-    │   ├── DependencyError              it was not run: another one that it needs has failed, say
+    │   ├── DependencyError              it was not run: one that it needs has failed, or
+    │   │                                no container would do
     │   ├── EnvironmentMismatchError     the image is not fit: Python version, missing module
     │   └── SerializationError           also a pickle.PicklingError
     │       ├── CallPicklingError        here:   function or arguments -> bytes
@@ -23,6 +24,7 @@
     └── BrokenContainerPool              the pool can do no more work (also a BrokenExecutor)
 
     RemoteTraceback                      the ``__cause__`` of an exception raised in a container
+    UnmetDependency                      raised by a call that wants another container
 
 An exception that the user's function raises is none of these: it arrives as itself, with a
 `RemoteTraceback` as its ``__cause__``. Every error pickles with its attributes.
@@ -53,6 +55,7 @@ __all__ = [
     "SessionMismatchError",
     "TaskError",
     "TaskTimeoutError",
+    "UnmetDependency",
     "WorkerCrashedError",
     "WorkerMemoryError",
 ]
@@ -193,16 +196,17 @@ class ContainerHoursError(TaskError):
 
 
 class DependencyError(TaskError):
-    """The call was not run, since a call that it needs did not end as required.
+    """The call was not run, since a call that it needs did not end as required; or since no
+    container would do for it: see `UnmetDependency`.
 
-    The ``__cause__`` is the exception of `root`, if it has one.
+    The ``__cause__`` is the exception of `root`, if it has one, or the `UnmetDependency`.
 
     Attributes:
         dependency: the future of the call that it needs.
         root: the future of the first call that did not end as required. It is another one than
             `dependency` if that call was not run for the same reason.
 
-    Both are None in an error that was pickled.
+    Both are None if no container would do, and in an error that was pickled.
     """
 
     def __init__(
@@ -248,6 +252,17 @@ class OutcomeUnpicklingError(SerializationError):
 
 class BrokenContainerPool(CivisFuturesError, BrokenExecutor):
     """The pool can do no more work, for the reason that its message gives."""
+
+
+class UnmetDependency(Exception):
+    """For a call to raise: its container will not do, but another one may.
+
+    The call goes back, and its container does not get it again; this is no attempt, and `retry_on`
+    is not asked. It fails with a `DependencyError` once as many containers have refused it as the
+    pool may have at a time, and one more (`max_workers` + 1).
+
+    `depend` and `dependent` raise it for you, before the function is called.
+    """
 
 
 class RemoteTraceback(Exception):

@@ -321,6 +321,7 @@ CRASHED = "crashed"
 MEMORY = "memory"
 TIMED_OUT = "timed out"
 REVOKED = "revoked"
+REFUSED = "refused"  # another worker may do it; `detail` is what its `UnmetDependency` says
 #: The `detail` of an answer to a batch that has an outcome for each row: (header, pickle) pairs.
 ROWS = "rows"
 
@@ -435,8 +436,7 @@ def is_sealed(answer: Answer, worker: str, key: str) -> bool:
     return not key or hmac.compare_digest(_seal(answer, worker, key).encode(), said)
 
 
-#: What is left out of a letter where it says nothing: workers of earlier versions refuse a field
-#: that they do not know.
+#: Left out of a letter where it says nothing: workers of earlier versions refuse unknown fields.
 _UNSAID = (("code", 0), ("lease", None), ("processes", 1))
 
 

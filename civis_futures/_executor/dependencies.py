@@ -3,10 +3,11 @@
 What stands in a call for the results of others, and what the scheduler is told; and which of them
 to submit once more.
 
-What the image must have for a call is checked in the container before the call is unpickled. The
-check travels with the call and is pickled by value, as a function within a function: nothing of
-ours is installed there. It must be the first thing that is unpickled, since what comes later may
-need those modules.
+What the image must have for a call is checked in the container before the call is unpickled; and
+whether the container will do, before each time that its function is called. Both checks travel with
+the call and are pickled by value, as a function within a function: nothing of ours is installed
+there. The first must be the first thing that is unpickled, since what comes later may need those
+modules.
 
 Knows futures and the calls that were sent, and does not submit any.
 """
@@ -19,6 +20,7 @@ from concurrent.futures import Future
 from functools import update_wrapper
 from typing import Any
 
+from .._exceptions import UnmetDependency
 from .._files.contents import SentCall, Value
 from .._futures.future import ContainerFuture, number_of, value_in
 from .._futures.waiting import Dependency
@@ -210,3 +212,41 @@ def _check() -> Callable[[dict[str, str]], Callable[[Any], Any]]:
         return lambda function: function
 
     return check
+
+
+# --- containers that will do ----------------------------------------------------------------
+
+
+class Depending:
+    """A function that is called, in a container, only if `check` does not return False there."""
+
+    def __init__(
+        self, function: Callable[..., Any], check: Callable[..., object], args: Any, kwargs: Any
+    ) -> None:
+        update_wrapper(self, function)
+        self.__wrapped__ = function
+        self._check = check, args, kwargs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Here, nothing is checked."""
+        return self.__wrapped__(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The function first: it may say which modules it needs."""
+        return _checking(), (self.__wrapped__, *self._check, UnmetDependency)
+
+
+def _checking() -> Callable[..., Any]:
+    def checked(
+        function: Any, check: Any, args: Any, kwargs: Any, unmet: type[Exception]
+    ) -> Callable[..., Any]:
+        def call(*given: Any, **more: Any) -> Any:
+            fits = check(*args, **kwargs)
+            if not fits and type(fits).__name__ in ("bool", "bool_"):  # of NumPy, too
+                name = getattr(check, "__qualname__", type(check).__qualname__)
+                raise unmet(f"{name} returned False")
+            return function(*given, **more)
+
+        return call
+
+    return checked

@@ -4,6 +4,7 @@ they need where they run.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import update_wrapper
@@ -21,7 +22,7 @@ from typing import (
 )
 
 from .._types import UNCHANGED, RetryOn, given
-from .dependencies import Decorated, Requiring, check_owner, taken_apart
+from .dependencies import Decorated, Depending, Requiring, check_owner, taken_apart
 from .options import After, check_function, check_requires
 
 if TYPE_CHECKING:
@@ -159,6 +160,32 @@ def require(*modules: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return cast("Callable[P, T]", Requiring(inner, {**known, **dict.fromkeys(modules, "")}))
 
     return decorate
+
+
+def depend(
+    check: Callable[..., object], /, *args: Any, **kwargs: Any
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A decorator: the function runs only in containers that `check` accepts.
+
+    In the container, ``check(*args, **kwargs)`` is called before each call of the function. If it
+    returns False or raises `UnmetDependency`, the function is not called, and the call goes to
+    another container. Any other exception fails the call. In this process, nothing is checked.
+
+    Raises:
+        TypeError: `check` or the function cannot be called, or `check` is a coroutine function.
+    """
+    return lambda function: dependent(function, check, *args, **kwargs)
+
+
+def dependent(
+    function: Callable[P, T], check: Callable[..., object], /, *args: Any, **kwargs: Any
+) -> Callable[P, T]:
+    """What ``@depend(check, *args, **kwargs)`` would make of the function, which stays as it is."""
+    check_function(taken_apart(function)[0])
+    check_function(check)
+    if inspect.iscoroutinefunction(check):
+        raise TypeError(f"the check {check!r} is a coroutine function, which nobody would run")
+    return cast("Callable[P, T]", Depending(function, check, args, kwargs))
 
 
 def parallel(view: Any, function: Callable[..., Any] | None) -> Any:

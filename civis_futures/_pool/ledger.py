@@ -51,6 +51,8 @@ class Ledger:
     job_url: Callable[[Job], str]
     items: dict[TaskId, SentCall] = field(default_factory=dict)
     futures: dict[TaskId, ContainerFuture[Any]] = field(default_factory=dict)
+    #: The runs that have refused a task, of those that go on.
+    refused: dict[TaskId, tuple[int, ...]] = field(default_factory=dict)
     #: The bytes of answers that were in a File.
     fetched: dict[TaskId, bytes] = field(default_factory=dict)
     worker_runs: dict[WorkerId, WorkerRun] = field(default_factory=dict)
@@ -237,9 +239,14 @@ class Ledger:
 
     def again(self, command: e.Again) -> None:
         """The task waits again."""
-        if command.cause is not None:
-            reason = getattr(command.cause, "reason", "") or command.reason
-            self.attempted(command.task, command.worker, command.cause, reason)
+        cause, worker = command.cause, command.worker
+        if isinstance(cause, _wire.Answer) and cause.kind == _wire.REFUSED:
+            assert worker is not None, "who refuses is a worker"
+            before = self.refused.get(command.task, ())
+            self.refused[command.task] = (*before, self.worker_run(worker).run_id)
+        elif cause is not None:
+            reason = getattr(cause, "reason", "") or command.reason
+            self.attempted(command.task, worker, cause, reason)
         self.fetched.pop(command.task, None)  # of that attempt
         self.take_back(command.task)
         self._show(command.task, state=TaskState.PENDING, running_since=None)
@@ -310,15 +317,15 @@ class Ledger:
         """Where a task is, for messages."""
         future = self.futures[task]
         view = view_of(future)
-        return CallPlace(
-            future.task, self.image, view.job_id, view.run_id, view.job_url, view.attempts
-        )
+        where, refused = (view.job_id, view.run_id, view.job_url), self.refused.get(task, ())
+        return CallPlace(future.task, self.image, *where, view.attempts, refused)
 
     def _remove(self, task: TaskId) -> tuple[ContainerFuture[Any], CallPlace]:
         place = self.place(task)
         self.take_back(task)
         del self.items[task]
         self.fetched.pop(task, None)
+        self.refused.pop(task, None)
         return self.futures.pop(task), place
 
     # --- what futures show ---------------------------------------------------------------------

@@ -33,6 +33,7 @@ from .._exceptions import (
     RemoteTraceback,
     TaskError,
     TaskTimeoutError,
+    UnmetDependency,
     WorkerCrashedError,
     WorkerMemoryError,
 )
@@ -59,7 +60,9 @@ _ONLY_HERE = (
 
 @dataclass(frozen=True, slots=True)
 class CallPlace:
-    """Where a task was answered, for messages: the task's name, its run, and the image."""
+    """Where a task was answered, for messages: the task's name, its run, and the image; and which
+    runs have refused it before.
+    """
 
     task: str
     image: str
@@ -67,6 +70,7 @@ class CallPlace:
     run_id: int | None = None
     job_url: str | None = None
     attempts: tuple[Attempt, ...] = ()
+    refused: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """As a clause: who ran where."""
@@ -116,6 +120,8 @@ class Rows(list[Outcome]):
 
 def outcome_of(answer: _wire.Answer, data: bytes | None, place: CallPlace, python: str) -> Outcome:
     """The outcome that an answer tells; `data` are its checked bytes, `python` our version."""
+    if answer.kind == _wire.REFUSED:
+        return _refused(sources.with_sources(answer), place)
     if answer.detail == _wire.ROWS:
         return _rows(answer, data, place, python)
     if answer.kind == _wire.RETURNED:
@@ -168,6 +174,20 @@ def _raised(answer: _wire.Answer, data: bytes | None, place: CallPlace) -> Outco
         if type(exception) is FileNotFoundError and os.path.exists(exception.filename):
             exception.add_note(_ONLY_HERE.format(exception.filename))
     return Outcome(exception=exception)
+
+
+def _refused(answer: _wire.Answer, place: CallPlace) -> Outcome:
+    said, before = answer.detail or "it raised UnmetDependency", place.refused
+    runs = f", before that in runs {', '.join(map(str, before[-4:]))}" if before else ""
+    error = DependencyError(
+        f"{place} was not run: {said}. It was refused in {len(before) + 1} containers{runs}; "
+        "max_workers + 1 are tried. See what it asks of a container, and choose such that have it: "
+        "required_resources=, or another image.",
+        **place.details,
+    )
+    error.__cause__ = UnmetDependency(*filter(None, [answer.detail]))
+    error.__cause__.__cause__ = RemoteTraceback(answer.text)
+    return Outcome(exception=error)
 
 
 def _not_found_there(module: str, place: CallPlace) -> str:

@@ -5,7 +5,8 @@ guesses. Calls move where a guess was wrong: from a worker that runs and has man
 none; and from a worker that has not started, though others have, to any that has room. What a
 worker was given is taken back through the inbox; it moves once it is certain never to begin there.
 
-And how the workers stand: whether they are too few or too many, and what users are told of it.
+And how the workers stand: whether they are too few or too many, what users are told of it, and
+which are another process's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import replace
 from .._types import RunState, Standing, TaskId, WorkerId
 from . import events as e
 from .fleet import Fleet
-from .pacing import Step, worthwhile
+from .pacing import RetriedRequest, Step, worthwhile
 from .state import TaskPhase, Worker, WorkerPhase
 
 #: A worker may be a slow one if its calls take SLOW times as long as those of all.
@@ -52,11 +53,12 @@ def slow_ones(fleet: Fleet, step: Step) -> set[WorkerId]:
     done = [(w, _left(w, rate, step, lag) + 1 / rate) for w, rate in rates]
 
     def soonest(name: TaskId | None) -> float:
-        able = (at for w, at in done if name is not None and fleet.serves(w.resources, name))
+        able = (at for w, at in done if name is not None and fleet.serves(w, name))
         return min(able, default=math.inf)
 
-    nexts = {size: soonest(fleet.tasks.next_ready(size)) for size in {w.resources for w in slow}}
-    return {w.id for w in slow if 1 / _rate(fleet, w, step, lag) > nexts[w.resources]}
+    nexts = {w.id: fleet.tasks.next_ready(w) for w in slow}
+    others_by = {name: soonest(name) for name in set(nexts.values())}
+    return {w.id for w in slow if 1 / _rate(fleet, w, step, lag) > others_by[nexts[w.id]]}
 
 
 def resize(fleet: Fleet, step: Step, max_workers: int) -> None:
@@ -71,6 +73,23 @@ def resize(fleet: Fleet, step: Step, max_workers: int) -> None:
             unbegun, share = worker.unbegun, fair * worker.processes
             for call in unbegun[max(share - (worker.held - len(unbegun)), 0) :]:
                 fleet.take_back(step, call, worker)
+
+
+def adopt(fleet: Fleet, step: Step, attached: e.Attached) -> None:
+    """These workers were launched by an earlier process, and are ours now."""
+    fleet.highest_id = attached.highest_id
+    for found in attached.workers:
+        worker = fleet.workers[found.id] = Worker.inherited(found, step.now)
+        fleet.news(step, worker)
+        for call in found.wanted:
+            fleet.tasks.inherit(call, found.id)
+
+
+def leave(fleet: Fleet) -> None:
+    """Workers are another process's now; those that it cannot know of stay."""
+    for worker in list(fleet.workers.values()):
+        if worker.phase in (WorkerPhase.ALIVE, WorkerPhase.CONCLUDING):
+            del fleet.workers[worker.id]
 
 
 def hand_on(fleet: Fleet) -> None:
@@ -94,8 +113,20 @@ def may_even_out(fleet: Fleet) -> bool:
     return False
 
 
-def standing(fleet: Fleet, now: float, tasks_wait: bool) -> Standing:
-    """How the containers are, as far as tasks wait for them."""
+def has_unwanted_calls(fleet: Fleet) -> bool:
+    """Whether a container may still run a call that was cancelled."""
+    open_ = [worker for worker in fleet.workers.values() if worker.open]
+    return any(worker.cancelled for worker in open_) or any(
+        not (fleet.tasks.holds(call, w) or call in w.freed) for w in open_ for call in w.calls
+    )
+
+
+def standing(fleet: Fleet, now: float, preparing: RetriedRequest, last_look: float) -> Standing:
+    """How the containers are, as far as tasks wait for them; and what fails."""
+    tasks_wait, looks = bool(fleet.tasks.count[TaskPhase.READY]), fleet.looks
+    tried = (preparing, fleet.launching, fleet.starting, fleet.writing)
+    failed = max(tried, key=lambda attempts: attempts.not_before)
+    every = (*tried, looks.looking, looks.reading, fleet.cancelling)
     open_ = [worker for worker in fleet.workers.values() if worker.open]
     queued = [w for w in open_ if w.alive and w.state is RunState.QUEUED and not w.cancelled]
     running = [worker for worker in open_ if worker.running]
@@ -110,6 +141,11 @@ def standing(fleet: Fleet, now: float, tasks_wait: bool) -> Standing:
         room_wanted_since=min((w.launched for w in queued if w.held), default=None),
         tasks_wait=tasks_wait or held_back,
         probing=tasks_wait and not fleet.ramp.proven and fleet.room_left() > 0,
+        troubles=tuple((each.what, each.error) for each in every if each.failures),
+        unseen_since=last_look if looks.looking.failures else None,
+        unseen=looks.looking.error,
+        refused=failed.error if failed.not_before > now else "",
+        again_at=failed.not_before,
     )
 
 
@@ -128,7 +164,7 @@ def _from_waiting(fleet: Fleet, step: Step) -> None:
         for worker in fleet.listening()
         if worker.running
         and not fleet.is_busy(step, worker, horizon)
-        and fleet.tasks.next_ready(worker.resources) is None
+        and fleet.tasks.next_ready(worker) is None
     ]
     if not helpers:
         return
@@ -156,12 +192,8 @@ def movable(fleet: Fleet, worker: Worker, helpers: Collection[Worker]) -> list[e
     """The calls of a worker that has not started which one of these could do."""
     if not worker.reads_inbox:
         return []
-    sizes = {helper.resources for helper in helpers}
-    return [
-        call
-        for call in worker.unbegun
-        if any(fleet.serves(resources, call[0]) for resources in sizes)
-    ]
+    serve = fleet.some_serve(helpers)
+    return [call for call in worker.unbegun if serve(call[0])]
 
 
 def _from_running(fleet: Fleet, step: Step) -> None:

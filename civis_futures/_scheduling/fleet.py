@@ -11,7 +11,7 @@ is the scheduler's. Calls run in the order in which a worker has them.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from .._pacing import Pacing
@@ -116,7 +116,7 @@ class Fleet:
         leaving = any(worker.stop or worker.cancelled for worker in open_)
         if leaving or name is None or self.room_left() > 0:
             return False  # there is room, or there will be
-        return not any(self.serves(worker.resources, name) for worker in open_)
+        return not self.some_serve(open_)(name)
 
     def launch(self, step: Step) -> None:
         """New workers for the calls that are left, while there is room for workers."""
@@ -155,7 +155,7 @@ class Fleet:
     def _room_is_coming(self, name: TaskId) -> bool:
         """Whether launches that are under way bring room for this call, and for all others."""
         coming = (w for w in self.workers.values() if w.fills and not w.alive)
-        room = sum(worker.free for worker in coming if self.serves(worker.resources, name))
+        room = sum(worker.free for worker in coming if self.serves(worker, name))
         return room >= self.tasks.count[TaskPhase.READY]
 
     def _may_launch(self, step: Step) -> bool:
@@ -253,10 +253,28 @@ class Fleet:
             return True
         return worker.held * self.shares.each(worker.took) > horizon / 2 * worker.processes
 
-    def serves(self, resources: Resources, name: TaskId) -> bool:
-        """Whether a container with these resources can do this task's call."""
+    def serves(self, worker: Worker, name: TaskId) -> bool:
+        """Whether a worker can do this task's call, and has not refused it."""
         task = self.tasks.known.get(name)
-        return task is not None and resources.cover(task.resources)
+        if task is None or worker.id in task.refused:
+            return False
+        return worker.resources.cover(task.resources)
+
+    def some_serve(self, workers: Iterable[Worker]) -> Callable[[TaskId], bool]:
+        """What tells whether one of these workers serves a task: for many tasks."""
+        sizes: dict[Resources, set[WorkerId]] = {}
+        for worker in workers:
+            sizes.setdefault(worker.resources, set()).add(worker.id)
+
+        def serve(name: TaskId) -> bool:
+            if (task := self.tasks.known.get(name)) is None:
+                return False
+            return any(
+                size.cover(task.resources) and not names <= task.refused
+                for size, names in sizes.items()
+            )
+
+        return serve
 
     def release(self, step: Step, call: e.Given, worker: Worker) -> None:
         """A call is not wanted any more: it must not begin, and must end if it has.
@@ -469,21 +487,6 @@ class Fleet:
         """How many share it, with as many tasks `coming` for which there is none."""
         return max(1, min(now + math.ceil(coming / self.policy.worker_processes), most))
 
-    def adopt(self, step: Step, attached: e.Attached) -> None:
-        """These workers were launched by an earlier process, and are ours now."""
-        self.highest_id = attached.highest_id
-        for found in attached.workers:
-            worker = self.workers[found.id] = Worker.inherited(found, step.now)
-            self.news(step, worker)
-            for call in found.wanted:
-                self.tasks.inherit(call, found.id)
-
-    def leave(self) -> None:
-        """Workers are another process's now; those that it cannot know of stay."""
-        for worker in list(self.workers.values()):
-            if worker.phase in (WorkerPhase.ALIVE, WorkerPhase.CONCLUDING):
-                del self.workers[worker.id]
-
     # --- the end of a worker -------------------------------------------------------------------
 
     def let_go(self, step: Step, coming: bool) -> None:
@@ -519,25 +522,18 @@ class Fleet:
                 too_many -= worker.processes
         return leaving
 
-    def has_unwanted_calls(self) -> bool:
-        """Whether a container may still run a call that was cancelled."""
-        open_ = [worker for worker in self.workers.values() if worker.open]
-        return any(worker.cancelled for worker in open_) or any(
-            not (self.tasks.holds(call, w) or call in w.freed) for w in open_ for call in w.calls
-        )
-
     def _room_wanted(self) -> list[float]:
         """When those were launched, in order, that wait for their start with calls that none which
         runs could do; without as many of them as there are workers about to make room.
         """
         open_ = [worker for worker in self.workers.values() if worker.open]
-        sizes = {worker.resources for worker in open_ if worker.running and worker.listens}
+        serve = self.some_serve(w for w in open_ if w.running and w.listens)
         leaving = sum(worker.running and (worker.stop or worker.cancelled) for worker in open_)
         times = (
             worker.launched
             for worker in self.held_up
             for name, _ in worker.unbegun[:1]
-            if not any(self.serves(resources, name) for resources in sizes)
+            if not serve(name)
         )
         return sorted(times)[leaving:]
 

@@ -37,21 +37,23 @@ What workers do is in `fleet`. What always holds, after every event of the rando
 13. Once containers have run for `max_seconds`, no worker is launched or given a call, and only
     what workers have in hand is left.
 14. No worker is launched while launches that are under way bring room for all that is READY.
+15. No worker is given a call that it has refused; and as many refuse one at the most as there may
+    be workers, and one more.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from .._exceptions import BrokenContainerPool
 from .._pacing import Pacing
-from .._types import Standing, TaskId
-from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
+from .._types import Standing, TaskId, WorkerId
+from .._wire import INITIALIZER, REFUSED, RETURNED, REVOKED, Answer
+from . import balance
 from . import events as e
-from .balance import even_out, hand_on, may_even_out, resize, slow_ones, standing
 from .fleet import Fleet
 from .limits import HoursLimit, TimeLimits
 from .pacing import FALSE_STARTS, RetriedRequest, Step
@@ -88,7 +90,7 @@ class Scheduler:
             e.Failed: lambda event: self._failed[type(event.command)](event.command, event),
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: self._terminate,
-            e.Resized: lambda event: resize(self.fleet, self._step, event.max_workers),
+            e.Resized: lambda event: balance.resize(self.fleet, self._step, event.max_workers),
             e.CancelsAwaited: self._await_cancels,
             e.OthersWait: self._others_wait,
             e.InboxInDoubt: lambda _: self.fleet.write_failed(),
@@ -136,12 +138,12 @@ class Scheduler:
         self._tell_dependants()
         self._prepare()
         if self._known:
-            self.fleet.give(step, slow_ones(self.fleet, step))
+            self.fleet.give(step, balance.slow_ones(self.fleet, step))
             self.fleet.launch(step)
-            even_out(self.fleet, step)
+            balance.even_out(self.fleet, step)
         keeps = self._closing and self._broken is None and self.hours.may_keep
         if keeps and not self.tasks.known:
-            hand_on(self.fleet)
+            balance.hand_on(self.fleet)
         self.fleet.let_go(step, self._more_may_come() or (keeps and bool(self.tasks.known)))
         self.fleet.cancel_again(step)
         if self._known:
@@ -200,7 +202,7 @@ class Scheduler:
 
     def _attached(self, event: e.Attached) -> None:
         self._last_look = self._step.now
-        self.fleet.adopt(self._step, event)
+        balance.adopt(self.fleet, self._step, event)
 
     def _claimed(self, event: e.Submitted, found: e.FoundTask, wish: Task) -> None:
         """A task that an earlier process has given away: go on from there."""
@@ -246,6 +248,8 @@ class Scheduler:
         assert task.worker is not None, "who answers is a worker"
         if answer.kind == REVOKED:
             self._again(name)
+        elif answer.kind == REFUSED:
+            self._refused(name, task.worker, answer)
         elif answer.kind == INITIALIZER:
             self._break(
                 BrokenContainerPool(f"the initializer failed in a container:\n{answer.text}")
@@ -261,6 +265,16 @@ class Scheduler:
                 self.tasks.tell(name, answer)
         else:
             self._settle(name, answer)
+
+    def _refused(self, name: TaskId, worker: WorkerId, answer: Answer) -> None:
+        """It is another worker's, or nobody's if all and a fresh one have refused it."""
+        task = self.tasks.known[name]
+        task.refused |= {worker}
+        if len(task.refused) > self.fleet.policy.max_workers:
+            self._end(e.Settle(name, worker, answer))
+            return
+        self._wait(e.Again(name, worker, answer), self._step.now)
+        self.limits.expire_if_due(self._step, name)
 
     def _fetched(self, command: e.Fetch, _: object) -> None:
         if command.task in self.tasks.known:
@@ -513,26 +527,13 @@ class Scheduler:
         self._cancels_awaited = True
 
     def _tell_of_cancels(self) -> None:
-        if self._cancels_awaited and not self.fleet.has_unwanted_calls():
+        if self._cancels_awaited and not balance.has_unwanted_calls(self.fleet):
             self._cancels_awaited = False
             self._step.do(e.CancelsDone())
 
     def standing(self, now: float) -> Standing:
         """What tasks wait for, if any do."""
-        count = self.tasks.count
-        found = standing(self.fleet, now, bool(count[TaskPhase.READY]))
-        looks, fleet = self.fleet.looks, self.fleet
-        tried = (self._preparing, fleet.launching, fleet.starting, fleet.writing)
-        failed = max(tried, key=lambda attempts: attempts.not_before)
-        every = (*tried, looks.looking, looks.reading, fleet.cancelling)
-        return replace(
-            found,
-            troubles=tuple((each.what, each.error) for each in every if each.failures),
-            unseen_since=self._last_look if looks.looking.failures else None,
-            unseen=looks.looking.error,
-            refused=failed.error if failed.not_before > now else "",
-            again_at=failed.not_before,
-        )
+        return balance.standing(self.fleet, now, self._preparing, self._last_look)
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -541,7 +542,7 @@ class Scheduler:
         if not self._closing:
             return not self.hours.reached
         coming = len(self.tasks.known) - self.tasks.count[TaskPhase.HELD]
-        return bool(coming) or may_even_out(self.fleet)
+        return bool(coming) or balance.may_even_out(self.fleet)
 
     def _finish_if_done(self) -> None:
         busy = self._preparing.busy or self.fleet.busy()
@@ -565,7 +566,7 @@ class Scheduler:
 
     def _terminate(self, event: e.TerminateRequested) -> None:
         if event.leave:
-            self.fleet.leave()
+            balance.leave(self.fleet)
         self._break(event.error)
 
     def _break(self, error: Exception) -> None:

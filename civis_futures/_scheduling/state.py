@@ -144,6 +144,7 @@ class Task:
     waits: tuple[Wait, ...] = ()
     unmet: int = 0  # how many of these are not met
     blocked: TaskId | None = None  # the task for whose sake one of them cannot be met any more
+    refused: frozenset[WorkerId] = frozenset()  # by these workers, each of which was asked once
 
     def measure(self, policy: Policy) -> None:
         """Its call is known now, with what was added to it: see whether it must be uploaded."""
@@ -167,7 +168,7 @@ class Tasks:
         self.known: dict[TaskId, Task] = {}
         self.count: Counter[TaskPhase] = Counter()
         # Heaps; entries whose task has meanwhile left that phase are skipped.
-        self._ready: dict[Resources, list[tuple[float, TaskId]]] = {}
+        self._ready: dict[tuple[Resources, frozenset[WorkerId]], list[tuple[float, TaskId]]] = {}
         self._delayed: list[tuple[float, TaskId]] = []
         self._expiring: list[tuple[float, TaskId]] = []
         #: Of all that have ended, those whose function has not returned.
@@ -312,15 +313,15 @@ class Tasks:
             heappop(self._expiring)
         return names, None
 
-    def next_ready(self, resources: Resources | None = None) -> TaskId | None:
-        """The READY task that is next; of those only that fit a container with `resources`."""
+    def next_ready(self, worker: Worker | None = None) -> TaskId | None:
+        """The READY task that is next; of those only that this worker can serve."""
         heads = []
-        for needs, heap in list(self._ready.items()):
+        for (needs, refused), heap in list(self._ready.items()):
             while heap and not self._is_ready(heap[0][1]):
                 heappop(heap)
             if not heap:
-                del self._ready[needs]
-            elif resources is None or resources.cover(needs):
+                del self._ready[needs, refused]
+            elif worker is None or (worker.id not in refused and worker.resources.cover(needs)):
                 heads.append(heap[0])
         return min(heads)[1] if heads else None
 
@@ -330,7 +331,7 @@ class Tasks:
 
         It has room for `size` bytes more; the first call that it gets may be of any size.
         """
-        name = self.next_ready(worker.resources)
+        name = self.next_ready(worker)
         if name is None or (worker.held and self.known[name].size + CALL_OVERHEAD > size):
             return 0
         task = self.move(name, TaskPhase.HELD)
@@ -355,7 +356,8 @@ class Tasks:
         )
 
     def _queue(self, name: TaskId, task: Task) -> None:
-        heappush(self._ready.setdefault(task.resources, []), (-task.terms.priority, name))
+        heap = self._ready.setdefault((task.resources, task.refused), [])
+        heappush(heap, (-task.terms.priority, name))
 
     def _is_ready(self, name: TaskId) -> bool:
         task = self.known.get(name)

@@ -26,7 +26,7 @@ from typing import NamedTuple  # which `_wire` imports as well
 from .. import _wire
 from .._pickles.rows import Outcomes, in_turn
 from ._frames import BODY_LIMIT, PERMIT, Frames, high_copy, packed, plain
-from ._payload import as_file, dumped, load, way_to_trouble
+from ._payload import UNMET, as_file, dumped, load, way_to_trouble
 from ._script import Script
 from ._surroundings import Surroundings
 
@@ -181,6 +181,8 @@ class Child:
     def _caught(self, error: BaseException) -> tuple[Header, bytes | None]:
         """What becomes of an exception that is the outcome of one row of a batch."""
         self._end_if_forked(error)
+        if _is_unmet(error):  # then this is no place for the others either
+            raise error
         return _raised(error)
 
     def _end_if_forked(self, error: BaseException | None) -> None:
@@ -462,6 +464,8 @@ def _without_steps(error: BaseException) -> None:
 
 def _raised(error: BaseException) -> tuple[Header, bytes | None]:
     answered = _traceback(error)
+    if _is_unmet(error):
+        return _answer(_wire.REFUSED, detail=_said(error), **answered), None
     try:
         return _answer(_wire.RAISED, **answered), dumped(error)
     except BaseException as problem:
@@ -469,6 +473,13 @@ def _raised(error: BaseException) -> tuple[Header, bytes | None]:
         name = _type_of(error).rpartition(".")[2]
         answered["text"] += f"\nThis {name} cannot be pickled: {why}{way_to_trouble(name, error)}"
         return _answer(_wire.OUTCOME_PICKLING, detail="exception", **answered), None
+
+
+def _is_unmet(error: BaseException) -> bool:
+    """Whether the call wants another container. There may be several classes of that name."""
+    with contextlib.suppress(BaseException):  # it may be anybody's class
+        return any((each.__module__, each.__name__) == UNMET for each in type(error).__mro__)
+    return False
 
 
 def _said(error: BaseException) -> str:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 #: What a module becomes that a function travelling by value refers to, say ``np``.
 _MODULE = "cloudpickle.cloudpickle", "subimport"
+#: What a call raises that wants another container; and what stands for it where we are not
+#: installed, or an earlier version is.
+UNMET = "civis_futures", "UnmetDependency"
+_Unmet = type(UNMET[1], (Exception,), {"__module__": UNMET[0]})
 #: The function that unpickles a pickle within another one.
 _INNER = pickle.loads.__module__, "loads"
 _PROTOCOL = 5
@@ -88,7 +92,12 @@ class _Loader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """A global that the payload names; its module is imported if it is not yet."""
-        found = self._timed(super().find_class, module, name)
+        try:
+            found = self._timed(super().find_class, module, name)
+        except (ImportError, AttributeError):
+            if (module, name) != UNMET:
+                raise
+            return _Unmet
         if (module, name) == _MODULE:
             return lambda *args: self._timed(found, *args)
         if (module, name) == _INNER:

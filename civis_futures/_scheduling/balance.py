@@ -170,7 +170,7 @@ def _from_waiting(fleet: Fleet, step: Step) -> None:
         return
     moving = sum(fleet.tasks.holds(call, worker) for worker in waiting for call in worker.revoked)
     fair = fleet.fair_share()
-    room = sum(fleet.room(helper, fair, horizon) for helper in helpers)
+    room = sum(max(fleet.room(helper, fair, horizon), 0) for helper in helpers)
     idle = sum(helper.free for helper in helpers)
     calls = [(call, worker) for worker in waiting for call in movable(fleet, worker, helpers)]
     for call, worker in sorted(calls, key=lambda pair: pair[0]):

@@ -194,7 +194,8 @@ class Fleet:
         if self.shares.seconds and (least := worthwhile(self.looks.pace)):
             # Requests are scarce: short work is for few, as the others would cost more than it.
             most = math.ceil(self.tasks.count[TaskPhase.READY] * self.shares.seconds / least)
-            workers, fair = workers[:most], max(fair, int(least / self.shares.seconds))
+            workers = [w for w in workers if self.tasks.next_ready(w) is not None][:most]
+            fair = max(fair, int(least / self.shares.seconds))
         sizes = {worker.id: self.tasks.size(worker) for worker in workers}
         got: dict[WorkerId, Worker] = {}
         while workers:

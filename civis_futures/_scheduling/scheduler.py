@@ -29,7 +29,7 @@ What workers do is in `fleet`. What always holds, after every event of the rando
 8. A call that is given to a second worker is certain not to begin in the first one any more.
 9. Each idle worker has a call on its way to it, if any that it could do is tied to a worker that
    two looks have found waiting for its start while others run; unless some workers are too many
-   since `max_workers` was lowered.
+   since `max_workers` was lowered, or one must end to make room for a call that none can do.
 10. `CancelsDone` comes once nothing that was cancelled can run any more.
 11. No worker is given a call while one with a higher priority is READY that it could do.
 12. A task waits for others as long as it is not decided whether it may begin, and no longer; one is
@@ -272,9 +272,8 @@ class Scheduler:
         task.refused |= {worker}
         if len(task.refused) > self.fleet.policy.max_workers:
             self._end(e.Settle(name, worker, answer))
-            return
-        self._wait(e.Again(name, worker, answer), self._step.now)
-        self.limits.expire_if_due(self._step, name)
+        else:
+            self._again(name, e.Again(name, worker, answer))
 
     def _fetched(self, command: e.Fetch, _: object) -> None:
         if command.task in self.tasks.known:
@@ -337,11 +336,11 @@ class Scheduler:
         pause = self.pacing.backoff(max(task.attempts, 1), self.jitter())
         self._wait(again, self._step.now + pause)
 
-    def _again(self, name: TaskId) -> None:
+    def _again(self, name: TaskId, again: e.Again | None = None) -> None:
         """The call is not to blame: it never began, or had ended before."""
         if self.tasks.keep(name, None):
             return
-        self._wait(e.Again(name), self._step.now)
+        self._wait(again or e.Again(name), self._step.now)
         if name in self.tasks.known:
             self.limits.expire_if_due(self._step, name)
 

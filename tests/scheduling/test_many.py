@@ -19,10 +19,13 @@ from civis_futures._types import Inherited, Run, RunState, TaskId, WorkerId
 class Crowd:
     """Workers that run, and what they were last told; calls take a second each."""
 
-    def __init__(self, workers: int, tasks: int, inboxes: int = 1, each: int = 10):
+    def __init__(
+        self, workers: int, tasks: int, inboxes: int = 1, each: int = 10, refuse: bool = False
+    ):
         policy = Policy(workers, idle_timeout=1e6, inboxes=inboxes)
         self.scheduler = Scheduler(policy, jitter=lambda: 0.5)
         self.workers, self.now = workers, 1.0
+        self.refuse = refuse  # whether every tenth worker refuses every other call
         self.inbox: dict[WorkerId, list[e.Given]] = {}
         self.writes: list[e.WriteInbox] = []
         self.answered = 0
@@ -70,12 +73,20 @@ class Crowd:
         if not pending:
             self.send(e.Tick())
 
+    def _kind(self, worker: WorkerId, task: int) -> str:
+        unfit = self.refuse and worker % 10 == 0 and task % 2
+        return _wire.REFUSED if unfit else _wire.RETURNED
+
     def _report(self, worker: WorkerId) -> e.Report:
         ended, self.inbox[worker] = self.inbox.get(worker, [])[:1], self.inbox.get(worker, [])[1:]
         self.answered += len(ended)
         answers = tuple(
             _wire.Answer(
-                task, _wire.RETURNED, attempt=given, started=self.now - 1, finished=self.now
+                task,
+                self._kind(worker, task),
+                attempt=given,
+                started=self.now - 1,
+                finished=self.now,
             )
             for task, given in ended
         )
@@ -83,9 +94,9 @@ class Crowd:
         return e.Report(worker, run, answers, read=True, letters_posted=1)
 
 
-def most_work(workers: int, tasks: int) -> dict[str, int]:
+def most_work(workers: int, tasks: int, refuse: bool = False) -> dict[str, int]:
     """The most function calls at one event, by its name, from the first call to the last."""
-    crowd = Crowd(workers, tasks, inboxes=-(-workers // 50))
+    crowd = Crowd(workers, tasks, inboxes=-(-workers // 50), refuse=refuse)
     for _ in range(8):
         crowd.second()
     assert crowd.answered >= 2 * workers
@@ -103,6 +114,18 @@ def test_an_event_costs_no_more_if_there_are_many_tasks():
     few, many = most_work(20, 2000), most_work(20, 50_000)
     for name in ("Submitted", "Look", "WriteInbox", "Tick"):
         assert many[name] < 1.2 * few[name], name
+
+
+def test_an_event_costs_little_more_if_calls_refuse_their_containers():
+    """And no more if there are many tasks."""
+    few, many, plain = (
+        most_work(20, 2000, refuse=True),
+        most_work(20, 50_000, refuse=True),
+        most_work(20, 50_000),
+    )
+    for name in ("Submitted", "Look", "WriteInbox", "Tick"):
+        assert many[name] < 1.2 * few[name], name
+        assert many[name] < 1.5 * plain[name], name
 
 
 def packed_inboxes(crowd: Crowd, inboxes: int) -> list[int]:

@@ -1361,6 +1361,102 @@ def test_a_queue_timeout_says_what_was_waited_for():
     assert lost.cause.reason.endswith("its queue_timeout of 5 s; it waited for task 0")
 
 
+# --- calls that refuse their container ----------------------------------------------------------
+
+
+def refused(table: Table, worker: int, *tasks: int, by: int = 0) -> list[e.Command]:
+    """A worker that runs refuses these tasks; `by` others had them before."""
+    answers = tuple(answer(task, _wire.REFUSED, attempt=by + 1) for task in tasks)
+    return table.looked(e.Report(WorkerId(worker), run_in(RunState.RUNNING), answers))
+
+
+def refused_by_all(table: Table) -> tuple[list[WorkerId], e.Settle]:
+    """Each worker refuses task 0: those that were asked, and its end."""
+    asked: list[WorkerId] = []
+    states: dict[WorkerId, RunState] = {}
+    unread: dict[WorkerId, _wire.Answer] = {}
+    commands = table.submit(0)
+    while True:
+        more = []
+        for command in commands:
+            match command:
+                case e.Settle():
+                    return asked, command
+                case e.Prepare():
+                    more += table(PREPARED)
+                case e.Launch(worker, ((_, given),)):
+                    asked.append(worker)
+                    states[worker] = RunState.SUCCEEDED if command.one_shot else RunState.RUNNING
+                    unread[worker] = answer(0, _wire.REFUSED, attempt=given)
+                    more += table(launched(worker))
+                case e.WriteInbox():
+                    assert not any(letter.calls for letter in command.letters)
+                    stopped = [letter.worker for letter in command.letters if letter.stop]
+                    states.update(dict.fromkeys(stopped, RunState.SUCCEEDED))
+                    more += table(WRITTEN)
+                case e.Look():
+                    reports = [
+                        e.Report(worker, run_in(states[worker]), (unread.pop(worker),), read=True)
+                        if worker in unread
+                        else e.Report(worker, run_in(states[worker]))
+                        for worker, _ in command.workers
+                    ]
+                    more += table(looked(tuple(reports), 1, 0.0))
+                case e.Archive(worker):
+                    more += table(archived(worker))
+                case _:
+                    assert isinstance(command, e.Again)
+        commands = more or table.tick()
+
+
+def test_what_a_worker_has_refused_is_another_ones():
+    table = started(terms={"judged": True, "max_retries": 1})
+    commands = refused(table, 1, 0)
+    assert kinds(commands) == ["Again", "Launch"]  # nobody is asked, and it is no attempt
+    assert table.scheduler.tasks.known[TaskId(0)].attempts == 0
+    assert commands[1].calls == ((TaskId(0), 2),)
+    table(launched(WorkerId(2)))
+    [write] = table.submit(1)  # the first one goes on with other calls
+    assert write.letters == (e.LetterContent(WorkerId(1), ((TaskId(1), 1),)),)
+
+
+@pytest.mark.parametrize("fresh", [None, 1])
+@pytest.mark.parametrize("most", [1, 3])
+def test_what_as_many_workers_as_there_may_be_have_refused_and_one_more_ends(most, fresh):
+    table = Table(max_workers=most, max_tasks_per_worker=fresh)
+    asked, last = refused_by_all(table)
+    assert asked == [WorkerId(n + 1) for n in range(most + 1)]
+    assert last.answer.kind == _wire.REFUSED
+    assert table.now < 60.0, "the others make room for the last one"
+
+
+def test_what_was_refused_can_be_cancelled_and_may_wait_too_long():
+    table = started(2, max_workers=1, terms={"queue_timeout": 30.0})
+    refused(table, 1, 0, 1)
+    assert kinds(table(e.CancelRequested(TaskId(0))))[0] == "Drop"
+    [lose] = [each for each in table.until("Lose") if isinstance(each, e.Lose)]
+    assert lose.cause.reason == "it had not begun after its queue_timeout of 30 s"
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_where_requests_are_scarce_calls_go_to_those_that_can_do_them(place):
+    """Those that could begin first may be those that cannot do them."""
+    small, large = Resources(1, 1, 1), Resources(1, 5, 1)
+    table = Table(max_workers=3)
+    for task in range(3):
+        table.submit(task, resources=large if task == place else small)
+    table.scheduler.fleet.ramp.proven = True
+    launches = [each for each in table(PREPARED) if isinstance(each, e.Launch)]
+    for launch in launches:
+        table(launched(launch.worker))
+    done = [[timed(task, 0.1) for task, _ in launch.calls] for launch in launches]
+    assert kinds(running(table, launches, *done)) == ["Settle"] * 3
+    table.scheduler.fleet.looks.pace = 1.0  # second for each request
+    table.submit(3, resources=large)
+    [worker] = [w for w in table.scheduler.fleet.workers.values() if w.resources == large]
+    assert worker.calls == [(TaskId(3), 1)]
+
+
 # --- how long containers may run ---------------------------------------------------------------
 
 
@@ -1540,6 +1636,8 @@ class World:
     ran: float = 0.0  # seconds that workers have run which were seen to end
     processes: dict = field(default_factory=dict)  # worker -> how many calls it runs at once
     running: dict = field(default_factory=dict)  # worker -> those that it runs, of several
+    refusing: random.Random | None = None  # who refuses which calls, if any does
+    refused: dict = field(default_factory=dict)  # task -> the workers that have refused it
     late: random.Random | None = None  # which events the scheduler is told with those after them
     untold: list[e.Event] = field(default_factory=list)
     coming: e.Event | None = None  # told next, by itself
@@ -1576,6 +1674,8 @@ class World:
             if isinstance(command, e.Lose) and isinstance(command.cause, e.Unmet):
                 assert command.worker is None, "invariant 12"
                 assert self.decided(command.task) is False, "invariant 12"
+            if isinstance(command, e.Settle) and command.answer.kind == _wire.REFUSED:
+                assert self.refusals(command) > self.scheduler.fleet.policy.max_workers
             good = isinstance(command, e.Settle) and command.answer.kind == _wire.RETURNED
             self.returned.setdefault(command.task, good)
         elif isinstance(command, e.Finish):
@@ -1593,7 +1693,13 @@ class World:
             left = [(*self.todo[worker], *self.running.get(worker, ())) for worker in going]
             calls = {call[0] for call in itertools.chain(*left) if call not in freed}
             assert calls <= self.scheduler.tasks.known.keys(), "invariant 10"
-        elif not isinstance(command, e.Break | e.Again):
+        elif isinstance(command, e.Again):
+            if isinstance(command.cause, _wire.Answer) and command.cause.kind == _wire.REFUSED:
+                most = self.scheduler.fleet.policy.max_workers
+                assert self.refusals(command) <= most, "invariant 15"
+        elif not isinstance(command, e.Break):
+            if isinstance(command, e.Judge) and isinstance(command.cause, _wire.Answer):
+                assert command.cause.kind != _wire.REFUSED
             if isinstance(command, e.Fetch) and command.answer.kind == _wire.RETURNED:
                 self.returned[command.task] = True  # its result can be had
             if isinstance(command, e.Launch):
@@ -1604,6 +1710,13 @@ class World:
             if isinstance(command, e.Look | e.WriteInbox | e.Prepare):
                 assert type(command) not in same, "invariant 4"
             self.pending.append(command)
+
+    def refusals(self, command: e.Again | e.Settle) -> int:
+        """How many workers have refused a task, with this one."""
+        refused = self.refused.setdefault(command.task, set())
+        assert command.worker not in refused, "invariant 15"
+        refused.add(command.worker)
+        return len(refused)
 
     def check(self) -> None:
         scheduler = self.scheduler
@@ -1626,6 +1739,7 @@ class World:
                 assert self.decided(name), "invariant 12"
             if name in held:
                 assert held[name].resources.cover(task.resources), "invariant 5"
+                assert held[name].id not in self.refused.get(name, ()), "invariant 15"
         phases = Counter(task.phase for task in tasks.known.values())
         assert +tasks.count == phases, "invariant 1"
         open_ = sum(worker.processes for worker in workers.values() if worker.open)
@@ -1664,7 +1778,8 @@ class World:
         waiting = [w for w in workers.values() if w.is_passed]
         moving = sum(tasks.holds(call, w) for w in waiting for call in w.revoked)
         too_many = sum(w.processes for w in workers.values() if w.open) > fleet.policy.max_workers
-        if room > moving and not too_many:
+        # One may have to run out, to make room for a larger one.
+        if room > moving and not (too_many or fleet._blocked()):
             tied = [call for w in waiting for call in movable(fleet, w, idle)]
             assert not tied or not self.scheduler._known, "invariant 9"
 
@@ -1712,7 +1827,12 @@ class World:
         given = {(name, known[name].given): worker for name, worker in held.items()}
         ready = [task for task in known.values() if task.phase is TaskPhase.READY]
         for call in given.keys() - self.given:
-            possible = [each for each in ready if given[call].resources.cover(each.resources)]
+            possible = [
+                each
+                for each in ready
+                if given[call].resources.cover(each.resources)
+                and given[call].id not in each.refused
+            ]
             first = max((each.terms.priority for each in possible), default=-1)
             assert first <= known[call[0]].terms.priority, "invariant 11"
         new, self.given = given.keys() - self.given, given.keys()
@@ -1927,6 +2047,8 @@ class World:
         kind = _wire.RETURNED
         if self.fails(0.1):
             kind = self.chance.choice(BAD_ENDS)
+        elif self.refusing and (name % 7 == 0 or self.refusing.random() < 0.2):
+            kind = _wire.REFUSED  # some calls suit nobody
         elif self.fails(0.002):
             kind = _wire.INITIALIZER
         file = self.chance.random() < 0.2
@@ -2007,6 +2129,7 @@ def history(seed: int, heir: bool = False, late: bool = False) -> Counter:
     scheduler.fleet.shares = AtMost(limit=chance.choice([100, 100, 1, 3]))
     world = World(chance, scheduler, depend=chance.random() < 0.5)
     world.late = random.Random(f"late {seed}") if late else None
+    world.refusing = random.Random(f"refusing {seed}") if seed % 3 == 0 else None
     if heir:
         world.attach()
     steps = [world.deliver, world.work, world.pass_time, world.submit, world.cancel, world.crowd]

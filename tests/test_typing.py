@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from typing import assert_type
 
-from civis_futures import ContainerFuture, ContainerPoolExecutor, Dependency, MapResult, require
+from civis_futures import ContainerFuture, ContainerPoolExecutor, Dependency, MapResult
+from civis_futures import depend, dependent, require
 
 
 def work(x: int, *, scale: float = 1.0) -> str:
@@ -60,6 +61,8 @@ def use(executor: ContainerPoolExecutor, general: Executor) -> None:
     assert_type(executor.parallel(timeout=3)(work).submit(1), ContainerFuture[str])
     assert_type(executor.parallel(work)(1), str)
     assert_type(require("numpy")(work)(1, scale=2.0), str)
+    assert_type(depend(bool, 1)(work)(1, scale=2.0), str)
+    assert_type(executor.submit(dependent(work, bool, 1), 1), ContainerFuture[str])
     assert_type(executor.submit_batch(work, [(1,)]).result(), list[str])
     use(executor, general=executor)
     assert_type(general.submit(work, 1), Future[str])
@@ -79,6 +82,8 @@ def use(executor: ContainerPoolExecutor, general: Executor) -> None:
     executor.map(work, [1], return_exceptions=1)  # type: ignore
     executor.parallel(work).submit("one")  # type: ignore
     require("numpy")(work)("one")  # type: ignore
+    dependent(work, bool)("one")  # type: ignore
+    depend(3)  # type: ignore
     executor.map(work, [1], chunk=3)  # type: ignore
     executor.options().map(work, [1], chunksize="many")  # type: ignore
 """

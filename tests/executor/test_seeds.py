@@ -14,7 +14,7 @@ import pytest
 from tasks import by_value
 
 import civis_futures as cf
-from civis_futures import require
+from civis_futures import DependencyError, UnmetDependency, depend, dependent, require
 
 by_value(__name__)
 
@@ -97,22 +97,29 @@ def test_retries_and_resubmit(reused, tmp_path):
     assert view.submit(fails_once, str(tmp_path)).result() == "fine"
 
 
-def test_a_call_that_does_not_like_its_container_gets_another_one(make_executor, tmp_path):
-    """Of functional dependencies, with what there is: what is raised is a reason to try again."""
+def test_functional_dependencies(make_executor):
+    """Of IPython's example: where its engines have numbers of processes, containers have runs."""
 
-    class UnmetDependencyError(Exception):
-        pass
+    def run_id():
+        return os.environ["CIVIS_RUN_ID"]
 
-    def work(folder):
-        here = len(os.listdir(folder))
-        open(f"{folder}/{os.environ['CIVIS_RUN_ID']}", "x").close()  # never in one twice
-        if here < 1:
-            raise UnmetDependencyError
-        return here
+    def check_run(run):
+        return os.environ["CIVIS_RUN_ID"] == run
 
-    executor = make_executor(1, max_tasks_per_worker=1)
-    view = executor.options(max_retries=3, retry_on=UnmetDependencyError)
-    assert view.submit(work, str(tmp_path)).result() == 1
+    def other_run(run):
+        if os.environ["CIVIS_RUN_ID"] == run:
+            raise UnmetDependency("not here again")
+        return os.environ["CIVIS_RUN_ID"]
+
+    executor = make_executor(3)
+    first = executor.submit(run_id).result()
+    there = depend(check_run, first)(run_id)
+    # this will only run there:
+    assert [executor.submit(there).result() for _ in range(3)] == [first] * 3
+    assert executor.submit(other_run, first).result() != first
+    assert executor.submit(dependent(run_id, check_run, first)).result() == first
+    with pytest.raises(DependencyError):
+        executor.submit(dependent(run_id, check_run, "none")).result()
 
 
 def test_digits_and_darts(reused):

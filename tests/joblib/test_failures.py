@@ -334,3 +334,24 @@ def test_the_source_of_what_failed(wrap):
     text = caught.value.__cause__.text
     assert f'File "{__file__}", line ' in text
     assert "in halve\n    return 1 / x  # of a test\n" in text
+
+
+def first_only(folder):
+    """Whether no other container came before this one."""
+    run = os.environ["CIVIS_RUN_ID"]
+    path = os.path.join(folder, "first")
+    if not os.path.exists(path):
+        with open(path, "w") as file:
+            file.write(run)
+    return open(path).read() == run
+
+
+def test_a_batch_that_refuses_its_container_goes_to_another_one(tmp_path):
+    @cf.depend(lambda folder: not first_only(folder), str(tmp_path))
+    def work(x):
+        return x * x
+
+    with parallel_config("civis", n_jobs=2):
+        assert Parallel()(delayed(work)(n) for n in range(6)) == [n * n for n in range(6)]
+        with pytest.raises(cf.DependencyError, match="was not run"):
+            Parallel()(delayed(cf.dependent(square, lambda: False))(n) for n in range(2))

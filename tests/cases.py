@@ -13,3 +13,7 @@ def mostly_repeats(cases: Iterable[Any], *first: Any) -> list[Any]:
     return [
         case if case in first else pytest.param(case, marks=pytest.mark.repeats) for case in cases
     ]
+
+
+#: `max_tasks_per_worker`: each task in a container of its own, or many in one.
+MODES = [pytest.param(1, id="fresh", marks=pytest.mark.repeats), pytest.param(None, id="reused")]

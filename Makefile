@@ -24,13 +24,15 @@ ALONE = cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' -q -m 'alon
 # What shows again, in another mode, what another test shows: CI runs it, too.
 LESS := and not repeats
 
-.NOTPARALLEL:
-.PHONY: demo test engines test-newest test-lowest style types unit coverage docs stress bench screenshots develop format lock clean
+.PHONY: demo test engines test-newest test-lowest style types unit compare coverage docs stress bench screenshots develop format lock clean
 
 demo: .venv/demo
 	.venv/bin/python docs/examples/quickstart.py
 
-test: style types docs unit
+# The tests that compare times mostly wait: meanwhile the other core can do what is no test.
+test: style $(BUILD)/installed
+	@$(MAKE) -j3 types docs compare
+	@$(TESTS)
 
 # What the tests of other engines than processes need; Debian's packages, so it must be root. Without
 # it `make test` skips these tests, and says so.
@@ -58,6 +60,10 @@ types: $(BUILD)/installed
 
 unit: $(BUILD)/installed
 	@$(TESTS)
+	@$(ALONE)
+
+# Those that compare times, in two pools that are at work at the same time.
+compare: $(BUILD)/installed
 	@$(ALONE)
 
 # The same tests, a third slower: each container's process is measured, too. The folders are named,

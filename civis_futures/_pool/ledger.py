@@ -143,7 +143,7 @@ class Ledger:
             self.take_back(task)
             self.holder[task] = worker
             self.held[worker].tasks[task] = None
-            self._show(task, worker=int(worker))
+            self._show(task, worker=int(worker), note="")
             if worker_run is not None:
                 self._arrive(task, worker_run)
         self._show_first(worker)
@@ -242,8 +242,10 @@ class Ledger:
         cause, worker = command.cause, command.worker
         if isinstance(cause, _wire.Answer) and cause.kind == _wire.REFUSED:
             assert worker is not None, "who refuses is a worker"
-            before = self.refused.get(command.task, ())
-            self.refused[command.task] = (*before, self.worker_run(worker).run_id)
+            runs = (*self.refused.get(command.task, ()), self.worker_run(worker).run_id)
+            self.refused[command.task] = runs
+            said = "a container has" if len(runs) == 1 else f"{len(runs)} containers have"
+            self._show(command.task, note=f"{said} refused it, and it waits for another one")
         elif cause is not None:
             reason = getattr(cause, "reason", "") or command.reason
             self.attempted(command.task, worker, cause, reason)

@@ -27,9 +27,9 @@ What workers do is in `fleet`. What always holds, after every event of the rando
 7. While a task that was submitted, or a worker, is left, a command is in flight or `deadline` is
    set: no waiting for nothing.
 8. A call that is given to a second worker is certain not to begin in the first one any more.
-9. Each idle worker has a call on its way to it, if any that it could do is tied to a worker that
-   two looks have found waiting for its start while others run; unless some workers are too many
-   since `max_workers` was lowered, or one must end to make room for a call that none can do.
+9. Each idle worker that is no slow one has a call on its way to it, if any that it could do is tied
+   to a worker that two looks have found waiting for its start while others run; unless some are too
+   many since `max_workers` was lowered, or one must make room for a call that none can do.
 10. `CancelsDone` comes once nothing that was cancelled can run any more.
 11. No worker is given a call while one with a higher priority is READY that it could do.
 12. A task waits for others as long as it is not decided whether it may begin, and no longer; one is

@@ -150,7 +150,7 @@ def refused_behind_another(executor, gate, folder, **options):
 def test_it_can_be_cancelled_while_it_waits(make_executor, until, gate, tmp_path):
     refused, other = refused_behind_another(make_executor(1), gate, str(tmp_path))
     until(lambda: gate.arrived)
-    until(lambda: refused.state == "pending")
+    until(lambda: refused.reason == "a container has refused it, and it waits for another one")
     assert refused.cancel()
     gate.open()
     assert other.result() == "other"

@@ -1647,6 +1647,14 @@ class World:
         self.given = set()  # the calls that workers held after the event before
         self.allowed = self.policy.max_workers  # so many calls at once at the most, as of now
         self.used_up = False  # whether the containers have run for as long as they may
+        self.slow = set()  # workers of which others will have done sooner what they could do
+        give = self.scheduler.fleet.give
+
+        def note_slow_ones(step, but):
+            self.slow = but
+            give(step, but)
+
+        self.scheduler.fleet.give = note_slow_ones
 
     def send(self, event: e.Event) -> None:
         if not isinstance(event, TOGETHER):
@@ -1772,7 +1780,8 @@ class World:
         tied to a worker that two looks have found waiting for its start.
         """
         fleet, tasks = self.scheduler.fleet, self.scheduler.tasks
-        idle = [w for w in workers.values() if w.listens and w.running and w.free]
+        able = (w for w in workers.values() if w.listens and w.running and w.free)
+        idle = [w for w in able if w.id not in self.slow]
         limit = self.policy.max_tasks_per_worker
         room = sum(min(w.free, (limit or math.inf) - w.calls_given) for w in idle)
         waiting = [w for w in workers.values() if w.is_passed]

@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import cloudpickle
 import pytest
 from tasks import by_value
 
-from civis_futures import _wire
+from civis_futures import UnmetDependency, _wire
 
 
 def pickle_of(function, *args, **kwargs):
@@ -89,6 +90,57 @@ def test_whatever_a_function_raises_is_its_answer(run, calls, stub, _):
         assert text in answer.text
         assert "_child.py" not in answer.text
     assert stub.outcome(answers[0]) == stub.outcome(answers[-1])  # one process for all
+
+
+class Odd(type):
+    """Of what no one can see what it derives from."""
+
+    @property
+    def __mro__(cls):
+        raise RuntimeError("none of your business")
+
+
+class Unmet(UnmetDependency):
+    def __init__(self):
+        super().__init__("no room")
+        self.lock = threading.Lock()  # it need not be pickled
+
+
+def raise_unseen():
+    raise Odd("Unseen", (Exception,), {})
+
+
+def raise_unmet():
+    raise Unmet
+
+
+def test_a_call_that_wants_another_container(run, calls):
+    """There, nothing has this exception: what stands for it is known by its name."""
+    by_value(__name__)
+    long = partial(raise_it, UnmetDependency("x" * 5000))
+    answers = run(calls(long, raise_unmet, partial(raise_it, UnmetDependency()), raise_unseen))
+    *refused, unseen = answers
+    assert [each.kind for each in refused] == [_wire.REFUSED] * 3
+    assert [each.data for each in refused] == [None] * 3
+    assert [len(each.detail) < 2100 for each in refused] == [True] * 3
+    assert [each.detail[:7] for each in refused] == ["xxxxxxx", "no room", ""]
+    assert refused[1].text.endswith("Unmet: no room\n")
+    assert unseen.kind != _wire.REFUSED
+
+
+def raise_if(wish):
+    if wish:
+        raise UnmetDependency("not this one")
+
+
+@pytest.mark.parametrize("catch", [False, True])
+def test_a_batch_with_a_row_that_wants_another_container(run, catch):
+    batch = 0, [(False,), (True,), (False,)], (catch, None)
+    by_value(__name__)
+    payload = cloudpickle.dumps((raise_if, batch))
+    [answer] = run((_wire.Call(1, _wire.Blob.of(payload)),))
+    assert (answer.kind, answer.detail) == (_wire.REFUSED, "not this one")
+    assert "number 1 of the call" in answer.text
 
 
 def test_a_long_traceback_is_cut_in_the_middle(run, calls, stub):

@@ -392,3 +392,30 @@ def test_a_client_that_is_killed_within_a_graph(client, until, ended):
     sums = [number + 100 for number in range(8)]
     assert client(8, 0.1, **graph, **options) == sums
     assert sorted(client.runs) == [*range(8), *sums, 1000]
+
+
+PICKY = """
+from civis_futures import UnmetDependency
+
+def work(number):
+    with open(folder / "runs", "a") as file:  # one line for each time
+        file.write(f"{number}\\n")
+    if number and not (folder / "fits").exists():
+        raise UnmetDependency
+    return number * number
+"""
+
+
+@pytest.mark.parametrize("refusals", mostly_repeats([1, 3], 3))
+def test_a_client_that_is_killed_while_a_call_looks_for_a_container(
+    client, until, tmp_path, refusals
+):
+    """The next process lets it go on looking; what had ended is not run again."""
+    options = {"session": f"picky {refusals}", "max_workers": 20, "idle_timeout": 5}
+    first = client.start(2, 0.0, functions=PICKY, **options)
+    until(lambda: client.runs.count(1) >= refusals, 60)
+    client.kill(first)
+    (tmp_path / "fits").touch()
+    assert client(2, 0.0, functions=PICKY, **options) == [0, 1]
+    assert client.runs.count(0) == 1
+    assert client.runs.count(1) > refusals

@@ -178,11 +178,11 @@ def _raised(answer: _wire.Answer, data: bytes | None, place: CallPlace) -> Outco
 
 def _refused(answer: _wire.Answer, place: CallPlace) -> Outcome:
     said, before = answer.detail or "it raised UnmetDependency", place.refused
-    runs = f", before that in runs {', '.join(map(str, before[-4:]))}" if before else ""
+    runs = f" (before this run: {', '.join(map(str, before[-4:]))})" if before else ""
     error = DependencyError(
-        f"{place} was not run: {said}. It was refused in {len(before) + 1} containers{runs}; "
-        "max_workers + 1 are tried. See what it asks of a container, and choose such that have it: "
-        "required_resources=, or another image.",
+        f"{place} was not run: {said}. It has refused {len(before) + 1} containers{runs}, and no "
+        "more than max_workers + 1 are tried. Choose containers that suit it (required_resources=, "
+        "another image), or change what it asks of them.",
         **place.details,
     )
     error.__cause__ = UnmetDependency(*filter(None, [answer.detail]))

@@ -53,12 +53,12 @@ def slow_ones(fleet: Fleet, step: Step) -> set[WorkerId]:
     done = [(w, _left(w, rate, step, lag) + 1 / rate) for w, rate in rates]
 
     def soonest(name: TaskId | None) -> float:
-        able = (at for w, at in done if name is not None and fleet.serves(w, name))
+        able = (end for w, end in done if name is not None and fleet.serves(w, name))
         return min(able, default=math.inf)
 
     nexts = {w.id: fleet.tasks.next_ready(w) for w in slow}
-    others_by = {name: soonest(name) for name in set(nexts.values())}
-    return {w.id for w in slow if 1 / _rate(fleet, w, step, lag) > others_by[nexts[w.id]]}
+    at = {name: soonest(name) for name in set(nexts.values())}
+    return {w.id for w in slow if 1 / _rate(fleet, w, step, lag) > at[nexts[w.id]]}
 
 
 def resize(fleet: Fleet, step: Step, max_workers: int) -> None:

@@ -77,8 +77,8 @@ def test_one_that_no_container_suits_ends(make_executor, fresh):
     assert (error.task, error.run_id) == (future.task, future.run_id)
     text = str(error)
     assert text.startswith(f"pow (task 0) in run {future.run_id} of job")
-    assert "was not run: never returned False. It was refused in 2 containers" in text
-    [first] = text.partition("before that in runs ")[2].partition(";")[0].split(", ")
+    assert "was not run: never returned False. It has refused 2 containers" in text
+    [first] = text.partition("before this run: ")[2].partition(")")[0].split(", ")
     assert first != str(future.run_id)
     assert type(error.__cause__) is UnmetDependency
     assert str(error.__cause__) == "never returned False"

@@ -370,6 +370,25 @@ def test_answers_that_are_told_of_and_not_listed_leave_the_look_incomplete(liste
     assert after.read < 2
 
 
+def test_answers_that_come_with_the_look_are_not_asked_for():
+    told = replace(row(1), name=_wire.counted("w", 2), outputs=(letter(0, 4), letter(1, 5)))
+    stub = Stub(get_row=[told])
+    (report,), (after,), _ = look(stub, worker_run(1))
+    assert [answer.task for answer in report.answers] == [4, 5]
+    assert (after.read, report.complete, stub.count("list_outputs")) == (2, True, 0)
+
+
+@pytest.mark.parametrize("state", [RUNNING, RunState.SUCCEEDED])
+def test_those_that_may_not_be_all_are(state):
+    """There is a gap, or the run is over and there may be more."""
+    come = 1 if state is RUNNING else 0
+    told = replace(row(1, state), name=_wire.counted("w", 2), outputs=(letter(come, 5),))
+    stub = Stub(get_row=[told], list_outputs=[([letter(1, 5), letter(0, 4)], False)])
+    (report,), (after,), _ = look(stub, worker_run(1))
+    assert [answer.task for answer in report.answers] == [4, 5]
+    assert (after.read, stub.count("list_outputs")) == (2, 1)
+
+
 def test_answers_over_several_pages():
     pages = [([letter(n, n)], n > 0) for n in (3, 2, 1, 0)]
     assert read([], pages=pages) == ([0, 1, 2, 3], 4, 4)

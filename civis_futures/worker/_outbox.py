@@ -110,7 +110,8 @@ class Outbox:
             return answer
         self._size -= data.size
         if data.size <= _wire.INLINE_LIMIT:
-            answer = replace(answer, data=_wire.Blob.of(b"".join(data.pieces(0, data.size))))
+            blob = _wire.Blob.of(b"".join(data.pieces(0, data.size)))
+            answer = _wire.made({**vars(answer), "data": blob})
         else:
             answer = self._uploaded(answer, data)
         data.close()

@@ -18,6 +18,7 @@ from civis_futures._pool.mailbox import Mailbox, WorkerRun
 from civis_futures._pool.verdict import part_of, reached
 from civis_futures._scheduling import events as e
 from civis_futures._types import Job, JobRow, LogLine, Output, Run, RunState, TaskId, WorkerId
+from civis_futures.worker._lines import go_on_line
 
 LOST = PlatformError("no answer", method="POST", sent=True)
 REFUSED = PlatformError("no", method="POST", status=400)
@@ -509,7 +510,7 @@ def test_of_each_process_the_last_call_that_began_is_the_one_that_it_was_at():
 
 def test_the_part_of_a_call_where_several_print():
     said = [_wire.begin_line(0, 1, 1), "a", "", _wire.begin_line(1, 1, 2), "b", ""]
-    said += [_wire.go_on_line("0", 1), "c", "", "", _wire.go_on_line("", 3), "d"]
+    said += [go_on_line("0", 1), "c", "", "", go_on_line("", 3), "d"]
     assert part_of(said, (TaskId(0), 1)) == ["a", "c", ""]
     assert part_of(said, (TaskId(1), 1)) == ["b"]
 

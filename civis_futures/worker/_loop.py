@@ -444,7 +444,7 @@ class WorkerLoop:
         """Take in what the child of a call says within `patience` seconds; or its end."""
         assert slot.process is not None
         try:
-            heard = frame = slot.process.receive(patience)
+            heard = frame = slot.process.receive(patience, len(slot.calls) - 1)
             while frame is not None:
                 self._hear(slot, *frame)
                 frame = slot.process.next_frame() if slot.calls and slot.process else None

@@ -179,6 +179,42 @@ def test_a_child_takes_no_permit_between_two_that_are_taken_back(tmp_path):
     subprocess.run([sys.executable, "-c", TAKEN_BACK, str(tmp_path)], check=True, timeout=60)
 
 
+HEARD = """
+import os, pickle, sys, time
+from civis_futures.worker._pacing import WorkerPacing
+from civis_futures.worker._process import Children, DiedError, Process
+reads = answers = 0
+class Counted(Process):
+    def _read(self, timeout):
+        global reads
+        reads += 1
+        return super()._read(timeout)
+process = Counted(sys.argv[1], None, (), WorkerPacing(), Children())
+process.start(lambda: None)
+naps = [pickle.dumps((time.sleep, (0.01,), {}))] * 30
+naps.append(pickle.dumps((os._exit, (3,), {})))
+header = {"name": "x", "path": None, "buffers": []}
+process.send(header, naps[0])
+for nap in naps[1:]:
+    assert process.send_ahead(header, nap)
+process.permit()
+try:
+    while True:
+        answers += process.receive(60, len(naps) - answers - 1) is not None
+except DiedError:
+    print(answers, reads)
+"""
+
+
+def test_a_child_is_not_heard_after_each_of_its_answers(tmp_path):
+    """To be woken for each answer of short calls takes more than these do. Its end wakes us."""
+    command = [sys.executable, "-c", HEARD, str(tmp_path)]
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True)
+    answers, reads = map(int, done.stdout.split())
+    assert answers == 30
+    assert reads < 22  # of the last few calls, each is heard
+
+
 def test_a_damaged_answer_costs_its_own_call_and_no_other(stub, start, calls, marks, tmp_path):
     """Although its child has gone on, and although others were read together with it."""
 

@@ -20,9 +20,14 @@ from civis_futures._files.contents import ContentStore
 
 
 @pytest.fixture(autouse=True)
-def nothing_by_value(monkeypatch):
+def nothing_by_value():
     """Other tests of this process may have asked for it."""
-    monkeypatch.setattr(cloudpickle.cloudpickle, "_PICKLE_BY_VALUE_MODULES", set())
+    asked = [sys.modules[name] for name in cloudpickle.list_registry_pickle_by_value()]
+    for module in asked:
+        cloudpickle.unregister_pickle_by_value(module)
+    yield
+    for module in asked:
+        cloudpickle.register_pickle_by_value(module)
 
 
 def of_a_module(*args, **kwargs):
@@ -89,4 +94,7 @@ def test_what_may_bring_something_along_goes_the_long_way(value):
 def test_what_is_large_or_may_come_by_value_goes_the_long_way():
     assert short(len, (bytes(100),), most=50) is None
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    assert short(of_a_module) is None
+    try:
+        assert short(of_a_module) is None
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])

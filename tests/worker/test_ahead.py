@@ -276,7 +276,7 @@ def test_what_has_ended_is_answered_at_a_term(stub, start, calls, marks, tmp_pat
 
 def test_a_term_while_a_call_is_being_ended(stub, start, calls, put_inbox, marks, tmp_path):
     """Its pipes are closed by then: the others' answers are posted all the same."""
-    path, inbox = tmp_path / "told", put_inbox()
+    ready, path, inbox = tmp_path / "ready", tmp_path / "told", put_inbox()
 
     def linger():
         def end(*_):
@@ -286,11 +286,12 @@ def test_a_term_while_a_call_is_being_ended(stub, start, calls, put_inbox, marks
             raise SystemExit
 
         signal.signal(signal.SIGTERM, end)
+        ready.touch()
         time.sleep(3600)
 
     specs = calls(*marks(1), linger, *marks(3))
     worker = start(specs, inbox=inbox.id, poll=0.05, pacing={"child_term": 3600.0})
-    stub.until(lambda: b"task 2 begins" in worker.out())
+    stub.until(ready.exists)
     inbox.write(specs, ended=[(2, 1)])
     stub.until(path.exists)
     worker.term()

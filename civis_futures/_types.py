@@ -205,15 +205,6 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class JobRow:
-    """A row of a list of jobs: the job and the run it had last, if any."""
-
-    job_id: int
-    name: str
-    run: Run | None
-
-
-@dataclass(frozen=True, slots=True)
 class Output:
     """An output of a run; `value` is the decoded JSON of a JSONValue, None for other types."""
 
@@ -221,6 +212,18 @@ class Output:
     object_id: int
     name: str
     value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A row of a list of jobs: the job and the run it had last, if any; and those of its newest
+    `outputs` that the platform has told of unasked.
+    """
+
+    job_id: int
+    name: str
+    run: Run | None
+    outputs: tuple[Output, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ REQUIREMENT = "civis_futures_requirement"
 #: The line in a reused worker's log at which a call begins (`begin_line`): its task and attempt,
 #: and in which process of the worker, if that has several.
 BEGIN_LINE = re.compile(r"civis_futures: task (\d+) begins \(attempt (\d+)(?:, process (\d+))?\)$")
-#: The line there after which what a process prints goes on (`go_on_line`): the task that it is at.
+#: The line there after which what a process prints goes on, and the task that it is at.
 GO_ON_LINE = re.compile(r"civis_futures: (?:task (\d+)|process \d+) goes on$")
 #: The last line in the log of a worker whose lease is over, and of one with nothing to do.
 SILENCE = "civis_futures: no word from the client, this worker ends"
@@ -122,11 +122,6 @@ def begin_line(task: int, attempt: int, process: int = 0) -> str:
     """What is printed where a call begins, for `BEGIN_LINE`; `process` if there are several."""
     more = f", process {process}" if process else ""
     return f"civis_futures: task {task} begins (attempt {attempt}{more})"
-
-
-def go_on_line(task: str, process: int) -> str:
-    """What is printed where a task goes on to print, for `GO_ON_LINE`; it may be at none ("")."""
-    return f"civis_futures: {f'task {task}' if task else f'process {process}'} goes on"
 
 
 _SCRIPT_NAME = re.compile(
@@ -417,7 +412,7 @@ def sealed(answer: Answer, worker: str, key: str) -> Answer:
     """The answer with its seal: an HMAC of which call it is of, how that ended and what is said of
     it, and the digest of its bytes. Without a `key` there is none.
     """
-    return _made({**vars(answer), "seal": _seal(answer, worker, key)}) if key else answer
+    return made({**vars(answer), "seal": _seal(answer, worker, key)}) if key else answer
 
 
 def _seal(answer: Answer, worker: str, key: str) -> str:
@@ -437,7 +432,7 @@ def is_sealed(answer: Answer, worker: str, key: str) -> bool:
 
 
 #: Left out of a letter where it says nothing: workers of earlier versions refuse unknown fields.
-_UNSAID = (("code", 0), ("lease", None), ("processes", 1))
+_UNSAID: dict[type, str] = {Call: "code", Inbox: "lease", Order: "processes"}
 
 
 def to_json(letter: Order | Inbox | Answers) -> str:
@@ -448,9 +443,11 @@ def to_json(letter: Order | Inbox | Answers) -> str:
 
 def _fields(part: Any) -> dict[str, Any]:
     """What is said of a part of a letter."""
-    said = vars(part)
-    unsaid = [key for key, empty in _UNSAID if said.get(key, said) == empty]
-    return {key: said[key] for key in said if key not in unsaid} if unsaid else said
+    said: dict[str, Any] = vars(part)
+    key = _UNSAID.get(type(part))
+    if key is None or said[key] != getattr(type(part), key):
+        return said
+    return {each: said[each] for each in said if each != key}
 
 
 def packed(letter: Order | Inbox | Answers) -> str:
@@ -567,10 +564,10 @@ def _object(value: Any) -> dict[str, Any]:
 def _answer(value: dict[str, Any]) -> Answer:
     frames = tuple(Frame(**_known(Frame, frame)) for frame in value.get("frames", ()))
     data, log = _blob(value["data"]), tuple(value["log"])
-    return checked(_made({**_known(Answer, value), "data": data, "log": log, "frames": frames}))
+    return checked(made({**_known(Answer, value), "data": data, "log": log, "frames": frames}))
 
 
-def _made(fields: dict[str, Any]) -> Answer:
+def made(fields: dict[str, Any]) -> Answer:
     """An answer of these. (The constructor of what is frozen takes ten times as long.)"""
     answer = object.__new__(Answer)
     vars(answer).update(fields)
@@ -579,6 +576,8 @@ def _made(fields: dict[str, Any]) -> Answer:
 
 def _known(kind: type[Any], value: dict[str, Any]) -> dict[str, Any]:
     """What this version knows of it."""
+    if value.keys() <= kind.__dataclass_fields__.keys():
+        return value
     return {name: value[name] for name in value.keys() & kind.__dataclass_fields__.keys()}
 
 

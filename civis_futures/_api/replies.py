@@ -77,9 +77,10 @@ def run(value: Any) -> Run:
 
 
 def job_row(value: Any) -> JobRow:
-    """A row of a list of jobs or scripts."""
-    last = value["lastRun"]
-    return JobRow(identity(value), str(value["name"]), None if last is None else run(last))
+    """A row of a list of jobs or scripts. Outputs are taken out: each is told once."""
+    last, outputs = value["lastRun"], value.pop("outputs", ())
+    told = tuple(map(output, outputs))
+    return JobRow(identity(value), str(value["name"]), None if last is None else run(last), told)
 
 
 def output(value: Any) -> Output:

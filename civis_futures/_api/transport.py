@@ -54,6 +54,8 @@ _DOWNLOAD_SECONDS, _SLOWEST = 60.0, 1000
 HOLD_HEADER = "Civis-Local-Hold"
 #: How a change says for whom it is news: who waits by another name is not told of it at once.
 FOR_HEADER = "Civis-Local-For"
+#: How it says which output is the newest, and is asked for those that are newer than that was.
+SINCE_HEADER = "Civis-Local-Outputs"
 
 
 class LongPoll:
@@ -79,14 +81,16 @@ class LongPoll:
     ) -> httpx.Response:
         """The answer by `send(request, once)`; the one before again if it still is the same."""
         wait, last, cut = min(self.seconds, self.offered), self._last, False
+        if last is not None and SINCE_HEADER in last.headers:
+            request.headers[SINCE_HEADER] = last.headers[SINCE_HEADER]
         if wait > 0 and last is not None:
-            more = {"If-None-Match": last.headers.get("ETag", ""), HOLD_HEADER: f"{wait:g}"}
+            more = {"If-None-Match": _tag(last), HOLD_HEADER: f"{wait:g}"}
             request.headers.update(more)
             began, response = time.monotonic(), None
             with contextlib.suppress(PlatformError):
                 response = send(request, True)
             if response is not None and (response.is_success or response.status_code == 304):
-                same = not response.is_success or response.content == last.content
+                same = not response.is_success or _tag(response) == _tag(last)
                 early = same and time.monotonic() - began < wait / 2
                 self._cuts = self._cuts + 1 if early else 0
                 return last if same else self._note(response)
@@ -99,11 +103,21 @@ class LongPoll:
 
     def _note(self, response: httpx.Response) -> httpx.Response:
         self._last, self._offered = None, 0.0
-        if response.is_success:
+        if response.is_success and is_json(response):
             with contextlib.suppress(ValueError):
                 self._offered = float(response.headers.get(HOLD_HEADER, "0"))
-                self._last = response
+                # Without its bytes: what came along with it is in memory no longer than it is used.
+                self._last = httpx.Response(
+                    response.status_code,
+                    headers=response.headers,
+                    request=response.request,
+                    extensions=response.extensions,
+                )
         return response
+
+
+def _tag(response: httpx.Response) -> str:
+    return str(response.headers.get("ETag", ""))
 
 
 class _Checked(httpx.SyncByteStream):

@@ -33,6 +33,7 @@ from .alike import PLAIN, is_alike, is_plain
 from .bundles import CodeError
 from .generators import GENERATORS, Carried, SeededGenerator
 from .own import OwnModules, References
+from .plain import plain_call
 
 PROTOCOL = 5
 #: Buffers of at least this many bytes leave the pickle, to be uploaded once. Each costs a request
@@ -137,6 +138,8 @@ def call_payload(
     Raises:
         CallPicklingError: the function or an argument cannot be pickled.
     """
+    if (plain := plain_call(fn, args, kwargs, PROTOCOL, _wire.INLINE_LIMIT)) is not None:
+        return Payload(plain[0], modules=frozenset({plain[1]}))
     parts = partial(of_call, fn, args, kwargs)
     manner = Manner(shared_from, upstream=upstream)
     return payload(task, (fn, tuple(args), dict(kwargs)), contents, parts, manner)

@@ -22,10 +22,8 @@ from typing import Any
 
 from .._exceptions import UnmetDependency
 from .._files.contents import SentCall, Value
-from .._futures.future import ContainerFuture, number_of, value_in
+from .._futures.future import ContainerFuture, value_in
 from .._futures.waiting import Dependency
-from .._scheduling.events import Need
-from .._types import TaskId
 
 #: Futures of a pool, and those that have taken their places, with what stands for their results.
 Replaced = Mapping[ContainerFuture[Any], tuple[ContainerFuture[Any], Value]]
@@ -70,21 +68,6 @@ def check_owner(owner: object, after: Sequence[Dependency]) -> None:
 def needs_of(futures: Sequence[Any], after: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
     """What a call needs that has the results of these futures in it."""
     return (Dependency(futures), *after) if futures else after
-
-
-def scheduler_needs(sent: SentCall) -> tuple[Need, ...]:
-    """What a call needs, for the scheduler."""
-    values = bool(sent.needs) and bool(sent.values)
-    return tuple(
-        Need(
-            tuple(TaskId(number_of(future)) for future in need.futures),
-            need.all,
-            need.success,
-            need.failure,
-            values and not number,
-        )
-        for number, need in enumerate(sent.needs)
-    )
 
 
 def failed_before(future: ContainerFuture[Any]) -> list[ContainerFuture[Any]]:

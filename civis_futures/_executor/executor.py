@@ -33,13 +33,11 @@ from .._display.report import PoolReport, report_of
 from .._exceptions import BrokenContainerPool
 from .._files.contents import SharedData
 from .._futures.future import ContainerFuture
-from .._scheduling.events import Resized, ShutdownRequested, TerminateRequested
 from .._types import UNCHANGED, RetryOn, TaskState, given, whole
 from .options import After, PoolOptions
 from .views import ParallelFunction, WithOptions, parallel
 
 if TYPE_CHECKING:
-    from .._pool.manager import Manager
     from .map import MapOptions, MapResult
 
 T = TypeVar("T")
@@ -161,7 +159,7 @@ class ContainerPoolExecutor(Executor):
         self._manager, self._url, self._page = opened.manager, opened.url, opened.page
         self._intake = Intake(opened, options)
         # A forgotten executor finishes its work and goes; the manager does not hold it.
-        self._finalizer = weakref.finalize(self, _abandon, self._manager)
+        self._finalizer = weakref.finalize(self, self._intake.shut_down)
         self._finalizer.atexit = False  # the manager has a hook of its own, which waits
 
     @classmethod
@@ -417,9 +415,8 @@ class ContainerPoolExecutor(Executor):
             RuntimeError: this process is a fork of the one that made the executor.
         """
         most = whole("max_workers", max_workers)
-        self._intake.resize(most)
+        self._intake.scale(most)
         self._max_workers = most
-        self._manager.post(Resized(most))
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -433,7 +430,7 @@ class ContainerPoolExecutor(Executor):
         self._intake.close()
         if cancel_futures:
             self._cancel_waiting()
-        self._manager.post(ShutdownRequested())
+        self._intake.shut_down()
         if wait:
             self._manager.join()
 
@@ -485,7 +482,7 @@ class ContainerPoolExecutor(Executor):
     def _end_now(self, method: str) -> None:
         self._intake.close()
         self._cancel_waiting()
-        self._manager.post(TerminateRequested(BrokenContainerPool(f"{method} was called")))
+        self._intake.terminate(BrokenContainerPool(f"{method} was called"))
 
     def _cancel_waiting(self) -> None:
         for future in self._intake.pool_futures.futures():
@@ -571,8 +568,3 @@ class ContainerPoolExecutor(Executor):
     def __reduce__(self) -> NoReturn:
         """Executors hold threads and a key; neither travels."""
         raise TypeError(f"cannot pickle a {type(self).__name__}")
-
-
-def _abandon(manager: Manager) -> None:
-    """The executor is gone without a shutdown."""
-    manager.post(ShutdownRequested())

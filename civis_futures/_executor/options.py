@@ -27,12 +27,12 @@ from .._container.container import (
 )
 from .._futures.future import ContainerFuture
 from .._futures.waiting import Dependency
-from .._scheduling.state import Policy
 from .._sessions.registry import checked_name
 from .._types import ANY_RESOURCES, Resources, RetryOn, Terms, make_plain, number, whole
 
 if TYPE_CHECKING:
     from .._data.own import Include
+    from .._scheduling.state import Policy
 
 After = Dependency | ContainerFuture[Any] | Iterable[ContainerFuture[Any]] | None
 #: Up to so many workers read one inbox: what it has for each of them must be worth a request.
@@ -353,6 +353,8 @@ class PoolOptions:
     @property
     def policy(self) -> Policy:
         """What the scheduler goes by; times in seconds."""
+        from .._scheduling.state import Policy
+
         return Policy(
             self._workers,
             self.max_tasks_per_worker,

@@ -26,10 +26,20 @@ from .._display.forecast import Forecast, PoolSize
 from .._display.panels import TaskSummary
 from .._exceptions import CallPicklingError, SessionMismatchError
 from .._files.contents import SentCall, SharedData, Value
-from .._futures.future import ContainerFuture, Timings, View, value_in
+from .._futures.future import ContainerFuture, Timings, View, number_of, value_in
 from .._futures.tables import EndedTasks, PoolFutures
 from .._pacing import default_pacing, present
-from .._scheduling.events import CancelRequested, Claimed, FoundTask, NotSent, Submitted
+from .._scheduling.events import (
+    CancelRequested,
+    Claimed,
+    FoundTask,
+    Need,
+    NotSent,
+    Resized,
+    ShutdownRequested,
+    Submitted,
+    TerminateRequested,
+)
 from .._types import ANY_RESOURCES, PLAIN_TERMS, Resources, TaskId, Terms, seconds, whole
 from .dependencies import (
     Replaced,
@@ -37,7 +47,6 @@ from .dependencies import (
     failed_before,
     needs_of,
     replaced,
-    scheduler_needs,
     sent_of,
     taken_apart,
     upstream,
@@ -93,9 +102,22 @@ class Intake:
         self._check_process()
         self._inline = replace(self._policy, max_workers=max_workers).inline_bytes
 
+    def scale(self, max_workers: int) -> None:
+        """So many calls may run at once from now on."""
+        self.resize(max_workers)
+        self._manager.post(Resized(max_workers))
+
     def close(self) -> None:
         """Take no more."""
         self.closed = True
+
+    def shut_down(self) -> None:
+        """End the pool when all is done."""
+        self._manager.post(ShutdownRequested())
+
+    def terminate(self, reason: Exception) -> None:
+        """End the pool now, and all that it does."""
+        self._manager.post(TerminateRequested(reason))
 
     def submit(
         self,
@@ -314,7 +336,7 @@ class Intake:
         """Give it to the manager; `size` as of `Submitted`."""
         future._sent, sent.timeout, sent.retry_on = sent, options.timeout, options.wants_retry
         terms = self._terms_of(options)
-        needs, data = scheduler_needs(sent) if sent.needs else (), 0
+        needs, data = _scheduler_needs(sent) if sent.needs else (), 0
         if sent.data is not None and needs and needs[0].values:
             data = len(sent.data)
         upload = sent.blob is None and not 0 < data <= self._inline
@@ -470,6 +492,21 @@ def _levels_up() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(ours):
         level, frame = level + 1, frame.f_back
     return level + 1
+
+
+def _scheduler_needs(sent: SentCall) -> tuple[Need, ...]:
+    """What a call needs, for the scheduler."""
+    values = bool(sent.needs) and bool(sent.values)
+    return tuple(
+        Need(
+            tuple(TaskId(number_of(future)) for future in need.futures),
+            need.all,
+            need.success,
+            need.failure,
+            values and not number,
+        )
+        for number, need in enumerate(sent.needs)
+    )
 
 
 def checked_seed(seed: Any) -> int | None:

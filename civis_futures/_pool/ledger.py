@@ -143,9 +143,10 @@ class Ledger:
             self.take_back(task)
             self.holder[task] = worker
             self.held[worker].tasks[task] = None
-            self._show(task, worker=int(worker), note="")
-            if worker_run is not None:
-                self._arrive(task, worker_run)
+            if worker_run is None:
+                self._show(task, worker=int(worker), note="")
+            else:
+                self._arrive(task, worker_run, worker=int(worker), note="")
         self._show_first(worker)
 
     def processes(self, worker: WorkerId) -> int:
@@ -207,12 +208,17 @@ class Ledger:
     # --- the end of a call, and of a task ------------------------------------------------------
 
     def attempted(
-        self, task: TaskId, worker: WorkerId | None, cause: _wire.Answer | e.Verdict, reason: str
+        self,
+        task: TaskId,
+        worker: WorkerId | None,
+        cause: _wire.Answer | e.Verdict,
+        reason: str,
+        **more: Any,
     ) -> None:
-        """An attempt at a task has ended like this."""
+        """An attempt at a task has ended like this; and what `more` there is to show."""
         future = self.futures.get(task)
         if future is None or worker is None:
-            return
+            return self._show(task, **more)
         view = view_of(future)
         place = (int(worker), view.job_id, view.run_id, view.job_url)
         if isinstance(cause, _wire.Answer):
@@ -235,7 +241,7 @@ class Ledger:
                 peak_memory=cause.peak_memory,
                 reason=reason,
             )
-        self._show(task, attempts=(*view.attempts, attempt))
+        return show(future, attempts=(*view.attempts, attempt), **more)
 
     def again(self, command: e.Again) -> None:
         """The task waits again."""
@@ -276,8 +282,7 @@ class Ledger:
             answer.unpickling,
             answer.upload,
         )
-        self._show(command.task, timings=timings)
-        self.attempted(command.task, command.worker, answer, reason_of(answer))
+        self.attempted(command.task, command.worker, answer, reason_of(answer), timings=timings)
         if answer.kind == _wire.RETURNED:
             item.shrink()
         elif all(each.came is not None for each in item.values):
@@ -332,17 +337,18 @@ class Ledger:
 
     # --- what futures show ---------------------------------------------------------------------
 
-    def _arrive(self, task: TaskId, worker_run: WorkerRun) -> None:
+    def _arrive(self, task: TaskId, worker_run: WorkerRun, **more: Any) -> None:
         """The task is held by this worker, which has a run."""
         future = self.futures.get(task)
         if future is not None:
-            self._show(
-                task,
+            show(
+                future,
                 job_id=worker_run.job.id,
                 run_id=worker_run.run_id,
                 job_url=self.job_url(worker_run.job),
                 state=TaskState.QUEUED,
-                timings=replace(future.timings, queued=present()),
+                timings=Timings(future.timings.submitted, present()),
+                **more,
             )
 
     def _show_first(self, worker: WorkerId) -> None:

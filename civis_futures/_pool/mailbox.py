@@ -327,7 +327,9 @@ class Mailbox:
                 asked_directly=worker_run.worker in direct,
             )
             if reading is not e.Reading.NEVER and (at_end or (due and state is RunState.RUNNING)):
-                report, worker_run = self._read(replace(report, read=True), worker_run)
+                # Of a run that is over, nothing may be missing: then they are asked for.
+                told = () if at_end or row is None else row.outputs
+                report, worker_run = self._read(replace(report, read=True), worker_run, told)
                 if (
                     worker_run.read < (letters_posted or 0) and not at_end
                 ):  # posted, and not listed (yet)
@@ -459,9 +461,13 @@ class Mailbox:
             found[worker_run.worker] = row
         return news
 
-    def _read(self, report: e.Report, worker_run: WorkerRun) -> tuple[e.Report, WorkerRun]:
-        """The answers that a worker has posted since the last time, oldest first."""
-        found: dict[int, _wire.Answers | None] = {}
+    def _read(
+        self, report: e.Report, worker_run: WorkerRun, told: Sequence[Output] = ()
+    ) -> tuple[e.Report, WorkerRun]:
+        """The answers that a worker has posted since the last time, oldest first. Some outputs may
+        have been `told` already.
+        """
+        found = _numbered(told, worker_run.token, worker_run.read, self._key)
         page, more = 0, True
         # Each output comes with its value, so the known ones would be sent again and again.
         limit = min(max((report.letters_posted or 0) - worker_run.read, 0) + 5, MOST_OUTPUTS)

@@ -91,6 +91,8 @@ class Policy:
 class TaskPhase(Enum):
     """Where a task is."""
 
+    __hash__ = object.__hash__  # tasks are counted by it, and that of an enum is slow
+
     WAITING = auto()  # for other tasks
     UPLOADING = auto()
     READY = auto()

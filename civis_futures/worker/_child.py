@@ -90,6 +90,7 @@ class Child:
         self._tail = Tail()
         self._streams = (Stream("stdout", 1, self._tail), Stream("stderr", 2, self._tail))
         self._pid = os.getpid()
+        self._peak = Peak()
         self._script = Script(partial(as_file, folder))
 
     def serve(self, initializer: Payload | None) -> None:
@@ -145,7 +146,7 @@ class Child:
 
     def _perform(self, header: Header, body: bytes) -> tuple[Header, bytes | None]:
         """Run one call: what is to be said of it, and the pickled outcome."""
-        _forget_peak()
+        self._peak.forget()
         started = _time()
         try:
             _use(header.get("modules", []))
@@ -542,16 +543,31 @@ def peak_mb(usage: resource.struct_rusage) -> float:
     return usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def _forget_peak() -> None:
-    """From now on the peak is that of the call that begins, and not of any before it. (Where the
-    kernel cannot forget, which Linux can, it is still the peak of the process.)
+class Peak:
+    """The peak of this process's memory: that of the call that runs, and not of any before it.
+    (Where the kernel cannot forget, which Linux can, it is still the peak of the process.)
     """
-    with contextlib.suppress(OSError):
-        target = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+
+    def __init__(self) -> None:
+        self._target = -1  # is kept open: to open it takes five times as long as to write
+
+    def forget(self) -> None:
+        """From now on it is that of the call that begins."""
         try:
-            os.write(target, b"5")  # proc(5): the peak resident set size
-        finally:
-            os.close(target)
+            if self._target < 0:
+                self._target = _high("/proc/self/clear_refs")
+            os.write(self._target, b"5")  # proc(5): the peak resident set size
+        except OSError:  # user code has closed it, or there is none
+            self._target = -1
+
+
+def _high(path: str) -> int:
+    """A descriptor of a file to write to, out of the way of user code."""
+    low = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        return high_copy(low)
+    finally:
+        os.close(low)
 
 
 def _own_peak_mb() -> float:

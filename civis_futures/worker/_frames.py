@@ -69,7 +69,7 @@ class Frames:
         end = body_at + int.from_bytes(sizes[_HEADER:], "big")
         if len(self._bytes) < end:
             return None
-        header = json.loads(bytes(self._bytes[text_at:body_at]))
+        header = json.loads(str(self._bytes[text_at:body_at], "ascii"))
         body = bytes(self._bytes[body_at:end])
         del self._bytes[:end]
         return header, body

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
+def go_on_line(task: str, process: int) -> str:
+    """What is printed where a task goes on to print, if it is at one: a `_wire.GO_ON_LINE`."""
+    return f"civis_futures: {f'task {task}' if task else f'process {process}'} goes on"
+
+
 class Lines:
     """The worker's end: pipes for this many processes, and a process that reads them. `in_child` is
     called in there, to close what is the worker's.
@@ -104,7 +109,7 @@ class Log:
     def say(self, source: Source, lines: list[bytes], *, marked: bool = False) -> None:
         """Write lines of this one; `marked` if the first says whose they are."""
         if self._last is not source and not marked:
-            lines = [_wire.go_on_line(source.task, source.process).encode(), *lines]
+            lines = [go_on_line(source.task, source.process).encode(), *lines]
             marked = True
         if marked and self._last is not None:  # as the worker begins where there is only one
             lines = [b"", *lines]

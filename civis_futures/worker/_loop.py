@@ -409,20 +409,20 @@ class WorkerLoop:
     ) -> FetchedCall:
         """`code`: how many of the buffers, the last ones, are zips with modules."""
         try:
-            fetched = FetchedCall(path=os.path.join(self._folder, name))
+            fetched = FetchedCall()
             paths = self._buffers.hold(name, buffers)
             fetched.buffers = paths[: len(paths) - code]
             if code:
                 from ._code import unpacked  # most workers have none
 
                 fetched.code = {blob.sha256 for blob in buffers[-code:]}
-                folder = os.path.join(self._folder, _wire.code_folder(fetched.code))
-                fetched.modules = [folder]
-                unpacked(paths[-code:], folder)
+                fetched.modules = [os.path.join(self._folder, _wire.code_folder(fetched.code))]
+                unpacked(paths[-code:], fetched.modules[0])
             if blob.file_id is None:
-                fetched.body, fetched.path = blob.inline_data(), None
+                fetched.body = blob.inline_data()
             else:
-                self._platform.download(blob.file_id, str(fetched.path), blob)
+                fetched.path = os.path.join(self._folder, name)
+                self._platform.download(blob.file_id, fetched.path, blob)
             return fetched
         except UnreachableError:
             raise
@@ -444,7 +444,7 @@ class WorkerLoop:
         """Take in what the child of a call says within `patience` seconds; or its end."""
         assert slot.process is not None
         try:
-            heard = frame = slot.process.receive(patience)
+            heard = frame = slot.process.receive(patience, len(slot.calls) - 1)
             while frame is not None:
                 self._hear(slot, *frame)
                 frame = slot.process.next_frame() if slot.calls and slot.process else None

@@ -110,7 +110,8 @@ class Outbox:
             return answer
         self._size -= data.size
         if data.size <= _wire.INLINE_LIMIT:
-            answer = replace(answer, data=_wire.Blob.of(b"".join(data.pieces(0, data.size))))
+            blob = _wire.Blob.of(b"".join(data.pieces(0, data.size)))
+            answer = _wire.made({**vars(answer), "data": blob})
         else:
             answer = self._uploaded(answer, data)
         data.close()
@@ -137,7 +138,7 @@ class Outbox:
             self._send(batch[half:])
             return
         try:
-            self._output(text)
+            told = self._output(text)
         except RefusedError as error:
             if error.status not in _UNFIT:
                 raise
@@ -147,16 +148,19 @@ class Outbox:
                 return
             short = _without_what_it_says(batch[0], error)
             short = _wire.sealed(short, self._worker, self._key)
-            self._output(_wire.answers_text(_wire.Answers(self._worker, (short,))))
+            told = self._output(_wire.answers_text(_wire.Answers(self._worker, (short,))))
         self._posted += 1
         self._urgent = False
         self._last = time.monotonic()
         del self._waiting[: len(batch)]
-        self.tell()
+        if not told:
+            self.tell()
 
-    def _output(self, text: str) -> None:
+    def _output(self, text: str) -> bool:
+        """Post a letter; whether the script's name says so already."""
         name = _wire.answers_name(self._worker, self._posted)
-        self._platform.post_output(name, text)
+        script = self._name and _wire.counted(self._name, self._posted + 1)
+        return self._platform.post_output(name, text, script)
 
     def tell(self) -> None:
         """Say in the name of the script how many letters there are."""

@@ -94,7 +94,7 @@ class Surroundings:
             gc.enable()
         for name, before in self._searched.items():
             now = getattr(sys, name)
-            if missing := [each for each in before if each not in now]:
+            if now != before and (missing := [each for each in before if each not in now]):
                 now += missing
                 sys.path_importer_cache.clear()  # which has noted that nobody reads these
         filters: Any = getattr(sys.modules.get("warnings"), "filters", [])

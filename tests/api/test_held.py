@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from civis_futures import PlatformError
-from civis_futures._api.transport import HOLD_HEADER, LongPoll
+from civis_futures._api.transport import HOLD_HEADER, SINCE_HEADER, LongPoll, is_json
 
 LONG = 3600.0
 
@@ -38,7 +38,8 @@ def ask(poll, platform, seconds=LONG):
     request = httpx.Request("GET", "http://x/scripts", extensions={"timeout": {"read": 5}})
     response = poll.send(request, platform)
     assert response.request.extensions["timeout"] == {"read": 5}
-    return response.json()
+    assert is_json(response)
+    return response.extensions["value"]
 
 
 def test_it_is_held_once_it_was_offered_and_news_come_with_it():
@@ -85,3 +86,21 @@ def test_an_outage_is_no_cut():
         platform.version += 1
     ask(poll, platform)
     assert poll.offered == 20.0
+
+
+def test_what_comes_along_is_told_once_and_asked_for_since_the_last_time():
+    """Whatever it is, it is not in memory until there is other news."""
+    asked, poll = [], LongPoll()
+
+    def platform(request, once):
+        asked.append(request.headers.get(SINCE_HEADER))
+        tag = f'W/"{len(asked)}"'
+        headers = {"ETag": tag, HOLD_HEADER: "20", SINCE_HEADER: f"{len(asked)}"}
+        if len(asked) > 2:
+            return httpx.Response(304, request=request)
+        return httpx.Response(200, json=[{"outputs": ["x"]}], headers=headers, request=request)
+
+    told = [ask(poll, platform)[0].pop("outputs", None) for _ in range(3)]
+    assert told == [["x"], ["x"], None]
+    assert asked == [None, "1", "2"]
+    assert not poll._last.content

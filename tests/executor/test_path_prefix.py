@@ -36,6 +36,8 @@ def test_containers_go_where_their_environment_says(platform, told):
             futures = [executor.submit(bytes.__add__, data, data) for _ in range(2)]
             assert [future.result(60) for future in futures] == [data + data] * 2
             assert futures[0].job_url.startswith(gateway.url + "/")
-        # Only workers post outputs, and theirs were posted somewhere.
-        posted = [path for method, path in gateway.seen if method == "POST" and "/runs/" in path]
-        assert bool(posted) is not told
+        # Only workers read the inbox, and theirs was read somewhere.
+        read = [
+            path for method, path in gateway.seen if method == "GET" and "/json_values/" in path
+        ]
+        assert bool(read) is not told

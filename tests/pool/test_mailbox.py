@@ -18,6 +18,7 @@ from civis_futures._pool.mailbox import Mailbox, WorkerRun
 from civis_futures._pool.verdict import part_of, reached
 from civis_futures._scheduling import events as e
 from civis_futures._types import Job, JobRow, LogLine, Output, Run, RunState, TaskId, WorkerId
+from civis_futures.worker._lines import go_on_line
 
 LOST = PlatformError("no answer", method="POST", sent=True)
 REFUSED = PlatformError("no", method="POST", status=400)
@@ -370,6 +371,25 @@ def test_answers_that_are_told_of_and_not_listed_leave_the_look_incomplete(liste
     assert after.read < 2
 
 
+def test_answers_that_come_with_the_look_are_not_asked_for():
+    told = replace(row(1), name=_wire.counted("w", 2), outputs=(letter(0, 4), letter(1, 5)))
+    stub = Stub(get_row=[told])
+    (report,), (after,), _ = look(stub, worker_run(1))
+    assert [answer.task for answer in report.answers] == [4, 5]
+    assert (after.read, report.complete, stub.count("list_outputs")) == (2, True, 0)
+
+
+@pytest.mark.parametrize("state", [RUNNING, RunState.SUCCEEDED])
+def test_those_that_may_not_be_all_are(state):
+    """There is a gap, or the run is over and there may be more."""
+    come = 1 if state is RUNNING else 0
+    told = replace(row(1, state), name=_wire.counted("w", 2), outputs=(letter(come, 5),))
+    stub = Stub(get_row=[told], list_outputs=[([letter(1, 5), letter(0, 4)], False)])
+    (report,), (after,), _ = look(stub, worker_run(1))
+    assert [answer.task for answer in report.answers] == [4, 5]
+    assert (after.read, stub.count("list_outputs")) == (2, 1)
+
+
 def test_answers_over_several_pages():
     pages = [([letter(n, n)], n > 0) for n in (3, 2, 1, 0)]
     assert read([], pages=pages) == ([0, 1, 2, 3], 4, 4)
@@ -490,7 +510,7 @@ def test_of_each_process_the_last_call_that_began_is_the_one_that_it_was_at():
 
 def test_the_part_of_a_call_where_several_print():
     said = [_wire.begin_line(0, 1, 1), "a", "", _wire.begin_line(1, 1, 2), "b", ""]
-    said += [_wire.go_on_line("0", 1), "c", "", "", _wire.go_on_line("", 3), "d"]
+    said += [go_on_line("0", 1), "c", "", "", go_on_line("", 3), "d"]
     assert part_of(said, (TaskId(0), 1)) == ["a", "c", ""]
     assert part_of(said, (TaskId(1), 1)) == ["b"]
 

@@ -52,6 +52,7 @@ class Stub:
         self.waiting_for = set()  # by which names they waited
         # What becomes of them: None, a fault, or "early" or "swallowed": an answer without news.
         self.cut = None
+        self.at_once = False  # whether it makes outputs of JSON values if it is asked to
         self.hang_up = False  # set: hang up one that is being held
         self.expired = set()  # links that answer 403
         self.problems = []  # what a worker must never do
@@ -189,7 +190,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.reply(400, {"error": "bad_request"})
             number = stub.put_value(json.loads(body["valueStr"]))
             stub.value_names[number] = body["name"]
-            return self.reply(201, {"id": number, "name": body["name"], "value": None})
+            said = self.at_once(number) if stub.at_once else {}
+            return self.reply(201, {"id": number, "name": body["name"], "value": None}, said)
         if method == "GET" and parts[0] == "json_values":
             return self.value(int(parts[1]))
         if (method, path) == ("POST", RUN + "/outputs"):
@@ -211,6 +213,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if method == "POST" and parts[0] == "files":
             return self.new_file(parts, body)
         return self.reply(404, {"error": "not_found"})
+
+    def at_once(self, number):
+        """Do what follows, too, as a platform of ours does if it is asked to."""
+        stub, run = self.server.stub, self.headers.get("Civis-Local-Output")
+        if run is None:
+            return {}
+        with stub.lock:
+            stub.outputs.append(number)
+        if (name := self.headers.get("Civis-Local-Name")) is not None:
+            stub.names.append(urllib.parse.unquote(name))
+        return {"Civis-Local-Output": run}
 
     def value(self, number):
         stub, known = self.server.stub, self.headers.get("If-None-Match")

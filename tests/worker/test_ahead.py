@@ -179,6 +179,42 @@ def test_a_child_takes_no_permit_between_two_that_are_taken_back(tmp_path):
     subprocess.run([sys.executable, "-c", TAKEN_BACK, str(tmp_path)], check=True, timeout=60)
 
 
+HEARD = """
+import os, pickle, sys, time
+from civis_futures.worker._pacing import WorkerPacing
+from civis_futures.worker._process import Children, DiedError, Process
+reads = answers = 0
+class Counted(Process):
+    def _read(self, timeout):
+        global reads
+        reads += 1
+        return super()._read(timeout)
+process = Counted(sys.argv[1], None, (), WorkerPacing(), Children())
+process.start(lambda: None)
+naps = [pickle.dumps((time.sleep, (0.01,), {}))] * 30
+naps.append(pickle.dumps((os._exit, (3,), {})))
+header = {"name": "x", "path": None, "buffers": []}
+process.send(header, naps[0])
+for nap in naps[1:]:
+    assert process.send_ahead(header, nap)
+process.permit()
+try:
+    while True:
+        answers += process.receive(60, len(naps) - answers - 1) is not None
+except DiedError:
+    print(answers, reads)
+"""
+
+
+def test_a_child_is_not_heard_after_each_of_its_answers(tmp_path):
+    """To be woken for each answer of short calls takes more than these do. Its end wakes us."""
+    command = [sys.executable, "-c", HEARD, str(tmp_path)]
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True)
+    answers, reads = map(int, done.stdout.split())
+    assert answers == 30
+    assert reads < 22  # of the last few calls, each is heard
+
+
 def test_a_damaged_answer_costs_its_own_call_and_no_other(stub, start, calls, marks, tmp_path):
     """Although its child has gone on, and although others were read together with it."""
 
@@ -240,7 +276,7 @@ def test_what_has_ended_is_answered_at_a_term(stub, start, calls, marks, tmp_pat
 
 def test_a_term_while_a_call_is_being_ended(stub, start, calls, put_inbox, marks, tmp_path):
     """Its pipes are closed by then: the others' answers are posted all the same."""
-    path, inbox = tmp_path / "told", put_inbox()
+    ready, path, inbox = tmp_path / "ready", tmp_path / "told", put_inbox()
 
     def linger():
         def end(*_):
@@ -250,11 +286,12 @@ def test_a_term_while_a_call_is_being_ended(stub, start, calls, put_inbox, marks
             raise SystemExit
 
         signal.signal(signal.SIGTERM, end)
+        ready.touch()
         time.sleep(3600)
 
     specs = calls(*marks(1), linger, *marks(3))
     worker = start(specs, inbox=inbox.id, poll=0.05, pacing={"child_term": 3600.0})
-    stub.until(lambda: b"task 2 begins" in worker.out())
+    stub.until(ready.exists)
     inbox.write(specs, ended=[(2, 1)])
     stub.until(path.exists)
     worker.term()

@@ -94,3 +94,29 @@ def test_a_term_ends_it(stub, idle):
     stub.until(lambda: stub.held)
     worker.term()
     worker.end(code=143)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "one by one"])
+def test_answers_are_posted_in_one_request_if_that_works(stub, idle, calls, inbox, at_once):
+    """Where requests are held. An answer that does not say that all is done is followed by the
+    other requests, as ever: somebody in between may have taken away what was asked.
+    """
+    stub.at_once = at_once
+    worker = idle(lease=4 * 3600.0, name="w\u00f6rker, 1")
+    stub.until(lambda: stub.held)
+    before = {way: stub.count(*way) for way in (("POST", "/"), ("PATCH", "/"))}
+    inbox.write(calls(os.getpid, os.getpid), stop=True)
+    stub.until_answered(2)
+    worker.end()
+    assert stub.names[-1] == "w\u00f6rker, 1 #2"
+    asked = [stub.count(*way) - number for way, number in before.items()]
+    assert asked == ([1, 0] if at_once else [2, 1])
+
+
+def test_where_nothing_is_held_nothing_is_asked_to_be_done_at_once(stub, idle, calls, inbox):
+    stub.at_once = True
+    worker = idle(hold=0.0, poll=0.05)
+    inbox.write(calls(os.getpid, os.getpid), stop=True)
+    worker.end()
+    assert stub.count("POST", "/json_values") == 2
+    assert stub.count("POST", "/scripts/containers/11/runs/22/outputs") == 2

@@ -127,7 +127,8 @@ def test_a_lease_ends_all(stub, start, calls, put_inbox, tmp_path):
     specs = [(meet_and_wait, str(tmp_path / "here"), str(n), 2) for n in range(2)]
     inbox = put_inbox()
     worker = start(calls(*specs), processes=2, inbox=inbox.id, lease=1.0, poll=0.1)
-    stub.until(lambda: len(os.listdir(tmp_path / "here")) == 2)
+    here = tmp_path / "here"
+    stub.until(lambda: sum(bool(each.read_text()) for each in here.iterdir()) == 2)
     pids = [int((tmp_path / "here" / str(n)).read_text()) for n in range(2)]
     worker.end()
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)

@@ -8,6 +8,7 @@ of them ever interleave. Which request goes where is data: the templates are the
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import email.utils
 import hashlib
@@ -20,7 +21,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -46,6 +47,12 @@ HOLD_HEADER = "Civis-Local-Hold"
 #: For whom a change is news: names, with commas between. A request that is held and has such a name
 #: waits for changes that are for it, or for everybody.
 FOR_HEADER = "Civis-Local-For"
+#: How a JSON value becomes an output at once (job/run), and a script gets another name with that
+#: (percent-encoded). An answer that has the first one says so.
+OUTPUT_HEADER, NAME_HEADER = "Civis-Local-Output", "Civis-Local-Name"
+#: Which output was the newest at an answer. A request that says so is answered with the newer ones,
+#: too, of the runs that it shows.
+SINCE_HEADER = "Civis-Local-Outputs"
 PAGED = ("scripts", "custom", "jobs", "runs", "outputs")  # how the paths of lists end
 Endpoint = Callable[[Platform, ApiRequest], Reply | Awaitable[Reply]]
 
@@ -232,6 +239,7 @@ async def _answer_api(platform: Platform, recorder: Recorder, request: Request, 
         return
     if exchange.fault is None:
         recorder.exchange(request, exchange.body, response)
+        response = exchange.with_outputs(body, response)
     app, status = await breakage.on_the_way_out(exchange.fault, exchange.instead or response)
     platform.journal.add(exchange.entry(status))
     await app(request.scope, request.receive, send)
@@ -313,8 +321,14 @@ class _Exchange:
         names = _names(self.request.headers.get(FOR_HEADER, ""))
         with self.platform.news.only_for(names if self.route.method == "PATCH" else ()):
             reply = await _perform(self.platform, self.route, asked)
+        if (self.route.method, self.route.template) == ("POST", "/json_values"):
+            self._make_output(asked, reply)
         hold = self._hold()
-        return reply if hold is None else await self._until_news(asked, reply, *hold)
+        if hold is not None:
+            reply = await self._until_news(asked, reply, *hold)
+        if HOLD_HEADER in self.headers and "runs" in self.route.news and self._extends:
+            self.headers[SINCE_HEADER] = f"{lists.newest_output(self.platform)}"
+        return reply
 
     def _hold(self) -> tuple[str, float] | None:
         """Offer to hold such a request; return the answer that is known, and the seconds, if that
@@ -331,6 +345,45 @@ class _Exchange:
         except ValueError:
             return None
         return (known, min(seconds, most)) if known and seconds > 0 else None
+
+    def _make_output(self, asked: ApiRequest, value: Reply) -> None:
+        """Make an output of the JSON value that was made, and rename its script, if that was asked
+        for; all or nothing. Where requests are made to fail, each is made by itself.
+        """
+        job, _, run = self.request.headers.get(OUTPUT_HEADER, "").partition("/")
+        if not (self._extends and job.isdecimal() and run.isdecimal()):
+            return
+        name = unquote(self.request.headers.get(NAME_HEADER, ""))
+        request = dataclasses.replace(
+            asked,
+            template="/scripts/containers/{id}/runs/{run_id}/outputs",
+            ids={"id": int(job), "run_id": int(run)},
+            body={"objectType": "JSONValue", "objectId": value.body["id"]},
+        )
+        with contextlib.suppress(ApiError), self.platform.store.transaction():
+            runs.post_output(self.platform, request)
+            if name:
+                scripts.rename(self.platform, int(job), name)
+            self.headers[OUTPUT_HEADER] = f"{job}/{run}"
+
+    @property
+    def _extends(self) -> bool:
+        """Whether one request may do what is several."""
+        platform = self.platform
+        return bool(platform.settings.holds) and not platform.rules.of_requests
+
+    def with_outputs(self, reply: Reply | ApiError, response: Response) -> Response:
+        """Return the answer with the outputs that there are since another one, if that was asked
+        for. For its tag they do not count: what is waited for is news of the scripts.
+        """
+        since = self.request.headers.get(SINCE_HEADER, "")
+        if SINCE_HEADER not in self.headers or not since.isdecimal() or response.status_code != 200:
+            return response
+        assert isinstance(reply, Reply)
+        if not lists.add_outputs(self.platform, reply.body, int(since)):
+            return response
+        kept = {**reply.headers, "ETag": response.headers["ETag"]}
+        return _encode(Reply(200, reply.body, kept), self.headers)
 
     async def _until_news(self, asked: ApiRequest, reply: Reply, known: str, wait: float) -> Reply:
         """Answer as soon as there is another answer than the one that is known, or that there is
@@ -451,7 +504,7 @@ def _encode(answer: Reply | ApiError, more: Mapping[str, str] | None = None) -> 
     if content is not None:
         headers["Content-Type"] = "application/json; charset=utf-8"
         if answer.status < 300:
-            headers["ETag"] = _tag(content)
+            headers.setdefault("ETag", _tag(content))
     elif answer.status not in (204, 304):
         headers["Content-Type"] = "text/plain; charset=utf-8"
     return Response(content or b"", answer.status, headers)

@@ -309,9 +309,9 @@ def children(platform: Platform, key: int, above: frozenset[int]) -> list[dict[s
     return [nested_job(platform, row, above) for row in rows if row["id"] not in above]
 
 
-def json_value(row: Row) -> dict[str, Any]:
-    """Return a JSONValue."""
-    return {"id": row["id"], "name": row["name"], "value": json.loads(row["value"])}
+def json_value(row: Row) -> bytes:
+    """Return a JSONValue as text: to decode and encode what it holds takes longer than all else."""
+    return f'{{"id":{row["id"]},"name":{json.dumps(row["name"])},"value":{row["value"]}}}'.encode()
 
 
 def output(platform: Platform, row: Row) -> dict[str, Any]:

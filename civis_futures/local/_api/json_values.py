@@ -40,12 +40,12 @@ def create_json_value(platform: Platform, request: ApiRequest) -> Reply:
     given = read(tables.NEW_JSON_VALUE, request.body)
     value = _checked(given["valueStr"])
     key = platform.store.insert("json_values", name=given.get("name"), value=value)
-    return Reply(201, documents.json_value(_value_row(platform, key)))
+    return Reply(201, {"id": key}, raw=documents.json_value(_value_row(platform, key)))
 
 
 def get_json_value(platform: Platform, request: ApiRequest) -> Reply:
     """GET /json_values/{id}."""
-    return Reply(200, documents.json_value(_value_row(platform, request.id())))
+    return Reply(200, raw=documents.json_value(_value_row(platform, request.id())))
 
 
 def patch_json_value(platform: Platform, request: ApiRequest) -> Reply:
@@ -56,4 +56,4 @@ def patch_json_value(platform: Platform, request: ApiRequest) -> Reply:
         platform.store.update("json_values", row["id"], value=_checked(given["valueStr"]))
     if "name" in given:
         platform.store.update("json_values", row["id"], name=given["name"])
-    return Reply(200, documents.json_value(_value_row(platform, row["id"])))
+    return Reply(200, raw=documents.json_value(_value_row(platform, row["id"])))

@@ -107,10 +107,13 @@ def paged(
     where = " AND ".join(f"({sql})" for sql, _ in conditions) or "1"
     values = [value for _, bound in conditions for value in bound]
     past = "" if request.as_of is None else as_of(request.as_of)
-    total = platform.store.count(f"{past}SELECT COUNT(*) FROM ({select}) WHERE {where}", *values)
     rows = platform.store.all(
         f"{past}SELECT * FROM ({select}) WHERE {where}{part.clause()}", *values
     )
+    total = len(rows)
+    if part.number > 1 or total >= part.limit:  # there may be more
+        counted = f"{past}SELECT COUNT(*) FROM ({select}) WHERE {where}"
+        total = platform.store.count(counted, *values)
     headers = part.headers(total, blank_when_unasked=blank_when_unasked)
     return Reply(200, [show(platform, row) for row in rows], headers)
 
@@ -241,6 +244,26 @@ def list_outputs(platform: Platform, request: ApiRequest) -> Reply:
     mine: list[Condition] = [("run_id = ?", [run["id"]])]
     select = "SELECT * FROM outputs"
     return paged(platform, request, select, mine, OUTPUTS, documents.output)
+
+
+def newest_output(platform: Platform) -> int:
+    """Return the id of the output that was made last."""
+    return platform.store.count("SELECT IFNULL(MAX(id), 0) FROM outputs")
+
+
+def add_outputs(platform: Platform, shown: Any, since: int) -> bool:
+    """Add to the scripts of a page, or to a single one, what their last runs have put out since the
+    output `since`: the oldest of that, not too much. Tell whether there was any.
+    """
+    rows = shown if isinstance(shown, list) else [shown]
+    runs = {row["lastRun"]["id"]: row for row in rows if row["lastRun"]}
+    sql = f"""SELECT * FROM outputs WHERE id > ? AND run_id IN ({", ".join("?" * len(runs))})
+        ORDER BY id LIMIT {OUTPUTS.most}"""
+    found = platform.store.all(sql, since, *runs)
+    for output in found:
+        row = runs[output["run_id"]]
+        row.setdefault("outputs", []).append(documents.output(platform, output))
+    return bool(found)
 
 
 def as_of(then: float) -> str:

@@ -163,6 +163,11 @@ def _add(
     return documents.job_row(platform, key)
 
 
+def rename(platform: Platform, key: int, name: str) -> None:
+    """Give a script another name, and nothing else."""
+    platform.store.update("scripts", key, name=name, updated_at=platform.now())
+
+
 def _change(
     platform: Platform, row: Row, table: Table, old: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Row:

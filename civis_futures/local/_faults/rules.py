@@ -84,6 +84,11 @@ class Rules:
         return any(rule.fault.says is not None and not rule.removed for rule in self._rules)
 
     @property
+    def of_requests(self) -> bool:
+        """Whether there are faults of requests."""
+        return any(not (rule.fault.of_runs or rule.removed) for rule in self._rules)
+
+    @property
     def ahead(self) -> float:
         """By how many seconds the platform's clock is ahead of the machine's."""
         return sum(rule.fault.seconds for rule in self._clocks())

@@ -21,6 +21,9 @@ from .meter import Sample, kill_seen, session_members
 from .place import Ending, Line
 
 LONGEST_LINE = 32_768  # characters; a longer one becomes several
+#: After a read of fewer bytes than this, a pipe is let alone for so many seconds: a run that prints
+#: a line now and then need not wake us for each. Who prints much is not kept waiting.
+FEW_BYTES, PAUSE = 4_096, 0.03
 
 
 class OutputPipe:
@@ -34,17 +37,28 @@ class OutputPipe:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
         os.set_blocking(descriptor, False)
-        asyncio.get_running_loop().add_reader(descriptor, self._ready)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(descriptor, self._ready)
 
     def _ready(self) -> None:
+        if 0 < self._read() < FEW_BYTES:
+            self._loop.remove_reader(self._descriptor)
+            self._loop.call_later(PAUSE, self._go_on)
+
+    def _go_on(self) -> None:
+        if self.open:
+            self._loop.add_reader(self._descriptor, self._ready)
+
+    def _read(self) -> int:
         try:
             data = os.read(self._descriptor, 65_536)
         except BlockingIOError:
-            return
+            return 0
         if data:
             self._cut(self._decoder.decode(data))
         else:
             self.close()
+        return len(data)
 
     def _cut(self, text: str) -> None:
         *whole, self._rest = (self._rest + text).split("\n")
@@ -68,13 +82,13 @@ class OutputPipe:
         for _ in range(16):
             if not self.open:
                 return
-            self._ready()
+            self._read()
 
     def close(self) -> None:
         """Stop listening; what is left is a line."""
         if self.open:
             self.open = False
-            asyncio.get_running_loop().remove_reader(self._descriptor)
+            self._loop.remove_reader(self._descriptor)
             rest = self._rest + self._decoder.decode(b"", final=True)
             if rest:
                 self._emit([rest])

@@ -9,6 +9,7 @@ import pytest
 
 HOLD, OFFER = "Civis-Local-Hold", "civis-local-hold"
 FOR = "Civis-Local-For"
+OUTPUT, NAME, SINCE = "Civis-Local-Output", "Civis-Local-Name", "Civis-Local-Outputs"
 #: Seconds; nobody waits as long: what ends such a request is news.
 LONG = 3600
 
@@ -169,3 +170,82 @@ def test_a_request_that_meets_a_fault_is_not_held(make, tools):
     path, tag = value(api)
     platform.faults.add(Fault.delay(0.01, "GET *", times=1))
     assert api("GET", path, **{"If-None-Match": tag, HOLD: "60"}).status == 200
+
+
+# --- several requests in one -------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(patient_api):
+    """The path of a script's run, which goes on; and what names both in a header."""
+    job = patient_api.create("sleep 60")
+    made = patient_api.ok("POST", f"/scripts/containers/{job}/runs")
+    path = f"/scripts/containers/{job}"
+    yield path, f"{path}/runs/{made['id']}", f"{job}/{made['id']}"
+    patient_api("DELETE", f"{path}/runs/{made['id']}")
+
+
+def put_out(api, run, name, **more):
+    return api("POST", "/json_values", {"name": name, "valueStr": "1"}, **{OUTPUT: run, **more})
+
+
+def test_a_value_becomes_an_output_and_its_script_has_a_name_that_says_so(patient_api, run):
+    api, (script, path, which) = patient_api, run
+    reply = put_out(api, which, "x", **{NAME: "na%C3%AFve #1"})
+    assert (reply.status, reply.headers[OUTPUT.lower()]) == (201, which)
+    assert [one["name"] for one in api.ok("GET", f"{path}/outputs")] == ["x"]
+    assert api.ok("GET", script)["name"] == "na\u00efve #1"
+    assert put_out(api, which, "y").status == 201
+    assert api.ok("GET", script)["name"] == "na\u00efve #1"
+
+
+@pytest.mark.parametrize("which", ["1/2", "x/y", "7", "/", ""])
+def test_what_cannot_be_put_out_is_a_value_all_the_same(patient_api, run, which):
+    reply = put_out(patient_api, which, "x", **{NAME: "new"})
+    assert reply.status == 201
+    assert OUTPUT.lower() not in reply.headers
+    assert patient_api.ok("GET", run[0])["name"] != "new"
+
+
+def test_of_a_run_that_is_over_nothing_is_changed(patient_api, run):
+    script, path, which = run
+    patient_api("DELETE", path)
+    while patient_api.ok("GET", path)["state"] == "running":
+        time.sleep(0.01)
+    assert OUTPUT.lower() not in put_out(patient_api, which, "x", **{NAME: "new"}).headers
+    assert patient_api.ok("GET", script)["name"] != "new"
+
+
+def test_it_wakes_who_waits_for_the_list_and_comes_along_with_it(patient, patient_api, run, aside):
+    api, (script, _, which) = patient_api, run
+    newest = "/scripts?order=updated_at&hidden=false"
+    before = api("GET", newest)
+    asked = {SINCE: before.headers[SINCE.lower()]}
+    future = held(patient, api, aside, newest, before.headers["etag"], **asked)
+    put_out(api, which, "x", **{NAME: "new"})
+    reply = future.result(30)
+    assert (reply[0]["name"], [each["name"] for each in reply[0]["outputs"]]) == ("new", ["x"])
+    assert all("outputs" not in row for row in reply.body[1:])
+    # What came along is no part of what is waited for; and it comes once.
+    after = api("GET", newest, **{SINCE: reply.headers[SINCE.lower()]})
+    assert after.headers["etag"] == reply.headers["etag"]
+    assert "outputs" not in after[0]
+    again = api("GET", script, **{SINCE: before.headers[SINCE.lower()]})
+    assert [each["name"] for each in again["outputs"]] == ["x"]
+    assert "outputs" not in api("GET", newest)[0]  # unasked
+    for nonsense in ("", "x", "-1", "1.5"):
+        assert "outputs" not in api("GET", newest, **{SINCE: nonsense})[0]
+
+
+def test_where_requests_fail_or_are_limited_each_is_made_by_itself(make, tools):
+    from civis_futures.testing import Fault
+
+    for options in ({}, {"hold": 0}, {"rate_limit": "civis"}):
+        platform = make(**options)
+        if not options:
+            platform.faults.add(Fault.delay(0.01, "PUT *"))
+        api = tools.Api(platform.url, platform.api_key)
+        job = api.create("sleep 60")
+        run = api.ok("POST", f"/scripts/containers/{job}/runs")["id"]
+        assert OUTPUT.lower() not in put_out(api, f"{job}/{run}", "x").headers
+        assert SINCE.lower() not in api("GET", "/scripts").headers

@@ -50,8 +50,8 @@ from .._exceptions import BrokenContainerPool
 from .._pacing import Pacing
 from .._types import Standing, TaskId
 from .._wire import INITIALIZER, RETURNED, REVOKED, Answer
+from . import balance
 from . import events as e
-from .balance import even_out, hand_on, may_even_out, resize, slow_ones, standing
 from .fleet import Fleet
 from .limits import HoursLimit, TimeLimits
 from .pacing import FALSE_STARTS, RetriedRequest, Step
@@ -88,7 +88,7 @@ class Scheduler:
             e.Failed: lambda event: self._failed[type(event.command)](event.command, event),
             e.ShutdownRequested: self._shutdown_requested,
             e.TerminateRequested: self._terminate,
-            e.Resized: lambda event: resize(self.fleet, self._step, event.max_workers),
+            e.Resized: lambda event: balance.resize(self.fleet, self._step, event.max_workers),
             e.CancelsAwaited: self._await_cancels,
             e.OthersWait: self._others_wait,
             e.InboxInDoubt: lambda _: self.fleet.write_failed(),
@@ -136,12 +136,12 @@ class Scheduler:
         self._tell_dependants()
         self._prepare()
         if self._known:
-            self.fleet.give(step, slow_ones(self.fleet, step))
+            self.fleet.give(step, balance.slow_ones(self.fleet, step))
             self.fleet.launch(step)
-            even_out(self.fleet, step)
+            balance.even_out(self.fleet, step)
         keeps = self._closing and self._broken is None and self.hours.may_keep
         if keeps and not self.tasks.known:
-            hand_on(self.fleet)
+            balance.hand_on(self.fleet)
         self.fleet.let_go(step, self._more_may_come() or (keeps and bool(self.tasks.known)))
         self.fleet.cancel_again(step)
         if self._known:
@@ -483,7 +483,8 @@ class Scheduler:
     def _run_cancelled(self, command: e.CancelRun, _: object) -> None:
         self.fleet.looks.soon(self._step)
         if (worker := self.fleet.workers.get(command.worker)) is not None:
-            self.fleet.cancel_taken(worker)
+            worker.cancel_taken = True
+            self.fleet.cancelling = RetriedRequest()
 
     def _cancel_failed(self, command: e.CancelRun, failure: e.Failed) -> None:
         """It is asked for again as long as the run goes on."""
@@ -513,14 +514,14 @@ class Scheduler:
         self._cancels_awaited = True
 
     def _tell_of_cancels(self) -> None:
-        if self._cancels_awaited and not self.fleet.has_unwanted_calls():
+        if self._cancels_awaited and not balance.has_unwanted_calls(self.fleet):
             self._cancels_awaited = False
             self._step.do(e.CancelsDone())
 
     def standing(self, now: float) -> Standing:
         """What tasks wait for, if any do."""
         count = self.tasks.count
-        found = standing(self.fleet, now, bool(count[TaskPhase.READY]))
+        found = balance.standing(self.fleet, now, bool(count[TaskPhase.READY]))
         looks, fleet = self.fleet.looks, self.fleet
         tried = (self._preparing, fleet.launching, fleet.starting, fleet.writing)
         failed = max(tried, key=lambda attempts: attempts.not_before)
@@ -541,7 +542,7 @@ class Scheduler:
         if not self._closing:
             return not self.hours.reached
         coming = len(self.tasks.known) - self.tasks.count[TaskPhase.HELD]
-        return bool(coming) or may_even_out(self.fleet)
+        return bool(coming) or balance.may_even_out(self.fleet)
 
     def _finish_if_done(self) -> None:
         busy = self._preparing.busy or self.fleet.busy()

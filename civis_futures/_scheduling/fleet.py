@@ -43,8 +43,9 @@ MOST_UNDER_WAY, AGAIN_SECONDS = 8, 5.0
 HESITATION = 1.0
 #: How many signs of life are written in the time of one lease.
 BEATS = 4.0
-#: The inbox is written again, as it is, REPEAT seconds after a change, then after twice as many,
-#: and so on: an older version of it may arrive late and take its place.
+#: The inbox is written again, as it is, REPEAT seconds after a change (or a period of idle workers'
+#: turns, if that is longer), then after twice as many, and so on: an older version of it may arrive
+#: late and take its place.
 REPEAT = 10.0
 
 
@@ -86,9 +87,7 @@ class Fleet:
     # --- giving calls --------------------------------------------------------------------------
 
     def give(self, step: Step, but: Collection[WorkerId]) -> None:
-        """Calls for the workers that run and have room, those first that can begin soon; `but` for
-        these.
-        """
+        """Calls for workers that have room, `but` for these; those first that can begin soon."""
         if not self.tasks.count[TaskPhase.READY]:
             return
         surplus, horizon = self._surplus().union(but), self.horizon()
@@ -300,7 +299,8 @@ class Fleet:
             whole = whole or beat <= step.now
             listen = any(w.listens and len(w.calls) > w.processes for w in readers)
             off = listen and self.looks.turns.are_off(self.sharing(), self.looks.pace)
-            self._repeat = REPEAT if self._stale or off else self._repeat
+            if self._stale or off:
+                self._repeat = max(REPEAT, self.looks.turns.period)
             self._stale = self._stale or off or beat <= step.now
             if not self._stale:
                 step.wake(beat)

@@ -51,7 +51,7 @@ class Pacing:
     last_patience: float = 75.0
     last_patience_refused: float = 8.0
     frozen: float = 120.0
-    probe: float = 1.5
+    probe: float = 1.0
     proof: float = 2.0
     batch: float = 2.0
     log_pause: float = 0.2

@@ -39,6 +39,8 @@ POST = 0.1
 #: As in the worker: the first pause between two readings, that while its only call runs; and how
 #: long the first answers wait for others, unless they may wait for more than CROWDED seconds.
 FIRST_PAUSE, CALM, FIRST_LINGER, CROWDED = 0.05, 10.0, 0.5, 30.0
+#: As there: who has further calls reads once in so many periods, if one is longer than CALM.
+BUSY = 2
 
 
 @dataclass
@@ -58,12 +60,13 @@ class Box:
     idle: float = 0.0  # since when it has no calls
     alone: bool = False  # whether those were the only ones in the inbox
     looked: float = 0.0  # when it read the inbox
+    asking: bool = False  # it reads the inbox, or waits until it may
     reading: int = 0  # only the last reading that was planned takes place
     linger: float = 0.5
     longest: float = 0.5
     poll: float = 0.25
     posted_at: float = -math.inf
-    going: list[_wire.Answer] = field(default_factory=list)  # being posted
+    posting: int = 0  # posts that are under way
 
 
 @dataclass
@@ -84,7 +87,8 @@ class Virtual:
     resources: dict[int, Resources] = field(default_factory=dict)
     max_tasks_per_worker: int | None = None
     longest: float = 5000.0
-    #: Requests in 300 s that the platform allows; looks and pauses then go by what is left of them.
+    #: Requests in 300 s that the platform allows; looks and pauses then go by what is left of them,
+    #: and whoever asks for more waits.
     limit: int | None = None
     idle_timeout: float = 60.0
     #: How much longer than others the container of this number takes for a call.
@@ -93,7 +97,7 @@ class Virtual:
     wrong_by: Callable[[int], float] = lambda _: 0.0
 
     def __post_init__(self) -> None:
-        inboxes = math.ceil(self.workers / READERS)
+        inboxes = self._inboxes = math.ceil(self.workers / READERS)
         policy = Policy(self.workers, self.max_tasks_per_worker, self.idle_timeout, inboxes=inboxes)
         self.scheduler = Scheduler(policy, jitter=lambda: 0.5)
         self.now = 0.0
@@ -103,6 +107,7 @@ class Virtual:
         self.began: dict[int, float] = {}
         self.submitted: dict[int, float] = {}
         self.asked: list[float] = []  # when requests were made
+        self.asked_for: Counter[str] = Counter()  # and what for
         self._budget = RateBudget(self.limit or 10**6, clock=lambda: self.now)
         self.ended: dict[int, float] = {}
         self._boxes: dict[WorkerId, Box] = {}
@@ -133,11 +138,20 @@ class Virtual:
     def _pace(self) -> float:
         return self._budget.pace if self.limit else self.pace
 
-    def _ask(self, number: int = 1) -> None:
-        """So many requests are made, by whomever."""
-        for _ in range(number):
+    def _ask(self, what: str, number: int, then: Callable[..., None], *args: Any) -> None:
+        """Make so many requests, as soon as each may be made, and then do something."""
+        while number:
+            kind = Kind.RUN if what == "launch" and number == 1 else Kind.GENERAL
+            kind = Kind.LOOK if what == "look" else kind
+            if (wait := self._budget.delay(kind)) > 0:
+                # A container does not know the budget: it is refused, and told when to come again.
+                pause = math.ceil(wait) if what in ("read", "post") else wait
+                self._after(pause, self._ask, what, number, then, *args)
+                return
             self.asked.append(self.now)
-            self._budget.delay(Kind.GENERAL)
+            self.asked_for[what] += 1
+            number -= 1
+        then(*args)
 
     def _submit(self, names: list[int]) -> None:
         self.submitted.update(dict.fromkeys(names, self.now))
@@ -173,16 +187,13 @@ class Virtual:
                 self._recalled.add(command.worker)
                 self._launch()
             case e.WriteInbox():
-                self._ask(1)
-                self._after(WRITE, self._written, command)
+                self._write(command)
             case e.Look():
-                self._look(command)
+                self._ask("look", 1, self._after, LOOK, self._looked, command)
             case e.CancelRun():
-                self._ask(1)
-                self._after(OTHER, self._cancelled, command.worker)
+                self._ask("cancel", 1, self._after, OTHER, self._cancelled, command.worker)
             case e.Archive():
-                self._ask(1)
-                self._after(OTHER, self._send, e.Done(command))
+                self._ask("archive", 1, self._after, OTHER, self._send, e.Done(command))
             case e.Settle():
                 self.ended[command.task] = self.now
             case e.Again():
@@ -196,8 +207,8 @@ class Virtual:
             self._after(0.0, self._send, e.Failed(command, Recalled()))
         while self._launches and self._lanes < LANES:
             self._lanes += 1
-            self._ask(3)
-            self._after(LAUNCH, self._launched, self._launches.pop(0))
+            launch = self._launches.pop(0)
+            self._ask("launch", 3, self._after, LAUNCH, self._launched, launch)
 
     def _launched(self, command: e.Launch) -> None:
         self._lanes -= 1
@@ -227,28 +238,29 @@ class Virtual:
             self._fill()
         self._send(e.Done(e.CancelRun(worker)))
 
+    def _write(self, command: e.WriteInbox) -> None:
+        """One request for each inbox with something new."""
+        new = {letter.worker: letter for letter in command.letters}
+        names = new.keys() | self._inbox.keys()
+        changed = {n % self._inboxes for n in names if new.get(n) != self._inbox.get(n)}
+        all_ = command.whole or command.period != self._poll or not changed
+        number = self._inboxes if all_ else len(changed)
+        self._ask("write", number, self._after, WRITE, self._written, command)
+
     def _written(self, command: e.WriteInbox) -> None:
         self._inbox = {letter.worker: letter for letter in command.letters}
         self._poll = command.period
         self._linger = linger(command.workers, self._pace)
         self._send(e.Done(command))
 
-    def _look(self, command: e.Look) -> None:
-        wait = self._budget.delay(Kind.LOOK)
-        if wait > 0:
-            self._after(wait, self._look, command)
-            return
-        self.asked.append(self.now)
-        self._after(LOOK, self._looked, command)
-
     def _looked(self, command: e.Look) -> None:
-        reports = []
+        reports, asked = [], len(command.ask_directly)
         for worker, reading in command.workers:
             box, answers = self._boxes[worker], ()
             wanted = reading is not e.Reading.NEVER and (box.posted or box.state.over)
             if wanted:
                 answers, box.posted = tuple(box.posted), []
-                self._ask(1)
+                asked += 1
             run = Run(int(worker), box.state, box.state.value)
             sure = worker in command.ask_directly
             reports.append(
@@ -261,15 +273,23 @@ class Virtual:
                     asked_directly=sure,
                 )
             )
-        self._ask(len(command.ask_directly))
-        self._send(e.Done(command, e.Looked(tuple(reports), 1, self._pace, ahead=AHEAD)))
+        self._ask("answers", asked, self._seen, command, tuple(reports))
+
+    def _seen(self, command: e.Look, reports: tuple[e.Report, ...]) -> None:
+        self._send(e.Done(command, e.Looked(reports, 1, self._pace, ahead=AHEAD)))
 
     def _read(self, worker: WorkerId, number: int = 0) -> None:
         """A container reads the inbox, and plans to do so again."""
         box = self._boxes[worker]
-        if box.state is not RunState.RUNNING or number != box.reading:
+        if box.state is RunState.RUNNING and number == box.reading and not box.asking:
+            box.asking = True
+            self._ask("read", 1, self._has_read, worker)
+
+    def _has_read(self, worker: WorkerId) -> None:
+        box = self._boxes[worker]
+        box.asking = False
+        if box.state is not RunState.RUNNING:
             return
-        self._ask()
         box.looked = self.now
         box.poll, box.longest = self._poll or box.poll, self._linger or box.longest
         letter = self._inbox.get(worker, e.LetterContent(worker))
@@ -291,15 +311,17 @@ class Virtual:
     def _plan(self, worker: WorkerId) -> None:
         """The next reading of the inbox."""
         box = self._boxes[worker]
+        if box.asking:
+            return
         box.reading += 1
         at = box.looked + max(box.poll, CALM)
         if box.todo or not box.running:
-            idle = max(0.0, box.looked - box.idle)
-            pause = idle + max(FIRST_PAUSE, box.poll * PART)
+            pause = abs(box.looked - box.idle) + max(FIRST_PAUSE, box.poll * PART)
             wrong = AHEAD + self.wrong_by(worker)
             at = box.looked + pause
             if pause >= box.poll or (box.alone and box.poll > SHORT):
-                at = next_turn(turn(worker), box.poll, box.looked + wrong) - wrong
+                period = box.poll * (BUSY if box.todo and box.poll > CALM else 1)
+                at = next_turn(turn(worker), period, box.looked + wrong) - wrong
         self._after(max(at - self.now, 0.0) + 0.001, self._read, worker, box.reading)
 
     def _work(self, worker: WorkerId) -> None:
@@ -315,9 +337,7 @@ class Virtual:
             self._after(takes, self._end, worker, box.running, self.now)
         else:
             self._post(box)
-            if box.stop:
-                box.state = RunState.SUCCEEDED
-                self._fill()
+            self._end_if_done(box)
 
     def _end(self, worker: WorkerId, call: e.Given, begun: float) -> None:
         box = self._boxes[worker]
@@ -338,14 +358,14 @@ class Virtual:
         box.unposted.append(
             _wire.Answer(task, kind, data, attempt=attempt, started=begun, finished=self.now)
         )
-        few = bool(box.todo) and len(box.unposted) >= len(box.todo)
+        few = bool(box.todo) and len(box.unposted) >= len(box.todo) and box.longest <= CROWDED
         if len(box.unposted) == 1:
             box.oldest = self.now
         elif not few and kind != _wire.REVOKED:
             return  # it goes with the first
         wait = self._patience(box)
         if few:
-            wait = min(wait, max(FIRST_LINGER, box.longest / 4))
+            wait = min(wait, max(FIRST_LINGER, box.longest / 2))
         if kind == _wire.REVOKED:
             wait = 0.0
         self._after(max(box.oldest + wait - self.now, 0.0), self._post, box, box.oldest)
@@ -359,14 +379,20 @@ class Virtual:
     def _post(self, box: Box, oldest: float | None = None) -> None:
         """The answers and the name of the script, in three requests."""
         if box.unposted and (oldest is None or box.oldest == oldest):
-            box.going += box.unposted
-            box.unposted = []
             box.posted_at = self.now
             box.linger = box.longest
-            self._ask(3)
-            self._after(POST, self._arrive, box, len(box.going))
+            going, box.unposted = box.unposted, []
+            box.posting += 1
+            self._ask("post", 3, self._after, POST, self._arrive, box, going)
 
-    def _arrive(self, box: Box, number: int) -> None:
-        box.posted += box.going
-        box.letters += bool(box.going)
-        box.going = []
+    def _arrive(self, box: Box, going: list[_wire.Answer]) -> None:
+        box.posted += going
+        box.letters += 1
+        box.posting -= 1
+        self._end_if_done(box)
+
+    def _end_if_done(self, box: Box) -> None:
+        busy = box.todo or box.running or box.unposted or box.posting
+        if box.stop and not busy and box.state is RunState.RUNNING:
+            box.state = RunState.SUCCEEDED
+            self._fill()

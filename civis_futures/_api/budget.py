@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC
 from enum import Enum
 
-#: The share of the general budget that looks must leave to starts, sends and cancels.
-KEPT_FROM_LOOKS = 0.2
+#: The share of the general budget that looks must leave to starts, sends and cancels. It is small:
+#: when workers have spent all the rest, a pool that may not look has to wait for minutes.
+KEPT_FROM_LOOKS = 0.02
 #: A limit from here on is no limit: nothing is counted any more.
 UNLIMITED = 1_000_000
 #: Seconds that a ``Retry-After`` is obeyed at the most, whatever it says.

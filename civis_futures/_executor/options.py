@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from .._scheduling.state import Policy
 
 After = Dependency | ContainerFuture[Any] | Iterable[ContainerFuture[Any]] | None
-#: Up to so many workers read one inbox: what it has for each of them must be worth a request.
-READERS = 100
+#: Up to so many workers read one inbox: where there are hundreds, what it has for each of them must
+#: keep that one busy for long.
+READERS = 25
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def slow_ones(fleet: Fleet, step: Step) -> set[WorkerId]:
     ]
     if not (seconds and ready and slow):
         return set()
-    lag = fleet.looks.lag(fleet.sharing())
+    lag = fleet.lag
     others = [w for w in fleet.listening() if w.running and w.held]
     rates = [(w, _rate(fleet, w, step, lag)) for w in others]
     done = [(w, _left(w, rate, step, lag) + 1 / rate) for w, rate in rates]
@@ -67,7 +67,7 @@ def resize(fleet: Fleet, step: Step, max_workers: int) -> None:
     """
     more = max_workers > fleet.policy.max_workers
     fleet.policy = replace(fleet.policy, max_workers=max_workers)
-    fair = fleet.fair_share()
+    fair = fleet.fair_share(step)
     for worker in fleet.workers.values():
         if more and worker.running and worker.reads_inbox and worker.open:
             unbegun, share = worker.unbegun, fair * worker.processes
@@ -169,8 +169,8 @@ def _from_waiting(fleet: Fleet, step: Step) -> None:
     if not helpers:
         return
     moving = sum(fleet.tasks.holds(call, worker) for worker in waiting for call in worker.revoked)
-    fair = fleet.fair_share()
-    room = sum(max(fleet.room(helper, fair, horizon), 0) for helper in helpers)
+    fair = fleet.fair_share(step)
+    room = sum(max(fleet.room(step, helper, fair, horizon), 0) for helper in helpers)
     idle = sum(helper.free for helper in helpers)
     calls = [(call, worker) for worker in waiting for call in movable(fleet, worker, helpers)]
     for call, worker in sorted(calls, key=lambda pair: pair[0]):
@@ -201,7 +201,7 @@ def _from_running(fleet: Fleet, step: Step) -> None:
     much that all of them run out at the same time, as far as can be told.
     """
     readers = fleet.sharing()
-    lag, move = fleet.looks.lag(readers), fleet.looks.move(readers)
+    lag, move = fleet.lag, fleet.looks.move(readers)
     running = [worker for worker in fleet.workers.values() if worker.running]
     if not any(len(worker.calls) > worker.processes for worker in running):
         return

@@ -27,7 +27,7 @@ from .._wire import (
 )
 from . import events as e
 from .looks import Looks, Observation, took
-from .pacing import Ramp, RetriedRequest, Shares, Step, worthwhile
+from .pacing import Ramp, RetriedRequest, Shares, Step, affordable
 from .state import Policy, TaskPhase, Tasks, Worker, WorkerPhase
 
 #: Seconds after which a cancel that shows no effect is repeated.
@@ -43,8 +43,9 @@ MOST_UNDER_WAY, AGAIN_SECONDS = 8, 5.0
 HESITATION = 1.0
 #: How many signs of life are written in the time of one lease.
 BEATS = 4.0
-#: The inbox is written again, as it is, REPEAT seconds after a change, then after twice as many,
-#: and so on: an older version of it may arrive late and take its place.
+#: The inbox is written again, as it is, REPEAT seconds after a change (or a period of idle workers'
+#: turns, if that is longer), then after twice as many, and so on: an older version of it may arrive
+#: late and take its place.
 REPEAT = 10.0
 
 
@@ -76,6 +77,7 @@ class Fleet:
     _launched_at: float = 0.0  # when a worker was launched last
     _started: int = 0  # the highest number of a worker that has started
     _period: float = 0.0  # of idle workers' turns, as the inbox says that is being written
+    lag: float = 0.0  # how many seconds an answer may be old when a look shows it
     startup: float = 0.0  # seconds from a launch until a look finds it running; a moving mean
     #: Since when another pool of this process has a container that waits for room, if one has.
     others_wait_since: float | None = None
@@ -85,7 +87,7 @@ class Fleet:
     # --- giving calls --------------------------------------------------------------------------
 
     def give(self, step: Step, but: Collection[WorkerId]) -> None:
-        """Calls for the workers that run and have room, `but` for these."""
+        """Calls for workers that have room, `but` for these; those first that can begin soon."""
         if not self.tasks.count[TaskPhase.READY]:
             return
         surplus, horizon = self._surplus().union(but), self.horizon()
@@ -101,9 +103,8 @@ class Fleet:
             if not leaving.held:
                 self._let(step, leaving)
         idle = {worker.id for worker in workers if not worker.calls}
-        turns = self.looks.turns  # those first that can begin soon
-        workers.sort(key=lambda worker: (bool(worker.held), turns.next(worker.id, step.now)))
-        for worker in self._deal(workers):
+        workers.sort(key=lambda w: (bool(w.held), self.looks.reads_at(w, step.now)))
+        for worker in self._deal(step, workers):
             worker.note_present(step.now)
             worker.stop = worker.calls_given == self.policy.max_tasks_per_worker
             seconds = (self.shares.seconds or 0.0) * len(worker.calls) / worker.processes
@@ -135,7 +136,7 @@ class Fleet:
             self.ramp.start(step.now)
             new.append(worker)
         if not self._is_full():  # or they would only wait with it
-            self._deal(new)
+            self._deal(step, new)
         sharing, turns = self.sharing(), self.looks.turns
         if new:
             self._launched_at = step.now
@@ -182,20 +183,19 @@ class Fleet:
             return False
         return self.room_left() > 0
 
-    def _deal(self, workers: list[Worker]) -> list[Worker]:
+    def _deal(self, step: Step, workers: list[Worker]) -> list[Worker]:
         """Deal calls out to these workers, in turns, so that the oldest begin first.
 
         Each gets as many as it should have; the share of those that may still come is left to them.
         Returns those that got any.
         """
-        fair, sharing = self.fair_share(), self._sharers()
-        here = self.policy.max_workers - self.room_left()
-        spare = fair * max(self._width() - here, 0)
-        if self.shares.seconds and (least := worthwhile(self.looks.pace)):
-            # Requests are scarce: short work is for few, as the others would cost more than it.
-            most = math.ceil(self.tasks.count[TaskPhase.READY] * self.shares.seconds / least)
+        here, ready = self.policy.max_workers - self.room_left(), self.tasks.count[TaskPhase.READY]
+        # More would cost more requests than they are worth.
+        most = affordable(ready, self.shares.seconds, self.looks.pace)
+        fair, sharing = max(self.fair_share(step), math.ceil(ready / most)), self._sharers()
+        spare = fair * max(min(self._width() - here, most - len(workers)), 0)
+        if most < len(workers):
             workers = [w for w in workers if self.tasks.next_ready(w) is not None][:most]
-            fair = max(fair, int(least / self.shares.seconds))
         sizes = {worker.id: self.tasks.size(worker) for worker in workers}
         got: dict[WorkerId, Worker] = {}
         while workers:
@@ -205,7 +205,7 @@ class Fleet:
                 if left <= (0 if worker.free else spare):
                     continue
                 horizon = self.looks.horizon(self._some_of(*sharing, left))
-                if self.room(worker, fair, horizon) > 0:
+                if self.room(step, worker, fair, horizon) > 0:
                     most = self.policy.letter_bytes(worker)
                     size = self.tasks.give(worker, most - sizes[worker.id])
                     if size:
@@ -215,15 +215,24 @@ class Fleet:
             workers = hungry
         return list(got.values())
 
-    def room(self, worker: Worker, fair: int, horizon: float) -> int:
+    def room(self, step: Step, worker: Worker, fair: int, horizon: float) -> int:
         """How many more calls a worker should have, if `fair` calls are its share."""
-        number = self.shares.number(fair, horizon, worker.took) * worker.processes - worker.held
+        number = self.shares.number(fair, horizon, worker.took) * worker.processes
+        number -= self._to_do(step, worker)
         limit = self.policy.max_tasks_per_worker
         return number if limit is None else min(number, limit - worker.calls_given)
 
-    def fair_share(self) -> int:
+    def _to_do(self, step: Step, worker: Worker) -> int:
+        """About how many of its calls a worker still has to do. For all that is known, it goes on
+        with them since a look showed the last answers; unless more of these would be seen by now.
+        """
+        age = step.now - worker.at_call_since
+        done = self.shares.done(worker.took, age) * worker.processes if age < self.lag else 0
+        return max(worker.held - done, 0) if worker.running else worker.held
+
+    def fair_share(self, step: Step) -> int:
         """How many calls there are for each that can run at once, now or soon."""
-        held = sum(worker.held for worker in self.workers.values() if worker.open)
+        held = sum(self._to_do(step, worker) for worker in self.workers.values() if worker.open)
         return math.ceil((self.tasks.count[TaskPhase.READY] + held) / self._width())
 
     def _width(self) -> int:
@@ -233,7 +242,7 @@ class Fleet:
 
     @property
     def held_up(self) -> list[Worker]:
-        """Those that wait for their start for longer than one takes, while others run."""
+        """Open ones that wait for their start for longer than one takes, while others run."""
         return [w for w in self._overdue if w.held_up and w.id in self.workers]
 
     def _is_full(self) -> bool:
@@ -309,7 +318,8 @@ class Fleet:
             whole = whole or beat <= step.now
             listen = any(w.listens and len(w.calls) > w.processes for w in readers)
             off = listen and self.looks.turns.are_off(self.sharing(), self.looks.pace)
-            self._repeat = REPEAT if self._stale or off else self._repeat
+            if self._stale or off:
+                self._repeat = max(REPEAT, self.looks.turns.period)
             self._stale = self._stale or off or beat <= step.now
             if not self._stale:
                 step.wake(beat)
@@ -323,6 +333,8 @@ class Fleet:
             worker.revoked_in_inbox &= self._taken_back(worker)  # which each version has
         every = map(self._letter, readers)
         letters = tuple(letter for letter in every if letter != e.LetterContent(letter.worker))
+        for worker in (self.workers[each.worker] for each in letters if each.calls):
+            worker.alone = len(letters) == 1
         self._repeat = 2 * self._repeat if letters else math.inf
         # Even if there is no letter: a call that was dropped must not stay in there.
         sharing = self.sharing()
@@ -379,6 +391,7 @@ class Fleet:
     def looked(self, step: Step, looked: e.Looked) -> list[Observation]:
         """Take in the states of those workers that are alive."""
         seen = self.looks.looked(step, looked, self.workers)
+        self.lag = self.looks.lag(self.sharing())
         for each in seen:
             if each.worker.running:
                 self._proof(step, each.worker)
@@ -553,11 +566,6 @@ class Fleet:
         worker.cancel_at = step.now + CANCEL_AGAIN
         self.looks.soon(step)
         step.do(e.CancelRun(worker.id))
-
-    def cancel_taken(self, worker: Worker) -> None:
-        """The platform has taken the request to end its run."""
-        worker.cancel_taken = True
-        self.cancelling = RetriedRequest()
 
     def cancel_again(self, step: Step) -> None:
         """Repeat the cancels that show no effect; cancel where asking shows none."""

@@ -19,7 +19,9 @@ from .pacing import (
     FIRST_READ,
     LEAD,
     LONGEST_ANSWER,
+    POSTING,
     SAVED_LOOKS,
+    SHORT,
     SHORTEST_ANSWER,
     SHORTEST_LINGER,
     Pause,
@@ -80,13 +82,21 @@ class Looks:
         if self._heard is False:
             worker.reads.soon(step.now)
         if seconds is not None and self.turns.period > LEAD:
-            reads_at, takes = self.turns.next(worker.id, step.now), SHORTEST_ANSWER
-            if (idle := step.now - worker.idle_since) < self.turns.period:
-                reads_at = min(reads_at, step.now + idle + self.turns.period * FIRST_READ)
-                takes = min(max(takes, seconds), LONGEST_ANSWER)
-            worker.awaited = reads_at + takes
+            takes = SHORTEST_ANSWER
+            if step.now - worker.idle_since < self.turns.period:
+                takes = min(max(takes, seconds + POSTING), LONGEST_ANSWER)
+            worker.awaited = self.reads_at(worker, step.now) + takes
         else:
             self.pause.soon(step.now)
+
+    def reads_at(self, worker: Worker, now: float) -> float:
+        """When a worker without calls will have read what is written now: at its turn, or sooner if
+        it has just been at work.
+        """
+        at, idle = self.turns.next(worker.id, now), now - worker.idle_since
+        if worker.alone and self.turns.period > SHORT:
+            return at
+        return min(at, now + idle + self.turns.period * FIRST_READ)
 
     def begin(self, step: Step, worker: Worker) -> None:
         """A worker has a run now."""

@@ -11,6 +11,7 @@ Time and chance are arguments; this module knows no other.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 
 from .._pacing import Pacing
@@ -38,13 +39,17 @@ FALSE_STARTS = 2
 INBOX_SHARE, ANSWER_SHARE = 4, 3
 #: The requests for one post of answers: three of the worker, and the client reads it; and for one
 #: use of a worker: it reads the inbox besides, and the client looks.
-POST_REQUESTS, USE_REQUESTS = 4, 10
+POST_REQUESTS, USE_REQUESTS = 4, 7
 #: The shortest pause of a worker between two reads of the inbox, in seconds; and the longest time
 #: that it waits for anything, where it is not one of so many that this would be more requests than
-#: their share of what the platform gives in the long run, one in STEADY_PACE seconds. LONGEST_WAIT
-#: is a quarter of the default lease: who waits for longer may miss that the client is gone.
-SHORTEST_POLL, LONG_WAIT, LONGEST_WAIT = 0.25, 30.0, 900.0
-STEADY_PACE = 0.3
+#: their share of what the platform gives in the long run, one in STEADY_PACE seconds: a quarter for
+#: reads, a half for answers. LONGEST_POLL is a quarter of the default lease: who reads more rarely
+#: may miss that the client is gone.
+SHORTEST_POLL, LONG_WAIT, LONGEST_POLL = 0.25, 60.0, 900.0
+STEADY_PACE, STEADY_SHARE = 0.3, 2
+#: A crowd of so many workers goes by STEADY_PACE, however much of the budget is left: one use of
+#: each spends half of it.
+CROWD = 100
 #: The period of idle workers' turns is changed when it should be STEADY times as long, or as short:
 #: they hear of that at different times.
 STEADY = 1.25
@@ -57,11 +62,14 @@ TURN = (math.sqrt(5) - 1) / 2
 #: Seconds after which what is written now can be read for certain; clocks differ by less.
 LEAD = 0.3
 #: Bounds of the seconds from there until an answer is expected, where it is known how long calls
-#: take. Then looks are not saved up for them any more: others may be shorter.
-SHORTEST_ANSWER, LONGEST_ANSWER = 0.2, 1.0
+#: take. Then looks are not saved up for them any more: others may be shorter. POSTING seconds after
+#: its end, an answer is there.
+SHORTEST_ANSWER, LONGEST_ANSWER, POSTING = 0.2, 1.0, 0.15
 #: A worker that has just run out reads the inbox after this part of a period, and then each time
 #: that it has been idle for twice as long, and for that.
 FIRST_READ = 1 / 12
+#: As in the worker: one that had the only calls in the inbox does not, if the period is longer.
+SHORT = 1.5
 #: The shortest time that an answer waits for others, to be sent together, in seconds.
 SHORTEST_LINGER = 0.5
 #: How many containers may start before one of them has shown that it can do the work; the number
@@ -82,19 +90,38 @@ def poll(readers: int, pace: float) -> float:
     """Seconds between a worker's reads of the inbox, if `readers` share a budget of `pace` seconds
     per request.
     """
-    return min(max(SHORTEST_POLL, readers * pace * INBOX_SHARE), _longest(readers * INBOX_SHARE))
+    requests = readers * INBOX_SHARE
+    wanted = max(SHORTEST_POLL, requests * _crowded(readers, pace))
+    return min(wanted, max(LONG_WAIT, requests * STEADY_PACE), LONGEST_POLL)
+
+
+def linger(readers: int, pace: float) -> float:
+    """Seconds that an answer may wait for others, likewise."""
+    requests = readers * POST_REQUESTS
+    wanted = max(SHORTEST_LINGER, requests * ANSWER_SHARE * _crowded(readers, pace))
+    return min(wanted, max(LONG_WAIT, requests * STEADY_SHARE * STEADY_PACE))
+
+
+def _crowded(workers: int, pace: float) -> float:
+    """The pace for so many workers."""
+    return max(pace, min(workers / CROWD, 1.0) * STEADY_PACE) if pace else 0.0
 
 
 def worthwhile(pace: float) -> float:
-    """For how many seconds of work a worker is worth its requests: any, while all of the budget is
-    left; some 2 s when half of it is gone; the fewer requests are left, the more.
+    """How many seconds it must save to use one worker more, or once more: none while all of the
+    budget is left, and 1 s when half of it is gone.
     """
-    return USE_REQUESTS * max(pace**2 / STEADY_PACE - STEADY_PACE / 4, 0.0)
+    return USE_REQUESTS * max(pace - STEADY_PACE / 2, 0.0)
 
 
-def _longest(requests: int) -> float:
-    """The longest pause with so many requests in it, at a part of the budget."""
-    return min(max(LONG_WAIT, requests * STEADY_PACE), LONGEST_WAIT)
+def affordable(calls: int, seconds: float | None, pace: float) -> int:
+    """How many workers should share so many calls, of so many seconds each: with one more, they
+    would take less time, but by less than that is worth.
+    """
+    least = worthwhile(pace)
+    if seconds is None or not least:
+        return sys.maxsize
+    return max(round(math.sqrt(calls * seconds / least)), 1)
 
 
 def turn(number: int) -> float:
@@ -146,12 +173,6 @@ class Turns:
         if at < after:
             at = next_turn(part, self.period, after)
         return at - self.ahead
-
-
-def linger(readers: int, pace: float) -> float:
-    """Seconds that an answer may wait for others, likewise."""
-    requests = POST_REQUESTS * readers * ANSWER_SHARE
-    return min(max(SHORTEST_LINGER, requests * pace), _longest(requests))
 
 
 @dataclass(slots=True)
@@ -327,6 +348,10 @@ class Shares(Mean):
             return max(1, min(fair, BLIND))
         slow = max(self.each(own) / self.seconds, 1.0)
         return max(1, min(math.ceil(fair / slow), math.ceil(horizon / self.seconds / slow)))
+
+    def done(self, own: Mean, seconds: float) -> int:
+        """How many calls a worker has done in so many seconds, as far as can be told."""
+        return 0 if self.seconds is None else int(seconds / self.each(own))
 
     def each(self, own: Mean, age: float = 0.0) -> float:
         """How long a call takes a worker, as far as its `own` calls and those of others tell, and

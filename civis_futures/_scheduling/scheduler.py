@@ -496,7 +496,8 @@ class Scheduler:
     def _run_cancelled(self, command: e.CancelRun, _: object) -> None:
         self.fleet.looks.soon(self._step)
         if (worker := self.fleet.workers.get(command.worker)) is not None:
-            self.fleet.cancel_taken(worker)
+            worker.cancel_taken = True
+            self.fleet.cancelling = RetriedRequest()
 
     def _cancel_failed(self, command: e.CancelRun, failure: e.Failed) -> None:
         """It is asked for again as long as the run goes on."""

@@ -408,6 +408,7 @@ class Worker:
     at_call_since: float = 0.0  # when it got to the last of its present calls, as looks tell
     began: dict[Given, float] = field(default_factory=dict)  # and to each of these
     idle_since: float = 0.0
+    alone: bool = False  # whether the calls that it was given last were the only ones in the inbox
     awaited: float = math.inf  # when it may have answered, at the soonest, what it was given idle
     running_since: float | None = None  # when a look first found it running
     ran: float | None = None  # for how long it has run, once its run is over

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _FIRST_PAUSE = 0.05
 _PART_OF_POLL = 1 / 12
 _SHORT = 1.5
+# One that has further calls reads once in so many periods, if they are long (`WorkerPacing.calm`).
+_BUSY = 2
 _LOOKS_PER_LEASE = 4.0
 # A look is held for at most this many seconds; and after this many in a row that were cut off, or
 # answered without news before their time, looks are not held any more: a proxy between us and the
@@ -78,15 +80,19 @@ class InboxReader:
         """A clock that stands still while the platform cannot be reached: that is no silence."""
         return time.monotonic() - self._platform.http.stalled
 
-    def due_in(self, eager: bool) -> float:
-        """Seconds until the next look; if not `eager`, there is hardly any news to expect."""
+    def due_in(self, eager: bool, busy: bool = False) -> float:
+        """Seconds until the next look; if not `eager`, there is hardly any news to expect, and if
+        `busy`, none is needed yet.
+        """
         calm = min(self._lease / _LOOKS_PER_LEASE, max(self._poll, self._calm))
         since = time.monotonic() - self._looked
-        idle = max(0.0, self._looked - self._idle_since)
-        pause = idle + max(_FIRST_PAUSE, self._poll * _PART_OF_POLL) if eager else calm
+        idle = self._looked - self._idle_since
+        first = max(_FIRST_PAUSE, self._poll * _PART_OF_POLL)
+        pause = abs(idle) + first if eager else calm
         if eager and (pause >= self._poll or (self._alone and self._poll > _SHORT)):
             looked = self._platform.clock.now() - since
-            pause = _wire.next_turn(self._turn, self._poll, looked) - looked
+            period = self._poll * (_BUSY if busy and self._poll > self._calm else 1)
+            pause = _wire.next_turn(self._turn, period, looked) - looked
         return max(0.0, pause - since)
 
     def wait(self) -> _wire.Letter | None:
@@ -156,7 +162,7 @@ class InboxReader:
         if isinstance(inbox.poll, (int, float)) and inbox.poll > 0:
             self._poll = min(inbox.poll, most)
         if isinstance(inbox.linger, (int, float)) and inbox.linger > 0:
-            self.linger = min(inbox.linger, most)
+            self.linger = min(inbox.linger, self._lease)
         return letter
 
     def _is_news(self, holder: int, letter: _wire.Letter | None) -> bool:

@@ -199,9 +199,10 @@ class WorkerLoop:
         return len(self._queue) + sum(len(slot.calls) - 1 for slot in self._running)
 
     @property
-    def _eager(self) -> bool:
-        """Whether news in the inbox would be taken up at once."""
-        return bool(self._left) or self._idle or len(self._slots) > 1
+    def _news_due_in(self) -> float | None:
+        """Seconds until the inbox should be read again, if there is one."""
+        idle, left = self._idle, bool(self._left) or len(self._slots) > 1
+        return None if self._inbox is None else self._inbox.due_in(idle or left, not idle)
 
     def _look(self, wait: bool = False) -> _wire.Letter | None:
         """Read the inbox; `wait` until there is news, or it is time, if nothing else is to do."""
@@ -436,7 +437,7 @@ class WorkerLoop:
             wait_for_any([slot.process for slot in running if slot.process is not None], patience)
             patience = 0.0
         heard = [self._listen(slot, patience) for slot in running]
-        if not any(heard) and self._inbox is not None and self._inbox.due_in(self._eager) == 0:
+        if not any(heard) and self._news_due_in == 0:
             self._take(self._look())
 
     @term()  # which would lose what was read and not taken in; while we wait, it comes through
@@ -471,9 +472,7 @@ class WorkerLoop:
 
     def _patience(self) -> float | None:
         """Seconds until there is something else to do than to wait for the children."""
-        waits = [self._outbox.due_in(self._left)]
-        if self._inbox is not None:
-            waits.append(self._inbox.due_in(self._eager))
+        waits = self._outbox.due_in(self._left), self._news_due_in
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _time_out(self, slot: Slot, call: _wire.Call, peak_mb: float) -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds that the first answers wait for company while further calls are run.
 FIRST_LINGER = 0.5
-#: Where answers may wait for longer than this, there are so many workers that the first answers of
-#: each would be too many requests: then they wait for a quarter of that time.
+#: Where answers may wait for longer than this, there are many workers, or few requests: then the
+#: first answers of each wait, too, for a quarter of that time.
 _CROWDED = 30.0
 #: After this many failures in a row the script's name is left as it is: to change it only saves the
 #: client requests.
@@ -77,7 +77,7 @@ class Outbox:
         """Seconds until the oldest answer should go, or None if there is none.
 
         Sooner, if no more calls are `queued` than are answered here: the client should give more
-        before the last one is done.
+        before the last one is done, or take back what others could do sooner.
         """
         if not self._waiting:
             return None
@@ -85,8 +85,8 @@ class Outbox:
         if self._urgent or self._size > 10_000_000:
             return 0.0
         linger = self._patience
-        if queued and len(self._waiting) >= queued:
-            linger = min(linger, max(FIRST_LINGER, self.longest / 4))
+        if queued and len(self._waiting) >= queued and self.longest <= _CROWDED:
+            linger = min(linger, max(FIRST_LINGER, self.longest / 2))
         return max(0.0, self._oldest + linger - time.monotonic())
 
     def post(self) -> None:

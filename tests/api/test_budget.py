@@ -115,7 +115,7 @@ def test_others_spend_the_same_budget(clock: Clock) -> None:
     budget.observe(100, 2)
     assert [budget.delay(Kind.GENERAL) for _ in range(2)] == [0.0, 0.0]
     assert budget.delay(Kind.GENERAL) == pytest.approx(3.0)  # the pace of the regain
-    assert budget.delay(Kind.LOOK) == pytest.approx(63.0)  # 21 of them
+    assert budget.delay(Kind.LOOK) == pytest.approx(9.0)  # 3 of them
     clock.now += 3.0
     assert budget.delay(Kind.GENERAL) == 0.0
     clock.now += 297.0  # an old report says nothing any more

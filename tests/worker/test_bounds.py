@@ -159,6 +159,18 @@ def test_an_answer_that_the_platform_does_not_take_costs_its_call_alone():
     assert "HTTP 400" in found[1].text
 
 
+@pytest.mark.parametrize(("longest", "wait"), [(12.0, 6.0), (30.0, 15.0), (40.0, 40.0)])
+def test_answers_are_posted_sooner_when_half_of_the_calls_are_done(longest, wait):
+    """Not where they may wait for long: each post is three requests."""
+    outbox = Outbox(Choosy(), "w", "", greets=False)
+    outbox.longest = longest
+    outbox.add(_wire.Answer(0, _wire.RAISED))
+    outbox.post()
+    outbox.add(_wire.Answer(1, _wire.RAISED))
+    assert (outbox.due_in(queued=2) or 0.0) == pytest.approx(longest, abs=0.3)
+    assert (outbox.due_in(queued=1) or 0.0) == pytest.approx(wait, abs=0.3)
+
+
 @pytest.mark.parametrize(("longest", "first"), [(12.0, 0.5), (30.0, 0.5), (120.0, 30.0)])
 def test_the_first_answers_of_very_many_workers_wait_for_some_time(longest, first):
     """Where each posted its first calls one by one, that was more than the platform allows."""

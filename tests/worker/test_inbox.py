@@ -8,6 +8,8 @@ import time
 import pytest
 
 from civis_futures import _wire
+from civis_futures.worker._inbox import InboxReader
+from civis_futures.worker._pacing import WorkerPacing
 
 
 @pytest.fixture
@@ -155,6 +157,47 @@ def test_the_pause_grows_to_poll_and_the_inbox_may_change_it(stub, start, inbox)
     assert times[7] - times[6] >= 0.15
     inbox.write(stop=True)
     worker.end()
+
+
+class Empty:
+    """A platform whose inbox has nothing for anybody; its clock is this machine's."""
+
+    http = clock = property(lambda self: self)
+    stalled, offered = 0.0, 0.0
+
+    def now(self):
+        return time.monotonic()
+
+    def json_value(self, _):
+        return {"version": 1, "letters": {}}
+
+
+def reader(poll):
+    order = _wire.Order("w", "", "", _wire.Letter(), inbox=1, poll=poll)
+    return InboxReader(Empty(), order, WorkerPacing())
+
+
+def test_who_has_done_its_last_call_gives_the_client_time_to_see_that():
+    """It has read the inbox meanwhile; what answers its answer cannot be there yet."""
+    inbox = reader(poll=12.0)
+    time.sleep(0.2)
+    inbox.look()
+    inbox.restart()
+    due = [inbox.due_in(eager=True)]
+    assert 0.5 < due[0] <= 1.0  # a twelfth
+    time.sleep(0.05)
+    inbox.look()
+    due.append(inbox.due_in(eager=True))
+    assert due[0] < due[1] < 1.5  # and longer each time
+
+
+@pytest.mark.parametrize(("poll", "times"), [(20.0, 2), (8.0, 1)])
+def test_who_has_further_calls_reads_half_as_often_where_periods_are_long(poll, times):
+    inbox = reader(poll)
+    inbox._idle_since -= 1000.0  # long ago
+    inbox.look()
+    turn = (time.monotonic() + inbox.due_in(eager=True, busy=True)) / (times * poll)
+    assert turn == pytest.approx(round(turn), abs=0.05)
 
 
 def test_no_look_while_a_call_runs(stub, start, calls, inbox):

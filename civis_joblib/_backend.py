@@ -43,6 +43,10 @@ from ._pools import (
 ALL_JOBS = 50
 #: Seconds that a cancelled container has to end those that it started itself.
 PARTING_SECONDS = 30
+#: What joblib and scikit-learn pass if nobody says how many tasks shall be read ahead.
+_PRE_DISPATCH = ("2 * n_jobs", "2*n_jobs")
+#: Of short tasks, each container is sent so many at a time that they take this many seconds.
+AHEAD_SECONDS = 1.0
 #: What joblib passes to every backend for its own ones, which share this machine.
 _NOT_FOR_US = {
     "context", "max_nbytes", "mmap_mode", "parallel", "prefer", "require", "temp_folder", "verbose",
@@ -267,7 +271,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         # joblib's wrapper pickles by itself, and what it sends has lost the names of its files.
         items = [(f._obj if isinstance(f, Wrapper) else f, *rest) for f, *rest in func.items]
         send = partial(self._send, run_item, items, first)
-        return self._calls.submit(send, partial(self._ended, self._call, callback))
+        return self._calls.submit(send, partial(self._ended, self._call, callback, len(items)))
 
     def _send(self, run_item: Any, items: list[Any], first: int) -> Future[Any]:
         assert self._executor is not None, "who submits has one"
@@ -276,7 +280,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             self._bar.watch(future, len(items))
         return future
 
-    def _ended(self, call: object, callback: Any, batch: Future[Any]) -> None:
+    def _ended(self, call: object, callback: Any, tasks: int, batch: Any) -> None:
         """A batch of that call has ended: tell joblib, and let it read and send the next one.
 
         All under joblib's lock, which it lets go in between: meanwhile the call might be aborted,
@@ -288,12 +292,28 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
                 try:
                     self._calls.ended(batch)
                     callback(batch)
+                    self._send_more((batch.timings.compute or 0.0) / tasks)
                 except BaseException as error:
                     failed: Future[Any] = Future()
                     failed.set_exception(error)
                     tracker = type(callback)(0, 0, self._parallel)
                     self._parallel._register_new_job(tracker)
                     tracker(failed)
+
+    def _send_more(self, seconds: float) -> None:
+        """Tasks take so many `seconds`. joblib lets one batch follow each that has ended: of short
+        tasks that is a wait for the platform for hardly any work. Who says how many tasks shall be
+        read ahead, or sent together, is obeyed.
+        """
+        parallel = self._parallel
+        if parallel.batch_size != "auto" or parallel.pre_dispatch not in _PRE_DISPATCH:
+            return
+        most = self._number * AHEAD_SECONDS / max(seconds, 0.001)
+        while (
+            parallel._original_iterator is not None
+            and parallel.n_dispatched_tasks - parallel.n_completed_tasks < most
+        ):
+            parallel.dispatch_next()
 
     @contextmanager
     def retrieval_context(self) -> Iterator[None]:

@@ -298,7 +298,7 @@ class Virtual:
             pause = idle + max(FIRST_PAUSE, box.poll * PART)
             wrong = AHEAD + self.wrong_by(worker)
             at = box.looked + pause
-            if pause >= box.poll or (box.alone and box.poll > SHORT):
+            if box.todo or pause >= box.poll or (box.alone and box.poll > SHORT):
                 at = next_turn(turn(worker), box.poll, box.looked + wrong) - wrong
         self._after(max(at - self.now, 0.0) + 0.001, self._read, worker, box.reading)
 

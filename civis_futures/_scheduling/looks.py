@@ -22,6 +22,7 @@ from .pacing import (
     SAVED_LOOKS,
     SHORTEST_ANSWER,
     SHORTEST_LINGER,
+    SOONEST_ANSWER,
     Pause,
     RetriedRequest,
     Step,
@@ -81,9 +82,9 @@ class Looks:
             worker.reads.soon(step.now)
         if seconds is not None and self.turns.period > LEAD:
             reads_at, takes = self.turns.next(worker.id, step.now), SHORTEST_ANSWER
-            if (idle := step.now - worker.idle_since) < self.turns.period:
+            if (idle := step.now - worker.idle_since) < self.turns.period and seconds:
                 reads_at = min(reads_at, step.now + idle + self.turns.period * FIRST_READ)
-                takes = min(max(takes, seconds), LONGEST_ANSWER)
+                takes = min(max(SOONEST_ANSWER, seconds), LONGEST_ANSWER)
             worker.awaited = reads_at + takes
         else:
             self.pause.soon(step.now)
@@ -196,8 +197,11 @@ class Looks:
 
 
 def took(seen: Observation) -> list[float]:
-    """How long the calls took, in seconds, that have ended as they should."""
-    return [each.busy for each in seen.report.answers if each.kind in (RETURNED, RAISED)]
+    """How long the calls took, in seconds, that have ended as they should; but for imports, which
+    later ones find done.
+    """
+    ended = (each for each in seen.report.answers if each.kind in (RETURNED, RAISED))
+    return [max(each.busy - each.importing, 0.0) for each in ended]
 
 
 def _seen(

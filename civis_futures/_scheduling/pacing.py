@@ -56,9 +56,10 @@ FAR = 1.5
 TURN = (math.sqrt(5) - 1) / 2
 #: Seconds after which what is written now can be read for certain; clocks differ by less.
 LEAD = 0.3
-#: Bounds of the seconds from there until an answer is expected, where it is known how long calls
-#: take. Then looks are not saved up for them any more: others may be shorter.
-SHORTEST_ANSWER, LONGEST_ANSWER = 0.2, 1.0
+#: Bounds of the seconds from there until an answer is expected: of a worker that reads at its turn,
+#: by a clock that is not exact; and of one that has just been at work, where it is known how long
+#: calls take. Then looks are not saved up for them any more: others may be shorter.
+SHORTEST_ANSWER, SOONEST_ANSWER, LONGEST_ANSWER = 0.2, 0.05, 1.0
 #: A worker that has just run out reads the inbox after this part of a period, and then each time
 #: that it has been idle for twice as long, and for that.
 FIRST_READ = 1 / 12

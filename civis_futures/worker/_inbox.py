@@ -78,13 +78,16 @@ class InboxReader:
         """A clock that stands still while the platform cannot be reached: that is no silence."""
         return time.monotonic() - self._platform.http.stalled
 
-    def due_in(self, eager: bool) -> float:
-        """Seconds until the next look; if not `eager`, there is hardly any news to expect."""
+    def due_in(self, eager: bool, idle: bool = True) -> float:
+        """Seconds until the next look; if not `eager`, there is hardly any news to expect; if not
+        `idle`, news can wait for our turn.
+        """
         calm = min(self._lease / _LOOKS_PER_LEASE, max(self._poll, self._calm))
         since = time.monotonic() - self._looked
-        idle = max(0.0, self._looked - self._idle_since)
-        pause = idle + max(_FIRST_PAUSE, self._poll * _PART_OF_POLL) if eager else calm
-        if eager and (pause >= self._poll or (self._alone and self._poll > _SHORT)):
+        rested = max(0.0, self._looked - self._idle_since)
+        pause = rested + max(_FIRST_PAUSE, self._poll * _PART_OF_POLL) if eager else calm
+        late = not idle or pause >= self._poll or (self._alone and self._poll > _SHORT)
+        if eager and late:
             looked = self._platform.clock.now() - since
             pause = _wire.next_turn(self._turn, self._poll, looked) - looked
         return max(0.0, pause - since)

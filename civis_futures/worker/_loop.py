@@ -435,8 +435,8 @@ class WorkerLoop:
         if len(running) > 1:
             wait_for_any([slot.process for slot in running if slot.process is not None], patience)
             patience = 0.0
-        heard = [self._listen(slot, patience) for slot in running]
-        if not any(heard) and self._inbox is not None and self._inbox.due_in(self._eager) == 0:
+        inbox, heard = self._inbox, [self._listen(slot, patience) for slot in running]
+        if inbox is not None and not any(heard) and inbox.due_in(self._eager, self._idle) == 0:
             self._take(self._look())
 
     @term()  # which would lose what was read and not taken in; while we wait, it comes through
@@ -473,7 +473,7 @@ class WorkerLoop:
         """Seconds until there is something else to do than to wait for the children."""
         waits = [self._outbox.due_in(self._left)]
         if self._inbox is not None:
-            waits.append(self._inbox.due_in(self._eager))
+            waits.append(self._inbox.due_in(self._eager, self._idle))
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _time_out(self, slot: Slot, call: _wire.Call, peak_mb: float) -> None:

@@ -19,6 +19,7 @@ from civis_futures import BrokenContainerPool, ContainerHoursError, _wire
 from civis_futures._exceptions import PlatformError, Recalled
 from civis_futures._scheduling import events as e
 from civis_futures._scheduling.balance import movable
+from civis_futures._scheduling.looks import Observation, took
 from civis_futures._scheduling.pacing import (
     LOOK_STRETCH,
     QUICK_LOOK,
@@ -28,7 +29,7 @@ from civis_futures._scheduling.pacing import (
     Shares,
 )
 from civis_futures._scheduling.scheduler import Scheduler
-from civis_futures._scheduling.state import Policy, TaskPhase, WorkerPhase
+from civis_futures._scheduling.state import Policy, TaskPhase, Worker, WorkerPhase
 from civis_futures._types import (
     PLAIN_TERMS,
     Inherited,
@@ -2091,3 +2092,10 @@ def test_random_histories_where_events_come_together(heir):
 @pytest.mark.parametrize("heir", [False, True])
 def test_thousands_of_random_histories(heir, late):
     histories(range(20 * HISTORIES), heir, late)
+
+
+def test_imports_say_nothing_of_how_long_later_calls_take():
+    answer = _wire.Answer(1, _wire.RETURNED, INLINE, started=5.0, finished=5.5, importing=3.0)
+    worker = Worker(WorkerId(1), Resources())
+    report = e.Report(worker.id, None, (answer,))
+    assert took(Observation(worker, report, over=False, changed=False)) == [0.5]

@@ -30,23 +30,15 @@ from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, Se
 
 from civis_futures import Container, ContainerPoolExecutor, ProgressBar, WarmPool
 
-from ._pools import (
-    BoundedCalls,
-    LentPool,
-    SessionCalls,
-    UsersPool,
-    check_call_options,
-    check_executor,
-)
+from . import _pools
 
 #: What ``n_jobs=-1`` means unless `max_workers` says otherwise.
 ALL_JOBS = 50
 #: Seconds that a cancelled container has to end those that it started itself.
 PARTING_SECONDS = 30
-#: What joblib and scikit-learn pass if nobody says how many tasks shall be read ahead.
-_PRE_DISPATCH = ("2 * n_jobs", "2*n_jobs")
-#: Of short tasks, each container is sent so many at a time that they take this many seconds.
-AHEAD_SECONDS = 1.0
+#: What joblib and scikit-learn take for the size of a batch, and for how many tasks to read ahead, if
+#: nobody has said anything.
+_UNASKED = ("auto", "2 * n_jobs"), ("auto", "2*n_jobs")
 #: What joblib passes to every backend for its own ones, which share this machine.
 _NOT_FOR_US = {
     "context", "max_nbytes", "mmap_mode", "parallel", "prefer", "require", "temp_folder", "verbose",
@@ -103,10 +95,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         super().__init__(nesting_level, inner_max_num_threads)
         own = {"remote_backend": remote_backend, "cap": cap, "max_workers": max_workers}
         own["progress"] = progress
-        check_call_options(cap, progress)
+        _pools.check_call_options(cap, progress)
         ContainerPoolExecutor.check_options({**options, **own}, also=own)
         if executor is not None:
-            check_executor(executor, options, remote_backend, inner_max_num_threads)
+            _pools.check_executor(executor, options, remote_backend, inner_max_num_threads)
             max_workers = max(executor.max_workers, 2)  # with one job, joblib would run it here
         known = sorted({"civis", *BACKENDS})
         if not isinstance(remote_backend, ParallelBackendBase) and remote_backend not in known:
@@ -115,9 +107,9 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._all = max_workers or _all_jobs(options.get("platform"))
         self._options, self._given = options, {**options, **own}
         self._lent: ContainerPoolExecutor | None = executor
-        self._session = SessionCalls(options) if options.get("session") else None
-        self._pool: LentPool | None = None
-        self._calls = BoundedCalls()
+        self._session = _pools.SessionCalls(options) if options.get("session") else None
+        self._pool: _pools.LentPool | None = None
+        self._calls = _pools.BoundedCalls()
         self._progress = progress
         self._bar: ProgressBar | None = None
         self._owned = False  # by one Parallel, see `configure`
@@ -231,16 +223,16 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     def _open(self) -> None:
         self.terminate()
         if self._lent is not None:
-            self._pool = UsersPool(self._lent)
+            self._pool = _pools.UsersPool(self._lent)
             self._lent.reset_batch_size()  # it may have had tasks of another kind
-            self._calls = BoundedCalls(self._lent, self._number)
+            self._calls = _pools.BoundedCalls(self._lent, self._number)
             return
         options = {**self._options, "container": self._container()}
         options["share_arrays"] = self._share_arrays
         options["requires"] = {"joblib": "1.5", **(options.get("requires") or {})}
         begin = WarmPool if self._session is None else self._session.begin
         self._pool = begin(self._number, **options)
-        self._calls = BoundedCalls(self._pool.executor)
+        self._calls = _pools.BoundedCalls(self._pool.executor)
         # A cap is for all Parallels of this process: while one has containers, others have none.
         if self._cap and _capped.setdefault("it", self) is not self:
             self.terminate()
@@ -301,19 +293,15 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
                     tracker(failed)
 
     def _send_more(self, seconds: float) -> None:
-        """Tasks take so many `seconds`. joblib lets one batch follow each that has ended: of short
-        tasks that is a wait for the platform for hardly any work. Who says how many tasks shall be
-        read ahead, or sent together, is obeyed.
+        """Tasks take so many `seconds`. joblib lets one batch follow each that has ended; of short
+        tasks, that is a wait for the platform for hardly any work: send more, unless the user says
+        how many go together or are read ahead.
         """
         parallel = self._parallel
-        if parallel.batch_size != "auto" or parallel.pre_dispatch not in _PRE_DISPATCH:
-            return
-        most = self._number * AHEAD_SECONDS / max(seconds, 0.001)
-        while (
-            parallel._original_iterator is not None
-            and parallel.n_dispatched_tasks - parallel.n_completed_tasks < most
-        ):
-            parallel.dispatch_next()
+        if (parallel.batch_size, parallel.pre_dispatch) in _UNASKED:  # a second's work for each
+            most = parallel.n_completed_tasks + self._number / max(seconds, 0.001)
+            while parallel._original_iterator is not None and parallel.n_dispatched_tasks < most:
+                parallel.dispatch_next()
 
     @contextmanager
     def retrieval_context(self) -> Iterator[None]:

@@ -36,8 +36,8 @@ from . import _pools
 ALL_JOBS = 50
 #: Seconds that a cancelled container has to end those that it started itself.
 PARTING_SECONDS = 30
-#: What joblib and scikit-learn take for the size of a batch, and for how many tasks to read ahead, if
-#: nobody has said anything.
+#: What joblib and scikit-learn take for the size of a batch, and for what to read ahead, if nobody
+#: says anything.
 _UNASKED = ("auto", "2 * n_jobs"), ("auto", "2*n_jobs")
 #: What joblib passes to every backend for its own ones, which share this machine.
 _NOT_FOR_US = {

@@ -44,8 +44,9 @@ HESITATION = 1.0
 #: How many signs of life are written in the time of one lease.
 BEATS = 4.0
 #: The inbox is written again, as it is, REPEAT seconds after a change, then after twice as many,
-#: and so on: an older version of it may arrive late and take its place.
-REPEAT = 10.0
+#: and so on: an older version of it may arrive late and take its place. LAST_REPEAT, if all that it
+#: says is that workers shall end, which they would have done by then.
+REPEAT, LAST_REPEAT = 20.0, 2.5
 
 
 @dataclass
@@ -290,7 +291,8 @@ class Fleet:
             whole = whole or beat <= step.now
             listen = any(w.listens and len(w.calls) > w.processes for w in readers)
             off = listen and self.looks.turns.are_off(self.sharing(), self.looks.pace)
-            self._repeat = REPEAT if self._stale or off else self._repeat
+            if self._stale or off:  # each write doubles it
+                self._repeat = (REPEAT if any(w.calls for w in readers) else LAST_REPEAT) / 2
             self._stale = self._stale or off or beat <= step.now
             if not self._stale:
                 step.wake(beat)

@@ -1158,6 +1158,20 @@ def test_what_workers_are_told_is_written_again():
     assert [round(at, -1) for at in written] == [20, 60, 140, 300, 620]
 
 
+def test_that_workers_shall_end_is_written_again_sooner():
+    """They would have done so by then: a shutdown took 22 s for one write that came late."""
+    table = started(max_workers=1)
+    running = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    table.looked(replace(running, answers=(answer(0),)))
+    assert kinds(table(e.ShutdownRequested())) == ["WriteInbox"]
+    table(WRITTEN)
+    for pause in (2.5, 5.0, 10.0):
+        before = table.now
+        [write] = writes(table.until("WriteInbox", running))
+        assert write.letters[0].stop
+        assert table.now - before == pytest.approx(pause, abs=0.01)
+
+
 def test_looks_follow_the_budget_and_slow_down_while_nothing_happens():
     table = started()
     table.scheduler.fleet.looks.pause.saved = -1000.0

@@ -24,6 +24,8 @@ class Pacing:
             the platform cannot be asked before the waiting ends; `last_patience_refused` if it
             refuses what is asked.
         frozen: how long after the `timeout` of a call its worker may say nothing.
+        probe: while no container has shown that it can do the work, the number of containers that
+            there may be doubles after each such time.
         proof: a worker that has run for this long, and said nothing, has reached the user's code.
         batch: how much compute a batch of `map` should have: some ten times what a call costs
             besides.
@@ -49,6 +51,7 @@ class Pacing:
     last_patience: float = 75.0
     last_patience_refused: float = 8.0
     frozen: float = 120.0
+    probe: float = 1.5
     proof: float = 2.0
     batch: float = 2.0
     log_pause: float = 0.2

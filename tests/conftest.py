@@ -34,6 +34,10 @@ from civis_futures.testing import short_waits
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Several processes are at work at once, and threads of numerical libraries spin while they wait.
+# Containers have an environment of their own.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
 if sys.version_info < (3, 12):  # https://github.com/python/cpython/issues/98257
     _settrace = sys.settrace
 

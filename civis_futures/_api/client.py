@@ -139,11 +139,7 @@ class PlatformClient:
         raise TypeError("a PlatformClient cannot be pickled: it holds an API key")
 
     def close(self) -> None:
-        """End all waits with a PlatformError, and close the connections. Twice is no harm.
-
-        What is being answered right then ends so too, but only by its timeout if no answer comes:
-        closing a socket does not wake the thread that reads it.
-        """
+        """End all waits with a PlatformError, and close the connections. Twice is no harm."""
         self._closing.set()
         with ours():
             self._http.close()

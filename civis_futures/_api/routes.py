@@ -19,6 +19,7 @@ import functools
 import ipaddress
 import math
 import os
+import socket
 import ssl
 import time
 from collections.abc import Iterable, Iterator
@@ -59,6 +60,7 @@ class Routes(httpx.BaseTransport):
         self._seconds = seconds
         self._only = only
         self._ways: dict[tuple[bool, str | None, str | None], httpx.HTTPTransport] = {}
+        self._network = _Network()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """As of any transport.
@@ -88,14 +90,28 @@ class Routes(httpx.BaseTransport):
         key = url.scheme == "https", proxy, pem
         if key not in self._ways:
             # Two threads may both come here: the first one counts.
-            self._ways.setdefault(key, _transport(key[0], name, proxy, pem))
+            self._ways.setdefault(key, self._transport(key[0], name, proxy, pem))
         return self._ways[key]
 
     def _proxy(self, url: httpx.URL) -> tuple[str | None, str | None]:
         return (None, None) if self._direct else proxy_for(url)
 
+    def _transport(
+        self, tls: bool, name: str | None, proxy: str | None, pem: str | None
+    ) -> httpx.HTTPTransport:
+        # Without TLS, a context without certificates: httpx would read all for its own.
+        verify = _nobody() if not tls else _tls() if pem is None else _pinned(pem)
+        with _named(f"{name}={_shown(proxy or '')}", secret="@" in (proxy or "")):
+            through = None if proxy is None else httpx.Proxy(proxy)
+            if through is not None and not through.url.host:
+                raise ValueError("it names no host")
+            transport = httpx.HTTPTransport(verify=verify, trust_env=False, proxy=through)
+        transport._pool._network_backend = self._network  # httpx has no public name for it
+        return transport
+
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, also those that are being made; what waits for an answer fails."""
+        self._network.close()
         for way in list(self._ways.values()):
             way.close()
 
@@ -136,22 +152,35 @@ def _names(name: str, host: str) -> bool:
         return False
 
 
-def _transport(
-    tls: bool, name: str | None, proxy: str | None, pem: str | None
-) -> httpx.HTTPTransport:
-    # Without TLS, a context without certificates: httpx would read all certificates for its own.
-    verify = _nobody() if not tls else _tls() if pem is None else _pinned(pem)
-    with _named(f"{name}={_shown(proxy or '')}", secret="@" in (proxy or "")):
-        through = None if proxy is None else httpx.Proxy(proxy)
-        if through is not None and not through.url.host:
-            raise ValueError("it names no host")
-        transport = httpx.HTTPTransport(verify=verify, trust_env=False, proxy=through)
-    transport._pool._network_backend = _Network()  # httpx has no public name for it
-    return transport
-
-
 class _Network(httpcore.NetworkBackend):
-    """Connections that end when the head of an answer is due."""
+    """Connections that end when the head of an answer is due, or when `close` is called.
+
+    A pool of httpcore that is closed forgets a connection that is being made: whoever makes it
+    closes it here.
+    """
+
+    def __init__(self) -> None:
+        self._open: set[_Connection] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """Wake the threads that wait for an answer; a closed socket alone would not."""
+        self._closed = True
+        for connection in list(self._open):
+            connection.end()
+
+    def note(self, stream: httpcore.NetworkStream) -> _Connection:
+        """A stream that was made just now; httpcore.ConnectError after `close`."""
+        connection = _Connection(self, stream)
+        self._open.add(connection)
+        if self._closed:
+            connection.close()
+            raise httpcore.ConnectError("the client is closed")
+        return connection
+
+    def forget(self, connection: _Connection) -> None:
+        """It is closed."""
+        self._open.discard(connection)
 
     def connect_tcp(
         self,
@@ -163,11 +192,12 @@ class _Network(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """As of any network."""
         below = httpcore.SyncBackend()
-        return _Connection(below.connect_tcp(host, port, timeout, local_address, socket_options))
+        return self.note(below.connect_tcp(host, port, timeout, local_address, socket_options))
 
 
 class _Connection(httpcore.NetworkStream):
-    def __init__(self, below: httpcore.NetworkStream) -> None:
+    def __init__(self, network: _Network, below: httpcore.NetworkStream) -> None:
+        self._network = network
         self._below = below
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -177,7 +207,16 @@ class _Connection(httpcore.NetworkStream):
         self._below.write(buffer, _left(timeout))
 
     def close(self) -> None:
+        self._network.forget(self)
         self._below.close()
+
+    def end(self) -> None:
+        """Whoever reads from it or writes to it fails now, or reads the end."""
+        below = self.get_extra_info("socket")
+        assert isinstance(below, socket.socket)
+        with contextlib.suppress(OSError):  # it has ended
+            # Not the method of a socket with TLS, which from then on reads what is not encrypted.
+            socket.socket.shutdown(below, socket.SHUT_RDWR)
 
     def start_tls(
         self,
@@ -185,7 +224,9 @@ class _Connection(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        return _Connection(self._below.start_tls(ssl_context, server_hostname, _left(timeout)))
+        self._network.forget(self)
+        secure = self._below.start_tls(ssl_context, server_hostname, _left(timeout))
+        return self._network.note(secure)
 
     def get_extra_info(self, info: str) -> object:
         return self._below.get_extra_info(info)

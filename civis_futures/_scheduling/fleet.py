@@ -176,7 +176,7 @@ class Fleet:
         unclear = sum(worker.concluding for worker in self.workers.values())
         if self.starting.failures and number + unclear:
             return False  # first see whether the others start
-        width, at = self.ramp.width(step.now)
+        width, at = self.ramp.width(step.now, self.pacing.probe)
         if number + unclear >= width:
             if at is not None:
                 step.wake(at)

@@ -66,8 +66,8 @@ FIRST_READ = 1 / 12
 #: The shortest time that an answer waits for others, to be sent together, in seconds.
 SHORTEST_LINGER = 0.5
 #: How many containers may start before one of them has shown that it can do the work; the number
-#: doubles every PROBE_SECONDS.
-PROBES, PROBE_SECONDS = 2, 1.5
+#: doubles every `Pacing.probe` seconds.
+PROBES = 2
 
 #: The most calls that a worker gets at a time before the first answer tells how long calls take.
 BLIND = 100
@@ -277,12 +277,12 @@ class Ramp:
         if self.begun is None:
             self.begun = now
 
-    def width(self, now: float) -> tuple[int, float | None]:
+    def width(self, now: float, probe: float) -> tuple[int, float | None]:
         """How many containers there may be before anything is proven; when it may be more."""
         if self.begun is None or self.unfit:
             return PROBES, None
-        steps = int((now - self.begun) / PROBE_SECONDS + 1e-6)  # or it might wake a hair too soon
-        return PROBES * 2 ** min(steps, 30), self.begun + (steps + 1) * PROBE_SECONDS
+        steps = int((now - self.begun) / probe + 1e-6)  # or it might wake a hair too soon
+        return PROBES * 2 ** min(steps, 30), self.begun + (steps + 1) * probe
 
 
 @dataclass(slots=True)

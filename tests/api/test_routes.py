@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import ssl
 import sys
 import threading
@@ -300,3 +301,68 @@ def test_tls_is_set_up_for_who_uses_it(environment: Set, monkeypatch: pytest.Mon
     PlatformClient("http://127.0.0.1:9", "key").close()
     with pytest.raises(AssertionError):
         Routes().way(httpx.URL("https://civis.test"))
+
+
+# --- the end -----------------------------------------------------------------------------------
+
+
+def failure_of_closed(
+    address: tuple[str, int], begun: threading.Event, closed: threading.Event
+) -> BaseException:
+    """What a request of another thread fails with if its Routes are closed once it has begun."""
+    found: list[BaseException] = []
+    ways = Routes(direct=True)
+
+    def ask() -> None:
+        try:
+            ways.handle_request(httpx.Request("GET", "http://{}:{}/".format(*address)))
+        except httpx.TransportError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert begun.wait(30)
+    ways.close()
+    closed.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    return found[0]
+
+
+def test_closing_wakes_who_waits_for_an_answer() -> None:
+    begun = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with server.accept()[0] as peer:
+                peer.recv(1000)
+                time.sleep(0.2)  # until the other thread reads; nothing tells when
+                begun.set()
+                assert peer.recv(1000) == b""  # until it is closed
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        error = failure_of_closed(server.getsockname(), begun, threading.Event())
+        thread.join(30)
+        assert not thread.is_alive()
+    assert isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError))
+
+
+def test_a_connection_that_is_made_while_the_client_closes_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    made: list[socket.socket] = []
+    connect = socket.create_connection
+
+    def slow(*args: object, **options: object) -> socket.socket:
+        made.append(connect(*args, **options))  # type: ignore[arg-type]
+        begun.set()
+        assert go_on.wait(30)
+        return made[0]
+
+    monkeypatch.setattr(socket, "create_connection", slow)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        error = failure_of_closed(server.getsockname(), begun, go_on)
+    assert isinstance(error, httpx.ConnectError)
+    assert made[0].fileno() == -1

@@ -109,7 +109,7 @@ def alike(one: Any, other: Any) -> bool:
     return bool(plain(one) == plain(other))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from(sorted(OBJECTS)), st.sampled_from(sorted(LAYOUTS)), st.sampled_from([*PLACES])
 )

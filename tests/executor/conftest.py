@@ -7,11 +7,11 @@ import itertools
 import weakref
 
 import pytest
+from cases import MODES
 
 from civis_futures import ContainerPoolExecutor
 
 #: One fresh container for each call, and containers that are reused: all promises hold for both.
-MODES = [pytest.param(1, id="fresh", marks=pytest.mark.repeats), pytest.param(None, id="reused")]
 
 
 @pytest.fixture(params=MODES)

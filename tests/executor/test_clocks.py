@@ -12,6 +12,7 @@ from contextlib import closing
 
 import numpy
 import pytest
+from cases import mostly_repeats
 
 import civis_futures as cf
 from civis_futures._api.budget import PlatformClock
@@ -146,6 +147,7 @@ def test_the_first_day_with_a_clock_that_is_wrong(faulty, monkeypatch, ahead):
     first_day(faulty, f"wrong {ahead:.0f}")
 
 
+@pytest.mark.repeats
 def test_the_first_day_with_a_clock_that_stands_still(faulty, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1_400_000_000.0)
     first_day(faulty, "frozen")
@@ -166,7 +168,7 @@ CLOCKS = {
 }
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("clock", mostly_repeats(CLOCKS, "a month behind", "stopped"))
 def test_what_took_how_long_is_told_whatever_the_clock_says(faulty, monkeypatch, clock):
     monkeypatch.setattr(time, "time", CLOCKS[clock])
     with cf.ContainerPoolExecutor(1, platform=faulty) as executor:

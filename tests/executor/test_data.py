@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 from by_hand import ask, get
+from cases import mostly_repeats
 from tasks import by_value
 
 import civis_futures as cf
@@ -334,7 +335,7 @@ CARRIERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("carrier", mostly_repeats(CARRIERS, "global", "method"))
 def test_what_each_call_of_a_function_carries_goes_up_once(counted, pool, new_process, carrier):
     size = len(pickle.dumps(TABLE))
     with pool(2) as executor:

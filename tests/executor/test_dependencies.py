@@ -300,7 +300,7 @@ def test_the_example_of_ipython(reused):
 # --- many --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [300, pytest.param(1000, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("length", [100, pytest.param(1000, marks=pytest.mark.stress)])
 def test_a_long_chain(make_executor, length):
     executor = make_executor(2)
     link = executor.submit(add, 0)

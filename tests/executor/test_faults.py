@@ -11,6 +11,7 @@ import time
 from contextlib import closing
 
 import pytest
+from cases import MODES
 from tasks import by_value, identity
 
 import civis_futures as cf
@@ -95,7 +96,7 @@ def kill_the_container(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("reuse", [1, None])
+@pytest.mark.parametrize("reuse", MODES)
 def test_a_container_killed_in_the_middle(platform, reuse):
     error = lost(platform, None, kill_the_container, max_tasks_per_worker=reuse)
     assert type(error) is cf.CallLostError
@@ -121,7 +122,7 @@ def crash_at_first(path):
     return tries
 
 
-@pytest.mark.parametrize("reuse", [1, None])
+@pytest.mark.parametrize("reuse", MODES)
 def test_retries_of_lost_calls(platform, tmp_path, reuse):
     with cf.ContainerPoolExecutor(
         1, platform=platform, max_retries=2, max_tasks_per_worker=reuse
@@ -161,7 +162,7 @@ def beat(path):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("reuse", [1, None])
+@pytest.mark.parametrize("reuse", MODES)
 def test_cancelled_means_stopped(platform, tmp_path, reuse, mine):
     path = tmp_path / "beats"
     with cf.ContainerPoolExecutor(1, platform=platform, max_tasks_per_worker=reuse) as executor:
@@ -196,7 +197,7 @@ def test_cancel_before_the_container_starts():
 TEXT = "quotes ' \" `whoami` $(whoami) \\ \n newline \t \x00 \u2028 \N{SNOWMAN} \U0001f600 ;"
 
 
-@pytest.mark.parametrize("reuse", [1, None])
+@pytest.mark.parametrize("reuse", MODES)
 def test_awkward_text_arrives_as_it_is(platform, reuse):
     with cf.ContainerPoolExecutor(1, platform=platform, max_tasks_per_worker=reuse) as executor:
         assert executor.submit(identity, TEXT).result(60) == TEXT

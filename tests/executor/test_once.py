@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from cases import MODES
 from mishaps import CLOCKS, HARMLESS, LATER, LOSSY, RESTARTS
 from tasks import by_value
 
@@ -94,7 +95,7 @@ def test_a_lost_reply_while_lists_lag_costs_no_second_execution(tmp_path):
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])
+@pytest.mark.parametrize("reuse", MODES)
 def test_lost_replies_for_a_minute(tmp_path, reuse):
     run_with_lost_replies(tmp_path, 300, reuse, bad_seconds=60)
 
@@ -165,7 +166,7 @@ def work(folder, number):
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])
+@pytest.mark.parametrize("reuse", MODES)
 def test_the_platform_is_down_for_a_minute(tmp_path, until, reuse):
     tasks = 24
     path, folder = tmp_path / "beats", tmp_path / "done"

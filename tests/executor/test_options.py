@@ -8,6 +8,7 @@ import time
 from contextlib import closing
 
 import pytest
+from cases import MODES
 from tasks import SECONDS, by_value, identity, wait_at
 
 import civis_futures as cf
@@ -20,7 +21,7 @@ by_value(__name__)
 pytestmark = pytest.mark.usefixtures("brisk")
 
 #: Each promise holds for one container for each call, and for containers that are reused.
-BOTH = pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])
+BOTH = pytest.mark.parametrize("reuse", MODES)
 
 
 def sleep(seconds):

@@ -7,6 +7,7 @@ import pdb
 import sys
 
 import pytest
+from cases import MODES
 from tasks import SECONDS, by_value
 
 import civis_futures as cf
@@ -75,7 +76,7 @@ def test_in_chunks(make_executor):
     assert "(task 1" in text
 
 
-@pytest.mark.parametrize("reuse", [1, None])
+@pytest.mark.parametrize("reuse", MODES)
 def test_a_lost_call_tells_of_each_attempt(reuse):
     with (
         LocalPlatform(cores=16, faults=[Fault.kill(says="stay 1")]) as platform,
@@ -152,8 +153,10 @@ def test_only_what_failed(make_executor):
 # --- fail early --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reuse", [1, None])
-def test_a_map_over_a_missing_module_ends_early(reuse):
+@pytest.mark.parametrize("reuse", MODES)
+def test_a_map_over_a_missing_module_ends_early(reuse, paced):
+    # On a busy machine the first container takes longer than usual to say what is missing.
+    paced(probe=60, proof=60)
     with (
         LocalPlatform(cores=64) as platform,
         cf.ContainerPoolExecutor(50, platform=platform, max_tasks_per_worker=reuse) as executor,

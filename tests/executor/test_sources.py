@@ -14,6 +14,7 @@ from types import FunctionType
 
 import cloudpickle
 import pytest
+from cases import mostly_repeats
 from tasks import SECONDS
 
 import civis_futures as cf
@@ -316,7 +317,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["script", "-c", "stdin"])
+@pytest.mark.parametrize("how", mostly_repeats(["script", "-c", "stdin"], "script", "-c"))
 def test_main(tmp_path, how):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)

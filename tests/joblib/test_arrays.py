@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cases import mostly_repeats
 from joblib import Parallel, delayed, parallel_config
 from tasks import by_value
 
@@ -28,7 +29,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("which", OPTIONS)
+@pytest.mark.parametrize("which", mostly_repeats(OPTIONS, "default", "no limit", "copy on write"))
 def test_writing(which):
     options, can_write = OPTIONS[which]
     parallel = Parallel(2, backend="civis", **options)

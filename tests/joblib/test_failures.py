@@ -13,6 +13,7 @@ import traceback
 from concurrent.futures import CancelledError
 
 import pytest
+from cases import mostly_repeats
 from joblib import Parallel, delayed, parallel_config, wrap_non_picklable_objects
 from tasks import by_value, square
 
@@ -82,7 +83,7 @@ def lock_or_square(x):
     return threading.Lock() if x == 3 else x * x
 
 
-@pytest.mark.parametrize("return_as", MODES)
+@pytest.mark.parametrize("return_as", mostly_repeats(MODES, *MODES[::2]))
 def test_the_first_failure_is_raised_soon(platform, return_as, mine):
     with pytest.raises(Peculiar, match="this one") as caught:
         list(
@@ -101,7 +102,7 @@ def test_the_first_failure_is_raised_soon(platform, return_as, mine):
     assert "Raised by raise_or_sleep (task 1) in run" in text
 
 
-@pytest.mark.parametrize("return_as", MODES)
+@pytest.mark.parametrize("return_as", mostly_repeats(MODES, *MODES[::2]))
 def test_after_a_failure_at_once(return_as):
     with Parallel(2, backend="civis", return_as=return_as, batch_size=1) as parallel:
         with pytest.raises(ZeroDivisionError):
@@ -198,7 +199,7 @@ def test_what_a_failure_left_behind_is_not_the_next_calls():
         assert parallel(delayed(square)(x) for x in range(2)) == [0, 1]
 
 
-@pytest.mark.parametrize("return_as", MODES[1:])
+@pytest.mark.parametrize("return_as", mostly_repeats(MODES[1:], MODES[1]))
 @pytest.mark.parametrize("late", ["told joblib", "did not yet"])
 def test_a_batch_of_an_aborted_call_does_not_count_for_the_next(return_as, late, tmp_path):
     """It ends while the call is aborted, and comes between two steps of the next one."""

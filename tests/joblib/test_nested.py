@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from cases import mostly_repeats
 from joblib import Parallel, delayed, parallel_config
 from joblib.parallel import LokyBackend, SequentialBackend, ThreadingBackend
 from tasks import by_value
@@ -57,7 +58,7 @@ def block_within(name):
         return nest(2)
 
 
-@pytest.mark.parametrize("name", ["threading", "loky"])
+@pytest.mark.parametrize("name", mostly_repeats(["threading", "loky"], "threading"))
 def test_a_block_within_a_task(name):
     with parallel_config("civis", n_jobs=2):
         for backend, n_jobs, places, here in Parallel()(delayed(block_within)(name) for _ in "ab"):

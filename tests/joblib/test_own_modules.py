@@ -6,6 +6,7 @@ import importlib
 import sys
 
 import pytest
+from cases import mostly_repeats
 from joblib import Parallel, delayed, parallel_config
 
 import civis_futures as cf
@@ -49,7 +50,7 @@ def test_functions_of_own_modules(project):
         assert Parallel()(delayed(fields.area)(-2, y) for y in range(4)) == [0, 2, 4, 6]
 
 
-@pytest.mark.parametrize("remote", ["loky", "civis"])
+@pytest.mark.parametrize("remote", mostly_repeats(["loky", "civis"], "civis"))
 def test_within_a_task(project, remote, tmp_path):
     nesting = project("nesting")
     civis_joblib.register(remote_backend=remote, include=["lengths", tmp_path / "plugin.py"])

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from cases import mostly_repeats
 from joblib import Parallel, delayed, parallel_config, register_parallel_backend
 from tasks import by_value
 
@@ -172,10 +173,7 @@ def calibrated(x, y, n_jobs):
     return CalibratedClassifierCV(tree, cv=3, n_jobs=n_jobs).fit(x, y).predict_proba(x)
 
 
-@pytest.mark.parametrize("fit", [
-    stacked, bagged, pytest.param(predicted, marks=pytest.mark.repeats),
-    pytest.param(calibrated, marks=pytest.mark.repeats),
-])  # fmt: skip
+@pytest.mark.parametrize("fit", mostly_repeats([stacked, bagged, predicted, calibrated], stacked))
 def test_all_jobs_are_as_many_as_the_backend_has(fit, data, platform):
     before = platform.stats().runs_started
     with parallel_config("civis", max_workers=2):

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import trustme
+from cases import mostly_repeats
 from tasks import by_value
 
 from civis_futures import BrokenContainerPool, Container, ContainerPoolExecutor, PlatformError
@@ -93,7 +94,7 @@ def within(number):
         return inner.submit(pow, number, 2).result(60)
 
 
-@pytest.mark.parametrize("brought", [False, True], ids=["made", "brought"])
+@pytest.mark.parametrize("brought", mostly_repeats([False, True], True))
 def test_a_pool_over_tls(issued, brought):
     data = os.urandom(200_000)  # as a File, in both directions
     with LocalPlatform(advertise=HERE, **(issued(HERE) if brought else {})) as platform:

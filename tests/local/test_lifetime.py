@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from cases import mostly_repeats
 
 from civis_futures.local import LocalPlatform, _owner
 
@@ -139,7 +140,7 @@ def start_owner(more=""):
     ],
     ids=["alone", "with a fork"],
 )
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", mostly_repeats([signal.SIGKILL, signal.SIGTERM], signal.SIGKILL))
 def test_a_dead_owner_leaves_nothing(temporary, tools, more, number):
     owner, server, url, key = start_owner(more)
     api = tools.Api(url, key)

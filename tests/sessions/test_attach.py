@@ -10,6 +10,7 @@ import types
 from functools import partial
 
 import pytest
+from cases import mostly_repeats
 from tasks import by_value
 
 import civis_futures
@@ -380,7 +381,7 @@ def collect(numbers):
 """
 
 
-@pytest.mark.parametrize("ended", [3, 8, 13], ids=["upstream", "between", "downstream"])
+@pytest.mark.parametrize("ended", mostly_repeats([3, 8, 13], 8))  # upstream, between, downstream
 def test_a_client_that_is_killed_within_a_graph(client, until, ended):
     """What had ended, or is in a container's hands, is not run again, nor waits again."""
     options = {"session": f"graph {ended}", "max_workers": 2, "idle_timeout": 5}

@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import closing
 
 import pytest
+from cases import mostly_repeats
 from tasks import by_value
 
 import civis_futures
@@ -68,7 +69,7 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("what", SLOW)
+@pytest.mark.parametrize("what", mostly_repeats(SLOW, "every other request", "lists", "answers"))
 def test_of_several_at_a_time_one_gets_it(make_executor, faulty, tmp_path, what):
     name = f"at once {what}"
     for fault in SLOW[what]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 
 import pytest
+from cases import mostly_repeats
 
 TASKS = 5
 SQUARES = [number * number for number in range(TASKS)]
@@ -69,7 +70,10 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step",
+    mostly_repeats(STEPS, "the head is there", "a worker is in the head", "a later run is started"),
+)
 def test_killed_when(client, mine, until, step):
     on, at, after = STEPS[step]
     options = {"session": step, "max_workers": 2}

@@ -4,6 +4,7 @@ import os
 
 import cloudpickle
 import pytest
+from cases import mostly_repeats
 from tasks import by_value
 
 from civis_futures import _wire
@@ -102,7 +103,9 @@ def test_every_text_of_an_answer_has_a_bound(run, calls, stub, function):
     check(answers[1])
 
 
-@pytest.mark.parametrize("function", [raise_missing, *MAKERS[3:]], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", mostly_repeats([raise_missing, *MAKERS[3:]], raise_missing, raise_with_notes)
+)
 def test_so_have_those_of_what_cannot_be_loaded(run, calls, stub, function):
     answers = run(calls(os.getpid, (len, FailsToLoad(function)), os.getpid))
     assert stub.outcome(answers[0]) == stub.outcome(answers[2])
@@ -110,7 +113,9 @@ def test_so_have_those_of_what_cannot_be_loaded(run, calls, stub, function):
     check(answers[1])
 
 
-@pytest.mark.parametrize("function", [raise_missing, *MAKERS[3:]], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", mostly_repeats([raise_missing, *MAKERS[3:]], raise_missing, prints)
+)
 def test_so_have_those_of_an_initializer(run, calls, function):
     blob = _wire.Blob.of(cloudpickle.dumps((function, (), {})))
     for answer in run(calls(os.getpid, os.getpid), initializer=blob):

@@ -20,11 +20,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .._places.place import Ending, LaunchPlan, Line, RunListener, UnusableError
-from .._places.process import RunProcess
+from .._places.process import Command, RunProcess
 from .._settings import KEY_VARIABLE
 from .enclosure import Enclosure
 from .groups import MEGABYTE, Group, largest_charge, tree
@@ -60,6 +61,16 @@ exit $code
 """
 
 
+@dataclass(frozen=True, slots=True)
+class ContainerHandle:
+    """By what a container is ended: its control group, which is `spent` then, or else commands."""
+
+    group: Group | None
+    spent: Callable[[Group], None]
+    kill: Sequence[str]
+    remove: Sequence[str]
+
+
 class ContainerProcess(RunProcess):
     """The client of one container."""
 
@@ -67,28 +78,20 @@ class ContainerProcess(RunProcess):
 
     def __init__(
         self,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        folder: str,
-        umask: int,
+        command: Command,
         lines: Callable[[list[Line]], None],
         begun: Callable[[], None],
-        group: Group | None,
-        spent: Callable[[Group], None],
-        killing: Sequence[str],
-        removing: Sequence[str],
+        handle: ContainerHandle,
     ) -> None:
-        """Start it, in a group, which is `spent` at its end, or else ended by these commands."""
+        """Start it; what it prints, and that the container runs, is told by `lines` and `begun`."""
         self._print = lines
         self._tell_begun = begun
-        self._group = group
-        self._spent = spent
-        self._killing = killing
-        self._removing = removing
-        self._folder = folder
+        self._handle = handle
+        self._group = handle.group
+        self._folder = command.folder
         self._begun: float | None = None  # when it has, by the monotonic clock
         self._unwanted = False
-        super().__init__(arguments, environment, folder, umask, self._take)
+        super().__init__(command, self._take)
 
     def _take(self, lines: list[Line]) -> None:
         if self._begun is None:
@@ -134,9 +137,9 @@ class ContainerProcess(RunProcess):
         if self._group is not None:
             self._group.signal(signal.SIGKILL)
         else:
-            self._command(self._killing)
+            self._run(self._handle.kill)
 
-    def _command(self, arguments: Sequence[str]) -> None:
+    def _run(self, arguments: Sequence[str]) -> None:
         """Let a command run, without waiting for it."""
         null = subprocess.DEVNULL
         command = subprocess.Popen(arguments, stdin=null, stdout=null, stderr=null)
@@ -168,10 +171,10 @@ class ContainerProcess(RunProcess):
         """Return how the container ended."""
         group, code = self._group, self.exit_code
         if self.signalled and group is None:  # it was not removed
-            self._command(self._removing)
+            self._run(self._handle.remove)
         if self._begun is None:
             if group is not None:
-                self._spent(group)
+                self._handle.spent(group)
             return Ending(why=f"The container could not be started (exit code {code}).")
         killed = code == 137 and not self._unwanted
         if group is None:
@@ -183,7 +186,7 @@ class ContainerProcess(RunProcess):
             max_memory=group.peak_memory(),
             max_cpu=group.cpu_seconds() / wall,
         )
-        self._spent(group)
+        self._handle.spent(group)
         return ending
 
     def _says_memory(self) -> bool:
@@ -266,17 +269,15 @@ class Containers:
             options += ["--volume", f"{folder}/app:/app"]
         image = [plan.image] if wrapper is None else ["--entrypoint=sh", plan.image, "-c", wrapper]
         try:
+            arguments = self._arguments(
+                name, folder, group, [*options, *self._options.extra, *image]
+            )
+            environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", **environment}
             process = ContainerProcess(
-                self._arguments(name, folder, group, [*options, *self._options.extra, *image]),
-                {**os.environ, "GIT_TERMINAL_PROMPT": "0", **environment},
-                folder,
-                self._umask,
+                Command(arguments, environment, folder, self._umask),
                 lambda lines: listener.printed(run_id, lines),
                 lambda: listener.begun(run_id, None),
-                group,
-                self._spend,
-                [*self._client, "kill", name],
-                [*shlex.split(_removing(self._options)), name],
+                self._handle(name, group),
             )
         except BaseException:
             if group is not None:
@@ -285,6 +286,10 @@ class Containers:
         if wrapper is None:  # it cannot say so
             process.begin()
         return process
+
+    def _handle(self, name: str, group: Group | None) -> ContainerHandle:
+        remove = [*shlex.split(_removing(self._options)), name]
+        return ContainerHandle(group, self._spend, [*self._client, "kill", name], remove)
 
     def _arguments(
         self, name: str, folder: str, group: Group | None, options: list[str]

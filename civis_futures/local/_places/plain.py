@@ -11,7 +11,7 @@ from .._settings import KEY_VARIABLE
 from .place import LaunchPlan, RunListener
 from .private import make as make_private
 from .private import may_install
-from .process import RunProcess
+from .process import Command, RunProcess
 
 LOCALE = "C.UTF-8" if sys.platform.startswith("linux") else "en_US.UTF-8"
 
@@ -41,10 +41,7 @@ class Plain:
             environment |= make_private(own, commands, environment["PATH"])
         environment |= plan.environment
         process = RunProcess(
-            ["sh", "-c", plan.command],
-            environment,
-            folder,
-            self._umask,
+            Command(["sh", "-c", plan.command], environment, folder, self._umask),
             lambda lines: listener.printed(run_id, lines),
         )
         listener.begun(run_id, None)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from .guard import kill_group
 from .meter import Sample, kill_seen, session_members
@@ -79,19 +80,22 @@ class OutputPipe:
                 self._emit([rest])
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What is started: its command line, where, and with which file mode mask."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    folder: str
+    umask: int
+
+
 class RunProcess:
     """A command as a session of its own."""
 
     measured = True  # by the meter, which also keeps its memory limit
 
-    def __init__(
-        self,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        folder: str,
-        umask: int,
-        lines: Callable[[list[Line]], None],
-    ) -> None:
+    def __init__(self, command: Command, lines: Callable[[list[Line]], None]) -> None:
         """Start it; raises OSError or ValueError if the system will not have it."""
         self.started = time.monotonic()
         self.exit_code: int | None = None
@@ -104,14 +108,14 @@ class RunProcess:
         self._max_cpu = 0.0  # cores
         self._measured: tuple[float, float] | None = None  # monotonic time (s), CPU until then (s)
         self._popen = subprocess.Popen(
-            arguments,
-            cwd=folder,
-            env=dict(environment),
+            command.arguments,
+            cwd=command.folder,
+            env=dict(command.environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            umask=umask,
+            umask=command.umask,
         )
         assert self._popen.stdout is not None
         assert self._popen.stderr is not None

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cases import mostly_repeats
 from cluster import EXAMPLE, agents
 from raw import http_call, until
 
@@ -127,7 +128,7 @@ def test_nothing_watches_over_what_has_ended(simple, tmp_path):
     assert len(pids) >= 2  # the command, and what would end it
 
 
-@pytest.mark.parametrize("version", ["3.8", "3.9", "3.10"])
+@pytest.mark.parametrize("version", mostly_repeats(["3.8", "3.9", "3.10"], "3.8"))
 def test_an_agent_on_an_old_python(background, tmp_path, version):
     """If there is one: named by `CIVIS_TEST_PYTHON3_8`, or among those of pyenv."""
     from civis_futures.local import OwnScheduler

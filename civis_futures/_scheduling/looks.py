@@ -19,6 +19,7 @@ from .pacing import (
     FIRST_READ,
     LEAD,
     LONGEST_ANSWER,
+    POST_REQUESTS,
     SAVED_LOOKS,
     SHORTEST_ANSWER,
     SHORTEST_LINGER,
@@ -65,6 +66,8 @@ class Looks:
     turns: Turns = field(default_factory=Turns)
     _seen_at: float = 0.0  # when the last look was over
     _next: float = 0.0  # no look before this monotonic time
+    _asked_at: float = 0.0  # when the present look began
+    _takes: float = 0.0  # seconds that the last one took
     _heard: bool | None = None  # whether workers tell of their answers in the list
     # For how many seconds the platform may hold the next look until there is news.
     _hold: float = 0.0
@@ -84,7 +87,8 @@ class Looks:
             reads_at, takes = self.turns.next(worker.id, step.now), SHORTEST_ANSWER
             if (idle := step.now - worker.idle_since) < self.turns.period and seconds:
                 reads_at = min(reads_at, step.now + idle + self.turns.period * FIRST_READ)
-                takes = min(max(SOONEST_ANSWER, seconds), LONGEST_ANSWER)
+                posting = (POST_REQUESTS - 1) * self._takes
+                takes = min(max(SOONEST_ANSWER, seconds + posting), LONGEST_ANSWER)
             worker.awaited = reads_at + takes
         else:
             self.pause.soon(step.now)
@@ -112,7 +116,7 @@ class Looks:
         self.looking.busy = True
         for worker in watched:
             worker.revoked_at_look = worker.revoked_in_inbox
-        self._held_until = step.now + hold
+        self._asked_at, self._held_until = step.now, step.now + hold
         workers = tuple((worker.id, worker.reading(step.now, hold)) for worker in watched)
         step.do(Look(workers, sure, hold))
 
@@ -143,7 +147,7 @@ class Looks:
                 each.worker.awaited = math.inf
                 self.pause.soon(step.now)
         self.pause.after(step.now, news=news, cost=event.cost, pace=event.pace)
-        self._seen_at = step.now
+        self._seen_at, self._takes = step.now, step.now - self._asked_at
         self._next = step.now + self.pause.first(self.pause.shortest)
         # Where the platform holds looks, the pause is spent there. But one that was answered early,
         # with other pools' news alone, is followed by a pause here: these might go on for ever.

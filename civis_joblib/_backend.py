@@ -30,19 +30,15 @@ from joblib.parallel import BACKENDS, FallbackToBackend, ParallelBackendBase, Se
 
 from civis_futures import Container, ContainerPoolExecutor, ProgressBar, WarmPool
 
-from ._pools import (
-    BoundedCalls,
-    LentPool,
-    SessionCalls,
-    UsersPool,
-    check_call_options,
-    check_executor,
-)
+from . import _pools
 
 #: What ``n_jobs=-1`` means unless `max_workers` says otherwise.
 ALL_JOBS = 50
 #: Seconds that a cancelled container has to end those that it started itself.
 PARTING_SECONDS = 30
+#: What joblib and scikit-learn take for the size of a batch, and for what to read ahead, if nobody
+#: says anything.
+_UNASKED = ("auto", "2 * n_jobs"), ("auto", "2*n_jobs")
 #: What joblib passes to every backend for its own ones, which share this machine.
 _NOT_FOR_US = {
     "context", "max_nbytes", "mmap_mode", "parallel", "prefer", "require", "temp_folder", "verbose",
@@ -99,10 +95,10 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         super().__init__(nesting_level, inner_max_num_threads)
         own = {"remote_backend": remote_backend, "cap": cap, "max_workers": max_workers}
         own["progress"] = progress
-        check_call_options(cap, progress)
+        _pools.check_call_options(cap, progress)
         ContainerPoolExecutor.check_options({**options, **own}, also=own)
         if executor is not None:
-            check_executor(executor, options, remote_backend, inner_max_num_threads)
+            _pools.check_executor(executor, options, remote_backend, inner_max_num_threads)
             max_workers = max(executor.max_workers, 2)  # with one job, joblib would run it here
         known = sorted({"civis", *BACKENDS})
         if not isinstance(remote_backend, ParallelBackendBase) and remote_backend not in known:
@@ -111,9 +107,9 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         self._all = max_workers or _all_jobs(options.get("platform"))
         self._options, self._given = options, {**options, **own}
         self._lent: ContainerPoolExecutor | None = executor
-        self._session = SessionCalls(options) if options.get("session") else None
-        self._pool: LentPool | None = None
-        self._calls = BoundedCalls()
+        self._session = _pools.SessionCalls(options) if options.get("session") else None
+        self._pool: _pools.LentPool | None = None
+        self._calls = _pools.BoundedCalls()
         self._progress = progress
         self._bar: ProgressBar | None = None
         self._owned = False  # by one Parallel, see `configure`
@@ -227,16 +223,16 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
     def _open(self) -> None:
         self.terminate()
         if self._lent is not None:
-            self._pool = UsersPool(self._lent)
+            self._pool = _pools.UsersPool(self._lent)
             self._lent.reset_batch_size()  # it may have had tasks of another kind
-            self._calls = BoundedCalls(self._lent, self._number)
+            self._calls = _pools.BoundedCalls(self._lent, self._number)
             return
         options = {**self._options, "container": self._container()}
         options["share_arrays"] = self._share_arrays
         options["requires"] = {"joblib": "1.5", **(options.get("requires") or {})}
         begin = WarmPool if self._session is None else self._session.begin
         self._pool = begin(self._number, **options)
-        self._calls = BoundedCalls(self._pool.executor)
+        self._calls = _pools.BoundedCalls(self._pool.executor)
         # A cap is for all Parallels of this process: while one has containers, others have none.
         if self._cap and _capped.setdefault("it", self) is not self:
             self.terminate()
@@ -267,7 +263,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
         # joblib's wrapper pickles by itself, and what it sends has lost the names of its files.
         items = [(f._obj if isinstance(f, Wrapper) else f, *rest) for f, *rest in func.items]
         send = partial(self._send, run_item, items, first)
-        return self._calls.submit(send, partial(self._ended, self._call, callback))
+        return self._calls.submit(send, partial(self._ended, self._call, callback, len(items)))
 
     def _send(self, run_item: Any, items: list[Any], first: int) -> Future[Any]:
         assert self._executor is not None, "who submits has one"
@@ -276,7 +272,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
             self._bar.watch(future, len(items))
         return future
 
-    def _ended(self, call: object, callback: Any, batch: Future[Any]) -> None:
+    def _ended(self, call: object, callback: Any, tasks: int, batch: Any) -> None:
         """A batch of that call has ended: tell joblib, and let it read and send the next one.
 
         All under joblib's lock, which it lets go in between: meanwhile the call might be aborted,
@@ -288,12 +284,24 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
                 try:
                     self._calls.ended(batch)
                     callback(batch)
+                    self._send_more((batch.timings.compute or 0.0) / tasks)
                 except BaseException as error:
                     failed: Future[Any] = Future()
                     failed.set_exception(error)
                     tracker = type(callback)(0, 0, self._parallel)
                     self._parallel._register_new_job(tracker)
                     tracker(failed)
+
+    def _send_more(self, seconds: float) -> None:
+        """Tasks take so many `seconds`. joblib lets one batch follow each that has ended; of short
+        tasks, that is a wait for the platform for hardly any work: send more, unless the user says
+        how many go together or are read ahead.
+        """
+        parallel = self._parallel
+        if (parallel.batch_size, parallel.pre_dispatch) in _UNASKED:  # a second's work for each
+            most = parallel.n_completed_tasks + self._number / max(seconds, 0.001)
+            while parallel._original_iterator is not None and parallel.n_dispatched_tasks < most:
+                parallel.dispatch_next()
 
     @contextmanager
     def retrieval_context(self) -> Iterator[None]:

@@ -319,7 +319,7 @@ class Virtual:
             pause = abs(box.looked - box.idle) + max(FIRST_PAUSE, box.poll * PART)
             wrong = AHEAD + self.wrong_by(worker)
             at = box.looked + pause
-            if pause >= box.poll or (box.alone and box.poll > SHORT):
+            if box.todo or pause >= box.poll or (box.alone and box.poll > SHORT):
                 period = box.poll * (BUSY if box.todo and box.poll > CALM else 1)
                 at = next_turn(turn(worker), period, box.looked + wrong) - wrong
         self._after(max(at - self.now, 0.0) + 0.001, self._read, worker, box.reading)

@@ -18,7 +18,7 @@ import importlib
 import sys
 from contextvars import Context, ContextVar
 from enum import Enum
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .._wire import digest
@@ -40,6 +40,8 @@ _OF_FUNCTIONS = "__module__", "__qualname__", "__doc__", "__kwdefaults__", "__di
 _REDUCE: Any = object.__reduce__
 _REDUCE_EX: Any = object.__reduce_ex__
 _ALIAS = "kind(name, value, type_params=parameters)"
+#: By what a table has its entries, as far as it can be said in a name.
+_PLAIN = str, int, float, bool, bytes, type(None)
 #: How many wrappers there may be around a function that is found by the name of the outermost.
 _DEEPEST = 4
 _METHODS = functools.cached_property, functools.partialmethod, functools.singledispatchmethod
@@ -235,7 +237,8 @@ def _orig_bases(kind: Any) -> dict[str, Any]:
 
 def _named_instance(value: Any, usual: Callable[[Any], Any]) -> Any:
     """How to pickle an instance that says so itself: if that is by the name of a variable of a
-    module that is not there, or by a function that gives the variable, with all that it has.
+    module that is not there, or by a function that gives the variable, or looks it up in a table
+    there, with all that it has.
     """
     import cloudpickle.cloudpickle as ways
 
@@ -247,18 +250,19 @@ def _named_instance(value: Any, usual: Callable[[Any], Any]) -> Any:
         return how
     how = value.__reduce_ex__(5)
     name = variable_in(how, value)
-    if not name or is_there(how, value, name):
+    entry = "" if name else entry_of_table(how, value)
+    if not (name or entry) or is_there(how, value, name):
         return how
-    make, state = _blank(kind, value)
+    make, state = _blank(kind, value, plainly=bool(entry))
     parts = state if isinstance(state, tuple) else (state,)
     own: dict[str, Any] = {}
     if all(part is None or type(part) is dict for part in parts):
         own, state = {key: each for part in parts for key, each in (part or {}).items()}, None
     fill = None, None, ways._class_setstate
-    if found(variables_of(value), name) is not value:  # it is local, and there is no other like it
+    if not entry and found(variables_of(value), name) is not value:  # local: no other is like it
         return (make, (), (own, {}), *fill) if state is None else (make, (), state)
-    variables = {} if "." in name else {name: value}
-    known = (value.__module__, name), Reduced((make, (), state))
+    variables = {} if entry or "." in name else {name: value}
+    known = (value.__module__, name or entry), Reduced((make, (), state))
     return ways._lookup_class_or_track, known, (own, {"__globals__": variables}), *fill
 
 
@@ -277,6 +281,39 @@ def variable_in(how: Any, value: Any) -> str:
     return next((name for name in names if how[0].__globals__.get(name) is value), "")
 
 
+def entry_of_table(how: Any, value: Any) -> str:
+    """How to ask for a value that is pickled as what a function or class gives for plain arguments,
+    if that has it in a table, by one of them; else empty. Where such a function arrives, the table
+    may not be there yet, as it has the value itself.
+    """
+    if isinstance(how, str) or not how[1] or not _is_plain(how[1]):
+        return ""
+    kind = type(value)
+    makers = (kind.__new__, kind.__init__) if how[0] is kind else (how[0],)
+    for maker in makers:
+        names = getattr(getattr(maker, "__code__", None), "co_names", ())
+        variables = getattr(maker, "__globals__", {})
+        things = [variables[name] for name in names if name in variables]
+        things.append(getattr(maker, "__self__", None))
+        parts = [vars(each) for each in (*kind.__mro__, *things) if hasattr(each, "__dict__")]
+        for table in [*things, *(each[name] for each in parts for name in names if name in each)]:
+            if any(_has(table, key, value) for key in how[1]):
+                return f"{how[0].__qualname__}{how[1]!r}"
+    return ""
+
+
+def _is_plain(key: Any) -> bool:
+    return all(map(_is_plain, key)) if type(key) is tuple else type(key) in _PLAIN
+
+
+def _has(table: Any, key: Any, value: Any) -> bool:
+    """Whether a dict or list has this value there."""
+    try:
+        return isinstance(table, dict | list) and table[key] is value
+    except (LookupError, TypeError):
+        return False
+
+
 def is_there(how: Any, value: Any, name: str) -> bool:
     """Whether the variable that a value is, or the function that gives it, is found by its name
     where it arrives.
@@ -284,8 +321,8 @@ def is_there(how: Any, value: Any, name: str) -> bool:
     return _importable(value, name) if isinstance(how, str) else _importable(how[0])
 
 
-def _blank(kind: Any, value: Any) -> tuple[Callable[[], Any], Any]:
-    """What makes such an instance, and its state."""
+def _blank(kind: Any, value: Any, plainly: bool) -> tuple[Callable[[], Any], Any]:
+    """What makes such an instance, and its state; `plainly`: as if its class did not say how."""
     if kind.__module__ == "typing" and kind.__name__ == "TypeAliasType":
         names = {"kind": kind, "name": value.__name__, "parameters": value.__type_params__}
         names |= {"value": _aliased(value), "__name__": value.__module__}  # says whose it is
@@ -295,6 +332,10 @@ def _blank(kind: Any, value: Any) -> tuple[Callable[[], Any], Any]:
     # Not as `pickle` would do it, which asks whether this is the class of what stands for it.
     new: Any = copyreg.__newobj__  # type: ignore[attr-defined]
     args: Any = getattr(value, "__getnewargs__", tuple)()
+    if plainly:
+        ways = (vars(base).get("__new__") for base in kind.__mro__)
+        plain: Any = next(way for way in ways if isinstance(way, BuiltinFunctionType))
+        return functools.partial(plain, kind, *args), value.__getstate__()
     return functools.partial(new, kind, *args), value.__getstate__()
 
 

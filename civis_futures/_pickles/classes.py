@@ -25,7 +25,7 @@ _OF_MEMBERS = {"_value_", "_name_", "_sort_order_", "__objclass__"}
 
 
 def made_class(
-    known: Known, kind: Any, name: str, bases: Any, options: Any, tracker: str, extra: Any = None
+    own: Known, kind: Any, name: str, bases: Any, options: Any, tracker: str, extra: Any = None
 ) -> Any:
     """A class without its state."""
     import cloudpickle.cloudpickle as ways
@@ -33,6 +33,7 @@ def made_class(
     def make(*given: Any) -> Any:
         return (type if plain else _imported(known, kind)).__new__(kind, *given)
 
+    known = _by_value(own)
     plain = bool(extra) and "plain" in extra
     meta = make if plain or known(kind) else kind
     given = meta, name, bases, options, tracker, extra
@@ -45,13 +46,13 @@ def made_class(
 
 
 def made_enumeration(
-    known: Known, bases: Any, name: str, qualname: str, members: Any, module: str, tracker: str,
+    own: Known, bases: Any, name: str, qualname: str, members: Any, module: str, tracker: str,
     extra: Any,
 ) -> Any:  # fmt: skip
     """The same for an enumeration, with its members."""
     import cloudpickle.cloudpickle as ways
 
-    extra = extra or {}
+    extra, known = extra or {}, _by_value(own)
     meta = metaclass(bases, extra)
     variables = meta.__prepare__(name, bases)
     if "made_of" in extra:
@@ -132,6 +133,13 @@ def fill_members(kind: Any, slots: dict[str, Any]) -> None:
 
 def _own_of_member(member: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(member).items() if name not in _OF_MEMBERS}
+
+
+def _by_value(own: Known) -> Known:
+    """Whether a class is one's own, or has come or gone by value, as local ones do."""
+    import cloudpickle.cloudpickle as ways
+
+    return lambda kind: own(kind) or kind in ways._DYNAMIC_CLASS_TRACKER_BY_CLASS
 
 
 def _imported(known: Known, kind: Any) -> Any:

@@ -49,12 +49,14 @@ from .ledger import Ledger, outline
 from .mailbox import Mailbox, PoolFiles, WorkerRun
 from .neighbours import neighbours
 from .outcomes import Outcome, ask_user, outcome_from, settle, unmet_outcome
-from .threads import Lane, SettleLane, interpreter_exit
+from .threads import Lane, SettleLane, coming, interpreter_exit
 
 _log = logging.getLogger(__name__)
 
 #: The most events that are taken in together, when many come at once.
 MOST_AT_ONCE = 1000
+#: Where requests are limited: seconds from one call to the next, and for all, that go together.
+TOGETHER = 0.005, 0.02
 #: Seconds that containers must be queued before the log says so; it does again after twice as many.
 LONG_WAIT = 30.0
 
@@ -232,7 +234,7 @@ class Manager:
                     error = BrokenContainerPool("the local platform was stopped")
                     event = e.TerminateRequested(error, leave=True)
                 event = self._ledger.take_in(event, attachment)
-                more = self._more() if isinstance(event, _MANY) else ()
+                more = self._more(event) if isinstance(event, _MANY) else ()
                 now = time.monotonic()
                 for command in self.scheduler.advance(event, now, more):
                     self._log_command(command)
@@ -321,14 +323,12 @@ class Manager:
         except queue.Empty:
             return e.Tick(), None
 
-    def _more(self) -> list[e.Event]:
+    def _more(self, first: e.Event) -> list[e.Event]:
         """Take in what else has happened: each look at what is to do costs time for each worker."""
         more: list[e.Event] = []
-        while len(more) < MOST_AT_ONCE:
-            try:
-                event, attachment = self._events.get_nowait()
-            except queue.Empty:
-                break
+        limited = isinstance(first, e.Submitted) and self.client.budget.pace > 0
+        events = coming(self._events, *(TOGETHER if limited else ()))
+        for event, attachment in itertools.islice(events, MOST_AT_ONCE):
             if not isinstance(event, _MANY):
                 self._ahead = event, attachment
                 break

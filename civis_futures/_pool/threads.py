@@ -20,14 +20,16 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .._exceptions import BrokenContainerPool
 from .._scheduling.events import ShutdownRequested, TerminateRequested
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: How long an exit that was interrupted, or a TERM, waits for the containers to be cancelled, in
 #: seconds.
@@ -69,6 +71,14 @@ class Lane:
         while (work := self._work.get()) is not None:
             _run(work)
             del work  # or the last call's arguments would live until the next one comes
+
+
+def coming(items: queue.SimpleQueue[T], pause: float = 0.0, longest: float = 0.0) -> Iterator[T]:
+    """What is in a queue, and what comes within `pause` seconds of that, for `longest` seconds."""
+    end = time.monotonic() + longest
+    with contextlib.suppress(queue.Empty):
+        while True:
+            yield items.get(timeout=min(pause, max(end - time.monotonic(), 0.0)))
 
 
 class SettleLane(Lane):

@@ -27,7 +27,7 @@ from .._wire import (
 )
 from . import events as e
 from .looks import Looks, Observation, took
-from .pacing import Ramp, RetriedRequest, Shares, Step, affordable
+from .pacing import BEATS, LAST_REPEAT, REPEAT, Ramp, RetriedRequest, Shares, Step, affordable
 from .state import Policy, TaskPhase, Tasks, Worker, WorkerPhase
 
 #: Seconds after which a cancel that shows no effect is repeated.
@@ -41,12 +41,6 @@ FEW = 8
 MOST_UNDER_WAY, AGAIN_SECONDS = 8, 5.0
 #: Seconds between the answer of a container that cannot run its call and the start of another one.
 HESITATION = 1.0
-#: How many signs of life are written in the time of one lease.
-BEATS = 4.0
-#: The inbox is written again, as it is, REPEAT seconds after a change (or a period of idle workers'
-#: turns, if that is longer), then after twice as many, and so on: an older version of it may arrive
-#: late and take its place.
-REPEAT = 10.0
 
 
 @dataclass
@@ -318,8 +312,9 @@ class Fleet:
             whole = whole or beat <= step.now
             listen = any(w.listens and len(w.calls) > w.processes for w in readers)
             off = listen and self.looks.turns.are_off(self.sharing(), self.looks.pace)
-            if self._stale or off:
-                self._repeat = max(REPEAT, self.looks.turns.period)
+            if self._stale or off:  # each write doubles it
+                least = max(REPEAT, 2 * self.looks.turns.period)
+                self._repeat = (least if any(w.calls for w in readers) else LAST_REPEAT) / 2
             self._stale = self._stale or off or beat <= step.now
             if not self._stale:
                 step.wake(beat)

@@ -19,11 +19,12 @@ from .pacing import (
     FIRST_READ,
     LEAD,
     LONGEST_ANSWER,
-    POSTING,
+    POST_REQUESTS,
     SAVED_LOOKS,
     SHORT,
     SHORTEST_ANSWER,
     SHORTEST_LINGER,
+    SOONEST_ANSWER,
     Pause,
     RetriedRequest,
     Step,
@@ -66,6 +67,8 @@ class Looks:
     turns: Turns = field(default_factory=Turns)
     _seen_at: float = 0.0  # when the last look was over
     _next: float = 0.0  # no look before this monotonic time
+    _asked_at: float = 0.0  # when the present look began
+    _takes: float = 0.0  # seconds that the last one took
     _heard: bool | None = None  # whether workers tell of their answers in the list
     # For how many seconds the platform may hold the next look until there is news.
     _hold: float = 0.0
@@ -83,8 +86,9 @@ class Looks:
             worker.reads.soon(step.now)
         if seconds is not None and self.turns.period > LEAD:
             takes = SHORTEST_ANSWER
-            if step.now - worker.idle_since < self.turns.period:
-                takes = min(max(takes, seconds + POSTING), LONGEST_ANSWER)
+            if step.now - worker.idle_since < self.turns.period and seconds:
+                posting = (POST_REQUESTS - 1) * self._takes
+                takes = min(max(SOONEST_ANSWER, seconds + posting), LONGEST_ANSWER)
             worker.awaited = self.reads_at(worker, step.now) + takes
         else:
             self.pause.soon(step.now)
@@ -121,7 +125,7 @@ class Looks:
         self.looking.busy = True
         for worker in watched:
             worker.revoked_at_look = worker.revoked_in_inbox
-        self._held_until = step.now + hold
+        self._asked_at, self._held_until = step.now, step.now + hold
         workers = tuple((worker.id, worker.reading(step.now, hold)) for worker in watched)
         step.do(Look(workers, sure, hold))
 
@@ -152,7 +156,7 @@ class Looks:
                 each.worker.awaited = math.inf
                 self.pause.soon(step.now)
         self.pause.after(step.now, news=news, cost=event.cost, pace=event.pace)
-        self._seen_at = step.now
+        self._seen_at, self._takes = step.now, step.now - self._asked_at
         self._next = step.now + self.pause.first(self.pause.shortest)
         # Where the platform holds looks, the pause is spent there. But one that was answered early,
         # with other pools' news alone, is followed by a pause here: these might go on for ever.
@@ -206,8 +210,11 @@ class Looks:
 
 
 def took(seen: Observation) -> list[float]:
-    """How long the calls took, in seconds, that have ended as they should."""
-    return [each.busy for each in seen.report.answers if each.kind in (RETURNED, RAISED)]
+    """How long the calls took, in seconds, that have ended as they should; but for imports, which
+    later ones find done.
+    """
+    ended = (each for each in seen.report.answers if each.kind in (RETURNED, RAISED))
+    return [max(each.busy - each.importing, 0.0) for each in ended]
 
 
 def _seen(

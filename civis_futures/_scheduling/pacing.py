@@ -61,10 +61,10 @@ FAR = 1.5
 TURN = (math.sqrt(5) - 1) / 2
 #: Seconds after which what is written now can be read for certain; clocks differ by less.
 LEAD = 0.3
-#: Bounds of the seconds from there until an answer is expected, where it is known how long calls
-#: take. Then looks are not saved up for them any more: others may be shorter. POSTING seconds after
-#: its end, an answer is there.
-SHORTEST_ANSWER, LONGEST_ANSWER, POSTING = 0.2, 1.0, 0.15
+#: Bounds of the seconds from there until an answer is expected: of a worker that reads at its turn,
+#: by a clock that is not exact; and of one that has just been at work, where it is known how long
+#: calls take. Then looks are not saved up for them any more: others may be shorter.
+SHORTEST_ANSWER, SOONEST_ANSWER, LONGEST_ANSWER = 0.2, 0.05, 1.0
 #: A worker that has just run out reads the inbox after this part of a period, and then each time
 #: that it has been idle for twice as long, and for that.
 FIRST_READ = 1 / 12
@@ -84,6 +84,13 @@ SHORTEST_CALL = 1e-4
 #: its own, and as if PRIOR more had taken as long as those of all workers: fewer, where the calls
 #: of a worker take equally long, and more where they differ much.
 MEMORY, PRIOR = 20, 3
+#: How many signs of life are written in the time of one lease.
+BEATS = 4.0
+#: The inbox is written again, as it is, REPEAT seconds after a change (or after two periods of idle
+#: workers' turns, if that is longer), then after twice as many, and so on: an older version of it
+#: may arrive late and take its place. LAST_REPEAT, if all that it says is that workers shall end,
+#: which they would have done by then.
+REPEAT, LAST_REPEAT = 20.0, 2.5
 
 
 def poll(readers: int, pace: float) -> float:

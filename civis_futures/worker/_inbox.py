@@ -81,15 +81,16 @@ class InboxReader:
         return time.monotonic() - self._platform.http.stalled
 
     def due_in(self, eager: bool, busy: bool = False) -> float:
-        """Seconds until the next look; if not `eager`, there is hardly any news to expect, and if
-        `busy`, none is needed yet.
+        """Seconds until the next look; if not `eager`, there is hardly any news to expect; if
+        `busy`, news can wait for our turn.
         """
         calm = min(self._lease / _LOOKS_PER_LEASE, max(self._poll, self._calm))
         since = time.monotonic() - self._looked
         idle = self._looked - self._idle_since
         first = max(_FIRST_PAUSE, self._poll * _PART_OF_POLL)
         pause = abs(idle) + first if eager else calm
-        if eager and (pause >= self._poll or (self._alone and self._poll > _SHORT)):
+        late = busy or pause >= self._poll or (self._alone and self._poll > _SHORT)
+        if eager and late:
             looked = self._platform.clock.now() - since
             period = self._poll * (_BUSY if busy and self._poll > self._calm else 1)
             pause = _wire.next_turn(self._turn, period, looked) - looked

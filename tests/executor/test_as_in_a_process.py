@@ -1569,6 +1569,119 @@ if __name__ == "__main__":
         print("here", sorted(Plugin.known), Table.made, Abstract.seen, Stage.names())
 """
 
+# --- instances that are pickled as entries of a table --------------------------------------------
+
+TABLES = """
+units, rows = {}, []
+
+
+def lookup(name):
+    return units[name]
+
+
+def row(number):
+    return rows[number]
+
+
+class Unit:
+    def __init__(self, name, factor):
+        self.name, self.factor = name, factor
+        units[name] = self
+
+    def __reduce__(self):
+        return lookup, (self.name,)
+
+
+class Row:
+    def __init__(self):
+        self.number = len(rows)
+        rows.append(self)
+
+    def __reduce__(self):
+        return row, (self.number,)
+
+
+class Symbol:
+    known = {}
+
+    def __new__(cls, name):
+        if name not in cls.known:
+            cls.known[name] = self = super().__new__(cls)
+            self.name, self.seen = name, []
+        return cls.known[name]
+
+    def __reduce__(self):
+        return Symbol, (self.name,)
+
+
+class Point:
+    _all = {}
+
+    def __init__(self, x, y):
+        self.at = x, y
+        Point._all[x, y] = self
+
+    @classmethod
+    def of(cls, at):
+        return cls._all[at]
+
+    def __reduce__(self):
+        return Point.of, (self.at,)
+
+
+class Registry:
+    def __init__(self):
+        self.items = {}
+
+
+class Node:
+    def __init__(self, key):
+        self.key = key
+        registry.items[key] = self
+
+    def __reduce__(self):
+        return node, (self.key,)
+
+
+def node(key):
+    return registry.items[key]
+
+
+registry = Registry()
+metre, line, pi, origin, first = Unit("m", 5), Row(), Symbol("pi"), Point(0, 0), Node("first")
+
+
+def known():
+    return sorted(units), len(rows), sorted(Symbol.known), list(Point._all), list(registry.items)
+
+
+def is_that(unit, row, symbol, point, node):
+    symbol.seen.append(1)
+    there = unit is units["m"], row is rows[0], symbol is Symbol("pi"), point is Point.of((0, 0))
+    return *there, node is registry.items["first"], unit.factor, len(symbol.seen)
+
+
+def change(unit):
+    unit.factor += 1
+
+
+def same(thing):
+    return thing
+
+
+if __name__ == "__main__":
+    things = metre, line, pi, origin, first
+    with Pool(1) as pool:
+        print(pool.submit(known).result())
+        for _ in range(2):
+            print(pool.submit(is_that, *things).result())
+            pool.submit(change, metre).result()
+        for each in things:
+            [back], again = pool.submit(same, [each]).result(), pool.submit(same, each).result()
+            print(back is each, again is each)
+        print("here", known(), metre.factor, pi.seen)
+"""
+
 # --- instances that are pickled by a name --------------------------------------------------------
 
 NAMED = """
@@ -1785,6 +1898,7 @@ KINDS = [
         "ENUMERATIONS",
         "CLASSES",
         "NAMED",
+        "TABLES",
         "FUNCTIONS_BACK",
         "ALIASES",
     )
@@ -1902,3 +2016,36 @@ def test_what_is_changed_takes_effect_and_nothing_else(run_script):
     head = "from civis_futures import ContainerPoolExecutor\nexecutor = ContainerPoolExecutor(1)\n"
     printed = run_script(head + CHANGES + "executor.shutdown()\n", "containers")
     assert printed == CHANGED.strip().splitlines()
+
+
+LOCAL_HOOKS = """
+def family():
+    class Plugin:
+        known = []
+
+        def __init_subclass__(cls):
+            Plugin.known.append(cls.__name__)
+
+    class Csv(Plugin):
+        pass
+
+    class Tsv(Csv):
+        pass
+
+    return Plugin, Csv, Tsv
+
+
+def known(plugin, *_):
+    return plugin.known
+
+
+print(executor.submit(known, *family()).result())
+print(executor.submit(family).result()[0].known)
+"""
+
+
+def test_the_hook_of_a_local_class_has_run_where_it_was_made(run_script):
+    """A process pool cannot send such classes at all."""
+    head = "from civis_futures import ContainerPoolExecutor\nexecutor = ContainerPoolExecutor(1)\n"
+    printed = run_script(head + LOCAL_HOOKS + "executor.shutdown()\n", "containers")
+    assert printed == ["['Csv', 'Tsv']"] * 2

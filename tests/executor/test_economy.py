@@ -218,3 +218,18 @@ def test_submit_does_no_io(audit):
         audit.thread = None
         assert not any(future.done() for future in futures)
     assert audit.events == []
+
+
+def test_calls_that_are_submitted_together_are_sent_together():
+    """As joblib submits them; where requests are limited, a second write of the inbox is dear."""
+    rounds = 6
+    with running(rate_limit="civis") as platform, pool(platform, 2) as executor:
+        assert done_within(submit_all(executor, 4, no_op), 60) == 4
+        with spending(platform) as spent:
+            for _ in range(rounds):
+                futures = []
+                for _ in range(4):
+                    futures.append(executor.submit(no_op))
+                    time.sleep(0.001)  # as long as it takes to pickle some
+                assert done_within(futures, 60) == 4
+    assert spent.count("PATCH", "/json_values/{id}", "client") < 2 * rounds

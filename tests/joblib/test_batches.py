@@ -38,3 +38,28 @@ def test_each_call_starts_anew():
     parallel = Parallel(2, backend="civis")
     parallel(delayed(slept)(0.0) for _ in range(6))
     assert parallel._backend.compute_batch_size() == 1
+
+
+def read_ahead(n, **options):
+    """For each of n short tasks, how many others had ended when it was read."""
+    parallel = Parallel(2, backend="civis", **options)
+    ended = []
+
+    def tasks():
+        for _ in range(n):
+            ended.append(parallel.n_completed_tasks)
+            yield delayed(slept)(0.0)
+
+    assert len(parallel(tasks())) == n
+    return ended
+
+
+def test_short_tasks_are_sent_without_waiting_for_others():
+    """Once the first has ended, it is known that they are short."""
+    assert read_ahead(40)[-1] <= 2
+
+
+def test_who_says_how_far_to_read_ahead_is_obeyed():
+    assert read_ahead(40, pre_dispatch=4)[-1] > 4
+    ended = read_ahead(20, batch_size=1)
+    assert all(number - count <= 6 for number, count in enumerate(ended))

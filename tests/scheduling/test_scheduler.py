@@ -19,6 +19,7 @@ from civis_futures import BrokenContainerPool, ContainerHoursError, _wire
 from civis_futures._exceptions import PlatformError, Recalled
 from civis_futures._scheduling import events as e
 from civis_futures._scheduling.balance import movable
+from civis_futures._scheduling.looks import Observation, took
 from civis_futures._scheduling.pacing import (
     LOOK_STRETCH,
     QUICK_LOOK,
@@ -28,7 +29,7 @@ from civis_futures._scheduling.pacing import (
     Shares,
 )
 from civis_futures._scheduling.scheduler import Scheduler
-from civis_futures._scheduling.state import Policy, TaskPhase, WorkerPhase
+from civis_futures._scheduling.state import Policy, TaskPhase, Worker, WorkerPhase
 from civis_futures._types import (
     PLAIN_TERMS,
     Inherited,
@@ -1157,6 +1158,20 @@ def test_what_workers_are_told_is_written_again():
     assert [round(at, -1) for at in written] == [20, 60, 140, 300, 620]
 
 
+def test_that_workers_shall_end_is_written_again_sooner():
+    """They would have done so by then: a shutdown took 22 s for one write that came late."""
+    table = started(max_workers=1)
+    running = e.Report(WorkerId(1), run_in(RunState.RUNNING))
+    table.looked(replace(running, answers=(answer(0),)))
+    assert kinds(table(e.ShutdownRequested())) == ["WriteInbox"]
+    table(WRITTEN)
+    for pause in (2.5, 5.0, 10.0):
+        before = table.now
+        [write] = writes(table.until("WriteInbox", running))
+        assert write.letters[0].stop
+        assert table.now - before == pytest.approx(pause, abs=0.01)
+
+
 def test_looks_follow_the_budget_and_slow_down_while_nothing_happens():
     table = started()
     table.scheduler.fleet.looks.pause.saved = -1000.0
@@ -2223,3 +2238,10 @@ def test_random_histories_where_events_come_together(heir):
 @pytest.mark.parametrize("heir", [False, True])
 def test_thousands_of_random_histories(heir, late):
     histories(range(20 * HISTORIES), heir, late)
+
+
+def test_imports_say_nothing_of_how_long_later_calls_take():
+    answer = _wire.Answer(1, _wire.RETURNED, INLINE, started=5.0, finished=5.5, importing=3.0)
+    worker = Worker(WorkerId(1), Resources())
+    report = e.Report(worker.id, None, (answer,))
+    assert took(Observation(worker, report, over=False, changed=False)) == [0.5]

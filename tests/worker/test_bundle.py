@@ -63,7 +63,7 @@ def test_what_is_in_it():
     with zipfile.ZipFile(io.BytesIO(packed.data)) as archive:
         names = archive.namelist()
         ours = [each for each in archive.infolist() if each.filename.startswith("civis_futures")]
-        assert sum(each.compress_size for each in ours) < 600_000  # how large cloudpickle is varies
+        assert sum(each.compress_size for each in ours) < 610_000  # how large cloudpickle is varies
         assert names == sorted(names)
         assert {name.partition("/")[0] for name in names} == {"civis_futures_worker", "cloudpickle"}
         sources = {name for name in names if name.endswith(".py")}

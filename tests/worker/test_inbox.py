@@ -357,3 +357,12 @@ def test_an_endpoint_that_fails_for_ever_is_named_at_the_end(
     )  # fmt: skip
     worker.end(1)
     assert re.search(rf"this worker gives up: {method} {path}.*HTTP 500", worker.log())
+
+
+def test_a_busy_worker_reads_at_its_turn_alone(stub, start, calls, inbox):
+    """It has calls: as at the start, when it imports what the first one needs."""
+    worker = start(calls(lambda: time.sleep(2.5), os.getpid), inbox=inbox.id, poll=3.0)
+    stub.until_answered(1)
+    assert inbox.looks() <= 3  # it was 4 or more: after 0.25, 0.75 and 1.75 s, besides the first
+    inbox.write((), stop=True)
+    worker.end()

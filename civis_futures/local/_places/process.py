@@ -21,9 +21,6 @@ from .meter import Sample, kill_seen, session_members
 from .place import Ending, Line
 
 LONGEST_LINE = 32_768  # characters; a longer one becomes several
-#: After a read of fewer bytes than this, a pipe is let alone for so many seconds: a run that prints
-#: a line now and then need not wake us for each. Who prints much is not kept waiting.
-FEW_BYTES, PAUSE = 4_096, 0.03
 
 
 class OutputPipe:
@@ -37,28 +34,17 @@ class OutputPipe:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
         os.set_blocking(descriptor, False)
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(descriptor, self._ready)
+        asyncio.get_running_loop().add_reader(descriptor, self._ready)
 
     def _ready(self) -> None:
-        if 0 < self._read() < FEW_BYTES:
-            self._loop.remove_reader(self._descriptor)
-            self._loop.call_later(PAUSE, self._go_on)
-
-    def _go_on(self) -> None:
-        if self.open:
-            self._loop.add_reader(self._descriptor, self._ready)
-
-    def _read(self) -> int:
         try:
             data = os.read(self._descriptor, 65_536)
         except BlockingIOError:
-            return 0
+            return
         if data:
             self._cut(self._decoder.decode(data))
         else:
             self.close()
-        return len(data)
 
     def _cut(self, text: str) -> None:
         *whole, self._rest = (self._rest + text).split("\n")
@@ -82,13 +68,13 @@ class OutputPipe:
         for _ in range(16):
             if not self.open:
                 return
-            self._read()
+            self._ready()
 
     def close(self) -> None:
         """Stop listening; what is left is a line."""
         if self.open:
             self.open = False
-            self._loop.remove_reader(self._descriptor)
+            asyncio.get_running_loop().remove_reader(self._descriptor)
             rest = self._rest + self._decoder.decode(b"", final=True)
             if rest:
                 self._emit([rest])

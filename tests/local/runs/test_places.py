@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 
 import pytest
@@ -228,27 +227,3 @@ def test_capacity():
     assert not one.fits(plan(513, 50), [plan(512, 50)])
     assert not one.fits(plan(1, 51), [plan(512, 50)])
     assert Capacity(None, None).fits(plan(9999, 9999), [plan(9999, 9999)])
-
-
-def test_a_run_that_prints_a_line_now_and_then_is_not_read_after_each():
-    from civis_futures.local._places.process import OutputPipe
-
-    told = []
-
-    async def print_slowly():
-        reader, writer = os.pipe()
-        pipe = OutputPipe(reader, "info", told.append)
-        for number in range(60):
-            os.write(writer, b"%d\n" % number)
-            await asyncio.sleep(0.002)
-        os.write(writer, b"x" * 60_000 + b"\nrest")
-        os.close(writer)
-        while pipe.open:
-            await asyncio.sleep(0.002)
-        os.close(reader)
-
-    asyncio.run(print_slowly())
-    texts = [text for lines in told for _, _, text in lines]
-    assert texts[:60] == [str(number) for number in range(60)]
-    assert "".join(texts[60:]) == "x" * 60_000 + "rest"
-    assert len(told) < 30

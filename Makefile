@@ -19,7 +19,7 @@ GROUPS := --group lint --group test --group docs
 PYTEST := cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' '$(CURDIR)/tests'
 ALONE_FILES := $(shell grep -rl --include='test_*.py' 'mark\.alone' tests)
 # Those that compare times come after all others, one by one.
-TESTS = $(PYTEST) -q -n 5 --dist worksteal -m 'not stress and not bench and not alone $(LESS)'
+TESTS = $(PYTEST) -q -n 6 --dist worksteal -m 'not stress and not bench and not alone $(LESS)'
 ALONE = cd $(BUILD) && venv/bin/pytest -c '$(CURDIR)/pyproject.toml' -q -m 'alone $(LESS)' $(ALONE_FILES:%='$(CURDIR)/%')
 # What shows again, in another mode, what another test shows: CI runs it, too.
 LESS := and not repeats

@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
+from cases import MODES
 from tasks import SECONDS, by_value
 
 import civis_futures as cf
@@ -20,7 +21,7 @@ from civis_futures.testing import Fault
 by_value(__name__)
 
 LARGE = 200_000  # bytes: what is larger than an order may hold travels as a File
-BOTH = pytest.mark.parametrize("reuse", [1, None], ids=["fresh", "reused"])
+BOTH = pytest.mark.parametrize("reuse", MODES)
 
 
 def beat(path, *_):

@@ -118,6 +118,7 @@ def one_of(ahead):
     ]
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("ahead", one_of(MONTH))
 def test_the_first_day_with_a_platform_whose_clock_is_another(faulty, ahead):
     faulty.faults.add(Fault.clock(ahead))
@@ -168,7 +169,7 @@ CLOCKS = {
 }
 
 
-@pytest.mark.parametrize("clock", mostly_repeats(CLOCKS, "a month behind", "stopped"))
+@pytest.mark.parametrize("clock", mostly_repeats(CLOCKS, "stopped"))
 def test_what_took_how_long_is_told_whatever_the_clock_says(faulty, monkeypatch, clock):
     monkeypatch.setattr(time, "time", CLOCKS[clock])
     with cf.ContainerPoolExecutor(1, platform=faulty) as executor:

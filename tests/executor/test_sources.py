@@ -317,7 +317,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", mostly_repeats(["script", "-c", "stdin"], "script", "-c"))
+@pytest.mark.parametrize("how", mostly_repeats(["script", "-c", "stdin"], "script"))
 def test_main(tmp_path, how):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)

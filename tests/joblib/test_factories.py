@@ -361,6 +361,7 @@ def test_a_failure_and_a_crash_in_a_template_of_civis_parallel(ask):
         run(factory, delayed(os._exit)(7))
 
 
+@pytest.mark.repeats
 def test_a_long_order_in_a_template_of_civis_parallel(ask):
     pytest.importorskip("civis")
     factory = make_backend_template_factory(template_of(ask, COMMANDS_OF_CIVIS[0]))

@@ -44,7 +44,7 @@ def test_sequential_by_default():
             assert set(places) == {here}
 
 
-@pytest.mark.parametrize("name", ["threading", "loky"])
+@pytest.mark.parametrize("name", mostly_repeats(["threading", "loky"], "threading"))
 def test_the_cores_of_the_container(name):
     for backend, _, places, here in run(2, name, tasks=4, n_jobs=2):
         assert backend.lower() == f"{name}backend"
@@ -136,6 +136,7 @@ def overlap_within():
     return type(first._backend).__name__, type(second._backend).__name__
 
 
+@pytest.mark.repeats
 def test_calls_within_that_overlap(most):
     civis_joblib.register(remote_backend="civis")
     with parallel_config("civis", n_jobs=6):

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import trustme
+from cases import mostly_repeats
 from tasks import by_value
 
 from civis_futures import BrokenContainerPool, Container, ContainerPoolExecutor, PlatformError
@@ -102,7 +103,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("host", [4, 6], ids=["IPv4", "IPv6"], indirect=True)
+@pytest.mark.parametrize("host", mostly_repeats([4, 6], 4), indirect=True)
 def test_work_on_another_host(host, there):
     data = os.urandom(200_000)  # as a File, in both directions
     with LocalPlatform(advertise=host.here) as platform:

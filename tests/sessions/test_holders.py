@@ -69,7 +69,7 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("what", mostly_repeats(SLOW, "every other request", "lists", "answers"))
+@pytest.mark.parametrize("what", mostly_repeats(SLOW, "every other request", "answers"))
 def test_of_several_at_a_time_one_gets_it(make_executor, faulty, tmp_path, what):
     name = f"at once {what}"
     for fault in SLOW[what]:

@@ -71,8 +71,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize(
-    "step",
-    mostly_repeats(STEPS, "the head is there", "a worker is in the head", "a later run is started"),
+    "step", mostly_repeats(STEPS, "the head is there", "a worker is in the head")
 )
 def test_killed_when(client, mine, until, step):
     on, at, after = STEPS[step]

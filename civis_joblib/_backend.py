@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from joblib import parallel_config, register_parallel_backend
@@ -284,7 +285,7 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
                 try:
                     self._calls.ended(batch)
                     callback(batch)
-                    self._send_more((batch.timings.compute or 0.0) / tasks)
+                    self._send_more(min(tasks / (batch.timings.compute or 1e-9), 1000))
                 except BaseException as error:
                     failed: Future[Any] = Future()
                     failed.set_exception(error)
@@ -292,15 +293,16 @@ class CivisBackend(ParallelBackendBase):  # type: ignore[misc]
                     self._parallel._register_new_job(tracker)
                     tracker(failed)
 
-    def _send_more(self, seconds: float) -> None:
-        """Tasks take so many `seconds`. joblib lets one batch follow each that has ended; of short
-        tasks, that is a wait for the platform for hardly any work: send more, unless the user says
-        how many go together or are read ahead.
+    def _send_more(self, speed: float) -> None:
+        """A job does so many tasks in a second. joblib lets one batch follow each that has ended;
+        of short tasks, that is a wait for the platform for hardly any work: send more, a second's
+        work for each job, unless the user says how many go together or are read ahead.
         """
         parallel = self._parallel
-        if (parallel.batch_size, parallel.pre_dispatch) in _UNASKED:  # a second's work for each
-            most = parallel.n_completed_tasks + self._number / max(seconds, 0.001)
-            while parallel._original_iterator is not None and parallel.n_dispatched_tasks < most:
+        if (parallel.batch_size, parallel.pre_dispatch) in _UNASKED:
+            # No result can come meanwhile, and tasks may be slow to read.
+            most, end = parallel.n_completed_tasks + self._number * speed, monotonic() + 0.1
+            while parallel._iterating and parallel.n_dispatched_tasks < most and monotonic() < end:
                 parallel.dispatch_next()
 
     @contextmanager

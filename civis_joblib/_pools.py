@@ -138,8 +138,7 @@ class BoundedCalls:
 
     def cancel(self) -> None:
         """Cancel all, and wait until none runs."""
-        batches = tuple(self._under_way)
-        self._under_way.clear()
+        batches, self._under_way = tuple(self._under_way), set()
         if self._executor is not None:
             self._executor.cancel_all(batches, wait=True)
 

@@ -225,7 +225,7 @@ def _checking() -> Callable[..., Any]:
     ) -> Callable[..., Any]:
         def call(*given: Any, **more: Any) -> Any:
             fits = check(*args, **kwargs)
-            if not fits and type(fits).__name__ in ("bool", "bool_"):  # of NumPy, too
+            if type(fits).__name__ in ("bool", "bool_") and not fits:  # of NumPy, too
                 name = getattr(check, "__qualname__", type(check).__qualname__)
                 raise unmet(f"{name} returned False")
             return function(*given, **more)

@@ -90,9 +90,7 @@ class Fleet:
             for w in self.listening()
             if (w.running or w.fills) and w.id not in surplus and not self.is_busy(step, w, horizon)
         ]
-        if workers and self._blocked():
-            # One must run out, to make room for a container that can serve the oldest call.
-            leaving = min(workers, key=lambda worker: len(worker.calls))
+        if (leaving := self._in_the_way(step, workers, horizon)) is not None:
             workers.remove(leaving)
             if not leaving.held:
                 self._let(step, leaving)
@@ -104,14 +102,20 @@ class Fleet:
             seconds = (self.shares.seconds or 0.0) * len(worker.calls) / worker.processes
             self.news(step, worker, seconds if worker.id in idle else None)
 
-    def _blocked(self) -> bool:
-        """Whether no container, there or to come, can serve the oldest waiting call."""
-        name = self.tasks.next_ready()
-        open_ = [worker for worker in self.workers.values() if worker.open]
+    def _in_the_way(self, step: Step, workers: list[Worker], horizon: float) -> Worker | None:
+        """Who must run out, to make room for a container that can serve the oldest call: if none
+        can; or one that is idle and has refused it, if who can has been at others for long.
+        """
+        name, open_ = self.tasks.next_ready(), [w for w in self.workers.values() if w.open]
         leaving = any(worker.stop or worker.cancelled for worker in open_)
-        if leaving or name is None or self.room_left() > 0:
-            return False  # there is room, or there will be
-        return not self.some_serve(open_)(name)
+        if leaving or not workers or name is None or self.room_left() > 0:
+            return None  # there is room, or there will be
+        if not self.some_serve(open_)(name):
+            return min(workers, key=lambda worker: len(worker.calls))
+        refused, late = self.tasks.known[name].refused, step.now - horizon
+        idle = [w for w in workers if w.id in refused and not w.calls]
+        able = (worker for worker in open_ if self.serves(worker, name))
+        return idle[0] if idle and all(w.held and w.at_call_since < late for w in able) else None
 
     def launch(self, step: Step) -> None:
         """New workers for the calls that are left, while there is room for workers."""
@@ -159,11 +163,10 @@ class Fleet:
         under_way = sum(w.phase is WorkerPhase.LAUNCHING for w in self.workers.values())
         if under_way >= MOST_UNDER_WAY:
             return False  # calls that would wait for the next ones may as well wait for any
-        if self._is_full():  # the next one would wait, too; but perhaps it would not
-            again = self._launched_at + AGAIN_SECONDS
-            if again > step.now:
-                step.wake(again)
-                return False
+        # Where the platform is full, the next one would wait, too; but perhaps it would not.
+        if self._is_full() and (again := self._launched_at + AGAIN_SECONDS) > step.now:
+            step.wake(again)
+            return False
         few = len(self.tasks.known) <= FEW and not self.ramp.unfit
         if self.ramp.proven or few:
             return self.room_left() > 0
@@ -190,7 +193,7 @@ class Fleet:
         spare = fair * max(min(self._width() - here, most - len(workers)), 0)
         if most < len(workers):
             workers = [w for w in workers if self.tasks.next_ready(w) is not None][:most]
-        sizes = {worker.id: self.tasks.size(worker) for worker in workers}
+        letters = {w.id: self.policy.letter_bytes(w) - self.tasks.size(w) for w in workers}
         got: dict[WorkerId, Worker] = {}
         while workers:
             hungry = []
@@ -200,10 +203,9 @@ class Fleet:
                     continue
                 horizon = self.looks.horizon(self._some_of(*sharing, left))
                 if self.room(step, worker, fair, horizon) > 0:
-                    most = self.policy.letter_bytes(worker)
-                    size = self.tasks.give(worker, most - sizes[worker.id])
+                    size = self.tasks.give(worker, letters[worker.id])
                     if size:
-                        sizes[worker.id] += size
+                        letters[worker.id] -= size
                         got[worker.id] = worker
                         hungry.append(worker)
             workers = hungry

@@ -205,7 +205,8 @@ def test_the_answer_of_a_worker_that_does_not_know_it():
 
 
 @pytest.mark.parametrize(
-    ("found", "fits"), [(False, False), (np.False_, False), (None, True), (0, True), (True, True)]
+    ("found", "fits"),
+    [(False, False), (np.False_, False), (None, True), (0, True), (True, True), (np.ones(2), True)],
 )
 def test_only_false_is_false(found, fits):
     inner, *parts = dependent(abs, lambda: found).__reduce__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from joblib import Parallel, delayed
 from tasks import by_value, slept
 
@@ -63,3 +65,19 @@ def test_who_says_how_far_to_read_ahead_is_obeyed():
     assert read_ahead(40, pre_dispatch=4)[-1] > 4
     ended = read_ahead(20, batch_size=1)
     assert all(number - count <= 6 for number, count in enumerate(ended))
+
+
+def test_tasks_that_are_slow_to_read_do_not_hold_up_results():
+    """joblib's lock is held while tasks are read: 100 of them once were, before any result."""
+    began = time.monotonic()
+
+    def tasks():
+        for _ in range(100):
+            time.sleep(0.05)
+            yield delayed(slept)(0.0)
+
+    output = Parallel(2, backend="civis", return_as="generator")(tasks())
+    next(output)
+    first = time.monotonic() - began
+    assert len(list(output)) == 99
+    assert first < (time.monotonic() - began) / 2

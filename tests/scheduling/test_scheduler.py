@@ -1453,6 +1453,24 @@ def test_what_was_refused_can_be_cancelled_and_may_wait_too_long():
     assert lose.cause.reason == "it had not begun after its queue_timeout of 30 s"
 
 
+def test_who_has_refused_a_call_makes_room_if_the_others_are_busy_for_long():
+    """It once waited for the end of the other's call, or for the `idle_timeout`."""
+    table = Table(max_workers=2, idle_timeout=1000.0)
+    table.submit(0, 1)
+    launches = [each for each in table(PREPARED) if isinstance(each, e.Launch)]
+    for launch in launches:
+        table(launched(launch.worker))
+    running(table, launches)
+    refused(table, 1, 0)
+    runs = [e.Report(WorkerId(n), run_in(RunState.RUNNING)) for n in (1, 2)]
+    assert not table.scheduler.fleet.workers[WorkerId(1)].stop, "the other may end soon"
+    [write] = [c for c in table.until("WriteInbox", *runs) if isinstance(c, e.WriteInbox)]
+    assert write.letters == (e.LetterContent(WorkerId(1), stop=True),)
+    runs[0] = replace(runs[0], run=run_in(RunState.SUCCEEDED))
+    [launch] = [c for c in table.until("Launch", *runs) if isinstance(c, e.Launch)]
+    assert launch.calls == ((TaskId(0), 2),)
+
+
 @pytest.mark.parametrize("place", range(3))
 def test_where_requests_are_scarce_calls_go_to_those_that_can_do_them(place):
     """Those that could begin first may be those that cannot do them."""
@@ -1803,7 +1821,9 @@ class World:
         moving = sum(tasks.holds(call, w) for w in waiting for call in w.revoked)
         too_many = sum(w.processes for w in workers.values() if w.open) > fleet.policy.max_workers
         # One may have to run out, to make room for a larger one.
-        if room > moving and not (too_many or fleet._blocked()):
+        step, able = self.scheduler._step, fleet.listening()
+        leaving = fleet._in_the_way(step, able, fleet.horizon())
+        if room > moving and not (too_many or leaving):
             tied = [call for w in waiting for call in movable(fleet, w, idle)]
             assert not tied or not self.scheduler._known, "invariant 9"
 

@@ -350,20 +350,21 @@ class _Exchange:
         """Make an output of the JSON value that was made, and rename its script, if that was asked
         for; all or nothing. Where requests are made to fail, each is made by itself.
         """
-        job, _, run = self.request.headers.get(OUTPUT_HEADER, "").partition("/")
-        if not (self._extends and job.isdecimal() and run.isdecimal()):
+        first, _, second = self.request.headers.get(OUTPUT_HEADER, "").partition("/")
+        job, run = _number(first), _number(second)
+        if not self._extends or job is None or run is None:
             return
         name = unquote(self.request.headers.get(NAME_HEADER, ""))
         request = dataclasses.replace(
             asked,
             template="/scripts/containers/{id}/runs/{run_id}/outputs",
-            ids={"id": int(job), "run_id": int(run)},
+            ids={"id": job, "run_id": run},
             body={"objectType": "JSONValue", "objectId": value.body["id"]},
         )
         with contextlib.suppress(ApiError), self.platform.store.transaction():
             runs.post_output(self.platform, request)
             if name:
-                scripts.rename(self.platform, int(job), name)
+                scripts.rename(self.platform, job, name)
             self.headers[OUTPUT_HEADER] = f"{job}/{run}"
 
     @property
@@ -376,11 +377,11 @@ class _Exchange:
         """Return the answer with the outputs that there are since another one, if that was asked
         for. For its tag they do not count: what is waited for is news of the scripts.
         """
-        since = self.request.headers.get(SINCE_HEADER, "")
-        if SINCE_HEADER not in self.headers or not since.isdecimal() or response.status_code != 200:
+        since = _number(self.request.headers.get(SINCE_HEADER, ""))
+        if SINCE_HEADER not in self.headers or since is None or response.status_code != 200:
             return response
         assert isinstance(reply, Reply)
-        if not lists.add_outputs(self.platform, reply.body, int(since)):
+        if not lists.add_outputs(self.platform, reply.body, since):
             return response
         kept = {**reply.headers, "ETag": response.headers["ETag"]}
         return _encode(Reply(200, reply.body, kept), self.headers)
@@ -436,7 +437,7 @@ class _Exchange:
         page = None
         if route.paged:
             given = _query(self.request.scope["query_string"]).get("page_num", "")
-            page = int(given) if given.isdecimal() else 1
+            page = _number(given) or 1
         now = time.monotonic()
         self.fault = self.platform.rules.of_request(route.method, route.template, origin, page, now)
         if self.fault is not None and not self.fault.done:
@@ -479,6 +480,11 @@ def _query(given: bytes) -> dict[str, str]:
         else:
             found[snake(name)] = [value]
     return {name: ",".join(values) for name, values in found.items()}
+
+
+def _number(text: str) -> int | None:
+    """The number that a text is, if it is one that the store can hold."""
+    return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
 def _content(answer: Reply) -> bytes | None:

@@ -249,3 +249,13 @@ def test_where_requests_fail_or_are_limited_each_is_made_by_itself(make, tools):
         run = api.ok("POST", f"/scripts/containers/{job}/runs")["id"]
         assert OUTPUT.lower() not in put_out(api, f"{job}/{run}", "x").headers
         assert SINCE.lower() not in api("GET", "/scripts").headers
+
+
+@pytest.mark.parametrize("number", ["9" * 19, "9" * 5000, "-1", "1.0", ""])
+def test_numbers_that_the_platform_cannot_hold_are_none(patient_api, number):
+    made = patient_api(
+        "POST", "/json_values", {"valueStr": "1"}, **{OUTPUT: f"{number}/{number}", NAME: "x"}
+    )
+    assert (made.status, OUTPUT.lower() in made.headers) == (201, False)
+    assert patient_api("GET", "/scripts?type=containers", **{SINCE: number}).status == 200
+    assert patient_api("GET", f"/scripts?type=containers&page_num={number}").status < 500
